@@ -88,9 +88,13 @@ def paragraphs(path: Path) -> Iterator[str]:
 
 def prose(rng: Random) -> str:
     """A short story and documentation."""
-    story = (package("reasoning_gym") / "data" / "in_the_year_2889.txt").read_text(encoding="utf-8")
+    book = (package("reasoning_gym") / "data" / "in_the_year_2889.txt").read_text(encoding="utf-8")
+    match = re.search(r"\*\*\* START OF .*? \*\*\*\n(.*)\*\*\* END OF ", book, re.S)
+    if match is None:
+        raise SystemExit("error: in_the_year_2889.txt has other marks around the story than those known")
+    story = match[1].strip()  # the public-domain text alone, without the publisher's notice and licence
     found = (paragraph for path in python_files() for paragraph in paragraphs(path))
-    return story.strip() + "\n\n" + "\n\n".join(sample(found, PROSE_BYTES - len(story.encode()), rng)) + "\n"
+    return story + "\n\n" + "\n\n".join(sample(found, PROSE_BYTES - len(story.encode()), rng)) + "\n"
 
 
 def code(rng: Random) -> str:
