@@ -92,7 +92,7 @@ def prose(rng: Random) -> str:
     match = re.search(r"\*\*\* START OF .*? \*\*\*\n(.*)\*\*\* END OF ", book, re.S)
     if match is None:
         raise SystemExit("error: in_the_year_2889.txt has other marks around the story than those known")
-    story = match[1].strip()  # the public-domain text alone, without the publisher's notice and licence
+    story = match[1].split("End of Project Gutenberg")[0].strip()  # the public-domain text alone, without the publisher's notice and licence
     found = (paragraph for path in python_files() for paragraph in paragraphs(path))
     return story + "\n\n" + "\n\n".join(sample(found, PROSE_BYTES - len(story.encode()), rng)) + "\n"
 
