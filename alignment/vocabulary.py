@@ -1,0 +1,506 @@
+"""The byte-exact view of a tokenizer: what bytes every id stands for, and where a text's tokens start.
+
+A `Vocabulary` is as wide as the model's logits, which is neither the tokenizer's length nor its highest id plus one:
+a model may have more rows than the tokenizer has tokens (padding: UNUSED), the tokenizer may skip ids (holes:
+UNUSED), or know ids that the model has no row for (dropped). Its `fingerprint` depends on content, not on names.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from .byteview import UNUSED_NAME, Spelling, components
+from .errors import VocabridgeError
+from .gguf import UNUSED as GGUF_UNUSED
+from .gguf import read_gguf_tokenizer
+
+Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
+Int32: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
+Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+_ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
+_FOLDER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
+
+
+class Kind(enum.IntEnum):
+    """What an id is.
+
+    Attributes:
+        TEXT: Stands for text.
+        BYTE: Stands for one byte as such: `<0xXX>`, or a byte of a byte-level alphabet that is no character.
+        CONTROL: Steers the model (begin, end, padding, chat markers, the unknown token); stands for no bytes.
+        UNUSED: Stands for nothing: reserved names, holes among the ids, rows that pad the model's width.
+    """
+
+    TEXT = 0
+    BYTE = 1
+    CONTROL = 2
+    UNUSED = 3
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A text as tokens.
+
+    Attributes:
+        ids: (n,) int32.
+        starts: (n,) int64, the byte of the UTF-8 text at which each token starts, increasing. A token that has no
+            start of its own is -1: where the tokenizer changed the text, several tokens may come from one
+            character, and only the first of them starts there.
+    """
+
+    ids: Int32
+    starts: Int64
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """An immutable byte view of one tokenizer, as wide as its model's logits.
+
+    Attributes:
+        name: Where it came from, for people only.
+        size: The number of ids, which is the logit width.
+        token_bytes: The bytes of every id, `size` of them; None for CONTROL and UNUSED.
+        kinds: (size,) int8, a `Kind` each.
+        lengths: (size,) int32, bytes per token; 0 where there are none.
+        roles: "begin", "end", "pad", "unknown" -> id, those that the tokenizer's files name.
+        adds_begin: Whether the model expects the begin token in front of every text.
+        fingerprint: Hex SHA-256 over size, bytes, kinds, roles and all that decides segmentation.
+        tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space, so that
+            a text is encoded as itself.
+    """
+
+    name: str
+    size: int
+    token_bytes: tuple[bytes | None, ...] = field(repr=False)
+    kinds: Int8 = field(repr=False)
+    lengths: Int32 = field(repr=False)
+    roles: Mapping[str, int]
+    adds_begin: bool
+    fingerprint: str
+    tokenizer: Tokenizer = field(repr=False)
+
+    # -- making one ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_tokenizer(
+        cls,
+        tokenizer: Any,  # noqa: ANN401 (transformers' type is not imported here)
+        *,
+        size: int | None = None,
+        name: str | None = None,
+        roles: Mapping[str, int] | None = None,
+        adds_begin: bool | None = None,
+    ) -> Vocabulary:
+        """Take the byte view of a `tokenizers.Tokenizer` or of a fast tokenizer of transformers.
+
+        Args:
+            tokenizer: The tokenizer; it is copied, not changed.
+            size: The model's logit width; by default the highest id plus one.
+            name: For people; by default the name the tokenizer knows itself by.
+            roles: "begin", "end", "pad", "unknown" -> id; by default those that a transformers tokenizer names.
+            adds_begin: By default, whether the tokenizer's post-processor adds the begin token.
+
+        Raises:
+            VocabridgeError: It is no fast tokenizer, or a role's id is not below `size`.
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(backend, Tokenizer):
+            raise VocabridgeError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json."
+            )
+        if roles is None:
+            named = {
+                role: getattr(tokenizer, f"{token}_token_id", None) for role, token in _ROLE_TOKENS.items()
+            }
+            roles = {role: i for role, i in named.items() if i is not None}
+        name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
+        return cls._view(backend, size=size, name=name, roles=roles, adds_begin=adds_begin)
+
+    @classmethod
+    def load(cls, source: str | Path, *, size: int | None = None) -> Vocabulary:
+        """Load the byte view of a tokenizer.json, a model's folder, a GGUF file or a hub id.
+
+        A folder needs tokenizer.json; config.json gives the logit width, and tokenizer_config.json the roles.
+
+        Args:
+            source: The path, or a hub id such as "google/gemma-3-270m" (only its small JSON files are fetched).
+            size: The model's logit width, where the source does not say it or says it wrongly.
+
+        Raises:
+            VocabridgeError: The source is missing, unreadable, or holds no fast tokenizer.
+        """
+        path = Path(source)
+        if path.is_dir():
+            return cls._from_files({n: path / n for n in _FOLDER_FILES}, str(path), size)
+        if path.suffix == ".gguf" and path.is_file():
+            read = read_gguf_tokenizer(path)
+            unused = frozenset(np.flatnonzero(read.token_types == GGUF_UNUSED).tolist())
+            return cls._view(
+                read.tokenizer,
+                size=size or read.size,
+                name=str(path),
+                roles=read.roles,
+                adds_begin=read.adds_begin,
+                unused=unused,
+            )
+        if path.is_file():
+            return cls._from_files({"tokenizer.json": path}, str(path), size)
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and path.suffix not in (".json", ".gguf"):
+            return cls._from_files(_fetch(str(source)), str(source), size)
+        raise VocabridgeError(
+            f"{source}: no such file or folder; give a tokenizer.json, a folder, a .gguf or a hub id."
+        )
+
+    @classmethod
+    def _from_files(cls, files: Mapping[str, Path], name: str, size: int | None) -> Vocabulary:
+        """Read tokenizer.json and what its companions say about width, roles and the begin token."""
+        path = files["tokenizer.json"]
+        if not path.is_file():
+            raise VocabridgeError(
+                f"{path}: no such file; a fast tokenizer is needed: save one there with transformers' save_pretrained."
+            )
+        try:
+            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises bare Exception for every malformed file
+            raise VocabridgeError(f"{path}: not a tokenizer.json ({error}); download it again.") from error
+        settings = _read_json(files.get("tokenizer_config.json"))
+        special = _read_json(files.get("special_tokens_map.json"))
+        config = _read_json(files.get("config.json"))
+        config = config | config.get("text_config", {})
+        roles: dict[str, int] = {}
+        for role, token in _ROLE_TOKENS.items():
+            content = settings.get(f"{token}_token") or special.get(f"{token}_token")
+            if isinstance(content, dict):
+                content = content.get("content")
+            found = config.get(f"{token}_token_id") if content is None else tokenizer.token_to_id(content)
+            if isinstance(found, list):  # several ends: the first is the one that the tokenizer itself means
+                found = found[0] if found else None
+            if found is not None:
+                roles[role] = found
+        width = size or config.get("vocab_size")
+        adds_begin = True if settings.get("add_bos_token") is True else None
+        return cls._view(tokenizer, size=width, name=name, roles=roles, adds_begin=adds_begin)
+
+    @classmethod
+    def _view(
+        cls,
+        tokenizer: Tokenizer,
+        *,
+        size: int | None,
+        name: str,
+        roles: Mapping[str, int],
+        adds_begin: bool | None,
+        unused: frozenset[int] = frozenset(),
+    ) -> Vocabulary:
+        spec = json.loads(tokenizer.to_str())
+        spelling = Spelling.of(spec)
+        tokens = sorted((i, token) for token, i in tokenizer.get_vocab(with_added_tokens=False).items())
+        added = tokenizer.get_added_tokens_decoder()
+        if size is None:
+            size = 1 + max((*added, *(i for i, _ in tokens)), default=-1)
+        unknown = _unknown_id(spec["model"], tokenizer)
+        roles = dict(roles) if unknown is None else {"unknown": unknown} | dict(roles)
+        for role, i in roles.items():
+            if not 0 <= i < size:
+                raise VocabridgeError(
+                    f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids."
+                )
+        control = {roles[role] for role in ("begin", "end", "unknown") if role in roles} | {unknown}
+
+        token_bytes: list[bytes | None] = [None] * size
+        kinds = np.full(size, Kind.UNUSED, np.int8)
+
+        def put(i: int, token: str, data: bytes, special: bool) -> None:
+            if i >= size or i in unused or not data or UNUSED_NAME.fullmatch(token):
+                return
+            if special or i in control:
+                kinds[i], token_bytes[i] = Kind.CONTROL, None
+            else:
+                kinds[i] = Kind.BYTE if spelling.is_byte_token(token, data) else Kind.TEXT
+                token_bytes[i] = data
+
+        for i, token in tokens:
+            put(i, token, spelling.token_bytes(token), special=False)
+        for i, entry in added.items():
+            put(i, entry.content, spelling.added_bytes(entry.content), special=entry.special)
+        lengths = np.fromiter((len(b or b"") for b in token_bytes), np.int32, size)
+        kinds.flags.writeable = lengths.flags.writeable = False
+
+        begins = "begin" in roles and (adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
+        bare = _bare(spec, tokenizer)
+        return cls(
+            name=name,
+            size=size,
+            token_bytes=tuple(token_bytes),
+            kinds=kinds,
+            lengths=lengths,
+            roles=MappingProxyType(roles),
+            adds_begin=begins if adds_begin is None else adds_begin and "begin" in roles,
+            fingerprint=_fingerprint(size, token_bytes, kinds, roles, spec),
+            tokenizer=bare,
+        )
+
+    # -- looking up ------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def usable(self) -> Int64:
+        """The ids that stand for bytes (TEXT and BYTE), sorted, int64."""
+        return np.flatnonzero((self.kinds == Kind.TEXT) | (self.kinds == Kind.BYTE))
+
+    @functools.cached_property
+    def _by_bytes(self) -> dict[bytes, tuple[int, ...]]:
+        groups: dict[bytes, tuple[int, ...]] = {}
+        for i, data in enumerate(self.token_bytes):
+            if data is not None:
+                groups[data] = (*groups.get(data, ()), i)
+        return groups
+
+    @functools.cached_property
+    def canonical(self) -> Mapping[bytes, int]:
+        """The id that the tokenizer emits for each byte string that some id stands for.
+
+        Where several ids share the bytes (Gemma's `A` and `<0x41>`) it is the one that encoding the bytes gives,
+        else the lowest of kind TEXT.
+        """
+        chosen = {data: ids[0] for data, ids in self._by_bytes.items()}
+        for data, ids in self._by_bytes.items():
+            if len(ids) > 1:
+                emitted = self._try_tokenizer([data])[0]
+                first = min(ids, key=lambda i: (self.kinds[i], i))
+                chosen[data] = emitted[0] if len(emitted) == 1 and emitted[0] in ids else first
+        return MappingProxyType(chosen)
+
+    def ids_of(self, data: bytes) -> tuple[int, ...]:
+        """Return all ids that stand for exactly these bytes, sorted; () when there is none."""
+        return self._by_bytes.get(data, ())
+
+    # -- encoding --------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> Encoding:
+        """Encode a text without adding any special token; see `Encoding`.
+
+        Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL, with a start.
+        """
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
+        """Encode many texts in parallel; see `encode`."""
+        results: list[Encoding | None] = []
+        for text, quick in zip(texts, self._ids(texts), strict=True):
+            if self._spells(quick, text.encode()):
+                ids = np.array(quick, np.int32)
+                lengths = self.lengths[ids]
+                results.append(Encoding(ids, np.cumsum(lengths, dtype=np.int64) - lengths))
+            else:
+                results.append(None)
+        # The rest: the tokenizer changed or skipped some text, or met a special token. Offsets tell where.
+        changed = [i for i, result in enumerate(results) if result is None]
+        offsets = self.tokenizer.encode_batch([texts[i] for i in changed], add_special_tokens=False)
+        for i, found in zip(changed, offsets, strict=True):
+            results[i] = self._locate(texts[i], found.ids, found.offsets)
+        return [result for result in results if result is not None]
+
+    def segment(self, data: bytes) -> tuple[int, ...]:
+        """Cut any byte string, UTF-8 or not, into ids; see `segment_batch`."""
+        return self.segment_batch([data])[0]
+
+    def segment_batch(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
+        """Cut byte strings into ids of this vocabulary.
+
+        The first of these that succeeds: what the tokenizer itself makes of it, if that spells the very bytes; the
+        longest match over bytes, if it covers the data from its first byte on; what the tokenizer makes of it
+        after changing it (case, accents, spaces between words); the unknown token. () when all fail.
+        """
+        results = self._try_tokenizer(batch)
+        for i, (data, own) in enumerate(zip(batch, results, strict=True)):
+            if not self._spells(own, data):
+                unknown = self.roles.get("unknown")
+                usable = tuple(t for t in own if t < self.size and self.token_bytes[t] is not None)
+                results[i] = self._longest(data) or usable or (() if unknown is None else (unknown,))
+        return results
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in found]
+
+    def _try_tokenizer(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
+        """Encode those of the byte strings that are UTF-8; () for the others."""
+        results: list[tuple[int, ...]] = [()] * len(batch)
+        texts: dict[int, str] = {}
+        for i, data in enumerate(batch):
+            try:
+                texts[i] = data.decode()
+            except UnicodeDecodeError:
+                continue
+        for i, ids in zip(texts, self._ids(list(texts.values())), strict=True):
+            results[i] = tuple(ids)
+        return results
+
+    def _spells(self, ids: Sequence[int], data: bytes) -> bool:
+        """Whether the bytes of the ids, put together, are the data."""
+        try:
+            return b"".join(map(self.token_bytes.__getitem__, ids)) == data  # type: ignore[arg-type]
+        except (TypeError, IndexError):  # a CONTROL token; an id beyond the model's width
+            return False
+
+    @functools.cached_property
+    def _longest_token(self) -> int:
+        return int(self.lengths.max(initial=0))
+
+    def _longest(self, data: bytes) -> tuple[int, ...]:
+        """Cover the data from its first byte on by longest matches; () where that is impossible."""
+        ids, at = [], 0
+        while at < len(data):
+            for end in range(min(len(data), at + self._longest_token), at, -1):
+                if (i := self.canonical.get(data[at:end])) is not None:
+                    ids.append(i)
+                    at = end
+                    break
+            else:
+                return ()
+        return tuple(ids)
+
+    def _locate(self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Encoding:
+        """Find the starts of tokens that do not simply follow each other, from character offsets.
+
+        A token whose bytes stand in the text right where the one before ended starts there, or else at its
+        character; otherwise (changed text) it starts at its character, and at -1 if an earlier one already does.
+        """
+        data = text.encode()
+        widths = np.array([len(character.encode()) for character in text], np.int64)
+        byte_of = np.concatenate(([0], np.cumsum(widths))).tolist()
+        kept, starts, cursor, last = [], [], 0, -1
+        for i, (first, end) in zip(ids, offsets, strict=True):
+            if i >= self.size:  # the model has no row for it
+                continue
+            low, high = byte_of[first], byte_of[end]
+            own = self.token_bytes[i]
+            if own is not None and cursor <= high and data.startswith(own, cursor):
+                start, cursor = cursor, cursor + len(own)
+            elif own is not None and data.startswith(own, low) and low > last:
+                start, cursor = low, low + len(own)
+            else:
+                start, cursor = low if low > last else -1, max(cursor, high)
+            kept.append(i)
+            starts.append(start)
+            last = max(last, start)
+        return Encoding(np.array(kept, np.int32), np.array(starts, np.int64))
+
+
+def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
+    """Return the id the model itself emits for what it cannot spell."""
+    if model.get("unk_id") is not None:  # Unigram
+        return int(model["unk_id"])
+    token = model.get("unk_token")
+    return None if token is None else tokenizer.token_to_id(token)
+
+
+def _bare(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Tokenizer:
+    """Return a copy that encodes a text as itself: nothing added in front, cut off, padded or drawn by lot."""
+    bare = dict(spec, post_processor=None, truncation=None, padding=None)
+    if bare["model"].get("dropout"):
+        bare["model"] = dict(bare["model"], dropout=None)
+    bare["normalizer"] = _without_prepended_space(spec["normalizer"])
+    # After WhitespaceSplit the prepended space is no addition: it stands for the space that was just cut away.
+    if not any(part["type"] == "WhitespaceSplit" for part in components(spec["pre_tokenizer"])):
+        bare["pre_tokenizer"] = _without_prepended_space(spec["pre_tokenizer"])
+    return Tokenizer.from_str(json.dumps(bare))
+
+
+def _without_prepended_space(part: Any) -> Any:  # noqa: ANN401 (a piece of JSON)
+    """Return a normalizer or pre-tokenizer without what it puts in front of a text; None if nothing is left."""
+    if part is None or part["type"] == "Prepend":
+        return None
+    for key in ("normalizers", "pretokenizers"):
+        if key in part:
+            members = [m for m in map(_without_prepended_space, part[key]) if m is not None]
+            return dict(part, **{key: members}) if members else None
+    if part["type"] == "Metaspace":
+        return dict(part, prepend_scheme="never")
+    if part["type"] == "ByteLevel" and "add_prefix_space" in part:
+        return dict(part, add_prefix_space=False)
+    return part
+
+
+def _fingerprint(
+    size: int,
+    token_bytes: Sequence[bytes | None],
+    kinds: Int8,
+    roles: Mapping[str, int],
+    spec: Mapping[str, Any],
+) -> str:
+    """Hash all that decides what a text's ids are and what an id stands for.
+
+    Settings at an empty default are left out, so that a later tokenizers library that adds one changes nothing.
+    """
+    digest = hashlib.sha256()
+
+    def add(label: str, data: bytes) -> None:
+        digest.update(f"{label} {len(data)}\n".encode())
+        digest.update(data)
+
+    def compact(value: Any) -> bytes:  # noqa: ANN401 (a piece of JSON)
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+    model = {
+        k: v for k, v in spec["model"].items() if v not in (None, False, "") and k not in ("vocab", "merges")
+    }
+    vocab = spec["model"]["vocab"]
+    add("size", str(size).encode())
+    add("lengths", b",".join(b"-" if b is None else b"%d" % len(b) for b in token_bytes))
+    add("bytes", b"".join(b for b in token_bytes if b is not None))
+    add("kinds", kinds.tobytes())
+    add("roles", compact(dict(roles)))
+    add("model", compact(model))
+    add("vocab", compact(sorted(vocab.items()) if isinstance(vocab, dict) else vocab))
+    add("merges", compact(spec["model"].get("merges", [])))
+    add("added", compact(spec["added_tokens"]))
+    add("normalizer", compact(spec["normalizer"]))
+    add("pre_tokenizer", compact(spec["pre_tokenizer"]))
+    return digest.hexdigest()
+
+
+def _read_json(path: Path | None) -> dict[str, Any]:
+    """Read a JSON object; {} if there is no such file."""
+    if path is None or not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VocabridgeError(f"{path}: not readable as JSON ({error}); download it again.") from error
+    if not isinstance(value, dict):
+        raise VocabridgeError(f"{path}: a JSON object is expected there, not a {type(value).__name__}.")
+    return value
+
+
+def _fetch(hub_id: str) -> dict[str, Path]:
+    """Fetch a hub repository's small JSON files into the hub's own cache; those that it lacks are left out."""
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    download: Callable[..., str] = huggingface_hub.hf_hub_download
+    files: dict[str, Path] = {}
+    for name in _FOLDER_FILES:
+        try:
+            files[name] = Path(download(hub_id, name))
+        except EntryNotFoundError as error:
+            if name == "tokenizer.json":
+                raise VocabridgeError(f"{hub_id}: this repository has no tokenizer.json.") from error
+        except Exception as error:  # offline, no such repository, no permission: the hub raises many kinds
+            raise VocabridgeError(
+                f"{hub_id}: neither a local path nor a repository that the hub lets us read ({error})."
+            ) from error
+    return files
