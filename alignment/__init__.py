@@ -1,10 +1,36 @@
 """Tokenizers to sparse matrices: which tokens of two vocabularies speak for each other, compared as bytes.
 
-No torch and no model in here: numpy, scipy and tokenizers.
+No torch and no model in here: numpy, scipy and tokenizers. `align` is the one call that users make.
 """
 
+from .alignment import Alignment, Summary, VocabularyCard
+from .builder import Builder, Progress
+from .combined import Combined, Pin
+from .cooccurrence import Cooccurrence
+from .corpus import Corpus, CorpusCard
 from .errors import VocabridgeError
+from .exact import Exact
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
+from .retokenize import Retokenize
 from .vocabulary import Encoding, Kind, Vocabulary
 
-__all__ = ["Encoding", "GGUFTokenizer", "Kind", "Vocabulary", "VocabridgeError", "read_gguf_tokenizer"]
+__all__ = [
+    "Alignment",
+    "Builder",
+    "Combined",
+    "Cooccurrence",
+    "Corpus",
+    "CorpusCard",
+    "Encoding",
+    "Exact",
+    "GGUFTokenizer",
+    "Kind",
+    "Pin",
+    "Progress",
+    "Retokenize",
+    "Summary",
+    "VocabridgeError",
+    "Vocabulary",
+    "VocabularyCard",
+    "read_gguf_tokenizer",
+]

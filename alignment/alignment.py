@@ -1,0 +1,256 @@
+"""An alignment: how often target token y and source token w start at the same byte, with where it comes from.
+
+One sparse matrix of counts N, |T| x |S|, holds everything: rows that sum to 1 give W and R (which source tokens
+speak for a target token), columns that sum to 1 give C (what a source token becomes). On disk it is a safetensors
+file, the three arrays of a CSR matrix, with all else as JSON in its header and a hash over both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .corpus import CorpusCard
+from .errors import VocabridgeError
+from .vocabulary import Vocabulary
+
+FORMAT = 1
+"""The version of the file format and of what the builders count; a change of either makes cached files stale."""
+
+_KEY = "vocabridge"
+
+
+@dataclass(frozen=True)
+class VocabularyCard:
+    """What an alignment remembers of a vocabulary.
+
+    Attributes:
+        name: For people.
+        size: The number of ids.
+        usable: How many of them stand for bytes.
+        fingerprint: The vocabulary's fingerprint.
+        roles: "begin", "end", "pad", "unknown" -> id.
+    """
+
+    name: str
+    size: int
+    usable: int
+    fingerprint: str
+    roles: Mapping[str, int]
+
+    @classmethod
+    def of(cls, vocabulary: Vocabulary) -> VocabularyCard:
+        """Take the card of a vocabulary."""
+        v = vocabulary
+        return cls(v.name, v.size, len(v.usable), v.fingerprint, MappingProxyType(dict(v.roles)))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an alignment covers, for people.
+
+    Attributes:
+        target_usable: Target tokens that stand for bytes.
+        target_covered: Those of any kind that have a row.
+        source_usable: Source tokens that stand for bytes.
+        source_covered: Those of any kind that have a column.
+        pairs: Non-zero entries.
+        single: Rows with one entry.
+        largest_row: Entries of the fullest row.
+    """
+
+    target_usable: int
+    target_covered: int
+    source_usable: int
+    source_covered: int
+    pairs: int
+    single: int
+    largest_row: int
+
+    @property
+    def target_coverage(self) -> float:
+        """Rows per usable target token, at most 1."""
+        return min(1.0, self.target_covered / max(1, self.target_usable))
+
+    @property
+    def source_coverage(self) -> float:
+        """Columns per usable source token, at most 1."""
+        return min(1.0, self.source_covered / max(1, self.source_usable))
+
+    @property
+    def mean_row(self) -> float:
+        """Entries per row that has any."""
+        return self.pairs / max(1, self.target_covered)
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Counts of pairs of tokens, with their provenance.
+
+    Attributes:
+        counts: (|target|, |source|) float32 CSR, sorted indices, no explicit zeros, all positive.
+        source: The value network's vocabulary.
+        target: The base model's vocabulary.
+        method: The builder's name.
+        parameters: The builder's parameters, as JSON values.
+        corpus: What was counted; None when no text was.
+        version: The version of the format and the builders.
+    """
+
+    counts: sp.csr_array = field(repr=False)
+    source: VocabularyCard
+    target: VocabularyCard
+    method: str
+    parameters: Mapping[str, Any]
+    corpus: CorpusCard | None = None
+    version: int = FORMAT
+
+    @functools.cached_property
+    def row_weights(self) -> sp.csr_array:
+        """W and R: (|target|, |source|) float32 CSR, each row sums to 1 or is empty."""
+        return _scaled(self.counts, np.asarray(self.counts.sum(axis=1, dtype=np.float64)), rows=True)
+
+    @functools.cached_property
+    def column_weights(self) -> sp.csr_array:
+        """C: (|target|, |source|) float32 CSR, each column sums to 1 or is empty."""
+        return _scaled(self.counts, np.asarray(self.counts.sum(axis=0, dtype=np.float64)), rows=False)
+
+    def summary(self) -> Summary:
+        """Count what is covered."""
+        per_row = np.diff(self.counts.indptr)
+        return Summary(
+            target_usable=self.target.usable,
+            target_covered=int(np.count_nonzero(per_row)),
+            source_usable=self.source.usable,
+            source_covered=len(np.unique(self.counts.indices)),
+            pairs=int(self.counts.nnz),
+            single=int(np.count_nonzero(per_row == 1)),
+            largest_row=int(per_row.max(initial=0)),
+        )
+
+    def check(self, source: Vocabulary | None = None, target: Vocabulary | None = None) -> None:
+        """Check that it was made for these vocabularies.
+
+        Raises:
+            VocabridgeError: A fingerprint differs; the message says on which side.
+        """
+        for side, card, given in (("source", self.source, source), ("target", self.target, target)):
+            if given is not None and given.fingerprint != card.fingerprint:
+                raise VocabridgeError(
+                    f"This alignment was made for the {side} tokenizer {card.name} ({card.fingerprint[:12]}), "
+                    f"not for {given.name} ({given.fingerprint[:12]}): build it again for this pair."
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; the file is either complete or not there.
+
+        Raises:
+            VocabridgeError: It cannot be written (no such folder, no space, no permission).
+        """
+        tensors = {
+            "indptr": self.counts.indptr.astype(np.int64),
+            "indices": self.counts.indices.astype(np.int32),
+            "data": self.counts.data.astype(np.float32),
+        }
+        facts = {
+            "format": self.version,
+            "method": self.method,
+            "parameters": dict(self.parameters),
+            "source": _card_facts(self.source),
+            "target": _card_facts(self.target),
+            "corpus": None if self.corpus is None else dataclasses.asdict(self.corpus),
+        }
+        facts["sha256"] = _content_hash(tensors, facts)
+        _write_whole(Path(path), save(tensors, {_KEY: json.dumps(facts, sort_keys=True)}))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, source: Vocabulary | None = None, target: Vocabulary | None = None
+    ) -> Alignment:
+        """Read an alignment, and check that it is whole and made for these vocabularies.
+
+        Raises:
+            VocabridgeError: No such file, not an alignment, altered or cut off, or made for other tokenizers.
+        """
+        path = Path(path)
+        again = "build it again with `vocabridge align`"
+        if not path.is_file():
+            raise VocabridgeError(f"{path}: no such alignment file; build one with `vocabridge align`.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if _KEY not in metadata:
+                    raise VocabridgeError(f"{path}: a safetensors file, but not an alignment; {again}.")
+                tensors = {name: file.get_tensor(name) for name in ("indptr", "indices", "data")}
+            facts = json.loads(metadata[_KEY])
+            if facts.get("format") != FORMAT:
+                raise VocabridgeError(
+                    f"{path}: of format {facts.get('format')}, and this version reads {FORMAT}; {again}."
+                )
+            digest = facts.pop("sha256", None)
+            if digest != _content_hash(tensors, facts):
+                raise VocabridgeError(f"{path}: altered or damaged (its content hash differs); {again}.")
+            cards = {side: _card(facts[side]) for side in ("source", "target")}
+            corpus = None if facts["corpus"] is None else CorpusCard(**facts["corpus"])
+            shape = (cards["target"].size, cards["source"].size)
+            counts = sp.csr_array((tensors["data"], tensors["indices"], tensors["indptr"]), shape=shape)
+        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise VocabridgeError(f"{path}: not a readable alignment ({error}); {again}.") from error
+        loaded = cls(counts, cards["source"], cards["target"], facts["method"], facts["parameters"], corpus)
+        loaded.check(source, target)
+        return loaded
+
+
+def _scaled(counts: sp.csr_array, sums: np.ndarray[Any, Any], *, rows: bool) -> sp.csr_array:
+    """Divide every entry by the sum of its row or column."""
+    per_entry = np.repeat(sums, np.diff(counts.indptr)) if rows else sums[counts.indices]
+    data = (counts.data / per_entry).astype(np.float32)
+    return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _card_facts(card: VocabularyCard) -> dict[str, Any]:
+    return {f.name: getattr(card, f.name) for f in dataclasses.fields(card)} | {"roles": dict(card.roles)}
+
+
+def _card(facts: Mapping[str, Any]) -> VocabularyCard:
+    return VocabularyCard(**{**facts, "roles": MappingProxyType(dict(facts["roles"]))})
+
+
+def _content_hash(tensors: Mapping[str, np.ndarray[Any, Any]], facts: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in ("indptr", "indices", "data"):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor))
+    return digest.hexdigest()
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write beside the file and move into place, so that a reader never sees half a file."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.replace(name, path)
+        except BaseException:  # an interrupted write leaves nothing behind either
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise VocabridgeError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place or make room."
+        ) from error

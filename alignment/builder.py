@@ -1,0 +1,118 @@
+"""What every builder shares: its parameters are its fields, and the roles of the two vocabularies are pinned.
+
+A builder counts; `Builder.build` then makes a response able to begin and end: the source's end token speaks for the
+target's end token and for nothing else, likewise the begin tokens.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import scipy.sparse as sp
+
+from .alignment import Alignment, VocabularyCard
+from .corpus import Corpus
+from .errors import VocabridgeError
+from .vocabulary import Int64, Vocabulary
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with what is done and what there is to do, in bytes of text or in tokens."""
+
+PINNED_ROLES = ("end", "begin")
+
+
+@dataclass(frozen=True)
+class Builder(abc.ABC):
+    """A way to count which tokens speak for each other; its fields are its parameters."""
+
+    method: ClassVar[str]
+    needs_corpus: ClassVar[bool] = False
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters as JSON values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: v.name.lower() if isinstance(v, enum.Enum) else v for name, v in values.items()}
+
+    def build(
+        self,
+        source: Vocabulary,
+        target: Vocabulary,
+        corpus: Corpus | None = None,
+        progress: Progress | None = None,
+    ) -> Alignment:
+        """Build the alignment of two vocabularies.
+
+        Args:
+            source: The value network's vocabulary S.
+            target: The base model's vocabulary T.
+            corpus: The text to count on, where the method counts on text.
+            progress: Told how far it is.
+
+        Raises:
+            VocabridgeError: The method needs a corpus and there is none, or the corpus cannot be read.
+        """
+        if self.needs_corpus and corpus is None:
+            raise VocabridgeError(f"The method {self.method} counts on text: give a corpus.")
+        counts = self._count(source, target, corpus, progress or (lambda done, total: None))
+        return Alignment(
+            counts=pin_roles(counts, source, target),
+            source=VocabularyCard.of(source),
+            target=VocabularyCard.of(target),
+            method=self.method,
+            parameters=self.parameters,
+            corpus=None if corpus is None else corpus.card,
+        )
+
+    @abc.abstractmethod
+    def _count(
+        self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
+    ) -> sp.csr_array:
+        """Return the counts, (|T|, |S|)."""
+
+
+def matrix(
+    targets: Int64, sources: Int64, counts: np.ndarray[Any, Any], shape: tuple[int, int]
+) -> sp.csr_array:
+    """Return the (|T|, |S|) CSR matrix of these entries, repeated ones summed up, float64."""
+    values = np.asarray(counts, np.float64)
+    return sp.coo_array((values, (targets, sources)), shape=shape).tocsr()
+
+
+def pin_roles(counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
+    """Let the end tokens, and the begin tokens, speak for each other and for nothing else.
+
+    Where one vocabulary has one token for both (GPT-2), it is the end.
+
+    Args:
+        counts: (|T|, |S|).
+        source: S.
+        target: T.
+
+    Returns:
+        (|T|, |S|) float32 CSR.
+    """
+    pairs: list[tuple[int, int]] = []
+    for role in PINNED_ROLES:
+        if role in target.roles and role in source.roles:
+            y, w = target.roles[role], source.roles[role]
+            if all(y != other_y and w != other_w for other_y, other_w in pairs):
+                pairs.append((y, w))
+    entries = counts.tocoo()
+    rows, columns = entries.coords
+    taken = np.zeros(len(rows), bool)
+    for y, w in pairs:
+        taken |= (rows == y) | (columns == w)
+    pinned = np.array(pairs, np.int64).reshape(-1, 2)
+    return matrix(
+        np.concatenate((rows[~taken], pinned[:, 0])),
+        np.concatenate((columns[~taken], pinned[:, 1])),
+        np.concatenate((entries.data[~taken], np.ones(len(pinned)))),
+        (target.size, source.size),
+    ).astype(np.float32)

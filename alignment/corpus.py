@@ -1,0 +1,139 @@
+"""A corpus: any number of UTF-8 text files, read as a stream of pieces that no token should straddle.
+
+A piece is about 64 KiB and ends after a line where it can, else before a space, else between two characters, so that
+the memory needed does not depend on the size or shape of a file.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import VocabridgeError
+
+PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class CorpusCard:
+    """What an alignment remembers of the corpus it was counted on.
+
+    Attributes:
+        digest: Hex SHA-256 over the files' contents in order.
+        files: The number of files.
+        bytes: Their bytes together.
+    """
+
+    digest: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text files, in order.
+
+    Attributes:
+        files: The files' paths.
+    """
+
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, paths: Iterable[str | Path]) -> Corpus:
+        """Take files, and all files below folders (in the order of their names, hidden ones left out).
+
+        Raises:
+            VocabridgeError: A path does not exist, or there is no text at all.
+        """
+        files: list[Path] = []
+        for path in map(Path, paths):
+            if path.is_dir():
+                below = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+                shown = [file for file in below if not any(part.startswith(".") for part in file.parts)]
+                files += [path / file for file in sorted(shown)]
+            elif path.is_file():
+                files.append(path)
+            else:
+                raise VocabridgeError(f"{path}: no such corpus file; give the path of a UTF-8 text file or folder.")
+        corpus = cls(tuple(files))
+        if corpus.bytes == 0:
+            named = ", ".join(map(str, files)) or "no file"
+            raise VocabridgeError(f"The corpus is empty ({named}); give at least one file with text in it.")
+        return corpus
+
+    @functools.cached_property
+    def bytes(self) -> int:
+        """The bytes of all files together."""
+        return sum(file.stat().st_size for file in self.files)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 over the files' contents in order; names do not count."""
+        total = hashlib.sha256()
+        for file in self.files:
+            one = hashlib.sha256()
+            for block in _blocks(file):
+                one.update(block)
+            total.update(one.digest())
+        return total.hexdigest()
+
+    @property
+    def card(self) -> CorpusCard:
+        """What an alignment keeps of it."""
+        return CorpusCard(self.digest, len(self.files), self.bytes)
+
+    def chunks(self) -> Iterator[str]:
+        """Yield the text in pieces of about 64 KiB; a piece never spans two files.
+
+        Raises:
+            VocabridgeError: A file is not UTF-8 (the message names the byte), or cannot be read.
+        """
+        for file in self.files:
+            decoder = codecs.getincrementaldecoder("utf-8")()
+            rest, read = "", 0
+            for block in _blocks(file):
+                try:
+                    rest += decoder.decode(block)
+                except UnicodeDecodeError as error:
+                    # the decoder counts from the bytes it held back, which came before this block
+                    at = read + error.start - (len(error.object) - len(block))
+                    raise VocabridgeError(
+                        f"{file}: not UTF-8 text at byte {at}; convert the file to UTF-8 or leave it out."
+                    ) from error
+                read += len(block)
+                cut = _cut(rest)
+                if cut:
+                    yield rest[:cut]
+                rest = rest[cut:]
+            if decoder.getstate()[0]:
+                at = read - len(decoder.getstate()[0])
+                raise VocabridgeError(f"{file}: ends in the middle of a character at byte {at}; the file is cut off.")
+            if rest:
+                yield rest
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(PIECE):
+                yield block
+    except OSError as error:
+        raise VocabridgeError(f"{file}: cannot be read ({error.strerror or error}).") from error
+
+
+def _cut(text: str) -> int:
+    """Return where to cut a text that goes on: after a line, else before a space, else at its end."""
+    end = len(text)
+    while (line := text.rfind("\n", 0, end)) >= 0:
+        if line + 1 < len(text) and not text[line + 1].isspace():  # blank lines and indents stay with their line
+            return line + 1
+        end = line
+    for at in range(len(text) - 1, 0, -1):
+        if text[at].isspace() and not text[at - 1].isspace():
+            return at
+    return len(text)
