@@ -4,17 +4,21 @@ No torch and no model in here: numpy, scipy and tokenizers. `align` is the one c
 """
 
 from .alignment import Alignment, Summary, VocabularyCard
-from .builder import Builder, Progress
+from .builder import Builder, Progress, Reads
+from .cache import cache_folder
 from .combined import Combined, Pin
 from .cooccurrence import Cooccurrence
 from .corpus import Corpus, CorpusCard
 from .errors import VocabridgeError
 from .exact import Exact
+from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
+from .methods import METHODS, align
 from .retokenize import Retokenize
 from .vocabulary import Encoding, Kind, Vocabulary
 
 __all__ = [
+    "METHODS",
     "Alignment",
     "Builder",
     "Combined",
@@ -27,10 +31,14 @@ __all__ = [
     "Kind",
     "Pin",
     "Progress",
+    "Reads",
     "Retokenize",
     "Summary",
     "VocabridgeError",
     "Vocabulary",
     "VocabularyCard",
+    "align",
+    "cache_folder",
     "read_gguf_tokenizer",
+    "write_whole",
 ]

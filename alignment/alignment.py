@@ -1,8 +1,9 @@
 """An alignment: how often target token y and source token w start at the same byte, with where it comes from.
 
-One sparse matrix of counts N, |T| x |S|, holds everything: rows that sum to 1 give W and R (which source tokens
-speak for a target token), columns that sum to 1 give C (what a source token becomes). On disk it is a safetensors
-file, the three arrays of a CSR matrix, with all else as JSON in its header and a hash over both.
+One sparse matrix of counts N, |T| x |S|, holds everything: rows that sum to 1 give W and R (which source
+tokens speak for a target token), columns that sum to 1 give C (what a source token becomes). On disk it is
+a safetensors file, the three arrays of a CSR matrix, with all else as JSON in its header and a hash over
+both.
 """
 
 from __future__ import annotations
@@ -10,9 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,13 @@ from safetensors.numpy import save
 
 from .corpus import CorpusCard
 from .errors import VocabridgeError
+from .files import write_whole
 from .vocabulary import Vocabulary
 
 FORMAT = 1
-"""The version of the file format and of what the builders count; a change of either makes cached files stale."""
+"""Of the file and of what the builders count: a change of either makes older files stale."""
+
+_VERSION = importlib.metadata.version("vocabridge")
 
 _KEY = "vocabridge"
 
@@ -108,7 +111,7 @@ class Alignment:
         method: The builder's name.
         parameters: The builder's parameters, as JSON values.
         corpus: What was counted; None when no text was.
-        version: The version of the format and the builders.
+        version: The version of the library that built it.
     """
 
     counts: sp.csr_array = field(repr=False)
@@ -117,7 +120,7 @@ class Alignment:
     method: str
     parameters: Mapping[str, Any]
     corpus: CorpusCard | None = None
-    version: int = FORMAT
+    version: str = _VERSION
 
     @functools.cached_property
     def row_weights(self) -> sp.csr_array:
@@ -152,7 +155,7 @@ class Alignment:
             if given is not None and given.fingerprint != card.fingerprint:
                 raise VocabridgeError(
                     f"This alignment was made for the {side} tokenizer {card.name} ({card.fingerprint[:12]}), "
-                    f"not for {given.name} ({given.fingerprint[:12]}): build it again for this pair."
+                    f"not {given.name} ({given.fingerprint[:12]}): build it again for this pair."
                 )
 
     def save(self, path: str | Path) -> None:
@@ -167,7 +170,8 @@ class Alignment:
             "data": self.counts.data.astype(np.float32),
         }
         facts = {
-            "format": self.version,
+            "format": FORMAT,
+            "version": self.version,
             "method": self.method,
             "parameters": dict(self.parameters),
             "source": _card_facts(self.source),
@@ -175,7 +179,7 @@ class Alignment:
             "corpus": None if self.corpus is None else dataclasses.asdict(self.corpus),
         }
         facts["sha256"] = _content_hash(tensors, facts)
-        _write_whole(Path(path), save(tensors, {_KEY: json.dumps(facts, sort_keys=True)}))
+        write_whole(path, save(tensors, {_KEY: json.dumps(facts, sort_keys=True)}))
 
     @classmethod
     def load(
@@ -208,9 +212,10 @@ class Alignment:
             corpus = None if facts["corpus"] is None else CorpusCard(**facts["corpus"])
             shape = (cards["target"].size, cards["source"].size)
             counts = sp.csr_array((tensors["data"], tensors["indices"], tensors["indptr"]), shape=shape)
+            made = facts["method"], MappingProxyType(facts["parameters"])
+            loaded = cls(counts, cards["source"], cards["target"], *made, corpus, facts["version"])
         except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise VocabridgeError(f"{path}: not a readable alignment ({error}); {again}.") from error
-        loaded = cls(counts, cards["source"], cards["target"], facts["method"], facts["parameters"], corpus)
         loaded.check(source, target)
         return loaded
 
@@ -235,22 +240,5 @@ def _content_hash(tensors: Mapping[str, np.ndarray[Any, Any]], facts: Mapping[st
     for name in ("indptr", "indices", "data"):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        digest.update(np.ascontiguousarray(tensor))
+        digest.update(tensor.tobytes())
     return digest.hexdigest()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write beside the file and move into place, so that a reader never sees half a file."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(name, path)
-        except BaseException:  # an interrupted write leaves nothing behind either
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise VocabridgeError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place or make room."
-        ) from error

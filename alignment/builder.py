@@ -1,7 +1,7 @@
 """What every builder shares: its parameters are its fields, and the roles of the two vocabularies are pinned.
 
-A builder counts; `Builder.build` then makes a response able to begin and end: the source's end token speaks for the
-target's end token and for nothing else, likewise the begin tokens.
+A builder counts; `Builder.build` then makes a response able to begin and end: the source's end token speaks
+for the target's end token and for nothing else, likewise the begin tokens.
 """
 
 from __future__ import annotations
@@ -27,12 +27,26 @@ Progress: TypeAlias = Callable[[int, int], None]
 PINNED_ROLES = ("end", "begin")
 
 
+class Reads(enum.Enum):
+    """What a builder does with a corpus.
+
+    Attributes:
+        NOTHING: It works on the vocabularies alone.
+        IF_GIVEN: It counts on a corpus if there is one.
+        ALWAYS: It cannot do without.
+    """
+
+    NOTHING = enum.auto()
+    IF_GIVEN = enum.auto()
+    ALWAYS = enum.auto()
+
+
 @dataclass(frozen=True)
 class Builder(abc.ABC):
     """A way to count which tokens speak for each other; its fields are its parameters."""
 
     method: ClassVar[str]
-    needs_corpus: ClassVar[bool] = False
+    reads: ClassVar[Reads] = Reads.NOTHING
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -56,10 +70,10 @@ class Builder(abc.ABC):
             progress: Told how far it is.
 
         Raises:
-            VocabridgeError: The method needs a corpus and there is none, or the corpus cannot be read.
+            VocabridgeError: There is a corpus and the method reads none, or the reverse; or it cannot be
+                read.
         """
-        if self.needs_corpus and corpus is None:
-            raise VocabridgeError(f"The method {self.method} counts on text: give a corpus.")
+        self.check_corpus(corpus)
         counts = self._count(source, target, corpus, progress or (lambda done, total: None))
         return Alignment(
             counts=pin_roles(counts, source, target),
@@ -69,6 +83,17 @@ class Builder(abc.ABC):
             parameters=self.parameters,
             corpus=None if corpus is None else corpus.card,
         )
+
+    def check_corpus(self, corpus: Corpus | None) -> None:
+        """Check that there is a corpus if the method needs one, and none if it reads none.
+
+        Raises:
+            VocabridgeError: It is not so.
+        """
+        if self.reads is Reads.ALWAYS and corpus is None:
+            raise VocabridgeError(f"The method {self.method} counts on text: give it a corpus.")
+        if self.reads is Reads.NOTHING and corpus is not None:
+            raise VocabridgeError(f"The method {self.method} reads no text: leave the corpus out.")
 
     @abc.abstractmethod
     def _count(

@@ -1,7 +1,7 @@
 """What bytes a token stands for, judged from the tokenizer's own description and never from `decode([id])`.
 
-`decode` joins and cleans: half a character becomes U+FFFD, a leading space disappears. A tokenizer's JSON says
-instead which *alphabet* its tokens are spelled in, and each alphabet maps a token to bytes exactly.
+`decode` joins and cleans: half a character becomes U+FFFD, a leading space disappears. A tokenizer's JSON
+says instead which *alphabet* its tokens are spelled in, and each alphabet maps a token to bytes exactly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ UNUSED_NAME = re.compile(
     r"<unused_?\d+>|\[unused\d+\]|<\|reserved_special_token_\d+\|>|<\|?reserved_\d+\|?>|<\|reserved_token_\d+\|>"
     r"|<\|unused_?\d+\|>|\[PAD\d+\]"
 )
-"""Names by which vocabularies fill rows that no text ever uses (Gemma, BERT, Llama-3, llama.cpp's padding)."""
+"""Names by which vocabularies fill rows that no text ever uses (Gemma, BERT, Llama-3, llama.cpp)."""
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -25,10 +25,11 @@ class Alphabet(enum.Enum):
     """How the tokens of a vocabulary are spelled.
 
     Attributes:
-        BYTE_LEVEL: GPT-2's: one printable character per byte ("Ġ" is a space). Llama-3, Qwen, SmolLM, tiktoken.
+        BYTE_LEVEL: GPT-2's: one printable character per byte ("Ġ" is a space). Llama-3, Qwen, SmolLM,
+            tiktoken.
         METASPACE: SentencePiece's: "▁" is a space, `<0xXX>` a byte when the model falls back to bytes.
-        WORDPIECE: BERT's: a continuation carries a prefix ("##ing"). A word-initial token has *no* space in it:
-            the space before it belongs to no token, as in the starts that encoding gives.
+        WORDPIECE: BERT's: a continuation carries a prefix ("##ing"). A word-initial token has *no* space in
+            it: the space before it belongs to no token, as in the starts that encoding gives.
         PLAIN: tokens are the text itself.
     """
 
@@ -51,7 +52,7 @@ def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def byte_level_alphabet() -> dict[str, int]:
-    """Return GPT-2's alphabet, character -> byte: printable Latin-1 stands for itself, the rest from U+0100 on."""
+    """Return GPT-2's alphabet, character -> byte: printable Latin-1 is itself, the rest is U+0100 on."""
     own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(own)]
     return {chr(byte): byte for byte in own} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
@@ -118,9 +119,12 @@ class Spelling:
     def added_bytes(self, content: str) -> bytes:
         """Return the bytes of an added token: its literal text.
 
-        Gemma lists its runs of spaces among the added tokens, spelled "▁▁", and its model emits them for spaces.
+        Gemma lists its runs of spaces among the added tokens, spelled "▁▁", and its model emits them for
+        spaces.
         """
-        return (content.replace(self.space, " ") if self.alphabet is Alphabet.METASPACE else content).encode()
+        if self.alphabet is Alphabet.METASPACE:
+            content = content.replace(self.space, " ")
+        return content.encode()
 
     def is_byte_token(self, token: str, data: bytes) -> bool:
         """Whether the token is one byte as such: `<0xXX>`, or a byte that is no character by itself."""

@@ -1,7 +1,7 @@
 """`default`: counts of tokens that start together, a re-tokenisation prior, and exact bytes pinned.
 
-N = cooccurrence + prior * retokenize. The prior covers the tokens that the corpus never showed, so that no row and no
-column of a token that stands for bytes is empty; without a corpus it stands alone.
+N = cooccurrence + prior * retokenize. The prior covers the tokens that the corpus never showed, so that no
+row and no column of a token that stands for bytes is empty; without a corpus it stands alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Builder, Progress, matrix
+from .builder import Builder, Progress, Reads, matrix
 from .cooccurrence import count_starts
 from .corpus import Corpus
 from .exact import exact_partners
@@ -45,6 +45,7 @@ class Combined(Builder):
     """
 
     method: ClassVar[str] = "default"
+    reads: ClassVar[Reads] = Reads.IF_GIVEN
     prior: float = 1.0
     pin: Pin = Pin.FLOOR
 

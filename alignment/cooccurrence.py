@@ -1,21 +1,20 @@
 """`cooccurrence`: how often target token y and source token w start at the same byte of the same text.
 
-Both tokenizers encode the corpus, piece by piece, and the two sorted lists of starts are intersected. A pair is the
-number y * |S| + w, and counts are kept as sorted unique numbers, so memory grows with the pairs, not with the text;
-counts of parts of a corpus add up to the counts of the whole.
+Both tokenizers encode the corpus, piece by piece, and the two sorted lists of starts are intersected. A
+pair is the number y * |S| + w, and counts are kept as sorted unique numbers, so memory grows with the
+pairs, not with the text; counts of parts of a corpus add up to the counts of the whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Builder, Progress, matrix
+from .builder import Builder, Progress, Reads, matrix
 from .corpus import Corpus
 from .vocabulary import Encoding, Int64, Kind, Vocabulary
 
@@ -28,7 +27,7 @@ class Cooccurrence(Builder):
     """Count tokens that start together."""
 
     method: ClassVar[str] = "cooccurrence"
-    needs_corpus: ClassVar[bool] = True
+    reads: ClassVar[Reads] = Reads.ALWAYS
 
     def _count(
         self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress

@@ -1,7 +1,7 @@
 """A corpus: any number of UTF-8 text files, read as a stream of pieces that no token should straddle.
 
-A piece is about 64 KiB and ends after a line where it can, else before a space, else between two characters, so that
-the memory needed does not depend on the size or shape of a file.
+A piece is about 64 KiB and ends after a line where it can, else before a space, else between two
+characters, so that the memory needed does not depend on the size or shape of a file.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Corpus:
             elif path.is_file():
                 files.append(path)
             else:
-                raise VocabridgeError(f"{path}: no such corpus file; give the path of a UTF-8 text file or folder.")
+                raise VocabridgeError(
+                    f"{path}: no such corpus file; give the path of a UTF-8 text file or folder."
+                )
         corpus = cls(tuple(files))
         if corpus.bytes == 0:
             named = ", ".join(map(str, files)) or "no file"
@@ -112,7 +114,9 @@ class Corpus:
                 rest = rest[cut:]
             if decoder.getstate()[0]:
                 at = read - len(decoder.getstate()[0])
-                raise VocabridgeError(f"{file}: ends in the middle of a character at byte {at}; the file is cut off.")
+                raise VocabridgeError(
+                    f"{file}: ends in the middle of a character at byte {at}; the file is cut off."
+                )
             if rest:
                 yield rest
 
@@ -130,7 +134,9 @@ def _cut(text: str) -> int:
     """Return where to cut a text that goes on: after a line, else before a space, else at its end."""
     end = len(text)
     while (line := text.rfind("\n", 0, end)) >= 0:
-        if line + 1 < len(text) and not text[line + 1].isspace():  # blank lines and indents stay with their line
+        if (
+            line + 1 < len(text) and not text[line + 1].isspace()
+        ):  # blank lines and indents stay with their line
             return line + 1
         end = line
     for at in range(len(text) - 1, 0, -1):

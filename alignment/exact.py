@@ -1,8 +1,8 @@
 """`exact`: tokens that stand for the very same bytes.
 
-Where several ids share one byte string (Gemma's `A` and `<0x41>`), all pairs are found, and the weight goes to the
-ids that the tokenizers really emit: such a pair counts 1, every other `DUPLICATE`, so that no probability is lost on
-an id that never occurs.
+Where several ids share one byte string (Gemma's `A` and `<0x41>`), all pairs are found, and the weight goes
+to the ids that the tokenizers really emit: such a pair counts 1, every other `DUPLICATE`, so that no
+probability is lost on an id that never occurs.
 """
 
 from __future__ import annotations

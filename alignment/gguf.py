@@ -1,9 +1,9 @@
 """Read the tokenizer that a GGUF file carries, and nothing else of it.
 
-A GGUF has no tokenizer.json: it holds the tokens, their types, and either merges (byte-level BPE, model "gpt2") or
-scores (SentencePiece BPE, model "llama") under llama.cpp's key names. The header is read directly with `struct`:
-a general reader makes an array of every one of the 262,144 tokens and takes 50 times as long.
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+A GGUF has no tokenizer.json: it holds the tokens, their types, and either merges (byte-level BPE, model
+"gpt2") or scores (SentencePiece BPE, model "llama") under llama.cpp's key names. The header is read
+directly with `struct`: a general reader makes an array of every one of the 262,144 tokens and takes 50
+times as long. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
     """Read the tokenizer of a GGUF file (version 2 or 3, little-endian).
 
     Raises:
-        VocabridgeError: The file is missing, damaged or no GGUF, or its tokenizer is of a kind not known here.
+        VocabridgeError: The file is missing, damaged or no GGUF, or its tokenizer is of a kind not known
+            here.
     """
     path = Path(path)
     fields = _read_tokenizer_fields(path)
@@ -246,7 +247,7 @@ class _Header:
         self._at = end
         return text
 
-    def _value(self, kind: int) -> Any:  # noqa: ANN401 (a GGUF field is of any type)
+    def _value(self, kind: int) -> Any:
         if kind == _STRING:
             return self._string()
         if kind == _ARRAY:

@@ -1,7 +1,7 @@
 """`retokenize`: each token of one vocabulary, cut up by the other tokenizer; the first piece is its partner.
 
-A text that continues with the longer token continues with the first piece of it. Done in both directions, so that
-every token of either vocabulary has a partner: a token that is whole on both sides counts 2.
+A text that continues with the longer token continues with the first piece of it. Done in both directions,
+so that every token of either vocabulary has a partner: a token that is whole on both sides counts 2.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Retokenize(Builder):
         return matrix(rows, columns, np.ones(len(rows)), (target.size, source.size))
 
 
-def _first_pieces(tokens_of: Vocabulary, cut_by: Vocabulary, tell: Callable[[int], None]) -> tuple[Int64, Int64]:
+def _first_pieces(
+    tokens_of: Vocabulary, cut_by: Vocabulary, tell: Callable[[int], None]
+) -> tuple[Int64, Int64]:
     """Return ids of one vocabulary and, for each, the other's id that its bytes begin with."""
     ids, firsts = [], []
     for at in range(0, len(tokens_of.usable), _BATCH):

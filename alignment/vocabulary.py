@@ -1,8 +1,9 @@
 """The byte-exact view of a tokenizer: what bytes every id stands for, and where a text's tokens start.
 
-A `Vocabulary` is as wide as the model's logits, which is neither the tokenizer's length nor its highest id plus one:
-a model may have more rows than the tokenizer has tokens (padding: UNUSED), the tokenizer may skip ids (holes:
-UNUSED), or know ids that the model has no row for (dropped). Its `fingerprint` depends on content, not on names.
+A `Vocabulary` is as wide as the model's logits, which is neither the tokenizer's length nor its highest id
+plus one: a model may have more rows than the tokenizer has tokens (padding: UNUSED), the tokenizer may skip
+ids (holes: UNUSED), or know ids that the model has no row for (dropped). Its `fingerprint` depends on
+content, not on names.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class Encoding:
 
     Attributes:
         ids: (n,) int32.
-        starts: (n,) int64, the byte of the UTF-8 text at which each token starts, increasing. A token that has no
-            start of its own is -1: where the tokenizer changed the text, several tokens may come from one
-            character, and only the first of them starts there.
+        starts: (n,) int64, the byte of the UTF-8 text at which each token starts, increasing. A token that
+            has no start of its own is -1: where the tokenizer changed the text, several tokens may come
+            from one character, and only the first of them starts there.
     """
 
     ids: Int32
@@ -78,8 +79,8 @@ class Vocabulary:
         roles: "begin", "end", "pad", "unknown" -> id, those that the tokenizer's files name.
         adds_begin: Whether the model expects the begin token in front of every text.
         fingerprint: Hex SHA-256 over size, bytes, kinds, roles and all that decides segmentation.
-        tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space, so that
-            a text is encoded as itself.
+        tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space,
+            so that a text is encoded as itself.
     """
 
     name: str
@@ -92,12 +93,10 @@ class Vocabulary:
     fingerprint: str
     tokenizer: Tokenizer = field(repr=False)
 
-    # -- making one ------------------------------------------------------------------------------------------------
-
     @classmethod
     def from_tokenizer(
         cls,
-        tokenizer: Any,  # noqa: ANN401 (transformers' type is not imported here)
+        tokenizer: Any,
         *,
         size: int | None = None,
         name: str | None = None,
@@ -110,7 +109,8 @@ class Vocabulary:
             tokenizer: The tokenizer; it is copied, not changed.
             size: The model's logit width; by default the highest id plus one.
             name: For people; by default the name the tokenizer knows itself by.
-            roles: "begin", "end", "pad", "unknown" -> id; by default those that a transformers tokenizer names.
+            roles: "begin", "end", "pad", "unknown" -> id; by default those that a transformers tokenizer
+                names.
             adds_begin: By default, whether the tokenizer's post-processor adds the begin token.
 
         Raises:
@@ -136,7 +136,8 @@ class Vocabulary:
         A folder needs tokenizer.json; config.json gives the logit width, and tokenizer_config.json the roles.
 
         Args:
-            source: The path, or a hub id such as "google/gemma-3-270m" (only its small JSON files are fetched).
+            source: The path, or a hub id such as "google/gemma-3-270m" (only its small JSON files are
+                fetched).
             size: The model's logit width, where the source does not say it or says it wrongly.
 
         Raises:
@@ -170,7 +171,7 @@ class Vocabulary:
         path = files["tokenizer.json"]
         if not path.is_file():
             raise VocabridgeError(
-                f"{path}: no such file; a fast tokenizer is needed: save one there with transformers' save_pretrained."
+                f"{path}: no such file; save the fast tokenizer there, with transformers' save_pretrained."
             )
         try:
             tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -240,7 +241,7 @@ class Vocabulary:
         kinds.flags.writeable = lengths.flags.writeable = False
 
         begins = "begin" in roles and (adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
-        bare = _bare(spec, tokenizer)
+        bare = _bare(spec)
         return cls(
             name=name,
             size=size,
@@ -252,8 +253,6 @@ class Vocabulary:
             fingerprint=_fingerprint(size, token_bytes, kinds, roles, spec),
             tokenizer=bare,
         )
-
-    # -- looking up ------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def usable(self) -> Int64:
@@ -272,8 +271,8 @@ class Vocabulary:
     def canonical(self) -> Mapping[bytes, int]:
         """The id that the tokenizer emits for each byte string that some id stands for.
 
-        Where several ids share the bytes (Gemma's `A` and `<0x41>`) it is the one that encoding the bytes gives,
-        else the lowest of kind TEXT.
+        Where several ids share the bytes (Gemma's `A` and `<0x41>`) it is the one that encoding the bytes
+        gives, else the lowest of kind TEXT.
         """
         chosen = {data: ids[0] for data, ids in self._by_bytes.items()}
         for data, ids in self._by_bytes.items():
@@ -287,12 +286,11 @@ class Vocabulary:
         """Return all ids that stand for exactly these bytes, sorted; () when there is none."""
         return self._by_bytes.get(data, ())
 
-    # -- encoding --------------------------------------------------------------------------------------------------
-
     def encode(self, text: str) -> Encoding:
         """Encode a text without adding any special token; see `Encoding`.
 
-        Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL, with a start.
+        Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL,
+            with a start.
         """
         return self.encode_batch([text])[0]
 
@@ -320,7 +318,8 @@ class Vocabulary:
     def segment_batch(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
         """Cut byte strings into ids of this vocabulary.
 
-        The first of these that succeeds: what the tokenizer itself makes of it, if that spells the very bytes; the
+        The first of these that succeeds: what the tokenizer itself makes of it, if that spells the very
+            bytes; the
         longest match over bytes, if it covers the data from its first byte on; what the tokenizer makes of it
         after changing it (case, accents, spaces between words); the unknown token. () when all fail.
         """
@@ -377,7 +376,8 @@ class Vocabulary:
         """Find the starts of tokens that do not simply follow each other, from character offsets.
 
         A token whose bytes stand in the text right where the one before ended starts there, or else at its
-        character; otherwise (changed text) it starts at its character, and at -1 if an earlier one already does.
+        character; otherwise (changed text) it starts at its character, and at -1 if an earlier one already
+        does.
         """
         data = text.encode()
         widths = np.array([len(character.encode()) for character in text], np.int64)
@@ -408,20 +408,20 @@ def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
     return None if token is None else tokenizer.token_to_id(token)
 
 
-def _bare(spec: Mapping[str, Any], tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy that encodes a text as itself: nothing added in front, cut off, padded or drawn by lot."""
+def _bare(spec: Mapping[str, Any]) -> Tokenizer:
+    """Return a copy that encodes a text as itself: nothing put in front, cut off, padded or drawn by lot."""
     bare = dict(spec, post_processor=None, truncation=None, padding=None)
     if bare["model"].get("dropout"):
         bare["model"] = dict(bare["model"], dropout=None)
     bare["normalizer"] = _without_prepended_space(spec["normalizer"])
-    # After WhitespaceSplit the prepended space is no addition: it stands for the space that was just cut away.
+    # After WhitespaceSplit the prepended space is no addition: it stands for the space just cut away.
     if not any(part["type"] == "WhitespaceSplit" for part in components(spec["pre_tokenizer"])):
         bare["pre_tokenizer"] = _without_prepended_space(spec["pre_tokenizer"])
     return Tokenizer.from_str(json.dumps(bare))
 
 
-def _without_prepended_space(part: Any) -> Any:  # noqa: ANN401 (a piece of JSON)
-    """Return a normalizer or pre-tokenizer without what it puts in front of a text; None if nothing is left."""
+def _without_prepended_space(part: Any) -> Any:
+    """Return a normalizer or pre-tokenizer without what it puts in front of a text; None if that is all."""
     if part is None or part["type"] == "Prepend":
         return None
     for key in ("normalizers", "pretokenizers"):
@@ -444,7 +444,8 @@ def _fingerprint(
 ) -> str:
     """Hash all that decides what a text's ids are and what an id stands for.
 
-    Settings at an empty default are left out, so that a later tokenizers library that adds one changes nothing.
+    Settings at an empty default are left out, so that a later tokenizers library that adds one changes
+    nothing.
     """
     digest = hashlib.sha256()
 
@@ -452,7 +453,7 @@ def _fingerprint(
         digest.update(f"{label} {len(data)}\n".encode())
         digest.update(data)
 
-    def compact(value: Any) -> bytes:  # noqa: ANN401 (a piece of JSON)
+    def compact(value: Any) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
     model = {
@@ -487,7 +488,7 @@ def _read_json(path: Path | None) -> dict[str, Any]:
 
 
 def _fetch(hub_id: str) -> dict[str, Path]:
-    """Fetch a hub repository's small JSON files into the hub's own cache; those that it lacks are left out."""
+    """Fetch a hub repository's small JSON files into the hub's own cache, those that it has."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
