@@ -16,7 +16,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ class VocabularyCard:
     def of(cls, vocabulary: Vocabulary) -> VocabularyCard:
         """Take the card of a vocabulary."""
         v = vocabulary
-        return cls(v.name, v.size, len(v.usable), v.fingerprint, MappingProxyType(dict(v.roles)))
+        return cls(v.name, v.size, len(v.usable), v.fingerprint, dict(v.roles))
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class Alignment:
         for side, card, given in (("source", self.source, source), ("target", self.target, target)):
             if given is not None and given.fingerprint != card.fingerprint:
                 raise VocabridgeError(
-                    f"This alignment was made for the {side} tokenizer {card.name} ({card.fingerprint[:12]}), "
+                    f"The alignment was made for the {side} tokenizer {card.name} ({card.fingerprint[:12]}), "
                     f"not {given.name} ({given.fingerprint[:12]}): build it again for this pair."
                 )
 
@@ -174,8 +173,8 @@ class Alignment:
             "version": self.version,
             "method": self.method,
             "parameters": dict(self.parameters),
-            "source": _card_facts(self.source),
-            "target": _card_facts(self.target),
+            "source": dataclasses.asdict(self.source),
+            "target": dataclasses.asdict(self.target),
             "corpus": None if self.corpus is None else dataclasses.asdict(self.corpus),
         }
         facts["sha256"] = _content_hash(tensors, facts)
@@ -208,11 +207,11 @@ class Alignment:
             digest = facts.pop("sha256", None)
             if digest != _content_hash(tensors, facts):
                 raise VocabridgeError(f"{path}: altered or damaged (its content hash differs); {again}.")
-            cards = {side: _card(facts[side]) for side in ("source", "target")}
+            cards = {side: VocabularyCard(**facts[side]) for side in ("source", "target")}
             corpus = None if facts["corpus"] is None else CorpusCard(**facts["corpus"])
             shape = (cards["target"].size, cards["source"].size)
             counts = sp.csr_array((tensors["data"], tensors["indices"], tensors["indptr"]), shape=shape)
-            made = facts["method"], MappingProxyType(facts["parameters"])
+            made = facts["method"], facts["parameters"]
             loaded = cls(counts, cards["source"], cards["target"], *made, corpus, facts["version"])
         except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise VocabridgeError(f"{path}: not a readable alignment ({error}); {again}.") from error
@@ -225,14 +224,6 @@ def _scaled(counts: sp.csr_array, sums: np.ndarray[Any, Any], *, rows: bool) -> 
     per_entry = np.repeat(sums, np.diff(counts.indptr)) if rows else sums[counts.indices]
     data = (counts.data / per_entry).astype(np.float32)
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
-
-
-def _card_facts(card: VocabularyCard) -> dict[str, Any]:
-    return {f.name: getattr(card, f.name) for f in dataclasses.fields(card)} | {"roles": dict(card.roles)}
-
-
-def _card(facts: Mapping[str, Any]) -> VocabularyCard:
-    return VocabularyCard(**{**facts, "roles": MappingProxyType(dict(facts["roles"]))})
 
 
 def _content_hash(tensors: Mapping[str, np.ndarray[Any, Any]], facts: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from pathlib import Path
 from .errors import VocabridgeError
 
 PIECE = 1 << 16
+
+_AFTER_LINE = re.compile(r".*\n(?=\S)", re.DOTALL)  # blank lines and indents stay together
+_BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -132,14 +136,5 @@ def _blocks(file: Path) -> Iterator[bytes]:
 
 def _cut(text: str) -> int:
     """Return where to cut a text that goes on: after a line, else before a space, else at its end."""
-    end = len(text)
-    while (line := text.rfind("\n", 0, end)) >= 0:
-        if (
-            line + 1 < len(text) and not text[line + 1].isspace()
-        ):  # blank lines and indents stay with their line
-            return line + 1
-        end = line
-    for at in range(len(text) - 1, 0, -1):
-        if text[at].isspace() and not text[at - 1].isspace():
-            return at
-    return len(text)
+    found = _AFTER_LINE.match(text) or _BEFORE_SPACE.match(text)
+    return found.end() if found else len(text)

@@ -60,46 +60,53 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
     path = Path(path)
     fields = _read_tokenizer_fields(path)
     try:
-        kind, tokens = fields["tokenizer.ggml.model"], fields["tokenizer.ggml.tokens"]
-    except KeyError as missing:
+        tokenizer, types = _build(fields)
+    except VocabridgeError as error:
+        raise VocabridgeError(f"{path}: {error}") from None
+    except (
+        Exception
+    ) as error:  # tokenizers raises bare Exception, e.g. for merges of tokens that do not exist
         raise VocabridgeError(
-            f"{path}: this GGUF file carries no tokenizer ({missing} is not in it)."
-        ) from None
-    types = np.array(fields.get("tokenizer.ggml.token_type", [1] * len(tokens)), np.int32)
-    if kind == "gpt2":
-        tokenizer = _byte_level(path, tokens, fields)
-        added = tokens
-    elif kind == "llama":
-        tokens = [_metaspaces(token) for token in tokens]
-        # Runs of spaces are left to the merges: as added tokens they would be looked for in the text as "▁▁".
-        added = ["" if token.strip("▁") == "" else token for token in tokens]
-        tokenizer = _sentencepiece(tokens, fields)
-    else:
-        raise VocabridgeError(
-            f"{path}: a GGUF tokenizer of model {kind!r} cannot be read (gpt2 and llama can); "
-            "use the model's tokenizer.json instead."
-        )
-    # Added in the order of their ids, so that an added token the model lacks cannot shift another.
-    marked = [
-        (int(i), added[i]) for i in np.flatnonzero((types == CONTROL) | (types == USER_DEFINED)) if added[i]
-    ]
-    tokenizer.add_tokens(
-        [AddedToken(t, special=bool(types[i] == CONTROL), normalized=False) for i, t in marked]
-    )
-    roles = {
-        role: int(fields[f"tokenizer.ggml.{key}_token_id"])
-        for role, key in _ROLE_KEYS.items()
-        if f"tokenizer.ggml.{key}_token_id" in fields
-    }
+            f"{path}: the tokenizer in this GGUF file cannot be built ({error}); use its tokenizer.json instead."
+        ) from error
+    ids = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLE_KEYS.items()}
+    roles = {role: int(i) for role, i in ids.items() if i is not None}
+    # llama.cpp adds the begin token to a SentencePiece vocabulary that does not say otherwise.
+    adds_begin = fields.get("tokenizer.ggml.add_bos_token", fields["tokenizer.ggml.model"] == "llama")
     return GGUFTokenizer(
         tokenizer=tokenizer,
-        size=len(tokens),
+        size=len(types),
         roles=roles,
-        # llama.cpp adds the begin token to a SentencePiece vocabulary that does not say otherwise
-        adds_begin="begin" in roles and bool(fields.get("tokenizer.ggml.add_bos_token", kind == "llama")),
+        adds_begin="begin" in roles and bool(adds_begin),
         token_types=types,
         chat_template=fields.get("tokenizer.chat_template"),
     )
+
+
+def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, np.ndarray[Any, np.dtype[np.int32]]]:
+    """Build the tokenizer that the fields describe; return it with the type of every id, (size,) int32."""
+    kind, tokens = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.tokens")
+    if kind is None or tokens is None:
+        raise VocabridgeError("this GGUF file carries no tokenizer; name one that does.")
+    types = np.array(fields.get("tokenizer.ggml.token_type", [1] * len(tokens)), np.int32)
+    marked = np.flatnonzero((types == CONTROL) | (types == USER_DEFINED)).tolist()
+    if kind == "gpt2":
+        tokenizer = _byte_level(tokens, fields)
+    elif kind == "llama":
+        # Gemma's files have real spaces in runs of spaces, which its model spells "▁▁". These are left to the
+        # merges: as added tokens they would be looked for in the text under that spelling.
+        runs = {i for i, token in enumerate(tokens) if token and not token.strip(" ")}
+        tokens = ["▁" * len(token) if i in runs else token for i, token in enumerate(tokens)]
+        marked = [i for i in marked if i not in runs]
+        tokenizer = _sentencepiece(tokens, fields)
+    else:
+        raise VocabridgeError(
+            f"a GGUF tokenizer of model {kind!r} cannot be read (gpt2 and llama can); use its tokenizer.json."
+        )
+    tokenizer.add_tokens(
+        [AddedToken(tokens[i], special=bool(types[i] == CONTROL), normalized=False) for i in marked]
+    )
+    return tokenizer, types
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
@@ -116,7 +123,7 @@ _CONTRACTION_WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _PUNCTUATION_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def _pre_tokenizer(path: Path, name: str) -> pre_tokenizers.PreTokenizer:
+def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
     """Return the pre-tokenizer that `tokenizer.ggml.pre` names."""
     if name in ("gpt-2", "default"):
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -130,15 +137,14 @@ def _pre_tokenizer(path: Path, name: str) -> pre_tokenizers.PreTokenizer:
     if name == "qwen2":
         return _split(rf"{_CONTRACTION_WORD}|\p{{N}}|{_PUNCTUATION_SPACE}")
     raise VocabridgeError(
-        f"{path}: the pre-tokenizer {name!r} is not known, so text would be cut wrongly; "
-        "use the model's tokenizer.json instead."
+        f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use the model's tokenizer.json."
     )
 
 
-def _byte_level(path: Path, tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
+def _byte_level(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
     """Build a byte-level BPE from tokens and merges."""
     name = fields.get("tokenizer.ggml.pre", "default")
-    pre_tokenizer = _pre_tokenizer(path, name)
+    pre_tokenizer = _pre_tokenizer(name)
     merges = [tuple(merge.split(" ", 1)) for merge in fields.get("tokenizer.ggml.merges", ())]
     # Llama-3 keeps a word that is a token whole, even where no chain of merges leads to it.
     ignore_merges = name in ("llama-bpe", "llama3", "llama-v3")
@@ -149,11 +155,6 @@ def _byte_level(path: Path, tokens: Sequence[str], fields: Mapping[str, Any]) ->
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _metaspaces(token: str) -> str:
-    """Spell a run of spaces as the model does; Gemma's files have real spaces there."""
-    return "▁" * len(token) if token and not token.strip(" ") else token
 
 
 def _sentencepiece(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:

@@ -16,7 +16,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -180,7 +179,7 @@ class Vocabulary:
         settings = _read_json(files.get("tokenizer_config.json"))
         special = _read_json(files.get("special_tokens_map.json"))
         config = _read_json(files.get("config.json"))
-        config = config | config.get("text_config", {})
+        config = config | (config.get("text_config") or {})
         roles: dict[str, int] = {}
         for role, token in _ROLE_TOKENS.items():
             content = settings.get(f"{token}_token") or special.get(f"{token}_token")
@@ -214,6 +213,8 @@ class Vocabulary:
             size = 1 + max((*added, *(i for i, _ in tokens)), default=-1)
         unknown = _unknown_id(spec["model"], tokenizer)
         roles = dict(roles) if unknown is None else {"unknown": unknown} | dict(roles)
+        if roles.get("pad", 0) >= size:  # added to the tokenizer for batches; the model never predicts it
+            del roles["pad"]
         for role, i in roles.items():
             if not 0 <= i < size:
                 raise VocabridgeError(
@@ -248,10 +249,10 @@ class Vocabulary:
             token_bytes=tuple(token_bytes),
             kinds=kinds,
             lengths=lengths,
-            roles=MappingProxyType(roles),
+            roles=roles,
             adds_begin=begins if adds_begin is None else adds_begin and "begin" in roles,
-            fingerprint=_fingerprint(size, token_bytes, kinds, roles, spec),
-            tokenizer=bare,
+            fingerprint=_fingerprint(size, token_bytes, kinds, roles, bare),
+            tokenizer=Tokenizer.from_str(json.dumps(bare)),
         )
 
     @functools.cached_property
@@ -280,7 +281,7 @@ class Vocabulary:
                 emitted = self._try_tokenizer([data])[0]
                 first = min(ids, key=lambda i: (self.kinds[i], i))
                 chosen[data] = emitted[0] if len(emitted) == 1 and emitted[0] in ids else first
-        return MappingProxyType(chosen)
+        return chosen
 
     def ids_of(self, data: bytes) -> tuple[int, ...]:
         """Return all ids that stand for exactly these bytes, sorted; () when there is none."""
@@ -408,8 +409,8 @@ def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
     return None if token is None else tokenizer.token_to_id(token)
 
 
-def _bare(spec: Mapping[str, Any]) -> Tokenizer:
-    """Return a copy that encodes a text as itself: nothing put in front, cut off, padded or drawn by lot."""
+def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a copy that encodes a text as itself: nothing put in front, cut off, padded or drawn by lot."""
     bare = dict(spec, post_processor=None, truncation=None, padding=None)
     if bare["model"].get("dropout"):
         bare["model"] = dict(bare["model"], dropout=None)
@@ -417,7 +418,7 @@ def _bare(spec: Mapping[str, Any]) -> Tokenizer:
     # After WhitespaceSplit the prepended space is no addition: it stands for the space just cut away.
     if not any(part["type"] == "WhitespaceSplit" for part in components(spec["pre_tokenizer"])):
         bare["pre_tokenizer"] = _without_prepended_space(spec["pre_tokenizer"])
-    return Tokenizer.from_str(json.dumps(bare))
+    return bare
 
 
 def _without_prepended_space(part: Any) -> Any:
@@ -444,7 +445,7 @@ def _fingerprint(
 ) -> str:
     """Hash all that decides what a text's ids are and what an id stands for.
 
-    Settings at an empty default are left out, so that a later tokenizers library that adds one changes
+    Settings of the model at an empty default are left out, so that a later tokenizers library that adds one changes
     nothing.
     """
     digest = hashlib.sha256()
@@ -501,7 +502,8 @@ def _fetch(hub_id: str) -> dict[str, Path]:
             if name == "tokenizer.json":
                 raise VocabridgeError(f"{hub_id}: this repository has no tokenizer.json.") from error
         except Exception as error:  # offline, no such repository, no permission: the hub raises many kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise VocabridgeError(
-                f"{hub_id}: neither a local path nor a repository that the hub lets us read ({error})."
+                f"{hub_id}: neither a local path nor a repository that the hub lets us read ({reason})."
             ) from error
     return files
