@@ -63,11 +63,9 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
         tokenizer, types = _build(fields)
     except VocabridgeError as error:
         raise VocabridgeError(f"{path}: {error}") from None
-    except (
-        Exception
-    ) as error:  # tokenizers raises bare Exception, e.g. for merges of tokens that do not exist
+    except Exception as error:  # tokenizers raises no other, e.g. for a merge of tokens that do not exist
         raise VocabridgeError(
-            f"{path}: the tokenizer in this GGUF file cannot be built ({error}); use its tokenizer.json instead."
+            f"{path}: its tokenizer cannot be built ({error}); use the model's tokenizer.json."
         ) from error
     ids = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLE_KEYS.items()}
     roles = {role: int(i) for role, i in ids.items() if i is not None}
@@ -137,7 +135,7 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
     if name == "qwen2":
         return _split(rf"{_CONTRACTION_WORD}|\p{{N}}|{_PUNCTUATION_SPACE}")
     raise VocabridgeError(
-        f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use the model's tokenizer.json."
+        f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use its tokenizer.json."
     )
 
 

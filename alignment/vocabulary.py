@@ -410,7 +410,7 @@ def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
 
 
 def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a copy that encodes a text as itself: nothing put in front, cut off, padded or drawn by lot."""
+    """Describe a copy that encodes a text as itself: nothing put in front, cut off, padded or random."""
     bare = dict(spec, post_processor=None, truncation=None, padding=None)
     if bare["model"].get("dropout"):
         bare["model"] = dict(bare["model"], dropout=None)
@@ -445,8 +445,8 @@ def _fingerprint(
 ) -> str:
     """Hash all that decides what a text's ids are and what an id stands for.
 
-    Settings of the model at an empty default are left out, so that a later tokenizers library that adds one changes
-    nothing.
+    Settings of the model at an empty default are left out, so that a later tokenizers library that adds one
+    changes nothing.
     """
     digest = hashlib.sha256()
 
