@@ -1,0 +1,8 @@
+"""The command line: `vocabridge COMMAND ...`. `main` is the entry point.
+
+Nothing heavy is imported before a command needs it, so that `vocabridge --help` answers at once.
+"""
+
+from vocabridge.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,42 @@
+"""The application: which commands there are. Each is a file of its own beside this one."""
+
+from __future__ import annotations
+
+import typer
+from vocabridge.cli import align, cache, demo, eval, generate, inspect, train
+from vocabridge.cli.errors import Commands, fail, interrupted
+from vocabridge.cli.output import log_to_stderr
+
+app = typer.Typer(
+    name="vocabridge",
+    cls=Commands,
+    help="Carry what a small model learned in post-training to a model of another family, at inference.",
+    epilog="Start with `vocabridge demo`; `vocabridge COMMAND --help` has examples.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def prepare() -> None:
+    """Carry what a small model learned in post-training to a model of another family, at inference."""
+    log_to_stderr()
+
+
+app.command(epilog=align.EXAMPLES)(align.align)
+app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
+app.add_typer(cache.app)
+app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=generate.EXAMPLES)(generate.generate)
+app.command(name="eval", epilog=eval.EXAMPLES)(eval.evaluate)
+app.command(epilog=demo.EXAMPLES)(demo.demo)
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0, 1 for an error, 2 for wrong usage."""
+    try:
+        app(prog_name="vocabridge")
+    except KeyboardInterrupt:  # before a command had begun
+        fail(interrupted())

@@ -1,0 +1,80 @@
+"""`vocabridge cache`: the alignments built before, and what else is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from vocabridge.cli.output import Json, print_facts, print_json, print_table, size
+
+app = typer.Typer(
+    name="cache",
+    help="The alignments built before: list, verify, prune.",
+    epilog="The cache is the folder in VOCABRIDGE_CACHE, or the platform's place for caches.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command(name="list", epilog="\b\nExamples:\n  vocabridge cache list\n  vocabridge cache list --json\n")
+def list_entries(json: Json = False) -> None:
+    """List what the cache holds."""
+    _show(json)
+
+
+@app.command(epilog="\b\nExamples:\n  vocabridge cache verify\n")
+def verify(json: Json = False) -> None:
+    """Check every entry; the exit status is 1 when one is damaged."""
+    if not _show(json):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="\b\nExamples:\n  vocabridge cache prune\n  vocabridge cache prune --all\n")
+def prune(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove every entry, not only the damaged ones.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Remove damaged entries and what killed builds left behind."""
+    from vocabridge.alignment.cache import Prune
+    from vocabridge.alignment.cache import prune as remove
+
+    removed = remove(Prune.ALL if everything else Prune.DAMAGED)
+    if json:
+        print_json({"removed": removed})
+    else:
+        print_facts("removed from the cache", {str(path): "" for path in removed} or {"nothing": ""})
+
+
+def _show(json: bool) -> bool:
+    """Print the entries; whether all are sound."""
+    from vocabridge.alignment import cache_folder
+    from vocabridge.alignment.cache import entries
+    from vocabridge.cli.provenance import as_document
+
+    found = entries()
+    if json:
+        documents = [
+            {"path": entry.path, "bytes": entry.bytes, "problem": entry.problem}
+            | {"alignment": None if entry.alignment is None else as_document(entry.alignment)}
+            for entry in found
+        ]
+        print_json({"folder": cache_folder(), "entries": documents})
+    elif not found:
+        typer.echo(f"The cache in {cache_folder()} is empty.")
+    else:
+        rows = []
+        for entry in found:
+            what = entry.alignment
+            pair = entry.problem if what is None else f"{what.source.name} -> {what.target.name}"
+            rows.append(
+                (
+                    pair or "",
+                    "damaged" if what is None else what.method,
+                    size(entry.bytes),
+                    entry.path.stem[:12],
+                )
+            )
+        print_table(str(cache_folder()), ("alignment", "method", "size", "key"), rows)
+    return all(entry.problem is None for entry in found)

@@ -1,0 +1,37 @@
+"""`vocabridge demo`: the main job from end to end, on the packaged models and the shipped value network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from vocabridge.cli.output import Json, print_json, print_table, progress
+
+EXAMPLES = """\b
+Examples:
+  vocabridge demo
+  vocabridge demo --limit 10 --output my-report
+"""
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", file_okay=False, help="Folder for report.html and report.json.")
+    ] = Path("report"),
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on only so many items.")] = None,
+    json: Json = False,
+) -> None:
+    """Do the main job on two packaged models.
+
+    Steers Gemma-3-270M with what SmolLM2-135M learned, and says what that was worth.
+    """
+    from vocabridge.demo import run_demo
+
+    with progress("demo") as tell:
+        report = run_demo(output, limit=limit, progress=tell)
+    if json:
+        print_json(report)
+    else:
+        print_table(report.title, report.header, report.rows())
+        typer.echo(f"Written: {output / 'report.html'}, {output / 'report.json'}")

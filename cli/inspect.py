@@ -1,0 +1,36 @@
+"""`vocabridge inspect`: what an alignment file holds and where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from vocabridge.cli.output import Json, print_facts, print_json
+from vocabridge.cli.provenance import as_document, as_facts
+
+EXAMPLES = """\b
+Examples:
+  vocabridge inspect pair.safetensors
+  vocabridge inspect pair.safetensors --json
+"""
+
+
+def inspect(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="An alignment.", show_default=False),
+    ],
+    json: Json = False,
+) -> None:
+    """Show what an alignment file holds.
+
+    Where it comes from, what it covers, how many pairs. A damaged file is an error.
+    """
+    from vocabridge.alignment import Alignment
+
+    alignment = Alignment.load(file)
+    if json:
+        print_json({"file": file} | as_document(alignment))
+    else:
+        print_facts(str(file), as_facts(alignment))
