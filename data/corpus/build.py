@@ -1,11 +1,11 @@
 """Build the corpus on which two tokenizers are compared when the user names no text of their own.
 
     pip install --no-deps numpy==2.4.6 scipy==1.17.1 transformers==5.23.0 reasoning-gym==0.1.25 django==5.2.19
-    python data/corpus/build.py                     # writes prose.txt, code.txt, multilingual.txt, gsm_symbolic.txt
+    python data/corpus/build.py          # writes prose.txt, code.txt, multilingual.txt, gsm_symbolic.txt
 
 Counting which tokens start at the same byte needs text of the kinds that models meet: English, code, other
-languages and scripts, numbers. All of it is taken from installed packages with permissive licences (README.md
-names them), so nothing is downloaded and nothing is imported: the files are only read. gsm_symbolic.txt is the
+languages and scripts, numbers. All of it is taken from installed packages with permissive licences
+(README.md names them); nothing is downloaded or imported, the files are only read. gsm_symbolic.txt is the
 training split of data/gsm_symbolic; the other splits are never part of the corpus.
 
 Everything is a function of SEED and of the packages' versions.
@@ -30,12 +30,64 @@ CODE_BYTES = 450_000
 STATIC_BYTES = 120_000
 HEADER_BYTES = 60_000
 LANGUAGE_BYTES = 13_000
-LANGUAGES = (
-    "ar bg bn ca cs da de el es et fa fi fr he hi hr hu id is it ja ka kk ko lt lv ml mr nl pl pt_BR ro ru sk sr sv "
-    "ta te th tr uk vi zh_Hans zh_Hant"
-).split()
+LANGUAGES = [
+    "ar",
+    "bg",
+    "bn",
+    "ca",
+    "cs",
+    "da",
+    "de",
+    "el",
+    "es",
+    "et",
+    "fa",
+    "fi",
+    "fr",
+    "he",
+    "hi",
+    "hr",
+    "hu",
+    "id",
+    "is",
+    "it",
+    "ja",
+    "ka",
+    "kk",
+    "ko",
+    "lt",
+    "lv",
+    "ml",
+    "mr",
+    "nl",
+    "pl",
+    "pt_BR",
+    "ro",
+    "ru",
+    "sk",
+    "sr",
+    "sv",
+    "ta",
+    "te",
+    "th",
+    "tr",
+    "uk",
+    "vi",
+    "zh_Hans",
+    "zh_Hant",
+]
 
-SCIPY_PARTS = ("integrate", "interpolate", "linalg", "ndimage", "optimize", "signal", "spatial", "sparse", "stats")
+SCIPY_PARTS = (
+    "integrate",
+    "interpolate",
+    "linalg",
+    "ndimage",
+    "optimize",
+    "signal",
+    "spatial",
+    "sparse",
+    "stats",
+)
 
 
 def package(name: str) -> Path:
@@ -47,7 +99,7 @@ def package(name: str) -> Path:
 
 
 def python_files() -> list[Path]:
-    """The modules that prose and code are taken from: no tests, nothing vendored, Apache headers where due."""
+    """The modules to take prose and code from: no tests, nothing vendored, Apache headers where due."""
     numpy, scipy, transformers = package("numpy"), package("scipy"), package("transformers")
     files = list(numpy.rglob("*.py"))
     for part in SCIPY_PARTS:
@@ -57,7 +109,9 @@ def python_files() -> list[Path]:
         for path in transformers.rglob("*.py")
         if "Apache License, Version 2.0" in path.read_text(encoding="utf-8")[:2_000]
     )
-    unwanted = re.compile(r"/(tests?|testing|_vendored?|_lib|_pyinstaller|conftest\.py|_?version\.py)(/|$)|/test_")
+    unwanted = re.compile(
+        r"/(tests?|testing|_vendored?|_lib|_pyinstaller|conftest\.py|_?version\.py)(/|$)|/test_"
+    )
     return sorted(path for path in files if not unwanted.search(path.as_posix()))
 
 
@@ -74,7 +128,7 @@ def sample(pieces: Iterable[str], budget: int, rng: Random) -> list[str]:
 
 
 def paragraphs(path: Path) -> Iterator[str]:
-    """Paragraphs of a module's docstrings that read as English: no doctests, tables or lists of parameters."""
+    """Paragraphs of a module's docstrings that read as English: no doctests, tables or parameters."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -82,7 +136,11 @@ def paragraphs(path: Path) -> Iterator[str]:
         for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
             text = textwrap.dedent(paragraph).strip()
             plain = sum(character.isalpha() or character in " \n,.'-" for character in text)
-            if len(text) >= 120 and plain >= 0.93 * len(text) and not re.search(r">>>|^\s*[-=]{3}|::$", text, re.M):
+            if (
+                len(text) >= 120
+                and plain >= 0.93 * len(text)
+                and not re.search(r">>>|^\s*[-=]{3}|::$", text, re.M)
+            ):
                 yield text
 
 
@@ -92,20 +150,25 @@ def prose(rng: Random) -> str:
     match = re.search(r"\*\*\* START OF .*? \*\*\*\n(.*)\*\*\* END OF ", book, re.S)
     if match is None:
         raise SystemExit("error: in_the_year_2889.txt has other marks around the story than those known")
-    story = match[1].split("End of Project Gutenberg")[0].strip()  # the public-domain text alone, without the publisher's notice and licence
+    # The public-domain text alone, without the publisher's notice and licence.
+    story = match[1].split("End of Project Gutenberg")[0].strip()
     found = (paragraph for path in python_files() for paragraph in paragraphs(path))
     return story + "\n\n" + "\n\n".join(sample(found, PROSE_BYTES - len(story.encode()), rng)) + "\n"
 
 
 def code(rng: Random) -> str:
     """Whole files: Python, C headers, JavaScript, CSS and HTML templates."""
-    python = (path.read_text(encoding="utf-8") for path in python_files() if 1_500 < path.stat().st_size < 16_000)
+    python = (
+        path.read_text(encoding="utf-8") for path in python_files() if 1_500 < path.stat().st_size < 16_000
+    )
     headers = sorted((package("numpy") / "_core" / "include" / "numpy").glob("*.h"))
     admin = package("django") / "contrib" / "admin"
     static = sorted(
         path
         for path in admin.rglob("*")
-        if path.suffix in {".js", ".css", ".html"} and "vendor" not in path.as_posix() and path.stat().st_size > 200
+        if path.suffix in {".js", ".css", ".html"}
+        and "vendor" not in path.as_posix()
+        and path.stat().st_size > 200
     )
     pieces = sample(python, CODE_BYTES, rng)
     pieces += sample((path.read_text(encoding="utf-8") for path in headers), HEADER_BYTES, rng)
@@ -134,7 +197,11 @@ def multilingual(rng: Random) -> str:
 
 def task() -> str:
     """The training split of the sample task, as a model reads it."""
-    lines = (Path(__file__).parent.parent / "gsm_symbolic" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (Path(__file__).parent.parent / "gsm_symbolic" / "train.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     return "\n\n".join(item["prompt"] + item["response"] for item in map(json.loads, lines)) + "\n"
 
 

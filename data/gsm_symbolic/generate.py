@@ -1,6 +1,6 @@
 """Generate the sample task: grade-school word problems with worked answers, split by template.
 
-    python data/gsm_symbolic/generate.py            # writes train.jsonl, validation.jsonl, test.jsonl beside itself
+    python data/gsm_symbolic/generate.py      # writes train.jsonl, validation.jsonl, test.jsonl
 
 The problems are those of reasoning-gym's `gsm_symbolic` (pip install 'vocabridge[data]'): about a hundred
 generators, called templates here, each of which fills one story with other names and numbers. A template
@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -63,7 +64,7 @@ class Item:
     Attributes:
         id: Split, template and number of the instance, e.g. "test-017-3".
         template: Index of the template in reasoning-gym.
-        prompt: "Question: ...\\nAnswer:", without a trailing space.
+        prompt: "Question: ...", a new line and "Answer:", without a trailing space.
         response: A space, the worked answer, and "#### N" as the last line.
         answer: N.
     """
@@ -75,7 +76,7 @@ class Item:
     answer: str
 
 
-# --- one instance ---------------------------------------------------------------------------------------------
+# --- one instance --------------------------------------------------------------------------------
 
 
 def tidy(text: str) -> str:
@@ -95,7 +96,7 @@ def instance(template: int, seed: int) -> tuple[str, str, str]:
 _dataset = gsm_symbolic.GSMSymbolicDataset(gsm_symbolic.GSMSymbolicDatasetConfig(seed=SEED, size=1))
 
 
-# --- the audit ------------------------------------------------------------------------------------------------
+# --- the audit -----------------------------------------------------------------------------------
 
 _NUMBER = r"\d+(?:\.\d+)?%?"
 _TOKEN = re.compile(rf"{_NUMBER}|[-+*/()]|[^\s\w]|\w+")
@@ -104,9 +105,9 @@ _TOKEN = re.compile(rf"{_NUMBER}|[-+*/()]|[^\s\w]|\w+")
 def defects(question: str, worked: str, answer: str) -> Iterator[str]:
     """What is wrong with one instance, in a few words each; nothing when it is sound.
 
-    Checks that the last line is "#### N" with N the answer, that N is a whole number which the working reaches,
-    that every equation of the working holds and says something ("48=48" does not), and that no number is shown
-    with the digits of a rounding error.
+    Checks that the last line is "#### N" with N the answer, that N is a whole number which the working
+    reaches, that every equation of the working holds and says something ("48=48" does not), and that no
+    number is shown with the digits of a rounding error.
     """
     *working, last = worked.splitlines()
     if not re.fullmatch(r"-?\d+", answer):
@@ -125,13 +126,15 @@ def _false_equations(line: str) -> Iterator[str]:
     line = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", line)  # 1,000
     line = re.sub(r"[$€£]", "", line)
     line = re.sub(r"^(?:[-•]|\d+\.)\s", "", line)  # bullets
-    line = re.sub(r"(?<=[\d)%])(\s*)[x×](?=\s+\d|\d)", r"\1*", re.sub(r"(?<=\w)\s+[x×]\s+(?=\d)", " * ", line))
+    line = re.sub(
+        r"(?<=[\d)%])(\s*)[x×](?=\s+\d|\d)", r"\1*", re.sub(r"(?<=\w)\s+[x×]\s+(?=\d)", " * ", line)
+    )
     line = line.replace("÷", "/").replace("half *", "1/2 *")
     line = re.sub(r"(?<=\w)-(?=[A-Za-z])|(?<=[A-Za-z])-(?=\w)", " ", line)  # 45-minute
     line = re.sub(r"/\s?[A-Za-z]+", "", line)  # units: meters/minute
     for sentence in re.split(r"[.;,:](?!\d)|\bso\b|\bbecause\b|\bor\b", line):
         sides = sentence.split("=")
-        for left, right in zip(sides, sides[1:], strict=False):
+        for left, right in pairwise(sides):
             left_text, right_text = _tail(left), _head(right)
             if left_text is None or right_text is None:
                 continue
@@ -142,7 +145,7 @@ def _false_equations(line: str) -> Iterator[str]:
 
 
 def _tail(side: str) -> str | None:
-    """The arithmetic at the end of one side of an equation, without units; None where a letter stands for a number."""
+    """The arithmetic at the end of a side of an equation, without units; None where it has an unknown."""
     return _arithmetic(side, from_end=True)
 
 
@@ -160,7 +163,7 @@ def _arithmetic(side: str, *, from_end: bool) -> str | None:
     spans = [tokens[-n:] if from_end else tokens[:n] for n in range(len(tokens), 0, -1)]
     for span in spans:
         text = re.sub(r"(?<=\d)\(", "*(", "".join(f" {t} " for t in span).replace(" ", ""))
-        adjacent = any(re.match(r"\d", a) and re.match(r"\d", b) for a, b in zip(span, span[1:], strict=False))
+        adjacent = any(re.match(r"\d", a) and re.match(r"\d", b) for a, b in pairwise(span))
         if not adjacent and _value(text) == _value(text):
             return text
     return None
@@ -228,7 +231,7 @@ def audit(template: int) -> Audit:
     return Audit(template, bad / AUDITED_INSTANCES, example)
 
 
-# --- the splits -----------------------------------------------------------------------------------------------
+# --- the splits ----------------------------------------------------------------------------------
 
 
 def draw(split: Split, template: int) -> Iterator[Item]:
