@@ -1,0 +1,147 @@
+"""What a user can get wrong ends in one sentence, status 1, and nothing half-written."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from vocabridge.data import corpus_files
+
+
+def one_sentence(done):
+    """The one line `error: ...` on stderr, after lines that say what was going on."""
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("aligning ")]
+    assert len(lines) == 1, done.stderr
+    assert re.match(r"error: \S", lines[0])
+    assert "defect" not in lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def pair(run, tokenizer_folders, text, tmp_path):
+    path = tmp_path / "pair.safetensors"
+    run("align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "-o", path)
+    return path
+
+
+@pytest.mark.parametrize("place", [-1, -200, 300])
+def test_an_altered_matrix_is_refused(run, pair, place):
+    data = bytearray(pair.read_bytes())
+    data[place] ^= 0x10
+    pair.write_bytes(data)
+    assert str(pair) in one_sentence(run("inspect", pair))
+
+
+def test_a_cut_off_matrix_is_refused(run, pair):
+    pair.write_bytes(pair.read_bytes()[:-100])
+    assert str(pair) in one_sentence(run("inspect", pair, "--json"))
+
+
+def test_a_file_that_is_no_alignment_is_refused(run, text):
+    assert str(text) in one_sentence(run("inspect", text))
+
+
+@pytest.mark.parametrize("name", ["nowhere/tokenizer.json", "nowhere.gguf", "empty"])
+def test_a_tokenizer_that_is_not_there_is_named(run, tokenizer_folders, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    done = run("align", tmp_path / name, tokenizer_folders.target, HF_HUB_OFFLINE=1)
+    assert name in one_sentence(done)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "none"}}'])
+def test_a_broken_tokenizer_is_named(run, tokenizer_folders, tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    done = run("align", tokenizer_folders.source, tmp_path / "tokenizer.json")
+    assert "tokenizer.json" in one_sentence(done)
+
+
+def test_a_broken_gguf_is_named(run, tokenizer_folders, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00junk")
+    assert "model.gguf" in one_sentence(run("align", tmp_path / "model.gguf", tokenizer_folders.target))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe not UTF-8", "né".encode("latin-1")])
+def test_a_corpus_that_is_empty_or_not_utf8_is_refused(run, tokenizer_folders, tmp_path, content):
+    (tmp_path / "corpus.txt").write_bytes(content)
+    done = run(
+        "align",
+        tokenizer_folders.source,
+        tokenizer_folders.target,
+        "--corpus",
+        "corpus.txt",
+        "-o",
+        "pair.safetensors",
+    )
+    assert "corpus" in one_sentence(done)
+    assert not (tmp_path / "pair.safetensors").exists()
+    assert json.loads(run("cache", "list", "--json").stdout)["entries"] == []
+
+
+def test_an_empty_folder_as_corpus_is_refused(run, tokenizer_folders, tmp_path):
+    (tmp_path / "texts").mkdir()
+    done = run("align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", "texts")
+    assert "corpus is empty" in one_sentence(done)
+
+
+def test_a_corpus_for_a_method_that_reads_none_is_refused(run, tokenizer_folders, text):
+    done = run(
+        "align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--method", "exact"
+    )
+    assert "exact" in one_sentence(done)
+
+
+def test_a_cache_folder_that_cannot_be_used_is_named(run, tokenizer_folders, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run(
+        "align",
+        tokenizer_folders.source,
+        tokenizer_folders.target,
+        "--method",
+        "exact",
+        VOCABRIDGE_CACHE=tmp_path / "file",
+    )
+    assert str(tmp_path / "file") in one_sentence(done)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_stopped_build_leaves_nothing_half_written(run, entry_point, tokenizer_folders, tmp_path, how):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number, path in enumerate(corpus_files() * 3):
+        (corpus / f"{number}.txt").write_bytes(path.read_bytes())
+    arguments = ["align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", corpus]
+    arguments = [*map(str, arguments), "-o", str(tmp_path / "pair.safetensors"), "--json"]
+    cache = tmp_path / "cache"
+    environment = os.environ | {"VOCABRIDGE_CACHE": str(cache)}
+    process = subprocess.Popen(
+        [entry_point, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(cache.rglob("*.lock")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)  # the build has begun
+    process.send_signal(how)
+    out, err = process.communicate(timeout=60)
+
+    assert out == ""
+    if how is signal.SIGINT:
+        assert process.returncode == 1
+        assert err.splitlines()[-1] == "error: interrupted; nothing is left half-written"
+        assert "Traceback" not in err
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "pair.safetensors").exists()
+    assert not list(cache.rglob("*.safetensors"))
+
+    again = run(*arguments, VOCABRIDGE_CACHE=cache)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["summary"]["pairs"] > 0
+    assert json.loads(run("cache", "verify", "--json", VOCABRIDGE_CACHE=cache).stdout)["entries"]
+    run("cache", "prune", VOCABRIDGE_CACHE=cache)
+    assert not [path for path in cache.rglob("*") if path.suffix == ".part"]

@@ -1,0 +1,100 @@
+"""Every kind of error has its sentence, and what the command line repeats of the library agrees with it."""
+
+import dataclasses
+import errno
+import inspect
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from vocabridge.alignment import METHODS, VocabridgeError
+from vocabridge.cli import align, train, vocabularies
+from vocabridge.cli.errors import Commands, sentence
+from vocabridge.cli.output import plain
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (VocabridgeError("The corpus is empty."), "The corpus is empty."),
+        (OSError(errno.ENOSPC, "No space left on device", "out.bin"), "out.bin: no space left on the device"),
+        (PermissionError(errno.EACCES, "Permission denied", "out.bin"), "out.bin: permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "out.bin"), "out.bin: permission denied"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), "out: Is a directory"),
+        (ModuleNotFoundError("no peft", name="peft.tuners"), "pip install 'vocabridge[train]'"),
+        (MemoryError(), "not enough memory"),
+        (KeyError("x"), "unexpected KeyError: 'x'; this is a defect of vocabridge"),
+    ],
+)
+def test_an_error_is_one_sentence(error, says):
+    assert says in sentence(error)
+    assert "\n" not in sentence(error)
+
+
+def failing(error):
+    app = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+    @app.callback()
+    def prepare() -> None:
+        """Nothing."""
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (VocabridgeError("The corpus is empty."), "error: The corpus is empty.\n"),
+        (KeyboardInterrupt(), "error: interrupted; nothing is left half-written\n"),
+        (ZeroDivisionError("division by zero"), "error: unexpected ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_command_that_fails_ends_with_its_sentence_and_status_1(capsys, error, says):
+    with pytest.raises(SystemExit) as end:
+        failing(error)(["fail"])
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(says)
+    assert err.count("\n") == 1
+
+
+def test_the_methods_are_those_of_the_library():
+    assert {method.value for method in align.Method} == set(METHODS)
+
+
+def test_the_packaged_models_are_those_of_the_library():
+    from vocabridge.models import PACKAGED
+
+    assert set(vocabularies.PACKAGED) == set(PACKAGED)
+
+
+def test_the_defaults_of_training_are_those_of_the_library():
+    from vocabridge.training import Recipe
+
+    parameters = inspect.signature(train.train).parameters
+    for field in dataclasses.fields(Recipe):
+        if field.default is not dataclasses.MISSING:
+            default = parameters[field.name].default
+            assert getattr(default, "value", default) == field.default
+
+
+def test_json_knows_paths_arrays_enums_and_what_is_not_a_number():
+    @dataclasses.dataclass(frozen=True)
+    class Result:
+        path: Path
+        values: np.ndarray
+        mean: np.float32
+        loss: float
+        method: align.Method
+
+    result = Result(Path("a/b"), np.array([1, 2]), np.float32(0.5), math.nan, align.Method.exact)
+    assert plain({"r": (result,)}) == {
+        "r": [{"path": "a/b", "values": [1, 2], "mean": 0.5, "loss": None, "method": "exact"}]
+    }

@@ -1,0 +1,73 @@
+"""`--help` answers at once, and a wrong command line is status 2 with a sentence."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = (
+    "align",
+    "inspect",
+    "cache list",
+    "cache verify",
+    "cache prune",
+    "train",
+    "generate",
+    "eval",
+    "demo",
+)
+HEAVY = ("faiss", "numpy", "rich", "scipy", "tokenizers", "torch", "transformers")
+
+
+def test_help_names_every_command(run):
+    done = run("--help")
+    assert done.returncode == 0
+    listed = re.findall(r"^  (\w+)  ", done.stdout.split("Commands:")[1], re.M)
+    assert sorted(listed) == sorted({command.split()[0] for command in COMMANDS})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_examples_and_json(run, command):
+    done = run(*command.split(), "--help")
+    assert done.returncode == 0
+    assert f"vocabridge {command}" in done.stdout.split("Examples:")[1]
+    assert "--json" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", ["--help", *(f"{command} --help" for command in COMMANDS)])
+def test_help_imports_nothing_heavy(arguments):
+    script = (
+        "import sys\n"
+        "from vocabridge.cli import main\n"
+        "try:\n    main()\n"
+        f"finally:\n    print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments.split()], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr == "[]\n"
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("frobnicate", "No such command 'frobnicate'"),
+        ("align onlyone", "Missing argument"),
+        ("align a b --method guess", "'guess' is not one of"),
+        ("align a b --corpus nowhere.txt", "'nowhere.txt' does not exist"),
+        ("align a b -o nowhere/pair.safetensors", "There is no folder"),
+        ("inspect nowhere.safetensors", "'nowhere.safetensors' does not exist"),
+        ("train nowhere.jsonl -o out --base x", "'nowhere.jsonl' does not exist"),
+        ("generate text --base x --value nowhere", "'nowhere' does not exist"),
+        ("eval --base x --value . --data nowhere.jsonl", "'nowhere.jsonl' does not exist"),
+        ("demo --limit 0", "Invalid value for '--limit'"),
+    ],
+)
+def test_wrong_usage_is_status_2_with_a_sentence(run, arguments, says):
+    done = run(*arguments.split())
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
