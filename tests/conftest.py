@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.",
-    "Question: A baker sells 24 loaves a day for 7 days. How many loaves are sold?\nAnswer: 24*7=168 loaves.\n#### 168",
+    "Question: A baker sells 24 loaves a day. How many in 7 days?\nAnswer: 24*7=168 loaves.\n#### 168",
     "def count(words):\n    return {word: words.count(word) for word in set(words)}\n",
     "Die Straße führt über Brücken; cafés, naïve déjà-vu. Привет, мир! 東京は日本の首都です。 🙂🎉",
 ] * 3
