@@ -54,12 +54,11 @@ class Combined(Builder):
     ) -> sp.csr_array:
         prior = Retokenize()._count(source, target, None, progress)
         counts = sp.csr_array(count_starts(source, target, corpus, progress) + self.prior * prior)
+        if self.pin is Pin.NONE:
+            return counts
         y, w = exact_partners(source, target)
-        if self.pin is Pin.ROWS:
-            return _keep_partners(counts, y, w)
-        if self.pin is Pin.FLOOR:
-            return _raise_partners(counts, y, w)
-        return counts
+        counts = _raise_partners(counts, y, w)
+        return _keep_partners(counts, y, w) if self.pin is Pin.ROWS else counts
 
 
 def _raise_partners(counts: sp.csr_array, y: Int64, w: Int64) -> sp.csr_array:

@@ -467,7 +467,12 @@ def _fingerprint(
     add("kinds", kinds.tobytes())
     add("roles", compact(dict(roles)))
     add("model", compact(model))
-    add("vocab", compact(sorted(vocab.items()) if isinstance(vocab, dict) else vocab))
+    # Scores to six digits: reading a tokenizer.json back can move the last of a Unigram's seventeen.
+    if isinstance(vocab, dict):
+        entries = sorted(vocab.items())
+    else:
+        entries = [(token, f"{score:.6g}") for token, score in vocab]
+    add("vocab", compact(entries))
     add("merges", compact(spec["model"].get("merges", [])))
     add("added", compact(spec["added_tokens"]))
     add("normalizer", compact(spec["normalizer"]))

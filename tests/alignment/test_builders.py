@@ -1,0 +1,221 @@
+"""What every builder promises, on every pair of kinds of tokenizer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from vocabridge.alignment import (
+    Alignment,
+    Combined,
+    Cooccurrence,
+    Corpus,
+    Exact,
+    Kind,
+    Pin,
+    Retokenize,
+    VocabridgeError,
+    Vocabulary,
+    align,
+)
+from vocabridge.alignment.cooccurrence import count_starts
+from vocabridge.alignment.exact import DUPLICATE
+
+PINS = [Combined(pin=pin) for pin in Pin]
+
+relaxed = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def corpus(tmp_path, text) -> Corpus:
+    (tmp_path / "corpus.txt").write_text(text * 3, encoding="utf-8")
+    return Corpus.open([tmp_path / "corpus.txt"])
+
+
+def check(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
+    """Check what holds for every alignment."""
+    counts = alignment.counts
+    assert counts.shape == (target.size, source.size)
+    assert counts.has_canonical_format
+    assert (counts.data > 0).all()
+    for weights, axis in ((alignment.row_weights, 1), (alignment.column_weights, 0)):
+        sums = weights.sum(axis=axis)
+        filled = np.asarray(counts.sum(axis=axis)) > 0
+        np.testing.assert_allclose(sums, filled.astype(float), atol=1e-5)
+    rows, columns = counts.tocoo().coords
+    for role in ("begin", "end"):
+        y, w = target.roles[role], source.roles[role]
+        assert columns[rows == y].tolist() == [w]
+        assert rows[columns == w].tolist() == [y]
+    unknown = (target.roles.get("unknown"), source.roles.get("unknown"))
+    for ids, vocabulary, own in ((rows, target, unknown[0]), (columns, source, unknown[1])):
+        control = np.isin(vocabulary.kinds[ids], (Kind.CONTROL, Kind.UNUSED))
+        expected = {vocabulary.roles["begin"], vocabulary.roles["end"], own}
+        assert set(ids[control].tolist()) <= expected
+
+
+def check_total(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
+    """Check that every token that stands for bytes has a partner."""
+    assert (np.diff(alignment.counts.indptr)[target.usable] > 0).all()
+    assert np.isin(source.usable, alignment.counts.indices).all()
+
+
+def oracle(source: Vocabulary, target: Vocabulary) -> set[tuple[int, int]]:
+    """Find all pairs of equal bytes the long way."""
+    return {
+        (y, w)
+        for y in range(target.size)
+        for w in range(source.size)
+        if target.token_bytes[y] is not None and target.token_bytes[y] == source.token_bytes[w]
+    }
+
+
+def pairs_of(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> set[tuple[int, int]]:
+    """Return the pairs without those of roles."""
+    rows, columns = alignment.counts.tocoo().coords
+    pinned = {(target.roles[role], source.roles[role]) for role in ("begin", "end")}
+    return set(zip(rows.tolist(), columns.tolist(), strict=True)) - pinned
+
+
+def test_exact_finds_every_pair_of_equal_bytes_and_no_other(pair):
+    alignment = Exact().build(*pair)
+    check(alignment, *pair)
+    assert pairs_of(alignment, *pair) == oracle(*pair)
+
+
+def test_of_two_ids_with_the_same_bytes_the_one_that_occurs_has_the_weight():
+    spm = models.BPE({"<unk>": 0, "<0x41>": 1, "A": 2, "b": 3}, [], byte_fallback=True, unk_token="<unk>")
+    twice = Vocabulary.from_tokenizer(Tokenizer(spm))
+    once = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"A": 0}, [])))
+    assert Exact().build(once, twice).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
+    assert Exact().build(twice, once).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
+
+
+def test_retokenize_gives_every_token_a_partner(pair):
+    alignment = Retokenize().build(*pair)
+    check(alignment, *pair)
+    check_total(alignment, *pair)
+
+
+def test_retokenize_counts_first_pieces_in_both_directions():
+    long = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])))
+    short = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
+    expected = [[2, 0], [0, 2], [1, 0]]
+    assert Retokenize().build(source=short, target=long).counts.toarray().tolist() == expected
+    assert Retokenize().build(source=long, target=short).counts.T.toarray().tolist() == expected
+
+
+def test_cooccurrence_counts_the_tokens_that_start_together(tmp_path):
+    long = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])))
+    short = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
+    (tmp_path / "t").write_text("abba")  # ab b a  against  a b b a
+    counts = Cooccurrence().build(short, long, Corpus.open([tmp_path / "t"])).counts
+    assert counts.toarray().tolist() == [[1, 0], [0, 1], [1, 0]]
+
+
+def test_cooccurrence_agrees_with_counting_by_hand(pair, corpus):
+    source, target = pair
+    alignment = Cooccurrence().build(source, target, corpus)
+    check(alignment, source, target)
+    by_hand: dict[tuple[int, int], int] = {}
+    for text in corpus.chunks():
+        y, w = target.encode(text), source.encode(text)
+        sources = {s: i for i, s in zip(w.ids.tolist(), w.starts.tolist(), strict=True) if s >= 0}
+        for i, start in zip(y.ids.tolist(), y.starts.tolist(), strict=True):
+            j = sources.get(start) if start >= 0 else None
+            if j is not None and Kind.CONTROL not in (target.kinds[i], source.kinds[j]):
+                by_hand[i, j] = by_hand.get((i, j), 0) + 1
+    rows, columns = alignment.counts.tocoo().coords
+    entries = zip(rows.tolist(), columns.tolist(), alignment.counts.data.tolist(), strict=True)
+    found = {(i, j): n for i, j, n in entries}
+    assert {p: n for p, n in found.items() if p in by_hand} == by_hand
+    assert set(found) - set(by_hand) == {(target.roles[r], source.roles[r]) for r in ("begin", "end")}
+
+
+@relaxed
+@given(texts=st.lists(st.text("ab é日1 \n", min_size=1, max_size=80), min_size=2, max_size=4))
+def test_counts_of_parts_add_up_to_the_counts_of_the_whole(vocabularies, tmp_path_factory, texts):
+    source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
+    folder = tmp_path_factory.mktemp("parts")
+    for i, text in enumerate(texts):
+        (folder / str(i)).write_bytes(text.encode())
+
+    def counted(names: list[str]) -> sp.csr_array:
+        return count_starts(source, target, Corpus.open([folder / n for n in names]), lambda *_: None)
+
+    names = [str(i) for i in range(len(texts))]
+    parts = sum((counted([name]) for name in names[1:]), counted(names[:1]))
+    assert abs(counted(names) - parts).max() == 0
+
+
+@pytest.mark.parametrize("builder", PINS, ids=lambda b: b.pin.name)
+def test_the_default_covers_every_token_whatever_pinning_means(pair, corpus, builder):
+    for text in (None, corpus):
+        alignment = builder.build(*pair, text)
+        check(alignment, *pair)
+        check_total(alignment, *pair)
+
+
+@relaxed
+@given(text=st.text(min_size=1, max_size=200), prior=st.floats(0.001, 100))
+def test_the_default_covers_every_token_for_any_text(vocabularies, tmp_path_factory, text, prior):
+    path = tmp_path_factory.mktemp("any") / "t"
+    path.write_bytes(text.encode(errors="ignore") or b"x")
+    pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    for builder in (Combined(prior=prior), Combined(prior=prior, pin=Pin.ROWS)):
+        check_total(builder.build(*pair, Corpus.open([path])), *pair)
+
+
+def test_an_exact_partner_is_never_outweighed_in_its_row_or_column(pair, corpus):
+    alignment = Combined().build(*pair, corpus)
+    counts = alignment.counts.toarray()
+    source, target = pair
+    for data in source.canonical.keys() & target.canonical.keys():
+        y, w = target.canonical[data], source.canonical[data]
+        assert counts[y, w] == max(counts[y].max(), counts[:, w].max())
+
+
+def test_one_token_for_begin_and_end_is_the_end(vocabularies):
+    two = vocabularies["unigram"]
+    tokenizer = vocabularies["byte_level_bpe"].tokenizer
+    one = Vocabulary.from_tokenizer(tokenizer, roles={"begin": 1, "end": 1})
+    counts = Exact().build(one, two).counts
+    assert counts[two.roles["end"], 1] == 1
+    assert counts[two.roles["begin"], 1] == 0
+
+
+def test_progress_ends_at_the_total(vocabularies, corpus):
+    told: list[tuple[int, int]] = []
+    pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    Combined().build(*pair, corpus, lambda done, total: told.append((done, total)))
+    assert told[-1] == (corpus.bytes, corpus.bytes)
+    assert all(0 < done <= total for done, total in told)
+
+
+def test_align_takes_names_paths_and_builders(vocabularies, tmp_path, corpus, text):
+    source, target = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    source.tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert align(tmp_path / "tokenizer.json", target).source.fingerprint != ""
+    assert align(source, target, corpus=tmp_path / "corpus.txt").corpus == corpus.card
+    assert align(source, target, method=Combined(prior=2.0)).parameters == {"prior": 2.0, "pin": "floor"}
+    uncached = align(source, target, method="exact", cache=False)
+    assert (uncached.counts != align(source, target, method="exact").counts).nnz == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "given_corpus", "expected"),
+    [
+        ("fuzzy", False, "no method 'fuzzy'; choose one of default, exact, retokenize, cooccurrence"),
+        ("cooccurrence", False, "cooccurrence counts on text: give it a corpus"),
+        ("exact", True, "exact reads no text: leave the corpus out"),
+    ],
+)
+def test_a_method_that_does_not_fit_is_an_error(vocabularies, corpus, method, given_corpus, expected):
+    pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    with pytest.raises(VocabridgeError, match=expected):
+        align(*pair, method=method, corpus=corpus if given_corpus else None)

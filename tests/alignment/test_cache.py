@@ -1,0 +1,186 @@
+"""The cache: one build per content, whatever the names, processes and damage."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import pytest
+from filelock import FileLock
+from vocabridge.alignment import (
+    Alignment,
+    Builder,
+    Combined,
+    VocabridgeError,
+    Vocabulary,
+    align,
+    cache_folder,
+)
+from vocabridge.alignment.cache import Prune, entries, prune
+
+
+@pytest.fixture
+def pair(vocabularies: dict[str, Vocabulary]) -> tuple[Vocabulary, Vocabulary]:
+    return vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The methods that were really built."""
+    done: list[str] = []
+    build = Builder.build
+
+    def counted(self, *arguments):
+        done.append(self.method)
+        return build(self, *arguments)
+
+    monkeypatch.setattr(Builder, "build", counted)
+    return done
+
+
+def test_the_second_time_nothing_is_built(pair, builds):
+    first, second = align(*pair), align(*pair)
+    assert builds == ["default"]
+    assert (first.counts != second.counts).nnz == 0
+
+
+def test_everything_that_decides_the_counts_is_in_the_key(pair, builds, tmp_path):
+    source, target = pair
+    (tmp_path / "a").write_text("a text")
+    (tmp_path / "b").write_text("b text")
+    wide = Vocabulary.from_tokenizer(target.tokenizer, size=target.size + 5, roles=target.roles)
+    calls = [
+        lambda: align(source, target),
+        lambda: align(target, source),
+        lambda: align(source, wide),
+        lambda: align(source, target, method="exact"),
+        lambda: align(source, target, method=Combined(prior=0.5)),
+        lambda: align(source, target, corpus=tmp_path / "a"),
+        lambda: align(source, target, corpus=tmp_path / "b"),
+    ]
+    for call in calls:
+        call()
+    assert len(builds) == len(calls) == len(entries())
+
+
+def test_an_entry_found_under_other_names_has_the_names_of_now(pair, builds):
+    source, target = pair
+    align(source, target)
+    renamed = Vocabulary.from_tokenizer(source.tokenizer, name="other", roles=source.roles)
+    assert align(renamed, target).source.name == "other"
+    assert builds == ["default"]
+
+
+def test_a_damaged_entry_is_listed_rebuilt_with_one_warning_and_sound_again(pair, builds, caplog):
+    align(*pair)
+    (entry,) = entries()
+    assert entry.problem is None
+    assert entry.alignment is not None
+    entry.path.write_bytes(entry.path.read_bytes()[:-3])
+    assert "not a readable alignment" in (entries()[0].problem or "")
+    with caplog.at_level(logging.WARNING, logger="vocabridge"):
+        align(*pair)
+    assert builds == ["default", "default"]
+    assert [r.name for r in caplog.records] == ["vocabridge"]
+    assert "Building a damaged cache entry again" in caplog.text
+    assert entries()[0].problem is None
+
+
+def test_pruning_removes_the_damaged_and_leftovers_and_then_all(pair):
+    align(*pair)
+    align(*pair, method="exact")
+    damaged, sound = (entry.path for entry in entries())
+    damaged.write_bytes(b"x")
+    leftover = sound.with_name(f".{sound.name}.0123.part")
+    orphan = sound.with_name(".feed.safetensors.0123.part")
+    for path in (leftover, orphan):
+        path.write_bytes(b"half")
+    assert set(prune()) == {damaged, leftover, orphan}
+    assert [entry.path for entry in entries()] == [sound]
+    assert prune(Prune.ALL) == [sound]
+    assert list(sound.parent.iterdir()) == []
+    assert prune(Prune.ALL) == []
+
+
+def test_pruning_leaves_what_is_being_built(pair):
+    align(*pair)
+    (entry,) = entries()
+    with FileLock(entry.path.with_suffix(".lock")):
+        assert prune(Prune.ALL) == []
+    assert len(entries()) == 1
+
+
+def test_an_interrupted_build_leaves_no_entry_and_no_lock(pair, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Combined, "_count", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            align(*pair)
+    assert entries() == []
+    assert isinstance(align(*pair), Alignment)
+
+
+def test_an_alignment_that_cannot_be_stored_is_still_returned(pair, monkeypatch, caplog):
+    def full(self, path):
+        raise VocabridgeError(f"{path}: cannot be written")
+
+    monkeypatch.setattr(Alignment, "save", full)
+    assert align(*pair).counts.nnz
+    assert "was built but not cached" in caplog.text
+
+
+def test_a_cache_folder_that_cannot_be_used_is_an_error_that_says_what_to_set(pair, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VOCABRIDGE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(VocabridgeError, match="set VOCABRIDGE_CACHE to a folder"):
+        align(*pair)
+
+
+def test_the_folder_is_the_variable_or_the_platforms(monkeypatch, tmp_path):
+    monkeypatch.setenv("VOCABRIDGE_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("VOCABRIDGE_CACHE")
+    assert cache_folder().name == "vocabridge"
+
+
+SLOW_BUILD = """
+import sys, time
+from vocabridge.alignment import Combined, Corpus, Vocabulary, align
+count = Combined._count
+def slow(self, *arguments):
+    print("building", flush=True)
+    time.sleep(0.5)
+    return count(self, *arguments)
+Combined._count = slow
+align(*map(Vocabulary.load, sys.argv[1:]))
+"""
+
+
+def test_two_processes_that_want_the_same_build_it_once(pair, tmp_path):
+    for i, vocabulary in enumerate(pair):
+        vocabulary.tokenizer.save(str(tmp_path / f"{i}.json"))
+    command = [sys.executable, "-c", SLOW_BUILD, *(str(tmp_path / f"{i}.json") for i in range(2))]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert "".join(said).count("building") == 1
+
+
+def test_a_killed_build_leaves_the_cache_usable(pair, tmp_path):
+    for i, vocabulary in enumerate(pair):
+        vocabulary.tokenizer.save(str(tmp_path / f"{i}.json"))
+    files = [tmp_path / f"{i}.json" for i in range(2)]
+    killed = SLOW_BUILD.replace("time.sleep(0.5)", "time.sleep(60)")
+    command = [sys.executable, "-c", killed, *map(str, files)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "building\n"
+        process.kill()
+        process.wait(timeout=60)
+    assert entries() == []
+    assert align(*files).counts.nnz
+    assert len(entries()) == 1

@@ -1,0 +1,25 @@
+"""The alignment package needs neither torch nor transformers, even where they are installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import sys
+import vocabridge.alignment
+from vocabridge.alignment import cache
+loaded = {"torch", "transformers", "faiss", "huggingface_hub"} & {name.split(".")[0] for name in sys.modules}
+print(sorted(loaded))
+"""
+
+
+def test_importing_it_imports_no_torch_and_no_transformers():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    import vocabridge.alignment as alignment
+
+    assert all(hasattr(alignment, name) for name in alignment.__all__)

@@ -1,0 +1,335 @@
+"""The byte view: bytes, kinds, widths, starts, segmentation and the fingerprint."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
+
+ADVERSARIAL = [
+    "",
+    " ",
+    "     x",
+    "a  b   c\t\td\n\n\ne",
+    "_id and id and  id",
+    "Ġ is a letter, ▁ is not a space",
+    "é e\u0301 ﬁ Å",
+    "👍🏽👩‍👩‍👧🇩🇪",
+    "日本語 中文 한국어",
+    "1234567 12 3.14",
+    "<0x41> A <s> </s>x<unk>",
+    "\u200b\ufeff\x00\x7f",
+    "نص عربي \u202eabc",
+    "def f(x):\n    return x  # 你好\r\n",
+    "x" * 300,
+]
+
+CHARACTERS = st.sampled_from(" \t\nabĠ▁é日👍\u0301<>_0") | st.characters(exclude_categories=["Cs"])
+TEXTS = st.text(CHARACTERS, max_size=60)
+
+relaxed = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]] | None = None) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges or []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def gemma_like(vocab: dict[str, int], merges: list[tuple[str, str]] | None = None) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges or [], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    pieces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(pieces)
+    return tokenizer
+
+
+def test_the_letter_g_with_a_dot_is_a_space_in_one_alphabet_and_a_letter_in_the_other():
+    gpt = Vocabulary.from_tokenizer(byte_level({"Ġ": 0, "Ġid": 1, "_id": 2, "Ä": 3, "ł": 4, "ĉ": 5, "Ċ": 6}))
+    gemma = Vocabulary.from_tokenizer(gemma_like({"Ġ": 0, "▁id": 1, "_id": 2, "\t": 3, "\n": 4, "<unk>": 5}))
+    assert gpt.token_bytes == (b" ", b" id", b"_id", b"\xc4", b"\xa0", b"\t", b"\n")
+    assert gemma.token_bytes == ("Ġ".encode(), b" id", b"_id", b"\t", b"\n", None)
+
+
+def test_a_byte_token_and_its_character_are_two_ids_of_one_byte_string():
+    vocab = {"<unk>": 0, "<0x41>": 1, "A": 2, "<0xC3>": 3, "<0xA9>": 4, "é": 5}
+    v = Vocabulary.from_tokenizer(gemma_like(vocab))
+    assert v.ids_of(b"A") == (1, 2)
+    assert v.canonical[b"A"] == 2
+    assert v.kinds.tolist() == [Kind.CONTROL, Kind.BYTE, Kind.TEXT, Kind.BYTE, Kind.BYTE, Kind.TEXT]
+    assert v.token_bytes[5] == b"\xc3\xa9"
+
+
+def test_without_byte_fallback_a_token_that_looks_like_a_byte_is_text():
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), ("<0x41>", -1.0), ("▁a", -1.0)], 0, False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    assert Vocabulary.from_tokenizer(tokenizer).token_bytes == (None, b"<0x41>", b" a")
+
+
+def test_special_added_tokens_are_control_and_other_added_tokens_are_their_literal_text():
+    tokenizer = byte_level({"a": 0, "b": 1})
+    tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("<|end|>", special=True)])
+    tokenizer.add_tokens(["<|reserved_special_token_7|>", "naïve é"])
+    v = Vocabulary.from_tokenizer(tokenizer)
+    assert v.token_bytes == (b"a", b"b", b"<think>", None, None, "naïve é".encode())
+    assert v.kinds.tolist() == [Kind.TEXT, Kind.TEXT, Kind.TEXT, Kind.CONTROL, Kind.UNUSED, Kind.TEXT]
+
+
+def test_gemmas_added_runs_of_spaces_are_spaces():
+    tokenizer = gemma_like({"<unk>": 0, "▁": 1, "▁▁": 2, "a": 3, "<unused12>": 4}, [("▁", "▁")])
+    tokenizer.add_tokens([AddedToken("▁▁", normalized=False)])
+    v = Vocabulary.from_tokenizer(tokenizer)
+    assert v.token_bytes == (None, b" ", b"  ", b"a", None)
+    assert v.kinds[4] == Kind.UNUSED
+    assert v.encode("  a").ids.tolist() == [2, 3]
+
+
+def test_the_width_is_the_models_and_not_the_tokenizers():
+    tokenizer = byte_level({"a": 0, "b": 1, "c": 4})
+    tokenizer.add_special_tokens(["<image>"])
+    wide = Vocabulary.from_tokenizer(tokenizer, size=8)
+    assert wide.size == len(wide.token_bytes) == len(wide.kinds) == len(wide.lengths) == 8
+    assert wide.kinds.tolist() == [0, 0, Kind.UNUSED, Kind.CONTROL, 0, *[Kind.UNUSED] * 3]
+    narrow = Vocabulary.from_tokenizer(tokenizer, size=2)
+    assert narrow.token_bytes == (b"a", b"b")
+    assert narrow.encode("acb").ids.tolist() == [0, 1]
+    assert narrow.encode("acb").starts.tolist() == [0, 2]
+
+
+def test_word_piece_continuations_lose_their_prefix():
+    vocab = {"[UNK]": 0, "go": 1, "##ing": 2, "[unused3]": 3}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    v = Vocabulary.from_tokenizer(tokenizer)
+    assert v.token_bytes == (None, b"go", b"ing", None)
+    assert v.roles == {"unknown": 0}
+    encoding = v.encode(" going  go")
+    assert (encoding.ids.tolist(), encoding.starts.tolist()) == ([1, 2, 1], [1, 3, 8])
+
+
+def test_a_role_beyond_the_width_is_an_error_that_names_it():
+    with pytest.raises(VocabridgeError, match="the end token has id 9"):
+        Vocabulary.from_tokenizer(byte_level({"a": 0}), roles={"end": 9})
+
+
+def test_a_slow_tokenizer_is_refused():
+    with pytest.raises(VocabridgeError, match="str is not a fast tokenizer"):
+        Vocabulary.from_tokenizer("gpt2")
+
+
+def test_every_usable_token_agrees_with_the_decoder(vocabulary):
+    """Surrounded by the letters a and b the decoder cannot strip or merge anything of a token."""
+    if vocabulary.name == "wordpiece":  # its decoder puts spaces that no token has
+        return
+    for i in vocabulary.usable.tolist():
+        try:
+            expected = (vocabulary.token_bytes[i] or b"").decode()
+        except UnicodeDecodeError:
+            continue
+        a, b = vocabulary.canonical[b"a"], vocabulary.canonical[b"b"]
+        assert vocabulary.tokenizer.decode([a, i, b]) == f"a{expected}b"
+
+
+def test_a_vocabulary_survives_copying_and_pickling(vocabulary):
+    for twin in (copy.deepcopy(vocabulary), pickle.loads(pickle.dumps(vocabulary))):
+        assert twin.fingerprint == vocabulary.fingerprint
+        assert twin.encode("a b").ids.tolist() == vocabulary.encode("a b").ids.tolist()
+
+
+@pytest.mark.parametrize("text", ADVERSARIAL)
+def test_starts_and_bytes_agree_with_the_text(vocabulary, text):
+    check_encoding(vocabulary, text)
+
+
+@relaxed
+@given(text=TEXTS)
+def test_starts_and_bytes_agree_with_any_text(vocabulary, text):
+    check_encoding(vocabulary, text)
+
+
+def check_encoding(vocabulary: Vocabulary, text: str) -> None:
+    data = text.encode()
+    encoding = vocabulary.encode(text)
+    assert encoding.ids.dtype == np.int32
+    assert encoding.starts.dtype == np.int64
+    assert len(encoding.ids) == len(encoding.starts)
+    own = encoding.starts[encoding.starts >= 0]
+    assert (np.diff(own) > 0).all()
+    assert (own < max(1, len(data))).all()
+    if vocabulary.name == "byte_level_bpe" and not any(c in text for c in ("<s>", "</s>", "<unk>")):
+        spelled = [vocabulary.token_bytes[i] for i in encoding.ids]
+        assert b"".join(spelled) == data
+        assert [data[s : s + len(b)] for s, b in zip(encoding.starts, spelled, strict=True)] == spelled
+
+
+def test_encoding_a_batch_is_encoding_each(vocabulary):
+    for one, text in zip(vocabulary.encode_batch(ADVERSARIAL), ADVERSARIAL, strict=True):
+        alone = vocabulary.encode(text)
+        assert one.ids.tolist() == alone.ids.tolist()
+        assert one.starts.tolist() == alone.starts.tolist()
+
+
+def test_a_control_token_in_the_text_has_a_start_and_what_follows_keeps_its_own(vocabularies):
+    v = vocabularies["byte_level_bpe"]
+    encoding = v.encode("é<s>é")
+    at = encoding.ids.tolist().index(0)
+    assert encoding.starts[at] == 2
+    assert encoding.starts[at + 1] == 5
+
+
+def test_text_that_a_normalizer_changes_starts_at_its_characters():
+    tokenizer = byte_level({"Ã": 0, "©": 1, "Ã©": 2, "a": 3}, [("Ã", "©")])
+    tokenizer.normalizer = normalizers.NFC()
+    encoding = Vocabulary.from_tokenizer(tokenizer).encode("ae\u0301a")
+    assert encoding.ids.tolist() == [3, 2, 3]
+    assert encoding.starts.tolist() == [0, 1, 4]
+
+
+def test_of_two_tokens_from_one_changed_character_only_the_first_has_a_start():
+    tokenizer = byte_level({"f": 0, "i": 1})
+    tokenizer.normalizer = normalizers.NFKC()
+    encoding = Vocabulary.from_tokenizer(tokenizer).encode("ﬁf")
+    assert encoding.ids.tolist() == [0, 1, 0]
+    assert encoding.starts.tolist() == [0, -1, 3]
+
+
+def test_nothing_is_put_in_front_of_a_text():
+    vocab = {"<unk>": 0, "▁": 1, "a": 2, "▁a": 3, "<s>": 4}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "a")], unk_token="<unk>", dropout=0.5))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.add_special_tokens(["<s>"])
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 4)])
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=9)
+    before = tokenizer.to_str()
+    v = Vocabulary.from_tokenizer(tokenizer, roles={"begin": 4})
+    for _ in range(20):
+        assert v.encode("a a").ids.tolist() == [2, 3]
+    assert v.adds_begin
+    assert tokenizer.to_str() == before
+
+
+def test_the_space_that_stands_for_a_split_one_is_kept():
+    scores = [("<unk>", 0.0), ("▁Hello", -1.0), ("▁world", -1.0), ("▁", -2.0)]
+    tokenizer = Tokenizer(models.Unigram(scores, 0, False))
+    splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    encoding = Vocabulary.from_tokenizer(tokenizer).encode("Hello world")
+    assert encoding.ids.tolist() == [1, 2]
+    assert encoding.starts.tolist() == [0, 5]
+
+
+@relaxed
+@given(data=st.binary(max_size=30))
+def test_a_vocabulary_with_all_bytes_spells_any_bytes(vocabularies, data):
+    for kind in ("byte_level_bpe", "sentencepiece_bpe"):
+        v = vocabularies[kind]
+        assert b"".join(v.token_bytes[i] or b"?" for i in v.segment(data)) == data
+
+
+@relaxed
+@given(data=st.binary(min_size=1, max_size=30))
+def test_segmenting_always_gives_something_where_there_is_an_unknown_token(vocabulary, data):
+    if "unknown" in vocabulary.roles:
+        assert vocabulary.segment(data)
+
+
+def test_segmenting_a_canonical_token_gives_it_back(vocabularies):
+    v = vocabularies["sentencepiece_bpe"]
+    spelled = [b"".join(v.token_bytes[i] or b"" for i in v.segment(data)) for data in v.canonical]
+    assert spelled == list(v.canonical)
+
+
+def test_text_in_a_case_that_the_vocabulary_lacks_is_segmented_as_the_tokenizer_does(vocabularies):
+    v = vocabularies["wordpiece"]
+    assert v.segment(b"The") == v.segment(b"the") != ()
+
+
+def test_the_fingerprint_is_the_contents_and_not_the_name(tokenizers_by_kind, vocabularies):
+    for kind, tokenizer in tokenizers_by_kind.items():
+        again = Vocabulary.from_tokenizer(
+            Tokenizer.from_str(tokenizer.to_str()), name="other", roles=dict(vocabularies[kind].roles)
+        )
+        assert again.fingerprint == vocabularies[kind].fingerprint
+    assert len({v.fingerprint for v in vocabularies.values()}) == len(vocabularies)
+
+
+def test_the_bare_tokenizer_has_the_same_fingerprint(vocabulary):
+    again = Vocabulary.from_tokenizer(vocabulary.tokenizer, roles=vocabulary.roles)
+    assert again.fingerprint == vocabulary.fingerprint
+
+
+def test_whatever_decides_segmentation_changes_the_fingerprint():
+    vocab = {"a": 0, "b": 1, "ab": 2, "1": 3}
+    base = byte_level(vocab, [("a", "b")])
+    digits = byte_level(vocab, [("a", "b")])
+    digits.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    nfc = byte_level(vocab, [("a", "b")])
+    nfc.normalizer = normalizers.NFC()
+    added = byte_level(vocab, [("a", "b")])
+    added.add_tokens(["b"])
+    variants = [base, digits, nfc, added, byte_level(vocab)]
+    prints = {Vocabulary.from_tokenizer(tokenizer).fingerprint for tokenizer in variants}
+    prints.add(Vocabulary.from_tokenizer(base, size=9).fingerprint)
+    prints.add(Vocabulary.from_tokenizer(base, roles={"end": 1}).fingerprint)
+    assert len(prints) == len(variants) + 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizers_by_kind: dict[str, Tokenizer]) -> Path:
+    tokenizer = Tokenizer.from_str(tokenizers_by_kind["byte_level_bpe"].to_str())
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    roles = {"bos_token": {"content": "<s>"}, "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles))
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"vocab_size": 448}, "pad_token_id": 2}))
+    return tmp_path
+
+
+def test_a_folder_gives_width_roles_and_the_begin_token(folder):
+    v = Vocabulary.load(folder)
+    assert v.size == 448
+    assert v.roles == {"begin": 0, "end": 1, "pad": 2}
+    assert v.adds_begin
+    assert Vocabulary.load(folder, size=500).size == 500
+
+
+def test_a_lone_tokenizer_json_is_enough(folder):
+    v = Vocabulary.load(folder / "tokenizer.json")
+    assert v.size == 420
+    assert v.roles == {}
+    assert not v.adds_begin
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("tokenizer.json", None, "tokenizer.json: no such file"),
+        ("tokenizer.json", "{", "tokenizer.json: not a tokenizer.json"),
+        ("tokenizer.json", '{"model": {}}', "tokenizer.json: not a tokenizer.json"),
+        ("config.json", "not json", "config.json: not readable as JSON"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: a JSON object is expected"),
+    ],
+)
+def test_a_bad_folder_is_an_error_that_names_the_file(folder, name, content, expected):
+    (folder / name).unlink() if content is None else (folder / name).write_text(content)
+    with pytest.raises(VocabridgeError, match=expected):
+        Vocabulary.load(folder)
+
+
+def test_a_path_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(VocabridgeError, match=r"nothing\.json: no such file or folder"):
+        Vocabulary.load(tmp_path / "nothing.json")
