@@ -126,7 +126,8 @@ class Vocabulary:
             }
             roles = {role: i for role, i in named.items() if i is not None}
         name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
-        return cls._view(backend, size=size, name=name, roles=roles, adds_begin=adds_begin)
+        copy = Tokenizer.from_str(backend.to_str())
+        return cls._view(copy, size=size, name=name, roles=roles, adds_begin=adds_begin)
 
     @classmethod
     def load(cls, source: str | Path, *, size: int | None = None) -> Vocabulary:
@@ -205,6 +206,7 @@ class Vocabulary:
         adds_begin: bool | None,
         unused: frozenset[int] = frozenset(),
     ) -> Vocabulary:
+        """Take the view of a tokenizer that is ours to change."""
         spec = json.loads(tokenizer.to_str())
         spelling = Spelling.of(spec)
         tokens = sorted((i, token) for token, i in tokenizer.get_vocab(with_added_tokens=False).items())
@@ -252,7 +254,7 @@ class Vocabulary:
             roles=roles,
             adds_begin=begins if adds_begin is None else adds_begin and "begin" in roles,
             fingerprint=_fingerprint(size, token_bytes, kinds, roles, bare),
-            tokenizer=Tokenizer.from_str(json.dumps(bare)),
+            tokenizer=_made_bare(tokenizer, spec, bare),
         )
 
     @functools.cached_property
@@ -419,6 +421,16 @@ def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
     if not any(part["type"] == "WhitespaceSplit" for part in components(spec["pre_tokenizer"])):
         bare["pre_tokenizer"] = _without_prepended_space(spec["pre_tokenizer"])
     return bare
+
+
+def _made_bare(tokenizer: Tokenizer, spec: Mapping[str, Any], bare: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer that `bare` describes: this one changed, or, where that does not do, built anew."""
+    if any(bare[part] != spec[part] for part in ("normalizer", "pre_tokenizer", "model")):
+        return Tokenizer.from_str(json.dumps(bare))
+    tokenizer.post_processor = None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _without_prepended_space(part: Any) -> Any:
