@@ -424,7 +424,7 @@ def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made_bare(tokenizer: Tokenizer, spec: Mapping[str, Any], bare: Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer that `bare` describes: this one changed, or, where that does not do, built anew."""
+    """Return the tokenizer that `bare` describes: this one changed or, where it must be, built anew."""
     if any(bare[part] != spec[part] for part in ("normalizer", "pre_tokenizer", "model")):
         return Tokenizer.from_str(json.dumps(bare))
     tokenizer.post_processor = None

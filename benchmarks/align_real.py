@@ -3,8 +3,8 @@
     python benchmarks/align_real.py SOURCE TARGET [--corpus FILE ...] [--json]
 
 SOURCE and TARGET are what `Vocabulary.load` takes. Building without text is compared with parsing the two
-tokenizer.json files, counting on text with merely encoding the text with both. Each row is measured in a process
-of its own, so that its peak memory is its own.
+tokenizer.json files, counting on text with merely encoding the text with both. Each row is measured in a
+process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
