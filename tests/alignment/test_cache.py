@@ -163,7 +163,7 @@ def test_two_processes_that_want_the_same_build_it_once(pair, tmp_path):
     for i, vocabulary in enumerate(pair):
         vocabulary.tokenizer.save(str(tmp_path / f"{i}.json"))
     command = [sys.executable, "-c", SLOW_BUILD, *(str(tmp_path / f"{i}.json") for i in range(2))]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) for _ in range(2)]
     said = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert "".join(said).count("building") == 1
@@ -175,7 +175,7 @@ def test_a_killed_build_leaves_the_cache_usable(pair, tmp_path):
     files = [tmp_path / f"{i}.json" for i in range(2)]
     killed = SLOW_BUILD.replace("time.sleep(0.5)", "time.sleep(60)")
     command = [sys.executable, "-c", killed, *map(str, files)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "building\n"

@@ -14,8 +14,9 @@ print(sorted(loaded))
 """
 
 
-def test_importing_it_imports_no_torch_and_no_transformers():
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+def test_importing_it_imports_no_torch_and_no_transformers(tmp_path):
+    command = [sys.executable, "-c", CODE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
 
 
