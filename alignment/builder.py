@@ -26,6 +26,9 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 PINNED_ROLES = ("end", "begin")
 
+DUPLICATE = 2.0**-20
+"""What an id counts that never occurs because another id has its bytes, where that one counts 1."""
+
 
 class Reads(enum.Enum):
     """What a builder does with a corpus.
@@ -108,6 +111,13 @@ def matrix(
     """Return the (|T|, |S|) CSR matrix of these entries, repeated ones summed up, float64."""
     values = np.asarray(counts, np.float64)
     return sp.coo_array((values, (targets, sources)), shape=shape).tocsr()
+
+
+def occurrence(vocabulary: Vocabulary) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return (size,) float64: 1 for ids that the tokenizer emits for their bytes, `DUPLICATE` for others."""
+    counts = np.full(vocabulary.size, DUPLICATE)
+    counts[list(vocabulary.canonical.values())] = 1.0
+    return counts
 
 
 def pin_roles(counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:

@@ -1,8 +1,8 @@
 """`exact`: tokens that stand for the very same bytes.
 
 Where several ids share one byte string (Gemma's `A` and `<0x41>`), all pairs are found, and the weight goes
-to the ids that the tokenizers really emit: such a pair counts 1, every other `DUPLICATE`, so that no
-probability is lost on an id that never occurs.
+to the ids that the tokenizers really emit: such a pair counts 1, every other next to nothing (`DUPLICATE`),
+so that no probability is lost on an id that never occurs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Builder, Progress, matrix
+from .builder import Builder, Progress, matrix, occurrence
 from .corpus import Corpus
 from .vocabulary import Int64, Vocabulary
-
-DUPLICATE = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,14 @@ class Exact(Builder):
         self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
     ) -> sp.csr_array:
         pairs = [
-            (y, w, 1.0 if y == target.canonical[data] and w == source.canonical[data] else DUPLICATE)
+            (y, w)
             for data in source.canonical.keys() & target.canonical.keys()
             for y in target.ids_of(data)
             for w in source.ids_of(data)
         ]
-        y, w, weight = np.array(pairs, np.float64).reshape(-1, 3).T
-        return matrix(y.astype(np.int64), w.astype(np.int64), weight, (target.size, source.size))
+        y, w = np.array(pairs, np.int64).reshape(-1, 2).T
+        counts = np.minimum(occurrence(target)[y], occurrence(source)[w])
+        return matrix(y, w, counts, (target.size, source.size))
 
 
 def exact_partners(source: Vocabulary, target: Vocabulary) -> tuple[Int64, Int64]:

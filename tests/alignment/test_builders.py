@@ -21,8 +21,8 @@ from vocabridge.alignment import (
     Vocabulary,
     align,
 )
+from vocabridge.alignment.builder import DUPLICATE
 from vocabridge.alignment.cooccurrence import count_starts
-from vocabridge.alignment.exact import DUPLICATE
 
 PINS = [Combined(pin=pin) for pin in Pin]
 
@@ -94,6 +94,10 @@ def test_of_two_ids_with_the_same_bytes_the_one_that_occurs_has_the_weight():
     once = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"A": 0}, [])))
     assert Exact().build(once, twice).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
     assert Exact().build(twice, once).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
+    for builder in (Retokenize(), Combined()):
+        weights = builder.build(once, twice).column_weights.toarray().ravel()
+        assert weights[1] > 0
+        assert weights[2] > 0.99999
 
 
 def test_retokenize_gives_every_token_a_partner(pair):
