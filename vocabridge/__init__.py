@@ -1,0 +1,60 @@
+"""vocabridge: carry what a small model learned in post-training to a big model of another family.
+
+The names below are imported when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
+    from vocabridge.bridge import Bridge, BridgeCache
+    from vocabridge.combination import Carry, Combination
+    from vocabridge.evaluation import Evaluation, evaluate
+    from vocabridge.fitting import fit_combination
+    from vocabridge.loading import build_bridge
+    from vocabridge.models import load_model
+    from vocabridge.training import Recipe, train_value_network
+    from vocabridge.value_network import ContrastPair, ResidualValueNetwork, load_value_network
+
+_HOMES = {
+    "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
+    "bridge": ("Bridge", "BridgeCache"),
+    "combination": ("Carry", "Combination"),
+    "evaluation": ("Evaluation", "evaluate"),
+    "fitting": ("fit_combination",),
+    "loading": ("build_bridge",),
+    "models": ("load_model",),
+    "training": ("Recipe", "train_value_network"),
+    "value_network": ("ContrastPair", "ResidualValueNetwork", "load_value_network"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Alignment",
+    "Bridge",
+    "BridgeCache",
+    "Carry",
+    "Combination",
+    "ContrastPair",
+    "Evaluation",
+    "Recipe",
+    "ResidualValueNetwork",
+    "VocabridgeError",
+    "Vocabulary",
+    "align",
+    "build_bridge",
+    "evaluate",
+    "fit_combination",
+    "load_model",
+    "load_value_network",
+    "train_value_network",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

