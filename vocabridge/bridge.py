@@ -27,7 +27,7 @@ from vocabridge.projection import Projection
 from vocabridge.reading import Reading
 from vocabridge.value_network import Scores, ValueSource
 
-_POSITIONS_AT_ONCE = 32  # bounds the memory of combining: some ten float32 tensors of this many rows of |T|
+_POSITIONS_AT_ONCE = 8  # bounds the memory of combining: some ten float32 tensors of this many rows of |T|
 
 
 class BridgeCache(DynamicCache):

@@ -133,9 +133,10 @@ def carried(carry: Carry, projection: Projection, base_logits: Tensor, scores: S
         if scores.delta is None:
             return (None,)
         return ((projection.linear if carry is Carry.LINEAR else projection.exponential)(scores.delta),)
-    log_p_base = base_logits.log_softmax(-1)
+    donors = [logits for logits in (scores.tuned, scores.untuned) if logits is not None]
+    if not donors:
+        return (None, None)
     carry_over = projection.static if carry is Carry.STATIC else projection.informed
-    return tuple(
-        None if logits is None else carry_over(logits.log_softmax(-1), log_p_base)
-        for logits in (scores.tuned, scores.untuned)
-    )
+    q = carry_over(torch.stack(donors).softmax(-1), base_logits.softmax(-1))
+    log_q = iter(q.clamp_min(torch.finfo(q.dtype).tiny).log())
+    return tuple(None if logits is None else next(log_q) for logits in (scores.tuned, scores.untuned))

@@ -21,7 +21,7 @@ from vocabridge.combination import Carry, Combination, carried
 from vocabridge.examples import Example, tokenize
 
 _SUPPORT = 512  # tokens kept at each position
-_POSITIONS_AT_ONCE = 32
+_POSITIONS_AT_ONCE = 8
 _LARGEST = 4.0  # a weight beyond this means that the texts are too few
 
 

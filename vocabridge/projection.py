@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment
 
-_TINY = 1e-30  # below any probability that matters, above float32's underflow
+_TINY = 1e-37  # just above float32's underflow
 
 
 class Projection(nn.Module):
     """The maps from source scores to target scores, as buffers that move with the module.
 
-    All methods take and give float32 with the vocabulary last, (n, |S|) -> (n, |T|).
+    Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out.
     """
 
     def __init__(self, rows: sp.csr_array, columns: sp.csr_array) -> None:
@@ -69,36 +69,39 @@ class Projection(nn.Module):
         mean = _product(self.rows, (delta - highest).exp())
         return torch.where(self.spoken_for, mean.clamp_min(_TINY).log() + highest, 0.0)
 
-    def static(self, log_p_source: Tensor, log_p_target: Tensor) -> Tensor:
-        """log(C @ p_S), normalised.
+    def static(self, p_source: Tensor, p_target: Tensor) -> Tensor:
+        """C @ p_S.
 
         Args:
-            log_p_source: The donor's log probabilities, (n, |S|).
-            log_p_target: The base model's, (n, |T|); used for tokens that nobody speaks for.
+            p_source: Donors' probabilities, (..., n, |S|).
+            p_target: The base model's, (n, |T|); used for tokens that nobody speaks for.
+
+        Returns:
+            Probabilities (..., n, |T|).
         """
-        carried = _product(self.columns, self._speaking_mass(log_p_source))
-        return self._completed(carried.clamp_min(_TINY).log(), log_p_target)
+        return self._completed(_product(self.columns, self._speaking_mass(p_source)), p_target)
 
-    def informed(self, log_p_source: Tensor, log_p_target: Tensor) -> Tensor:
-        """log(p_T * (R @ (p_S / (R^T @ p_T)))), normalised; arguments as for `static`."""
-        image = _product(self.rows_transposed, log_p_target.exp())  # the base on the source vocabulary
-        ratio = _product(self.rows, self._speaking_mass(log_p_source) / image.clamp_min(_TINY))
-        return self._completed(ratio.clamp_min(_TINY).log() + log_p_target, log_p_target)
+    def informed(self, p_source: Tensor, p_target: Tensor) -> Tensor:
+        """p_T * (R @ (p_S / (R^T @ p_T))); arguments and result as for `static`."""
+        image = _product(self.rows_transposed, p_target).clamp_min(_TINY)  # the base on the source vocabulary
+        ratio = _product(self.rows, self._speaking_mass(p_source) / image)
+        return self._completed(ratio * p_target, p_target)
 
-    def _speaking_mass(self, log_p_source: Tensor) -> Tensor:
-        mass = log_p_source.exp() * self.speaking
+    def _speaking_mass(self, p_source: Tensor) -> Tensor:
+        mass = p_source * self.speaking
         return mass / mass.sum(-1, keepdim=True).clamp_min(_TINY)
 
-    def _completed(self, carried: Tensor, log_p_target: Tensor) -> Tensor:
-        """Scales carried log scores to the mass that the tokens spoken for have under the base model."""
-        carried = carried.masked_fill(~self.spoken_for, -torch.inf)
-        own = log_p_target.masked_fill(~self.spoken_for, -torch.inf).logsumexp(-1, keepdim=True)
-        return torch.where(self.spoken_for, carried - carried.logsumexp(-1, keepdim=True) + own, log_p_target)
+    def _completed(self, carried: Tensor, p_target: Tensor) -> Tensor:
+        """Scales to the mass that the tokens spoken for have under the base model; the others keep theirs."""
+        own = (p_target @ self.spoken_for.to(p_target.dtype)).unsqueeze(-1)
+        scale = own / carried.sum(-1, keepdim=True).clamp_min(_TINY)
+        return torch.where(self.spoken_for, carried * scale, p_target)
 
 
 def _product(matrix: Tensor, values: Tensor) -> Tensor:
-    """matrix @ values^T, transposed back: (t, s), (n, s) -> (n, t)."""
-    return (matrix @ values.T).T
+    """matrix @ values with the vocabulary last: (t, s), (..., s) -> (..., t)."""
+    flat = values.reshape(-1, values.shape[-1])
+    return (matrix @ flat.T).T.reshape(*values.shape[:-1], matrix.shape[0])
 
 
 def _csr(matrix: sp.csr_array) -> Tensor:
