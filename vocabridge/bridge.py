@@ -12,15 +12,15 @@ base model speaks alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
+from vocabridge.alignment import Alignment, VocabridgeError
 from vocabridge.combination import Combination
 from vocabridge.models import LoadedModel
 from vocabridge.projection import Projection
@@ -44,7 +44,7 @@ class BridgeCache(DynamicCache):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keeps the rows with these indices, (batch,) int64."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(cast(torch.LongTensor, beam_idx))
         if self.reading is not None:
             self.reading.reorder(beam_idx)
 
@@ -173,7 +173,12 @@ class Bridge(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def scores(
-        self, input_ids: Tensor, attention_mask: Tensor | None, keep: int, needs: dict[str, bool], cache: BridgeCache | None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        keep: int,
+        needs: dict[str, bool],
+        cache: BridgeCache | None,
     ) -> tuple[Scores, Tensor]:
         """What the value source says after each of the last `keep` tokens.
 
@@ -191,12 +196,16 @@ class Bridge(PreTrainedModel, GenerationMixin):
         reading = cache.reading if cache is not None else None
         if reading is None or reading.models != models:
             if cache is not None and cache.get_seq_length() > input_ids.shape[1]:
-                raise VocabridgeError("the combination or strength changed while text was being produced; start a new cache")
+                raise VocabridgeError(
+                    "the combination or strength changed while text was being produced; start a new cache"
+                )
             reading = Reading(self.source, models, len(input_ids))
         if cache is not None:
             cache.reading = reading
         # Text is read where tokenizers run, so the new ids go to the host once a step: n integers a row.
-        new = input_ids if attention_mask is None else input_ids.where(attention_mask[:, -input_ids.shape[1] :] != 0, -1)
+        new = (
+            input_ids if attention_mask is None else input_ids.where(attention_mask[:, -input_ids.shape[1] :] != 0, -1)
+        )
         data = self.vocabulary.token_bytes
         pieces = [[(data[i] or b"") if i >= 0 else b"" for i in row] for row in new.tolist()]
         logits, speaks = reading.read(pieces, keep)
@@ -217,11 +226,13 @@ class Bridge(PreTrainedModel, GenerationMixin):
             steered[part] = torch.where(speaks[part, None], combined, flat[part])
         return steered.view_as(logits)
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> None:
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
         """Gives `generate` a cache for both models, where it would have made one for the base alone."""
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache:
             model_kwargs["past_key_values"] = BridgeCache(config=self.config.get_text_config(decoder=True))
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:

@@ -32,7 +32,7 @@ from vocabridge.loading import build_bridge
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.projection import Projection
 from vocabridge.reader import begin_tokens
-from vocabridge.value_network import ContrastPair, ValueSource
+from vocabridge.value_network import ContrastPair, ResidualValueNetwork, ValueSource
 
 Progress = Callable[[int, int, str], None]
 _RESAMPLES = 4_000
@@ -132,7 +132,7 @@ class Evaluation:
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table for people."""
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 one.name,
                 one.bits_per_byte.text(3),
@@ -203,7 +203,9 @@ def evaluate(
     examples = load_examples(data, limit)
     held_out = load_examples(validation) if validation is not None else []
     if seen := {example.text for example in held_out} & {example.text for example in examples}:
-        raise VocabridgeError(f"{len(seen)} of the test items in {data} stand in {validation} too; remove them from one")
+        raise VocabridgeError(
+            f"{len(seen)} of the test items in {data} stand in {validation} too; remove them from one"
+        )
     bridge = build_bridge(base, value, untuned=untuned, alignment=alignment, combination=combination, device=device)
     fits = fit_combination(bridge, held_out, progress=progress) if held_out else []
     if fits:
@@ -218,7 +220,8 @@ def evaluate(
         bits[contestant.name] = _response_bits(contestant, examples, progress)
         texts[contestant.name] = _generations(contestant, asked, progress)
         correct = np.array(
-            [is_correct(text, e.answer or "") for text, e in zip(texts[contestant.name], asked, strict=True)], float
+            [is_correct(text, e.answer or "") for text, e in zip(texts[contestant.name], asked, strict=True)],
+            float,
         )
         measured.append(
             Measured(
@@ -290,8 +293,9 @@ def _of_model(loaded: LoadedModel) -> tuple[PreTrainedModel, Vocabulary, Callabl
 def donor(source: ValueSource) -> PreTrainedModel:
     """The donor alone as a causal language model: the tuned model of a pair, or a base with its value network."""
     if isinstance(source, ContrastPair):
-        return source.models["tuned"]
-    small = LoadedModel("", "", source.models["base"], source.vocabulary)
+        return source.tuned
+    assert isinstance(source, ResidualValueNetwork)
+    small = LoadedModel("", "", source.base, source.vocabulary)
     return Bridge(small, source, Projection.identity(source.vocabulary.size), Combination(Carry.LINEAR))
 
 
@@ -301,7 +305,9 @@ def _donor_logits(source: ValueSource) -> Callable[[Tensor, int], Tensor]:
             name: source.models[name](input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0].float()
             for name in source.needed(tuned=True)
         }
-        return source.scores(outputs).tuned
+        tuned = source.scores(outputs).tuned
+        assert tuned is not None
+        return tuned
 
     return logits
 
@@ -357,7 +363,7 @@ def _generate(contestant: _Contestant, prompts: Sequence[str], *, longest: int, 
     end = vocabulary.roles.get("end") if to_answer else None
     config = GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=end, pad_token_id=pad)
     device = contestant.model.device
-    output = contestant.model.generate(
+    output = contestant.model.generate(  # type: ignore[operator]  # the mixin is in every causal LM
         ids.to(device),
         attention_mask=mask.to(device),
         generation_config=config,

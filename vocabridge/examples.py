@@ -55,9 +55,7 @@ def load_examples(path: Path, limit: int | None = None) -> list[Example]:
         raise VocabridgeError(f"there is no file {path}; give a JSONL file of prompts and responses") from None
     except UnicodeDecodeError as error:
         raise VocabridgeError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    examples = [
-        _example(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+    examples = [_example(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
     if not examples:
         raise VocabridgeError(f"{path} holds no examples; it needs one JSON object with prompt and response a line")
     return examples[:limit]
@@ -69,7 +67,9 @@ def _example(line: str, path: Path, number: int) -> Example:
     except json.JSONDecodeError as error:
         raise VocabridgeError(f"{path}, line {number}, is not valid JSON ({error.msg}); correct that line") from None
     if not isinstance(fields, dict):
-        raise VocabridgeError(f"{path}, line {number}, is not a JSON object with prompt and response; correct that line")
+        raise VocabridgeError(
+            f"{path}, line {number}, is not a JSON object with prompt and response; correct that line"
+        )
     for name in ("prompt", "response"):
         if not isinstance(fields.get(name), str):
             raise VocabridgeError(f'{path}, line {number}, has no string "{name}"; add it')

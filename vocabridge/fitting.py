@@ -73,9 +73,7 @@ def fit_combination(
 
 
 @torch.no_grad()
-def _features(
-    bridge: Bridge, example: Example, carries: Sequence[Carry]
-) -> list[tuple[Carry, Tensor, Tensor]]:
+def _features(bridge: Bridge, example: Example, carries: Sequence[Carry]) -> list[tuple[Carry, Tensor, Tensor]]:
     """For every carry and block of positions: features (n, features, |T|) and the response's tokens (n,)."""
     tokens = tokenize(example, bridge.vocabulary)
     ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)

@@ -85,16 +85,24 @@ def load_model(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.bfl
     Raises:
         VocabridgeError: Nothing by that name can be loaded.
     """
+    model = load_weights(name, device=device, dtype=dtype)
+    folder = model_folder(name)
+    vocabulary = Vocabulary.load(folder, size=model.get_output_embeddings().weight.shape[0])
+    return LoadedModel(name=name, folder=folder, model=model, vocabulary=vocabulary)
+
+
+def load_weights(name: str, *, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Loads a model without its vocabulary; arguments and errors as for `load_model`."""
     folder = model_folder(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as error:
         raise VocabridgeError(
             f"cannot load a causal language model from {name!r} ({_first_line(error)}); "
             f"give a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
         ) from error
-    vocabulary = Vocabulary.load(folder, size=model.get_output_embeddings().weight.shape[0])
-    return LoadedModel(name=name, folder=folder, model=model, vocabulary=vocabulary)
+    torch.nn.Module.to(model, device)
+    return model.eval()
 
 
 def resolve_vocabulary(name: str) -> Vocabulary:
@@ -152,8 +160,8 @@ def _converted(gguf: Path, key: str) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).bfloat16()
     # transformers refuses to save what it still believes to be quantised.
-    model.hf_quantizer = None
-    model.is_quantized = False
+    model.hf_quantizer = None  # type: ignore[assignment]
+    model.is_quantized = False  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)

@@ -32,6 +32,12 @@ class Projection(nn.Module):
     Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out.
     """
 
+    rows: Tensor
+    rows_transposed: Tensor
+    columns: Tensor
+    spoken_for: Tensor
+    speaking: Tensor
+
     def __init__(self, rows: sp.csr_array, columns: sp.csr_array) -> None:
         """Takes the two normalisations of one count matrix.
 
@@ -99,7 +105,7 @@ class Projection(nn.Module):
 
 
 def _product(matrix: Tensor, values: Tensor) -> Tensor:
-    """matrix @ values with the vocabulary last: (t, s), (..., s) -> (..., t)."""
+    """Matrix @ values with the vocabulary last: (t, s), (..., s) -> (..., t)."""
     flat = values.reshape(-1, values.shape[-1])
     return (matrix @ flat.T).T.reshape(*values.shape[:-1], matrix.shape[0])
 

@@ -14,6 +14,7 @@ than the whole, has no safe cuts, and is encoded from the start each time.
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from functools import lru_cache
 
@@ -92,7 +93,7 @@ class Reader:
         self._tail += text
         encoding = self._vocabulary.encode(self._tail)
         before, after = self.ids[self._settled :], encoding.ids.tolist()
-        common = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
+        common = len(os.path.commonprefix([before, after]))  # for any sequences, despite its name
         kept = self._settled + common
         self.ids[kept:] = after[common:]
         if self._cuts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,10 @@ class Reading:
         width = max(len(branches.ids) for branches in grown)
         # Row r's tokens take the last of `width` columns; columns are numbered so that an earlier call's is -1.
         ends = [
-            [None if end is None else end if end < 0 else end + width - len(branches.ids) for end in branches.ends[-keep:]]
+            [
+                None if end is None else end if end < 0 else end + width - len(branches.ids)
+                for end in branches.ends[-keep:]
+            ]
             for branches in grown
         ]
         final = [width - 1 if branches.ids else -1 for branches in grown]
@@ -107,7 +110,9 @@ class Reading:
         else:
             first, logits = 0, {}
         # Index 0 is the last token of an earlier call, the others the columns from `first` on.
-        index = torch.tensor([[0 if end is None or end < 0 else end - first + 1 for end in row] for row in ends], device=device)
+        index = torch.tensor(
+            [[0 if end is None or end < 0 else end - first + 1 for end in row] for row in ends], device=device
+        )
         after = torch.tensor([[0 if end < 0 else end - first + 1] for end in final], device=device)
         result = {}
         for name in self.models:
@@ -122,11 +127,16 @@ class Reading:
         """Keeps the rows with these indices, in this order, as beam search needs it; (batch,) int64."""
         order = rows.tolist()
         self._rows = [
-            _Row(self._rows[i].reader.copy(), list(self._rows[i].path), self._rows[i].alive.copy(), self._rows[i].depths.copy())
+            _Row(
+                self._rows[i].reader.copy(),
+                list(self._rows[i].path),
+                self._rows[i].alive.copy(),
+                self._rows[i].depths.copy(),
+            )
             for i in order
         ]
         for cache in self._caches.values():
-            cache.reorder_cache(rows)
+            cache.reorder_cache(cast(torch.LongTensor, rows))
         self._last = {name: last.index_select(0, rows.to(last.device)) for name, last in self._last.items()}
 
     def _grow(self, row: _Row, texts: Sequence[bytes]) -> _Branches:
@@ -185,7 +195,10 @@ class Reading:
             row.alive = np.concatenate([row.alive[:old], np.zeros(pad, bool), row.alive[old:]])
             row.depths = np.concatenate([row.depths, np.full(pad, -1), np.array(branches.depths, np.int64)])
         depths = np.stack([row.depths for row in self._rows])
-        inputs = {"input_ids": torch.from_numpy(ids).to(device), "position_ids": torch.from_numpy(positions).to(device)}
+        inputs = {
+            "input_ids": torch.from_numpy(ids).to(device),
+            "position_ids": torch.from_numpy(positions).to(device),
+        }
         logits = {}
         for name in self.models:
             model = self._source.models[name]
@@ -210,7 +223,7 @@ def _dtype(model: torch.nn.Module) -> torch.dtype:
 
 
 def _attention_masks(
-    config: Any,  # noqa: ANN401 (transformers' configurations share no useful type)
+    config: Any,
     past: np.ndarray,
     positions: np.ndarray,
     depths: np.ndarray,

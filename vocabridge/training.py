@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.examples import Example, TokenizedExample, load_examples, tokenize
-from vocabridge.value_network import DeltaModel, ResidualValueNetwork, new_value_network, save_value_network
+from vocabridge.value_network import ResidualValueNetwork, new_value_network, save_value_network
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, what is going on)."""
@@ -108,7 +108,7 @@ def train_value_network(
     network = new_value_network(recipe.base, method=recipe.method, rank=recipe.rank, device=device)
     examples = _tokenized(load_examples(data), network, recipe)
     held_out = _tokenized(load_examples(validation), network, recipe) if validation else []
-    value = network.models["value"]
+    value = network.value
     for name, parameter in value.model.named_parameters():
         parameter.requires_grad_(recipe.method == "full" or "lora_" in name)
     trainable = [parameter for parameter in value.parameters() if parameter.requires_grad]
@@ -189,8 +189,7 @@ def _batches(
 
 def _sums(network: ResidualValueNetwork, batch: Sequence[TokenizedExample]) -> tuple[Tensor, Tensor, int]:
     """Sums over a batch's response tokens: cross-entropy in nats, |z_delta|_1 / |V|; and how many they are."""
-    base, value = network.models["base"], network.models["value"]
-    assert isinstance(value, DeltaModel)
+    base, value = network.base, network.value
     device = base.device
     width = max(len(example.ids) for example in batch)
     ids = torch.zeros(len(batch), width, dtype=torch.long)

@@ -16,16 +16,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, write_whole
-from vocabridge.models import LoadedModel, load_model, model_folder
+from vocabridge.models import LoadedModel, load_model, load_weights
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
@@ -95,8 +95,15 @@ class ContrastPair(ValueSource):
                 "after tuning"
             )
         super().__init__(
-            tuned.vocabulary, {"tuned": tuned.model, "untuned": untuned.model}, f"{tuned.name} - {untuned.name}"
+            tuned.vocabulary,
+            {"tuned": tuned.model, "untuned": untuned.model},
+            f"{tuned.name} - {untuned.name}",
         )
+
+    @property
+    def tuned(self) -> PreTrainedModel:
+        """The tuned model."""
+        return cast(PreTrainedModel, self.models["tuned"])
 
     def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
         """See `ValueSource.needed`."""
@@ -116,6 +123,16 @@ class ResidualValueNetwork(ValueSource):
         """Pairs a base with its value network."""
         super().__init__(base.vocabulary, {"base": base.model, "value": value}, name)
         self.config = config
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The frozen small base."""
+        return cast(PreTrainedModel, self.models["base"])
+
+    @property
+    def value(self) -> DeltaModel:
+        """The value network proper."""
+        return cast(DeltaModel, self.models["value"])
 
     def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
         """See `ValueSource.needed`."""
@@ -176,7 +193,7 @@ class DeltaModel(nn.Module):
         return DeltaOutput(logits=self.unembed(hidden[:, -logits_to_keep:]))
 
     @property
-    def config(self) -> Any:  # noqa: ANN401 (transformers' configurations share no useful type)
+    def config(self) -> Any:
         """The trunk's configuration."""
         return self.model.config
 
@@ -244,7 +261,7 @@ def save_value_network(network: ResidualValueNetwork, folder: Path, training: Ma
     Raises:
         VocabridgeError: The folder cannot be written.
     """
-    value = network.models["value"]
+    value = network.value
     tensors = {f"projection.{name}": tensor for name, tensor in value.projection.state_dict().items()}
     tensors |= {f"model.{name}": tensor for name, tensor in _trained_state(value.model, network.config).items()}
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
@@ -289,7 +306,7 @@ def load_value_source(value: str, *, untuned: str | None = None, device: str = "
 
 
 def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig, device: str) -> DeltaModel:
-    model = AutoModelForCausalLM.from_pretrained(model_folder(base.name), dtype=base.model.dtype).to(device)
+    model = load_weights(base.name, device=device, dtype=base.model.dtype)
     if config.method == "lora":
         _add_adapter(model, config.rank or 0)
     return DeltaModel(model)
@@ -321,13 +338,17 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> No
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise VocabridgeError(f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}") from None
+        raise VocabridgeError(
+            f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}"
+        ) from None
     except Exception as error:
         raise VocabridgeError(f"{path} is damaged ({error}); copy or train the value network again") from error
     expected = {f"model.{name}" for name in _trained_state(value.model, config)} | {"projection.weight"}
     if set(tensors) != expected:
         name = sorted(set(tensors) ^ expected)[0]
-        raise VocabridgeError(f"{path} does not fit {config.base}: {name} is missing or unknown; use the base it was trained on")
+        raise VocabridgeError(
+            f"{path} does not fit {config.base}: {name} is missing or unknown; use the base it was trained on"
+        )
     value.projection.weight.data.copy_(tensors.pop("projection.weight"))
     state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     if config.method == "lora":
@@ -344,4 +365,6 @@ def _read_config(path: Path) -> ValueNetworkConfig:
     except FileNotFoundError:
         raise VocabridgeError(f"there is no file {path}; give the folder of a trained value network") from None
     except (json.JSONDecodeError, TypeError) as error:
-        raise VocabridgeError(f"{path} is not a value network's configuration ({error}); copy or train it again") from error
+        raise VocabridgeError(
+            f"{path} is not a value network's configuration ({error}); copy or train it again"
+        ) from error

@@ -1,10 +1,10 @@
 """Time the builders on two real tokenizers, as ratios to work that cannot be avoided, with the peak memory.
 
-    python benchmarks/align_real.py SOURCE TARGET [--corpus FILE ...] [--json]
+    python benchmarks/bench_align.py [SOURCE TARGET] [--corpus FILE ...] [--json]
 
-SOURCE and TARGET are what `Vocabulary.load` takes. Building without text is compared with parsing the two
-tokenizer.json files, counting on text with merely encoding the text with both. Each row is measured in a
-process of its own, so that its peak memory is its own.
+SOURCE and TARGET are model names, by default the two packaged models; the corpus is the shipped one unless files
+are named. Building without text is compared with parsing the two tokenizer.json files, counting on text with merely
+encoding the text with both. Each row is measured in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 from vocabridge.alignment import METHODS, Corpus, Reads, Vocabulary
+from vocabridge.data import corpus_files
 
 BASELINES = ("parse", "encode")
 
@@ -42,7 +43,7 @@ def encode_all(source: Vocabulary, target: Vocabulary, corpus: Corpus) -> None:
             vocabulary.tokenizer.encode_batch_fast(pieces[at : at + 16], add_special_tokens=False)
 
 
-def measure(what: str, source: str, target: str, corpus: Corpus | None) -> dict[str, float | str]:
+def measure(what: str, source: str, target: str, corpus: Corpus) -> dict[str, float | str]:
     """Measure one row in this process."""
     vocabularies = Vocabulary.load(source), Vocabulary.load(target)
     if what == "parse":
@@ -54,7 +55,6 @@ def measure(what: str, source: str, target: str, corpus: Corpus | None) -> dict[
     elif what == "load":
         seconds = seconds_of(lambda: [Vocabulary.load(source), Vocabulary.load(target)])
     elif what == "encode":
-        assert corpus is not None
         seconds = seconds_of(lambda: encode_all(*vocabularies, corpus))
     else:
         builder = METHODS[what]()
@@ -66,38 +66,34 @@ def measure(what: str, source: str, target: str, corpus: Corpus | None) -> dict[
 
 def main() -> None:
     """Measure every row in a process of its own and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("source")
-    parser.add_argument("target")
-    parser.add_argument("--corpus", nargs="+", type=Path, metavar="FILE")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?", default="smollm2-135m-instruct")
+    parser.add_argument("target", nargs="?", default="gemma-3-270m")
+    parser.add_argument("--corpus", nargs="+", type=Path, metavar="FILE", default=corpus_files())
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of a table")
-    parser.add_argument(
-        "--only", choices=[*BASELINES, "load", *METHODS], help="measure one row in this process"
-    )
+    parser.add_argument("--only", choices=[*BASELINES, "load", *METHODS], help="measure one row in this process")
     arguments = parser.parse_args()
-    corpus = Corpus.open(arguments.corpus) if arguments.corpus else None
+    corpus = Corpus.open(arguments.corpus)
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments.source, arguments.target, corpus)))
         return
-    counting = ["encode", "cooccurrence", "default"] if corpus else ["default"]
+    # A short name becomes its folder here, so that no measured process imports torch.
+    from vocabridge.models import model_folder
+
+    names = [model_folder(name) for name in (arguments.source, arguments.target)]
+    counting = ("encode", "cooccurrence", "default")
     rows = []
-    for what in ["parse", "load", "exact", "retokenize", *counting]:
-        command = [sys.executable, *sys.argv, "--only", what]
+    for what in ("parse", "load", "exact", "retokenize", *counting):
+        command = [sys.executable, __file__, *names, "--corpus", *map(str, arguments.corpus), "--only", what]
         rows.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     seconds = {row["what"]: row["seconds"] for row in rows}
     for row in rows:
-        row["baseline"] = (
-            "encode" if corpus and row["what"] in ("encode", "cooccurrence", "default") else "parse"
-        )
+        row["baseline"] = "encode" if row["what"] in counting else "parse"
         row["ratio"] = row["seconds"] / seconds[row["baseline"]]
     if arguments.json:
-        print(json.dumps({"corpus_bytes": corpus.bytes if corpus else 0, "rows": rows}, indent=2))
+        print(json.dumps({"corpus_bytes": corpus.bytes, "rows": rows}, indent=2))
         return
-    table = Table(
-        "what", "seconds", "ratio", "to", "peak MB", title=f"{arguments.source} -> {arguments.target}"
-    )
+    table = Table("what", "seconds", "ratio", "to", "peak MB", title=f"{arguments.source} -> {arguments.target}")
     for row in rows:
         figures = (
             f"{row['seconds']:.2f}",

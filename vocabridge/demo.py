@@ -1,0 +1,46 @@
+"""The main job on real models: what SmolLM2-135M learned, shipped with the package, steers Gemma-3-270M."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vocabridge.alignment import align
+from vocabridge.data import corpus_files, task_file, value_network_folder
+from vocabridge.evaluation import Evaluation, Progress, evaluate
+from vocabridge.models import resolve_vocabulary
+from vocabridge.report import write_report
+
+SOURCE = "smollm2-135m-instruct"
+TARGET = "gemma-3-270m"
+_ANSWERS = 34  # items with a greedy answer: two a template, as many as a few minutes allow
+
+
+def run_demo(
+    output: Path, *, limit: int | None = None, progress: Progress = lambda done, total, what: None
+) -> Evaluation:
+    """Aligns the two tokenizers, bridges, evaluates, and writes `report.html` and `report.json`.
+
+    Args:
+        output: The folder for the report; made if absent.
+        limit: Evaluate on the first so many test items only.
+        progress: Told of every step.
+
+    Raises:
+        VocabridgeError: A packaged model is not installed, or the report cannot be written.
+    """
+    progress(0, 1, "preparing the models and their alignment")
+    source, target = resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET)
+    alignment = align(source, target, corpus=corpus_files())
+    evaluation = evaluate(
+        TARGET,
+        str(value_network_folder()),
+        task_file("test"),
+        validation=task_file("validation"),
+        limit=limit,
+        answers=_ANSWERS,
+        progress=progress,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    evaluation.save(output / "report.json")
+    write_report(evaluation, alignment, output / "report.html")
+    return evaluation
