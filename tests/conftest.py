@@ -6,6 +6,7 @@ converted once: the folder in VOCABRIDGE_TEST_CACHE if that is set, else the use
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,21 @@ class TokenizerFolders:
     target: Path
 
 
+@dataclass(frozen=True)
+class ModelFolders:
+    """Tiny random models with their tokenizers, float32, as folders that `load_model` takes.
+
+    Attributes:
+        source: Llama, 416 ids, without a begin token.
+        tuned: The same with other weights: with `source`, a contrast pair.
+        target: Gemma-3, 704 ids, begin token; one layer with a sliding window of 8 and one with full attention.
+    """
+
+    source: Path
+    tuned: Path
+    target: Path
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if folder := os.environ.get("VOCABRIDGE_TEST_CACHE"):
         os.environ["VOCABRIDGE_CACHE"] = folder
@@ -46,12 +62,59 @@ def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="session")
+def training_text() -> list[str]:
+    return TEXT
+
+
+@pytest.fixture(scope="session")
 def tokenizer_folders(tmp_path_factory: pytest.TempPathFactory) -> TokenizerFolders:
     folder = tmp_path_factory.mktemp("tokenizers")
     return TokenizerFolders(
         source=_save(_byte_level(400), folder / "source", size=416),
         target=_save(_sentencepiece(700), folder / "target", size=704),
     )
+
+
+@pytest.fixture(scope="session")
+def model_folders(tokenizer_folders: TokenizerFolders, tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
+    """Tiny random models. Torch is imported by the tests that ask for them, and by no other."""
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.3,
+    }
+    llama = LlamaConfig(vocab_size=416, bos_token_id=0, eos_token_id=1, pad_token_id=1, **shape)
+    gemma = Gemma3TextConfig(
+        vocab_size=704,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        query_pre_attn_scalar=8,
+        **shape,
+    )
+    folder = tmp_path_factory.mktemp("models")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        models = {"source": LlamaForCausalLM(llama), "tuned": LlamaForCausalLM(llama)}
+        models["target"] = Gemma3ForCausalLM(gemma)
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+        tokenizer = tokenizer_folders.target if name == "target" else tokenizer_folders.source
+        shutil.copy(tokenizer / "tokenizer.json", folder / name)
+        settings = json.loads((tokenizer / "tokenizer_config.json").read_text())
+        settings["add_bos_token"] = name == "target"
+        (folder / name / "tokenizer_config.json").write_text(json.dumps(settings))
+    return ModelFolders(**{name: folder / name for name in models})
 
 
 def _byte_level(size: int) -> Tokenizer:

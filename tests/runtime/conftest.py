@@ -1,0 +1,169 @@
+"""Tiny models with their vocabularies, and tokenizers of every kind, for the runtime's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers.utils import logging
+from vocabridge.alignment import Alignment, Vocabulary, align
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination
+from vocabridge.models import LoadedModel
+from vocabridge.value_network import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig
+
+logging.disable_progress_bar()
+torch.set_num_threads(2)
+
+CONTROL = ["<|begin|>", "<|end|>", "<unk>"]
+ROLES = {"begin": 0, "end": 1}
+KINDS = ["byte_level", "sentencepiece", "unigram", "wordpiece", "no_safe_cuts", "special_with_spaces"]
+
+
+@pytest.fixture(scope="session")
+def vocabularies(tokenizer_folders, training_text) -> dict[str, Vocabulary]:
+    """One vocabulary of every kind, each wider than its tokenizer."""
+    made = {
+        "unigram": _unigram(training_text),
+        "wordpiece": _wordpiece(training_text),
+        "no_safe_cuts": _across_words(training_text),
+        "special_with_spaces": _special_with_spaces(Tokenizer.from_file(str(tokenizer_folders.source / "tokenizer.json"))),
+    }
+    return {
+        "byte_level": Vocabulary.load(tokenizer_folders.source),
+        "sentencepiece": Vocabulary.load(tokenizer_folders.target),
+        **{kind: Vocabulary.from_tokenizer(tokenizer, size=900, name=kind, roles=ROLES) for kind, tokenizer in made.items()},
+    }
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def any_vocabulary(request, vocabularies) -> Vocabulary:
+    return vocabularies[request.param]
+
+
+def _unigram(text: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=CONTROL, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    return tokenizer
+
+
+def _wordpiece(text: list[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator(
+        text, trainers.WordPieceTrainer(vocab_size=300, special_tokens=CONTROL, show_progress=False)
+    )
+    return tokenizer
+
+
+def _across_words(text: list[str]) -> Tokenizer:
+    """Byte-level BPE over whole texts: it has tokens such as "s a"."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=CONTROL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(text, trainer)
+    return tokenizer
+
+
+def _special_with_spaces(tokenizer: Tokenizer) -> Tokenizer:
+    """A special token that is cut in two by what is a safe cut elsewhere."""
+    tokenizer.add_special_tokens([AddedToken("<|start of turn|>", special=True)])
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What bridges are made of; float32, so that equal computations give nearly equal numbers.
+
+    Attributes:
+        base: Gemma-3 with the SentencePiece-like vocabulary.
+        small: Llama with the byte-level vocabulary.
+        tuned: The same with other weights.
+        alignment: From `small` to `base`.
+    """
+
+    base: LoadedModel
+    small: LoadedModel
+    tuned: LoadedModel
+    alignment: Alignment
+
+    @property
+    def pair(self) -> ContrastPair:
+        return ContrastPair(self.tuned, self.small)
+
+    def residual(self, change: float = 0.0) -> ResidualValueNetwork:
+        """A value network whose change of logits is about that big; 0 as at the start of training."""
+        model = AutoModelForCausalLM.from_pretrained(self.small.folder, dtype=torch.float32)
+        value = DeltaModel(model)
+        torch.nn.init.normal_(value.projection.weight, std=change, generator=torch.Generator().manual_seed(0))
+        config = ValueNetworkConfig(self.small.folder, self.small.vocabulary.fingerprint, "full")
+        return ResidualValueNetwork(self.small, value.eval(), config, "value network")
+
+    def bridge(self, source=None, carry=Carry.INFORMED, weights=(1.0, 1.0, 1.0), **arguments) -> Bridge:
+        return Bridge.over(self.base, source or self.pair, self.alignment, Combination(carry, *weights), **arguments)
+
+
+@pytest.fixture(scope="session")
+def loaded(model_folders) -> dict[str, LoadedModel]:
+    return {
+        name: LoadedModel(
+            name=name,
+            folder=str(folder),
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+            vocabulary=Vocabulary.load(folder),
+        )
+        for name, folder in vars(model_folders).items()
+    }
+
+
+@pytest.fixture(scope="session")
+def parts(loaded, training_text, tmp_path_factory) -> Parts:
+    corpus = tmp_path_factory.mktemp("corpus") / "text.txt"
+    corpus.write_text("\n".join(training_text), encoding="utf-8")
+    source, target = loaded["source"], loaded["target"]
+    alignment = align(source.vocabulary, target.vocabulary, corpus=[corpus], cache=False)
+    return Parts(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
+
+
+@pytest.fixture(scope="session")
+def sliding(vocabularies) -> LoadedModel:
+    """A model all of whose layers have a sliding window, of 5 tokens, with the byte-level vocabulary."""
+    config = MistralConfig(
+        vocab_size=416,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=5,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = MistralForCausalLM(config).eval()
+    return LoadedModel("sliding", "", model, vocabularies["byte_level"])
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
