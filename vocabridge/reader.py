@@ -14,9 +14,9 @@ than the whole, has no safe cuts, and is encoded from the start each time.
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from functools import lru_cache
+from itertools import takewhile
 
 import numpy as np
 
@@ -36,6 +36,10 @@ def has_safe_cuts(vocabulary: Vocabulary) -> bool:
     """Whether encoding splits at every place between an ASCII letter or digit and a space."""
     if any(data is not None and _SPANNING.search(data) for data in vocabulary.token_bytes):
         return False
+    # A token that is matched in the raw text stands for no bytes if it is special, and may swallow spaces.
+    for token in vocabulary.tokenizer.get_added_tokens_decoder().values():
+        if _SPANNING.search(token.content.encode()) or token.rstrip:
+            return False
     texts = [text for left, right in _PROBES for text in (left, right, left + right)]
     ids = [encoding.ids.tolist() for encoding in vocabulary.encode_batch(texts)]
     return all(ids[i] + ids[i + 1] == ids[i + 2] for i in range(0, len(ids), 3))
@@ -93,7 +97,7 @@ class Reader:
         self._tail += text
         encoding = self._vocabulary.encode(self._tail)
         before, after = self.ids[self._settled :], encoding.ids.tolist()
-        common = len(os.path.commonprefix([before, after]))  # for any sequences, despite its name
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
         kept = self._settled + common
         self.ids[kept:] = after[common:]
         if self._cuts:
