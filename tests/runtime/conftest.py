@@ -17,7 +17,6 @@ from vocabridge.models import LoadedModel
 from vocabridge.value_network import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig
 
 logging.disable_progress_bar()
-torch.set_num_threads(2)
 
 CONTROL = ["<|begin|>", "<|end|>", "<unk>"]
 ROLES = {"begin": 0, "end": 1}
@@ -163,7 +162,11 @@ def sliding(vocabularies) -> LoadedModel:
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fixes the seed; one thread for tiny models, where threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if request.node.get_closest_marker("real") else 1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+    torch.set_num_threads(threads)
