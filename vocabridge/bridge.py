@@ -133,7 +133,7 @@ class Bridge(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: (batch, n) ids of the base's tokenizer.
             attention_mask: (batch, past + n), 0 for padding; padding is no text.
-            position_ids: (batch, n); by default counted from the attention mask.
+            position_ids: (batch, n); by default what the base model takes.
             past_key_values: A `BridgeCache` from an earlier call.
             use_cache: Whether to return a cache.
             logits_to_keep: Give logits for the last that many positions only; 0 for all.
@@ -152,8 +152,6 @@ class Bridge(PreTrainedModel, GenerationMixin):
             raise VocabridgeError(
                 f"a bridge cannot use a {type(past_key_values).__name__}; pass a BridgeCache, or none and it makes one"
             )
-        if attention_mask is not None and position_ids is None:
-            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -input_ids.shape[1] :]
         output = self.base(
             input_ids=input_ids,
             attention_mask=attention_mask,
