@@ -50,7 +50,7 @@ def load_examples(path: Path, limit: int | None = None) -> list[Example]:
             with a string `prompt` and a non-empty string `response`; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a string may hold U+2028
     except FileNotFoundError:
         raise VocabridgeError(f"there is no file {path}; give a JSONL file of prompts and responses") from None
     except UnicodeDecodeError as error:
@@ -73,6 +73,8 @@ def _example(line: str, path: Path, number: int) -> Example:
     for name in ("prompt", "response"):
         if not isinstance(fields.get(name), str):
             raise VocabridgeError(f'{path}, line {number}, has no string "{name}"; add it')
+        if any("\ud800" <= character <= "\udfff" for character in fields[name]):
+            raise VocabridgeError(f'{path}, line {number}, has half a surrogate pair in "{name}"; correct that line')
     if not fields["prompt"] or not fields["response"]:
         raise VocabridgeError(f"{path}, line {number}, has an empty prompt or response; fill it or remove the line")
     answer, id_ = fields.get("answer"), str(fields.get("id", number))
