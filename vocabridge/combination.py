@@ -110,13 +110,14 @@ class Combination:
 
     @classmethod
     def load(cls, path: Path) -> Combination:
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, or the combination in a report of `vocabridge eval`.
 
         Raises:
             VocabridgeError: The file is missing or is not a combination.
         """
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = fields.get("combination", fields) if isinstance(fields, dict) else fields
             weights = {name: float(fields[name]) for name in ("base", "tuned", "untuned")}
             return cls(carry=Carry(fields["carry"]), **weights)
         except FileNotFoundError:
