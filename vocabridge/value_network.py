@@ -349,22 +349,30 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> No
         raise VocabridgeError(
             f"{path} does not fit {config.base}: {name} is missing or unknown; use the base it was trained on"
         )
-    value.projection.weight.data.copy_(tensors.pop("projection.weight"))
     state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
-    if config.method == "lora":
-        from peft import set_peft_model_state_dict
+    try:
+        value.projection.load_state_dict({"weight": state.pop("projection.weight")})
+        if config.method == "lora":
+            from peft import set_peft_model_state_dict
 
-        set_peft_model_state_dict(value.model, state)
-    else:
-        value.model.load_state_dict(state, strict=False)  # the tied head is not stored twice
+            set_peft_model_state_dict(value.model, state)
+        else:
+            value.model.load_state_dict(state, strict=False)  # the tied head is not stored twice
+    except RuntimeError as error:
+        raise VocabridgeError(
+            f"{path} does not fit {config.base}: its tensors have other shapes; use the base it was trained on"
+        ) from error
 
 
 def _read_config(path: Path) -> ValueNetworkConfig:
     try:
-        return ValueNetworkConfig(**json.loads(path.read_text(encoding="utf-8")))
+        config = ValueNetworkConfig(**json.loads(path.read_text(encoding="utf-8")))
+        if not isinstance(config.base, str) or not isinstance(config.fingerprint, str):
+            raise TypeError("base and fingerprint are strings")
+        return config
     except FileNotFoundError:
         raise VocabridgeError(f"there is no file {path}; give the folder of a trained value network") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise VocabridgeError(
             f"{path} is not a value network's configuration ({error}); copy or train it again"
         ) from error
