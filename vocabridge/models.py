@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
@@ -96,7 +97,7 @@ def load_weights(name: str, *, device: str, dtype: torch.dtype) -> PreTrainedMod
     folder = model_folder(name)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise VocabridgeError(
             f"cannot load a causal language model from {name!r} ({_first_line(error)}); "
             f"give a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
