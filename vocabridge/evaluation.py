@@ -32,7 +32,7 @@ from vocabridge.loading import build_bridge
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.projection import Projection
 from vocabridge.reader import begin_tokens
-from vocabridge.value_network import ContrastPair, ResidualValueNetwork, ValueSource
+from vocabridge.value_network import CONFIG, ContrastPair, ResidualValueNetwork, ValueSource, load_value_network
 
 Progress = Callable[[int, int, str], None]
 _RESAMPLES = 4_000
@@ -188,7 +188,7 @@ def evaluate(
         alignment: As for `build_bridge`.
         validation: Examples on which the weights are fitted.
         combination: Saved weights; not together with `validation`.
-        ceiling: The base model fine-tuned itself, by name.
+        ceiling: The base model fine-tuned itself: a model by name, or a value network that was trained on it.
         limit: Take the first so many test items.
         answers: Ask for the final answers of so many items only; by default of all that have one.
         device: Where the models go.
@@ -213,7 +213,7 @@ def evaluate(
 
     contestants = _contestants(bridge, base)
     if ceiling is not None:
-        contestants.append(_Contestant("ceiling", *_of_model(load_model(ceiling, device=device))))
+        contestants.append(_ceiling(ceiling, device))
     asked = [example for example in examples if example.answer is not None][:answers]
     measured, bits, texts = [], {}, {}
     for contestant in contestants:
@@ -278,7 +278,7 @@ def _contestants(bridge: Bridge, base: str) -> list[_Contestant]:
     loaded = LoadedModel(base, "", bridge.base, bridge.vocabulary)
     return [
         _Contestant("base", *_of_model(loaded)),
-        _Contestant("donor alone", donor(bridge.source), bridge.source.vocabulary, _donor_logits(bridge.source)),
+        _of_source("donor alone", bridge.source),
         _Contestant("bridge", *_of_model(LoadedModel(base, "", bridge, bridge.vocabulary))),
     ]
 
@@ -288,6 +288,16 @@ def _of_model(loaded: LoadedModel) -> tuple[PreTrainedModel, Vocabulary, Callabl
         return loaded.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0]
 
     return loaded.model, loaded.vocabulary, logits
+
+
+def _of_source(name: str, source: ValueSource) -> _Contestant:
+    return _Contestant(name, donor(source), source.vocabulary, _donor_logits(source))
+
+
+def _ceiling(name: str, device: str) -> _Contestant:
+    if (Path(name) / CONFIG).is_file():
+        return _of_source("ceiling", load_value_network(Path(name), device=device))
+    return _Contestant("ceiling", *_of_model(load_model(name, device=device)))
 
 
 def donor(source: ValueSource) -> PreTrainedModel:

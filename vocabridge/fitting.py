@@ -22,6 +22,7 @@ from vocabridge.examples import Example, tokenize
 
 _SUPPORT = 512  # tokens kept at each position
 _POSITIONS_AT_ONCE = 8
+_ENOUGH = 3_000  # positions, among prompts and responses; three weights need no more
 _LARGEST = 4.0  # a weight beyond this means that the texts are too few
 
 
@@ -60,45 +61,70 @@ def fit_combination(
     Returns:
         One fit a carry, the best first.
     """
-    kept: dict[Carry, list[tuple[Tensor, Tensor]]] = {carry: [] for carry in carries}
+    generator = torch.Generator().manual_seed(0)
+    share = min(1.0, _ENOUGH / sum(len(tokenize(e, bridge.vocabulary).ids) for e in examples))
+    parts: list[_Part] = []
     for number, example in enumerate(examples, start=1):
-        for carry, features, truth in _features(bridge, example, carries):
-            kept[carry].append(_supported(features, truth))
+        parts += _parts(bridge, example, carries, share, generator)
         progress(number, len(examples), "fitting the weights")
-    fits = [
-        _fit(carry, torch.cat([f for f, _ in parts]).numpy(), torch.cat([t for _, t in parts]).numpy())
-        for carry, parts in kept.items()
-    ]
+    truth = torch.cat([part.truth for part in parts]).numpy()
+    fits = [_fit(carry, torch.cat([part.features[carry] for part in parts]).numpy(), truth) for carry in carries]
     return sorted(fits, key=lambda fit: fit.bits)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A block of n positions, over the k tokens kept at each.
+
+    Attributes:
+        features: By carry, (n, k, features).
+        truth: Which of the k is the response's token, (n,).
+    """
+
+    features: dict[Carry, Tensor]
+    truth: Tensor
+
+
 @torch.no_grad()
-def _features(bridge: Bridge, example: Example, carries: Sequence[Carry]) -> list[tuple[Carry, Tensor, Tensor]]:
-    """For every carry and block of positions: features (n, features, |T|) and the response's tokens (n,)."""
+def _parts(
+    bridge: Bridge, example: Example, carries: Sequence[Carry], share: float, generator: torch.Generator
+) -> list[_Part]:
+    """The features at a random share of an example's response tokens, where the value source has a say."""
     tokens = tokenize(example, bridge.vocabulary)
     ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)
     truth = torch.tensor(tokens.ids[tokens.first :], device=bridge.device)
     logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()
-    needs = {"delta": any(c.of_delta for c in carries), "tuned": True, "untuned": True}
+    needs = {"delta": any(carry.of_delta for carry in carries), "tuned": True, "untuned": True}
     scores, speaks = bridge.scores(ids, None, len(truth), needs, None)
-    result = []
-    for start in range(0, len(truth), _POSITIONS_AT_ONCE):
-        part = slice(start, start + _POSITIONS_AT_ONCE)
-        said = speaks[0, part].to(logits.device)  # elsewhere the weights change nothing
-        for carry in carries:
-            parts = carried(carry, bridge.projection, logits[part], scores.at(part, logits.device))
-            features = torch.stack([logits[part].log_softmax(-1), *(p for p in parts if p is not None)], dim=1)
-            result.append((carry, features[said], truth[part][said]))
-    return result
+    drawn = (torch.rand(len(truth), generator=generator) < share).to(bridge.device)
+    chosen = (drawn & speaks[0].to(bridge.device)).nonzero().flatten()
+    parts = []
+    for positions in chosen.split(_POSITIONS_AT_ONCE):
+        base, said = logits[positions], scores.at(positions, logits.device)
+        features = {
+            carry: torch.stack([base.log_softmax(-1), *_present(carried(carry, bridge.projection, base, said))], -1)
+            for carry in carries
+        }
+        parts.append(_kept(features, truth[positions]))
+    return parts
 
 
-def _supported(features: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Keeps the likeliest tokens: features (n, k, features) and the index of the true one among them (n,)."""
-    size = min(_SUPPORT, features.shape[-1])
-    combined = features.cumsum(1).amax(1)  # a change of logits is no score by itself, its sum with the base's is
-    likeliest = torch.maximum(combined, features.amax(1)).scatter(-1, truth[:, None], torch.inf).topk(size).indices
-    kept = features.gather(-1, likeliest[:, None].expand(-1, features.shape[1], -1)).transpose(1, 2)
-    return kept.cpu(), (likeliest == truth[:, None]).int().argmax(-1).cpu()
+def _present(features: Sequence[Tensor | None]) -> list[Tensor]:
+    return [feature for feature in features if feature is not None]
+
+
+def _kept(features: dict[Carry, Tensor], truth: Tensor) -> _Part:
+    """Keeps the likeliest tokens of features (n, |T|, features), the true one among them."""
+    # A change of logits is no score by itself; its sum with the base's is.
+    scores = [f.sum(-1) if carry.of_delta else f.amax(-1) for carry, f in features.items()]
+    highest = torch.stack([score.log_softmax(-1) for score in scores]).amax(0)
+    kept = highest.scatter(-1, truth[:, None], torch.inf).topk(min(_SUPPORT, highest.shape[-1])).indices
+    return _Part(
+        features={
+            carry: f.gather(1, kept[..., None].expand(-1, -1, f.shape[-1])).cpu() for carry, f in features.items()
+        },
+        truth=(kept == truth[:, None]).int().argmax(-1).cpu(),
+    )
 
 
 def _fit(carry: Carry, features: np.ndarray, truth: np.ndarray) -> Fit:

@@ -45,7 +45,7 @@ class Scores:
     tuned: Tensor | None = None
     untuned: Tensor | None = None
 
-    def at(self, part: slice, device: torch.device) -> Scores:
+    def at(self, part: slice | Tensor, device: torch.device) -> Scores:
         """Some of the positions, flattened to (n, |S|), on a device."""
         return Scores(
             **{
