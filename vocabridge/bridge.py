@@ -135,7 +135,7 @@ class Bridge(PreTrainedModel, GenerationMixin):
             attention_mask: (batch, past + n), 0 for padding; padding is no text.
             position_ids: (batch, n); by default what the base model takes.
             past_key_values: A `BridgeCache` from an earlier call.
-            use_cache: Whether to return a cache.
+            use_cache: Whether to return a cache; by default as the base's configuration says.
             logits_to_keep: Give logits for the last that many positions only; 0 for all.
             labels: (batch, n) ids to compute the mean cross-entropy on, -100 where there is none.
             **kwargs: Passed to the base model.
@@ -146,6 +146,8 @@ class Bridge(PreTrainedModel, GenerationMixin):
         Raises:
             VocabridgeError: `past_key_values` is another model's cache.
         """
+        if use_cache is None:
+            use_cache = self.config.get_text_config(decoder=True).use_cache
         if past_key_values is None and use_cache:
             past_key_values = BridgeCache(config=self.config.get_text_config(decoder=True))
         if past_key_values is not None and not isinstance(past_key_values, BridgeCache):
