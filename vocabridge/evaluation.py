@@ -101,7 +101,7 @@ class Evaluation:
         measured: Every contestant.
         bridge_against_donor: Relative change of bits per byte, bridge over donor alone minus 1; paired.
         bridge_against_base: The same over the base.
-        gap_recovered: (bridge - base) / (ceiling - base) in bits per byte; None without a ceiling.
+        gap_recovered: (bridge - base) / (ceiling - base) in bits per byte; None without a ceiling that differs.
         samples: A few generations side by side.
         seconds: Wall time.
     """
@@ -235,7 +235,7 @@ def evaluate(
         name: _ratio(bits["bridge"], bits[name], examples, lambda ratio: ratio - 1) for name in ("donor alone", "base")
     }
     recovered = None
-    if ceiling is not None:
+    if ceiling is not None and (bits["ceiling"] != bits["base"]).all():
         recovered = _ratio(bits["bridge"] - bits["base"], bits["ceiling"] - bits["base"], examples)
     return Evaluation(
         base=base,
