@@ -6,8 +6,9 @@ from pathlib import Path
 
 from vocabridge.alignment import align
 from vocabridge.data import corpus_files, task_file, value_network_folder
-from vocabridge.evaluation import Evaluation, Progress, evaluate
+from vocabridge.evaluation import Evaluation, evaluate
 from vocabridge.models import resolve_vocabulary
+from vocabridge.progress import Progress, unheard
 from vocabridge.report import write_report
 
 SOURCE = "smollm2-135m-instruct"
@@ -15,9 +16,7 @@ TARGET = "gemma-3-270m"
 _ANSWERS = 34  # items with a greedy answer: two a template, as many as a few minutes allow
 
 
-def run_demo(
-    output: Path, *, limit: int | None = None, progress: Progress = lambda done, total, what: None
-) -> Evaluation:
+def run_demo(output: Path, *, limit: int | None = None, progress: Progress = unheard) -> Evaluation:
     """Aligns the two tokenizers, bridges, evaluates, and writes `report.html` and `report.json`.
 
     Args:

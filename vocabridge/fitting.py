@@ -8,7 +8,7 @@ need no more, and no evaluation does this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, carried
 from vocabridge.examples import Example, tokenize
+from vocabridge.progress import Progress, unheard
 
 _SUPPORT = 512  # tokens kept at each position
 _POSITIONS_AT_ONCE = 8
@@ -48,7 +49,7 @@ def fit_combination(
     examples: Sequence[Example],
     *,
     carries: Sequence[Carry] = tuple(Carry),
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    progress: Progress = unheard,
 ) -> list[Fit]:
     """Fits every carry on the responses of some examples.
 

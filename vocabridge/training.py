@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,10 +20,8 @@ from torch.nn import functional
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.examples import Example, TokenizedExample, load_examples, tokenize
+from vocabridge.progress import Progress, unheard
 from vocabridge.value_network import ResidualValueNetwork, new_value_network, save_value_network
-
-Progress = Callable[[int, int, str], None]
-"""Called with (done, total, what is going on)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def train_value_network(
     *,
     validation: Path | None = None,
     device: str = "cpu",
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = unheard,
 ) -> TrainingResult:
     """Trains a value network on (prompt, response) JSONL and writes it to a folder.
 

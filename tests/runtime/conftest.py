@@ -10,6 +10,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
+
 from vocabridge.alignment import Alignment, Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
@@ -30,12 +31,17 @@ def vocabularies(tokenizer_folders, training_text) -> dict[str, Vocabulary]:
         "unigram": _unigram(training_text),
         "wordpiece": _wordpiece(training_text),
         "no_safe_cuts": _across_words(training_text),
-        "special_with_spaces": _special_with_spaces(Tokenizer.from_file(str(tokenizer_folders.source / "tokenizer.json"))),
+        "special_with_spaces": _special_with_spaces(
+            Tokenizer.from_file(str(tokenizer_folders.source / "tokenizer.json"))
+        ),
     }
     return {
         "byte_level": Vocabulary.load(tokenizer_folders.source),
         "sentencepiece": Vocabulary.load(tokenizer_folders.target),
-        **{kind: Vocabulary.from_tokenizer(tokenizer, size=900, name=kind, roles=ROLES) for kind, tokenizer in made.items()},
+        **{
+            kind: Vocabulary.from_tokenizer(tokenizer, size=900, name=kind, roles=ROLES)
+            for kind, tokenizer in made.items()
+        },
     }
 
 
@@ -49,9 +55,7 @@ def _unigram(text: list[str]) -> Tokenizer:
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=CONTROL, unk_token="<unk>", show_progress=False
-    )
+    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=CONTROL, unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator(text, trainer)
     return tokenizer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import DynamicCache, GenerationConfig
+
 from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge import Bridge, BridgeCache
 from vocabridge.combination import Carry, Combination

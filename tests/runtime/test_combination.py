@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from vocabridge.alignment import VocabridgeError
 from vocabridge.combination import Carry, Combination
 from vocabridge.examples import Example
@@ -154,7 +155,9 @@ def test_a_fit_is_never_worse_than_the_papers_weights_on_its_own_texts(parts):
     assert {fit.combination.carry for fit in fits} == set(Carry)
     assert [fit.bits for fit in fits] == sorted(fit.bits for fit in fits)
     assert all(fit.bits <= fit.paper_bits + 1e-9 for fit in fits)
-    assert all(weight >= 0 for fit in fits for weight in fit.combination.as_dict().values() if not isinstance(weight, str))
+    assert all(
+        weight >= 0 for fit in fits for weight in fit.combination.as_dict().values() if not isinstance(weight, str)
+    )
     assert told == [(n, 4) for n in range(1, 5)]
 
 

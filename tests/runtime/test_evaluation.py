@@ -8,13 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.combination import Carry, Combination
-from vocabridge.evaluation import _contestants, _generations, _ratio, _response_bits, donor, evaluate
+from vocabridge.contestants import donor, generations, response_bits
+from vocabridge.evaluation import _contestants, evaluate
 from vocabridge.examples import Example, load_examples, tokenize
+from vocabridge.intervals import ratio
 from vocabridge.value_network import new_value_network, save_value_network
 
-LONGEST = "vocabridge.evaluation._LONGEST_ANSWER"
+LONGEST = "vocabridge.contestants._LONGEST_ANSWER"
 
 
 def write(path, numbers):
@@ -52,25 +55,25 @@ def items(templates):
 def test_a_ratio_is_sum_over_sum_inside_its_interval():
     rng = np.random.default_rng(1)
     above, below = rng.uniform(1, 2, 40), rng.uniform(1, 2, 40)
-    ratio = _ratio(above, below, items(range(40)))
-    assert ratio.value == pytest.approx(above.sum() / below.sum())
-    assert ratio.low < ratio.value < ratio.high
-    assert _ratio(above, below, items(range(40))) == ratio
+    found = ratio(above, below, items(range(40)))
+    assert found.value == pytest.approx(above.sum() / below.sum())
+    assert found.low < found.value < found.high
+    assert ratio(above, below, items(range(40))) == found
 
 
 def test_equal_contestants_differ_by_exactly_0():
     bits = np.random.default_rng(1).uniform(1, 2, 40)
-    ratio = _ratio(bits, bits, items(range(40)), lambda value: value - 1)
-    assert (ratio.value, ratio.low, ratio.high) == (0, 0, 0)
+    found = ratio(bits, bits, items(range(40)), lambda value: value - 1)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
 def test_items_of_one_template_are_resampled_together():
     values = np.repeat(np.random.default_rng(1).uniform(1, 2, 10), 10)
     ones = np.ones_like(values)
-    apart, together = _ratio(values, ones, items(range(100))), _ratio(values, ones, items(np.arange(100) // 10))
+    apart, together = ratio(values, ones, items(range(100))), ratio(values, ones, items(np.arange(100) // 10))
     assert apart.value == pytest.approx(together.value)
     assert together.high - together.low > 2 * (apart.high - apart.low)
-    alone = _ratio(values, ones, items([0] * 100))
+    alone = ratio(values, ones, items([0] * 100))
     assert alone.low == alone.high == pytest.approx(alone.value)
 
 
@@ -79,15 +82,15 @@ def test_an_interval_is_a_95_percent_interval():
     hits = 0
     for _ in range(200):
         values = rng.normal(5, 1, 50)
-        ratio = _ratio(values, np.ones(50), items(range(50)))
-        hits += ratio.low <= 5 <= ratio.high
+        found = ratio(values, np.ones(50), items(range(50)))
+        hits += found.low <= 5 <= found.high
     assert 0.88 < hits / 200 < 0.99
 
 
 def test_bits_are_those_of_plain_forwards(parts, files):
     examples = load_examples(files / "test.jsonl")
     bridge = parts.bridge()
-    base, alone, bridged = (_response_bits(c, examples, lambda *_: None) for c in _contestants(bridge, "base"))
+    base, alone, bridged = (response_bits(c, examples, lambda *_: None) for c in _contestants(bridge))
     for found, model in ((base, parts.base), (alone, parts.tuned)):
         for bits, example in zip(found, examples, strict=True):
             tokens = tokenize(example, model.vocabulary)
@@ -111,11 +114,11 @@ def test_the_donor_of_a_value_network_is_its_base_with_it(parts):
 def test_answers_are_generated_in_the_order_of_the_items_and_stop_when_complete(parts, monkeypatch):
     monkeypatch.setattr(LONGEST, 12)
     examples = [Example(p, "r", "1", p, p) for p in ("The lazy dog, and 12", "a", "Question: 7")]
-    contestant = _contestants(parts.bridge(), "base")[0]
-    together = _generations(contestant, examples, lambda *_: None)
-    alone = [_generations(contestant, [example], lambda *_: None)[0] for example in examples]
+    contestant = _contestants(parts.bridge())[0]
+    together = generations(contestant, examples, lambda *_: None)
+    alone = [generations(contestant, [example], lambda *_: None)[0] for example in examples]
     assert together == alone
-    stopped = _generations(contestant, [Example("#### 12\n", "r", "1", "x", "x")], lambda *_: None)
+    stopped = generations(contestant, [Example("#### 12\n", "r", "1", "x", "x")], lambda *_: None)
     assert len(stopped) == 1
 
 
@@ -189,4 +192,6 @@ def test_what_is_refused(files, model_folders):
     with pytest.raises(VocabridgeError, match="1 of the test items"):
         evaluate(*names, files / "test.jsonl", **arguments)
     with pytest.raises(VocabridgeError, match="made for the target tokenizer"):
-        evaluate(str(model_folders.source), str(files / "values"), files / "test.jsonl", alignment=arguments["alignment"])
+        evaluate(
+            str(model_folders.source), str(files / "values"), files / "test.jsonl", alignment=arguments["alignment"]
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from vocabridge.alignment import VocabridgeError
 from vocabridge.answers import final_number, is_complete, is_correct
 from vocabridge.data import task_file
@@ -88,7 +89,9 @@ def test_the_shipped_data_can_be_read():
         ("a", "b"),
     ],
 )
-def test_the_first_token_of_a_response_is_the_first_that_ends_behind_the_prompt(any_vocabulary, loaded, prompt, response):
+def test_the_first_token_of_a_response_is_the_first_that_ends_behind_the_prompt(
+    any_vocabulary, loaded, prompt, response
+):
     example = Example(prompt, response, None, "1", "1")
     for vocabulary in (any_vocabulary, loaded["target"].vocabulary):
         tokens = tokenize(example, vocabulary)

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vocabridge.alignment import Alignment, VocabularyCard
 from vocabridge.projection import Projection
 
@@ -40,10 +41,8 @@ def expected(kind: str, counts: np.ndarray, p_s: np.ndarray, p_t: np.ndarray) ->
     R, C = normalised(counts)
     speaking, spoken_for = counts.sum(0) > 0, counts.sum(1) > 0
     p_s = p_s * speaking / (p_s * speaking).sum()
-    if kind == "static":
-        q = C @ p_s
-    else:
-        q = p_t * (R @ np.divide(p_s, R.T @ p_t, out=np.zeros_like(p_s), where=speaking))
+    q = p_t * (R @ np.divide(p_s, R.T @ p_t, out=np.zeros_like(p_s), where=speaking))
+    q = C @ p_s if kind == "static" else q
     return np.where(spoken_for, q / q.sum() * p_t[spoken_for].sum(), p_t)
 
 

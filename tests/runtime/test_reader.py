@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
+
 from vocabridge.alignment import Vocabulary
 from vocabridge.models import resolve_vocabulary
 from vocabridge.reader import Reader, begin_tokens, has_safe_cuts

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
+
 from vocabridge.reader import Reader, begin_tokens
 from vocabridge.reading import Reading
 from vocabridge.value_network import ContrastPair
@@ -135,7 +138,7 @@ def test_an_id_that_is_taken_back_and_comes_again_is_read_again(parts, vocabular
         for piece in pieces:
             reader.push(piece)
             lengths.append(len(reader.ids))
-        shrunk += any(b < a for a, b in zip(lengths, lengths[1:], strict=False))
+        shrunk += any(b < a for a, b in pairwise(lengths))
         logits, speaks = Reading(source, {"tuned", "untuned"}, 1).read([pieces], len(pieces))
         compare({name: values[0] for name, values in logits.items()}, speaks[0], from_scratch(source, pieces))
     assert shrunk

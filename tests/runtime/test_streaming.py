@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from transformers import GenerationConfig
+
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.value_network import (
@@ -100,7 +101,19 @@ def test_cut_off_weights_are_refused(folder):
     assert f"{folder / WEIGHTS} is damaged" in refused(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "3", '{"base": "x", "unknown": 1}', "null", '{"base": 1, "fingerprint": "", "method": "full"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        "3",
+        '{"base": "x", "unknown": 1}',
+        "null",
+        '{"base": 1, "fingerprint": "", "method": "full"}',
+    ],
+)
 def test_a_damaged_configuration_is_refused(folder, content):
     (folder / CONFIG).write_text(content)
     assert str(folder / CONFIG) in refused(folder)
