@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
+
 from vocabridge.cli.options import in_existing_folder
 from vocabridge.cli.output import Json, print_facts, print_json, progress
 from vocabridge.cli.provenance import as_document, as_facts
@@ -30,12 +31,8 @@ class Method(str, Enum):
 
 
 def align(
-    source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="The value network's tokenizer.", show_default=False)
-    ],
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="The base model's tokenizer.", show_default=False)
-    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The value network's tokenizer.", show_default=False)],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The base model's tokenizer.", show_default=False)],
     method: Annotated[
         Method, typer.Option(help="default: counts on text, re-tokenisation as a prior, equal bytes pinned.")
     ] = Method.default,
@@ -67,10 +64,9 @@ def align(
     packaged model: smollm2-135m-instruct, gemma-3-270m. The result is kept in the cache and found there the
     next time.
     """
+    from vocabridge import alignment
     from vocabridge.cli.vocabularies import vocabulary
     from vocabridge.data import corpus_files
-
-    from vocabridge import alignment
 
     begin = perf_counter()
     if corpus is None and alignment.METHODS[method.value].reads is not alignment.Reads.NOTHING:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import typer
+
 from vocabridge.cli import align, cache, demo, eval, generate, inspect, train
 from vocabridge.cli.errors import Commands, fail, interrupted
-from vocabridge.cli.output import log_to_stderr
+from vocabridge.cli.output import log_to_stderr, silence_libraries
 
 app = typer.Typer(
     name="vocabridge",
@@ -23,6 +24,7 @@ app = typer.Typer(
 def prepare() -> None:
     """Carry what a small model learned in post-training to a model of another family, at inference."""
     log_to_stderr()
+    silence_libraries()
 
 
 app.command(epilog=align.EXAMPLES)(align.align)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+
 from vocabridge.cli.output import Json, print_facts, print_json, print_table, size
 
 app = typer.Typer(
@@ -31,9 +32,7 @@ def verify(json: Json = False) -> None:
 
 @app.command(epilog="\b\nExamples:\n  vocabridge cache prune\n  vocabridge cache prune --all\n")
 def prune(
-    everything: Annotated[
-        bool, typer.Option("--all", help="Remove every entry, not only the damaged ones.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove every entry, not only the damaged ones.")] = False,
     json: Json = False,
 ) -> None:
     """Remove damaged entries and what killed builds left behind."""

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from vocabridge.cli.output import Json, print_json, print_table, progress
+
+from vocabridge.cli.evaluations import print_evaluation
+from vocabridge.cli.output import Json, progress
 
 EXAMPLES = """\b
 Examples:
@@ -30,8 +32,6 @@ def demo(
 
     with progress("demo") as tell:
         report = run_demo(output, limit=limit, progress=tell)
-    if json:
-        print_json(report)
-    else:
-        print_table(report.title, report.header, report.rows())
+    print_evaluation(report, json=json)
+    if not json:
         typer.echo(f"Written: {output / 'report.html'}, {output / 'report.json'}")

@@ -77,6 +77,4 @@ def _defect(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())
-    return (
-        f"unexpected {type(error).__name__}: {text}{place}; this is a defect of vocabridge, please report it"
-    )
+    return f"unexpected {type(error).__name__}: {text}{place}; this is a defect of vocabridge, please report it"

@@ -6,35 +6,45 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from vocabridge.cli.options import in_existing_folder
-from vocabridge.cli.output import Json, print_json, print_table, progress
+
+from vocabridge.cli.evaluations import print_evaluation
+from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, in_existing_folder
+from vocabridge.cli.output import Json, progress
 
 EXAMPLES = """\b
 Examples:
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --limit 20 -o report.json --json
+  vocabridge eval --base ./big --value ./small-chat --untuned ./small --data test.jsonl --answers 0
 """
 
 
 def evaluate(
-    base: Annotated[str, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")],
-    value: Annotated[Path, typer.Option(exists=True, file_okay=False, help="The value network's folder.")],
+    base: Base,
+    value: Value,
     data: Annotated[
         Path,
         typer.Option(exists=True, dir_okay=False, help="JSONL of prompts, responses and answers to test on."),
     ],
+    untuned: Untuned = None,
+    alignment: AlignmentFile = None,
     validation: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="JSONL on which the weights are fitted.")
     ] = None,
+    combination: CombinationFile = None,
     ceiling: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="The base model fine-tuned itself, a folder."),
+        str | None, typer.Option(help="The base model fine-tuned itself, by name, or a value network trained on it.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many items.")] = None,
+    answers: Annotated[int | None, typer.Option(min=0, help="Ask for the answers of only so many items.")] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", dir_okay=False, callback=in_existing_folder, help="Write the report here, JSON."
+            "--output",
+            "-o",
+            dir_okay=False,
+            callback=in_existing_folder,
+            help="Write the report here, JSON; `generate --combination` reads the fitted weights from it.",
         ),
     ] = None,
     json: Json = False,
@@ -48,11 +58,18 @@ def evaluate(
 
     with progress(f"evaluating {base}") as tell:
         report = measure(
-            base, str(value), data, validation=validation, ceiling=ceiling, limit=limit, progress=tell
+            base,
+            value,
+            data,
+            untuned=untuned,
+            alignment=alignment,
+            validation=validation,
+            combination=combination,
+            ceiling=ceiling,
+            limit=limit,
+            answers=answers,
+            progress=tell,
         )
     if output is not None:
         report.save(output)
-    if json:
-        print_json(report)
-    else:
-        print_table(report.title, report.header, report.rows())
+    print_evaluation(report, json=json)

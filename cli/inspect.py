@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from vocabridge.cli.output import Json, print_facts, print_json
 from vocabridge.cli.provenance import as_document, as_facts
 

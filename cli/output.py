@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +23,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 """The option that every command has."""
 
 
@@ -108,6 +107,13 @@ def log_to_stderr() -> None:
         logger.addHandler(_Lines())
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def silence_libraries() -> None:
+    """Keep other libraries' progress bars and remarks off stderr; they read this when they are imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from vocabridge.cli.options import in_existing_folder
 from vocabridge.cli.output import Json, count, print_facts, print_json, progress
 
@@ -56,9 +57,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
     rank: Annotated[int, typer.Option(min=1, help="The adapter's rank.")] = 8,
-    norm_weight: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the mean size of the change of logits.")
-    ] = 0.1,
+    norm_weight: Annotated[float, typer.Option(min=0.0, help="Weight of the mean size of the change of logits.")] = 0.1,
     max_length: Annotated[
         int, typer.Option(min=2, help="Longest example, in tokens; a longer one is an error.")
     ] = 1024,

@@ -147,9 +147,7 @@ def _sentencepiece(size: int) -> Tokenizer:
     spec = json.loads(tokenizer.to_str())
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in specials]
     tokenizer = Tokenizer.from_str(json.dumps(spec))
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer.add_special_tokens([AddedToken(content, special=True) for content in specials])
     return tokenizer
 

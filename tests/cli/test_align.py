@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from vocabridge.alignment import Alignment, Vocabulary
 
 
@@ -21,9 +22,7 @@ def test_align_prints_a_table_and_saves_a_file_that_loads(run, tokenizer_folders
 @pytest.mark.parametrize("method", ["default", "exact", "retokenize", "cooccurrence"])
 def test_align_json_is_one_document_and_nothing_else(run, tokenizer_folders, text, method):
     corpus = ("--corpus", text) if method in {"default", "cooccurrence"} else ()
-    done = run(
-        "align", tokenizer_folders.source, tokenizer_folders.target, "--method", method, *corpus, "--json"
-    )
+    done = run("align", tokenizer_folders.source, tokenizer_folders.target, "--method", method, *corpus, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["method"] == method

@@ -3,12 +3,16 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
+
 from vocabridge.data import corpus_files
+
+BEGUN = ("aligning ", "evaluating ", "loading ", "training ")
 
 
 def one_sentence(done):
@@ -16,7 +20,7 @@ def one_sentence(done):
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("aligning ")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(BEGUN)]
     assert len(lines) == 1, done.stderr
     assert re.match(r"error: \S", lines[0])
     assert "defect" not in lines[0]
@@ -90,9 +94,7 @@ def test_an_empty_folder_as_corpus_is_refused(run, tokenizer_folders, tmp_path):
 
 
 def test_a_corpus_for_a_method_that_reads_none_is_refused(run, tokenizer_folders, text):
-    done = run(
-        "align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--method", "exact"
-    )
+    done = run("align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--method", "exact")
     assert "exact" in one_sentence(done)
 
 
@@ -145,3 +147,87 @@ def test_a_stopped_build_leaves_nothing_half_written(run, entry_point, tokenizer
     assert json.loads(run("cache", "verify", "--json", VOCABRIDGE_CACHE=cache).stdout)["entries"]
     run("cache", "prune", VOCABRIDGE_CACHE=cache)
     assert not [path for path in cache.rglob("*") if path.suffix == ".part"]
+
+
+@pytest.fixture
+def examples(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "Question: 3?", "response": " 6\\n#### 6"}\n' * 3)
+    return path
+
+
+@pytest.fixture
+def values(run, model_folders, examples, tmp_path):
+    done = run("train", examples, "-o", "values", "--base", model_folders.source, "--epochs", 1, "--rank", 1)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "values"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("{", "line 4, is not valid JSON"), ('{"prompt": "a"}', 'line 4, has no string "response"')],
+)
+def test_a_line_of_training_data_that_is_wrong_is_named(run, model_folders, examples, tmp_path, line, says):
+    with examples.open("a") as file:
+        file.write(line + "\n")
+    done = run("train", examples, "-o", "values", "--base", model_folders.source)
+    assert f"{examples}, {says}" in one_sentence(done)
+    assert not (tmp_path / "values").exists()
+
+
+def test_an_output_folder_that_is_not_empty_is_left_alone(run, model_folders, examples, tmp_path):
+    (tmp_path / "values").mkdir()
+    (tmp_path / "values" / "mine.txt").write_text("mine")
+    done = run("train", examples, "-o", "values", "--base", model_folders.source)
+    assert "values is not empty" in one_sentence(done)
+    assert [path.name for path in (tmp_path / "values").iterdir()] == ["mine.txt"]
+
+
+def test_an_example_that_is_too_long_is_named(run, model_folders, examples):
+    done = run("train", examples, "-o", "values", "--base", model_folders.source, "--max-length", 5)
+    assert "example 1 has" in one_sentence(done)
+
+
+def test_a_base_that_is_not_there_is_named(run, examples, tmp_path):
+    done = run("train", examples, "-o", "values", "--base", tmp_path / "nowhere", HF_HUB_OFFLINE=1)
+    assert "nowhere" in one_sentence(done)
+
+
+def test_a_value_network_that_does_not_fit_or_is_damaged_is_refused(run, model_folders, values, model_pair, examples):
+    """Each in one sentence, from generate or eval: they load the same way."""
+    base = ("--base", model_folders.target)
+    assert "nowhere" in one_sentence(run("generate", "The", *base, "--value", "nowhere"))
+
+    wrong = run("generate", "The", "--base", model_folders.source, "--value", values, "--alignment", model_pair)
+    assert "made for the target tokenizer" in one_sentence(wrong)
+
+    reverse = ("--value", model_folders.target, "--untuned", model_folders.target, "--alignment", model_pair)
+    assert "made for the source tokenizer" in one_sentence(run("generate", "The", *base, *reverse))
+
+    data = bytearray(model_pair.read_bytes())
+    data[-200] ^= 0x10
+    model_pair.write_bytes(data)
+    altered = run("eval", *base, "--value", values, "--alignment", model_pair, "--data", examples)
+    assert f"{model_pair}: altered or damaged" in one_sentence(altered)
+
+    weights = values / "value_network.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+    assert f"{weights} is damaged" in one_sentence(run("generate", "The", *base, "--value", values))
+
+
+def test_models_of_two_families_are_no_contrast_pair(run, model_folders):
+    models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.target)
+    assert "different tokenizers" in one_sentence(run("generate", "The", *models))
+
+
+def test_weights_that_are_none_are_refused(run, model_folders, examples, model_pair):
+    models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
+    done = run("generate", "The", *models, "--alignment", model_pair, "--combination", examples)
+    assert f"{examples} is not a combination" in one_sentence(done)
+
+
+def test_test_items_among_the_validation_items_are_refused(run, model_folders, examples, tmp_path):
+    shutil.copy(examples, tmp_path / "validation.jsonl")
+    models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
+    done = run("eval", *models, "--data", examples, "--validation", "validation.jsonl")
+    assert "stand in validation.jsonl too" in one_sentence(done)

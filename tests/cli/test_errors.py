@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+
 from vocabridge.alignment import METHODS, VocabridgeError
 from vocabridge.cli import align, train, vocabularies
 from vocabridge.cli.errors import Commands, sentence
