@@ -50,8 +50,7 @@ def stream(bridge: Bridge, prompt: str, max_new_tokens: int) -> Iterator[str]:
 
 def _end_tokens(bridge: Bridge) -> set[int]:
     """The end token of the tokenizer, and those of the base model's generation configuration."""
-    config = bridge.generation_config
-    configured = None if config is None else config.eos_token_id
+    configured = bridge.generation_config.eos_token_id
     ends = {configured} if isinstance(configured, int) else set(configured or ())
     return ends | {i for role, i in bridge.vocabulary.roles.items() if role == "end"}
 

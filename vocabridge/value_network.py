@@ -366,13 +366,13 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> No
 
 def _read_config(path: Path) -> ValueNetworkConfig:
     try:
-        config = ValueNetworkConfig(**json.loads(path.read_text(encoding="utf-8")))
-        if not isinstance(config.base, str) or not isinstance(config.fingerprint, str):
-            raise TypeError("base and fingerprint are strings")
-        return config
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(fields[name], str) for name in ("base", "fingerprint", "method")):
+            raise TypeError("base, fingerprint and method are strings")
+        return ValueNetworkConfig(**fields)
     except FileNotFoundError:
         raise VocabridgeError(f"there is no file {path}; give the folder of a trained value network") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise VocabridgeError(
             f"{path} is not a value network's configuration ({error}); copy or train it again"
         ) from error
