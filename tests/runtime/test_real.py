@@ -1,0 +1,101 @@
+"""The two packaged models, SmolLM2-135M-Instruct and Gemma-3-270M: what must hold on real weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from vocabridge.alignment import Vocabulary, align
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination
+from vocabridge.models import LoadedModel, load_model
+from vocabridge.value_network import DeltaModel, ResidualValueNetwork, ValueNetworkConfig, load_value_source
+
+pytestmark = pytest.mark.real
+
+PROMPTS = ["Question: A baker sells 24 loaves a day. How many in 7 days?\nAnswer:", "The capital of 日本 🙂 is"]
+GREEDY = GenerationConfig(max_new_tokens=12, do_sample=False, pad_token_id=0)
+
+
+@pytest.fixture(scope="module")
+def gemma() -> LoadedModel:
+    return load_model("gemma-3-270m")
+
+
+@pytest.fixture(scope="module")
+def network() -> ResidualValueNetwork:
+    """A fresh value network on SmolLM2; its trunk is the base itself, which has the same weights."""
+    small = load_model("smollm2-135m-instruct")
+    config = ValueNetworkConfig(small.name, small.vocabulary.fingerprint, "full")
+    return ResidualValueNetwork(small, DeltaModel(small.model), config, "fresh")
+
+
+@pytest.fixture(scope="module")
+def bridge(gemma, network) -> Bridge:
+    alignment = align(network.vocabulary, gemma.vocabulary, method="exact", cache=False)
+    return Bridge.over(gemma, network, alignment, Combination(Carry.LINEAR))
+
+
+def inputs(vocabulary: Vocabulary, prompts: list[str]) -> dict[str, torch.Tensor]:
+    rows = [[vocabulary.roles["begin"], *vocabulary.encode(prompt).ids.tolist()] for prompt in prompts]
+    width = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    }
+
+
+def test_the_widths_are_those_of_the_logits(gemma, network):
+    assert (gemma.vocabulary.size, network.vocabulary.size) == (262_144, 49_152)
+    assert gemma.vocabulary.adds_begin
+    assert not network.vocabulary.adds_begin
+
+
+def test_smollm_reads_digits_one_by_one(network):
+    vocabulary = network.vocabulary
+    data = [vocabulary.token_bytes[i] for i in vocabulary.encode("In 1945, 12345").ids]
+    assert data == [b"In", b" ", *(b"%d" % n for n in (1, 9, 4, 5)), b",", b" ", *(b"%d" % n for n in (1, 2, 3, 4, 5))]
+
+
+def test_strength_0_is_the_base_bit_for_bit(gemma, bridge):
+    batch = inputs(gemma.vocabulary, PROMPTS)
+    bridge.strength = 0.0
+    try:
+        with torch.no_grad():
+            assert torch.equal(bridge(**batch).logits, gemma.model(**batch).logits)
+        ours = bridge.generate(**batch, generation_config=GREEDY)
+        assert torch.equal(ours, gemma.model.generate(**batch, generation_config=GREEDY))
+    finally:
+        bridge.strength = 1.0
+
+
+def test_a_fresh_value_network_leaves_the_base_as_it_is(gemma, bridge):
+    batch = inputs(gemma.vocabulary, PROMPTS)
+    with torch.no_grad():
+        assert torch.equal(bridge(**batch).logits, gemma.model(**batch).logits.float())
+    ours = bridge.generate(**batch, generation_config=GREEDY)
+    assert torch.equal(ours, gemma.model.generate(**batch, generation_config=GREEDY))
+
+
+def test_the_reading_with_caches_says_what_one_forward_says(gemma, bridge):
+    """bf16 rounds otherwise with and without a cache; the likeliest tokens are the same."""
+    batch = inputs(gemma.vocabulary, [PROMPTS[0] + " 24*7 = 168 loaves."])
+    ids = batch["input_ids"]
+    keep = 8
+    with torch.no_grad():
+        full, speaks = bridge.scores(ids, None, keep, {"untuned": True}, None)
+        text = gemma.vocabulary.tokenizer.decode(ids[0].tolist())
+        source = torch.tensor([bridge.source.vocabulary.encode(text).ids.tolist()])
+        plain = bridge.source.models["base"](source).logits[0, -1].float()
+    assert speaks.all()
+    assert full.untuned[0, -1].topk(3).indices.tolist() == plain.topk(3).indices.tolist()
+    torch.testing.assert_close(full.untuned[0, -1].log_softmax(-1), plain.log_softmax(-1), atol=0.3, rtol=0.05)
+
+
+def test_a_contrast_pair_of_a_model_with_itself_changes_nothing(network):
+    pair = load_value_source("smollm2-135m-instruct", untuned="smollm2-135m-instruct")
+    ids = torch.tensor([network.vocabulary.encode(PROMPTS[0]).ids.tolist()])
+    with torch.no_grad():
+        outputs = {name: model(ids).logits.float() for name, model in pair.models.items()}
+    assert (pair.scores(outputs).delta == 0).all()
