@@ -52,7 +52,7 @@ class Split:
 SPLITS = (
     Split("test", templates=17, items_each=6, first_seed=300_000_000),
     Split("validation", templates=8, items_each=6, first_seed=200_000_000),
-    Split("train", templates=None, items_each=24, first_seed=100_000_000),
+    Split("train", templates=None, items_each=8, first_seed=100_000_000),
 )
 AUDIT_SEED = 400_000_000
 
