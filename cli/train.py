@@ -53,9 +53,9 @@ def train(
         typer.Option(exists=True, dir_okay=False, help="JSONL to report the loss on, before and after."),
     ] = None,
     method: Annotated[Method, typer.Option(help="An adapter of a few MB, or every weight.")] = Method.lora,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
     rank: Annotated[int, typer.Option(min=1, help="The adapter's rank.")] = 8,
     norm_weight: Annotated[float, typer.Option(min=0.0, help="Weight of the mean size of the change of logits.")] = 0.1,
     max_length: Annotated[

@@ -42,9 +42,9 @@ class Recipe:
 
     base: str
     method: str = "lora"
-    epochs: int = 2
+    epochs: int = 1
     learning_rate: float = 1e-3
-    batch_size: int = 16
+    batch_size: int = 8
     rank: int = 8
     norm_weight: float = 0.1
     max_length: int = 1024
