@@ -181,9 +181,7 @@ class Alignment:
         write_whole(path, save(tensors, {_KEY: json.dumps(facts, sort_keys=True)}))
 
     @classmethod
-    def load(
-        cls, path: str | Path, *, source: Vocabulary | None = None, target: Vocabulary | None = None
-    ) -> Alignment:
+    def load(cls, path: str | Path, *, source: Vocabulary | None = None, target: Vocabulary | None = None) -> Alignment:
         """Read an alignment, and check that it is whole and made for these vocabularies.
 
         Raises:

@@ -99,15 +99,11 @@ class Builder(abc.ABC):
             raise VocabridgeError(f"The method {self.method} reads no text: leave the corpus out.")
 
     @abc.abstractmethod
-    def _count(
-        self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
-    ) -> sp.csr_array:
+    def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         """Return the counts, (|T|, |S|)."""
 
 
-def matrix(
-    targets: Int64, sources: Int64, counts: np.ndarray[Any, Any], shape: tuple[int, int]
-) -> sp.csr_array:
+def matrix(targets: Int64, sources: Int64, counts: np.ndarray[Any, Any], shape: tuple[int, int]) -> sp.csr_array:
     """Return the (|T|, |S|) CSR matrix of these entries, repeated ones summed up, float64."""
     values = np.asarray(counts, np.float64)
     return sp.coo_array((values, (targets, sources)), shape=shape).tocsr()

@@ -83,9 +83,7 @@ class Spelling:
     def of(cls, spec: Mapping[str, Any]) -> Spelling:
         """Judge the spelling from a tokenizer's JSON (`json.loads(tokenizer.to_str())`)."""
         model = spec["model"]
-        parts = [
-            part for key in ("normalizer", "pre_tokenizer", "decoder") for part in components(spec.get(key))
-        ]
+        parts = [part for key in ("normalizer", "pre_tokenizer", "decoder") for part in components(spec.get(key))]
         types = {part["type"] for part in parts}
         space = next((s for s in map(_space_of, parts) if s), None)
         if "ByteLevel" in types:

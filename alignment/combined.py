@@ -49,9 +49,7 @@ class Combined(Builder):
     prior: float = 1.0
     pin: Pin = Pin.FLOOR
 
-    def _count(
-        self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
-    ) -> sp.csr_array:
+    def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         prior = Retokenize()._count(source, target, None, progress)
         counts = sp.csr_array(count_starts(source, target, corpus, progress) + self.prior * prior)
         if self.pin is Pin.NONE:

@@ -29,15 +29,11 @@ class Cooccurrence(Builder):
     method: ClassVar[str] = "cooccurrence"
     reads: ClassVar[Reads] = Reads.ALWAYS
 
-    def _count(
-        self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
-    ) -> sp.csr_array:
+    def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         return count_starts(source, target, corpus, progress)
 
 
-def count_starts(
-    source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
-) -> sp.csr_array:
+def count_starts(source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
     """Count, over a corpus, the pairs of tokens that start at the same byte; no counts without a corpus.
 
     Control tokens that stand in the text are left out: what they say is not text.

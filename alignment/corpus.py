@@ -63,9 +63,7 @@ class Corpus:
             elif path.is_file():
                 files.append(path)
             else:
-                raise VocabridgeError(
-                    f"{path}: no such corpus file; give the path of a UTF-8 text file or folder."
-                )
+                raise VocabridgeError(f"{path}: no such corpus file; give the path of a UTF-8 text file or folder.")
         corpus = cls(tuple(files))
         if corpus.bytes == 0:
             named = ", ".join(map(str, files)) or "no file"
@@ -118,9 +116,7 @@ class Corpus:
                 rest = rest[cut:]
             if decoder.getstate()[0]:
                 at = read - len(decoder.getstate()[0])
-                raise VocabridgeError(
-                    f"{file}: ends in the middle of a character at byte {at}; the file is cut off."
-                )
+                raise VocabridgeError(f"{file}: ends in the middle of a character at byte {at}; the file is cut off.")
             if rest:
                 yield rest
 

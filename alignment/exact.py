@@ -24,9 +24,7 @@ class Exact(Builder):
 
     method: ClassVar[str] = "exact"
 
-    def _count(
-        self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
-    ) -> sp.csr_array:
+    def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         pairs = [
             (y, w)
             for data in source.canonical.keys() & target.canonical.keys()

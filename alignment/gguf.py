@@ -101,9 +101,7 @@ def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, np.ndarray[Any, np.dty
         raise VocabridgeError(
             f"a GGUF tokenizer of model {kind!r} cannot be read (gpt2 and llama can); use its tokenizer.json."
         )
-    tokenizer.add_tokens(
-        [AddedToken(tokens[i], special=bool(types[i] == CONTROL), normalized=False) for i in marked]
-    )
+    tokenizer.add_tokens([AddedToken(tokens[i], special=bool(types[i] == CONTROL), normalized=False) for i in marked])
     return tokenizer, types
 
 
@@ -127,9 +125,7 @@ def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
         return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence(
-            [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
-        )
+        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
     if name in ("llama-bpe", "llama3", "llama-v3"):
         return _split(rf"{_CONTRACTION_WORD}|\p{{N}}{{1,3}}|{_PUNCTUATION_SPACE}")
     if name == "qwen2":
@@ -200,9 +196,7 @@ def _read_tokenizer_fields(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Header(data).fields()
     except OSError as error:
-        raise VocabridgeError(
-            f"{path}: cannot be read ({error.strerror or error}); check the path."
-        ) from error
+        raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
     except (struct.error, ValueError, KeyError) as error:
         raise VocabridgeError(
             f"{path}: not a readable GGUF file ({error}); download it again or name another file."

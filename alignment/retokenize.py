@@ -28,9 +28,7 @@ class Retokenize(Builder):
 
     method: ClassVar[str] = "retokenize"
 
-    def _count(
-        self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress
-    ) -> sp.csr_array:
+    def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         total = len(target.usable) + len(source.usable)
         y, first_w = _first_pieces(target, source, lambda done: progress(done, total))
         w, first_y = _first_pieces(source, target, lambda done: progress(len(target.usable) + done, total))
@@ -39,9 +37,7 @@ class Retokenize(Builder):
         return matrix(rows, columns, counts, (target.size, source.size))
 
 
-def _first_pieces(
-    tokens_of: Vocabulary, cut_by: Vocabulary, tell: Callable[[int], None]
-) -> tuple[Int64, Int64]:
+def _first_pieces(tokens_of: Vocabulary, cut_by: Vocabulary, tell: Callable[[int], None]) -> tuple[Int64, Int64]:
     """Return ids of one vocabulary and, for each, the other's id that its bytes begin with."""
     ids, firsts = [], []
     for at in range(0, len(tokens_of.usable), _BATCH):

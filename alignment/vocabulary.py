@@ -121,9 +121,7 @@ class Vocabulary:
                 f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json."
             )
         if roles is None:
-            named = {
-                role: getattr(tokenizer, f"{token}_token_id", None) for role, token in _ROLE_TOKENS.items()
-            }
+            named = {role: getattr(tokenizer, f"{token}_token_id", None) for role, token in _ROLE_TOKENS.items()}
             roles = {role: i for role, i in named.items() if i is not None}
         name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
         copy = Tokenizer.from_str(backend.to_str())
@@ -219,9 +217,7 @@ class Vocabulary:
             del roles["pad"]
         for role, i in roles.items():
             if not 0 <= i < size:
-                raise VocabridgeError(
-                    f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids."
-                )
+                raise VocabridgeError(f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids.")
         control = {roles[role] for role in ("begin", "end", "unknown") if role in roles} | {unknown}
 
         token_bytes: list[bytes | None] = [None] * size
@@ -469,9 +465,7 @@ def _fingerprint(
     def compact(value: Any) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
-    model = {
-        k: v for k, v in spec["model"].items() if v not in (None, False, "") and k not in ("vocab", "merges")
-    }
+    model = {k: v for k, v in spec["model"].items() if v not in (None, False, "") and k not in ("vocab", "merges")}
     vocab = spec["model"]["vocab"]
     add("size", str(size).encode())
     add("lengths", b",".join(b"-" if b is None else b"%d" % len(b) for b in token_bytes))
@@ -480,10 +474,7 @@ def _fingerprint(
     add("roles", compact(dict(roles)))
     add("model", compact(model))
     # Scores to six digits: reading a tokenizer.json back can move the last of a Unigram's seventeen.
-    if isinstance(vocab, dict):
-        entries = sorted(vocab.items())
-    else:
-        entries = [(token, f"{score:.6g}") for token, score in vocab]
+    entries = sorted(vocab.items()) if isinstance(vocab, dict) else [(token, f"{score:.6g}") for token, score in vocab]
     add("vocab", compact(entries))
     add("merges", compact(spec["model"].get("merges", [])))
     add("added", compact(spec["added_tokens"]))

@@ -22,6 +22,7 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
+
 from vocabridge.alignment import METHODS, Corpus, Reads, Vocabulary
 from vocabridge.data import corpus_files
 

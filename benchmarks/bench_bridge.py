@@ -20,9 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
-from vocabridge.data import task_file, value_network_folder
 
 from vocabridge.combination import Carry, Combination
+from vocabridge.data import task_file, value_network_folder
 from vocabridge.examples import load_examples
 from vocabridge.loading import build_bridge
 from vocabridge.reader import begin_tokens

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from vocabridge.fitting import fit_combination
     from vocabridge.loading import build_bridge
     from vocabridge.models import load_model
+    from vocabridge.streaming import stream
     from vocabridge.training import Recipe, train_value_network
-    from vocabridge.value_network import ContrastPair, ResidualValueNetwork, load_value_network
+    from vocabridge.value_network import load_value_network
+    from vocabridge.value_source import ContrastPair, ResidualValueNetwork
 
 _HOMES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
@@ -27,8 +29,10 @@ _HOMES = {
     "fitting": ("fit_combination",),
     "loading": ("build_bridge",),
     "models": ("load_model",),
+    "streaming": ("stream",),
     "training": ("Recipe", "train_value_network"),
-    "value_network": ("ContrastPair", "ResidualValueNetwork", "load_value_network"),
+    "value_network": ("load_value_network",),
+    "value_source": ("ContrastPair", "ResidualValueNetwork"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -50,6 +54,7 @@ __all__ = [
     "fit_combination",
     "load_model",
     "load_value_network",
+    "stream",
     "train_value_network",
 ]
 

@@ -25,7 +25,7 @@ from vocabridge.combination import Combination
 from vocabridge.models import LoadedModel
 from vocabridge.projection import Projection
 from vocabridge.reading import Reading
-from vocabridge.value_network import Scores, ValueSource
+from vocabridge.value_source import Scores, ValueSource
 
 _POSITIONS_AT_ONCE = 8  # bounds the memory of combining: some ten float32 tensors of this many rows of |T|
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.projection import Projection
-from vocabridge.value_network import Scores
+from vocabridge.value_source import Scores
 
 
 class Carry(enum.Enum):

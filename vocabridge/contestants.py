@@ -21,7 +21,7 @@ from vocabridge.models import LoadedModel
 from vocabridge.progress import Progress
 from vocabridge.projection import Projection
 from vocabridge.reader import begin_tokens
-from vocabridge.value_network import ContrastPair, ResidualValueNetwork, ValueSource
+from vocabridge.value_source import ContrastPair, ResidualValueNetwork, ValueSource
 
 _BATCH = 17  # answers generated at once
 _LONGEST_ANSWER = 256  # tokens

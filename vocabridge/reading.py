@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vocabridge.reader import Reader, begin_tokens
-from vocabridge.value_network import ValueSource
+from vocabridge.value_source import ValueSource
 
 
 @dataclass

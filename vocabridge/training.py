@@ -21,7 +21,8 @@ from torch.nn import functional
 from vocabridge.alignment import VocabridgeError
 from vocabridge.examples import Example, TokenizedExample, load_examples, tokenize
 from vocabridge.progress import Progress, unheard
-from vocabridge.value_network import ResidualValueNetwork, new_value_network, save_value_network
+from vocabridge.value_network import new_value_network, save_value_network
+from vocabridge.value_source import ResidualValueNetwork
 
 
 @dataclass(frozen=True)

@@ -1,231 +1,28 @@
-"""Value networks: small models whose output is a change of logits, z_post = z_base + z_delta.
+"""Value networks on disk: begun from a pretrained small model, saved as what training changed, loaded again.
 
-Two kinds, one interface (`ValueSource`). Both are a pair of small models of one family that read the same tokens:
-
-    ResidualValueNetwork   base (frozen) and value:   delta = value,           tuned = base + value, untuned = base
-    ContrastPair           untuned and tuned:         delta = tuned - untuned, no training at all
-
-Source: Lu et al., "Transferable Post-training via Inverse Value Learning", arXiv 2410.21027 (the residual form);
-Liu et al., "Tuning Language Models by Proxy", arXiv 2401.08565 (the pair).
+A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
+`value_network.json` (the small base's name, its tokenizer's fingerprint, and the recipe).
 """
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
-from vocabridge.alignment import VocabridgeError, Vocabulary, write_whole
+from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.models import LoadedModel, load_model, load_weights
+from vocabridge.value_source import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig, ValueSource
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a value source says at some positions; logits over the source vocabulary, each of one shape (..., |S|).
-
-    Attributes:
-        delta: The change of logits, or None where nobody asked.
-        tuned: The donor's own logits, delta included, or None.
-        untuned: The donor's logits without the delta, or None.
-    """
-
-    delta: Tensor | None = None
-    tuned: Tensor | None = None
-    untuned: Tensor | None = None
-
-    def at(self, part: slice | Tensor, device: torch.device) -> Scores:
-        """Some of the positions, flattened to (n, |S|), on a device."""
-        return Scores(
-            **{
-                name: None if logits is None else logits.flatten(0, -2)[part].to(device)
-                for name, logits in vars(self).items()
-            }
-        )
-
-
-class ValueSource(nn.Module, ABC):
-    """Two small models of one vocabulary, and the three quantities that come from them.
-
-    Attributes:
-        vocabulary: The source vocabulary, as wide as the models' logits.
-        models: The models by role; each is called with transformers' arguments and gives logits (batch, n, |S|).
-        name: Where it came from, for people only.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, models: Mapping[str, nn.Module], name: str) -> None:
-        """Holds the pair."""
-        super().__init__()
-        self.vocabulary = vocabulary
-        self.models = nn.ModuleDict(models)
-        self.name = name
-
-    @abstractmethod
-    def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
-        """The models that have to run for these quantities."""
-
-    @abstractmethod
-    def scores(self, logits: Mapping[str, Tensor]) -> Scores:
-        """The quantities that these models' logits, float32 (..., |S|), determine."""
-
-
-class ContrastPair(ValueSource):
-    """A tuned model minus the same model untuned."""
-
-    def __init__(self, tuned: LoadedModel, untuned: LoadedModel) -> None:
-        """Pairs two models.
-
-        Raises:
-            VocabridgeError: Their tokenizers differ.
-        """
-        if tuned.vocabulary.fingerprint != untuned.vocabulary.fingerprint:
-            raise VocabridgeError(
-                f"{tuned.name} and {untuned.name} have different tokenizers; a contrast pair is one model before and "
-                "after tuning"
-            )
-        super().__init__(
-            tuned.vocabulary,
-            {"tuned": tuned.model, "untuned": untuned.model},
-            f"{tuned.name} - {untuned.name}",
-        )
-
-    @property
-    def tuned(self) -> PreTrainedModel:
-        """The tuned model."""
-        return cast(PreTrainedModel, self.models["tuned"])
-
-    def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
-        """See `ValueSource.needed`."""
-        return {name for name, wanted in (("tuned", delta or tuned), ("untuned", delta or untuned)) if wanted}
-
-    def scores(self, logits: Mapping[str, Tensor]) -> Scores:
-        """See `ValueSource.scores`."""
-        tuned, untuned = logits.get("tuned"), logits.get("untuned")
-        delta = None if tuned is None or untuned is None else tuned - untuned
-        return Scores(delta=delta, tuned=tuned, untuned=untuned)
-
-
-class ResidualValueNetwork(ValueSource):
-    """A frozen small base and the value network trained on it."""
-
-    def __init__(self, base: LoadedModel, value: DeltaModel, config: ValueNetworkConfig, name: str) -> None:
-        """Pairs a base with its value network."""
-        super().__init__(base.vocabulary, {"base": base.model, "value": value}, name)
-        self.config = config
-
-    @property
-    def base(self) -> PreTrainedModel:
-        """The frozen small base."""
-        return cast(PreTrainedModel, self.models["base"])
-
-    @property
-    def value(self) -> DeltaModel:
-        """The value network proper."""
-        return cast(DeltaModel, self.models["value"])
-
-    def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
-        """See `ValueSource.needed`."""
-        return {name for name, wanted in (("value", delta or tuned), ("base", tuned or untuned)) if wanted}
-
-    def scores(self, logits: Mapping[str, Tensor]) -> Scores:
-        """See `ValueSource.scores`."""
-        delta, untuned = logits.get("value"), logits.get("base")
-        tuned = None if delta is None or untuned is None else untuned + delta
-        return Scores(delta=delta, tuned=tuned, untuned=untuned)
-
-
-class DeltaModel(nn.Module):
-    """A causal language model whose logits are a change of logits: z_delta = U P h.
-
-    h is the last hidden state of the model's trunk, U its own unembedding, and P a square matrix that starts at
-    zero, so that training starts from z_post = z_base exactly, and costs d^2 weights instead of another |S| x d.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        """Wraps a model; its parameters become the value network's initialisation.
-
-        Args:
-            model: A causal language model of width d.
-        """
-        super().__init__()
-        self.model = model
-        width = model.get_output_embeddings().weight.shape[1]
-        self.projection = nn.Linear(width, width, bias=False, dtype=torch.float32, device=model.device)
-        nn.init.zeros_(self.projection.weight)
-
-    def hidden(self, **inputs: Any) -> Tensor:
-        """The trunk's last hidden states, (batch, n, d); arguments as transformers' `forward` takes them."""
-        return self.model.base_model(**inputs).last_hidden_state
-
-    def unembed(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., d) to changes of logits (..., |S|)."""
-        head = self.model.get_output_embeddings()
-        return head(self.projection(hidden.to(self.projection.weight.dtype)).to(head.weight.dtype))
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | dict[str, Tensor] | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool = False,
-        logits_to_keep: int = 0,
-    ) -> DeltaOutput:
-        """Changes of logits at the last `logits_to_keep` positions (0: all), (batch, k, |S|)."""
-        hidden = self.hidden(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-        )
-        return DeltaOutput(logits=self.unembed(hidden[:, -logits_to_keep:]))
-
-    @property
-    def config(self) -> Any:
-        """The trunk's configuration."""
-        return self.model.config
-
-
-@dataclass(frozen=True)
-class DeltaOutput:
-    """The output of a `DeltaModel`, named as transformers names it.
-
-    Attributes:
-        logits: (batch, k, |S|).
-    """
-
-    logits: Tensor
-
-
-@dataclass(frozen=True)
-class ValueNetworkConfig:
-    """What `value_network.json` holds.
-
-    Attributes:
-        base: The small base by name: short name, folder, GGUF file or hub id.
-        fingerprint: Fingerprint of the base's vocabulary.
-        method: "lora" or "full".
-        rank: Rank of the LoRA adapter; None for "full".
-        training: The recipe and its losses, as recorded by training; for people.
-    """
-
-    base: str
-    fingerprint: str
-    method: str
-    rank: int | None = None
-    training: dict[str, Any] = field(default_factory=dict)
 
 
 def new_value_network(base: str, *, method: str, rank: int, device: str = "cpu") -> ResidualValueNetwork:

@@ -109,9 +109,7 @@ def python_files() -> list[Path]:
         for path in transformers.rglob("*.py")
         if "Apache License, Version 2.0" in path.read_text(encoding="utf-8")[:2_000]
     )
-    unwanted = re.compile(
-        r"/(tests?|testing|_vendored?|_lib|_pyinstaller|conftest\.py|_?version\.py)(/|$)|/test_"
-    )
+    unwanted = re.compile(r"/(tests?|testing|_vendored?|_lib|_pyinstaller|conftest\.py|_?version\.py)(/|$)|/test_")
     return sorted(path for path in files if not unwanted.search(path.as_posix()))
 
 
@@ -136,11 +134,7 @@ def paragraphs(path: Path) -> Iterator[str]:
         for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
             text = textwrap.dedent(paragraph).strip()
             plain = sum(character.isalpha() or character in " \n,.'-" for character in text)
-            if (
-                len(text) >= 120
-                and plain >= 0.93 * len(text)
-                and not re.search(r">>>|^\s*[-=]{3}|::$", text, re.M)
-            ):
+            if len(text) >= 120 and plain >= 0.93 * len(text) and not re.search(r">>>|^\s*[-=]{3}|::$", text, re.M):
                 yield text
 
 
@@ -158,17 +152,13 @@ def prose(rng: Random) -> str:
 
 def code(rng: Random) -> str:
     """Whole files: Python, C headers, JavaScript, CSS and HTML templates."""
-    python = (
-        path.read_text(encoding="utf-8") for path in python_files() if 1_500 < path.stat().st_size < 16_000
-    )
+    python = (path.read_text(encoding="utf-8") for path in python_files() if 1_500 < path.stat().st_size < 16_000)
     headers = sorted((package("numpy") / "_core" / "include" / "numpy").glob("*.h"))
     admin = package("django") / "contrib" / "admin"
     static = sorted(
         path
         for path in admin.rglob("*")
-        if path.suffix in {".js", ".css", ".html"}
-        and "vendor" not in path.as_posix()
-        and path.stat().st_size > 200
+        if path.suffix in {".js", ".css", ".html"} and "vendor" not in path.as_posix() and path.stat().st_size > 200
     )
     pieces = sample(python, CODE_BYTES, rng)
     pieces += sample((path.read_text(encoding="utf-8") for path in headers), HEADER_BYTES, rng)
@@ -197,11 +187,7 @@ def multilingual(rng: Random) -> str:
 
 def task() -> str:
     """The training split of the sample task, as a model reads it."""
-    lines = (
-        (Path(__file__).parent.parent / "gsm_symbolic" / "train.jsonl")
-        .read_text(encoding="utf-8")
-        .splitlines()
-    )
+    lines = (Path(__file__).parent.parent / "gsm_symbolic" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     return "\n\n".join(item["prompt"] + item["response"] for item in map(json.loads, lines)) + "\n"
 
 

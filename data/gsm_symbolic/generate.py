@@ -126,9 +126,7 @@ def _false_equations(line: str) -> Iterator[str]:
     line = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", line)  # 1,000
     line = re.sub(r"[$€£]", "", line)
     line = re.sub(r"^(?:[-•]|\d+\.)\s", "", line)  # bullets
-    line = re.sub(
-        r"(?<=[\d)%])(\s*)[x×](?=\s+\d|\d)", r"\1*", re.sub(r"(?<=\w)\s+[x×]\s+(?=\d)", " * ", line)
-    )
+    line = re.sub(r"(?<=[\d)%])(\s*)[x×](?=\s+\d|\d)", r"\1*", re.sub(r"(?<=\w)\s+[x×]\s+(?=\d)", " * ", line))
     line = line.replace("÷", "/").replace("half *", "1/2 *")
     line = re.sub(r"(?<=\w)-(?=[A-Za-z])|(?<=[A-Za-z])-(?=\w)", " ", line)  # 45-minute
     line = re.sub(r"/\s?[A-Za-z]+", "", line)  # units: meters/minute

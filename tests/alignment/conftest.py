@@ -7,6 +7,7 @@ import json
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
 from vocabridge.alignment import Vocabulary
 
 TEXT = """\
@@ -81,9 +82,7 @@ def vocabulary(request: pytest.FixtureRequest, vocabularies: dict[str, Vocabular
 
 
 @pytest.fixture(scope="session", params=itertools.product(KINDS, KINDS), ids="->".join)
-def pair(
-    request: pytest.FixtureRequest, vocabularies: dict[str, Vocabulary]
-) -> tuple[Vocabulary, Vocabulary]:
+def pair(request: pytest.FixtureRequest, vocabularies: dict[str, Vocabulary]) -> tuple[Vocabulary, Vocabulary]:
     source, target = request.param
     return vocabularies[source], vocabularies[target]
 

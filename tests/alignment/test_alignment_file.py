@@ -13,6 +13,7 @@ import pytest
 import scipy.sparse as sp
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+
 from vocabridge.alignment import Alignment, Combined, Corpus, VocabridgeError, Vocabulary, write_whole
 
 
@@ -95,9 +96,7 @@ def test_another_tokenizer_is_an_error_that_says_which_side(saved, pair):
     source, target = pair
     with pytest.raises(VocabridgeError, match=f"source tokenizer byte_level_bpe .{source.fingerprint[:12]}"):
         Alignment.load(saved, source=target, target=target)
-    with pytest.raises(
-        VocabridgeError, match=f"target tokenizer .* not byte_level_bpe .{source.fingerprint[:12]}"
-    ):
+    with pytest.raises(VocabridgeError, match=f"target tokenizer .* not byte_level_bpe .{source.fingerprint[:12]}"):
         Alignment.load(saved, source=source, target=source)
 
 

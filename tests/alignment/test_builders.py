@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
+
 from vocabridge.alignment import (
     Alignment,
     Combined,
@@ -26,9 +27,7 @@ from vocabridge.alignment.cooccurrence import count_starts
 
 PINS = [Combined(pin=pin) for pin in Pin]
 
-relaxed = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from filelock import FileLock
+
 from vocabridge.alignment import (
     Alignment,
     Builder,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vocabridge.alignment import Corpus, VocabridgeError
 from vocabridge.alignment import corpus as module
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary, read_gguf_tokenizer
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from vocabridge.alignment import Combined, Corpus, Exact, Kind, Pin, Vocabulary, read_gguf_tokenizer
 
 pytestmark = pytest.mark.real

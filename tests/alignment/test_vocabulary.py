@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
 
 ADVERSARIAL = [
@@ -35,9 +36,7 @@ ADVERSARIAL = [
 CHARACTERS = st.sampled_from(" \t\nabĠ▁é日👍\u0301<>_0") | st.characters(exclude_categories=["Cs"])
 TEXTS = st.text(CHARACTERS, max_size=60)
 
-relaxed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]] | None = None) -> Tokenizer:

@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+
 from vocabridge.data import corpus_files, task_file
 
 SPLITS = ("train", "validation", "test")
@@ -29,9 +30,7 @@ def test_every_line_is_a_prompt_and_a_worked_answer_that_ends_with_the_answer(sp
         assert item["response"].endswith(f"\n#### {item['answer']}")
 
 
-@pytest.mark.parametrize(
-    ("split", "templates", "count"), [("train", 48, 24), ("validation", 8, 6), ("test", 17, 6)]
-)
+@pytest.mark.parametrize(("split", "templates", "count"), [("train", 48, 24), ("validation", 8, 6), ("test", 17, 6)])
 def test_every_template_has_the_same_number_of_items(split, templates, count):
     of_template = [item["template"] for item in items(split)]
     assert {of_template.count(template) for template in of_template} == {count}
@@ -59,9 +58,7 @@ def test_the_corpus_holds_no_held_out_item(split):
 @pytest.mark.skipif(find_spec("reasoning_gym") is None, reason="needs the data extra")
 def test_the_generator_makes_the_shipped_bytes_again(tmp_path):
     script = Path(task_file("train")).parent / "generate.py"
-    subprocess.run(
-        [sys.executable, script, "--output", tmp_path], check=True, capture_output=True, timeout=300
-    )
+    subprocess.run([sys.executable, script, "--output", tmp_path], check=True, capture_output=True, timeout=300)
     for split in SPLITS:
         made, shipped = (tmp_path / f"{split}.jsonl").read_bytes(), task_file(split).read_bytes()
         assert hashlib.sha256(made).hexdigest() == hashlib.sha256(shipped).hexdigest()

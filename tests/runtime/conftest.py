@@ -15,7 +15,7 @@ from vocabridge.alignment import Alignment, Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
-from vocabridge.value_network import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig
+from vocabridge.value_source import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig
 
 logging.disable_progress_bar()
 

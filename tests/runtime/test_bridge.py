@@ -10,7 +10,7 @@ from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge import Bridge, BridgeCache
 from vocabridge.combination import Carry, Combination
 from vocabridge.projection import Projection
-from vocabridge.value_network import ContrastPair
+from vocabridge.value_source import ContrastPair
 
 PROMPTS = [
     "The quick brown fox",

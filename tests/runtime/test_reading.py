@@ -9,7 +9,7 @@ import torch
 
 from vocabridge.reader import Reader, begin_tokens
 from vocabridge.reading import Reading
-from vocabridge.value_network import ContrastPair
+from vocabridge.value_source import ContrastPair
 
 TEXTS = {
     "words": "The quick brown fox jumps over the lazy dog, and 12 other foxes watch.",

@@ -10,7 +10,8 @@ from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel, load_model
-from vocabridge.value_network import DeltaModel, ResidualValueNetwork, ValueNetworkConfig, load_value_source
+from vocabridge.value_network import load_value_source
+from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig
 
 pytestmark = pytest.mark.real
 

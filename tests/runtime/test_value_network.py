@@ -14,12 +14,12 @@ from vocabridge.models import LoadedModel, load_model
 from vocabridge.value_network import (
     CONFIG,
     WEIGHTS,
-    ContrastPair,
     load_value_network,
     load_value_source,
     new_value_network,
     save_value_network,
 )
+from vocabridge.value_source import ContrastPair
 
 METHODS = ["lora", "full"]
 IDS = torch.tensor([[5, 300, 301, 17, 260]])
