@@ -140,7 +140,9 @@ print(json.dumps({"megabytes": peak, "pairs": alignment.counts.nnz}))
 
 
 def test_aligning_them_takes_less_than_one_and_a_half_gigabytes(smollm_file, gemma_file, tmp_path):
-    command = [sys.executable, "-c", MEASURE, str(smollm_file), str(gemma_file), __file__]
+    # By way of a shell that forks: a process counts the peak of the one that it was forked from as its own.
+    shell = ["sh", "-c", '"$@"; exit $?', "sh"]
+    command = [*shell, sys.executable, "-c", MEASURE, str(smollm_file), str(gemma_file), __file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     found = json.loads(done.stdout)
     assert found["megabytes"] < 1500
