@@ -6,7 +6,7 @@ No torch and no model in here: numpy, scipy and tokenizers. `align` is the one c
 from .alignment import Alignment, Summary, VocabularyCard
 from .builder import Builder, Progress, Reads
 from .cache import cache_folder
-from .combined import Combined, Pin
+from .combined import Combined
 from .cooccurrence import Cooccurrence
 from .corpus import Corpus, CorpusCard
 from .errors import VocabridgeError
@@ -29,7 +29,6 @@ __all__ = [
     "Exact",
     "GGUFTokenizer",
     "Kind",
-    "Pin",
     "Progress",
     "Reads",
     "Retokenize",

@@ -23,7 +23,7 @@ from vocabridge.progress import Progress, unheard
 
 _SUPPORT = 512  # tokens kept at each position
 _POSITIONS_AT_ONCE = 8
-_ENOUGH = 3_000  # positions, among prompts and responses; three weights need no more
+_ENOUGH = 1_500  # positions, among prompts and responses; three weights need no more
 _LARGEST = 4.0  # a weight beyond this means that the texts are too few
 
 

@@ -16,7 +16,6 @@ from vocabridge.alignment import (
     Corpus,
     Exact,
     Kind,
-    Pin,
     Retokenize,
     VocabridgeError,
     Vocabulary,
@@ -24,8 +23,6 @@ from vocabridge.alignment import (
 )
 from vocabridge.alignment.builder import DUPLICATE
 from vocabridge.alignment.cooccurrence import count_starts
-
-PINS = [Combined(pin=pin) for pin in Pin]
 
 relaxed = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -156,10 +153,9 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole(vocabularies, tmp_pat
     assert abs(counted(names) - parts).max() == 0
 
 
-@pytest.mark.parametrize("builder", PINS, ids=lambda b: b.pin.name)
-def test_the_default_covers_every_token_whatever_pinning_means(pair, corpus, builder):
+def test_the_default_covers_every_token_with_and_without_text(pair, corpus):
     for text in (None, corpus):
-        alignment = builder.build(*pair, text)
+        alignment = Combined().build(*pair, text)
         check(alignment, *pair)
         check_total(alignment, *pair)
 
@@ -170,8 +166,7 @@ def test_the_default_covers_every_token_for_any_text(vocabularies, tmp_path_fact
     path = tmp_path_factory.mktemp("any") / "t"
     path.write_bytes(text.encode(errors="ignore") or b"x")
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
-    for builder in (Combined(prior=prior), Combined(prior=prior, pin=Pin.ROWS)):
-        check_total(builder.build(*pair, Corpus.open([path])), *pair)
+    check_total(Combined(prior=prior).build(*pair, Corpus.open([path])), *pair)
 
 
 def test_an_exact_partner_is_never_outweighed_in_its_row_or_column(pair, corpus):
@@ -205,7 +200,7 @@ def test_align_takes_names_paths_and_builders(vocabularies, tmp_path, corpus, te
     source.tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert align(tmp_path / "tokenizer.json", target).source.fingerprint != ""
     assert align(source, target, corpus=tmp_path / "corpus.txt").corpus == corpus.card
-    assert align(source, target, method=Combined(prior=2.0)).parameters == {"prior": 2.0, "pin": "floor"}
+    assert align(source, target, method=Combined(prior=2.0)).parameters == {"prior": 2.0}
     uncached = align(source, target, method="exact", cache=False)
     assert (uncached.counts != align(source, target, method="exact").counts).nnz == 0
 
