@@ -30,7 +30,7 @@ def test_every_line_is_a_prompt_and_a_worked_answer_that_ends_with_the_answer(sp
         assert item["response"].endswith(f"\n#### {item['answer']}")
 
 
-@pytest.mark.parametrize(("split", "templates", "count"), [("train", 48, 24), ("validation", 8, 6), ("test", 17, 6)])
+@pytest.mark.parametrize(("split", "templates", "count"), [("train", 48, 8), ("validation", 8, 6), ("test", 17, 6)])
 def test_every_template_has_the_same_number_of_items(split, templates, count):
     of_template = [item["template"] for item in items(split)]
     assert {of_template.count(template) for template in of_template} == {count}
