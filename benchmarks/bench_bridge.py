@@ -3,7 +3,7 @@
     python benchmarks/bench_bridge.py [--batch N] [--tokens N] [--json]
 
 Both generate the same number of tokens from the same prompts in one process, in turn; the figure is the ratio of
-the medians. The projection alone is timed beside the base's forward of one token.
+the medians.
 """
 
 from __future__ import annotations
