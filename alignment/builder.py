@@ -53,9 +53,9 @@ class Builder(abc.ABC):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters as JSON values."""
+        """The parameters as JSON values: an input that a file holds (embeddings, distributions) by its digest."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: v.name.lower() if isinstance(v, enum.Enum) else v for name, v in values.items()}
+        return {name: getattr(value, "digest", value) for name, value in values.items()}
 
     def build(
         self,

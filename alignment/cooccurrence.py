@@ -1,62 +1,39 @@
 """`cooccurrence`: how often target token y and source token w start at the same byte of the same text.
 
-Both tokenizers encode the corpus, piece by piece, and the two sorted lists of starts are intersected. A
-pair is the number y * |S| + w, and counts are kept as sorted unique numbers, so memory grows with the
-pairs, not with the text; counts of parts of a corpus add up to the counts of the whole.
+    N[y, w] = #{bytes b: y starts at b in the target's encoding, and w starts at b in the source's}
+
+Both tokenizers encode the corpus, piece by piece, and the two sorted lists of starts are intersected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 
-from .builder import Builder, Progress, Reads, matrix
-from .corpus import Corpus
+from .counting import CountingBuilder, PairCounts
 from .vocabulary import Encoding, Int64, Kind, Vocabulary
-
-_BATCH = 16
-"""Pieces of text encoded together: enough for the tokenizer's threads, about 1 MiB of text."""
 
 
 @dataclass(frozen=True)
-class Cooccurrence(Builder):
+class Cooccurrence(CountingBuilder):
     """Count tokens that start together."""
 
     method: ClassVar[str] = "cooccurrence"
-    reads: ClassVar[Reads] = Reads.ALWAYS
 
-    def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
-        return count_starts(source, target, corpus, progress)
+    def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+        return count_starts(source, target, texts)
 
 
-def count_starts(source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
-    """Count, over a corpus, the pairs of tokens that start at the same byte; no counts without a corpus.
+def count_starts(source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+    """Count the pairs of tokens that start at the same byte.
 
     Control tokens that stand in the text are left out: what they say is not text.
-
-    Returns:
-        (|T|, |S|) float64 CSR of whole numbers.
     """
-    keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-    done = 0
-    for batch in _batches(corpus.chunks() if corpus else ()):
-        pairs = zip(target.encode_batch(batch), source.encode_batch(batch), strict=True)
-        found = [_common(y, w, target, source) for y, w in pairs]
-        new, times = np.unique(np.concatenate(found), return_counts=True)
-        keys, counts = _add(keys, counts, new, times)
-        done += sum(len(text.encode()) for text in batch)
-        progress(done, corpus.bytes if corpus else 0)
-    return matrix(keys // source.size, keys % source.size, counts, (target.size, source.size))
-
-
-def _batches(texts: Iterable[str]) -> Iterable[list[str]]:
-    stream = iter(texts)
-    for first in stream:
-        yield [first, *(text for _, text in zip(range(_BATCH - 1), stream, strict=False))]
+    pairs = zip(target.encode_batch(texts), source.encode_batch(texts), strict=True)
+    return PairCounts.of(np.concatenate([_common(y, w, target, source) for y, w in pairs]))
 
 
 def _common(y: Encoding, w: Encoding, target: Vocabulary, source: Vocabulary) -> Int64:
@@ -71,11 +48,3 @@ def _textual(encoding: Encoding, vocabulary: Vocabulary) -> tuple[Int64, Int64]:
     """Return ids and starts without control tokens and without tokens that have no start of their own."""
     keep = (encoding.starts >= 0) & (vocabulary.kinds[encoding.ids] != Kind.CONTROL)
     return encoding.ids[keep].astype(np.int64), encoding.starts[keep]
-
-
-def _add(keys: Int64, counts: Int64, new: Int64, times: Int64) -> tuple[Int64, Int64]:
-    """Merge two sorted lists of pairs, adding up their counts."""
-    merged, where = np.unique(np.concatenate((keys, new)), return_inverse=True)
-    total = np.zeros(len(merged), np.int64)
-    np.add.at(total, where, np.concatenate((counts, times)))
-    return merged, total
