@@ -31,6 +31,9 @@ Int32: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 _ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
+_NOWHERE = b"\xff"
+"""In no UTF-8 text: what is written for an id that stands in none."""
+
 _FOLDER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
 
 
@@ -297,13 +300,14 @@ class Vocabulary:
         """Encode many texts in parallel; see `encode`."""
         results: list[Encoding | None] = []
         for text, quick in zip(texts, self._ids(texts), strict=True):
-            if self._spells(quick, text.encode()):
-                ids = np.array(quick, np.int32)
-                lengths = self.lengths[ids]
-                results.append(Encoding(ids, np.cumsum(lengths, dtype=np.int64) - lengths))
+            ids = np.array(quick, np.int32)
+            known = ids.max(initial=0) < self.size
+            if known and b"".join(self._written[0][ids].tolist()) == text.encode():
+                lengths = self._written[1][ids]
+                results.append(Encoding(ids, np.cumsum(lengths) - lengths))
             else:
                 results.append(None)
-        # The rest: the tokenizer changed or skipped some text, or met a special token. Offsets tell where.
+        # The rest: the tokenizer changed or skipped some text. Offsets tell where.
         changed = [i for i, result in enumerate(results) if result is None]
         offsets = self.tokenizer.encode_batch([texts[i] for i in changed], add_special_tokens=False)
         for i, found in zip(changed, offsets, strict=True):
@@ -329,6 +333,17 @@ class Vocabulary:
                 usable = tuple(t for t in own if t < self.size and self.token_bytes[t] is not None)
                 results[i] = self._longest(data) or usable or (() if unknown is None else (unknown,))
         return results
+
+    @functools.cached_property
+    def _written(self) -> tuple[np.ndarray[Any, Any], Int64]:
+        """The bytes by which each id stands in a text, (size,) objects, and their lengths, (size,).
+
+        A special token stands there by its name.
+        """
+        names = {i: added.content.encode() for i, added in self.tokenizer.get_added_tokens_decoder().items()}
+        written = np.empty(self.size, object)
+        written[:] = [names.get(i, _NOWHERE) if data is None else data for i, data in enumerate(self.token_bytes)]
+        return written, np.fromiter(map(len, written), np.int64, self.size)
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
