@@ -54,8 +54,7 @@ class Builder(abc.ABC):
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters as JSON values: an input that a file holds (embeddings, distributions) by its digest."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: getattr(value, "digest", value) for name, value in values.items()}
+        return {f.name: _as_json(getattr(self, f.name)) for f in dataclasses.fields(self)}
 
     def build(
         self,
@@ -101,6 +100,27 @@ class Builder(abc.ABC):
     @abc.abstractmethod
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         """Return the counts, (|T|, |S|)."""
+
+    def _fill(
+        self,
+        counts: sp.csr_array,
+        source: Vocabulary,
+        target: Vocabulary,
+        corpus: Corpus | None,
+        progress: Progress,
+    ) -> sp.csr_array:
+        """Return counts, (|T|, |S|), of which a `Chain` takes the rows and columns that `counts` leaves open.
+
+        A builder that would waste time on what is not open works on that alone.
+        """
+        return self._count(source, target, corpus, progress)
+
+
+def _as_json(value: Any) -> Any:
+    """Return a parameter as a JSON value."""
+    if isinstance(value, tuple):
+        return [_as_json(each) for each in value]
+    return value.value if isinstance(value, enum.Enum) else getattr(value, "digest", value)
 
 
 def matrix(targets: Int64, sources: Int64, counts: np.ndarray[Any, Any], shape: tuple[int, int]) -> sp.csr_array:
