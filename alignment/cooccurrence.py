@@ -33,10 +33,10 @@ def count_starts(source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -
     Control tokens that stand in the text are left out: what they say is not text.
     """
     pairs = zip(target.encode_batch(texts), source.encode_batch(texts), strict=True)
-    return PairCounts.of(np.concatenate([_common(y, w, target, source) for y, w in pairs]))
+    return PairCounts.of(np.concatenate([common_starts(y, w, target, source) for y, w in pairs]))
 
 
-def _common(y: Encoding, w: Encoding, target: Vocabulary, source: Vocabulary) -> Int64:
+def common_starts(y: Encoding, w: Encoding, target: Vocabulary, source: Vocabulary) -> Int64:
     """Return y * |S| + w for the tokens of two encodings that start at the same byte."""
     y_ids, y_starts = _textual(y, target)
     w_ids, w_starts = _textual(w, source)
