@@ -4,6 +4,7 @@ No torch and no model in here: numpy, scipy and tokenizers. `align` is the one c
 """
 
 from .alignment import Alignment, Summary, VocabularyCard
+from .audit import Audit, weak_classes
 from .builder import Builder, Progress, Reads
 from .cache import cache_folder
 from .combined import Combined
@@ -20,6 +21,7 @@ from .vocabulary import Encoding, Kind, Vocabulary
 __all__ = [
     "METHODS",
     "Alignment",
+    "Audit",
     "Builder",
     "Combined",
     "Cooccurrence",
@@ -39,5 +41,6 @@ __all__ = [
     "align",
     "cache_folder",
     "read_gguf_tokenizer",
+    "weak_classes",
     "write_whole",
 ]
