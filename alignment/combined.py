@@ -32,6 +32,7 @@ class Combined(CountingBuilder):
 
     method: ClassVar[str] = "default"
     reads: ClassVar[Reads] = Reads.IF_GIVEN
+    symmetric: ClassVar[bool] = True
     prior: float = 1.0
 
     def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:

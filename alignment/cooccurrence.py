@@ -2,7 +2,8 @@
 
     N[y, w] = #{bytes b: y starts at b in the target's encoding, and w starts at b in the source's}
 
-Both tokenizers encode the corpus, piece by piece, and the two sorted lists of starts are intersected.
+Both tokenizers encode the corpus, piece by piece; the source's ids are laid out by the byte they start at, and
+every target token looks up who starts where it does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Cooccurrence(CountingBuilder):
     """Count tokens that start together."""
 
     method: ClassVar[str] = "cooccurrence"
+    symmetric: ClassVar[bool] = True
 
     def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
         return count_starts(source, target, texts)
@@ -38,13 +40,16 @@ def count_starts(source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -
 
 def common_starts(y: Encoding, w: Encoding, target: Vocabulary, source: Vocabulary) -> Int64:
     """Return y * |S| + w for the tokens of two encodings that start at the same byte."""
-    y_ids, y_starts = _textual(y, target)
-    w_ids, w_starts = _textual(w, source)
-    _, at_y, at_w = np.intersect1d(y_starts, w_starts, assume_unique=True, return_indices=True)
-    return y_ids[at_y] * source.size + w_ids[at_w]
+    y_ids, y_starts = textual_starts(y, target)
+    w_ids, w_starts = textual_starts(w, source)
+    starting = np.full(1 + max(y_starts.max(initial=0), w_starts.max(initial=0)), -1, np.int64)
+    starting[w_starts] = w_ids
+    partner = starting[y_starts]
+    met = partner >= 0
+    return y_ids[met] * source.size + partner[met]
 
 
-def _textual(encoding: Encoding, vocabulary: Vocabulary) -> tuple[Int64, Int64]:
+def textual_starts(encoding: Encoding, vocabulary: Vocabulary) -> tuple[Int64, Int64]:
     """Return ids and starts without control tokens and without tokens that have no start of their own."""
     keep = (encoding.starts >= 0) & (vocabulary.kinds[encoding.ids] != Kind.CONTROL)
     return encoding.ids[keep].astype(np.int64), encoding.starts[keep]

@@ -1,17 +1,20 @@
 """A corpus: any number of UTF-8 text files, read as a stream of pieces that no token should straddle.
 
 A piece is about 64 KiB and ends after a line where it can, else before a space, else between two
-characters, so that the memory needed does not depend on the size or shape of a file.
+characters, so that the memory needed does not depend on the size or shape of a file. Piece i belongs to
+shard i mod n, for any n: who counts what depends on the text alone.
 """
 
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import VocabridgeError
@@ -20,6 +23,48 @@ PIECE = 1 << 16
 
 _AFTER_LINE = re.compile(r".*\n(?=\S)", re.DOTALL)  # blank lines and indents stay together
 _BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every n-th piece of a corpus; the n shards together are all of it, each piece once.
+
+    Attributes:
+        index: Which one, from 1 on.
+        of: How many there are.
+
+    Raises:
+        VocabridgeError: It is not 1 <= index <= of.
+    """
+
+    index: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.of:
+            raise VocabridgeError(f"There is no shard {self}; count from 1, as in 1/8 to 8/8.")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "i/n".
+
+        Raises:
+            VocabridgeError: It is not two numbers with 1 <= i <= n.
+        """
+        if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)):
+            raise VocabridgeError(f"{text!r} is not a shard; write it as i/n, for instance 1/8.")
+        return cls(int(match[1]), int(match[2]))
+
+    def part(self, index: int, of: int) -> Shard:
+        """Return one of the equal parts of this shard, index from 1 on."""
+        return Shard(self.index + self.of * (index - 1), self.of * of)
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+
+WHOLE = Shard()
+"""The only shard of one."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +88,11 @@ class Corpus:
 
     Attributes:
         files: The files' paths.
+        jobs: How many processes share the counting; no result depends on it.
     """
 
     files: tuple[Path, ...]
+    jobs: int = field(default=1, compare=False)
 
     @classmethod
     def open(cls, paths: Iterable[str | Path]) -> Corpus:
@@ -70,6 +117,16 @@ class Corpus:
             raise VocabridgeError(f"The corpus is empty ({named}); give at least one file with text in it.")
         return corpus
 
+    def in_processes(self, jobs: int) -> Corpus:
+        """Return the same corpus, counted by so many processes.
+
+        Raises:
+            VocabridgeError: It is not 1 or more.
+        """
+        if jobs < 1:
+            raise VocabridgeError(f"The number of jobs is {jobs}; take 1 or more.")
+        return dataclasses.replace(self, jobs=jobs)
+
     @functools.cached_property
     def bytes(self) -> int:
         """The bytes of all files together."""
@@ -91,12 +148,18 @@ class Corpus:
         """What an alignment keeps of it."""
         return CorpusCard(self.digest, len(self.files), self.bytes)
 
-    def chunks(self) -> Iterator[str]:
+    def chunks(self, shard: Shard = WHOLE) -> Iterator[str]:
         """Yield the text in pieces of about 64 KiB; a piece never spans two files.
+
+        Args:
+            shard: Which of the pieces; all files are read for any.
 
         Raises:
             VocabridgeError: A file is not UTF-8 (the message names the byte), or cannot be read.
         """
+        return itertools.islice(self._pieces(), shard.index - 1, None, shard.of)
+
+    def _pieces(self) -> Iterator[str]:
         for file in self.files:
             decoder = codecs.getincrementaldecoder("utf-8")()
             rest, read = "", 0

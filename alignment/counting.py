@@ -1,81 +1,82 @@
 """Builders that count over text: counts of parts of a corpus add up to the counts of the whole.
 
-A pair of tokens (y, w) is the number y * |S| + w, its key, and counts are kept as sorted unique keys, so
-memory grows with the pairs and not with the text. What a builder makes of the finished counts (a prior, a
-choice of the largest) comes once, at the end.
+So a corpus can be spread over threads, processes (`workers.py`) and machines (`shards.py`). What a builder
+makes of the finished counts (a prior, a choice of the largest) comes once, at the end.
+
+Any framework that runs a function over parts of a data set can do the counting. With `datasets`:
+
+    def count(i):  # in any process, on any machine
+        return count_texts(builder, source, target, data.shard(8, i)["text"])
+
+    alignment = builder.finish(PairCounts.total(map(count, range(8))), source, target)
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import scipy.sparse as sp
 
-from .builder import Builder, Progress, Reads, matrix
-from .corpus import Corpus
-from .vocabulary import Int64, Vocabulary
+from .alignment import Alignment
+from .builder import Builder, Progress, Reads
+from .corpus import Corpus, CorpusCard
+from .pair_counts import PairCounts
+from .vocabulary import Vocabulary
+from .workers import Work, count_corpus
 
-_BATCH = 16
-"""Pieces of text counted together: enough for the tokenizer's threads, about 1 MiB of text."""
-
-
-@dataclass(frozen=True)
-class PairCounts:
-    """How often pairs of tokens were seen; `a + b` is what both saw.
-
-    Attributes:
-        keys: (n,) int64, y * |S| + w, sorted and unique.
-        counts: (n,) int64, positive.
-    """
-
-    keys: Int64 = field(default_factory=lambda: np.empty(0, np.int64))
-    counts: Int64 = field(default_factory=lambda: np.empty(0, np.int64))
-
-    @classmethod
-    def of(cls, keys: Int64) -> PairCounts:
-        """Count keys, given in any order."""
-        return cls(*np.unique(keys, return_counts=True))
-
-    def __add__(self, other: PairCounts) -> PairCounts:
-        merged, where = np.unique(np.concatenate((self.keys, other.keys)), return_inverse=True)
-        total = np.zeros(len(merged), np.int64)
-        np.add.at(total, where, np.concatenate((self.counts, other.counts)))
-        return PairCounts(merged, total)
-
-    def matrix(self, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
-        """Return the counts as (|T|, |S|) float64 CSR."""
-        rows, columns = self.keys // source.size, self.keys % source.size
-        return matrix(rows, columns, self.counts, (target.size, source.size))
+__all__ = ["CountingBuilder", "PairCounts", "count_texts"]
 
 
 @dataclass(frozen=True)
 class CountingBuilder(Builder, abc.ABC):
-    """A builder that counts pairs over text, batch by batch."""
+    """A builder that counts pairs over text, batch by batch.
+
+    Attributes:
+        symmetric: Whether the counts of (T, S) are those of (S, T) with the pairs turned round.
+    """
 
     reads: ClassVar[Reads] = Reads.ALWAYS
+    symmetric: ClassVar[bool] = False
+
+    def finish(
+        self, counts: PairCounts, source: Vocabulary, target: Vocabulary, corpus: CorpusCard | None = None
+    ) -> Alignment:
+        """Make the alignment of counts over all text.
+
+        Args:
+            counts: What was counted, the parts added up.
+            source: S.
+            target: T.
+            corpus: What it was counted on, for the alignment's provenance.
+        """
+        return self._alignment(self._finish(counts.matrix(source, target), source, target), source, target, corpus)
 
     @abc.abstractmethod
     def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
-        """Count the pairs of some pieces of text."""
+        """Count the pairs of some pieces of text; called from several threads."""
 
     def _finish(self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
         """Make the alignment's counts, (|T|, |S|), of those over all text."""
         return counts
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
-        counts, done = PairCounts(), 0
-        for batch in _batches(corpus.chunks() if corpus else ()):
-            counts += self._count_batch(source, target, batch)
-            done += sum(len(text.encode()) for text in batch)
-            progress(done, corpus.bytes if corpus else 0)
+        counts = PairCounts()
+        if corpus is not None:
+            (counts,) = count_corpus(Work(self, (source, target)), corpus, progress)
         return self._finish(counts.matrix(source, target), source, target)
 
 
-def _batches(texts: Iterable[str]) -> Iterable[list[str]]:
-    stream = iter(texts)
-    for first in stream:
-        yield [first, *(text for _, text in zip(range(_BATCH - 1), stream, strict=False))]
+def count_texts(builder: CountingBuilder, source: Vocabulary, target: Vocabulary, texts: Iterable[str]) -> PairCounts:
+    """Count the pairs of any texts, in this process; counts of several calls add up, `builder.finish` ends.
+
+    Args:
+        builder: How to count.
+        source: S.
+        target: T.
+        texts: Read as they are needed, 16 at a time; each is encoded by itself, so cut long ones.
+    """
+    (counts,) = Work(builder, (source, target)).count(texts, lambda more: None)
+    return counts
