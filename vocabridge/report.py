@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import html
-import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vocabridge.alignment import Alignment, VocabridgeError, write_whole
+from vocabridge.alignment import Alignment, write_whole
 from vocabridge.evaluation import Evaluation
+from vocabridge.page import new_figure, page, svg, table
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1b1f24; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; border-bottom: 1px solid #d5d9de; }
-th { text-align: left; } td + td, th + th { text-align: right; } figure { margin: 1rem 0; }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem; }
 .side pre, .prompt { white-space: pre-wrap; background: #f5f6f8; padding: .8rem; border-radius: .4rem; margin: 0; }
-h3 { margin: .5rem 0 .2rem; font-size: 1rem; } small { color: #59636e; }
 """
 
 
@@ -31,29 +26,18 @@ def write_report(evaluation: Evaluation, alignment: Alignment, path: Path) -> No
     Raises:
         VocabridgeError: matplotlib is missing, or the file cannot be written.
     """
-    page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>vocabridge: {html.escape(evaluation.title)}</title>
-<style>{_STYLE}</style>
-<h1>What the bridge is worth</h1>
+    body = f"""<h1>What the bridge is worth</h1>
 <p>{html.escape(evaluation.title)}. Weights fitted on validation items, never on these.</p>
-{_table(evaluation.header, evaluation.rows())}
+{table(evaluation.header, evaluation.rows())}
 <figure>{_plot(evaluation)}</figure>
 <h2>The combination</h2>
 <p>Every carry with its best weights on the validation items; the bridge uses the first.</p>
-{_table(("carry", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)"), _fits(evaluation))}
+{table(("carry", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)"), _fits(evaluation))}
 <h2>Generations</h2>
 {"".join(_sample(sample.prompt, sample.reference, sample.generations) for sample in evaluation.samples)}
 <h2>Where it comes from</h2>
-{_table(("", ""), _provenance(evaluation, alignment))}
-</html>
-"""
-    write_whole(path, page.encode())
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+{table(("", ""), _provenance(evaluation, alignment))}"""
+    write_whole(path, page(evaluation.title, body, _STYLE).encode())
 
 
 def _fits(evaluation: Evaluation) -> list[tuple[str, ...]]:
@@ -98,12 +82,7 @@ def _provenance(evaluation: Evaluation, alignment: Alignment) -> list[tuple[str,
 
 def _plot(evaluation: Evaluation) -> str:
     """Bits per byte of every contestant with its interval, as SVG."""
-    try:
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise VocabridgeError("the HTML report needs matplotlib; run: pip install 'vocabridge[report]'") from error
-    figure = Figure(figsize=(7, 0.6 * len(evaluation.measured) + 1), layout="constrained")
+    figure = new_figure(7, 0.6 * len(evaluation.measured) + 1)
     axes = figure.subplots()
     for place, one in enumerate(reversed(evaluation.measured)):
         bits = one.bits_per_byte
@@ -113,6 +92,4 @@ def _plot(evaluation: Evaluation) -> str:
     axes.set_xlabel("bits per byte of the responses (less is better), 95% intervals")
     axes.grid(axis="x", alpha=0.3)
     axes.margins(y=0.3)
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    return svg(figure)
