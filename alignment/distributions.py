@@ -153,8 +153,8 @@ class Distributions:
         """
         tensors, facts = _SEAL.read(path)
         try:
-            return cls(**tensors, **facts)
-        except TypeError as error:
+            return cls(**tensors, source=facts["source"], model=facts["model"])
+        except (TypeError, KeyError) as error:
             raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.again}.") from error
 
     @property

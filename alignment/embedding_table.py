@@ -20,7 +20,7 @@ from .errors import VocabridgeError
 from .vocabulary import Int64, Vocabulary
 
 _BFLOAT16 = np.dtype("<u2")  # no other table holds unsigned integers
-_DTYPES = {"BF16": _BFLOAT16, "F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"BF16": _BFLOAT16, "F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _FOLDER_FILES = ("model.safetensors.index.json", "model.safetensors")
 _NAMES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
 """How input embeddings are called: Llama, Gemma, Qwen, Mistral; GPT-2; BLOOM, BERT; Meta's Llama; GPT-NeoX."""
@@ -147,4 +147,5 @@ def _mapped(path: Path) -> np.ndarray[Any, Any]:
     if chosen["dtype"] not in _DTYPES:
         raise VocabridgeError(f"{path}: embeddings of type {chosen['dtype']}; {', '.join(_DTYPES)} are read.")
     start = 8 + length + chosen["data_offsets"][0]
-    return np.memmap(path, _DTYPES[chosen["dtype"]], "r", offset=start, shape=tuple(chosen["shape"]))
+    dtype = _DTYPES[chosen["dtype"]]
+    return np.memmap(path, dtype, "r", offset=start, shape=tuple(chosen["shape"]))

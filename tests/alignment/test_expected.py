@@ -1,0 +1,193 @@
+"""EM over a model's own distributions: never worse than before, equal to plain loops, and right where counts err."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vocabridge.alignment import Combined, Corpus, VocabridgeError, Vocabulary
+from vocabridge.alignment.distributions import Distributions
+from vocabridge.alignment.expected import Expected, Fit, Observations, fit_columns, observe
+
+
+def observations(rng: np.random.Generator, truth: np.ndarray, n: int, k: int, alpha: float = 0.3) -> Observations:
+    """Draw distributions over all source tokens, a token from each, and what it became; keep the largest k."""
+    s = truth.shape[1]
+    p = rng.dirichlet(np.full(s, alpha), n)
+    w = (p.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    y = (truth[:, w].cumsum(axis=0) > rng.random(n)).argmax(axis=0)
+    ids = np.argsort(-p, axis=1)[:, :k]
+    return Observations(y, ids.astype(np.int32), np.take_along_axis(p, ids, 1).astype(np.float32))
+
+
+def columns(rng: np.random.Generator, t: int, s: int, density: float = 0.5) -> np.ndarray:
+    """Draw a column-stochastic matrix with zeros in it."""
+    matrix = rng.random((t, s)) * (rng.random((t, s)) < density)
+    matrix[rng.integers(t, size=s), np.arange(s)] += 0.5
+    return matrix / matrix.sum(axis=0)
+
+
+def by_loops(
+    start: np.ndarray, found: Observations, strength: float, iterations: int
+) -> tuple[np.ndarray, list[float]]:
+    """Do the same with loops over dictionaries of nothing but numbers."""
+    t, s = start.shape
+    prior = start / start.sum(axis=0)
+    u = start.sum(axis=1) / start.sum()
+    c, objective = prior, []
+    for _ in range(n + 1):
+        expected, total = np.zeros((t, s)), 0.0
+        for y, ids, p in zip(found.targets, found.ids, found.probabilities, strict=True):
+            terms = {int(w): c[y, w] * float(q) for w, q in zip(ids, p, strict=True) if start[y, w] > 0 and q > 0}
+            if terms:
+                z = sum(terms.values()) + max(0.0, 1 - float(p.astype(np.float64).sum())) * u[y]
+                total += math.log(z)
+                for w, term in terms.items():
+                    expected[y, w] += term / z
+        for y, w in zip(*np.nonzero(start), strict=True):
+            total += strength * prior[y, w] * math.log(c[y, w] / prior[y, w])
+        objective.append(total)
+        last, c = c, expected + strength * prior
+        c = c / c.sum(axis=0)
+    return last, objective
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 6), strength=st.sampled_from([0.01, 1.0, 30.0]))
+def test_em_equals_plain_loops_and_the_objective_never_falls(seed, k, strength):
+    rng = np.random.default_rng(seed)
+    truth = columns(rng, 7, 6)
+    found = observations(rng, truth, 40, k)
+    start = (columns(rng, 7, 6) + (truth > 0)) * rng.uniform(0.1, 5, 6)
+    fit = fit_columns(sp.csr_array(start), found, strength, 8)
+    n = len(fit.objective) - 1
+    expected, objective = by_loops(start, found, strength, n)
+    np.testing.assert_allclose(fit.weights.toarray(), expected, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(fit.objective, objective, rtol=1e-5, atol=1e-5)
+    assert (np.diff(fit.objective) >= -1e-9 * np.abs(fit.objective[:-1])).all()
+    np.testing.assert_allclose(fit.weights.sum(axis=0), 1)
+
+
+def test_the_true_columns_are_found_from_a_start_that_is_wrong():
+    rng = np.random.default_rng(1)
+    truth = columns(rng, 9, 8)
+    found = observations(rng, truth, 20_000, 8)
+    wrong = np.where(truth > 0, rng.random(truth.shape) ** 3 + 0.01, 0) * 100
+    fit = fit_columns(sp.csr_array(wrong), found, 1.0, 200)
+    before = np.abs(wrong / wrong.sum(axis=0) - truth).sum(axis=0).mean()
+    after = np.abs(fit.weights.toarray() - truth).sum(axis=0).mean()
+    assert before > 0.5
+    assert after < 0.1
+
+
+def test_mass_outside_the_largest_k_is_not_put_on_tokens_that_do_not_deserve_it():
+    # Token 0 always becomes 0; the model half believes in token 0, half in what the file does not hold, which
+    # became the common target token 1. Taking the file for the whole would make C[1, 0] a half.
+    y = np.array([0, 1] * 500)
+    found = Observations(y, np.zeros((1000, 1), np.int32), np.full((1000, 1), 0.5, np.float32))
+    start = sp.csr_array(np.array([[1.0, 0.0], [0.05, 200.0]]))
+    fit = fit_columns(start, found, 1.0, 50)
+    assert fit.weights.toarray()[1, 0] < 0.1
+
+
+def test_positions_that_nothing_in_the_pattern_explains_change_nothing():
+    start = sp.csr_array(np.array([[3.0, 0.0], [1.0, 2.0]]))
+    found = Observations(np.array([0, 0]), np.array([[1], [1]], np.int32), np.array([[0.9], [0.0]], np.float32))
+    fit = fit_columns(start, found, 5.0, 5)
+    np.testing.assert_allclose(fit.weights.toarray(), start.toarray() / start.toarray().sum(axis=0))
+    assert fit.expected.tolist() == [0, 0]
+
+
+def test_a_strong_prior_keeps_the_start():
+    rng = np.random.default_rng(2)
+    truth = columns(rng, 5, 5)
+    start = columns(rng, 5, 5) + (truth > 0)
+    fit: Fit = fit_columns(sp.csr_array(start), observations(rng, truth, 50, 5), 1e9, 5)
+    np.testing.assert_allclose(fit.weights.toarray(), start / start.sum(axis=0), rtol=1e-5)
+
+
+def certain(source: Vocabulary, target: Vocabulary, texts: list[str]) -> Distributions:
+    """Take a model that knows every text by heart: probability 1 for the very token that comes."""
+    encodings = [source.encode(text) for text in texts]
+    kept = [e.starts >= 0 for e in encodings]
+    return Distributions.of(
+        texts,
+        [e.starts[keep] for e, keep in zip(encodings, kept, strict=True)],
+        [e.ids[keep, None] for e, keep in zip(encodings, kept, strict=True)],
+        [np.ones((int(keep.sum()), 1)) for keep in kept],
+        source=source,
+        model="parrot",
+    )
+
+
+@pytest.fixture(scope="module")
+def two(vocabularies: dict[str, Vocabulary]) -> tuple[Vocabulary, Vocabulary]:
+    return vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
+
+
+def test_observed_are_the_target_tokens_that_start_at_a_known_position(two, text):
+    source, target = two
+    texts = [text, "", "The quick brown fox. 48 + 24", text[:200]]
+    distributions = certain(source, target, texts)
+    found = observe(distributions, target)
+    expected = []
+    for piece, known in distributions.texts():
+        start = len("".join(texts[: texts.index(piece)]).encode()) if piece else 0
+        at = {int(o) - start: i for i, o in enumerate(distributions.offsets[known], known.start)}
+        encoding = target.encode(piece)
+        for y, b in zip(encoding.ids.tolist(), encoding.starts.tolist(), strict=True):
+            if b in at and target.token_bytes[y] is not None:
+                expected.append((y, int(distributions.ids[at[b], 0])))
+    assert list(zip(found.targets.tolist(), found.ids[:, 0].tolist(), strict=True)) == expected
+    assert len(expected) > 100
+
+
+def test_a_model_that_is_always_right_gives_the_columns_of_hard_counts(two, text):
+    source, target = two
+    distributions = certain(source, target, [text])
+    columns = Expected(distributions, strength=1e-6).build(source, target).column_weights.toarray()
+    found = observe(distributions, target)
+    hard = np.zeros(columns.shape)
+    np.add.at(hard, (found.targets, found.ids[:, 0]), 1.0)
+    seen = hard.sum(axis=0) > 0
+    assert seen.sum() > 100
+    np.testing.assert_allclose(columns[:, seen], (hard / hard.sum(axis=0).clip(1))[:, seen], atol=1e-4)
+
+
+def test_every_token_keeps_a_partner_and_rows_hold_the_frequencies(pair, text):
+    source, target = pair
+    alignment = Expected(certain(source, target, [text])).build(source, target)
+    assert (np.diff(alignment.counts.indptr)[target.usable] > 0).all()
+    assert np.isin(source.usable, alignment.counts.indices).all()
+
+
+def test_a_corpus_gives_pattern_and_prior_and_is_remembered(two, text, tmp_path):
+    source, target = two
+    (tmp_path / "t.txt").write_text("naïve café " * 50 + text, encoding="utf-8")
+    corpus = Corpus.open([tmp_path / "t.txt"])
+    distributions = certain(source, target, ["The quick brown fox"])
+    alignment = Expected(distributions).build(source, target, corpus)
+    default = Combined().build(source, target, corpus)
+    assert alignment.corpus == corpus.card
+    assert alignment.parameters == {"distributions": distributions.digest, "strength": 10.0, "iterations": 20}
+    assert (alignment.counts.indices == default.counts.indices).all()
+
+
+def test_progress_ends_at_its_total(two, text):
+    told: list[tuple[int, int]] = []
+    Expected(certain(*two, [text])).build(*two, None, lambda done, total: told.append((done, total)))
+    assert told[-1] == (20, 20)
+
+
+def test_other_vocabularies_and_no_prior_at_all_are_refused(two, text):
+    source, target = two
+    distributions = certain(source, target, [text])
+    with pytest.raises(VocabridgeError, match="another vocabulary"):
+        Expected(distributions).build(target, source)
+    with pytest.raises(VocabridgeError, match="give more than 0"):
+        Expected(distributions, strength=0.0)
