@@ -182,7 +182,8 @@ def fit_columns(
             break
     progress(iterations, iterations)
     fitted = sp.csr_array((weights, start.indices, start.indptr), shape=start.shape)
-    return Fit(fitted, np.bincount(columns, expected, minlength=start.shape[1]), tuple(objective))
+    per_column: Float64 = np.bincount(columns, expected, minlength=start.shape[1]).astype(np.float64)
+    return Fit(fitted, per_column, tuple(objective))
 
 
 @dataclass(frozen=True)

