@@ -28,7 +28,7 @@ from .errors import VocabridgeError
 from .files import write_whole
 from .vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 """Of the file and of what the builders count: a change of either makes older files stale."""
 
 _VERSION = importlib.metadata.version("vocabridge")
@@ -45,7 +45,8 @@ class VocabularyCard:
         size: The number of ids.
         usable: How many of them stand for bytes.
         fingerprint: The vocabulary's fingerprint.
-        roles: "begin", "end", "pad", "unknown" -> id.
+        roles: "begin", "end", "pad", "unknown", "turn begin", "turn content", "turn end" -> id, those that it has.
+        changes: What the tokenizer changes in a text, in plain words.
     """
 
     name: str
@@ -53,12 +54,18 @@ class VocabularyCard:
     usable: int
     fingerprint: str
     roles: Mapping[str, int]
+    changes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> VocabularyCard:
         """Take the card of a vocabulary."""
         v = vocabulary
-        return cls(v.name, v.size, len(v.usable), v.fingerprint, dict(v.roles))
+        return cls(v.name, v.size, len(v.usable), v.fingerprint, dict(v.roles), v.changes)
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any]) -> VocabularyCard:
+        """Take a card from what JSON made of it; raises TypeError or KeyError for anything else."""
+        return cls(**{**facts, "changes": tuple(facts["changes"])})
 
 
 @dataclass(frozen=True)
@@ -205,7 +212,7 @@ class Alignment:
             digest = facts.pop("sha256", None)
             if digest != _content_hash(tensors, facts):
                 raise VocabridgeError(f"{path}: altered or damaged (its content hash differs); {again}.")
-            cards = {side: VocabularyCard(**facts[side]) for side in ("source", "target")}
+            cards = {side: VocabularyCard.read(facts[side]) for side in ("source", "target")}
             corpus = None if facts["corpus"] is None else CorpusCard(**facts["corpus"])
             shape = (cards["target"].size, cards["source"].size)
             counts = sp.csr_array((tensors["data"], tensors["indices"], tensors["indptr"]), shape=shape)

@@ -1,7 +1,7 @@
 """What every builder shares: its parameters are its fields, and the roles of the two vocabularies are pinned.
 
 A builder counts; `Builder.build` then makes a response able to begin and end: the source's end token speaks
-for the target's end token and for nothing else, likewise the begin tokens.
+for the target's end token and for nothing else, likewise for every other role that both vocabularies have.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import numpy as np
 import scipy.sparse as sp
 
 from .alignment import Alignment, VocabularyCard
-from .corpus import Corpus
+from .corpus import Corpus, CorpusCard
 from .errors import VocabridgeError
-from .vocabulary import Int64, Vocabulary
+from .vocabulary import Int64, Kind, Vocabulary
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with what is done and what there is to do, in bytes of text or in tokens."""
 
-PINNED_ROLES = ("end", "begin")
+PINNED_ROLES = ("end", "begin", "turn end", "turn begin", "turn content", "pad", "unknown")
+"""The roles in which tokens are paired, the strongest first."""
+
+_MEANING = {"turn end": "end", "turn begin": "begin"}
+"""Roles that mean what another one means: a response stops, something starts."""
 
 DUPLICATE = 2.0**-20
 """What an id counts that never occurs because another id has its bytes, where that one counts 1."""
@@ -77,14 +81,7 @@ class Builder(abc.ABC):
         """
         self.check_corpus(corpus)
         counts = self._count(source, target, corpus, progress or (lambda done, total: None))
-        return Alignment(
-            counts=pin_roles(counts, source, target),
-            source=VocabularyCard.of(source),
-            target=VocabularyCard.of(target),
-            method=self.method,
-            parameters=self.parameters,
-            corpus=None if corpus is None else corpus.card,
-        )
+        return self._alignment(counts, source, target, None if corpus is None else corpus.card)
 
     def check_corpus(self, corpus: Corpus | None) -> None:
         """Check that there is a corpus if the method needs one, and none if it reads none.
@@ -96,6 +93,19 @@ class Builder(abc.ABC):
             raise VocabridgeError(f"The method {self.method} counts on text: give it a corpus.")
         if self.reads is Reads.NOTHING and corpus is not None:
             raise VocabridgeError(f"The method {self.method} reads no text: leave the corpus out.")
+
+    def _alignment(
+        self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary, corpus: CorpusCard | None
+    ) -> Alignment:
+        """Return counts, (|T|, |S|), with the roles pinned and where they come from."""
+        return Alignment(
+            counts=pin_roles(counts, source, target),
+            source=VocabularyCard.of(source),
+            target=VocabularyCard.of(target),
+            method=self.method,
+            parameters=self.parameters,
+            corpus=corpus,
+        )
 
     @abc.abstractmethod
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
@@ -137,9 +147,15 @@ def occurrence(vocabulary: Vocabulary) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def pin_roles(counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
-    """Let the end tokens, and the begin tokens, speak for each other and for nothing else.
+    """Let tokens of the same role speak for each other and for nothing else.
 
-    Where one vocabulary has one token for both (GPT-2), it is the end.
+    A token may have several roles. Where its roles mean one thing, as `end` and `turn end` do, it is paired with
+    each of its partners, and they share it: the one `<|im_end|>` of a source speaks in full for the `<eos>` and for
+    the `<end_of_turn>` of a target (a row each), and its probability is split evenly between the two (its column).
+    Where they mean different things, the role that comes first in `PINNED_ROLES` has the token: GPT-2's one token
+    for begin and end is the end.
+
+    Many tokens become the unknown token, so it keeps them beside its partner.
 
     Args:
         counts: (|T|, |S|).
@@ -149,21 +165,29 @@ def pin_roles(counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> s
     Returns:
         (|T|, |S|) float32 CSR.
     """
-    pairs: list[tuple[int, int]] = []
-    for role in PINNED_ROLES:
-        if role in target.roles and role in source.roles:
-            y, w = target.roles[role], source.roles[role]
-            if all(y != other_y and w != other_w for other_y, other_w in pairs):
-                pairs.append((y, w))
+    pairs = _role_pairs(source, target)
     entries = counts.tocoo()
     rows, columns = entries.coords
-    taken = np.zeros(len(rows), bool)
-    for y, w in pairs:
-        taken |= (rows == y) | (columns == w)
-    pinned = np.array(pairs, np.int64).reshape(-1, 2)
+    alone = [(y, w) for role, y, w in pairs if role != "unknown"]
+    taken = np.isin(rows, [y for y, _ in alone]) | np.isin(columns, [w for _, w in alone])
+    taken |= np.isin(rows * source.size + columns, [y * source.size + w for _, y, w in pairs])
+    pinned = np.array(sorted({(y, w) for _, y, w in pairs}), np.int64).reshape(-1, 2)
     return matrix(
         np.concatenate((rows[~taken], pinned[:, 0])),
         np.concatenate((columns[~taken], pinned[:, 1])),
         np.concatenate((entries.data[~taken], np.ones(len(pinned)))),
         (target.size, source.size),
     ).astype(np.float32)
+
+
+def _role_pairs(source: Vocabulary, target: Vocabulary) -> list[tuple[str, int, int]]:
+    """Return (role, target id, source id) of the roles that both have, without those that a stronger one excludes."""
+    pairs: list[tuple[str, int, int]] = []
+    for role in PINNED_ROLES:
+        y, w = target.roles.get(role), source.roles.get(role)
+        if y is None or w is None or target.kinds[y] != Kind.CONTROL or source.kinds[w] != Kind.CONTROL:
+            continue
+        touching = [other for other, other_y, other_w in pairs if y == other_y or w == other_w]
+        if all(_MEANING.get(other, other) == _MEANING.get(role, role) for other in touching):
+            pairs.append((role, y, w))
+    return pairs

@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 UNUSED_NAME = re.compile(
-    r"<unused_?\d+>|\[unused\d+\]|<\|reserved_special_token_\d+\|>|<\|?reserved_\d+\|?>|<\|reserved_token_\d+\|>"
-    r"|<\|unused_?\d+\|>|\[PAD\d+\]"
+    r"<unused_?\d+>|\[unused\d+\]|<\|(?:\w+_)?reserved_special_token_\d+\|>|<\|?reserved_\d+\|?>"
+    r"|<\|reserved_token_\d+\|>|<\|unused_?\d+\|>|\[PAD\d+\]|<SPECIAL_\d+>|<\|extra_\d+\|>|<\|dummy_\d+\|>"
+    r"|<\|placeholder\d+\|>|<｜place▁holder▁no▁\d+｜>"
 )
-"""Names by which vocabularies fill rows that no text ever uses (Gemma, BERT, Llama-3, llama.cpp)."""
+"""Names by which vocabularies fill rows that no text ever uses.
+
+Gemma, BERT, Llama-3 and Llama-4, llama.cpp, Mistral, the first Qwen, Phi, DeepSeek.
+"""
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -85,7 +89,7 @@ class Spelling:
         model = spec["model"]
         parts = [part for key in ("normalizer", "pre_tokenizer", "decoder") for part in components(spec.get(key))]
         types = {part["type"] for part in parts}
-        space = next((s for s in map(_space_of, parts) if s), None)
+        space = next((s for s in map(space_of, parts) if s), None)
         if "ByteLevel" in types:
             alphabet = Alphabet.BYTE_LEVEL
         elif space is not None:
@@ -131,7 +135,7 @@ class Spelling:
         return self.alphabet is Alphabet.BYTE_LEVEL and len(data) == 1 and data[0] >= 0x80
 
 
-def _space_of(part: Mapping[str, Any]) -> str | None:
+def space_of(part: Mapping[str, Any]) -> str | None:
     """Return the character that a component puts for a space, or None."""
     if part["type"] == "Metaspace":
         return str(part["replacement"])

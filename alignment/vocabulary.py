@@ -12,6 +12,7 @@ import enum
 import functools
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from .byteview import UNUSED_NAME, Spelling, components
+from .changes import text_changes
+from .chat import TemplateError, chat_roles
 from .errors import VocabridgeError
 from .gguf import UNUSED as GGUF_UNUSED
 from .gguf import read_gguf_tokenizer
+from .tiktoken import read_tekken
+
+logger = logging.getLogger("vocabridge")
 
 Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
 Int32: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
@@ -34,7 +40,13 @@ _ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
 _NOWHERE = b"\xff"
 """In no UTF-8 text: what is written for an id that stands in none."""
 
-_FOLDER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
+_FOLDER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "config.json",
+    "chat_template.jinja",
+)
 
 
 class Kind(enum.IntEnum):
@@ -78,7 +90,8 @@ class Vocabulary:
         token_bytes: The bytes of every id, `size` of them; None for CONTROL and UNUSED.
         kinds: (size,) int8, a `Kind` each.
         lengths: (size,) int32, bytes per token; 0 where there are none.
-        roles: "begin", "end", "pad", "unknown" -> id, those that the tokenizer's files name.
+        roles: "begin", "end", "pad", "unknown" -> id, those that the tokenizer's files name, and "turn begin",
+            "turn content", "turn end", those that its chat template has (see `chat`).
         adds_begin: Whether the model expects the begin token in front of every text.
         fingerprint: Hex SHA-256 over size, bytes, kinds, roles and all that decides segmentation.
         tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space,
@@ -111,8 +124,8 @@ class Vocabulary:
             tokenizer: The tokenizer; it is copied, not changed.
             size: The model's logit width; by default the highest id plus one.
             name: For people; by default the name the tokenizer knows itself by.
-            roles: "begin", "end", "pad", "unknown" -> id; by default those that a transformers tokenizer
-                names.
+            roles: A role -> id each; by default those that a transformers tokenizer names, and those of its
+                chat template.
             adds_begin: By default, whether the tokenizer's post-processor adds the begin token.
 
         Raises:
@@ -123,18 +136,21 @@ class Vocabulary:
             raise VocabridgeError(
                 f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json."
             )
+        template = None
         if roles is None:
+            template = _template(getattr(tokenizer, "chat_template", None))
             named = {role: getattr(tokenizer, f"{token}_token_id", None) for role, token in _ROLE_TOKENS.items()}
             roles = {role: i for role, i in named.items() if i is not None}
         name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
         copy = Tokenizer.from_str(backend.to_str())
-        return cls._view(copy, size=size, name=name, roles=roles, adds_begin=adds_begin)
+        return cls._view(copy, size=size, name=name, roles=roles, adds_begin=adds_begin, template=template)
 
     @classmethod
     def load(cls, source: str | Path, *, size: int | None = None) -> Vocabulary:
-        """Load the byte view of a tokenizer.json, a model's folder, a GGUF file or a hub id.
+        """Load the byte view of a tokenizer.json, a tekken.json, a model's folder, a GGUF file or a hub id.
 
-        A folder needs tokenizer.json; config.json gives the logit width, and tokenizer_config.json the roles.
+        A folder needs tokenizer.json or tekken.json; config.json gives the logit width, tokenizer_config.json and
+        the chat template the roles.
 
         Args:
             source: The path, or a hub id such as "google/gemma-3-270m" (only its small JSON files are
@@ -146,7 +162,11 @@ class Vocabulary:
         """
         path = Path(source)
         if path.is_dir():
-            return cls._from_files({n: path / n for n in _FOLDER_FILES}, str(path), size)
+            files = {n: path / n for n in _FOLDER_FILES}
+            if (path / "tekken.json").is_file() and not files["tokenizer.json"].is_file():
+                width = size or _read_json(files["config.json"]).get("vocab_size")
+                return cls._from_tekken(path / "tekken.json", str(path), width)
+            return cls._from_files(files, str(path), size)
         if path.suffix == ".gguf" and path.is_file():
             read = read_gguf_tokenizer(path)
             unused = frozenset(np.flatnonzero(read.token_types == GGUF_UNUSED).tolist())
@@ -157,7 +177,15 @@ class Vocabulary:
                 roles=read.roles,
                 adds_begin=read.adds_begin,
                 unused=unused,
+                template=read.chat_template,
             )
+        if path.suffix in (".tiktoken", ".model") and path.is_file():
+            raise VocabridgeError(
+                f"{path}: such a file does not say how text is cut into words; name the model's tokenizer.json, or give "
+                "what `alignment.tiktoken_tokenizer` makes of it and a pattern to `Vocabulary.from_tokenizer`."
+            )
+        if path.is_file() and "tekken" in path.name:
+            return cls._from_tekken(path, str(path), size)
         if path.is_file():
             return cls._from_files({"tokenizer.json": path}, str(path), size)
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and path.suffix not in (".json", ".gguf"):
@@ -165,6 +193,12 @@ class Vocabulary:
         raise VocabridgeError(
             f"{source}: no such file or folder; give a tokenizer.json, a folder, a .gguf or a hub id."
         )
+
+    @classmethod
+    def _from_tekken(cls, path: Path, name: str, size: int | None) -> Vocabulary:
+        """Read a tekken.json; Mistral's models expect the begin token."""
+        read = read_tekken(path)
+        return cls._view(read.tokenizer, size=size or read.size, name=name, roles=read.roles, adds_begin=True)
 
     @classmethod
     def _from_files(cls, files: Mapping[str, Path], name: str, size: int | None) -> Vocabulary:
@@ -194,7 +228,8 @@ class Vocabulary:
                 roles[role] = found
         width = size or config.get("vocab_size")
         adds_begin = True if settings.get("add_bos_token") is True else None
-        return cls._view(tokenizer, size=width, name=name, roles=roles, adds_begin=adds_begin)
+        template = _read_text(files.get("chat_template.jinja")) or _template(settings.get("chat_template"))
+        return cls._view(tokenizer, size=width, name=name, roles=roles, adds_begin=adds_begin, template=template)
 
     @classmethod
     def _view(
@@ -206,6 +241,7 @@ class Vocabulary:
         roles: Mapping[str, int],
         adds_begin: bool | None,
         unused: frozenset[int] = frozenset(),
+        template: str | None = None,
     ) -> Vocabulary:
         """Take the view of a tokenizer that is ours to change."""
         spec = json.loads(tokenizer.to_str())
@@ -242,6 +278,9 @@ class Vocabulary:
         lengths = np.fromiter((len(b or b"") for b in token_bytes), np.int32, size)
         kinds.flags.writeable = lengths.flags.writeable = False
 
+        if template is not None:
+            roles |= _chat_roles(template, tokenizer, roles, set(np.flatnonzero(kinds == Kind.CONTROL).tolist()), name)
+
         begins = "begin" in roles and (adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
         bare = _bare(spec)
         return cls(
@@ -255,6 +294,11 @@ class Vocabulary:
             fingerprint=_fingerprint(size, token_bytes, kinds, roles, bare),
             tokenizer=_made_bare(tokenizer, spec, bare),
         )
+
+    @functools.cached_property
+    def changes(self) -> tuple[str, ...]:
+        """What the tokenizer changes in a text, so that its tokens do not spell it; see `text_changes`."""
+        return text_changes(self.tokenizer)
 
     @functools.cached_property
     def usable(self) -> Int64:
@@ -277,11 +321,11 @@ class Vocabulary:
         gives, else the lowest of kind TEXT.
         """
         chosen = {data: ids[0] for data, ids in self._by_bytes.items()}
-        for data, ids in self._by_bytes.items():
-            if len(ids) > 1:
-                emitted = self._try_tokenizer([data])[0]
-                first = min(ids, key=lambda i: (self.kinds[i], i))
-                chosen[data] = emitted[0] if len(emitted) == 1 and emitted[0] in ids else first
+        shared = [data for data, ids in self._by_bytes.items() if len(ids) > 1]
+        for data, emitted in zip(shared, self._try_tokenizer(shared), strict=True):
+            ids = self._by_bytes[data]
+            first = min(ids, key=lambda i: (self.kinds[i], i))
+            chosen[data] = emitted[0] if len(emitted) == 1 and emitted[0] in ids else first
         return chosen
 
     def ids_of(self, data: bytes) -> tuple[int, ...]:
@@ -414,6 +458,34 @@ class Vocabulary:
         return Encoding(np.array(kept, np.int32), np.array(starts, np.int64))
 
 
+def _template(given: Any) -> str | None:
+    """Return the chat template of a tokenizer's settings: one, or the default among several named ones."""
+    if isinstance(given, list):  # as tokenizer_config.json lists them
+        given = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}
+    if isinstance(given, dict):
+        given = given.get("default")
+    return given if isinstance(given, str) else None
+
+
+def _chat_roles(
+    template: str, tokenizer: Tokenizer, roles: Mapping[str, int], control: set[int], name: str
+) -> dict[str, int]:
+    """Return the roles of a chat template; none, with a warning, where it cannot be rendered."""
+    unknown = roles.get("unknown")
+
+    def controls(text: str) -> list[int]:
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        return [i for i in ids if i in control and i != unknown]
+
+    named = {f"{token}_token": roles.get(role) for role, token in _ROLE_TOKENS.items()}
+    variables = {token: "" if i is None else tokenizer.id_to_token(i) or "" for token, i in named.items()}
+    try:
+        return chat_roles(template, variables, controls)
+    except TemplateError as error:
+        logger.warning("%s: no roles from its chat template, which cannot be rendered (%s).", name, error)
+        return {}
+
+
 def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
     """Return the id the model itself emits for what it cannot spell."""
     if model.get("unk_id") is not None:  # Unigram
@@ -496,6 +568,16 @@ def _fingerprint(
     add("normalizer", compact(spec["normalizer"]))
     add("pre_tokenizer", compact(spec["pre_tokenizer"]))
     return digest.hexdigest()
+
+
+def _read_text(path: Path | None) -> str | None:
+    """Read a text; None if there is no such file."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise VocabridgeError(f"{path}: not readable as UTF-8 text ({error}); download it again.") from error
 
 
 def _read_json(path: Path | None) -> dict[str, Any]:
