@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vocabridge.cli import align, cache, demo, eval, generate, inspect, train
+from vocabridge.cli import align, audit, cache, demo, eval, generate, inspect, train
 from vocabridge.cli.errors import Commands, fail, interrupted
 from vocabridge.cli.output import log_to_stderr, silence_libraries
 
@@ -29,6 +29,7 @@ def prepare() -> None:
 
 app.command(epilog=align.EXAMPLES)(align.align)
 app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.add_typer(cache.app)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=generate.EXAMPLES)(generate.generate)

@@ -9,6 +9,7 @@ import pytest
 COMMANDS = (
     "align",
     "inspect",
+    "audit",
     "cache list",
     "cache verify",
     "cache prune",

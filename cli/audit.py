@@ -1,0 +1,102 @@
+"""`vocabridge audit`: what an alignment covers, and where the mass of a text goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vocabridge.cli.options import in_existing_folder
+from vocabridge.cli.output import Json, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from vocabridge.alignment import Vocabulary
+
+EXAMPLES = """\b
+Examples:
+  vocabridge audit pair.safetensors
+  vocabridge audit pair.safetensors --text mytexts/ -o audit.html
+  vocabridge audit pair.safetensors --source smollm2-135m-instruct --target ./big/tokenizer.json --json
+"""
+
+
+def audit(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="ALIGNMENT", exists=True, dir_okay=False, help="An alignment.", show_default=False),
+    ],
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            metavar="PATH",
+            help="UTF-8 text file or folder to judge by; may be repeated. Without it: text that ships here.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="The value network's tokenizer. Without it: where the alignment found it.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The base model's tokenizer. Without it: where the alignment found it.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            dir_okay=False,
+            callback=in_existing_folder,
+            help="Write the report here, one HTML page with plots.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what an alignment covers and loses.
+
+    Coverage by vocabulary and by mass on a text, by class of token; the tokens that lose most; what the digits
+    do; how finely both tokenizers cut the text. Best on text that the alignment was not counted on.
+    """
+    from vocabridge.alignment import Alignment, Audit, Corpus
+    from vocabridge.audit_page import Tables, write_audit_page
+    from vocabridge.data import corpus_files
+
+    begin = perf_counter()
+    alignment = Alignment.load(file)
+    corpus = Corpus.open(text or corpus_files())
+    with progress(f"auditing {file}") as tell:
+        found = Audit.of(
+            alignment,
+            _vocabulary("source", source, alignment.source.name),
+            _vocabulary("target", target, alignment.target.name),
+            corpus,
+            tell,
+        )
+    if output is not None:
+        write_audit_page(found, output)
+    if json:
+        seconds = perf_counter() - begin
+        print_json({"file": file, "output": output} | found.as_dict() | {"seconds": seconds})
+        return
+    for part in Tables.of(found).all():
+        print_table(part.title, part.header if any(part.header) else (), part.rows)
+    for sentence in found.weak:
+        typer.echo(sentence)
+    if output is not None:
+        typer.echo(f"saved to {output}")
+
+
+def _vocabulary(side: str, given: str | None, remembered: str) -> Vocabulary:
+    """The vocabulary that the user names, or the one at the place that the alignment remembers."""
+    from vocabridge.alignment import VocabridgeError
+    from vocabridge.cli.vocabularies import vocabulary
+
+    if given is not None:
+        return vocabulary(given)
+    try:
+        return vocabulary(remembered)
+    except VocabridgeError as error:
+        raise VocabridgeError(
+            f"The alignment's {side} tokenizer is not where it was, {remembered}; name it with --{side}."
+        ) from error

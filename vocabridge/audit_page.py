@@ -1,0 +1,392 @@
+"""An audit for people: its tables, which the command line prints, and one self-contained HTML page with plots."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vocabridge.alignment import Audit, write_whole
+from vocabridge.alignment.audit import WEAK, Coverage, DigitFlow, Entries, Fertility, Loss, Share
+from vocabridge.alignment.classes import TokenClass
+from vocabridge.page import new_figure, page, svg, table
+
+_STYLE = """
+.weak { border-left: .3rem solid #d55e00; background: #fdf3ec; padding: .6rem 1rem; }
+.well { border-left: .3rem solid #009e73; background: #eef8f4; padding: .6rem 1rem; }
+table { font-size: .9rem; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
+td { overflow-wrap: anywhere; } figure svg { max-width: 100%; height: auto; }
+"""
+
+# Okabe and Ito's colours, which colour-blind people tell apart too.
+_SOURCE, _TARGET, _SHARED = "#E69F00", "#0072B2", "#009E73"
+_FATES = (
+    ("to the very token", "#0072B2", lambda c: c.arrived),
+    ("to another token of its class", "#56B4E9", lambda c: c.same_class),
+    ("to another class", "#E69F00", lambda c: c.other_class),
+    ("nowhere: no entry", "#D55E00", lambda c: c.nowhere),
+    ("no source token starts there", "#CCCCCC", lambda c: c.occurrences - c.common),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A part of the audit as texts.
+
+    Attributes:
+        title: What it shows.
+        note: What its figures mean.
+        header: The names of its columns; empty names for a list of facts.
+        rows: Its cells.
+    """
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The audit as tables; each says what it shows."""
+
+    facts: Table
+    targets: Table
+    sources: Table
+    fertility: Table
+    worst: Table
+    digits: Table
+    flows: Table
+
+    @classmethod
+    def of(cls, audit: Audit) -> Tables:
+        """Write an audit as texts."""
+        return cls(
+            facts=Table("The alignment", "", ("", ""), tuple(_facts(audit))),
+            targets=_coverage(audit, "Target tokens", "row", (*audit.targets, audit.all_targets)),
+            sources=_coverage(audit, "Source tokens", "column", (*audit.sources, audit.all_sources)),
+            fertility=_fertility((*audit.fertility, audit.all_text)),
+            worst=_worst(audit.worst, audit.all_targets.bits),
+            digits=_digits(audit),
+            flows=_flows(audit.digit_flows),
+        )
+
+    def all(self) -> tuple[Table, ...]:
+        """All of them, those with rows, in the order of reading."""
+        tables = self.facts, self.targets, self.sources, self.fertility, self.worst, self.digits, self.flows
+        return tuple(one for one in tables if one.rows)
+
+
+def write_audit_page(audit: Audit, path: Path) -> None:
+    """Write the page.
+
+    Args:
+        audit: What was found.
+        path: The HTML file.
+
+    Raises:
+        VocabridgeError: matplotlib is missing, or the file cannot be written.
+    """
+    t = Tables.of(audit)
+    names = f"{audit.source.name} → {audit.target.name}"
+    body = f"""<h1>What the alignment carries</h1>
+<p>{html.escape(names)}</p>
+{_verdict(audit.weak)}
+{_section(t.facts)}
+<h2>Overlap</h2>
+<figure>{_plot_overlap(audit)}</figure>
+<h2>Where the mass goes</h2>
+<p>Each target token of the text, by its class: of the mass that the source token standing at the same byte carries,
+how much reaches the very token, other tokens of its class, other classes, or nothing. In grey, tokens that start where
+no source token does.</p>
+<figure>{_plot_fates(audit.targets)}</figure>
+{_section(t.targets)}
+{_section(t.sources)}
+{_section(t.worst)}
+{_section(t.digits)}
+{_section(t.flows)}
+{_section(t.fertility)}
+<figure>{_plot_fertility(audit.fertility)}</figure>
+<h2>Entries</h2>
+<p>How many source tokens speak for one target token (the entries of its row), and how many target tokens one source
+token may become (the entries of its column).</p>
+<figure>{_plot_entries(audit.rows, audit.columns)}</figure>"""
+    write_whole(path, page(f"audit of {names}", body, _STYLE).encode())
+
+
+def _section(part: Table) -> str:
+    if not part.rows:
+        return ""
+    note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
+    return f'<h2>{html.escape(part.title)}</h2>{note}<div class="wide">{table(part.header, part.rows)}</div>'
+
+
+def _verdict(weak: Sequence[str]) -> str:
+    if not weak:
+        return f'<p class="well">No class of tokens falls under {WEAK:.0%}.</p>'
+    return '<div class="weak">' + "".join(f"{html.escape(one)}<br>" for one in weak) + "</div>"
+
+
+def _facts(audit: Audit) -> Iterable[tuple[str, str]]:
+    o = audit.overlap
+    yield "method", audit.method
+    for side, card, changes in (
+        ("source", audit.source, audit.source_changes),
+        ("target", audit.target, audit.target_changes),
+    ):
+        yield side, f"{card.name}: {card.size:,} ids, {card.usable:,} usable, fingerprint {card.fingerprint[:12]}"
+        yield f"{side} changes in text", ", ".join(changes) or "nothing"
+    yield "text", f"{audit.text.files} files, {audit.text.bytes:,} bytes, sha256 {audit.text.digest[:12]}"
+    yield "pairs of equal bytes", f"{o.paired:,} found of {o.shared:,}"
+    yield "  of the vocabularies", f"{_percent(o.of_source)} of the source's, {_percent(o.of_target)} of the target's"
+    yield (
+        "  of the text's tokens",
+        f"{_percent(o.of_source_mass)} of the source's, {_percent(o.of_target_mass)} of the target's",
+    )
+    yield "source tokens per target token", _spread(audit.rows)
+    yield "target tokens per source token", _spread(audit.columns)
+
+
+def _spread(entries: Entries) -> str:
+    return f"none {entries.none:,}; one {entries.one:,}; 2 to 5 {entries.few:,}; more {entries.many:,}"
+
+
+def _coverage(audit: Audit, title: str, entry: str, coverages: Sequence[Coverage]) -> Table:
+    balanced = entry == "row"
+    rows = []
+    for c in coverages:
+        if not c.ids and not c.occurrences:
+            continue
+        cells = [
+            _label(c.token_class),
+            f"{c.ids:,}",
+            _percent(c.by_vocabulary),
+            f"{c.occurrences:,}",
+            _percent(c.by_mass),
+            _percent(c.at_boundaries),
+            _percent(c.arriving),
+            _percent(c.kept),
+        ]
+        if balanced:
+            cells.append("" if c.token_class is None else _percent(audit.balances[c.token_class].share))
+        rows.append((*cells, _number(c.bits_each), _number(c.least_bits_each)))
+    note = (
+        f"The share of the ids that have a {entry}; the share of the text's tokens that have one; the share that "
+        "starts where a token of the other side starts; there, the mean mass on the very target token, and on it and "
+        "others of its class"
+        + ("; all mass that the class gets, of what it should get" if balanced else "")
+        + "; bits lost a token, and the least that any static carry would lose on this text."
+    )
+    header = (
+        "class",
+        "ids",
+        f"with a {entry}",
+        "in the text",
+        f"with a {entry}",
+        "common start",
+        "arrives",
+        "in class",
+    )
+    return Table(title, note, (*header, *(("class gets",) if balanced else ()), "bits lost", "at least"), tuple(rows))
+
+
+def _fertility(parts: Sequence[Fertility]) -> Table:
+    rows = (
+        (
+            _label(part.text_class),
+            f"{part.units:,}",
+            f"{part.bytes:,}",
+            _number(part.source_per_unit),
+            _number(part.target_per_unit),
+            _number(part.source_bytes),
+            _number(part.target_bytes),
+        )
+        for part in parts
+        if part.units
+    )
+    return Table(
+        "Fertility",
+        "A unit is a word, a number or a run of other marks, with one space before it; or the white space between.",
+        ("class of text", "units", "bytes", "source tokens a unit", "target", "bytes a source token", "target"),
+        tuple(rows),
+    )
+
+
+def _worst(losses: Sequence[Loss], all_bits: float) -> Table:
+    rows = (
+        (
+            f"{loss.target.text} ({loss.target.id})",
+            f"{loss.source.text} ({loss.source.id})",
+            f"{loss.occurrences:,}",
+            _percent(loss.arriving),
+            _number(loss.bits_each),
+            f"{loss.bits:,.0f}",
+            _percent(loss.bits / all_bits),
+            _shares(loss.instead),
+        )
+        for loss in losses
+    )
+    return Table(
+        f"The {len(losses)} target tokens that lose most",
+        "Each with its id and with the source token that stands most often where it starts; ␣ is a space. What got "
+        "the mass instead: the largest.",
+        ("target token", "source token", "times", "arrives", "bits each", "bits", "of all bits", "instead"),
+        tuple(rows),
+    )
+
+
+def _digits(audit: Audit) -> Table:
+    source, target = audit.source_digits, audit.target_digits
+    facts = (
+        ("a run of digits", source.grouping.value, target.grouping.value),
+        ("space and digit", *("one token" if one.space_joined else "two tokens" for one in (source, target))),
+        ("one token, of 0 to 9", f"{source.ones} of 10", f"{target.ones} of 10"),
+        ("one token, of 10 to 99", f"{source.tens} of 90", f"{target.tens} of 90"),
+        ("one token, of 100 to 999", f"{source.hundreds} of 900", f"{target.hundreds} of 900"),
+    )
+    cuts = (
+        (f'"{sample}"', *("  ".join(one.cuts[sample]) or "-" for one in (source, target))) for sample in source.cuts
+    )
+    return Table("Digits", "How both tokenizers cut them.", ("", "source", "target"), (*facts, *cuts))
+
+
+def _flows(flows: Sequence[DigitFlow]) -> Table:
+    rows = (
+        (
+            f"{flow.source.text} ({flow.source.id})",
+            _percent(flow.to_itself),
+            _percent(flow.to_numbers),
+            _shares(flow.to),
+        )
+        for flow in flows
+    )
+    return Table(
+        "What the source's digits become",
+        "The mass on target tokens of the same byte, the mass on numbers, and the target tokens that get most.",
+        ("digit", "the same", "numbers", "largest"),
+        tuple(rows),
+    )
+
+
+def _shares(shares: Iterable[Share]) -> str:
+    return "   ".join(f"{share.token.text} {share.mass:.1%}" for share in shares) or "-"
+
+
+def _label(one: TokenClass | None) -> str:
+    return "all" if one is None else one.label
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{share:.1%}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+# Plots.
+
+
+def _plot_overlap(audit: Audit) -> str:
+    """Byte strings and tokens of the text: in both vocabularies, in the source's alone, in the target's alone."""
+    o = audit.overlap
+    bars = (
+        ("byte strings of\neither vocabulary", (o.only_source, o.shared, o.only_target)),
+        ("source tokens\nof the text", (o.source_mass - o.source_mass_shared, o.source_mass_shared, 0)),
+        ("target tokens\nof the text", (0, o.target_mass_shared, o.target_mass - o.target_mass_shared)),
+    )
+    figure = new_figure(9, 3)
+    axes = figure.subplots()
+    labels = ("source only", "in both, the same bytes", "target only")
+    left = [0.0] * len(bars)
+    for k, (label, colour) in enumerate(zip(labels, (_SOURCE, _SHARED, _TARGET), strict=True)):
+        shares = [100 * parts[k] / max(1, sum(parts)) for _, parts in bars]
+        axes.barh(range(len(bars)), shares, left=left, color=colour, label=label, height=0.6)
+        for place, (share, (_, parts)) in enumerate(zip(shares, bars, strict=True)):
+            if share > 9:
+                axes.text(left[place] + share / 2, place, f"{parts[k]:,}", ha="center", va="center", color="white")
+        left = [a + b for a, b in zip(left, shares, strict=True)]
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
+    _finish(axes, figure, "share, %")
+    return svg(figure)
+
+
+def _plot_fates(coverages: Sequence[Coverage]) -> str:
+    """Where the mass goes, a class each, of all its tokens in the text."""
+    shown = [c for c in coverages if c.occurrences and c.token_class is not TokenClass.CONTROL]
+    figure = new_figure(9, 0.5 * len(shown) + 1.4)
+    axes = figure.subplots()
+    left = [0.0] * len(shown)
+    for label, colour, part in _FATES:
+        shares = [100 * part(c) / c.occurrences for c in shown]
+        axes.barh(range(len(shown)), shares, left=left, color=colour, label=label, height=0.7)
+        left = [a + b for a, b in zip(left, shares, strict=True)]
+    axes.set_yticks(range(len(shown)), [f"{_label(c.token_class)} ({c.occurrences:,})" for c in shown])
+    _finish(axes, figure, "share of the class's tokens in the text, %", columns=3)
+    return svg(figure)
+
+
+def _finish(axes: object, figure: object, label: str, columns: int = 3) -> None:
+    """Give horizontal bars of percentages their axis, and a legend above them."""
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False)
+
+
+def _plot_fertility(parts: Sequence[Fertility]) -> str:
+    """Tokens per unit and bytes per token of both tokenizers, a class of text each."""
+    shown = [part for part in parts if part.units]
+    figure = new_figure(9, 3.6)
+    panels: tuple[tuple[str, Callable[[Fertility], tuple[float, float]]], ...] = (
+        ("tokens per unit", lambda part: (part.source_per_unit, part.target_per_unit)),
+        ("bytes per token", lambda part: (part.source_bytes, part.target_bytes)),
+    )
+    for axes, (label, values) in zip(figure.subplots(1, 2), panels, strict=True):
+        for k, (name, colour) in enumerate((("source", _SOURCE), ("target", _TARGET))):
+            heights = [values(part)[k] for part in shown]
+            places = [place + 0.4 * k for place in range(len(shown))]
+            axes.bar(places, heights, 0.38, color=colour, label=name if label.startswith("tokens") else None)
+        axes.set_xticks(
+            [place + 0.2 for place in range(len(shown))], [_label(part.text_class) for part in shown], rotation=30
+        )
+        axes.set_ylabel(label)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return svg(figure)
+
+
+def _plot_entries(rows: Entries, columns: Entries) -> str:
+    """How many rows and columns have so many entries, on a logarithmic axis."""
+    length = max(len(rows.by_power), len(columns.by_power), 1)
+    figure = new_figure(9, 3.4)
+    axes = figure.subplots()
+    for k, (name, entries, colour) in enumerate(
+        (
+            ("target tokens, by entries of the row", rows, _TARGET),
+            ("source tokens, by entries of the column", columns, _SOURCE),
+        )
+    ):
+        numbers = (entries.none, *entries.by_power, *(0 for _ in range(length - len(entries.by_power))))
+        axes.bar([place + 0.4 * k for place in range(length + 1)], numbers, 0.38, color=colour, label=name)
+    ranges = [_range(power) for power in range(length)]
+    axes.set_xticks([place + 0.2 for place in range(length + 1)], ["0", *ranges], rotation=30)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("entries")
+    axes.set_ylabel("tokens")
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return svg(figure)
+
+
+def _range(power: int) -> str:
+    low, high = (1 << power >> 1) + 1, 1 << power
+    return f"{high:,}" if low >= high else f"{low:,}–{high:,}"
