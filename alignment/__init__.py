@@ -4,18 +4,23 @@ No torch and no model in here: numpy, scipy and tokenizers. `align` is the one c
 """
 
 from .alignment import Alignment, Summary, VocabularyCard
+from .all_pairs import BuiltPair, align_pairs, short_names
 from .audit import Audit, weak_classes
 from .builder import Builder, Progress, Reads
 from .cache import cache_folder
 from .combined import Combined
 from .cooccurrence import Cooccurrence
-from .corpus import Corpus, CorpusCard
+from .corpus import Corpus, CorpusCard, Shard
+from .counting import CountingBuilder, count_texts
 from .errors import VocabridgeError
 from .exact import Exact
 from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
 from .methods import METHODS, align
+from .pair_counts import PairCounts
 from .retokenize import Retokenize
+from .shards import PartialCounts, count_shard, merge_shards
+from .tiktoken import read_tiktoken, tiktoken_tokenizer
 from .vocabulary import Encoding, Kind, Vocabulary
 
 __all__ = [
@@ -23,24 +28,36 @@ __all__ = [
     "Alignment",
     "Audit",
     "Builder",
+    "BuiltPair",
     "Combined",
     "Cooccurrence",
     "Corpus",
     "CorpusCard",
+    "CountingBuilder",
     "Encoding",
     "Exact",
     "GGUFTokenizer",
     "Kind",
+    "PairCounts",
+    "PartialCounts",
     "Progress",
     "Reads",
     "Retokenize",
+    "Shard",
     "Summary",
     "VocabridgeError",
     "Vocabulary",
     "VocabularyCard",
     "align",
+    "align_pairs",
     "cache_folder",
+    "count_shard",
+    "count_texts",
+    "merge_shards",
     "read_gguf_tokenizer",
+    "read_tiktoken",
+    "short_names",
+    "tiktoken_tokenizer",
     "weak_classes",
     "write_whole",
 ]

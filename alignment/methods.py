@@ -86,6 +86,7 @@ def align(
     corpus: Corpus | Iterable[str | Path] | None = None,
     embeddings: tuple[EmbeddingTable | str | Path, EmbeddingTable | str | Path] | None = None,
     distributions: Distributions | str | Path | None = None,
+    jobs: int = 1,
     cache: bool = True,
     progress: Progress | None = None,
 ) -> Alignment:
@@ -98,6 +99,8 @@ def align(
         corpus: UTF-8 text files and folders to count on, for the methods that count on text.
         embeddings: The source model's and the target model's, or what `EmbeddingTable.open` takes.
         distributions: The source model's, or what `Distributions.open` takes.
+        jobs: How many processes share the counting of text; the result does not depend on it. One already uses
+            every core while it encodes.
         cache: Whether to take it from the cache and put it there.
         progress: Called with what is done and what there is to do.
 
@@ -127,5 +130,7 @@ def align(
     if corpus is not None and not isinstance(corpus, Corpus):
         corpus = Corpus.open([corpus] if isinstance(corpus, (str, Path)) else corpus)
     builder.check_corpus(corpus)
+    if corpus is not None:
+        corpus = corpus.in_processes(jobs)
     build = cached_alignment if cache else type(builder).build
     return build(builder, source, target, corpus, progress)

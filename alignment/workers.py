@@ -134,10 +134,9 @@ def _count_in_processes(work: Work, corpus: Corpus, shard: Shard, tell: Callable
             for number in range(1, corpus.jobs + 1):
                 ours, theirs = multiprocessing.Pipe()
                 context = multiprocessing.get_context("spawn")
-                process = context.Process(target=_worker, args=(theirs, number, corpus.jobs), daemon=True)
-                process.start()
+                workers[ours] = context.Process(target=_worker, args=(theirs, number, corpus.jobs), daemon=True)
+                workers[ours].start()
                 theirs.close()
-                workers[ours] = process
         # Pickled once and sent to all at the same time: a vocabulary is some megabytes.
         message = pickle.dumps((work, corpus, shard), pickle.HIGHEST_PROTOCOL)
         with ThreadPoolExecutor(len(workers)) as pool, contextlib.suppress(OSError):  # one that is gone is met below
@@ -160,8 +159,9 @@ def _count_in_processes(work: Work, corpus: Corpus, shard: Shard, tell: Callable
                 waiting.remove(connection)
     finally:
         for connection, process in workers.items():
-            process.terminate()
-            process.join()
+            if process.pid is not None:
+                process.terminate()
+                process.join()
             connection.close()
     return [total.total() for total in sums]
 
