@@ -15,7 +15,7 @@ from typing import Any
 UNUSED_NAME = re.compile(
     r"<unused_?\d+>|\[unused\d+\]|<\|(?:\w+_)?reserved_special_token_\d+\|>|<\|?reserved_\d+\|?>"
     r"|<\|reserved_token_\d+\|>|<\|unused_?\d+\|>|\[PAD\d+\]|<SPECIAL_\d+>|<\|extra_\d+\|>|<\|dummy_\d+\|>"
-    r"|<\|placeholder\d+\|>|<｜place▁holder▁no▁\d+｜>"
+    r"|<\|placeholder\d+\|>|<\|place_holder_\w+_\d+\|>|<\uff5cplace\u2581holder\u2581no\u2581\d+\uff5c>"
 )
 """Names by which vocabularies fill rows that no text ever uses.
 

@@ -1,10 +1,10 @@
-"""Which control tokens open and end a message, read off the tokenizer's own chat template and never off names.
+r"""Which control tokens open and end a message, read off the tokenizer's own chat template and never off names.
 
 The template is rendered with made-up messages, "user, assistant, user"; the control tokens between two of them are
 those that end the one and open the other:
 
-    ... assistant's words <|im_end|>\\n<|im_start|>user\\n user's words ...       ChatML: turn end, turn begin
-    ... words <|eot_id|><|start_header_id|>user<|end_header_id|>\\n\\n words ...   Llama-3: turn content too
+    ... assistant's words <|im_end|>\n<|im_start|>user\n user's words ...       ChatML: turn end, turn begin
+    ... words <|eot_id|><|start_header_id|>user<|end_header_id|>\n\n words ...   Llama-3: turn content too
 
 A template is a program of a stranger: it runs in jinja2's sandbox, with a limit on time and on what it writes.
 """

@@ -181,8 +181,8 @@ class Vocabulary:
             )
         if path.suffix in (".tiktoken", ".model") and path.is_file():
             raise VocabridgeError(
-                f"{path}: such a file does not say how text is cut into words; name the model's tokenizer.json, or give "
-                "what `alignment.tiktoken_tokenizer` makes of it and a pattern to `Vocabulary.from_tokenizer`."
+                f"{path}: such a file does not say how text is cut into words; name the model's tokenizer.json, or "
+                "give what `alignment.tiktoken_tokenizer` makes of it and a pattern to `Vocabulary.from_tokenizer`."
             )
         if path.is_file() and "tekken" in path.name:
             return cls._from_tekken(path, str(path), size)
