@@ -768,16 +768,13 @@ def _on_text(
     covered = np.bincount(classes, tokens * has_entry, len(_CLASSES))
     common = np.bincount(classes[ids], times, len(_CLASSES))
     sums = {name: np.bincount(classes[ids], times * each, len(_CLASSES)) for name, each in per_pair.items()}
-    return tuple(
-        dataclasses.replace(
-            one,
-            occurrences=round(occurrences[c]),
-            covered_occurrences=round(covered[c]),
-            common=round(common[c]),
-            **{name: float(values[c]) for name, values in sums.items()},
-        )
-        for c, one in zip(_CLASSES, by_vocabulary, strict=True)
-    )
+
+    def with_text(one: Coverage, c: TokenClass) -> Coverage:
+        numbers: dict[str, Any] = {name: float(values[c]) for name, values in sums.items()}
+        counted = round(occurrences[c]), round(covered[c]), round(common[c])
+        return Coverage(c, one.ids, one.covered, *counted, **numbers)
+
+    return tuple(with_text(one, c) for one, c in zip(by_vocabulary, _CLASSES, strict=True))
 
 
 def _looked_up(keys: Int64, values: np.ndarray[Any, Any], wanted: Int64) -> Float64:

@@ -7,25 +7,31 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vocabridge.alignment import Audit, write_whole
 from vocabridge.alignment.audit import WEAK, Coverage, DigitFlow, Entries, Fertility, Loss, Share
 from vocabridge.alignment.classes import TokenClass
 from vocabridge.page import new_figure, page, svg, table
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 _STYLE = """
 .weak { border-left: .3rem solid #d55e00; background: #fdf3ec; padding: .6rem 1rem; }
 .well { border-left: .3rem solid #009e73; background: #eef8f4; padding: .6rem 1rem; }
 table { font-size: .9rem; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-td { overflow-wrap: anywhere; } figure svg { max-width: 100%; height: auto; }
+td { white-space: pre-wrap; } .facts th { display: none; } .facts td + td { text-align: left; }
+figure svg { max-width: 100%; height: auto; }
 """
 
 # Okabe and Ito's colours, which colour-blind people tell apart too.
 _SOURCE, _TARGET, _SHARED = "#E69F00", "#0072B2", "#009E73"
 _FATES = (
-    ("to the very token", "#0072B2", lambda c: c.arrived),
+    ("to the very token", "#009E73", lambda c: c.arrived),
     ("to another token of its class", "#56B4E9", lambda c: c.same_class),
-    ("to another class", "#E69F00", lambda c: c.other_class),
+    ("to another class", "#CC79A7", lambda c: c.other_class),
     ("nowhere: no entry", "#D55E00", lambda c: c.nowhere),
     ("no source token starts there", "#CCCCCC", lambda c: c.occurrences - c.common),
 )
@@ -120,7 +126,8 @@ def _section(part: Table) -> str:
     if not part.rows:
         return ""
     note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
-    return f'<h2>{html.escape(part.title)}</h2>{note}<div class="wide">{table(part.header, part.rows)}</div>'
+    kind = "wide" if any(part.header) else "wide facts"
+    return f'<h2>{html.escape(part.title)}</h2>{note}<div class="{kind}">{table(part.header, part.rows)}</div>'
 
 
 def _verdict(weak: Sequence[str]) -> str:
@@ -150,11 +157,13 @@ def _facts(audit: Audit) -> Iterable[tuple[str, str]]:
 
 
 def _spread(entries: Entries) -> str:
-    return f"none {entries.none:,}; one {entries.one:,}; 2 to 5 {entries.few:,}; more {entries.many:,}"
+    e = entries
+    return f"one for {e.one:,}, two to five for {e.few:,}, more for {e.many:,}, none for {e.none:,}"
 
 
 def _coverage(audit: Audit, title: str, entry: str, coverages: Sequence[Coverage]) -> Table:
     balanced = entry == "row"
+    all_bits = audit.all_targets.bits or math.nan
     rows = []
     for c in coverages:
         if not c.ids and not c.occurrences:
@@ -171,25 +180,19 @@ def _coverage(audit: Audit, title: str, entry: str, coverages: Sequence[Coverage
         ]
         if balanced:
             cells.append("" if c.token_class is None else _percent(audit.balances[c.token_class].share))
-        rows.append((*cells, _number(c.bits_each), _number(c.least_bits_each)))
+        bits = _number(c.bits_each), _number(c.least_bits_each), _percent(c.bits / all_bits)
+        rows.append((*cells, *bits))
     note = (
         f"The share of the ids that have a {entry}; the share of the text's tokens that have one; the share that "
         "starts where a token of the other side starts; there, the mean mass on the very target token, and on it and "
         "others of its class"
         + ("; all mass that the class gets, of what it should get" if balanced else "")
-        + "; bits lost a token, and the least that any static carry would lose on this text."
+        + "; bits lost a token, the least that any static carry would lose on this text, and the class's part of all."
     )
-    header = (
-        "class",
-        "ids",
-        f"with a {entry}",
-        "in the text",
-        f"with a {entry}",
-        "common start",
-        "arrives",
-        "in class",
-    )
-    return Table(title, note, (*header, *(("class gets",) if balanced else ()), "bits lost", "at least"), tuple(rows))
+    of_them = f"of them with a {entry}"
+    header = ("class", "ids", of_them, "tokens", of_them, "common start", "arrives", "in class")
+    rest = (*(("class gets",) if balanced else ()), "bits lost", "at least", "of all bits")
+    return Table(title, note, (*header, *rest), tuple(rows))
 
 
 def _fertility(parts: Sequence[Fertility]) -> Table:
@@ -306,7 +309,8 @@ def _plot_overlap(audit: Audit) -> str:
         axes.barh(range(len(bars)), shares, left=left, color=colour, label=label, height=0.6)
         for place, (share, (_, parts)) in enumerate(zip(shares, bars, strict=True)):
             if share > 9:
-                axes.text(left[place] + share / 2, place, f"{parts[k]:,}", ha="center", va="center", color="white")
+                ink = "black" if colour == _SOURCE else "white"
+                axes.text(left[place] + share / 2, place, f"{parts[k]:,}", ha="center", va="center", color=ink)
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])
     _finish(axes, figure, "share, %")
@@ -328,7 +332,7 @@ def _plot_fates(coverages: Sequence[Coverage]) -> str:
     return svg(figure)
 
 
-def _finish(axes: object, figure: object, label: str, columns: int = 3) -> None:
+def _finish(axes: Axes, figure: Figure, label: str, columns: int = 3) -> None:
     """Give horizontal bars of percentages their axis, and a legend above them."""
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -351,7 +355,11 @@ def _plot_fertility(parts: Sequence[Fertility]) -> str:
             places = [place + 0.4 * k for place in range(len(shown))]
             axes.bar(places, heights, 0.38, color=colour, label=name if label.startswith("tokens") else None)
         axes.set_xticks(
-            [place + 0.2 for place in range(len(shown))], [_label(part.text_class) for part in shown], rotation=30
+            [place + 0.2 for place in range(len(shown))],
+            [_label(part.text_class) for part in shown],
+            rotation=30,
+            ha="right",
+            rotation_mode="anchor",
         )
         axes.set_ylabel(label)
         axes.grid(axis="y", alpha=0.3)
@@ -375,7 +383,9 @@ def _plot_entries(rows: Entries, columns: Entries) -> str:
         numbers = (entries.none, *entries.by_power, *(0 for _ in range(length - len(entries.by_power))))
         axes.bar([place + 0.4 * k for place in range(length + 1)], numbers, 0.38, color=colour, label=name)
     ranges = [_range(power) for power in range(length)]
-    axes.set_xticks([place + 0.2 for place in range(length + 1)], ["0", *ranges], rotation=30)
+    axes.set_xticks(
+        [place + 0.2 for place in range(length + 1)], ["0", *ranges], rotation=30, ha="right", rotation_mode="anchor"
+    )
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("entries")
