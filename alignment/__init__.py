@@ -12,11 +12,13 @@ from .combined import Combined
 from .cooccurrence import Cooccurrence
 from .corpus import Corpus, CorpusCard, Shard
 from .counting import CountingBuilder, count_texts
+from .distributions import Distributions
+from .embedding_table import EmbeddingTable
 from .errors import VocabridgeError
 from .exact import Exact
 from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
-from .methods import METHODS, align
+from .methods import METHODS, align, make_builder
 from .pair_counts import PairCounts
 from .retokenize import Retokenize
 from .shards import PartialCounts, count_shard, merge_shards
@@ -34,6 +36,8 @@ __all__ = [
     "Corpus",
     "CorpusCard",
     "CountingBuilder",
+    "Distributions",
+    "EmbeddingTable",
     "Encoding",
     "Exact",
     "GGUFTokenizer",
@@ -53,6 +57,7 @@ __all__ = [
     "cache_folder",
     "count_shard",
     "count_texts",
+    "make_builder",
     "merge_shards",
     "read_gguf_tokenizer",
     "read_tiktoken",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vocabridge.cli import align, audit, cache, demo, eval, generate, inspect, train
+from vocabridge.cli import align, audit, cache, demo, eval, generate, inspect, merge, pairs, train
 from vocabridge.cli.errors import Commands, fail, interrupted
 from vocabridge.cli.output import log_to_stderr, silence_libraries
 
@@ -28,6 +28,8 @@ def prepare() -> None:
 
 
 app.command(epilog=align.EXAMPLES)(align.align)
+app.command(epilog=merge.EXAMPLES)(merge.merge)
+app.command(epilog=pairs.EXAMPLES)(pairs.pairs)
 app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=audit.EXAMPLES)(audit.audit)
 app.add_typer(cache.app)

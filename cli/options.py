@@ -26,6 +26,52 @@ CombinationFile = Annotated[
     typer.Option(exists=True, dir_okay=False, help="Fitted weights: a report that `eval -o` wrote."),
 ]
 
+METHODS = (
+    "default",
+    "exact",
+    "retokenize",
+    "cooccurrence",
+    "expected",
+    "edit-distance",
+    "dtw",
+    "dtw-counts",
+    "embedding",
+    "prefix",
+)
+"""The names in `vocabridge.alignment.METHODS`."""
+
+
+def a_method(name: str) -> str:
+    """Refuse a method that is not there, alone or in a chain."""
+    for one in name.split(","):
+        if one.strip() not in METHODS:
+            raise typer.BadParameter(f"There is no method {one.strip()!r}; choose among {', '.join(METHODS)}.")
+    return name
+
+
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[,NAME...]",
+        callback=a_method,
+        help=f"How: {', '.join(METHODS)}. Of several, each fills what the ones before it left open.",
+    ),
+]
+
+CorpusPaths = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--corpus",
+        exists=True,
+        metavar="PATH",
+        help="UTF-8 text file or folder to count on; may be repeated. Without it: text that ships here.",
+    ),
+]
+
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Count the text in so many processes; the result is the same for any number.")
+]
+
 
 def in_existing_folder(path: Path | None) -> Path | None:
     """Refuse a file to write whose folder is not there, before any work is done."""

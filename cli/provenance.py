@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vocabridge.cli.output import count, plain, size
 
 if TYPE_CHECKING:
-    from vocabridge.alignment import Alignment, VocabularyCard
+    from vocabridge.alignment import Alignment, CorpusCard, PartialCounts, VocabularyCard
 
 
 def as_document(alignment: Alignment) -> dict[str, Any]:
@@ -29,25 +30,56 @@ def as_document(alignment: Alignment) -> dict[str, Any]:
     }
 
 
+def shard_document(partial: PartialCounts) -> dict[str, Any]:
+    """Provenance and counts of a shard, for JSON."""
+    return {
+        "shard": plain(partial.shard),
+        "method": partial.method,
+        "parameters": plain(partial.parameters),
+        "source": plain(partial.source),
+        "target": plain(partial.target),
+        "corpus": plain(partial.corpus),
+        "pairs": len(partial.counts.keys),
+        "occurrences": int(partial.counts.counts.sum()),
+    }
+
+
+def shard_facts(partial: PartialCounts) -> dict[str, object]:
+    """The same, for people."""
+    return {
+        "shard": str(partial.shard),
+        "method": _method(partial.method, partial.parameters),
+        "source": _card(partial.source),
+        "target": _card(partial.target),
+        "a part of": _corpus(partial.corpus),
+        "pairs": count(len(partial.counts.keys)),
+        "occurrences": count(int(partial.counts.counts.sum())),
+    }
+
+
 def as_facts(alignment: Alignment) -> dict[str, object]:
     """The same, for people."""
     summary = alignment.summary()
-    corpus = alignment.corpus
-    parameters = ", ".join(f"{name} {value}" for name, value in alignment.parameters.items())
-    text = "no text"
-    if corpus is not None:
-        text = f"{corpus.files} files, {size(corpus.bytes)}, sha256 {corpus.digest[:12]}"
     return {
-        "method": alignment.method + (f" ({parameters})" if parameters else ""),
+        "method": _method(alignment.method, alignment.parameters),
         "source": _card(alignment.source),
         "target": _card(alignment.target),
-        "counted on": text,
+        "counted on": "no text" if alignment.corpus is None else _corpus(alignment.corpus),
         "pairs": count(summary.pairs),
         "target tokens spoken for": _covered(summary.target_covered, summary.target_coverage),
         "source tokens that speak": _covered(summary.source_covered, summary.source_coverage),
         "pairs a target token": f"{summary.mean_row:.1f} on average, {count(summary.largest_row)} at most",
         "target tokens with one pair": count(summary.single),
     }
+
+
+def _method(name: str, parameters: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{name} {value}" for name, value in parameters.items())
+    return name + (f" ({values})" if values else "")
+
+
+def _corpus(card: CorpusCard) -> str:
+    return f"{card.files} files, {size(card.bytes)}, sha256 {card.digest[:12]}"
 
 
 def _card(card: VocabularyCard) -> str:
