@@ -3,7 +3,7 @@
 A text that continues with the longer token continues with the first piece of it. Done in both directions,
 so that every token of either vocabulary has a partner: a token that is whole on both sides counts 2. An id
 that never occurs because another has its bytes (Gemma's `<0x41>`) has a partner too, but counts next to
-nothing.
+nothing. What is a token of the other vocabulary as well is not cut: that saves most of the work.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ def _first_pieces(tokens_of: Vocabulary, cut_by: Vocabulary, tell: Callable[[int
     ids, firsts = [], []
     for at in range(0, len(tokens_of.usable), _BATCH):
         batch = tokens_of.usable[at : at + _BATCH].tolist()
-        pieces = cut_by.segment_batch([tokens_of.token_bytes[i] or b"" for i in batch])
-        for i, piece in zip(batch, pieces, strict=True):
+        whole = [cut_by.canonical.get(tokens_of.token_bytes[i] or b"") for i in batch]
+        cut = [i for i, same in zip(batch, whole, strict=True) if same is None]
+        pieces = iter(cut_by.segment_batch([tokens_of.token_bytes[i] or b"" for i in cut]))
+        for i, same in zip(batch, whole, strict=True):
+            piece = next(pieces) if same is None else (same,)
             if piece:
                 ids.append(i)
                 firsts.append(piece[0])
