@@ -516,6 +516,8 @@ def _readable_character(character: str) -> str:
         return f"\\x{ord(character) - 0xDC00:02x}"
     if character.isprintable() and character not in "\\␣":
         return character
+    if "\x80" <= character <= "\xff":  # two bytes: not to be taken for a byte as such
+        return f"\\u{ord(character):04x}"
     return character.encode("unicode_escape").decode()
 
 
