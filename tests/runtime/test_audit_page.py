@@ -1,0 +1,120 @@
+"""The audit's page: whole in itself, safe with any token, and with all its parts."""
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from tokenizers import Tokenizer
+
+from vocabridge.alignment import Audit, Corpus, VocabridgeError, Vocabulary, align
+from vocabridge.alignment.audit import Grouping
+from vocabridge.audit_page import Tables, write_audit_page
+
+NASTY = "<script>alert(1)</script>"
+
+
+class Reader(HTMLParser):
+    """What a browser would make of a page: its elements, the addresses in it, its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.addresses, self.text, self.open = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+                self.addresses.append(value)
+            assert not name.startswith("on")
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def audit(tokenizer_folders, tmp_path_factory):
+    """An audit of tokenizers of which the target has a script for a token."""
+    spec = json.loads((tokenizer_folders.target / "tokenizer.json").read_text())
+    spec["added_tokens"].append(
+        {
+            "id": 700,
+            "content": NASTY,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": False,
+        }
+    )
+    source = Vocabulary.load(tokenizer_folders.source)
+    target = Vocabulary.from_tokenizer(Tokenizer.from_str(json.dumps(spec)), name="<b>named</b>")
+    path = tmp_path_factory.mktemp("audit") / "text.txt"
+    path.write_text(f"The dogs watch 12 lazy foxes: cafés {NASTY} 東京 🙂.\n" * 20, encoding="utf-8")
+    corpus = Corpus.open([path])
+    return Audit.of(align(source, target, corpus=corpus, cache=False), source, target, corpus)
+
+
+@pytest.fixture(scope="module")
+def page(audit, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "audit.html"
+    write_audit_page(audit, path)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+def test_the_page_loads_nothing_and_runs_nothing(page, read):
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & set(read.tags)
+    assert read.addresses  # glyphs and clips of the figures
+    assert all(address.startswith("#") for address in read.addresses)
+    assert not re.search(r"url\((?!#)", page)
+    assert "@import" not in page
+    # What is left are the names of SVG's own languages, which nobody fetches.
+    assert set(re.findall(r"https?://[^\s\"'<]+", page)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_tokens_and_names_are_text_and_not_markup(audit, page, read):
+    assert NASTY in [loss.target.text for loss in audit.worst]
+    assert NASTY not in page
+    assert NASTY in "".join(read.text)
+    assert "b" not in read.tags
+    assert "<b>named</b>" in "".join(read.text)
+
+
+def test_the_page_has_its_plots_with_units_and_its_tables(audit, page, read):
+    assert read.tags.count("figure") == read.tags.count("svg") == 4
+    assert read.tags.count("table") == len(Tables.of(audit).all()) == 7
+    for words in ("Overlap", "Where the mass goes", "Fertility", "Entries", "Digits"):
+        assert words in "".join(read.text)
+
+
+def test_every_table_has_a_cell_for_every_column(audit):
+    for part in Tables.of(audit).all():
+        assert {len(row) for row in part.rows} == {len(part.header)}, part.title
+
+
+def test_the_tables_say_what_was_found(audit):
+    tables = Tables.of(audit)
+    words = dict(zip(tables.targets.header, tables.targets.rows[0], strict=True))
+    assert words["class"] == "words"
+    assert words["tokens"] == f"{audit.targets[0].occurrences:,}"
+    assert words["arrives"] == f"{audit.targets[0].arriving:.1%}"
+    assert tables.targets.rows[-1][0] == "all"
+    assert tables.digits.rows[0] == ("a run of digits", Grouping.SINGLE.value, audit.target_digits.grouping.value)
+
+
+def test_a_missing_matplotlib_is_a_sentence_and_no_page(audit, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(VocabridgeError, match=r"vocabridge\[report\]"):
+        write_audit_page(audit, tmp_path / "audit.html")
+    assert not (tmp_path / "audit.html").exists()
