@@ -63,7 +63,9 @@ def as_facts(alignment: Alignment) -> dict[str, object]:
     return {
         "method": _method(alignment.method, alignment.parameters),
         "source": _card(alignment.source),
+        "source's text": _changes(alignment.source),
         "target": _card(alignment.target),
+        "target's text": _changes(alignment.target),
         "counted on": "no text" if alignment.corpus is None else _corpus(alignment.corpus),
         "pairs": count(summary.pairs),
         "target tokens spoken for": _covered(summary.target_covered, summary.target_coverage),
@@ -85,6 +87,11 @@ def _corpus(card: CorpusCard) -> str:
 def _card(card: VocabularyCard) -> str:
     sizes = f"{count(card.size)} ids, {count(card.usable)} usable"
     return f"{card.name}: {sizes}, fingerprint {card.fingerprint[:12]}"
+
+
+def _changes(card: VocabularyCard) -> str:
+    """What is lost of a text before it is cut into tokens."""
+    return "; ".join(card.changes) or "spelled as it is"
 
 
 def _covered(tokens: int, coverage: float) -> str:
