@@ -97,15 +97,13 @@ def short_names(names: Sequence[str]) -> list[str]:
     The last part of the path or hub id that says something; the whole of it where two would be the same.
 
     Raises:
-        VocabridgeError: A tokenizer is there twice.
+        VocabridgeError: Two have the same name even so.
     """
-    whole = [_safe(name) for name in names]
-    for name, times in Counter(whole).items():
-        if times > 1:
-            given = names[whole.index(name)]
-            raise VocabridgeError(f"{given}: this tokenizer is there twice; name every one once.")
-    short = [_safe(_last_part(name)) for name in names]
-    return whole if len(set(short)) < len(short) else short
+    short, whole = [_safe(_last_part(name)) for name in names], [_safe(name) for name in names]
+    found = whole if len(set(short)) < len(short) else short
+    if twice := [name for name, times in Counter(found).items() if times > 1]:
+        raise VocabridgeError(f"Two tokenizers would both be called {twice[0]}; name every one once.")
+    return found
 
 
 def _last_part(name: str) -> str:

@@ -65,6 +65,13 @@ def test_everything_that_decides_the_counts_is_in_the_key(pair, builds, tmp_path
     assert len(builds) == len(calls) == len(entries())
 
 
+def test_the_number_of_processes_is_not_in_the_key(pair, builds, tmp_path):
+    (tmp_path / "a").write_text("a text")
+    for jobs in (1, 2):
+        align(*pair, corpus=tmp_path / "a", jobs=jobs)
+    assert builds == ["default"]
+
+
 def test_an_entry_found_under_other_names_has_the_names_of_now(pair, builds):
     source, target = pair
     align(source, target)

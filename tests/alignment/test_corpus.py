@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabridge.alignment import Corpus, VocabridgeError
+from vocabridge.alignment import Corpus, Shard, VocabridgeError
 from vocabridge.alignment import corpus as module
 
 
@@ -93,3 +93,35 @@ def test_an_empty_corpus_and_a_missing_file_are_errors(write, tmp_path):
         Corpus.open([])
     with pytest.raises(VocabridgeError, match=r"none\.txt: no such corpus file"):
         Corpus.open([tmp_path / "none.txt"])
+
+
+@settings(deadline=None, max_examples=50)
+@given(pieces=st.integers(1, 30), of=st.integers(1, 9), parts=st.integers(1, 5))
+def test_every_piece_is_in_one_shard_and_in_one_part_of_it(tmp_path_factory, pieces, of, parts):
+    folder = tmp_path_factory.mktemp("c")
+    for number in range(pieces):
+        (folder / f"{number:02}").write_text(f"{number}\n")
+    corpus = Corpus.open([folder])
+    whole = list(corpus.chunks())
+    for number in range(of):
+        shard = Shard(number + 1, of)
+        assert list(corpus.chunks(shard)) == whole[number::of]
+        for part in range(parts):
+            assert list(corpus.chunks(shard.part(part + 1, parts))) == whole[number::of][part::parts]
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "1 /4", "a/b", "१/४"])
+def test_what_is_no_shard_is_an_error(text):
+    with pytest.raises(VocabridgeError, match=r"shard.*(1/8)"):
+        Shard.parse(text)
+
+
+def test_a_shard_is_read_as_it_is_written():
+    assert Shard.parse("3/8") == Shard(3, 8)
+    assert str(Shard(3, 8)) == "3/8"
+
+
+def test_the_number_of_processes_is_no_part_of_a_corpus(write):
+    corpus = Corpus.open([write("a", "x")])
+    assert corpus.in_processes(4) == corpus
+    assert corpus.in_processes(4).card == corpus.card

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from vocabridge.alignment import METHODS, VocabridgeError
-from vocabridge.cli import align, train, vocabularies
+from vocabridge.cli import options, train, vocabularies
 from vocabridge.cli.errors import Commands, sentence
 from vocabridge.cli.output import plain
 
@@ -67,7 +67,7 @@ def test_a_command_that_fails_ends_with_its_sentence_and_status_1(capsys, error,
 
 
 def test_the_methods_are_those_of_the_library():
-    assert {method.value for method in align.Method} == set(METHODS)
+    assert set(options.METHODS) == set(METHODS)
 
 
 def test_the_packaged_models_are_those_of_the_library():
@@ -93,9 +93,9 @@ def test_json_knows_paths_arrays_enums_and_what_is_not_a_number():
         values: np.ndarray
         mean: np.float32
         loss: float
-        method: align.Method
+        method: train.Method
 
-    result = Result(Path("a/b"), np.array([1, 2]), np.float32(0.5), math.nan, align.Method.exact)
+    result = Result(Path("a/b"), np.array([1, 2]), np.float32(0.5), math.nan, train.Method.lora)
     assert plain({"r": (result,)}) == {
-        "r": [{"path": "a/b", "values": [1, 2], "mean": 0.5, "loss": None, "method": "exact"}]
+        "r": [{"path": "a/b", "values": [1, 2], "mean": 0.5, "loss": None, "method": "lora"}]
     }
