@@ -13,6 +13,9 @@ from .cooccurrence import Cooccurrence
 from .corpus import Corpus, CorpusCard, Shard
 from .counting import CountingBuilder, count_texts
 from .distributions import Distributions
+from .dtw import DTW
+from .dtw_counts import DTWCounts
+from .edit_distance import EditDistance
 from .embedding_table import EmbeddingTable
 from .errors import VocabridgeError
 from .exact import Exact
@@ -20,12 +23,14 @@ from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
 from .methods import METHODS, align, make_builder
 from .pair_counts import PairCounts
+from .prefix import Prefix
 from .retokenize import Retokenize
 from .shards import PartialCounts, count_shard, merge_shards
 from .tiktoken import read_tiktoken, tiktoken_tokenizer
 from .vocabulary import Encoding, Kind, Vocabulary
 
 __all__ = [
+    "DTW",
     "METHODS",
     "Alignment",
     "Audit",
@@ -36,7 +41,9 @@ __all__ = [
     "Corpus",
     "CorpusCard",
     "CountingBuilder",
+    "DTWCounts",
     "Distributions",
+    "EditDistance",
     "EmbeddingTable",
     "Encoding",
     "Exact",
@@ -44,6 +51,7 @@ __all__ = [
     "Kind",
     "PairCounts",
     "PartialCounts",
+    "Prefix",
     "Progress",
     "Reads",
     "Retokenize",

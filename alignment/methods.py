@@ -15,11 +15,15 @@ from .combined import Combined
 from .cooccurrence import Cooccurrence
 from .corpus import Corpus
 from .distributions import Distributions
+from .dtw import DTW
+from .dtw_counts import DTWCounts
+from .edit_distance import EditDistance
 from .embedding import Embedding
 from .embedding_table import EmbeddingTable
 from .errors import VocabridgeError
 from .exact import Exact
 from .expected import Expected
+from .prefix import Prefix
 from .retokenize import Retokenize
 from .vocabulary import Vocabulary
 
@@ -32,6 +36,10 @@ METHODS: dict[str, type[Builder]] = {
         Cooccurrence,
         Expected,
         Embedding,
+        EditDistance,
+        DTWCounts,
+        DTW,
+        Prefix,
     )
 }
 """Builders by the names that `align` and the command line take."""
