@@ -139,12 +139,13 @@ def _verdict(weak: Sequence[str]) -> str:
 def _facts(audit: Audit) -> Iterable[tuple[str, str]]:
     o = audit.overlap
     yield "method", audit.method
-    for side, card, changes in (
-        ("source", audit.source, audit.source_changes),
-        ("target", audit.target, audit.target_changes),
+    for side, card, unspelled in (
+        ("source", audit.source, audit.source_unspelled),
+        ("target", audit.target, audit.target_unspelled),
     ):
         yield side, f"{card.name}: {card.size:,} ids, {card.usable:,} usable, fingerprint {card.fingerprint[:12]}"
-        yield f"{side} changes in text", ", ".join(changes) or "nothing"
+        lost = f"{unspelled / audit.text.bytes:.2%} of the bytes are spelled by no token"
+        yield "  changes in the text", f"{', '.join(card.changes) or 'nothing'}; {lost}"
     yield "text", f"{audit.text.files} files, {audit.text.bytes:,} bytes, sha256 {audit.text.digest[:12]}"
     yield "pairs of equal bytes", f"{o.paired:,} found of {o.shared:,}"
     yield "  of the vocabularies", f"{_percent(o.of_source)} of the source's, {_percent(o.of_target)} of the target's"
@@ -232,7 +233,7 @@ def _worst(losses: Sequence[Loss], all_bits: float) -> Table:
         for loss in losses
     )
     return Table(
-        f"The {len(losses)} target tokens that lose most",
+        "Target tokens that lose most",
         "Each with its id and with the source token that stands most often where it starts; ␣ is a space. What got "
         "the mass instead: the largest.",
         ("target token", "source token", "times", "arrives", "bits each", "bits", "of all bits", "instead"),

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from vocabridge.alignment import (
     Alignment,
@@ -29,12 +29,14 @@ SOURCE = ["a", "b", " ", "1", "2"]
 TARGET = ["a", "b", " ", "1", "2", "ab", "12"]
 
 
-def spelled(tokens, merges=(), pre_tokenizer=None, **settings):
+def spelled(tokens, merges=(), pre_tokenizer=None, normalizer=None, **settings):
     """A vocabulary whose tokens are these texts."""
     vocab = {token: i for i, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=list(merges), **settings))
     if pre_tokenizer is not None:
         tokenizer.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
     return Vocabulary.from_tokenizer(tokenizer)
 
 
@@ -134,6 +136,16 @@ def test_mass_that_ends_in_another_class_is_missing_in_its_own(tmp_path):
     (flow,) = (flow for flow in found.digit_flows if flow.source.text == "1")
     assert (flow.to_itself, flow.to_numbers) == (0.25, 0.25)
     assert [(share.token.text, share.mass) for share in flow.to] == [("a", 0.75), ("1", 0.25)]
+
+
+def test_bytes_that_no_token_spells_are_counted(tmp_path):
+    source = spelled(SOURCE)  # drops what it does not know
+    target = spelled(TARGET, [("a", "b"), ("1", "2")], normalizer=normalizers.Lowercase())
+    corpus = corpus_of("AB ab 1", tmp_path)
+    found = Audit.of(aligned(source, target, [("a", "a", 1)]), source, target, corpus)
+    assert (found.source_unspelled, found.target_unspelled) == (2, 2)
+    assert found.target.changes == ("lower-cases",)
+    assert found.targets[TokenClass.WORDS].occurrences == 2
 
 
 NUMERALS = [str(i) for i in range(1000)]
