@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import pickle
+import struct
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
 
@@ -332,3 +335,189 @@ def test_a_bad_folder_is_an_error_that_names_the_file(folder, name, content, exp
 def test_a_path_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(VocabridgeError, match=r"nothing\.json: no such file or folder"):
         Vocabulary.load(tmp_path / "nothing.json")
+
+
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\nBe kind<|im_end|>\\n' }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start|>' + m.role + '<|head|>\\n\\n' + m.content | trim + '<|eot|>' }}"
+    "{% endfor %}"
+)
+GEMMA = (
+    "{{ bos_token }}{%- for m in messages -%}{%- set role = 'model' if m['role'] == 'assistant' else m['role'] -%}"
+    "{{ '<start_of_turn>' + role + '\\n' + m['content'] | trim + '<end_of_turn>\\n' }}{%- endfor -%}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}"
+    "{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
+)
+HARMONY = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ '<|start|>user<|message|>' + m.content + '<|end|>' }}{% else %}"
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + m.content }}"
+    "{{ '<|return|>' if loop.last else '<|end|>' }}{% endif %}{% endfor %}"
+)
+
+
+def chatty(controls: list[str]) -> Tokenizer:
+    """A tokenizer of single characters, "<s>" and "</s>", and these control tokens from id 128 on."""
+    tokenizer = Tokenizer(models.BPE({chr(i): i for i in range(126)}, []))
+    tokenizer.add_special_tokens(["<s>", "</s>", *controls])
+    return tokenizer
+
+
+def chat_folder(folder: Path, controls: list[str], template: object, end: str = "</s>") -> Path:
+    chatty(controls).save(str(folder / "tokenizer.json"))
+    settings = {"bos_token": "<s>", "eos_token": end, "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("controls", "template", "expected"),
+    [
+        (["<|im_start|>", "<|im_end|>"], CHATML, {"turn begin": 128, "turn end": 129}),
+        (["<|start|>", "<|head|>", "<|eot|>"], LLAMA_3, {"turn begin": 128, "turn content": 129, "turn end": 130}),
+        (["<start_of_turn>", "<end_of_turn>"], GEMMA, {"turn begin": 128, "turn end": 129}),
+        (["[INST]", "[/INST]"], MISTRAL, {"turn end": 127}),
+        (
+            ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"],
+            HARMONY,
+            {"turn begin": 128, "turn content": 130, "turn end": 131},
+        ),
+        ([], "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", {}),
+        (["[INST]"], "{% for m in messages %}[INST]{{ m.content }}{% endfor %}", {"turn begin": 128}),
+    ],
+    ids=["chatml", "llama-3", "gemma", "mistral", "harmony", "plain", "no end"],
+)
+def test_the_tokens_around_messages_come_from_the_chat_template(tmp_path, controls, template, expected):
+    v = Vocabulary.load(chat_folder(tmp_path, controls, template))
+    assert v.roles == {"begin": 126, "end": 127} | expected
+
+
+def test_a_token_may_have_two_roles(tmp_path):
+    v = Vocabulary.load(chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], CHATML, end="<|im_end|>"))
+    assert v.roles == {"begin": 126, "end": 129, "turn begin": 128, "turn end": 129}
+
+
+def test_a_chat_template_may_stand_in_a_file_of_its_own_or_among_several(tmp_path):
+    named = [{"name": "tool_use", "template": "{{ nothing }}"}, {"name": "default", "template": GEMMA}]
+    folder = chat_folder(tmp_path, ["<start_of_turn>", "<end_of_turn>"], named)
+    assert Vocabulary.load(folder).roles["turn end"] == 129
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}<s>{{ m.content }}</s>{% endfor %}")
+    assert Vocabulary.load(folder).roles["turn end"] == 127
+
+
+def test_a_tokenizer_of_transformers_brings_its_chat_template():
+    class Wrapped:
+        backend_tokenizer = chatty(["<|im_start|>", "<|im_end|>"])
+        chat_template = CHATML
+        bos_token_id = 126
+
+    v = Vocabulary.from_tokenizer(Wrapped())
+    assert v.roles == {"begin": 126, "turn begin": 128, "turn end": 129}
+    assert Vocabulary.from_tokenizer(Wrapped(), roles={"end": 127}).roles == {"end": 127}
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}",
+        "{{ undefined_function() }}",
+        "{{ raise_exception('no') }}",
+        "no messages in here",
+        "{{ messages[0].content.__class__.__mro__[1].__subclasses__() }}",
+        "{% for m in messages %}{{ m.content }}{{ 'x' * 10000000000 }}{% endfor %}",
+        "{{ 2 ** 100000000000 }}",
+        "{% for i in range(90000) %}{{ messages | string }}{% endfor %}",
+        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_damaged_or_hostile_chat_template_is_a_warning_and_no_roles(tmp_path, template, caplog):
+    begin = time.monotonic()
+    with caplog.at_level(logging.WARNING, "vocabridge"):
+        v = Vocabulary.load(chat_folder(tmp_path, ["<|im_start|>"], template))
+    assert v.roles == {"begin": 126, "end": 127}
+    assert "no roles from its chat template" in caplog.text
+    assert time.monotonic() - begin < 20
+
+
+def test_chat_roles_are_part_of_the_fingerprint(tmp_path):
+    folder = chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], CHATML)
+    with_template = Vocabulary.load(folder)
+    chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], None)
+    assert Vocabulary.load(folder).fingerprint != with_template.fingerprint
+
+
+def charsmap(original: bytes, replacement: bytes) -> bytes:
+    """A SentencePiece table of characters (a double-array trie) that replaces one byte string."""
+    units = [0] * 4096
+    at, base = 0, 256
+    units[0] = base << 10
+    for n, byte in enumerate(original):
+        at ^= base
+        at ^= byte
+        base = 512 * (n + 1)
+        units[at] = base << 10 | byte
+    units[at] |= 1 << 8
+    units[at ^ base] = 1 << 31  # the replacement at offset 0
+    return struct.pack(f"<{len(units) + 1}I", 4 * len(units), *units) + replacement + b"\0"
+
+
+N, P = normalizers, pre_tokenizers
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer", "expected"),
+    [
+        (None, None, ()),
+        (N.Replace(" ", "▁"), None, ()),
+        (N.Sequence([N.Prepend("▁"), N.Replace(" ", "▁")]), None, ()),
+        (None, P.Metaspace(), ()),
+        (None, P.ByteLevel(add_prefix_space=True), ()),
+        (N.NFC(), P.ByteLevel(add_prefix_space=False), ("NFC: composes characters",)),
+        (N.NFD(), None, ("NFD: decomposes characters",)),
+        (N.NFKC(), P.Metaspace(), ("NFKC: composes characters and replaces compatibility characters",)),
+        (N.NFKD(), None, ("NFKD: decomposes characters and replaces compatibility characters",)),
+        (N.Precompiled(charsmap("ﬁ".encode(), b"fi")), P.Metaspace(), ("replaces compatibility characters",)),
+        (N.Precompiled(charsmap(b"e\xcc\x81", "é".encode())), P.Metaspace(), ("NFC: composes characters",)),
+        (N.Lowercase(), None, ("lower-cases",)),
+        (N.Sequence([N.NFD(), N.StripAccents()]), None, ("strips accents",)),
+        (N.Sequence([N.NFKC(), N.Replace(Regex(" {2,}"), " ")]), P.Metaspace(),
+            ("NFKC: composes characters and replaces compatibility characters", "squeezes runs of spaces")),
+        (N.Strip(left=False, right=True), None, ("strips white space at the end",)),
+        (N.Replace("``", '"'), None, ("replaces '``' by '\"'",)),
+        (N.Replace("``", "``"), None, ()),
+        (N.BertNormalizer(lowercase=True), P.BertPreTokenizer(),
+            ("lower-cases", "strips accents", "removes control characters", "drops white space")),
+        (N.BertNormalizer(lowercase=False), P.BertPreTokenizer(), ("removes control characters", "drops white space")),
+        (None, P.Sequence([P.WhitespaceSplit(), P.Metaspace()]),
+            ("squeezes runs of spaces", "turns tabs and newlines into spaces", "strips white space at the end")),
+        (N.Replace("ß", "ss"), None, ("replaces 'ß' by 'ss'",)),
+        (N.Precompiled(charsmap("ß".encode(), b"ss")), None, ("changes some characters",)),
+    ],
+)  # fmt: skip
+def test_what_a_tokenizer_changes_is_named(normalizer, pre_tokenizer, expected):
+    tokenizer = Tokenizer(models.BPE({"a": 0}, []))
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
+    assert Vocabulary.from_tokenizer(tokenizer).changes == expected
+
+
+@relaxed
+@given(text=TEXTS)
+def test_a_tokenizer_that_changes_nothing_spells_any_text(vocabularies, text):
+    for kind in ("byte_level_bpe", "sentencepiece_bpe"):
+        v = vocabularies[kind]
+        assert v.changes == ()
+        if not any(c in text for c in ("<s>", "</s>", "<unk>", "▁")):
+            spelled = [v.token_bytes[i] for i in v.encode(text).ids]
+            assert b"".join(spelled) == text.encode()
