@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vocabridge.alignment import Audit, write_whole
-from vocabridge.alignment.audit import WEAK, Coverage, DigitFlow, Entries, Fertility, Loss, Share
+from vocabridge.alignment.audit import WEAK, Balance, Coverage, DigitFlow, Entries, Fertility, Loss, Share
 from vocabridge.alignment.classes import TokenClass
 from vocabridge.page import new_figure, page, svg, table
 
@@ -61,27 +62,32 @@ class Tables:
     facts: Table
     targets: Table
     sources: Table
-    fertility: Table
+    target_mass: Table
+    source_mass: Table
     worst: Table
     digits: Table
     flows: Table
+    fertility: Table
 
     @classmethod
     def of(cls, audit: Audit) -> Tables:
         """Write an audit as texts."""
+        targets, sources = (*audit.targets, audit.all_targets), (*audit.sources, audit.all_sources)
         return cls(
             facts=Table("The alignment", "", ("", ""), tuple(_facts(audit))),
-            targets=_coverage(audit, "Target tokens", "row", (*audit.targets, audit.all_targets)),
-            sources=_coverage(audit, "Source tokens", "column", (*audit.sources, audit.all_sources)),
-            fertility=_fertility((*audit.fertility, audit.all_text)),
+            targets=_coverage("Coverage of the target's tokens", "row", targets),
+            sources=_coverage("Coverage of the source's tokens", "column", sources),
+            target_mass=_mass("Where the mass goes, by the target token", targets, audit.balances),
+            source_mass=_mass("Where the mass goes, by the source token", sources),
             worst=_worst(audit.worst, audit.all_targets.bits),
             digits=_digits(audit),
             flows=_flows(audit.digit_flows),
+            fertility=_fertility((*audit.fertility, audit.all_text)),
         )
 
     def all(self) -> tuple[Table, ...]:
         """All of them, those with rows, in the order of reading."""
-        tables = self.facts, self.targets, self.sources, self.fertility, self.worst, self.digits, self.flows
+        tables: list[Table] = [getattr(self, field.name) for field in dataclasses.fields(self)]
         return tuple(one for one in tables if one.rows)
 
 
@@ -103,13 +109,11 @@ def write_audit_page(audit: Audit, path: Path) -> None:
 {_section(t.facts)}
 <h2>Overlap</h2>
 <figure>{_plot_overlap(audit)}</figure>
-<h2>Where the mass goes</h2>
-<p>Each target token of the text, by its class: of the mass that the source token standing at the same byte carries,
-how much reaches the very token, other tokens of its class, other classes, or nothing. In grey, tokens that start where
-no source token does.</p>
-<figure>{_plot_fates(audit.targets)}</figure>
 {_section(t.targets)}
 {_section(t.sources)}
+{_section(t.target_mass)}
+<figure>{_plot_fates(audit.targets)}</figure>
+{_section(t.source_mass)}
 {_section(t.worst)}
 {_section(t.digits)}
 {_section(t.flows)}
@@ -162,38 +166,55 @@ def _spread(entries: Entries) -> str:
     return f"one for {e.one:,}, two to five for {e.few:,}, more for {e.many:,}, none for {e.none:,}"
 
 
-def _coverage(audit: Audit, title: str, entry: str, coverages: Sequence[Coverage]) -> Table:
-    balanced = entry == "row"
-    all_bits = audit.all_targets.bits or math.nan
-    rows = []
-    for c in coverages:
-        if not c.ids and not c.occurrences:
-            continue
-        cells = [
+def _coverage(title: str, entry: str, coverages: Sequence[Coverage]) -> Table:
+    rows = tuple(
+        (
             _label(c.token_class),
             f"{c.ids:,}",
             _percent(c.by_vocabulary),
             f"{c.occurrences:,}",
             _percent(c.by_mass),
             _percent(c.at_boundaries),
-            _percent(c.arriving),
-            _percent(c.kept),
-        ]
-        if balanced:
-            cells.append("" if c.token_class is None else _percent(audit.balances[c.token_class].share))
-        bits = _number(c.bits_each), _number(c.least_bits_each), _percent(c.bits / all_bits)
-        rows.append((*cells, *bits))
+        )
+        for c in coverages
+        if c.ids
+    )
     note = (
-        f"The share of the ids that have a {entry}; the share of the text's tokens that have one; the share that "
-        "starts where a token of the other side starts; there, the mean mass on the very target token, and on it and "
+        f"The ids of each class, and the share of them that have a {entry}; the tokens of the text, the share of them "
+        "that have one, and the share that starts where a token of the other side starts."
+    )
+    return Table(title, note, ("class", "ids", f"have a {entry}", "tokens", f"have a {entry}", "common start"), rows)
+
+
+def _mass(title: str, coverages: Sequence[Coverage], balances: Sequence[Balance] = ()) -> Table:
+    """Write where the mass goes; with balances, also what each class gets in all."""
+    all_bits = coverages[-1].bits or math.nan
+    rows = []
+    for c in coverages:
+        if not c.common:
+            continue
+        gets = [_percent(balances[c.token_class].share) if c.token_class is not None else ""] if balances else []
+        rows.append(
+            (
+                _label(c.token_class),
+                f"{c.common:,}",
+                _percent(c.arriving),
+                _percent(c.kept),
+                *gets,
+                _number(c.bits_each),
+                _number(c.least_bits_each),
+                _percent(c.bits / all_bits),
+            )
+        )
+    note = (
+        "Where both have a token that starts: the mean mass on the very target token that stands there, and on it and "
         "others of its class"
-        + ("; all mass that the class gets, of what it should get" if balanced else "")
+        + ("; all mass that the class gets, of what it should get" if balances else "")
         + "; bits lost a token, the least that any static carry would lose on this text, and the class's part of all."
     )
-    of_them = f"of them with a {entry}"
-    header = ("class", "ids", of_them, "tokens", of_them, "common start", "arrives", "in class")
-    rest = (*(("class gets",) if balanced else ()), "bits lost", "at least", "of all bits")
-    return Table(title, note, (*header, *rest), tuple(rows))
+    balanced = ("class gets",) if balances else ()
+    header = ("class", "tokens", "arrives", "in class", *balanced, "bits lost", "at least", "of all")
+    return Table(title, note, header, tuple(rows))
 
 
 def _fertility(parts: Sequence[Fertility]) -> Table:
@@ -213,7 +234,15 @@ def _fertility(parts: Sequence[Fertility]) -> Table:
     return Table(
         "Fertility",
         "A unit is a word, a number or a run of other marks, with one space before it; or the white space between.",
-        ("class of text", "units", "bytes", "source tokens a unit", "target", "bytes a source token", "target"),
+        (
+            "class of text",
+            "units",
+            "bytes",
+            "source tokens a unit",
+            "target tokens a unit",
+            "bytes a source token",
+            "bytes a target token",
+        ),
         tuple(rows),
     )
 
@@ -226,7 +255,6 @@ def _worst(losses: Sequence[Loss], all_bits: float) -> Table:
             f"{loss.occurrences:,}",
             _percent(loss.arriving),
             _number(loss.bits_each),
-            f"{loss.bits:,.0f}",
             _percent(loss.bits / all_bits),
             _shares(loss.instead),
         )
@@ -236,7 +264,7 @@ def _worst(losses: Sequence[Loss], all_bits: float) -> Table:
         "Target tokens that lose most",
         "Each with its id and with the source token that stands most often where it starts; ␣ is a space. What got "
         "the mass instead: the largest.",
-        ("target token", "source token", "times", "arrives", "bits each", "bits", "of all bits", "instead"),
+        ("target token", "source token", "times", "arrives", "bits lost", "of all", "instead"),
         tuple(rows),
     )
 

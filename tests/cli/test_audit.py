@@ -28,7 +28,7 @@ def error_of(done):
 def test_audit_prints_tables_of_classes_worst_tokens_and_digits(run, pair, text):
     done = run("audit", pair, "--text", text)
     assert done.returncode == 0, done.stderr
-    for words in ("Target tokens", "Source tokens", "lose most", "Digits", "Fertility", "single digits", "non-latin"):
+    for words in ("Coverage of the target", "Where the mass goes", "lose most", "Digits", "Fertility", "non-latin"):
         assert words in done.stdout
     assert "saved" not in done.stdout
 

@@ -93,7 +93,7 @@ def test_tokens_and_names_are_text_and_not_markup(audit, page, read):
 
 def test_the_page_has_its_plots_with_units_and_its_tables(audit, page, read):
     assert read.tags.count("figure") == read.tags.count("svg") == 4
-    assert read.tags.count("table") == len(Tables.of(audit).all()) == 7
+    assert read.tags.count("table") == len(Tables.of(audit).all()) == 9
     for words in ("Overlap", "Where the mass goes", "Fertility", "Entries", "Digits"):
         assert words in "".join(read.text)
 
@@ -105,10 +105,13 @@ def test_every_table_has_a_cell_for_every_column(audit):
 
 def test_the_tables_say_what_was_found(audit):
     tables = Tables.of(audit)
-    words = dict(zip(tables.targets.header, tables.targets.rows[0], strict=True))
+    words = dict(zip(tables.target_mass.header, tables.target_mass.rows[0], strict=True))
     assert words["class"] == "words"
-    assert words["tokens"] == f"{audit.targets[0].occurrences:,}"
+    assert words["tokens"] == f"{audit.targets[0].common:,}"
     assert words["arrives"] == f"{audit.targets[0].arriving:.1%}"
+    assert words["class gets"] == f"{audit.balances[0].share:.1%}"
+    assert "class gets" not in tables.source_mass.header
+    assert tables.targets.rows[0][3] == f"{audit.targets[0].occurrences:,}"
     assert tables.targets.rows[-1][0] == "all"
     assert tables.digits.rows[0] == ("a run of digits", Grouping.SINGLE.value, audit.target_digits.grouping.value)
 
