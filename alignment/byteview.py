@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-UNUSED_NAME = re.compile(
+_UNUSED_NAME = re.compile(
     r"<unused_?\d+>|\[unused\d+\]|<\|(?:\w+_)?reserved_special_token_\d+\|>|<\|?reserved_\d+\|?>"
     r"|<\|reserved_token_\d+\|>|<\|unused_?\d+\|>|\[PAD\d+\]|<SPECIAL_\d+>|<\|extra_\d+\|>|<\|dummy_\d+\|>"
     r"|<\|placeholder\d+\|>|<\|place_holder_\w+_\d+\|>|<\uff5cplace\u2581holder\u2581no\u2581\d+\uff5c>"
@@ -41,6 +41,11 @@ class Alphabet(enum.Enum):
     METASPACE = enum.auto()
     WORDPIECE = enum.auto()
     PLAIN = enum.auto()
+
+
+def is_unused_name(token: str) -> bool:
+    """Whether the token is named as one that fills a row."""
+    return token[:1] in ("<", "[") and _UNUSED_NAME.fullmatch(token) is not None
 
 
 def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
@@ -108,9 +113,10 @@ class Spelling:
 
     def token_bytes(self, token: str) -> bytes:
         """Return the bytes of a token of the model's vocabulary."""
-        if self.byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
+        if self.byte_fallback and token[:3] == "<0x" and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes.fromhex(match[1])
-        token = token.removeprefix(self.prefix).removesuffix(self.suffix)
+        if self.prefix or self.suffix:
+            token = token.removeprefix(self.prefix).removesuffix(self.suffix)
         if self.alphabet is Alphabet.BYTE_LEVEL:
             try:
                 return bytes(map(_BYTE_OF_CHARACTER.__getitem__, token))
@@ -130,7 +136,7 @@ class Spelling:
 
     def is_byte_token(self, token: str, data: bytes) -> bool:
         """Whether the token is one byte as such: `<0xXX>`, or a byte that is no character by itself."""
-        if self.byte_fallback and _BYTE_TOKEN.fullmatch(token):
+        if self.byte_fallback and token[:3] == "<0x" and _BYTE_TOKEN.fullmatch(token):
             return True
         return self.alphabet is Alphabet.BYTE_LEVEL and len(data) == 1 and data[0] >= 0x80
 

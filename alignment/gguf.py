@@ -180,11 +180,12 @@ def _merges(tokens: Sequence[str], ranks: Sequence[float], vocab: Mapping[str, i
 
     Among the cuts of tokens of one rank the longer left part comes first, as in the published conversions.
     """
+    get = vocab.get
     found = [
-        (rank, -cut, -len(token), vocab[token[:cut]], vocab[token[cut:]])
+        (rank, -cut, -len(token), left, right)
         for token, rank in zip(tokens, ranks, strict=True)
         for cut in range(1, len(token))
-        if token[:cut] in vocab and token[cut:] in vocab
+        if (left := get(token[:cut])) is not None and (right := get(token[cut:])) is not None
     ]
     found.sort()
     return [(tokens[left], tokens[right]) for _, _, _, left, right in found]

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from tokenizers import Tokenizer
 
-from .byteview import UNUSED_NAME, Spelling, components
+from .byteview import Spelling, components, is_unused_name
 from .changes import text_changes
 from .chat import TemplateError, chat_roles
 from .errors import VocabridgeError
@@ -263,7 +263,7 @@ class Vocabulary:
         kinds = np.full(size, Kind.UNUSED, np.int8)
 
         def put(i: int, token: str, data: bytes, special: bool) -> None:
-            if i >= size or i in unused or not data or UNUSED_NAME.fullmatch(token):
+            if i >= size or i in unused or not data or is_unused_name(token):
                 return
             if special or i in control:
                 kinds[i], token_bytes[i] = Kind.CONTROL, None
