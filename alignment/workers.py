@@ -130,7 +130,7 @@ def _count_in_processes(work: Work, corpus: Corpus, shard: Shard, tell: Callable
     workers: dict[Connection, BaseProcess] = {}
     sums = [RunningSum() for _ in work.pairs]
     try:
-        with _interrupts_held_back():
+        with _interrupts_ignored():
             for number in range(1, corpus.jobs + 1):
                 ours, theirs = multiprocessing.Pipe()
                 context = multiprocessing.get_context("spawn")
@@ -168,7 +168,7 @@ def _count_in_processes(work: Work, corpus: Corpus, shard: Shard, tell: Callable
 
 def _worker(connection: Connection, number: int, jobs: int) -> None:
     """Count one part of the pieces; say the bytes of each batch, and at the end the counts or an error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it reaches every process; the first one ends the others
     os.environ["RAYON_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # the tokenizers' threads
     with contextlib.suppress(BrokenPipeError, EOFError):  # the first process is gone
         try:
@@ -187,16 +187,16 @@ def _ended(process: BaseProcess) -> VocabridgeError:
 
 
 @contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Hold Ctrl-C back while processes start, and let them start with it held back: no traceback of theirs."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment: processes that start in it ignore it for good, and print no traceback."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may change it
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

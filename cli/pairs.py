@@ -59,8 +59,8 @@ def pairs(
     documents, rows = [], []
     with progress(f"aligning all pairs of {len(tokenizers)} tokenizers") as tell:
         vocabularies = [vocabulary(name) for name in tokenizers]
-        output.mkdir(exist_ok=True)
         for pair in alignment.align_pairs(builder, vocabularies, text, tell):
+            output.mkdir(exist_ok=True)
             source, target = names[pair.source], names[pair.target]
             file = output / f"{source}--{target}.safetensors"
             pair.alignment.save(file)

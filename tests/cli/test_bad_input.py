@@ -8,11 +8,12 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
 
 from vocabridge.data import corpus_files
 
-BEGUN = ("aligning ", "evaluating ", "loading ", "training ")
+BEGUN = ("aligning ", "counting ", "evaluating ", "loading ", "merging ", "training ")
 
 
 def one_sentence(done):
@@ -111,42 +112,149 @@ def test_a_cache_folder_that_cannot_be_used_is_named(run, tokenizer_folders, tmp
     assert str(tmp_path / "file") in one_sentence(done)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_a_stopped_build_leaves_nothing_half_written(run, entry_point, tokenizer_folders, tmp_path, how):
+@pytest.fixture
+def slow(tmp_path):
+    """Arguments of a count that takes some seconds."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    for number, path in enumerate(corpus_files() * 3):
+    for number, path in enumerate(corpus_files() * 4):
         (corpus / f"{number}.txt").write_bytes(path.read_bytes())
-    arguments = ["align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", corpus]
-    arguments = [*map(str, arguments), "-o", str(tmp_path / "pair.safetensors"), "--json"]
+    return ("--corpus", corpus, "-o", tmp_path / "pair.safetensors", "--json")
+
+
+@pytest.mark.parametrize(
+    ("how", "command", "jobs"),
+    [
+        (signal.SIGINT, "align", 1),
+        (signal.SIGINT, "align", 2),
+        (signal.SIGINT, "align --shard 1/1", 2),
+        (signal.SIGINT, "pairs", 1),
+        (signal.SIGKILL, "align", 2),
+    ],
+)
+def test_a_stopped_command_leaves_nothing_half_written(
+    entry_point, tokenizer_folders, tmp_path, slow, how, command, jobs
+):
+    pair = (tokenizer_folders.source, tokenizer_folders.target)
+    arguments = [*command.split(), *map(str, (*pair, *slow)), "--jobs", str(jobs)]
     cache = tmp_path / "cache"
-    environment = os.environ | {"VOCABRIDGE_CACHE": str(cache)}
     process = subprocess.Popen(
-        [entry_point, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [entry_point, *arguments],
+        env=os.environ | {"VOCABRIDGE_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    deadline = time.monotonic() + 60
-    while not list(cache.rglob("*.lock")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.2)  # the build has begun
-    process.send_signal(how)
+    assert process.stderr is not None
+    begun = process.stderr.readline()
+    assert begun.startswith(BEGUN)
+    time.sleep(0.3)  # the count has begun, or its processes are starting
+    if how is signal.SIGINT:  # as a terminal does: to every process
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
     out, err = process.communicate(timeout=60)
 
     assert out == ""
     if how is signal.SIGINT:
+        assert "Traceback" not in err
         assert process.returncode == 1
         assert err.splitlines()[-1] == "error: interrupted; nothing is left half-written"
-        assert "Traceback" not in err
     else:
         assert process.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while _lives(process.pid) and time.monotonic() < deadline:  # its processes see that it is gone
+        time.sleep(0.05)
+    assert not _lives(process.pid)
     assert not (tmp_path / "pair.safetensors").exists()
     assert not list(cache.rglob("*.safetensors"))
 
+
+def _lives(group: int) -> bool:
+    """Whether any process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_after_a_killed_build_the_cache_is_usable(run, entry_point, tokenizer_folders, tmp_path, slow):
+    arguments = ["align", *map(str, (tokenizer_folders.source, tokenizer_folders.target, *slow))]
+    cache = tmp_path / "cache"
+    environment = os.environ | {"VOCABRIDGE_CACHE": str(cache)}
+    with subprocess.Popen([entry_point, *arguments], env=environment, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not list(cache.rglob("*.lock")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert not list(cache.rglob("*.safetensors"))
     again = run(*arguments, VOCABRIDGE_CACHE=cache)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["summary"]["pairs"] > 0
     assert json.loads(run("cache", "verify", "--json", VOCABRIDGE_CACHE=cache).stdout)["entries"]
     run("cache", "prune", VOCABRIDGE_CACHE=cache)
     assert not [path for path in cache.rglob("*") if path.suffix == ".part"]
+
+
+@pytest.fixture
+def shards(run, tokenizer_folders, text):
+    """Both halves of a count, s1 and s2, and a half of another one, t2."""
+    source, target = tokenizer_folders.source, tokenizer_folders.target
+    for name, shard, pair in (
+        ("s1", "1/2", (source, target)),
+        ("s2", "2/2", (source, target)),
+        ("t2", "2/2", (target, source)),
+    ):
+        run("align", *pair, "--corpus", text, "--shard", shard, "-o", name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("s1", "Of 2 shards these are missing: 2/2"),
+        ("s1 s1", "shard 1/2 is there twice"),
+        ("s1 t2", "t2: of another build than s1 (the source tokenizer differs)"),
+        ("s1 text.txt", "text.txt: not readable as partial counts"),
+        ("s1 cut", "cut: not readable as partial counts"),
+        ("s1 s2 --source nowhere/x.json", "nowhere/x.json: no such file or folder"),
+    ],
+)
+def test_shards_that_do_not_make_a_whole_are_refused(run, shards, tmp_path, arguments, says):
+    (tmp_path / "cut").write_bytes((tmp_path / "s2").read_bytes()[:-9])
+    done = run("merge", *arguments.split(), "-o", "merged.safetensors")
+    assert says in one_sentence(done)
+    assert not (tmp_path / "merged.safetensors").exists()
+
+
+@pytest.mark.parametrize("method", ["exact", "cooccurrence,retokenize"])
+def test_what_cannot_be_counted_in_shards_is_refused(run, tokenizer_folders, text, tmp_path, method):
+    pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text)
+    done = run("align", *pair, "--method", method, "--shard", "1/2", "-o", "shard")
+    assert f"The method {method} cannot be counted in shards" in one_sentence(done)
+    assert not (tmp_path / "shard").exists()
+
+
+def test_inputs_that_a_method_lacks_or_does_not_take_are_named(run, tokenizer_folders, tmp_path):
+    pair = (tokenizer_folders.source, tokenizer_folders.target)
+    assert "embeddings" in one_sentence(run("align", *pair, "--method", "embedding"))
+    assert "distributions" in one_sentence(run("align", *pair, "--method", "expected"))
+    np.save(tmp_path / "table.npy", np.ones((3, 2), np.float32))
+    tables = ("--source-embeddings", "table.npy", "--target-embeddings", "table.npy")
+    assert "takes no embeddings" in one_sentence(run("align", *pair, "--method", "exact", *tables))
+    assert "embeddings" in one_sentence(run("align", *pair, "--method", "embedding", *tables))
+
+
+def test_a_bad_tokenizer_or_corpus_leaves_no_folder_of_pairs(run, tokenizer_folders, tmp_path):
+    pair = (tokenizer_folders.source, tokenizer_folders.target)
+    assert "nowhere.json" in one_sentence(run("pairs", *pair, "nowhere.json", "-o", "pairs"))
+    assert "would both be called" in one_sentence(run("pairs", *pair, pair[0], "-o", "pairs"))
+    (tmp_path / "bad.txt").write_bytes(b"ab\xff")
+    for jobs in (1, 2):
+        done = run("pairs", *pair, "--corpus", "bad.txt", "--jobs", jobs, "-o", "pairs")
+        assert "bad.txt: not UTF-8 text at byte 2" in one_sentence(done)
+    assert not (tmp_path / "pairs").exists()
 
 
 @pytest.fixture
