@@ -25,7 +25,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-import faiss
 import numpy as np
 import scipy.sparse as sp
 
@@ -165,7 +164,7 @@ class Relative:
         for at in range(0, len(ids), _BATCH):
             batch = slice(at, at + _BATCH)
             vectors[batch] = (self.table.rows(ids[batch]) - self.mean) @ self.projection
-        faiss.normalize_L2(vectors)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return vectors
 
 
@@ -220,6 +219,9 @@ def _inverse_root(covariance: Float64, n: int, table: EmbeddingTable) -> Float64
 
 def build_index(vectors: Float32, search: Search) -> Any:
     """Build a faiss index of unit vectors, (n, dimension), by inner product."""
+    import faiss  # only here: with torch in the same process, a second OpenMP is best not loaded unless needed
+
+    index: Any
     dimension = vectors.shape[1]
     coarse = min(_COARSE, dimension // 2 * 2)
     if search is Search.EXACT or len(vectors) < _FEW or coarse == 0:
