@@ -42,9 +42,8 @@ Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 WEAK = 0.9
 """The share under which a class is weak.
 
-It parts what was measured between SmolLM2 and Gemma-3: total methods cover every class whole, and on text never
-counted give a class that they serve well 98% of its mass or more; methods that leave tokens out cover 5 to 40% of a
-class's ids.
+Measured from SmolLM2 to Gemma-3: a total method covers every class whole and, on text that it did not count, gives
+words, numbers, punctuation and code 98% of their mass or more; `exact` covers 29% of the words and 5% of the numbers.
 """
 
 WORST = 20
@@ -69,8 +68,8 @@ class Coverage:
         ids: Ids of the class that stand for bytes; of CONTROL, those that steer the model.
         covered: Those of them that have an entry: a row of the target's, a column of the source's.
         occurrences: Tokens of the class in the text.
-        covered_occurrences: Those of them whose id has an entry.
-        common: Those of them that start where a token of the other tokenizer starts.
+        covered_occurrences: Those of the occurrences whose id has an entry.
+        common: Those of the occurrences that start where a token of the other tokenizer starts.
         arrived: At these, the mass on the very target token that stands there; in occurrences.
         same_class: The mass on other tokens of that token's class.
         other_class: The mass on tokens of other classes.
