@@ -212,39 +212,39 @@ def pair_row(source: str, target: str, readings: dict[str, Reading]) -> PairRow:
     )
 
 
-def timed() -> dict[str, float]:
-    """Time `exact` and `retokenize` on the timed pair, in this process."""
-    begin = perf_counter()
-    source, target = (REAL_TOKENIZERS[name].load() for name in TIMED_PAIR)
+def timed(files: list[Path]) -> dict[str, float]:
+    """Time `exact` and `retokenize` on two tokenizer files in this process, against parsing the files."""
+    start = perf_counter()
+    for file in files:
+        Tokenizer.from_file(str(file))
+    parsed = perf_counter()
+    source, target = map(Vocabulary.load, files)
     loaded = perf_counter()
     Exact().build(source, target)
     Retokenize().build(source, target)
     built = perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    with tempfile.TemporaryDirectory() as folder:
-        files = [str(Path(folder) / f"{i}.json") for i in range(2)]
-        for vocabulary, file in zip((source, target), files, strict=True):
-            vocabulary.tokenizer.save(file, pretty=False)
-        parse = perf_counter()
-        for file in files:
-            Tokenizer.from_file(file)
-        parsed = perf_counter() - parse
     return {
-        "parse_seconds": parsed,
+        "parse_seconds": parsed - start,
+        "load_seconds": loaded - parsed,
         "build_seconds": built - loaded,
-        "load_seconds": loaded - begin,
-        "build_ratio": (built - loaded) / parsed,
-        "load_ratio": (loaded - begin) / parsed,
-        "peak_megabytes": peak,
+        "load_ratio": (loaded - parsed) / (parsed - start),
+        "build_ratio": (built - loaded) / (parsed - start),
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / (1e6 if sys.platform == "darwin" else 1e3),
     }
 
 
-def timed_alone() -> dict[str, float]:
-    """Time it in a process of its own, so that the peak of memory is its own."""
-    # By way of a shell that forks: a process counts the peak of the one that it was forked from as its own.
-    command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, __file__, "--timed"]
-    done: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return done
+def timed_alone(vocabularies: list[Vocabulary]) -> dict[str, float]:
+    """Time them in a process of its own, so that the peak of memory is its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder) / f"{i}.json") for i in range(len(vocabularies))]
+        for vocabulary, file in zip(vocabularies, files, strict=True):
+            vocabulary.tokenizer.save(file, pretty=False)
+        # By way of a shell that forks: a process counts the peak of the one that it was forked from as its own.
+        command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, __file__, "--timed", *files]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def percent(part: int, whole: int) -> str:
@@ -284,7 +284,9 @@ def run(names: Iterable[str], as_json: bool) -> None:
         readings[name] = Reading.of(vocabulary)
         tokenizers.append(tokenizer_row(name, readings[name], seconds))
     pairs = [pair_row(source, target, readings) for source, target in itertools.permutations(readings, 2)]
-    time = timed_alone() if set(TIMED_PAIR) <= set(readings) else None
+    time = None
+    if set(TIMED_PAIR) <= set(readings):
+        time = timed_alone([readings[name].vocabulary for name in TIMED_PAIR])
     if as_json:
         rows = {"tokenizers": tokenizers, "pairs": pairs}
         document = {key: [dataclasses.asdict(row) for row in each] for key, each in rows.items()}
@@ -297,12 +299,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(REAL_TOKENIZERS)}; by default all")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
-    parser.add_argument("--timed", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--timed", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.names) - set(REAL_TOKENIZERS)):
         parser.error(f"there is no {unknown[0]}; choose of {', '.join(REAL_TOKENIZERS)}")
     if arguments.timed:
-        print(json.dumps(timed()))
+        print(json.dumps(timed(arguments.timed)))
     else:
         run(arguments.names or REAL_TOKENIZERS, arguments.json)
 
