@@ -8,15 +8,17 @@ spaces,
     M[y, w]    = how often y and w stand opposite each other on the least path back from the end
 
 Of the counts, on the pairs that were ever seen, the code subtracts the mean of each row, scales each column
-to 0..1 by its least and largest, and keeps the largest of each row. Column scaling compares tokens that
-have nothing to do with each other: a rare token with one certain partner is left with weight 0.001, and a
-frequent one can lose its partner to a rarer. This builder makes the same choice for every row. An alignment's rows
-sum to 1, so the weight of a row's only entry is moot there; for the columns, the pair keeps its count M[y, w].
-`dtw` is the method put right.
+to 0..1 by its least and largest, and keeps the largest of each row; a row never seen stays empty. Column
+scaling compares tokens that have nothing to do with each other: a rare token with one certain partner is
+left with weight 0.001, and a frequent one can lose its partner to a rarer. This builder makes the same choice
+for every row. An alignment's rows sum to 1, so the weight of a row's only entry is moot there; for the columns,
+the pair keeps its count M[y, w]. `dtw` is the method put right.
 
-Source: Lu et al., "Transferable Post-training via Inverse Value Learning", arXiv 2410.21027, and its code; the
-path and its ties (diagonal, then up, then left) are those of FuseLLM (Wan et al., arXiv 2401.10491). One
-thing differs: tokens are compared as the characters they stand for, not as two alphabets spell them.
+Two things are not the code's: tokens are compared as the characters they stand for, not as two alphabets
+spell them, and a long text is warped passage by passage.
+
+Source: Lu et al., "Transferable Post-training via Inverse Value Learning", arXiv 2410.21027, and its code; of
+equal ways the path takes the diagonal, then up, then left, as in FuseLLM (Wan et al., arXiv 2401.10491).
 """
 
 from __future__ import annotations
