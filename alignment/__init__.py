@@ -8,6 +8,8 @@ from .all_pairs import BuiltPair, align_pairs, short_names
 from .audit import Audit, weak_classes
 from .builder import Builder, Progress, Reads
 from .cache import cache_folder
+from .chain import Chain
+from .classes import TokenClass, classes_of
 from .combined import Combined
 from .cooccurrence import Cooccurrence
 from .corpus import Corpus, CorpusCard, Shard
@@ -16,9 +18,11 @@ from .distributions import Distributions
 from .dtw import DTW
 from .dtw_counts import DTWCounts
 from .edit_distance import EditDistance
+from .embedding import Embedding, Search
 from .embedding_table import EmbeddingTable
 from .errors import VocabridgeError
 from .exact import Exact
+from .expected import Expected
 from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
 from .methods import METHODS, align, make_builder
@@ -36,6 +40,7 @@ __all__ = [
     "Audit",
     "Builder",
     "BuiltPair",
+    "Chain",
     "Combined",
     "Cooccurrence",
     "Corpus",
@@ -44,9 +49,11 @@ __all__ = [
     "DTWCounts",
     "Distributions",
     "EditDistance",
+    "Embedding",
     "EmbeddingTable",
     "Encoding",
     "Exact",
+    "Expected",
     "GGUFTokenizer",
     "Kind",
     "PairCounts",
@@ -55,14 +62,17 @@ __all__ = [
     "Progress",
     "Reads",
     "Retokenize",
+    "Search",
     "Shard",
     "Summary",
+    "TokenClass",
     "VocabridgeError",
     "Vocabulary",
     "VocabularyCard",
     "align",
     "align_pairs",
     "cache_folder",
+    "classes_of",
     "count_shard",
     "count_texts",
     "make_builder",

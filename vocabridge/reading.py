@@ -204,7 +204,7 @@ class Reading:
             model = self._source.models[name]
             output = model(
                 **inputs,
-                attention_mask=_attention_masks(model.config, past, positions, depths, device, _dtype(model)),
+                attention_mask=attention_masks(model.config, past, positions, depths, device, _dtype(model)),
                 past_key_values=self._caches[name],
                 use_cache=True,
                 logits_to_keep=keep,
@@ -222,7 +222,7 @@ def _dtype(model: torch.nn.Module) -> torch.dtype:
     return next(parameter.dtype for parameter in model.parameters())
 
 
-def _attention_masks(
+def attention_masks(
     config: Any,
     past: np.ndarray,
     positions: np.ndarray,

@@ -1,0 +1,76 @@
+"""Look-ahead: how a source token's mass is split over target tokens when the token after it is known, too.
+
+C[y, w] says how often target token y starts where source token w does, whatever follows. Where y is longer than
+w, what follows decides: with the source's distribution p(v | w) of its token after w,
+
+    C_ahead[y, w] = sum over v of p(v | w) * P(y | w v)
+
+P(y | w v) is the target tokenizer's own cut of the bytes of w and v: its first token, if that ends before they
+do; else it may run on, and the tokens that begin with these bytes share the mass as C has them. Only the most
+likely v are looked at; for the rest C stands.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from vocabridge.alignment import Alignment, Vocabulary
+
+_LIKELY = 64
+"""How many of the next source tokens are looked at."""
+
+
+class LookAhead:
+    """Splits the mass of source tokens with one token of look-ahead."""
+
+    def __init__(self, alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
+        """Takes the alignment of two vocabularies and its columns."""
+        self._source, self._target = source, target
+        self._columns = alignment.column_weights.tocsc()
+        self._first = functools.lru_cache(maxsize=1 << 18)(self._cut)
+
+    def column(self, w: int) -> dict[int, float]:
+        """C[., w], its entries."""
+        part = slice(self._columns.indptr[w], self._columns.indptr[w + 1])
+        return dict(zip(self._columns.indices[part].tolist(), self._columns.data[part].tolist(), strict=True))
+
+    def probability(self, y: int, w: int, piece: bytes, log_p: np.ndarray[Any, Any]) -> float:
+        """P(next target token is y | the source's text goes on with these bytes).
+
+        Args:
+            y: The target token.
+            w: The source token that the bytes are or begin with: its column of C is used where nothing is known.
+            piece: The bytes, a source token or the rest of one.
+            log_p: The source's natural log-probabilities behind them, (|S|,).
+        """
+        likely = np.argpartition(-log_p, _LIKELY)[:_LIKELY] if len(log_p) > _LIKELY else np.arange(len(log_p))
+        column = self.column(w)
+        seen = total = 0.0
+        for v, p in zip(likely.tolist(), np.exp(log_p[likely], dtype=np.float64).tolist(), strict=True):
+            data = self._source.token_bytes[v]
+            if data is not None:
+                seen += p
+                total += p * self._share(y, column, piece + data)
+        return total + max(0.0, 1.0 - seen) * column.get(y, 0.0)
+
+    def _share(self, y: int, column: dict[int, float], data: bytes) -> float:
+        """P(next target token is y | the text goes on with these bytes)."""
+        first = self._first(data)
+        own = self._target.token_bytes[first] if first >= 0 else None
+        if own is None:
+            return column.get(y, 0.0)
+        if len(own) < len(data) or first not in column:
+            return float(y == first)
+        if not self._begins(y, data):
+            return 0.0
+        return column.get(y, 0.0) / sum(weight for other, weight in column.items() if self._begins(other, data))
+
+    def _begins(self, y: int, data: bytes) -> bool:
+        return (self._target.token_bytes[y] or b"").startswith(data)
+
+    def _cut(self, data: bytes) -> int:
+        """The first target token of these bytes; -1 if the target cannot spell them."""
+        return (*self._target.segment(data), -1)[0]
