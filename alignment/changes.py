@@ -7,6 +7,7 @@ lower-cases. So probes go through the normalizer and the pre-tokenizer, and what
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -75,7 +76,7 @@ def text_changes(tokenizer: Tokenizer) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _replacement(part: dict[str, Any], seen: Any) -> list[str]:
+def _replacement(part: Mapping[str, Any], seen: Callable[[str], str]) -> list[str]:
     """Name a replacement that is none of the usual ones; one of a literal text only if it happens."""
     (kind, pattern), content = next(iter(part["pattern"].items())), part["content"]
     if not pattern.strip(" +{2,}"):  # runs of spaces: named already

@@ -105,34 +105,62 @@ def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, np.ndarray[Any, np.dty
     return tokenizer, types
 
 
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Split text by a pattern, then spell it in bytes."""
-    return pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_MARKS = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}"
+_LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
-_CONTRACTION_WORD = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
-_PUNCTUATION_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+def _cased(ending: str, numbers: str) -> str:
+    """Return GPT-4o's pattern: words are cut where a small letter is followed by a large one."""
+    start = r"[^\r\n\p{L}\p{N}]?"
+    words = rf"{start}{_LARGE}*{_SMALL}+{ending}|{start}{_LARGE}+{_SMALL}*{ending}"
+    return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
+
+
+_LLAMA_3 = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_MARKS}"
+_GPT_4O = _cased(f"{_CONTRACTION}?", r"\p{N}{1,3}")
+_PATTERNS = {
+    "llama-bpe": (_LLAMA_3,),
+    "llama3": (_LLAMA_3,),
+    "llama-v3": (_LLAMA_3,),
+    "dbrx": (_LLAMA_3,),
+    "smaug-bpe": (_LLAMA_3,),
+    "qwen2": (rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_MARKS}",),
+    "qwen35": (
+        rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
+        rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",
+    ),
+    "gpt-4o": (_GPT_4O,),
+    "llama4": (_GPT_4O,),
+    "tekken": (_cased("", r"\p{N}"),),
+    "deepseek-v3": (
+        r"\p{N}{1,3}",
+        "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+        r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+        rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACE}",
+    ),
+}
+"""By the names of `tokenizer.ggml.pre`: text is cut by the first pattern, what that gives by the next."""
+
+_NFC = ("qwen2", "qwen35")
+_KEEPS_WHOLE_TOKENS = ("llama-bpe", "llama3", "llama-v3", "tekken", "gpt-4o", "llama4")
+"""Those that keep a word that is a token whole, even where no chain of merges leads to it."""
 
 
 def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
     """Return the pre-tokenizer that `tokenizer.ggml.pre` names."""
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if name in ("gpt-2", "default"):
-        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        return whole
     if name == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
-    if name in ("llama-bpe", "llama3", "llama-v3"):
-        return _split(rf"{_CONTRACTION_WORD}|\p{{N}}{{1,3}}|{_PUNCTUATION_SPACE}")
-    if name == "qwen2":
-        return _split(rf"{_CONTRACTION_WORD}|\p{{N}}|{_PUNCTUATION_SPACE}")
-    raise VocabridgeError(
-        f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use its tokenizer.json."
-    )
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), whole])
+    if name not in _PATTERNS:
+        raise VocabridgeError(
+            f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use its tokenizer.json."
+        )
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _PATTERNS[name]]
+    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def _byte_level(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
@@ -140,11 +168,9 @@ def _byte_level(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
     name = fields.get("tokenizer.ggml.pre", "default")
     pre_tokenizer = _pre_tokenizer(name)
     merges = [tuple(merge.split(" ", 1)) for merge in fields.get("tokenizer.ggml.merges", ())]
-    # Llama-3 keeps a word that is a token whole, even where no chain of merges leads to it.
-    ignore_merges = name in ("llama-bpe", "llama3", "llama-v3")
     vocab = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=ignore_merges))
-    if name == "qwen2":
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=name in _KEEPS_WHOLE_TOKENS))
+    if name in _NFC:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()

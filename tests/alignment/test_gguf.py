@@ -30,7 +30,7 @@ def write(path: Path, architecture: str = "llama", **fields: Any) -> Path:
         writer.add_add_space_prefix(fields["space_prefix"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
-    writer.add_chat_template("{{ messages }}")
+    writer.add_chat_template(fields.get("template", "{{ messages }}"))
     writer.add_tensor("t", np.zeros((2, 2), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -83,6 +83,40 @@ def test_smollm_sees_digits_one_by_one(tmp_path, bpe):
 )
 def test_each_pre_tokenizer_cuts_digits_its_own_way(tmp_path, bpe, pre, ids):
     assert Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).encode("1212").ids.tolist() == ids
+
+
+@pytest.mark.parametrize(
+    ("pre", "pieces"),
+    [
+        ("gpt-2", ["getName", " 1234", " it", "'s", " ./", "\n", "日本x"]),
+        ("smollm", ["getName", " ", "1", "2", "3", "4", " it", "'s", " ./", "\n", "日本x"]),
+        ("llama-bpe", ["getName", " ", "123", "4", " it", "'s", " ./\n", "日本x"]),
+        ("dbrx", ["getName", " ", "123", "4", " it", "'s", " ./\n", "日本x"]),
+        ("qwen2", ["getName", " ", "1", "2", "3", "4", " it", "'s", " ./\n", "日本x"]),
+        ("qwen35", ["getName", " ", "1", "2", "3", "4", " it", "'s", " ./\n", "日本x"]),
+        ("gpt-4o", ["get", "Name", " ", "123", "4", " it's", " ./\n", "日本x"]),
+        ("tekken", ["get", "Name", " ", "1", "2", "3", "4", " it", "'s", " ./\n", "日本x"]),
+        ("deepseek-v3", ["getName", " ", "123", "4", " it", "'s", " ./\n", "日本", "x"]),
+    ],
+)
+def test_each_pre_tokenizer_cuts_words_its_own_way(tmp_path, bpe, pre, pieces):
+    tokenizer = read_gguf_tokenizer(write(tmp_path / "m.gguf", pre=pre, **bpe)).tokenizer
+    text = "getName 1234 it's ./\n日本x"
+    found = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    assert [text[first:end] for _, (first, end) in found] == pieces
+
+
+def test_combining_marks_belong_to_the_word_in_the_newest_qwen(tmp_path, bpe):
+    for pre, pieces in (("qwen2", ["x", "\u0301y"]), ("qwen35", ["x\u0301y"])):
+        tokenizer = read_gguf_tokenizer(write(tmp_path / f"{pre}.gguf", pre=pre, **bpe)).tokenizer
+        found = tokenizer.pre_tokenizer.pre_tokenize_str("x\u0301y")
+        assert ["x\u0301y"[first:end] for _, (first, end) in found] == pieces
+
+
+def test_a_chat_template_gives_roles(tmp_path, bpe):
+    template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    v = Vocabulary.load(write(tmp_path / "m.gguf", pre="gpt-2", template=template, **bpe))
+    assert v.roles == {"begin": 0, "end": 1, "turn begin": 0, "turn end": 1}
 
 
 def test_llama_3_keeps_a_word_whole_that_is_a_token(tmp_path, bpe):
