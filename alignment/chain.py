@@ -99,8 +99,16 @@ def _filled(
     sums = filler.sum(axis=1)
     found = rows[sums[rows] > 0]
     scale[found] = occurrence[found] / sums[found]
-    fill = sp.csr_array(sp.diags_array(scale) @ filler)
+    fill = _times_rows(filler, scale)
     fill.eliminate_zeros()
     load = np.where(counts.sum(axis=0) > 0, fill.sum(axis=0), 0.0)
-    heaviest = sp.csr_array((load[fill.indices], fill.indices, fill.indptr), shape=fill.shape).max(axis=1).toarray()
-    return sp.csr_array(sp.diags_array(1 / np.maximum(1.0, heaviest.ravel())) @ fill)
+    entries = np.repeat(np.arange(len(scale)), np.diff(fill.indptr))
+    heaviest = np.ones(len(scale))
+    np.maximum.at(heaviest, entries, load[fill.indices])
+    return _times_rows(fill, 1 / heaviest)
+
+
+def _times_rows(counts: sp.csr_array, factors: np.ndarray[Any, np.dtype[np.float64]]) -> sp.csr_array:
+    """Multiply every row with its factor."""
+    data = counts.data * np.repeat(factors, np.diff(counts.indptr))
+    return sp.csr_array((data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)

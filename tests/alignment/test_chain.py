@@ -1,0 +1,223 @@
+"""Chains fill what is open and take next to nothing from what is not; builders by name and their inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from vocabridge.alignment import (
+    Builder,
+    Chain,
+    Combined,
+    Cooccurrence,
+    Corpus,
+    Distributions,
+    Embedding,
+    EmbeddingTable,
+    Exact,
+    Expected,
+    Reads,
+    Retokenize,
+    VocabridgeError,
+    Vocabulary,
+    align,
+    make_builder,
+)
+from vocabridge.alignment.builder import occurrence
+from vocabridge.alignment.chain import open_columns, open_rows
+
+
+@dataclass(frozen=True)
+class Fixed(Builder):
+    """Counts that are given."""
+
+    method: ClassVar[str] = "fixed"
+    counts: sp.csr_array
+
+    def _count(self, source, target, corpus, progress) -> sp.csr_array:
+        return self.counts
+
+
+@dataclass(frozen=True)
+class Filler(Fixed):
+    """The same under another name."""
+
+    method: ClassVar[str] = "filler"
+
+
+@pytest.fixture
+def corpus(tmp_path, text) -> Corpus:
+    (tmp_path / "corpus.txt").write_text(text[:300], encoding="utf-8")
+    return Corpus.open([tmp_path / "corpus.txt"])
+
+
+def counted(builder: Builder, source: Vocabulary, target: Vocabulary, corpus: Corpus | None = None) -> sp.csr_array:
+    return builder._count(source, target, corpus, lambda done, total: None)
+
+
+def test_a_chain_fills_every_open_row_and_column(pair, corpus):
+    source, target = pair
+    first = counted(Cooccurrence(), source, target, corpus)
+    assert len(open_rows(first, target)) > 0
+    chained = counted(Chain((Cooccurrence(), Retokenize())), source, target, corpus)
+    assert len(open_rows(chained, target)) == len(open_columns(chained, source)) == 0
+
+
+def test_what_the_first_builder_counted_stays_as_it_is(pair, corpus):
+    source, target = pair
+    first = counted(Cooccurrence(), source, target, corpus)
+    chained = counted(Chain((Cooccurrence(), Retokenize())), source, target, corpus)
+    rows, columns = first.tocoo().coords
+    np.testing.assert_array_equal(chained[rows, columns], first.data)
+    added = (chained - first).tocoo()
+    added_rows, added_columns = added.coords[0][added.data != 0], added.coords[1][added.data != 0]
+    is_open = np.isin(added_rows, open_rows(first, target)) | np.isin(added_columns, open_columns(first, source))
+    assert is_open.all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("density", "scale"), [(0.02, 50.0), (0.3, 0.01)])
+def test_a_covered_column_gives_at_most_one_occurrence_and_a_filled_row_has_the_fillers_weights(
+    vocabularies, seed, density, scale
+):
+    source, target = vocabularies["unigram"], vocabularies["sentencepiece_bpe"]
+    rng = np.random.default_rng(seed)
+    shape = (target.size, source.size)
+    first = sp.csr_array(sp.random_array(shape, density=0.002, rng=rng) * 9)
+    second = sp.csr_array(sp.random_array(shape, density=density, rng=rng) * scale)
+    chained = counted(Chain((Fixed(first), Filler(second))), source, target).toarray()
+    rows, columns = open_rows(first, target), open_columns(first, source)
+    covered_rows, covered = np.setdiff1d(target.usable, rows), np.setdiff1d(source.usable, columns)
+    assert min(map(len, (rows, columns, covered_rows, covered))) > 20
+    for axis, ids in ((0, covered), (1, covered_rows)):
+        before, after = np.asarray(first.sum(axis=axis))[ids], chained.sum(axis=axis)[ids]
+        assert (after <= before + 1 + 1e-9).all()
+        assert (after > before + 0.01).any()
+    for y in rows:  # within covered columns, a filled row has the filler's proportions
+        found, expected = chained[y, covered], second[[y]].toarray().ravel()[covered]
+        if expected.sum() > 0:
+            np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=1e-9)
+
+
+def test_ids_that_never_occur_are_filled_but_count_next_to_nothing(vocabularies):
+    source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
+    empty = sp.csr_array((target.size, source.size), dtype=np.float64)
+    chained = counted(Chain((Fixed(empty), Retokenize())), source, target)
+    duplicates = target.usable[occurrence(target)[target.usable] < 1]
+    assert len(duplicates) > 0
+    assert (np.asarray(chained[duplicates].sum(axis=1)) < 1e-3).all()
+    assert (np.diff(chained.indptr)[duplicates] > 0).all()
+
+
+def test_a_third_builder_fills_what_the_second_left(vocabularies):
+    source, target = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    one = sp.csr_array(([1.0], ([target.usable[0]], [source.usable[0]])), shape=(target.size, source.size))
+    two = sp.csr_array(([1.0], ([target.usable[1]], [source.usable[1]])), shape=(target.size, source.size))
+    chained = counted(Chain((Fixed(one), Filler(two), Retokenize())), source, target)
+    alone = counted(Retokenize(), source, target)
+    assert chained[target.usable[1], source.usable[1]] == 2  # open on both sides, filled from both
+    assert alone[target.usable[1], source.usable[1]] == 0
+    assert len(open_rows(chained, target)) == len(open_rows(alone, target))
+
+
+def test_a_chain_remembers_every_builder_and_reads_what_they_read(vocabularies, corpus):
+    source, target = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    alignment = align(source, target, method="cooccurrence,retokenize", corpus=corpus)
+    assert alignment.method == "cooccurrence,retokenize"
+    assert alignment.parameters == {"cooccurrence": {}, "retokenize": {}}
+    assert alignment.corpus == corpus.card
+    assert make_builder("exact,retokenize").reads is Reads.NOTHING
+    assert make_builder("exact,default").reads is Reads.IF_GIVEN
+    assert make_builder("exact, cooccurrence").reads is Reads.ALWAYS
+    with pytest.raises(VocabridgeError, match="exact,retokenize reads no text"):
+        align(source, target, method="exact,retokenize", corpus=corpus)
+    with pytest.raises(VocabridgeError, match="cooccurrence,exact counts on text"):
+        align(source, target, method="cooccurrence,exact")
+
+
+def test_the_roles_are_pinned_at_the_end_of_a_chain(pair, corpus):
+    source, target = pair
+    counts = make_builder("cooccurrence,retokenize").build(source, target, corpus).counts
+    for role in ("begin", "end"):
+        assert counts[[target.roles[role]]].indices.tolist() == [source.roles[role]]
+
+
+@pytest.fixture
+def inputs(vocabularies, tmp_path) -> dict[str, object]:
+    """Files of embeddings and distributions for unigram -> byte_level_bpe."""
+    rng = np.random.default_rng(0)
+    source, target = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    paths = []
+    for name, vocabulary in (("s", source), ("t", target)):
+        paths.append(tmp_path / f"{name}.npy")
+        np.save(paths[-1], rng.normal(size=(vocabulary.size, 8)).astype(np.float32))
+    encoding = source.encode("The quick brown fox")
+    said = Distributions.of(
+        ["The quick brown fox"],
+        [encoding.starts],
+        [encoding.ids[:, None]],
+        [np.ones((len(encoding.ids), 1))],
+        source=source,
+        model="m",
+    )
+    said.save(tmp_path / "d.safetensors")
+    return {"embeddings": tuple(paths), "distributions": tmp_path / "d.safetensors"}
+
+
+def test_inputs_are_given_as_files_or_objects_and_remembered_by_digest(vocabularies, inputs):
+    pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    tables = tuple(EmbeddingTable.open(path) for path in inputs["embeddings"])
+    said = Distributions.open(inputs["distributions"])
+    by_file = align(*pair, method="expected,embedding", **inputs)
+    by_object = align(*pair, method="expected,embedding", embeddings=tables, distributions=said, cache=False)
+    assert (by_file.counts != by_object.counts).nnz == 0
+    assert by_file.parameters == by_object.parameters
+    assert by_file.parameters["embedding"]["embeddings"] == [table.digest for table in tables]
+    assert by_file.parameters["expected"]["distributions"] == said.digest
+
+
+def test_the_cache_tells_other_embeddings_apart(vocabularies, inputs):
+    pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    before = align(*pair, method="embedding", embeddings=inputs["embeddings"])
+    path = inputs["embeddings"][0]
+    np.save(path, -np.load(path)[::-1])
+    after = align(*pair, method="embedding", embeddings=inputs["embeddings"])
+    assert (before.counts != after.counts).nnz > 0
+
+
+def test_builders_are_made_by_name(inputs):
+    tables = tuple(EmbeddingTable.open(path) for path in inputs["embeddings"])
+    said = Distributions.open(inputs["distributions"])
+    assert make_builder("default") == Combined()
+    assert make_builder("exact,retokenize") == Chain((Exact(), Retokenize()))
+    assert make_builder("embedding", embeddings=tables) == Embedding(tables)
+    assert make_builder("expected", distributions=said) == Expected(said)
+
+
+@pytest.mark.parametrize(
+    ("method", "given_inputs", "expected"),
+    [
+        ("fuzzy", (), "no method 'fuzzy'; choose one of default, exact"),
+        ("exact,fuzzy", (), "no method 'fuzzy'"),
+        ("exact,,retokenize", (), "no method ''"),
+        ("exact,exact", (), "The method exact is in the chain exact,exact twice"),
+        ("embedding", (), "The method embedding works on embeddings: give"),
+        ("default,expected", (), "The method expected works on distributions: give"),
+        ("exact", ("embeddings",), "The method exact takes no embeddings: leave them out"),
+        ("embedding", ("embeddings", "distributions"), "The method embedding takes no distributions"),
+    ],
+)
+def test_a_wrong_name_and_inputs_that_do_not_fit_are_errors(vocabularies, inputs, method, given_inputs, expected):
+    pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    with pytest.raises(VocabridgeError, match=expected):
+        align(*pair, method=method, **{name: inputs[name] for name in given_inputs})
+
+
+def test_a_builder_given_whole_takes_no_inputs_beside_it(vocabularies, inputs):
+    pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
+    with pytest.raises(VocabridgeError, match="The builder exact holds its inputs itself"):
+        align(*pair, method=Exact(), embeddings=inputs["embeddings"])
