@@ -53,7 +53,7 @@ class EditDistance(Builder):
         often = frequencies(source, corpus, lambda done: progress(done, total))
         ids = np.array(sorted(source.canonical.values(), key=lambda w: (-often[w], w)), np.int64)
         choices = [characters(source.token_bytes[w] or b"") for w in ids.tolist()]
-        y = target.usable
+        y = target.usable if choices else target.usable[:0]
         queries = [characters(target.token_bytes[i] or b"") for i in y.tolist()]
         w = ids[nearest(queries, choices, lambda done: progress(size + done, total))]
         return matrix(y, w, occurrence(target)[y], (target.size, source.size))
@@ -81,6 +81,7 @@ def nearest(queries: Sequence[str], choices: Sequence[str], tell: Callable[[int]
     asked = _Described.of([queries[i] for i in left.tolist()], class_of)
     offered = _Described.of(choices, class_of)
     done = len(queries) - len(left)
+    tell(done)
     for block in asked.blocks():
         at = left[block]
         bounds, exact = asked.bounds(block, offered)

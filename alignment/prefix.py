@@ -30,8 +30,8 @@ from .corpus import Corpus
 from .frequency import frequencies
 from .vocabulary import Vocabulary
 
-_LEAST_SHARE = 1e-9
-"""Shares of a source token below this are left out: no single-precision sum would show them."""
+_LEAST_SHARE = 1e-20
+"""Shares of a source token below this are left out: times a rare token's frequency, single precision loses them."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def partners(source: Vocabulary, target: Vocabulary, corpus: Corpus | None = Non
 strings = st.text("ab xyцж日é\udcff", min_size=1, max_size=9)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(queries=st.lists(strings, max_size=30), choices=st.lists(strings, min_size=1, max_size=30, unique=True))
 def test_the_search_finds_the_first_of_the_nearest_for_any_strings(queries, choices):
     expected = [min(range(len(choices)), key=lambda i: (levenshtein(query, choices[i]), i)) for query in queries]
@@ -102,6 +102,22 @@ def test_an_id_that_never_occurs_counts_next_to_nothing_and_is_nobodys_partner()
     twice, once = Vocabulary.from_tokenizer(Tokenizer(spm)), words("?", "A")
     assert EditDistance().build(once, twice).counts.toarray()[1:, 1].tolist() == [DUPLICATE, 1]
     assert EditDistance().build(twice, once).counts.toarray()[1].tolist() == [0, 0, 1]
+
+
+def test_with_no_source_token_that_stands_for_text_there_are_no_rows():
+    nothing = Vocabulary.from_tokenizer(Tokenizer(models.WordLevel({"?": 0}, "?")))
+    assert len(nothing.usable) == 0
+    assert not any(text for text in partners(nothing, words("?", "a")))
+
+
+def test_progress_ends_at_the_total(vocabularies, tmp_path, text):
+    (tmp_path / "t").write_text(text, encoding="utf-8")
+    told: list[tuple[int, int]] = []
+    for source, target in (("unigram", "byte_level_bpe"), ("unigram", "unigram")):
+        pair = vocabularies[source], vocabularies[target]
+        EditDistance().build(*pair, Corpus.open([tmp_path]), lambda done, total: told.append((done, total)))
+        assert told[-1][0] == told[-1][1]
+        assert told[-1][1] == len(text.encode()) + len(pair[1].usable)
 
 
 @pytest.mark.real
