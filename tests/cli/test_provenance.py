@@ -1,0 +1,34 @@
+"""What align and inspect say of the two tokenizers: what they change in a text, and their roles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from tokenizers import Tokenizer, normalizers
+
+
+@pytest.fixture
+def lower_casing(tokenizer_folders, tmp_path):
+    folder = tmp_path / "lower"
+    shutil.copytree(tokenizer_folders.source, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<|begin|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def test_what_a_tokenizer_changes_and_its_roles_are_named(run, lower_casing, tokenizer_folders):
+    changes = ["lower-cases", "NFC: composes characters"]
+    done = run("align", lower_casing, tokenizer_folders.target, "--method", "exact", "-o", "p.safetensors", "--json")
+    assert done.returncode == 0, done.stderr
+    for document in (json.loads(done.stdout), json.loads(run("inspect", "p.safetensors", "--json").stdout)):
+        assert document["source"]["changes"] == changes
+        assert document["target"]["changes"] == []
+        assert document["source"]["roles"] == {"begin": 0, "end": 1, "turn begin": 0, "turn end": 1}
+    table = " ".join(run("inspect", "p.safetensors").stdout.split())
+    assert "; ".join(changes) in table
+    assert "spelled as it is" in table
