@@ -46,7 +46,7 @@ def text_changes(tokenizer: Tokenizer) -> tuple[str, ...]:
         if tokenizer.pre_tokenizer is not None:
             text = "".join(piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
         if byte_level:
-            text = bytes(_ALPHABET[character] for character in text).decode(errors="replace")
+            text = bytes(_ALPHABET.get(character, 0xFF) for character in text).decode(errors="replace")
         for mark in marks:
             text = text.replace(mark, " ")
         return text
