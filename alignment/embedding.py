@@ -48,7 +48,7 @@ _TEMPERATURE = 0.05
 _FEW = 1 << 12
 """Tokens below which no index is worth its training."""
 
-_COARSE = 128
+_COARSE = 96
 """Numbers per token in the first, coarse search of the approximate index."""
 
 _LISTS = 256
