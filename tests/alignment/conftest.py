@@ -8,7 +8,8 @@ import json
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from vocabridge.alignment import Vocabulary
+from vocabridge.alignment import Vocabulary, tiktoken_tokenizer
+from vocabridge.alignment.byteview import byte_level_alphabet
 
 TEXT = """\
 The quick brown fox jumps over the lazy dog. "Ġ" is a letter, and so is "é"; naïve café, œuvre, Straße.
@@ -24,11 +25,17 @@ Natalia sold 48 clips in April, and then 24 in May: 48 / 2 = 24, 48 + 24 = 72. T
 CONTROL = ["<s>", "</s>", "<unk>"]
 ROLES = {"begin": 0, "end": 1}
 
-KINDS = ["byte_level_bpe", "sentencepiece_bpe", "unigram", "wordpiece"]
+KINDS = ["byte_level_bpe", "tiktoken", "sentencepiece_bpe", "prepended_space", "unigram", "wordpiece"]
 
 
 def train(kind: str, size: int = 420) -> Tokenizer:
     """Train a small tokenizer of one kind on TEXT."""
+    if kind == "tiktoken":
+        return _from_ranks(size)
+    if kind == "prepended_space":
+        tokenizer = train("sentencepiece_bpe", size)
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        return tokenizer
     if kind == "byte_level_bpe":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -61,6 +68,16 @@ def train(kind: str, size: int = 420) -> Tokenizer:
     spec = json.loads(tokenizer.to_str())
     spec["added_tokens"] = [added for added in spec["added_tokens"] if added["content"] in CONTROL]
     return Tokenizer.from_str(json.dumps(spec))
+
+
+def _from_ranks(size: int) -> Tokenizer:
+    """Make a tokenizer of the ranks of a trained one, as a conversion from tiktoken does; with another pattern."""
+    byte_of = byte_level_alphabet()
+    trained = train("byte_level_bpe", size - 40)
+    words = [token for token, _ in sorted(trained.get_vocab().items(), key=lambda entry: entry[1])][len(CONTROL) :]
+    ranks = {bytes(map(byte_of.__getitem__, word)): len(CONTROL) + i for i, word in enumerate(words)}
+    pattern = r"\p{N}{1,3}+| ?\p{L}++| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]|\s+(?!\S)|\s"
+    return tiktoken_tokenizer(ranks, pattern, {token: i for i, token in enumerate(CONTROL)})
 
 
 @pytest.fixture(scope="session")
