@@ -55,6 +55,9 @@ _COARSE = 96
 _LISTS = 256
 """Lists of the approximate index; a quarter of them is scanned."""
 
+_TRAINED = 1 << 16
+"""Tokens at most that the approximate index is trained on."""
+
 _CANDIDATES = 11.0
 """How many candidates of the coarse search are compared in full, per neighbour wanted."""
 
@@ -139,7 +142,7 @@ class Embedding(Builder):
         k = min(self.neighbours, len(base_ids))
         if len(ids) == 0:
             return np.empty((0, k), np.int64), np.empty((0, k))
-        index = build_index(base(base_ids), self.search)
+        index = build_index(base, base_ids, self.search)
         near, similarity = nearest(index, queries, ids, k, tell)
         weights = np.exp((similarity - similarity[:, :1]) / _TEMPERATURE)
         return base_ids[near], weights / weights.sum(axis=1, keepdims=True)
@@ -218,26 +221,27 @@ def _inverse_root(covariance: Float64, n: int, table: EmbeddingTable) -> Float64
     return (vectors / np.sqrt(np.maximum(values, 0) + ridge)) @ vectors.T
 
 
-def build_index(vectors: Float32, search: Search) -> Any:
-    """Build a faiss index of unit vectors, (n, dimension), by inner product."""
+def build_index(tokens: Relative, ids: Int64, search: Search) -> Any:
+    """Build a faiss index of tokens, by inner product of their unit vectors."""
     import faiss  # only here: with torch in the same process, a second OpenMP is best not loaded unless needed
 
     index: Any
-    dimension = vectors.shape[1]
+    dimension = tokens.projection.shape[1]
     coarse = min(_COARSE, dimension // 2 * 2)
-    if search is Search.EXACT or len(vectors) < _FEW or coarse == 0:
+    if search is Search.EXACT or len(ids) < _FEW or coarse == 0:
         index = faiss.IndexFlatIP(dimension)
     else:
         # Lists around centres, and in them two principal components in four bits, scanned in registers (Andre et
-        # al. 2015, "Cache locality is not enough"); the best are compared in full. Measured against HNSW,
-        # lists of plain or 8-bit vectors, and the scan without lists: the fastest at a recall of 0.95.
-        lists = min(_LISTS, len(vectors) // 64)
-        description = f"PCA{coarse},IVF{lists},PQ{coarse // 2}x4fsr,RFlat"
+        # al. 2015, "Cache locality is not enough"); the best are compared in half precision. Measured against
+        # HNSW, lists of plain or 8-bit vectors, and the scan without lists: the fastest at a recall of 0.95.
+        lists = min(_LISTS, len(ids) // 64)
+        description = f"PCA{coarse},IVF{lists},PQ{coarse // 2}x4fsr,Refine(SQfp16)"
         index = faiss.index_factory(dimension, description, faiss.METRIC_INNER_PRODUCT)
         index.k_factor = _CANDIDATES
         faiss.extract_index_ivf(faiss.downcast_index(index.base_index)).nprobe = max(1, lists // 4)
-        index.train(vectors)
-    index.add(vectors)
+        index.train(tokens(ids[:: -(-len(ids) // _TRAINED)]))
+    for at in range(0, len(ids), _BATCH):
+        index.add(tokens(ids[at : at + _BATCH]))
     return index
 
 

@@ -54,12 +54,11 @@ def compare(source: str, target: str, queries: int) -> dict[str, Any]:
     begin = perf_counter()
     of_source, of_target = shared_space(*tables, w[fitted], y[fitted])
     space = perf_counter() - begin
-    base = of_source(s.usable)
     asked = of_target(rng.choice(t.usable, min(queries, len(t.usable)), replace=False))
     indices, built, searched = {}, {}, dict.fromkeys(Search, 0.0)
     for search in Search:
         begin = perf_counter()
-        indices[search] = build_index(base, search)
+        indices[search] = build_index(of_source, s.usable, search)
         built[search] = perf_counter() - begin
     found: dict[Search, list[np.ndarray]] = {search: [] for search in Search}
     for at in range(0, len(asked), BATCH):
@@ -84,12 +83,12 @@ def compare(source: str, target: str, queries: int) -> dict[str, Any]:
     for row in rows:
         row["search_ratio"] = row["search_seconds"] / searched[Search.EXACT]
         row["all_ratio"] = row["all_seconds"] / rows[0]["all_seconds"]
-    sizes = {"base": len(base), "queries": len(asked), "all": len(t.usable), "dimension": base.shape[1]}
+    sizes = {"base": len(s.usable), "queries": len(asked), "all": len(t.usable), "dimension": asked.shape[1]}
     return {"sizes": sizes, "space_seconds": space, "rows": rows}
 
 
 def peak(source: str, target: str, search: Search) -> float:
-    """Build the whole alignment in this process; return seconds and its peak memory in MB."""
+    """Build the whole alignment in this process; return its peak memory in MB."""
     tables = EmbeddingTable.open(source), EmbeddingTable.open(target)
     Embedding(tables, search=search).build(Vocabulary.load(source), Vocabulary.load(target))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
