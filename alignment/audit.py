@@ -33,8 +33,8 @@ from .builder import Progress
 from .classes import TokenClass, classes_of, classify
 from .cooccurrence import common_starts
 from .corpus import Corpus, CorpusCard
-from .counting import PairCounts
 from .exact import exact_partners
+from .pair_counts import PairCounts
 from .vocabulary import Encoding, Int8, Int64, Kind, Vocabulary
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

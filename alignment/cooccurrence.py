@@ -14,7 +14,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from .counting import CountingBuilder, PairCounts
+from .counting import CountingBuilder
+from .pair_counts import PairCounts
 from .vocabulary import Encoding, Int64, Kind, Vocabulary
 
 

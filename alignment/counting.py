@@ -27,8 +27,6 @@ from .pair_counts import PairCounts
 from .vocabulary import Vocabulary
 from .workers import Work, count_corpus
 
-__all__ = ["CountingBuilder", "PairCounts", "count_texts"]
-
 
 @dataclass(frozen=True)
 class CountingBuilder(Builder, abc.ABC):

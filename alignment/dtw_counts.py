@@ -33,9 +33,10 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from .builder import matrix
-from .counting import CountingBuilder, PairCounts
+from .counting import CountingBuilder
 from .edit_distance import characters
 from .frequency import Float64
+from .pair_counts import PairCounts
 from .vocabulary import Encoding, Int64, Vocabulary
 
 Path: TypeAlias = list[tuple[int, int]]

@@ -33,9 +33,9 @@ from .builder import Builder, Progress, Reads
 from .combined import Combined
 from .cooccurrence import textual_starts
 from .corpus import Corpus
-from .counting import PairCounts
 from .distributions import Distributions
 from .errors import VocabridgeError
+from .pair_counts import PairCounts
 from .vocabulary import Int32, Int64, Vocabulary
 
 logger = logging.getLogger("vocabridge")
