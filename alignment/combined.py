@@ -1,8 +1,12 @@
-"""`default`: counts of tokens that start together, a re-tokenisation prior, and exact bytes pinned.
+"""`default`: counts of tokens that start together, and re-tokenisation for what the corpus never showed.
 
-N = cooccurrence + prior * retokenize, and the count of two tokens of the very same bytes is raised to the
-largest of their row and column. The prior covers the tokens that the corpus never showed, so that no row and
-no column of a token that stands for bytes is empty; without a corpus it stands alone.
+    N[y, w] = cooccurrence[y, w] + retokenize[y, w] * seen[w] / sum over y of retokenize[y, w]
+
+where seen[w] is the number of different y that the corpus showed with w. So each column gives the prior as much
+mass as it has shown surprises, which is Witten and Bell's estimate ("The Zero-Frequency Problem", IEEE
+Transactions on Information Theory 37(4), 1991): a token that always meets the same partner leaves next to
+nothing for others. A token that the corpus never showed has its re-tokenisation alone, so that no row and no
+column of a token that stands for bytes is empty; without a corpus it stands alone for all.
 """
 
 from __future__ import annotations
@@ -14,39 +18,29 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Reads, matrix
+from .builder import Reads
 from .cooccurrence import count_starts
-from .counting import CountingBuilder, PairCounts
-from .exact import exact_partners
+from .counting import CountingBuilder
+from .pair_counts import PairCounts
 from .retokenize import Retokenize
-from .vocabulary import Int64, Vocabulary
+from .vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
 class Combined(CountingBuilder):
-    """Counts, prior and pinned exact bytes.
-
-    Attributes:
-        prior: What one retokenisation counts, in occurrences.
-    """
+    """Counts with a prior from re-tokenisation."""
 
     method: ClassVar[str] = "default"
     reads: ClassVar[Reads] = Reads.IF_GIVEN
     symmetric: ClassVar[bool] = True
-    prior: float = 1.0
 
     def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
         return count_starts(source, target, texts)
 
     def _finish(self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
-        prior = Retokenize()._count(source, target, None, lambda done, total: None)
-        return _raise_partners(sp.csr_array(counts + self.prior * prior), *exact_partners(source, target))
-
-
-def _raise_partners(counts: sp.csr_array, y: Int64, w: Int64) -> sp.csr_array:
-    """Raise the count of each pair (y, w) to the largest of its row and column."""
-    largest = np.maximum(
-        counts.max(axis=1).toarray().ravel()[y],
-        counts.max(axis=0).toarray().ravel()[w],
-    )
-    return sp.csr_array(counts.maximum(matrix(y, w, largest, counts.shape)))
+        prior = Retokenize()._count(source, target, None, lambda done, total: None).tocsc()
+        seen = np.diff(counts.tocsc().indptr)
+        mass = np.asarray(prior.sum(axis=0)).ravel()
+        scale = np.where(seen > 0, np.minimum(1.0, seen / np.maximum(mass, 1e-300)), 1.0)
+        prior.data *= np.repeat(scale, np.diff(prior.indptr))
+        return sp.csr_array(counts + prior.tocsr())

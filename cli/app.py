@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from vocabridge.cli import align, audit, cache, demo, eval, generate, inspect, merge, pairs, train
+from vocabridge.cli import align, audit, cache, demo, eval, generate, inspect, merge, pairs, predict, score, train
 from vocabridge.cli.errors import Commands, fail, interrupted
 from vocabridge.cli.output import log_to_stderr, silence_libraries
 
@@ -32,6 +32,8 @@ app.command(epilog=merge.EXAMPLES)(merge.merge)
 app.command(epilog=pairs.EXAMPLES)(pairs.pairs)
 app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
 app.command(epilog=audit.EXAMPLES)(audit.audit)
+app.command(epilog=score.EXAMPLES)(score.score)
+app.command(epilog=predict.EXAMPLES)(predict.predict)
 app.add_typer(cache.app)
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=generate.EXAMPLES)(generate.generate)

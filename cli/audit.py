@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vocabridge.cli.options import in_existing_folder
 from vocabridge.cli.output import Json, print_json, print_table, progress
-
-if TYPE_CHECKING:
-    from vocabridge.alignment import Vocabulary
 
 EXAMPLES = """\b
 Examples:
@@ -60,6 +57,7 @@ def audit(
     """
     from vocabridge.alignment import Alignment, Audit, Corpus
     from vocabridge.audit_page import Tables, write_audit_page
+    from vocabridge.cli.vocabularies import remembered
     from vocabridge.data import corpus_files
 
     begin = perf_counter()
@@ -68,8 +66,8 @@ def audit(
     with progress(f"auditing {file}") as tell:
         found = Audit.of(
             alignment,
-            _vocabulary("source", source, alignment.source.name),
-            _vocabulary("target", target, alignment.target.name),
+            remembered("source", source, alignment.source),
+            remembered("target", target, alignment.target),
             corpus,
             tell,
         )
@@ -85,18 +83,3 @@ def audit(
         typer.echo(sentence)
     if output is not None:
         typer.echo(f"saved to {output}")
-
-
-def _vocabulary(side: str, given: str | None, remembered: str) -> Vocabulary:
-    """The vocabulary that the user names, or the one at the place that the alignment remembers."""
-    from vocabridge.alignment import VocabridgeError
-    from vocabridge.cli.vocabularies import vocabulary
-
-    if given is not None:
-        return vocabulary(given)
-    try:
-        return vocabulary(remembered)
-    except VocabridgeError as error:
-        raise VocabridgeError(
-            f"The alignment's {side} tokenizer is not where it was, {remembered}; name it with --{side}."
-        ) from error

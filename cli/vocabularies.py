@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vocabridge.alignment import Vocabulary
+from vocabridge.alignment import VocabridgeError, Vocabulary, VocabularyCard
 
 PACKAGED = ("smollm2-135m-instruct", "gemma-3-270m")
 """The names in `vocabridge.models.PACKAGED`."""
@@ -19,3 +19,19 @@ def vocabulary(name: str) -> Vocabulary:
 
         return resolve_vocabulary(name)
     return Vocabulary.load(name)
+
+
+def remembered(side: str, given: str | None, card: VocabularyCard) -> Vocabulary:
+    """The vocabulary that the user names, or the one at the place that an alignment remembers.
+
+    Raises:
+        VocabridgeError: There is none; the message says to name it.
+    """
+    if given is not None:
+        return vocabulary(given)
+    try:
+        return vocabulary(card.name)
+    except VocabridgeError as error:
+        raise VocabridgeError(
+            f"The alignment's {side} tokenizer is not where it was, {card.name}; name it with --{side}."
+        ) from error

@@ -6,14 +6,15 @@ w, what follows decides: with the source's distribution p(v | w) of its token af
     C_ahead[y, w] = sum over v of p(v | w) * P(y | w v)
 
 P(y | w v) is the target tokenizer's own cut of the bytes of w and v: its first token, if that ends before they
-do; else it may run on, and the tokens that begin with these bytes share the mass as C has them. Only the most
-likely v are looked at; for the rest C stands.
+do. Else it may run on: along the likely text the source is asked again, and where it is not, the tokens that
+begin with these bytes share the mass as C has them. Only the most likely v are looked at.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,8 +24,12 @@ _LIKELY = 64
 """How many of the next source tokens are looked at."""
 
 
+Step: TypeAlias = tuple[np.ndarray[Any, Any], int]
+"""The source's natural log-probabilities behind some bytes, (|S|,), and the token after which it is asked next."""
+
+
 class LookAhead:
-    """Splits the mass of source tokens with one token of look-ahead."""
+    """Splits the mass of source tokens by what the source says after them."""
 
     def __init__(self, alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
         """Takes the alignment of two vocabularies and its columns."""
@@ -37,24 +42,34 @@ class LookAhead:
         part = slice(self._columns.indptr[w], self._columns.indptr[w + 1])
         return dict(zip(self._columns.indices[part].tolist(), self._columns.data[part].tolist(), strict=True))
 
-    def probability(self, y: int, w: int, piece: bytes, log_p: np.ndarray[Any, Any]) -> float:
+    def probability(self, y: int, w: int, piece: bytes, path: Sequence[Step]) -> float:
         """P(next target token is y | the source's text goes on with these bytes).
 
         Args:
             y: The target token.
             w: The source token that the bytes are or begin with: its column of C is used where nothing is known.
             piece: The bytes, a source token or the rest of one.
-            log_p: The source's natural log-probabilities behind them, (|S|,).
+            path: What the source says behind them, then behind its next token, and so on; not empty.
         """
-        likely = np.argpartition(-log_p, _LIKELY)[:_LIKELY] if len(log_p) > _LIKELY else np.arange(len(log_p))
         column = self.column(w)
+        log_p, following = path[0]
+        likely = np.argpartition(-log_p, _LIKELY)[:_LIKELY] if len(log_p) > _LIKELY else np.arange(len(log_p))
         seen = total = 0.0
         for v, p in zip(likely.tolist(), np.exp(log_p[likely], dtype=np.float64).tolist(), strict=True):
             data = self._source.token_bytes[v]
-            if data is not None:
-                seen += p
+            if data is None:
+                continue
+            seen += p
+            if v == following and len(path) > 1 and self._open(column, piece + data):
+                total += p * self.probability(y, w, piece + data, path[1:])
+            else:
                 total += p * self._share(y, column, piece + data)
-        return total + max(0.0, 1.0 - seen) * column.get(y, 0.0)
+        return total + max(0.0, 1.0 - seen) * self._share(y, column, piece)
+
+    def _open(self, column: dict[int, float], data: bytes) -> bool:
+        """Whether the next target token may run on behind these bytes."""
+        first = self._first(data)
+        return first >= 0 and len(self._target.token_bytes[first] or b"") == len(data) and first in column
 
     def _share(self, y: int, column: dict[int, float], data: bytes) -> float:
         """P(next target token is y | the text goes on with these bytes)."""
@@ -64,9 +79,12 @@ class LookAhead:
             return column.get(y, 0.0)
         if len(own) < len(data) or first not in column:
             return float(y == first)
-        if not self._begins(y, data):
-            return 0.0
-        return column.get(y, 0.0) / sum(weight for other, weight in column.items() if self._begins(other, data))
+        return self._among(y, column, data)
+
+    def _among(self, y: int, column: dict[int, float], data: bytes) -> float:
+        """P(y | w) among the target tokens that begin with these bytes; among all where none does."""
+        those = {other: weight for other, weight in column.items() if self._begins(other, data)} or column
+        return those.get(y, 0.0) / sum(those.values()) if those else 0.0
 
     def _begins(self, y: int, data: bytes) -> bool:
         return (self._target.token_bytes[y] or b"").startswith(data)

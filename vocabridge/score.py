@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import bisect
 import enum
+import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +22,15 @@ import numpy as np
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.healing import Asked, Healer, covers
-from vocabridge.look_ahead import LookAhead
+from vocabridge.look_ahead import LookAhead, Step
 from vocabridge.models import LoadedModel
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
 from vocabridge.tree import ROOT, TokenTree
+from vocabridge.windows import windows
 
-_WINDOW = 1500
-"""Bytes of text that are read together, each window from its start: some four hundred tokens of context."""
+_AHEAD = 3
+"""Source tokens that the look-ahead may follow."""
 
 _FLOOR = 1e-4
 """The share of every distribution that goes to the frequencies, so that nothing is impossible."""
@@ -41,8 +43,9 @@ class Policy(enum.Enum):
         SKIP: Nothing, where its own distribution would rather run on (`heal` tells) or a character is not whole.
         RETOKENIZE: What it says after the text so far, cut by its own tokenizer as it stands.
         HEAL: All ways to cut the text so far, weighted by its own probabilities (`healing`).
-        LOOK_AHEAD: The same, and each token's mass is split knowing what the source says after it
-            (`look_ahead`). Costs a further forward for every source token that several target tokens continue.
+        LOOK_AHEAD: The same, and a token's mass is split knowing what the source says after it (`look_ahead`).
+            To generate so takes a further forward for the source tokens that several target tokens continue; to
+            score takes none, because the text says which of them matters.
     """
 
     SKIP = "skip"
@@ -97,6 +100,14 @@ class Cost:
         self.bytes += length
         self.native += native
         self.carried += carried
+
+    def as_dict(self) -> dict[str, float]:
+        """Its JSON form: bits as counted, and what derives from them."""
+        return vars(self) | {
+            "native_bits_per_byte": self.native_bits_per_byte,
+            "bits_per_byte": self.bits_per_byte,
+            "loss": self.loss,
+        }
 
     @property
     def native_bits_per_byte(self) -> float:
@@ -158,6 +169,36 @@ class Score:
         """Share of positions at common boundaries."""
         return self.common / max(1, self.positions)
 
+    @property
+    def classes(self) -> list[TokenClass]:
+        """The classes of which the text has tokens."""
+        return [c for c in TokenClass if any(p.by_class[c].tokens for p in self.policies.values())]
+
+    @property
+    def fits(self) -> list[Fit]:
+        """The ways to lie of which the text has tokens."""
+        return [f for f in Fit if any(p.by_fit[f].tokens for p in self.policies.values())]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its JSON form."""
+        return {
+            "model": self.model,
+            "source": self.source,
+            "target": self.target,
+            "method": self.method,
+            "positions": self.positions,
+            "common_share": self.common_share,
+            "policies": {
+                policy.value: {
+                    "overall": carried.overall.as_dict(),
+                    "by_class": {c.label: carried.by_class[c].as_dict() for c in self.classes},
+                    "by_fit": {f.value: carried.by_fit[f].as_dict() for f in self.fits},
+                    "silent": carried.silent,
+                }
+                for policy, carried in self.policies.items()
+            },
+        }
+
 
 @dataclass(frozen=True)
 class _Position:
@@ -175,7 +216,7 @@ class _Position:
         piece: The bytes with which the source's own tokens of the finished text go on here.
         column: The source token that they are or begin with.
         weight: The share of `healed` that this very token has.
-        after: The source's natural log-probabilities behind it, (|S|,).
+        path: What the source says behind it and behind its next few tokens.
     """
 
     token: int
@@ -189,7 +230,7 @@ class _Position:
     piece: bytes
     column: int
     weight: float
-    after: np.ndarray[Any, Any]
+    path: list[Step]
 
 
 def score(
@@ -221,7 +262,7 @@ def score(
     results = {name: {policy: Carried() for policy in policies} for name in alignments}
     healer = Healer(source, target)
     positions = common = done = 0
-    for window in _windows(corpus.chunks()):
+    for window in windows(corpus):
         for position in _positions(model, healer, target, window):
             positions += 1
             common += position.common
@@ -267,7 +308,7 @@ class _Scorer:
             arrived, q = self._arrived(p, position.token)
             if policy is Policy.LOOK_AHEAD and position.weight > 0:
                 blind = float(self._columns[position.token, position.column])
-                seen = self._ahead.probability(position.token, position.column, position.piece, position.after)
+                seen = self._ahead.probability(position.token, position.column, position.piece, position.path)
                 q = max(0.0, q + position.weight * (seen - blind))
             q += (1 - arrived) * frequency
         bits = -math.log2((1 - _FLOOR) * q + _FLOOR * frequency)
@@ -283,17 +324,6 @@ class _Scorer:
         part = slice(self._columns.indptr[token], self._columns.indptr[token + 1])
         q = float(p[self._columns.indices[part]] @ self._columns.data[part])
         return float(p[self._speaking].sum()), q
-
-
-def _windows(chunks: Iterable[str]) -> Iterator[str]:
-    """Cut a text into windows that end after a line where they can."""
-    for chunk in chunks:
-        while chunk:
-            part = chunk[:_WINDOW]
-            end = part.rfind("\n") + 1 if len(chunk) > _WINDOW else len(part)
-            end = end if end > _WINDOW // 2 else len(part)
-            yield chunk[:end]
-            chunk = chunk[end:]
 
 
 def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str) -> Iterator[_Position]:
@@ -355,5 +385,5 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
             piece=piece,
             column=(*source.segment(piece), 0)[0],
             weight=healer.share(healed, chosen, tree.tokens[node], tokens[i - 1]) if known and chosen else 0.0,
-            after=log_p[node],
+            path=[(log_p[n], tree.tokens[v]) for n, v in itertools.pairwise([*nodes[covering:][: _AHEAD + 1], ROOT])],
         )

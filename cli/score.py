@@ -1,0 +1,92 @@
+"""`vocabridge score`: what a source model's own predictions cost after crossing an alignment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vocabridge.cli.output import Json, count, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from vocabridge.score import Cost
+
+EXAMPLES = """\b
+Examples:
+  vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt
+  vocabridge score pair.safetensors --model smollm2-135m-instruct --text prose/ --text code/ --json
+"""
+
+
+def score(
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="ALIGNMENT", exists=True, dir_okay=False, help="An alignment.", show_default=False),
+    ],
+    model: Annotated[str, typer.Option(help="The source model: packaged, hub id, folder or .gguf file.")],
+    text: Annotated[
+        list[Path],
+        typer.Option(
+            exists=True, metavar="PATH", help="UTF-8 text file or folder that no alignment has seen; may be repeated."
+        ),
+    ],
+    target: Annotated[
+        str | None, typer.Option(help="The base model's tokenizer. Without it: where the alignment found it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score an alignment by one honest number.
+
+    Bits per byte of a text when the source model predicts it in its own tokens, and when its predictions are
+    carried to the other vocabulary; for every policy of what it says where its own tokens may not end, by class
+    of token, and by how the tokens of both lie. The text should be one that the alignment was not counted on.
+    """
+    from vocabridge.alignment import Alignment, Corpus
+    from vocabridge.cli.vocabularies import remembered
+    from vocabridge.models import load_model
+    from vocabridge.score import Policy
+    from vocabridge.score import score as measure
+
+    begin = perf_counter()
+    alignment, corpus = Alignment.load(file), Corpus.open(text)
+    vocabulary = remembered("target", target, alignment.target)
+    with progress(f"scoring {file} with {model}") as tell:
+        found = measure(load_model(model), vocabulary, {"": alignment}, corpus, progress=tell)[""]
+    seconds = perf_counter() - begin
+    if json:
+        print_json({"file": file, "bytes": corpus.bytes} | found.as_dict() | {"seconds": seconds})
+        return
+    print_table(
+        f"{found.model} -> {found.target} by {found.method}: {count(found.positions)} target tokens, "
+        f"{found.common_share:.1%} of them at common boundaries",
+        ("policy", "own tokens, bits/byte", "carried, bits/byte", "loss", "silent at"),
+        [
+            (policy.value, *_figures(carried.overall), f"{carried.silent / found.positions:.1%}")
+            for policy, carried in found.policies.items()
+        ],
+    )
+    policies = list(Policy)
+    print_table(
+        "loss by class of target token",
+        ("class", "tokens", "own tokens, bits", *(policy.value for policy in policies)),
+        _losses({one.label: [p.by_class[one] for p in found.policies.values()] for one in found.classes}),
+    )
+    print_table(
+        "loss by how the tokens lie",
+        ("", "tokens", "own tokens, bits", *(policy.value for policy in policies)),
+        _losses({one.value: [p.by_fit[one] for p in found.policies.values()] for one in found.fits}),
+    )
+
+
+def _figures(cost: Cost) -> tuple[str, str, str]:
+    return f"{cost.native_bits_per_byte:.3f}", f"{cost.bits_per_byte:.3f}", f"{cost.loss:+.1%}"
+
+
+def _losses(rows: dict[str, list[Cost]]) -> list[tuple[str, ...]]:
+    """One row a class: its size, its own cost, and by how many bits each policy is worse."""
+    return [
+        (name, count(costs[0].tokens), f"{costs[0].native:,.0f}", *(f"{c.carried - c.native:+,.0f}" for c in costs))
+        for name, costs in rows.items()
+    ]

@@ -1,0 +1,46 @@
+"""What a source model says along a text, written down for the builder `expected`, which runs no model.
+
+At every byte where one of the model's own tokens starts, its k most likely next tokens after the text so far.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from vocabridge.alignment import Corpus, Distributions
+from vocabridge.models import LoadedModel
+from vocabridge.progress import Progress, unheard
+from vocabridge.reader import begin_tokens
+from vocabridge.windows import windows
+
+
+@torch.no_grad()
+def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progress = unheard) -> Distributions:
+    """Read a text and keep the model's k most likely next tokens at every token.
+
+    Args:
+        model: The source model.
+        corpus: The text, read in windows of some four hundred tokens.
+        k: How many tokens to keep at a position.
+        progress: Told how many bytes are done.
+
+    Returns:
+        The distributions; nothing for a window's first token where the model expects no begin token.
+    """
+    vocabulary, begin = model.vocabulary, begin_tokens(model.vocabulary)
+    texts, offsets, ids, probabilities = [], [], [], []
+    done = 0
+    for text in windows(corpus):
+        encoding = vocabulary.encode(text)
+        tokens = torch.tensor([begin + encoding.ids.tolist()], device=model.model.device)
+        logits = model.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
+        top = logits.softmax(-1).topk(k)
+        starts = encoding.starts[1 - len(begin) :]  # without a begin token nothing is said of the first
+        kept = starts >= 0
+        texts.append(text)
+        offsets.append(starts[kept])
+        ids.append(top.indices.cpu().numpy()[kept])
+        probabilities.append(top.values.cpu().numpy()[kept])
+        done += len(text.encode())
+        progress(done, corpus.bytes, f"{model.name}: reading")
+    return Distributions.of(texts, offsets, ids, probabilities, source=vocabulary, model=model.name)
