@@ -21,8 +21,8 @@ Examples:
   vocabridge align ./small ./big --method cooccurrence,embedding \\
     --source-embeddings ./small --target-embeddings ./big
 \b
-On eight machines, one shard of a big corpus each; then, on one of them:
-  vocabridge align ./small ./big --corpus big/ --shard 1/8 -o shard1.safetensors
+On eight machines, one shard of the corpus each; then, on one of them:
+  vocabridge align ./small ./big --corpus texts/ --shard 1/8 -o shard1.safetensors
   vocabridge merge shard*.safetensors -o pair.safetensors
 """
 

@@ -1,8 +1,14 @@
 """align, inspect and cache, through the real entry point on small tokenizers."""
 
+import importlib
 import json
+import os
+import shutil
+import subprocess
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from vocabridge.alignment import Alignment, Vocabulary
 
@@ -19,9 +25,11 @@ def test_align_prints_a_table_and_saves_a_file_that_loads(run, tokenizer_folders
     assert loaded.counts.shape == (704, 416)
 
 
-@pytest.mark.parametrize("method", ["default", "exact", "retokenize", "cooccurrence"])
+@pytest.mark.parametrize(
+    "method", ["default", "exact", "retokenize", "cooccurrence", "edit-distance", "dtw", "dtw-counts", "prefix"]
+)
 def test_align_json_is_one_document_and_nothing_else(run, tokenizer_folders, text, method):
-    corpus = ("--corpus", text) if method in {"default", "cooccurrence"} else ()
+    corpus = () if method in {"exact", "retokenize"} else ("--corpus", text)
     done = run("align", tokenizer_folders.source, tokenizer_folders.target, "--method", method, *corpus, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -29,6 +37,77 @@ def test_align_json_is_one_document_and_nothing_else(run, tokenizer_folders, tex
     assert (document["source"]["size"], document["target"]["size"]) == (416, 704)
     assert document["summary"]["pairs"] > 0
     assert document["output"] is None
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Embeddings of both tokenizers, as options."""
+    for name, size in (("source.npy", 416), ("target.npy", 704)):
+        np.save(tmp_path / name, np.random.default_rng(size).normal(size=(size, 8)).astype(np.float32))
+    return ("--source-embeddings", "source.npy", "--target-embeddings", "target.npy")
+
+
+def test_a_chain_fills_what_the_methods_before_left_open(run, tokenizer_folders, text, tables):
+    pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--json")
+    alone = run("align", *pair, "--method", "cooccurrence")
+    chained = run("align", *pair, "--method", "cooccurrence,embedding", *tables)
+    assert chained.returncode == 0, chained.stderr
+    document = json.loads(chained.stdout)
+    assert document["method"] == "cooccurrence,embedding"
+    assert len(document["parameters"]["embedding"]["embeddings"]) == 2
+    assert document["summary"]["target_coverage"] == 1 > json.loads(alone.stdout)["summary"]["target_coverage"]
+
+
+def test_a_class_that_is_left_open_is_named(run, tokenizer_folders, text):
+    pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--json")
+    assert "warning: words: only " in run("align", *pair, "--method", "cooccurrence").stderr
+    assert "warning: " not in run("align", *pair).stderr
+
+
+@pytest.fixture
+def as_in_the_examples(tokenizer_folders, text, tmp_path):
+    """The folders and files that the examples speak of."""
+    names = {"source": ("small", "a", "c", "smollm2"), "target": ("big", "b", "gemma")}
+    for side, folders in names.items():
+        for folder in folders:
+            shutil.copytree(getattr(tokenizer_folders, side), tmp_path / folder)
+    for folder, rows in (("small", 416), ("big", 704)):
+        table = np.random.default_rng(rows).normal(size=(rows, 8)).astype(np.float32)
+        save_file({"model.embed_tokens.weight": table}, tmp_path / folder / "model.safetensors")
+    for folder in ("mytexts", "texts"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(text, tmp_path / folder)
+
+
+@pytest.mark.parametrize("command", ["align", "merge", "pairs"])
+def test_the_examples_of_the_help_run(entry_point, as_in_the_examples, tmp_path, command):
+    """As they stand there, with small tokenizers in the place of those that are not at hand."""
+    module = importlib.import_module(f"vocabridge.cli.{command}")
+    examples = module.EXAMPLES.replace("\\\n", " ")
+    for there, here in (
+        ("smollm2-135m-instruct", "./smollm2"),
+        ("gemma-3-270m", "./gemma"),
+        ("Qwen/Qwen3-0.6B-Base", "./gemma"),
+    ):
+        examples = examples.replace(there, here)
+    lines = [line.strip() for line in examples.splitlines() if line.startswith("  vocabridge ")]
+    count = "vocabridge align ./small ./big --corpus texts/ --shard {}/{} -o {}"
+    if command == "align":  # the other seven machines
+        lines[-1:-1] = [count.format(i, 8, f"shard{i}.safetensors") for i in range(2, 9)]
+    if command == "merge":
+        (tmp_path / "shards").mkdir()
+        for folder in ("", "shards/"):
+            lines[:0] = [count.format(i, 2, f"{folder}shard{i}.safetensors") for i in (1, 2)]
+    assert len(lines) >= 3
+    done = subprocess.run(
+        ["sh", "-e", "-c", "\n".join(lines)],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{entry_point.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_align_without_a_corpus_counts_on_the_text_that_ships(run, tokenizer_folders):
