@@ -13,6 +13,7 @@ from vocabridge.alignment import (
     Combined,
     Cooccurrence,
     Corpus,
+    DTWCounts,
     Exact,
     Kind,
     Retokenize,
@@ -156,21 +157,32 @@ def test_the_default_covers_every_token_with_and_without_text(pair, corpus):
 
 
 @relaxed
-@given(text=st.text(min_size=1, max_size=200), prior=st.floats(0.001, 100))
-def test_the_default_covers_every_token_for_any_text(vocabularies, tmp_path_factory, text, prior):
+@given(text=st.text(min_size=1, max_size=200))
+def test_the_default_covers_every_token_for_any_text(vocabularies, tmp_path_factory, text):
     path = tmp_path_factory.mktemp("any") / "t"
     path.write_bytes(text.encode(errors="ignore") or b"x")
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
-    check_total(Combined(prior=prior).build(*pair, Corpus.open([path])), *pair)
+    check_total(Combined().build(*pair, Corpus.open([path])), *pair)
 
 
-def test_an_exact_partner_is_never_outweighed_in_its_row_or_column(pair, corpus):
-    alignment = Combined().build(*pair, corpus)
-    counts = alignment.counts.toarray()
-    source, target = pair
-    for data in source.canonical.keys() & target.canonical.keys():
-        y, w = target.canonical[data], source.canonical[data]
-        assert counts[y, w] == max(counts[y].max(), counts[:, w].max())
+def test_the_prior_gets_as_much_of_a_column_as_the_text_has_shown_different_partners(vocabularies, corpus):
+    source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
+    pinned = [[vocabulary.roles[role] for role in ("begin", "end")] for vocabulary in (target, source)]
+    default, counts, prior = (
+        np.delete(np.delete(built.counts.toarray(), pinned[0], axis=0), pinned[1], axis=1)
+        for built in (
+            Combined().build(source, target, corpus),
+            Cooccurrence().build(source, target, corpus),
+            Retokenize().build(source, target),
+        )
+    )
+    seen = (counts > 0).sum(axis=0)
+    mass = prior.sum(axis=0)
+    expected = np.where(seen > 0, np.minimum(seen, mass), mass)
+    assert (seen > 0).any()
+    assert (seen == 0).any()
+    assert (default - counts).sum(axis=0) == pytest.approx(expected, rel=1e-5)
+    assert (default - counts) * mass == pytest.approx(prior * expected, rel=1e-4, abs=1e-4)
 
 
 def test_one_token_for_begin_and_end_is_the_end(vocabularies):
@@ -195,7 +207,7 @@ def test_align_takes_names_paths_and_builders(vocabularies, tmp_path, corpus, te
     source.tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert align(tmp_path / "tokenizer.json", target).source.fingerprint != ""
     assert align(source, target, corpus=tmp_path / "corpus.txt").corpus == corpus.card
-    assert align(source, target, method=Combined(prior=2.0)).parameters == {"prior": 2.0}
+    assert align(source, target, method=DTWCounts(passage=9), corpus=corpus).parameters == {"passage": 9}
     uncached = align(source, target, method="exact", cache=False)
     assert (uncached.counts != align(source, target, method="exact").counts).nnz == 0
 
