@@ -20,7 +20,12 @@ from .errors import VocabridgeError
 from .vocabulary import Int64, Vocabulary
 
 _BFLOAT16 = np.dtype("<u2")  # no other table holds unsigned integers
-_DTYPES: dict[str, np.dtype[Any]] = {"BF16": _BFLOAT16, "F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "BF16": _BFLOAT16,
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+}
 _FOLDER_FILES = ("model.safetensors.index.json", "model.safetensors")
 _NAMES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
 """How input embeddings are called: Llama, Gemma, Qwen, Mistral; GPT-2; BLOOM, BERT; Meta's Llama; GPT-NeoX."""

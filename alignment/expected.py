@@ -77,6 +77,7 @@ class Expected(Builder):
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         self.distributions.check(source)
         start = self._start(source, target, corpus, progress)
+        start.sort_indices()  # `fit_columns` looks pairs up by their place
         found = observe(self.distributions, target)
         fit = fit_columns(start, found, self.strength, self.iterations, progress)
         mass = np.asarray(start.sum(axis=0)) + fit.expected
