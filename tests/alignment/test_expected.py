@@ -172,7 +172,7 @@ def test_a_corpus_gives_pattern_and_prior_and_is_remembered(two, text, tmp_path)
     alignment = Expected(distributions).build(source, target, corpus)
     default = Combined().build(source, target, corpus)
     assert alignment.corpus == corpus.card
-    assert alignment.parameters == {"distributions": distributions.digest, "strength": 1.0, "iterations": 20}
+    assert alignment.parameters == {"distributions": distributions.digest, "strength": 3.0, "iterations": 20}
     assert (alignment.counts.indices == default.counts.indices).all()
 
 
