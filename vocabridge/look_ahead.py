@@ -28,14 +28,26 @@ Step: TypeAlias = tuple[np.ndarray[Any, Any], int]
 """The source's natural log-probabilities behind some bytes, (|S|,), and the token after which it is asked next."""
 
 
+class FirstTokens:
+    """The first token that a vocabulary's tokenizer makes of some bytes; remembered, because texts repeat."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Starts without any."""
+        self._vocabulary = vocabulary
+        self.of = functools.lru_cache(maxsize=1 << 20)(self._cut)
+
+    def _cut(self, data: bytes) -> int:
+        """The first token of these bytes; -1 if the vocabulary cannot spell them."""
+        return (*self._vocabulary.segment(data), -1)[0]
+
+
 class LookAhead:
     """Splits the mass of source tokens by what the source says after them."""
 
-    def __init__(self, alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
-        """Takes the alignment of two vocabularies and its columns."""
-        self._source, self._target = source, target
+    def __init__(self, alignment: Alignment, source: Vocabulary, target: Vocabulary, first: FirstTokens) -> None:
+        """Takes the alignment of two vocabularies, and the target's first tokens."""
+        self._source, self._target, self._first = source, target, first
         self._columns = alignment.column_weights.tocsc()
-        self._first = functools.lru_cache(maxsize=1 << 18)(self._cut)
 
     def column(self, w: int) -> dict[int, float]:
         """C[., w], its entries."""
@@ -68,12 +80,12 @@ class LookAhead:
 
     def _open(self, column: dict[int, float], data: bytes) -> bool:
         """Whether the next target token may run on behind these bytes."""
-        first = self._first(data)
+        first = self._first.of(data)
         return first >= 0 and len(self._target.token_bytes[first] or b"") == len(data) and first in column
 
     def _share(self, y: int, column: dict[int, float], data: bytes) -> float:
         """P(next target token is y | the text goes on with these bytes)."""
-        first = self._first(data)
+        first = self._first.of(data)
         own = self._target.token_bytes[first] if first >= 0 else None
         if own is None:
             return column.get(y, 0.0)
@@ -88,7 +100,3 @@ class LookAhead:
 
     def _begins(self, y: int, data: bytes) -> bool:
         return (self._target.token_bytes[y] or b"").startswith(data)
-
-    def _cut(self, data: bytes) -> int:
-        """The first target token of these bytes; -1 if the target cannot spell them."""
-        return (*self._target.segment(data), -1)[0]

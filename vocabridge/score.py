@@ -22,7 +22,7 @@ import numpy as np
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.healing import Asked, Healer, covers
-from vocabridge.look_ahead import LookAhead, Step
+from vocabridge.look_ahead import FirstTokens, LookAhead, Step
 from vocabridge.models import LoadedModel
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
@@ -257,8 +257,11 @@ def score(
     source = model.vocabulary
     for alignment in alignments.values():
         alignment.check(source=source, target=target)
-    classes = classes_of(target)
-    scorers = {name: _Scorer(alignment, source, target, classes) for name, alignment in alignments.items()}
+    classes, first = classes_of(target), FirstTokens(target)
+    scorers = {
+        name: _Scorer(alignment, classes, LookAhead(alignment, source, target, first))
+        for name, alignment in alignments.items()
+    }
     results = {name: {policy: Carried() for policy in policies} for name in alignments}
     healer = Healer(source, target)
     positions = common = done = 0
@@ -282,15 +285,13 @@ def score(
 class _Scorer:
     """Charges positions by one alignment."""
 
-    def __init__(
-        self, alignment: Alignment, source: Vocabulary, target: Vocabulary, classes: np.ndarray[Any, Any]
-    ) -> None:
+    def __init__(self, alignment: Alignment, classes: np.ndarray[Any, Any], ahead: LookAhead) -> None:
         self._columns = alignment.column_weights
         self._speaking = np.asarray(self._columns.sum(axis=0)).ravel() > 0
-        self._ahead = LookAhead(alignment, source, target)
+        self._ahead = ahead
         self._classes = classes
         frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel()
-        frequency[target.usable] += 1
+        frequency[classes != TokenClass.CONTROL] += 1
         self._frequency = frequency / frequency.sum()
 
     def count(self, carried: Carried, position: _Position, policy: Policy) -> None:
