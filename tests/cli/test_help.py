@@ -10,6 +10,8 @@ COMMANDS = (
     "align",
     "merge",
     "pairs",
+    "predict",
+    "score",
     "inspect",
     "audit",
     "cache list",
