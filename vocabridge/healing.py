@@ -77,9 +77,11 @@ def covers(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[Cover]]:
         heads.append(len(text[:cut].encode()))
         tails.append(text[cut:])
         halves.append(data[len(text.encode()) :])
-    encodings = iter(vocabulary.encode_batch([tail + more for tail in tails for more in ("", *_CONTINUATIONS)]))
+    goes_on = [_completed(half) if half else _CONTINUATIONS for half in halves]
+    followed = [tail + more for tail, several in zip(tails, goes_on, strict=True) for more in ("", *several)]
+    encodings = iter(vocabulary.encode_batch(followed))
     found = []
-    for head, tail, half in zip(heads, tails, halves, strict=True):
+    for head, tail, half, several in zip(heads, tails, halves, goes_on, strict=True):
         data = tail.encode()
         as_it_stands = next(encodings)
         ids, starts = as_it_stands.ids.tolist(), as_it_stands.starts.tolist()
@@ -87,18 +89,28 @@ def covers(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[Cover]]:
         for kept in range(max(0, len(ids) - _TAKEN_BACK), len(ids)):
             if starts[kept] >= 0:
                 settled.setdefault(tuple(ids[:kept]), starts[kept])
-        for _ in _CONTINUATIONS:
-            inside, end = _inside(next(encodings), len(data))
+        for _ in several:
+            inside, end = _inside(next(encodings), len(data + half))
             settled.setdefault(inside, end)
-        found.append([Cover(head, kept, data[end:] + half) for kept, end in settled.items()])
+        found.append([Cover(head, kept, (data + half)[end:]) for kept, end in settled.items()])
     return found
+
+
+def _completed(half: bytes) -> tuple[str, ...]:
+    """Some characters that begin with these bytes."""
+    missing = (half[0] >= 0xE0) + (half[0] >= 0xF0) + 2 - len(half)
+    # Not every byte may follow every first byte; one of these may.
+    whole = [half + fill * missing for fill in (b"\x80", b"\x9f", b"\xa0", b"\xbf")]
+    return tuple(character for data in whole if (character := data.decode(errors="ignore")))
 
 
 def _inside(encoding: Encoding, size: int) -> tuple[tuple[int, ...], int]:
     """The tokens that end within the first `size` bytes of an encoded text, and the byte at which they end."""
-    starts = encoding.starts[encoding.starts >= 0]
-    end = int(starts[starts <= size].max(initial=0))  # the text goes on, so a token starts where the last one ends
-    return tuple(encoding.ids[: int(np.flatnonzero(encoding.starts == end)[0])].tolist()), end
+    starting = np.flatnonzero((encoding.starts >= 0) & (encoding.starts <= size))
+    if not len(starting):  # white space that the tokenizer drops
+        return (), 0
+    kept = int(starting[-1])  # the text goes on, so a token starts where the last one ends
+    return tuple(encoding.ids[:kept].tolist()), int(encoding.starts[kept])
 
 
 @dataclass(frozen=True)
@@ -121,9 +133,9 @@ class Healed:
     """The source's distribution behind a text's end.
 
     Attributes:
-        p: (|S|,), sums to 1 but for what the source cannot spell.
+        p: (|S|,), sums to 1 but for what the source cannot spell; all 0 if it has no token for the pending bytes.
         across: The share of it that comes from tokens that run across the end.
-        log_total: The logarithm of all mass before it was divided by it.
+        log_total: The logarithm of all mass before it was divided by it; of no use where there is none.
     """
 
     p: Float64
@@ -163,6 +175,8 @@ class Healer:
                 across += float(mass.sum())
                 np.add.at(total, self.rests(one.pending), mass)
         everything = float(total.sum())
+        if not everything:
+            return Healed(total[:-1], 1.0, highest)
         return Healed(total[:-1] / everything, across / everything, highest + math.log(everything))
 
     def share(self, healed: Healed, one: Asked, token: int, last: int) -> float:

@@ -296,7 +296,7 @@ class _Scorer:
 
     def count(self, carried: Carried, position: _Position, policy: Policy) -> None:
         """Add what the position costs under a policy."""
-        p = position.healed
+        p: np.ndarray[Any, Any] | None = position.healed
         if policy is Policy.RETOKENIZE:
             p = position.as_it_stands
         elif policy is Policy.SKIP:
@@ -366,6 +366,8 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
             for cover, node in zip(several, covered, strict=True)
             if node != ROOT
         }
+        if not asked:  # no cover has a token, nor is there a begin token: nothing to ask the model after
+            continue
         healed = healer.heal(list(asked.values()), tokens[i - 1])
         low, high = stretches[(n := bisect.bisect(stretches, place)) - 1], stretches[n]
         inside = [node for node, start in zip(nodes, own_starts, strict=True) if low <= start < high]
