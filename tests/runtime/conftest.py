@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
 
 from vocabridge.alignment import Alignment, Vocabulary, align
+from vocabridge.alignment.byteview import byte_level_alphabet
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
@@ -90,6 +91,31 @@ def _special_with_spaces(tokenizer: Tokenizer) -> Tokenizer:
     """A special token that is cut in two by what is a safe cut elsewhere."""
     tokenizer.add_special_tokens([AddedToken("<|start of turn|>", special=True)])
     return tokenizer
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Vocabulary]:
+    """Byte-level vocabularies so small that an equation over all of their tokens can be written out in loops.
+
+    All bytes, each with its value as id, and behind them some words, each merged of one before it and a byte.
+    """
+    words = {
+        "bytes": (),
+        "source": (b" t", b" th", b" the", b"th", b"the", b"  ", b"   ", b"he", "é".encode()),
+        "target": (b"th", b"the", b"  ", b" a", "é".encode(), b"h\xc3", "hé".encode()),
+        "highest": (b"\xfe\xff", b"\xfe\xff\x00", b"\xfe\xff\xff", b"\xff\x00", b"\xff\xff", b"\xff\xff\xff", b"ab"),
+    }
+    return {name: _of_words(several, name) for name, several in words.items()}
+
+
+def _of_words(words: tuple[bytes, ...], name: str) -> Vocabulary:
+    letter = {byte: character for character, byte in byte_level_alphabet().items()}
+    spellings = ["".join(letter[byte] for byte in word) for word in words]
+    entries = {letter[byte]: byte for byte in range(256)} | {s: 256 + i for i, s in enumerate(spellings)}
+    tokenizer = Tokenizer(models.BPE(entries, [(spelling[:-1], spelling[-1]) for spelling in spellings]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return Vocabulary.from_tokenizer(tokenizer, name=name, roles={})
 
 
 @dataclass(frozen=True)

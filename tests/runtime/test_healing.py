@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.alignment.byteview import byte_level_alphabet
 from vocabridge.healing import _CONTINUATIONS, _UNLIKELY, Asked, Cover, Healer, covers
 
 FRAGMENTS = [
@@ -108,29 +106,14 @@ def test_what_a_tokenizer_drops_or_changes_is_no_error(any_vocabulary, text, dro
 
 # --- healing, on vocabularies small enough to write the equation out --------------------------------------------
 
-
-def tiny(words: list[bytes], name: str) -> Vocabulary:
-    """Byte-level BPE: all bytes, each with its value as id, and these words, each merged of a token and one byte."""
-    letter = {byte: character for character, byte in byte_level_alphabet().items()}
-    spellings = ["".join(letter[byte] for byte in word) for word in words]
-    entries = {letter[byte]: byte for byte in range(256)}
-    merges = []
-    for spelling in spellings:
-        entries[spelling] = len(entries)
-        merges.append((spelling[:-1], spelling[-1]))
-    tokenizer = Tokenizer(models.BPE(entries, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return Vocabulary.from_tokenizer(tokenizer, name=name, roles={})
-
-
-SOURCE = tiny([b" t", b" th", b" the", b"th", b"the", b"  ", b"   ", b"he", "é".encode()], "source")
-TARGET = tiny([b"th", b"the", b"  ", b" a", "é".encode(), b"h\xc3", "hé".encode()], "target")
-HEALER = Healer(SOURCE, TARGET)
-
 PENDING = [b"", b" ", b"  ", b" t", b"t", b"h", b"\xc3", b"\xff", b"z"]
-TOKENS = st.sampled_from([0x20, 0x74, 0x68, 0xC3, 0xA9, *range(256, TARGET.size)])
-"""The target's last tokens that are tried."""
+LAST = st.sampled_from([0x20, 0x74, 0x68, 0xC3, 0xA9, *range(256, 263)])
+"""The target's last tokens that are tried: single bytes, and its words."""
+
+
+@pytest.fixture(scope="module")
+def healer(tiny) -> Healer:
+    return Healer(tiny["source"], tiny["target"])
 
 
 @st.composite
@@ -140,105 +123,109 @@ def asked(draw: st.DrawFn) -> list[Asked]:
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     found = []
     for pending in several:
-        logits = random.normal(size=SOURCE.size) * draw(st.sampled_from([0.1, 3.0, 30.0]))
+        logits = random.normal(size=265) * draw(st.sampled_from([0.1, 3.0, 30.0]))
         log_p = (logits - np.logaddexp.reduce(logits)).astype(np.float32)
         found.append(Asked(pending, draw(st.floats(-200, 0)), log_p))
     return draw(st.permutations(found))
 
 
-def written_out(several: list[Asked], last: int) -> tuple[np.ndarray, float]:
+def written_out(source: Vocabulary, target: Vocabulary, several: list[Asked], last: int) -> tuple[np.ndarray, float]:
     """The equation: over all covers and all tokens that begin with what is pending, in plain loops."""
     highest = max(one.weight for one in several)
-    total, across = np.zeros(SOURCE.size), 0.0
+    total, across = np.zeros(source.size), 0.0
     for one in several:
-        for w in range(SOURCE.size):
-            data = SOURCE.token_bytes[w]
+        for w, data in enumerate(source.token_bytes):
             mass = math.exp(one.weight - highest) * math.exp(float(one.log_p[w]))
             if not one.pending:
                 total[w] += mass
-                continue
-            if not data.startswith(one.pending) or data == one.pending:
-                continue
-            rest = data[len(one.pending) :]
-            would = TARGET.segment(TARGET.token_bytes[last] + rest)
-            if len(would) == 1 or would[0] != last:
-                mass *= _UNLIKELY
-            whole_token = [i for i in range(SOURCE.size) if SOURCE.token_bytes[i] == rest]
-            total[whole_token[0] if whole_token else SOURCE.segment(rest)[0]] += mass
-            across += mass
+            elif data.startswith(one.pending) and data != one.pending:
+                rest = data[len(one.pending) :]
+                would = target.segment(target.token_bytes[last] + rest)
+                if len(would) == 1 or would[0] != last:
+                    mass *= _UNLIKELY
+                same = [i for i, other in enumerate(source.token_bytes) if other == rest]
+                total[same[0] if same else source.segment(rest)[0]] += mass
+                across += mass
     return total / total.sum(), across / total.sum()
 
 
-@given(several=asked(), last=TOKENS)
+@given(several=asked(), last=LAST)
 @settings(max_examples=60, deadline=None)
-def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(several, last):
-    healed = HEALER.heal(several, last)
-    p, across = written_out(several, last)
+def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(tiny, healer, several, last):
+    healed = healer.heal(several, last)
+    p, across = written_out(tiny["source"], tiny["target"], several, last)
     np.testing.assert_allclose(healed.p, p, atol=1e-9, rtol=1e-5)
     assert healed.across == pytest.approx(across, abs=1e-9, rel=1e-5)
 
 
-@given(several=asked(), last=TOKENS)
+@given(several=asked(), last=LAST)
 @settings(max_examples=100, deadline=None)
-def test_a_healed_distribution_sums_to_1(several, last):
-    healed = HEALER.heal(several, last)
+def test_a_healed_distribution_sums_to_1(healer, several, last):
+    healed = healer.heal(several, last)
     assert healed.p.min() >= 0
     assert healed.p.sum() == pytest.approx(1, abs=1e-9)
     assert 0 <= healed.across <= 1
 
 
-@given(several=asked(), last=TOKENS)
+@given(several=asked(), last=LAST)
 @settings(max_examples=40, deadline=None)
-def test_the_shares_of_all_tokens_after_all_covers_add_up_to_what_was_healed(several, last):
-    healed = HEALER.heal(several, last)
-    shares = [[HEALER.share(healed, one, w, last) for w in range(SOURCE.size)] for one in several]
+def test_the_shares_of_all_tokens_after_all_covers_add_up_to_what_was_healed(healer, several, last):
+    healed = healer.heal(several, last)
+    shares = [[healer.share(healed, one, w, last) for w in range(len(healed.p))] for one in several]
     assert sum(map(sum, shares)) == pytest.approx(1, abs=1e-6)
     across = sum(sum(share) for one, share in zip(several, shares, strict=True) if one.pending)
     assert across == pytest.approx(healed.across, abs=1e-6)
 
 
-@given(several=asked(), last=TOKENS)
+@given(several=asked(), last=LAST)
 @settings(max_examples=40, deadline=None)
-def test_a_cover_without_pending_bytes_alone_is_the_model_s_own_distribution(several, last):
+def test_a_cover_without_pending_bytes_alone_is_the_distribution_of_the_model_itself(healer, several, last):
     one = next(one for one in several if not one.pending)
-    healed = HEALER.heal([one], last)
+    healed = healer.heal([one], last)
     np.testing.assert_allclose(healed.p, np.exp(one.log_p.astype(np.float64)), rtol=1e-5)
     assert healed.across == 0
     assert healed.log_total == pytest.approx(one.weight, abs=1e-5)
 
 
-def test_a_token_runs_across_the_end_as_often_as_the_target_would_have_ended_there():
-    """After "t" the target would not have ended before "h": it has "th". After a space it would: it has no " t"."""
-    log_p = np.full(SOURCE.size, -np.inf)
-    log_p[SOURCE.ids_of(b"th")[0]] = log_p[SOURCE.ids_of(b" t")[0]] = math.log(0.5)
-    for pending, rest, last, plausible in ((b"t", b"h", 0x74, _UNLIKELY), (b" ", b"t", 0x20, 1.0)):
-        told = np.full(SOURCE.size, -np.inf)
-        told[SOURCE.ids_of(b"z")[0]] = 0.0
-        healed = HEALER.heal([Asked(b"", 0.0, told), Asked(pending, 0.0, log_p)], last)
-        mass = 0.5 * plausible
-        assert healed.p[SOURCE.ids_of(rest)[0]] == pytest.approx(mass / (1 + mass))
+@pytest.mark.parametrize(
+    ("pending", "rest", "last", "plausible"),
+    [
+        (b"t", b"h", b"t", _UNLIKELY),  # the target has "th", and would not have ended after "t"
+        (b" ", b"t", b" ", 1.0),  # it has no " t"
+    ],
+)
+def test_a_token_runs_across_the_end_as_often_as_the_target_would_have_ended_there(
+    tiny, healer, pending, rest, last, plausible
+):
+    def certain(data: bytes) -> np.ndarray:
+        log_p = np.full(tiny["source"].size, -np.inf)
+        log_p[tiny["source"].canonical[data]] = 0.0
+        return log_p
+
+    several = [Asked(b"", 0.0, certain(b"z")), Asked(pending, math.log(0.5), certain(pending + rest))]
+    healed = healer.heal(several, tiny["target"].canonical[last])
+    mass = 0.5 * plausible
+    assert healed.p[tiny["source"].canonical[rest]] == pytest.approx(mass / (1 + mass))
+    assert healed.p[tiny["source"].canonical[b"z"]] == pytest.approx(1 / (1 + mass))
 
 
-def test_where_no_token_begins_with_what_is_pending_nothing_is_said():
-    log_p = np.full(SOURCE.size, -math.log(SOURCE.size))
+def test_where_no_token_begins_with_what_is_pending_nothing_is_said(healer):
+    log_p = np.full(265, -math.log(265))
     several = [Asked(b"z", 0.0, log_p), Asked(b"\xff", -1.0, log_p)]
-    healed = HEALER.heal(several, 0x7A)
+    healed = healer.heal(several, ord("z"))
     assert not healed.p.any()
     assert healed.across == 1
-    assert all(HEALER.share(healed, one, w, 0x7A) == 0 for one in several for w in range(SOURCE.size))
+    assert all(healer.share(healed, one, w, ord("z")) == 0 for one in several for w in range(265))
 
 
-HIGHEST = tiny(
-    [b"\xfe\xff", b"\xfe\xff\x00", b"\xfe\xff\xff", b"\xff\x00", b"\xff\xff", b"\xff\xff\xff", b"ab"], "highest"
+@pytest.mark.parametrize(
+    "pending", [b"\x00", b"\xfe", b"\xfe\xff", b"\xff", b"\xff\xff", b"\xfe\xff\xff", b"\xff\xff\xff", b"a", b"zz"]
 )
-
-
-@pytest.mark.parametrize("pending", [b"\x00", b"\xfe", b"\xfe\xff", b"\xff", b"\xff\xff", b"\xfe\xff\xff", b"a", b"zz"])
-def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(pending):
-    expected = [i for i, data in enumerate(HIGHEST.token_bytes) if data.startswith(pending) and data != pending]
-    found = Healer(HIGHEST, TARGET).run(pending).tolist()
-    assert sorted(found) == expected
-    assert found == sorted(found, key=lambda i: HIGHEST.token_bytes[i])
+def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(tiny, pending):
+    tokens = tiny["highest"].token_bytes
+    found = Healer(tiny["highest"], tiny["target"]).run(pending).tolist()
+    assert sorted(found) == [i for i, data in enumerate(tokens) if data.startswith(pending) and data != pending]
+    assert found == sorted(found, key=lambda i: tokens[i])
 
 
 @given(data=st.one_of(st.binary(min_size=1, max_size=3), texts.map(str.encode).filter(bool)))
