@@ -21,7 +21,7 @@ def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progre
     Args:
         model: The source model.
         corpus: The text, read in windows of some four hundred tokens.
-        k: How many tokens to keep at a position.
+        k: How many tokens to keep at a position, if there are so many.
         progress: Told how many bytes are done.
 
     Returns:
@@ -34,7 +34,7 @@ def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progre
         encoding = vocabulary.encode(text)
         tokens = torch.tensor([begin + encoding.ids.tolist()], device=model.model.device)
         logits = model.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-        top = logits.softmax(-1).topk(k)
+        top = logits.softmax(-1).topk(min(k, vocabulary.size))
         starts = encoding.starts[1 - len(begin) :]  # without a begin token nothing is said of the first
         kept = starts >= 0
         texts.append(text)
