@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +18,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from .corpus import CorpusCard
 from .errors import VocabridgeError
-from .files import write_whole
+from .sealed import Seal
 from .vocabulary import Vocabulary
 
 FORMAT = 2
@@ -33,7 +29,7 @@ FORMAT = 2
 
 _VERSION = importlib.metadata.version("vocabridge")
 
-_KEY = "vocabridge"
+_SEAL = Seal(what="an alignment", key="vocabridge", format=FORMAT, again="build it again with `vocabridge align`")
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,6 @@ class Alignment:
             "data": self.counts.data.astype(np.float32),
         }
         facts = {
-            "format": FORMAT,
             "version": self.version,
             "method": self.method,
             "parameters": dict(self.parameters),
@@ -184,8 +179,7 @@ class Alignment:
             "target": dataclasses.asdict(self.target),
             "corpus": None if self.corpus is None else dataclasses.asdict(self.corpus),
         }
-        facts["sha256"] = _content_hash(tensors, facts)
-        write_whole(path, save(tensors, {_KEY: json.dumps(facts, sort_keys=True)}))
+        _SEAL.write(path, tensors, facts)
 
     @classmethod
     def load(cls, path: str | Path, *, source: Vocabulary | None = None, target: Vocabulary | None = None) -> Alignment:
@@ -194,32 +188,16 @@ class Alignment:
         Raises:
             VocabridgeError: No such file, not an alignment, altered or cut off, or made for other tokenizers.
         """
-        path = Path(path)
-        again = "build it again with `vocabridge align`"
-        if not path.is_file():
-            raise VocabridgeError(f"{path}: no such alignment file; build one with `vocabridge align`.")
+        tensors, facts = _SEAL.read(path)
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if _KEY not in metadata:
-                    raise VocabridgeError(f"{path}: a safetensors file, but not an alignment; {again}.")
-                tensors = {name: file.get_tensor(name) for name in ("indptr", "indices", "data")}
-            facts = json.loads(metadata[_KEY])
-            if facts.get("format") != FORMAT:
-                raise VocabridgeError(
-                    f"{path}: of format {facts.get('format')}, and this version reads {FORMAT}; {again}."
-                )
-            digest = facts.pop("sha256", None)
-            if digest != _content_hash(tensors, facts):
-                raise VocabridgeError(f"{path}: altered or damaged (its content hash differs); {again}.")
             cards = {side: VocabularyCard.read(facts[side]) for side in ("source", "target")}
             corpus = None if facts["corpus"] is None else CorpusCard(**facts["corpus"])
             shape = (cards["target"].size, cards["source"].size)
             counts = sp.csr_array((tensors["data"], tensors["indices"], tensors["indptr"]), shape=shape)
             made = facts["method"], facts["parameters"]
             loaded = cls(counts, cards["source"], cards["target"], *made, corpus, facts["version"])
-        except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VocabridgeError(f"{path}: not a readable alignment ({error}); {again}.") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.again}.") from error
         loaded.check(source, target)
         return loaded
 
@@ -229,12 +207,3 @@ def _scaled(counts: sp.csr_array, sums: np.ndarray[Any, Any], *, rows: bool) -> 
     per_entry = np.repeat(sums, np.diff(counts.indptr)) if rows else sums[counts.indices]
     data = (counts.data / per_entry).astype(np.float32)
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
-
-
-def _content_hash(tensors: Mapping[str, np.ndarray[Any, Any]], facts: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in ("indptr", "indices", "data"):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        digest.update(tensor.tobytes())
-    return digest.hexdigest()

@@ -67,7 +67,7 @@ class Seal:
         """
         path = Path(path)
         if not path.is_file():
-            raise VocabridgeError(f"{path}: no such file; {self.what} is expected there.")
+            raise VocabridgeError(f"{path}: no such file; {self.what} is expected there: {self.again}.")
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}

@@ -72,7 +72,7 @@ def test_every_altered_byte_is_noticed(saved):
 @pytest.mark.parametrize("length", [0, 5, 100, 1000, -1])
 def test_a_file_cut_off_is_an_error(saved, length):
     saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(VocabridgeError, match=r"a\.safetensors: not a readable alignment .*build it again"):
+    with pytest.raises(VocabridgeError, match=r"a\.safetensors: not readable as an alignment .*build it again"):
         Alignment.load(saved)
 
 
@@ -85,10 +85,10 @@ def test_a_foreign_file_a_future_file_and_no_file_are_errors(saved, tmp_path):
     save_file(load_file(saved), tmp_path / "future.safetensors", {"vocabridge": json.dumps(facts)})
     with pytest.raises(VocabridgeError, match="of format 99, and this version reads 2"):
         Alignment.load(tmp_path / "future.safetensors")
-    with pytest.raises(VocabridgeError, match=r"none\.safetensors: no such alignment file"):
+    with pytest.raises(VocabridgeError, match=r"none\.safetensors: no such file; an alignment is expected"):
         Alignment.load(tmp_path / "none.safetensors")
     save_file({"x": np.zeros(3)}, tmp_path / "odd.safetensors", {"vocabridge": "[1]"})
-    with pytest.raises(VocabridgeError, match=r"odd\.safetensors: not a readable alignment"):
+    with pytest.raises(VocabridgeError, match=r"odd\.safetensors: not readable as an alignment"):
         Alignment.load(tmp_path / "odd.safetensors")
 
 

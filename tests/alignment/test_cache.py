@@ -13,6 +13,7 @@ from vocabridge.alignment import (
     Alignment,
     Builder,
     Combined,
+    DTWCounts,
     VocabridgeError,
     Vocabulary,
     align,
@@ -56,7 +57,8 @@ def test_everything_that_decides_the_counts_is_in_the_key(pair, builds, tmp_path
         lambda: align(target, source),
         lambda: align(source, wide),
         lambda: align(source, target, method="exact"),
-        lambda: align(source, target, method=Combined(prior=0.5)),
+        lambda: align(source, target, method=DTWCounts(passage=9), corpus=tmp_path / "a"),
+        lambda: align(source, target, method=DTWCounts(passage=8), corpus=tmp_path / "a"),
         lambda: align(source, target, corpus=tmp_path / "a"),
         lambda: align(source, target, corpus=tmp_path / "b"),
     ]
@@ -86,7 +88,7 @@ def test_a_damaged_entry_is_listed_rebuilt_with_one_warning_and_sound_again(pair
     assert entry.problem is None
     assert entry.alignment is not None
     entry.path.write_bytes(entry.path.read_bytes()[:-3])
-    assert "not a readable alignment" in (entries()[0].problem or "")
+    assert "not readable as an alignment" in (entries()[0].problem or "")
     with caplog.at_level(logging.WARNING, logger="vocabridge"):
         align(*pair)
     assert builds == ["default", "default"]

@@ -190,7 +190,7 @@ class Bomb:
 def test_a_pickle_is_refused_and_not_run(tmp_path):
     went_off, file = tmp_path / "went off", tmp_path / "alignment.safetensors"
     file.write_bytes(pickle.dumps(Bomb(went_off)))
-    with pytest.raises(VocabridgeError, match="not a readable alignment"):
+    with pytest.raises(VocabridgeError, match="not readable as an alignment"):
         Alignment.load(file)
     assert not went_off.exists()
     pickle.loads(file.read_bytes())
