@@ -232,8 +232,8 @@ def build_index(tokens: Relative, ids: Int64, search: Search) -> Any:
         index = faiss.IndexFlatIP(dimension)
     else:
         # Lists around centres, and in them two principal components in four bits, scanned in registers (Andre et
-        # al. 2015, "Cache locality is not enough"); the best are compared in half precision. Measured against
-        # HNSW, lists of plain or 8-bit vectors, and a scan without lists: none that was tried was faster at recall 0.95.
+        # al. 2015, "Cache locality is not enough"); the best are compared in half precision. Of what
+        # was tried (HNSW, lists of plain or 8-bit vectors, a scan without lists) nothing was faster at recall 0.95.
         lists = min(_LISTS, len(ids) // 64)
         description = f"PCA{coarse},IVF{lists},PQ{coarse // 2}x4fsr,Refine(SQfp16)"
         index = faiss.index_factory(dimension, description, faiss.METRIC_INNER_PRODUCT)

@@ -13,10 +13,10 @@ tokens, maximising
 
 on the pattern of N0, the counts of `default`. Only the largest p_i are known; what is left, p_i(rest), may
 have become any target token, each as often as it occurs in N0: u. The second sum is a Dirichlet prior (up to a
-constant), a[:, w] = strength * C0[:, w], against learning a few positions by heart.
+constant) against learning a few positions by heart: a = strength * N0, so that what the texts have shown counts
+beside what the model expects. C0 is N0 with columns that sum to 1.
 
-The alignment's counts are C with the columns weighted by how often their tokens occur, hard and expected
-counts together, so that rows hold P(w | y) as they do for every other builder.
+The alignment's counts are E + a: columns that sum to 1 give C, rows P(w | y) as for every other builder.
 """
 
 from __future__ import annotations
@@ -59,15 +59,14 @@ class Expected(Builder):
 
     Attributes:
         distributions: What the source model says along texts.
-        strength: What the prior counts in each column, in occurrences; measured on positions held out (of a
-            bigram model), 1 to 10 are equally good.
+        strength: What an occurrence in N0 counts beside an expected one.
         iterations: EM's iterations at most.
     """
 
     method: ClassVar[str] = "expected"
     reads: ClassVar[Reads] = Reads.IF_GIVEN
     distributions: Distributions
-    strength: float = 3.0
+    strength: float = 1.0
     iterations: int = 20
 
     def __post_init__(self) -> None:
@@ -80,8 +79,7 @@ class Expected(Builder):
         start.sort_indices()  # `fit_columns` looks pairs up by their place
         found = observe(self.distributions, target)
         fit = fit_columns(start, found, self.strength, self.iterations, progress)
-        mass = np.asarray(start.sum(axis=0)) + fit.expected
-        return sp.csr_array((fit.weights.data * mass[fit.weights.indices], start.indices, start.indptr), start.shape)
+        return fit.counts
 
     def _start(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         """Return N0: the counts of `default` over the corpus, else over the distributions' own texts."""
@@ -115,12 +113,12 @@ class Fit:
 
     Attributes:
         weights: C, (|T|, |S|) float64 CSR on the pattern of the start; each column sums to 1 or is empty.
-        expected: (|S|,) float64, how often each source token was expected where a target token started.
+        counts: E + a, the same pattern.
         objective: What is maximised, in nats, before each iteration and after the last: it never falls.
     """
 
     weights: sp.csr_array
-    expected: Float64
+    counts: sp.csr_array
     objective: tuple[float, ...]
 
 
@@ -152,19 +150,19 @@ def fit_columns(
     Args:
         start: N0, (|T|, |S|) CSR, sorted indices, all positive: pattern, start and prior.
         observations: What C is to explain.
-        strength: What the prior counts in each column, more than 0.
+        strength: What an occurrence in N0 counts beside an expected one, more than 0.
         iterations: At most so many.
         progress: Told iterations done, and to do.
     """
     columns = start.indices
-    prior = start.data / np.asarray(start.sum(axis=0))[columns]
-    weights = prior
+    share = weights = start.data / np.asarray(start.sum(axis=0))[columns]
+    prior = strength * start.data
     chunks = list(_chunks(start, observations))
     objective: list[float] = []
 
     def expectation() -> Float64:
         """Return E, one number per entry of the pattern, and note the objective."""
-        expected, total = np.zeros(len(weights)), strength * float(prior @ np.log(weights / prior))
+        expected, total = np.zeros(len(weights)), float(prior @ np.log(weights / share))
         for chunk in chunks:
             joint = chunk.probabilities * weights[chunk.entries]
             sums = np.bincount(chunk.positions, joint, minlength=len(chunk.rest)) + chunk.rest
@@ -175,7 +173,7 @@ def fit_columns(
 
     expected = expectation()
     for done in range(1, iterations + 1):
-        counts = expected + strength * prior
+        counts = expected + prior
         weights = counts / np.bincount(columns, counts, minlength=start.shape[1])[columns]
         expected = expectation()
         logger.info("expected: iteration %d, objective %.1f nats", done, objective[-1])
@@ -183,9 +181,11 @@ def fit_columns(
         if objective[-1] - objective[-2] < _ENOUGH * abs(objective[-2]):
             break
     progress(iterations, iterations)
-    fitted = sp.csr_array((weights, start.indices, start.indptr), shape=start.shape)
-    per_column: Float64 = np.bincount(columns, expected, minlength=start.shape[1]).astype(np.float64)
-    return Fit(fitted, per_column, tuple(objective))
+
+    def on_pattern(values: Float64) -> sp.csr_array:
+        return sp.csr_array((values, start.indices, start.indptr), shape=start.shape)
+
+    return Fit(on_pattern(weights), on_pattern(expected + prior), tuple(objective))
 
 
 @dataclass(frozen=True)
