@@ -307,7 +307,7 @@ class _Scorer:
             q = frequency
         else:
             arrived, q = self._arrived(p, position.token)
-            if policy is Policy.LOOK_AHEAD and position.weight > 0:
+            if policy is Policy.LOOK_AHEAD and position.weight > 0 and self._speaking[position.column]:
                 blind = float(self._columns[position.token, position.column])
                 seen = self._ahead.probability(position.token, position.column, position.piece, position.path)
                 q = max(0.0, q + position.weight * (seen - blind))
@@ -375,7 +375,8 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
         node, pending = nodes[covering], data[own_starts[covering] : place]
         chosen = asked.get(tree.parents[node])
         piece = (source.token_bytes[tree.tokens[node]] or b"")[len(pending) :]
-        known = chosen is not None and chosen.pending == pending and piece
+        spelled = source.segment(piece)
+        known = chosen is not None and chosen.pending == pending and spelled
         yield _Position(
             token=tokens[i],
             length=end - place,
@@ -386,7 +387,7 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
             healed=healed.p,
             across=healed.across,
             piece=piece,
-            column=(*source.segment(piece), 0)[0],
+            column=(*spelled, 0)[0],
             weight=healer.share(healed, chosen, tree.tokens[node], tokens[i - 1]) if known and chosen else 0.0,
             path=[(log_p[n], tree.tokens[v]) for n, v in itertools.pairwise([*nodes[covering:][: _AHEAD + 1], ROOT])],
         )

@@ -1,0 +1,406 @@
+"""Scores: equal to what plain loops over the text say, exact where nothing is lost, and adding up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
+from vocabridge.data import corpus_files
+from vocabridge.healing import Asked, Healer, covers
+from vocabridge.models import LoadedModel, load_model, resolve_vocabulary
+from vocabridge.score import _FLOOR, Carried, Cost, Fit, Policy, Score, score
+from vocabridge.windows import windows
+
+TEXTS = {
+    "words": "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.",
+    "code": "def count(words):\n    return {\n        word: words.count(word)\n    }\n\n",
+    "characters": "cafés 🙂🎉 🙃 東京は 漢字 naïve e\u0301 Привет",
+    "spaces": "\n  a" + " " * 9 + "b\t\t c\n\n   d  ",
+}
+
+
+def random_model(vocabulary: Vocabulary, seed: int = 0) -> LoadedModel:
+    """A tiny Llama as wide as the vocabulary."""
+    config = LlamaConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LoadedModel("random", "", LlamaForCausalLM(config).eval(), vocabulary)
+
+
+def of_counts(counts, source: Vocabulary, target: Vocabulary) -> Alignment:
+    cards = (VocabularyCard.of(source), VocabularyCard.of(target))
+    return Alignment(sp.csr_array(counts, dtype=np.float32), *cards, "by hand", {})
+
+
+@torch.no_grad()
+def after_each(model: LoadedModel, ids: list[int]) -> np.ndarray:
+    """Natural log-probabilities after the begin token, where there is one, and after each of the ids."""
+    begin = [model.vocabulary.roles["begin"]] if model.vocabulary.adds_begin else []
+    return model.model(torch.tensor([begin + ids])).logits[0].log_softmax(-1).double().numpy()
+
+
+@pytest.fixture
+def of_text(tmp_path):
+    """Scores one text by one alignment."""
+
+    def scored(model, target, alignment, text, policies=tuple(Policy)) -> Score:
+        return score(model, target, {"": alignment}, corpus(text), policies)[""]
+
+    def corpus(text) -> Corpus:
+        path = tmp_path / "text.txt"
+        path.write_bytes(text.encode())
+        return Corpus.open([path])
+
+    scored.corpus = corpus
+    return scored
+
+
+# --- where nothing is lost --------------------------------------------------------------------------------------
+
+
+def test_with_the_same_vocabulary_on_both_sides_it_is_the_native_cost_up_to_the_floor(loaded, of_text):
+    model, text = loaded["source"], TEXTS["words"]
+    vocabulary = model.vocabulary
+    frequency = np.ones(vocabulary.size)
+    frequency[vocabulary.usable] += 1
+    frequency /= frequency.sum()
+    tokens, native, carried = 0, 0.0, 0.0
+    for window in windows(of_text.corpus(text)):
+        encoding = vocabulary.encode(window)
+        ids, starts = encoding.ids.tolist(), encoding.starts.tolist()
+        for i, start in enumerate(starts):  # else the source would cut the text so far otherwise than the whole
+            assert vocabulary.encode(window[:start]).ids.tolist() == ids[:i]
+        # The first token has nothing before it, and the second common boundary is where the next one starts.
+        p = np.exp([after_each(model, ids)[i - 1, ids[i]] for i in range(1, len(ids))])
+        tokens += len(ids) - 1
+        native -= np.log2(p).sum()
+        carried -= np.log2((1 - _FLOOR) * p + _FLOOR * frequency[ids[1:]]).sum()
+    identity = of_counts(sp.eye(vocabulary.size), vocabulary, vocabulary)
+    overall = of_text(model, vocabulary, identity, text).policies[Policy.RETOKENIZE].overall
+    assert overall.tokens == tokens
+    assert overall.native == pytest.approx(native, rel=1e-5)
+    assert overall.carried == pytest.approx(carried, rel=1e-5)
+
+
+def test_where_every_token_is_a_byte_healing_loses_nothing_inside_a_character_either(tiny, of_text):
+    """And those that do not heal say nothing there: it costs what the frequencies say, 8 bits."""
+    vocabulary, text = tiny["bytes"], TEXTS["characters"]
+    model = random_model(vocabulary)
+    tokens, inside, bits_inside, bits = 0, 0, 0.0, 0.0
+    for window in windows(of_text.corpus(text)):
+        log_p = after_each(model, list(window.encode()))
+        for i, byte in enumerate(window.encode()[1:], start=1):
+            cost = -math.log2((1 - _FLOOR) * math.exp(log_p[i - 1, byte]) + _FLOOR / 256)
+            tokens, bits = tokens + 1, bits + cost
+            if byte & 0xC0 == 0x80:
+                inside, bits_inside = inside + 1, bits_inside + cost
+    found = of_text(model, vocabulary, of_counts(sp.eye(256), vocabulary, vocabulary), text)
+    assert found.positions == found.common == tokens
+    for policy in (Policy.HEAL, Policy.LOOK_AHEAD):
+        assert found.policies[policy].overall.carried == pytest.approx(bits, rel=1e-5)
+        assert found.policies[policy].silent == 0
+    for policy in (Policy.RETOKENIZE, Policy.SKIP):
+        assert found.policies[policy].overall.carried == pytest.approx(bits - bits_inside + 8 * inside, rel=1e-5)
+        assert found.policies[policy].silent == inside
+
+
+def test_mass_that_is_not_carried_goes_to_the_tokens_by_how_often_they_were_counted(tiny, of_text):
+    """The identity without a column, that of "e", and with "o" counted a hundred times."""
+    vocabulary, text = tiny["bytes"], TEXTS["words"]
+    model = random_model(vocabulary)
+    counts = np.ones(256)
+    counts[ord("e")], counts[ord("o")] = 0, 100
+    frequency = (counts + 1) / (counts + 1).sum()
+    bits = 0.0
+    for window in windows(of_text.corpus(text)):
+        p = np.exp(after_each(model, list(window.encode())))
+        for i, y in enumerate(window.encode()[1:]):
+            carried = (p[i, y] if y != ord("e") else 0.0) + p[i, ord("e")] * frequency[y]
+            bits -= math.log2((1 - _FLOOR) * carried + _FLOOR * frequency[y])
+    diagonal = sp.csr_array(sp.diags_array(counts))
+    diagonal.eliminate_zeros()
+    for carried in of_text(model, vocabulary, of_counts(diagonal, vocabulary, vocabulary), text).policies.values():
+        assert carried.overall.carried == pytest.approx(bits, rel=1e-5)
+
+
+# --- the same as plain loops ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["there", "back"])
+def pair(request, parts) -> tuple[LoadedModel, Vocabulary, Alignment]:
+    """A source without a begin token, and one with it."""
+    if request.param == "there":
+        return parts.small, parts.base.vocabulary, parts.alignment
+    back = align(parts.base.vocabulary, parts.small.vocabulary, method="retokenize", cache=False)
+    return parts.base, parts.small.vocabulary, back
+
+
+def scored_starts(source: Vocabulary, target: Vocabulary, window: str) -> list[int]:
+    """Where the target's tokens start, from the second common boundary on."""
+    starts = target.encode(window).starts.tolist()
+    common = set(starts) & set(source.encode(window).starts.tolist()) - {0}
+    return [start for start in starts if common and start >= min(common)]
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_healing_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, text):
+    model, target, alignment = pair
+    source, healer = model.vocabulary, Healer(model.vocabulary, target)
+    C = alignment.column_weights.toarray().astype(np.float64)
+    frequency = alignment.counts.toarray().sum(axis=1, dtype=np.float64)
+    frequency[target.usable] += 1
+    frequency /= frequency.sum()
+    bits = {Policy.HEAL: 0.0, Policy.RETOKENIZE: 0.0, Policy.SKIP: 0.0}
+    silent = dict.fromkeys(bits, 0)
+    for window in windows(of_text.corpus(text)):
+        data, encoding = window.encode(), target.encode(window)
+        for start in scored_starts(source, target, window):
+            i = encoding.starts.tolist().index(start)
+            asked = []
+            for cover in covers(source, [data[:start]])[0]:
+                tokens = source.encode(data[: cover.head].decode()).ids.tolist() + list(cover.ids)
+                if not tokens and not source.adds_begin:
+                    continue
+                log_p = after_each(model, tokens)
+                own = tokens if source.adds_begin else tokens[1:]
+                asked.append(Asked(cover.pending, sum(log_p[k, token] for k, token in enumerate(own)), log_p[-1]))
+            healed = healer.heal(asked, int(encoding.ids[i - 1]))
+            whole = not asked[0].pending
+            said = {
+                Policy.HEAL: healed.p,
+                Policy.RETOKENIZE: np.exp(asked[0].log_p) if whole else None,
+                Policy.SKIP: np.exp(asked[0].log_p) if whole and healed.across <= 0.5 else None,
+            }
+            for policy, p in said.items():
+                q = C @ p if p is not None else np.zeros(target.size)
+                y, f = encoding.ids[i], frequency[encoding.ids[i]]
+                silent[policy] += p is None
+                bits[policy] -= math.log2((1 - _FLOOR) * (q[y] + (1 - q.sum()) * f) + _FLOOR * f)
+    found = of_text(model, target, alignment, text)
+    for policy, total in bits.items():
+        assert found.policies[policy].overall.carried == pytest.approx(total, rel=1e-4)
+        assert found.policies[policy].silent == silent[policy]
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_the_native_cost_is_that_of_the_source_s_own_tokens_from_the_second_common_boundary_on(pair, of_text, text):
+    model, target, alignment = pair
+    source = model.vocabulary
+    positions, common, native, size = 0, 0, 0.0, 0
+    for window in windows(of_text.corpus(text)):
+        scored, encoding = scored_starts(source, target, window), source.encode(window)
+        if not scored:
+            continue
+        positions += len(scored)
+        common += len(set(scored) & set(encoding.starts.tolist()))
+        size += len(window.encode()) - scored[0]
+        log_p = after_each(model, encoding.ids.tolist())
+        before = 0 if source.adds_begin else 1
+        for i, (w, start) in enumerate(zip(encoding.ids.tolist(), encoding.starts.tolist(), strict=True)):
+            native -= log_p[i - before, w] / math.log(2) if start >= scored[0] else 0.0
+    found = of_text(model, target, alignment, text)
+    assert (found.positions, found.common) == (positions, common)
+    assert found.common_share == common / positions
+    for carried in found.policies.values():
+        assert carried.overall.native == pytest.approx(native, rel=1e-5)
+        assert carried.overall.bytes == size
+
+
+def test_by_hand_positions_common_boundaries_and_how_the_tokens_lie(tiny, of_text):
+    """The first token is not scored; the target's third and fourth lie in one source token."""
+    source, target, text = tiny["source"], tiny["target"], "   theé"
+    ids = source.encode(text).ids.tolist()
+    assert [source.token_bytes[i] for i in ids] == [b"  ", b" the", "é".encode()]
+    assert [target.token_bytes[i] for i in target.encode(text).ids] == [b"  ", b" ", b"the", "é".encode()]
+    model = random_model(source)
+    found = of_text(model, target, align(source, target, method="retokenize", cache=False), text)
+    assert (found.positions, found.common) == (3, 2)
+    assert found.common_share == pytest.approx(2 / 3)
+    assert found.fits == [Fit.EQUAL, Fit.SHORTER]
+    assert found.classes == [TokenClass.WORDS, TokenClass.WHITESPACE]
+    log_p = after_each(model, ids)
+    of_the, of_e = (-log_p[i - 1, ids[i]] / math.log(2) for i in (1, 2))
+    for carried in found.policies.values():
+        assert (carried.by_fit[Fit.EQUAL].tokens, carried.by_fit[Fit.EQUAL].bytes) == (1, 2)
+        assert (carried.by_fit[Fit.SHORTER].tokens, carried.by_fit[Fit.SHORTER].bytes) == (2, 4)
+        assert carried.by_fit[Fit.EQUAL].native == pytest.approx(of_e, rel=1e-5)
+        # Of the four bytes of " the", one is the space.
+        assert carried.by_class[TokenClass.WHITESPACE].native == pytest.approx(of_the / 4, rel=1e-5)
+        assert carried.by_class[TokenClass.WORDS].native == pytest.approx(of_e + of_the * 3 / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "sources", "fit"),
+    [
+        (1, 1, Fit.EQUAL), (1, 2, Fit.LONGER), (1, 9, Fit.LONGER), (2, 1, Fit.SHORTER), (3, 1, Fit.SHORTER),
+        (2, 2, Fit.CROSSED), (2, 5, Fit.CROSSED), (5, 2, Fit.CROSSED),
+    ],
+)  # fmt: skip
+def test_tokens_lie_in_four_ways(targets, sources, fit):
+    assert Fit.of(targets, sources) is fit
+
+
+# --- adding up --------------------------------------------------------------------------------------------------
+
+
+def total(costs) -> Cost:
+    whole = Cost()
+    for cost in costs:
+        whole.tokens += cost.tokens
+        whole.bytes += cost.bytes
+        whole.native += cost.native
+        whole.carried += cost.carried
+    return whole
+
+
+def test_the_whole_is_the_sum_of_the_classes_and_of_the_fits_for_every_policy(pair, of_text):
+    model, target, alignment = pair
+    found = of_text(model, target, alignment, "\n".join(TEXTS.values()))
+    assert set(found.policies) == set(Policy)
+    for carried in found.policies.values():
+        assert carried.overall.tokens == found.positions
+        for parts_of_it in (carried.by_class, carried.by_fit):
+            whole = dataclasses.asdict(total(parts_of_it.values()))
+            assert whole == pytest.approx(dataclasses.asdict(carried.overall))
+
+
+def test_the_text_is_the_sum_of_its_windows(parts, of_text):
+    """Lines of one window each: the source reads every one of them anew."""
+    line = TEXTS["words"] * 16 + "\n"
+    two, three = (of_text(parts.small, parts.base.vocabulary, parts.alignment, line * n) for n in (2, 3))
+    assert 750 < len(line) < 1500
+    assert three.positions * 2 == two.positions * 3
+    for policy, carried in three.policies.items():
+        assert carried.overall.carried * 2 == pytest.approx(two.policies[policy].overall.carried * 3)
+        assert carried.silent * 2 == two.policies[policy].silent * 3
+
+
+def test_alignments_scored_together_have_the_scores_that_each_has_alone(parts, of_text):
+    model, target = parts.small, parts.base.vocabulary
+    alignments = {"default": parts.alignment}
+    for method in ("exact", "retokenize"):
+        alignments[method] = align(model.vocabulary, target, method=method, cache=False)
+    text = TEXTS["code"] + TEXTS["characters"]
+    together = score(model, target, alignments, of_text.corpus(text))
+    assert [found.method for found in together.values()] == list(alignments)
+    for name, alignment in alignments.items():
+        assert together[name].as_dict() == of_text(model, target, alignment, text).as_dict()
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_a_policy_alone_is_what_it_is_among_all(parts, of_text, policy):
+    arguments = (parts.small, parts.base.vocabulary, parts.alignment, TEXTS["code"])
+    alone = of_text(*arguments, (policy,))
+    assert list(alone.policies) == [policy]
+    assert alone.policies[policy] == of_text(*arguments).policies[policy]
+
+
+def test_look_ahead_changes_nothing_where_no_target_token_is_longer_than_a_source_token(parts, tiny, of_text):
+    target = tiny["bytes"]
+    alignment = align(parts.small.vocabulary, target, method="retokenize", cache=False)
+    found = of_text(parts.small, target, alignment, TEXTS["code"]).policies
+    assert found[Policy.LOOK_AHEAD].overall.carried == pytest.approx(found[Policy.HEAL].overall.carried, rel=1e-6)
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_any_tokenizer_can_be_the_source_and_no_text_costs_nothing_or_everything(any_vocabulary, tiny, of_text, text):
+    """Those that drop white space, change case or cannot spell a character, too."""
+    model, target = random_model(any_vocabulary), tiny["target"]
+    alignment = align(any_vocabulary, target, method="retokenize", cache=False)
+    for carried in of_text(model, target, alignment, text).policies.values():
+        assert 0 < carried.overall.carried < 40 * carried.overall.tokens
+        assert 0 <= carried.silent <= carried.overall.tokens
+
+
+# --- what is refused, and what is told --------------------------------------------------------------------------
+
+
+def test_an_alignment_of_other_tokenizers_is_refused(parts, loaded, of_text):
+    with pytest.raises(VocabridgeError, match="made for the source tokenizer"):
+        of_text(loaded["target"], parts.base.vocabulary, parts.alignment, TEXTS["words"])
+    with pytest.raises(VocabridgeError, match="made for the target tokenizer"):
+        of_text(parts.small, parts.small.vocabulary, parts.alignment, TEXTS["words"])
+
+
+@pytest.mark.parametrize("text", ["a", "The", " "])
+def test_a_text_of_one_token_is_too_short(parts, of_text, text):
+    with pytest.raises(VocabridgeError, match="too short to score"):
+        of_text(parts.small, parts.base.vocabulary, parts.alignment, text)
+
+
+def test_progress_is_told_in_bytes_up_to_the_end(parts, of_text):
+    told = []
+    corpus = of_text.corpus(TEXTS["words"] + "\n" + TEXTS["characters"] * 40)
+    alignments = {"": parts.alignment}
+    target = parts.base.vocabulary
+    score(
+        parts.small, target, alignments, corpus, (Policy.RETOKENIZE,), lambda done, all_, _: told.append((done, all_))
+    )
+    assert len(told) > 1
+    assert told == sorted(told)
+    assert told[-1] == (corpus.bytes, corpus.bytes)
+
+
+def test_a_score_as_json_names_what_the_text_has_and_derives_rates_from_bits(parts, of_text):
+    found = of_text(parts.small, parts.base.vocabulary, parts.alignment, TEXTS["code"])
+    document = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert list(document["policies"]) == ["skip", "retokenize", "heal", "look-ahead"]
+    assert document["source"] == parts.small.vocabulary.name
+    assert document["common_share"] == found.common / found.positions
+    for carried in document["policies"].values():
+        assert list(carried["by_class"]) == [c.label for c in found.classes]
+        assert list(carried["by_fit"]) == [f.value for f in found.fits]
+        overall = carried["overall"]
+        assert overall["bits_per_byte"] == pytest.approx(overall["carried"] / overall["bytes"])
+        assert overall["native_bits_per_byte"] == pytest.approx(overall["native"] / overall["bytes"])
+        assert overall["loss"] == pytest.approx(overall["carried"] / overall["native"] - 1)
+
+
+def test_what_was_never_counted_has_no_loss():
+    empty = Carried().overall
+    assert (empty.bits_per_byte, empty.native_bits_per_byte) == (0, 0)
+    assert math.isnan(empty.loss)
+
+
+# --- real models ------------------------------------------------------------------------------------------------
+
+PROSE = "The museum opens at nine, and visitors who arrive early may wait in the garden. Admission is free on Sundays."
+CODE = """\
+class Queue:
+    def __init__(self, limit):
+        self.items = []
+        self.limit = limit
+
+    def push(self, item):
+        if len(self.items) >= self.limit:
+            raise ValueError("the queue is full")
+        self.items.append(item)
+        return len(self.items)
+"""
+
+
+@pytest.mark.real
+def test_on_indented_code_healing_beats_retokenizing_and_looking_ahead_beats_healing(of_text):
+    model, target = load_model("smollm2-135m-instruct"), resolve_vocabulary("gemma-3-270m")
+    alignment = align(model.vocabulary, target, corpus=corpus_files())
+    code = of_text(model, target, alignment, CODE).policies
+    assert code[Policy.LOOK_AHEAD].overall.loss < code[Policy.HEAL].overall.loss
+    assert code[Policy.HEAL].overall.loss < code[Policy.RETOKENIZE].overall.loss
+    prose = of_text(model, target, alignment, PROSE).policies
+    assert prose[Policy.LOOK_AHEAD].overall.loss < code[Policy.LOOK_AHEAD].overall.loss + 0.2
