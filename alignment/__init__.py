@@ -7,28 +7,28 @@ from .alignment import Alignment, Summary, VocabularyCard
 from .all_pairs import BuiltPair, align_pairs, short_names
 from .audit import Audit, weak_classes
 from .builder import Builder, Progress, Reads
+from .builders.chain import Chain
+from .builders.combined import Combined
+from .builders.cooccurrence import Cooccurrence
+from .builders.dtw import DTW
+from .builders.dtw_counts import DTWCounts
+from .builders.edit_distance import EditDistance
+from .builders.embedding import Embedding, Search
+from .builders.exact import Exact
+from .builders.expected import Expected
+from .builders.prefix import Prefix
+from .builders.retokenize import Retokenize
 from .cache import cache_folder
-from .chain import Chain
 from .classes import TokenClass, classes_of
-from .combined import Combined
-from .cooccurrence import Cooccurrence
 from .corpus import Corpus, CorpusCard, Shard
 from .counting import CountingBuilder, count_texts
 from .distributions import Distributions
-from .dtw import DTW
-from .dtw_counts import DTWCounts
-from .edit_distance import EditDistance
-from .embedding import Embedding, Search
 from .embedding_table import EmbeddingTable
 from .errors import VocabridgeError
-from .exact import Exact
-from .expected import Expected
 from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
 from .methods import METHODS, align, make_builder
 from .pair_counts import PairCounts
-from .prefix import Prefix
-from .retokenize import Retokenize
 from .shards import PartialCounts, count_shard, merge_shards
 from .tiktoken import read_tiktoken, tiktoken_tokenizer
 from .vocabulary import Encoding, Kind, Vocabulary

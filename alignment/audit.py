@@ -30,10 +30,10 @@ import scipy.sparse as sp
 
 from .alignment import Alignment, VocabularyCard
 from .builder import Progress
+from .builders.cooccurrence import common_starts
+from .builders.exact import exact_partners
 from .classes import TokenClass, classes_of, classify
-from .cooccurrence import common_starts
 from .corpus import Corpus, CorpusCard
-from .exact import exact_partners
 from .pair_counts import PairCounts
 from .vocabulary import Encoding, Int8, Int64, Kind, Vocabulary
 

@@ -9,22 +9,22 @@ from typing import Any
 
 from .alignment import Alignment
 from .builder import Builder, Progress
+from .builders.chain import Chain
+from .builders.combined import Combined
+from .builders.cooccurrence import Cooccurrence
+from .builders.dtw import DTW
+from .builders.dtw_counts import DTWCounts
+from .builders.edit_distance import EditDistance
+from .builders.embedding import Embedding
+from .builders.exact import Exact
+from .builders.expected import Expected
+from .builders.prefix import Prefix
+from .builders.retokenize import Retokenize
 from .cache import cached_alignment
-from .chain import Chain
-from .combined import Combined
-from .cooccurrence import Cooccurrence
 from .corpus import Corpus
 from .distributions import Distributions
-from .dtw import DTW
-from .dtw_counts import DTWCounts
-from .edit_distance import EditDistance
-from .embedding import Embedding
 from .embedding_table import EmbeddingTable
 from .errors import VocabridgeError
-from .exact import Exact
-from .expected import Expected
-from .prefix import Prefix
-from .retokenize import Retokenize
 from .vocabulary import Vocabulary
 
 METHODS: dict[str, type[Builder]] = {

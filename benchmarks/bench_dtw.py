@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vocabridge.alignment import DTW, Cooccurrence, Corpus, DTWCounts, PairCounts, Vocabulary
-from vocabridge.alignment.edit_distance import characters
+from vocabridge.alignment.builders.edit_distance import characters
 from vocabridge.data import corpus_files
 
 TOKENS = 1500

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vocabridge.alignment import EditDistance
-from vocabridge.alignment.edit_distance import characters
-from vocabridge.alignment.frequency import frequencies
+from vocabridge.alignment.builders.edit_distance import characters
+from vocabridge.alignment.builders.frequency import frequencies
 
 SAMPLE = 200
 SINGLE = 10

@@ -26,9 +26,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.alignment.embedding import Embedding, Search, build_index, shared_space
+from vocabridge.alignment.builders.embedding import Embedding, Search, build_index, shared_space
+from vocabridge.alignment.builders.exact import exact_partners
 from vocabridge.alignment.embedding_table import EmbeddingTable
-from vocabridge.alignment.exact import exact_partners
 
 NEIGHBOURS = 8
 HELD_OUT = 1000

@@ -22,7 +22,7 @@ from vocabridge.alignment import (
     align,
 )
 from vocabridge.alignment.builder import DUPLICATE
-from vocabridge.alignment.cooccurrence import count_starts
+from vocabridge.alignment.builders.cooccurrence import count_starts
 from vocabridge.alignment.pair_counts import PairCounts
 
 relaxed = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

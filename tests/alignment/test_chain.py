@@ -28,7 +28,7 @@ from vocabridge.alignment import (
     make_builder,
 )
 from vocabridge.alignment.builder import occurrence
-from vocabridge.alignment.chain import open_columns, open_rows
+from vocabridge.alignment.builders.chain import open_columns, open_rows
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import DTW, Corpus, DTWCounts, Kind, Vocabulary
-from vocabridge.alignment.dtw_counts import costs, least_path, scaled
+from vocabridge.alignment.builders.dtw_counts import costs, least_path, scaled
 
 texts = st.text("abehnotux .,\n\té日👍0123", min_size=1, max_size=60)
 few = settings(max_examples=40, deadline=None)

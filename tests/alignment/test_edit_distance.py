@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import Corpus, EditDistance, Kind, Vocabulary
 from vocabridge.alignment.builder import DUPLICATE
-from vocabridge.alignment.edit_distance import characters, nearest
-from vocabridge.alignment.frequency import frequencies
+from vocabridge.alignment.builders.edit_distance import characters, nearest
+from vocabridge.alignment.builders.frequency import frequencies
 
 
 def levenshtein(a: str, b: str) -> int:

@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from vocabridge.alignment import Exact, Kind, VocabridgeError, Vocabulary
-from vocabridge.alignment.chain import open_columns, open_rows
-from vocabridge.alignment.embedding import Embedding, Search, build_index, nearest, shared_space
+from vocabridge.alignment.builders.chain import open_columns, open_rows
+from vocabridge.alignment.builders.embedding import Embedding, Search, build_index, nearest, shared_space
+from vocabridge.alignment.builders.exact import exact_partners
 from vocabridge.alignment.embedding_table import EmbeddingTable
-from vocabridge.alignment.exact import exact_partners
 
 
 def rotation(rng: np.random.Generator, dimension: int) -> np.ndarray:

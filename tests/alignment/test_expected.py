@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Combined, Corpus, VocabridgeError, Vocabulary
+from vocabridge.alignment.builders.expected import Expected, Fit, Observations, fit_columns, observe
 from vocabridge.alignment.distributions import Distributions
-from vocabridge.alignment.expected import Expected, Fit, Observations, fit_columns, observe
 
 
 def observations(rng: np.random.Generator, truth: np.ndarray, n: int, k: int, alpha: float = 0.3) -> Observations:

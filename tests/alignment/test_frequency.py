@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import Corpus, Vocabulary
 from vocabridge.alignment.builder import DUPLICATE
-from vocabridge.alignment.frequency import by_rank, frequencies
+from vocabridge.alignment.builders.frequency import by_rank, frequencies
 
 
 def silent(done: int) -> None:

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import Corpus, Kind, Prefix, Vocabulary
 from vocabridge.alignment.builder import DUPLICATE
-from vocabridge.alignment.frequency import frequencies
-from vocabridge.alignment.prefix import _LEAST_SHARE, Beginnings
+from vocabridge.alignment.builders.frequency import frequencies
+from vocabridge.alignment.builders.prefix import _LEAST_SHARE, Beginnings
 
 
 def vocabulary_of(*tokens: str) -> Vocabulary:

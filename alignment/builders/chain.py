@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Builder, Progress, Reads, occurrence
-from .corpus import Corpus
-from .errors import VocabridgeError
-from .vocabulary import Int64, Vocabulary
+from ..builder import Builder, Progress, Reads, occurrence
+from ..corpus import Corpus
+from ..errors import VocabridgeError
+from ..vocabulary import Int64, Vocabulary
 
 
 @dataclass(frozen=True)

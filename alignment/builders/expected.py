@@ -29,14 +29,14 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Builder, Progress, Reads
+from ..builder import Builder, Progress, Reads
+from ..corpus import Corpus
+from ..distributions import Distributions
+from ..errors import VocabridgeError
+from ..pair_counts import PairCounts
+from ..vocabulary import Int32, Int64, Vocabulary
 from .combined import Combined
 from .cooccurrence import textual_starts
-from .corpus import Corpus
-from .distributions import Distributions
-from .errors import VocabridgeError
-from .pair_counts import PairCounts
-from .vocabulary import Int32, Int64, Vocabulary
 
 logger = logging.getLogger("vocabridge")
 

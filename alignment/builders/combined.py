@@ -18,12 +18,12 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Reads
+from ..builder import Reads
+from ..counting import CountingBuilder
+from ..pair_counts import PairCounts
+from ..vocabulary import Vocabulary
 from .cooccurrence import count_starts
-from .counting import CountingBuilder
-from .pair_counts import PairCounts
 from .retokenize import Retokenize
-from .vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ import scipy.sparse as sp
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from .builder import Builder, Progress, Reads, matrix, occurrence
-from .corpus import Corpus
+from ..builder import Builder, Progress, Reads, matrix, occurrence
+from ..corpus import Corpus
+from ..vocabulary import Int64, Vocabulary
 from .frequency import frequencies
-from .vocabulary import Int64, Vocabulary
 
 Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 

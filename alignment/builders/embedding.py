@@ -29,13 +29,13 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from .builder import Builder, Progress, matrix, occurrence
+from ..builder import Builder, Progress, matrix, occurrence
+from ..corpus import Corpus
+from ..embedding_table import EmbeddingTable
+from ..errors import VocabridgeError
+from ..vocabulary import Int64, Vocabulary
 from .chain import open_columns, open_rows
-from .corpus import Corpus
-from .embedding_table import EmbeddingTable
-from .errors import VocabridgeError
 from .exact import Exact, exact_partners
-from .vocabulary import Int64, Vocabulary
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

@@ -32,12 +32,12 @@ import scipy.sparse as sp
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from .builder import matrix
-from .counting import CountingBuilder
+from ..builder import matrix
+from ..counting import CountingBuilder
+from ..pair_counts import PairCounts
+from ..vocabulary import Encoding, Int64, Vocabulary
 from .edit_distance import characters
 from .frequency import Float64
-from .pair_counts import PairCounts
-from .vocabulary import Encoding, Int64, Vocabulary
 
 Path: TypeAlias = list[tuple[int, int]]
 

@@ -1,0 +1,1 @@
+"""The ways to align two vocabularies, one file each; `methods` knows them by name."""
