@@ -13,7 +13,7 @@ import pytest
 
 from vocabridge.data import corpus_files
 
-BEGUN = ("aligning ", "counting ", "evaluating ", "loading ", "merging ", "training ")
+BEGUN = ("aligning ", "counting ", "evaluating ", "loading ", "merging ", "reading ", "scoring ", "training ")
 
 
 def one_sentence(done):
@@ -339,3 +339,54 @@ def test_test_items_among_the_validation_items_are_refused(run, model_folders, e
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
     done = run("eval", *models, "--data", examples, "--validation", "validation.jsonl")
     assert "stand in validation.jsonl too" in one_sentence(done)
+
+
+def test_a_score_of_another_model_or_for_another_target_is_refused(run, model_folders, model_pair, text):
+    command = ("score", model_pair, "--text", text, "--model")
+    other = one_sentence(run(*command, model_folders.target))
+    assert "made for the source tokenizer" in other
+    assert str(model_folders.target) in other
+    wrong = run(*command, model_folders.source, "--target", model_folders.source)
+    assert "made for the target tokenizer" in one_sentence(wrong)
+
+
+def test_a_target_that_has_moved_is_to_be_named(run, model_folders, text, tmp_path):
+    from vocabridge.alignment import align
+
+    shutil.copytree(model_folders.target, tmp_path / "moving")
+    pair = tmp_path / "pair.safetensors"
+    align(model_folders.source, tmp_path / "moving", method="retokenize", cache=False).save(pair)
+    (tmp_path / "moving").rename(tmp_path / "moved")
+    command = ("score", pair, "--model", model_folders.source, "--text", text)
+    said = one_sentence(run(*command))
+    assert str(tmp_path / "moving") in said
+    assert "name it with --target" in said
+    assert run(*command, "--target", "moved").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "corpus is empty"), (b"a", "too short to score")],
+)
+def test_a_text_that_cannot_be_scored_is_refused(run, model_folders, model_pair, tmp_path, content, says):
+    (tmp_path / "bad.txt").write_bytes(content)
+    done = run("score", model_pair, "--model", model_folders.source, "--text", "bad.txt")
+    assert says in one_sentence(done)
+
+
+def test_a_model_that_is_not_there_predicts_nothing(run, text, tmp_path):
+    done = run("predict", tmp_path / "nowhere", "--corpus", text, "-o", "said.safetensors", HF_HUB_OFFLINE=1)
+    assert "nowhere" in one_sentence(done)
+    assert not (tmp_path / "said.safetensors").exists()
+
+
+def test_what_another_model_says_is_refused(run, model_folders, tmp_path):
+    from vocabridge.alignment import Distributions, Vocabulary
+
+    at, ids, p = np.zeros(1, np.int64), np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
+    said = Distributions.of(["The"], [at], [ids], [p], source=Vocabulary.load(model_folders.target), model="other")
+    said.save(tmp_path / "said.safetensors")
+    pair = (model_folders.source, model_folders.target)
+    done = run("align", *pair, "--method", "expected", "--distributions", "said.safetensors", "-o", "pair.safetensors")
+    assert "are over another vocabulary" in one_sentence(done)
+    assert not (tmp_path / "pair.safetensors").exists()

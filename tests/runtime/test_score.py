@@ -13,7 +13,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
-from vocabridge.data import corpus_files
 from vocabridge.healing import Asked, Healer, covers
 from vocabridge.models import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.score import _FLOOR, Carried, Cost, Fit, Policy, Score, score
@@ -397,10 +396,13 @@ class Queue:
 
 @pytest.mark.real
 def test_on_indented_code_healing_beats_retokenizing_and_looking_ahead_beats_healing(of_text):
+    """Gemma-3's indents are one token, and SmolLM2 leaves their last space to the word: " self"."""
     model, target = load_model("smollm2-135m-instruct"), resolve_vocabulary("gemma-3-270m")
-    alignment = align(model.vocabulary, target, corpus=corpus_files())
-    code = of_text(model, target, alignment, CODE).policies
-    assert code[Policy.LOOK_AHEAD].overall.loss < code[Policy.HEAL].overall.loss
-    assert code[Policy.HEAL].overall.loss < code[Policy.RETOKENIZE].overall.loss
-    prose = of_text(model, target, alignment, PROSE).policies
-    assert prose[Policy.LOOK_AHEAD].overall.loss < code[Policy.LOOK_AHEAD].overall.loss + 0.2
+    alignment = align(model.vocabulary, target, method="retokenize", cache=False)
+    code, prose = (of_text(model, target, alignment, text) for text in (CODE, PROSE))
+    loss = {policy: carried.overall.loss for policy, carried in code.policies.items()}
+    assert loss[Policy.LOOK_AHEAD] < loss[Policy.HEAL] < loss[Policy.RETOKENIZE]
+    # In prose both end their tokens before spaces, and there is next to nothing to heal.
+    assert prose.common_share > code.common_share
+    heal, retokenize = (prose.policies[policy].overall.loss for policy in (Policy.HEAL, Policy.RETOKENIZE))
+    assert abs(heal - retokenize) < 0.05
