@@ -53,7 +53,7 @@ class CountingBuilder(Builder, abc.ABC):
         return self._alignment(self._finish(counts.matrix(source, target), source, target), source, target, corpus)
 
     @abc.abstractmethod
-    def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+    def count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
         """Count the pairs of some pieces of text; called from several threads."""
 
     def _finish(self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:

@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .builder import Progress
 from .corpus import WHOLE, Corpus, Shard
@@ -31,13 +31,17 @@ from .errors import VocabridgeError
 from .pair_counts import PairCounts, RunningSum
 from .vocabulary import Encoding, Vocabulary
 
-if TYPE_CHECKING:
-    from .counting import CountingBuilder
-
 _BATCH = 16
 """Pieces of text counted together: enough for the tokenizer's threads, about 1 MiB of text."""
 
 _THREADS = 2
+
+
+class BatchCounter(Protocol):
+    """What is asked of a builder here."""
+
+    def count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+        """Count the pairs of some pieces of text; called from several threads, and pickled for other processes."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Work:
         pairs: Source and target, by their places among the vocabularies.
     """
 
-    builder: CountingBuilder
+    builder: BatchCounter
     vocabularies: tuple[Vocabulary, ...]
     pairs: tuple[tuple[int, int], ...] = ((0, 1),)
 
@@ -68,7 +72,7 @@ class Work:
         sums = [RunningSum() for _ in self.pairs]
 
         def count_batch(batch: Sequence[str]) -> tuple[list[PairCounts], int]:
-            counted = [self.builder._count_batch(once[source], once[target], batch) for source, target in self.pairs]
+            counted = [self.builder.count_batch(once[source], once[target], batch) for source, target in self.pairs]
             return counted, sum(len(text.encode()) for text in batch)
 
         def take(future: Future[tuple[list[PairCounts], int]]) -> None:

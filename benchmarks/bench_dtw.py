@@ -97,8 +97,8 @@ def measure(source: Vocabulary, target: Vocabulary, corpus: Corpus) -> dict[str,
     text = first_tokens(target, corpus)
     ways: dict[str, Callable[[], PairCounts]] = {
         "quadratic programme": lambda: quadratic(source, target, text),
-        "dtw-counts": lambda: DTWCounts(passage=sys.maxsize)._count_batch(source, target, [text]),
-        "dtw": lambda: DTW()._count_batch(source, target, [text]),
+        "dtw-counts": lambda: DTWCounts(passage=sys.maxsize).count_batch(source, target, [text]),
+        "dtw": lambda: DTW().count_batch(source, target, [text]),
     }
     rows = [
         {

@@ -34,7 +34,8 @@ class Combined(CountingBuilder):
     reads: ClassVar[Reads] = Reads.IF_GIVEN
     symmetric: ClassVar[bool] = True
 
-    def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+    def count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+        """Count the pairs of some pieces of text; see `CountingBuilder.count_batch`."""
         return count_starts(source, target, texts)
 
     def _finish(self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:

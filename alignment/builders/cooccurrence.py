@@ -26,7 +26,8 @@ class Cooccurrence(CountingBuilder):
     method: ClassVar[str] = "cooccurrence"
     symmetric: ClassVar[bool] = True
 
-    def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+    def count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+        """Count the pairs of some pieces of text; see `CountingBuilder.count_batch`."""
         return count_starts(source, target, texts)
 
 

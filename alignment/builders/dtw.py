@@ -33,7 +33,8 @@ class DTW(CountingBuilder):
     method: ClassVar[str] = "dtw"
     symmetric: ClassVar[bool] = True
 
-    def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+    def count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+        """Count the pairs of some pieces of text; see `CountingBuilder.count_batch`."""
         encoded = zip(texts, target.encode_batch(texts), source.encode_batch(texts), strict=True)
         return PairCounts.of(np.concatenate([shared_bytes(*one, target, source) for one in encoded]))
 

@@ -56,7 +56,8 @@ class DTWCounts(CountingBuilder):
     method: ClassVar[str] = "dtw-counts"
     passage: int = 1024
 
-    def _count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+    def count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
+        """Count the pairs of some pieces of text; see `CountingBuilder.count_batch`."""
         keys = [np.empty(0, np.int64)]
         for y, w in zip(target.encode_batch(texts), source.encode_batch(texts), strict=True):
             for ids_y, ids_w in _passages(_textual(y, target), _textual(w, source), self.passage):

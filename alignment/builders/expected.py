@@ -88,7 +88,7 @@ class Expected(Builder):
             return default._count(source, target, corpus, progress)
         counts = PairCounts()
         for batch in _batches(self.distributions):
-            counts += default._count_batch(source, target, [text for text, _ in batch])
+            counts += default.count_batch(source, target, [text for text, _ in batch])
         return default._finish(counts.matrix(source, target), source, target)
 
 

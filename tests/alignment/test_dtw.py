@@ -55,7 +55,7 @@ def spans(text: str, vocabulary: Vocabulary) -> list[tuple[int, int, int]]:
 def as_counts(
     builder: DTW | DTWCounts, source: Vocabulary, target: Vocabulary, text: str
 ) -> dict[tuple[int, int], int]:
-    found = builder._count_batch(source, target, [text])
+    found = builder.count_batch(source, target, [text])
     pairs = [(int(key // source.size), int(key % source.size)) for key in found.keys]
     return dict(zip(pairs, found.counts.tolist(), strict=True))
 
