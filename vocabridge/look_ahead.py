@@ -8,6 +8,10 @@ w, what follows decides: with the source's distribution p(v | w) of its token af
 P(y | w v) is the target tokenizer's own cut of the bytes of w and v: its first token, if that ends before they
 do. Else it may run on: along the likely text the source is asked again, and where it is not, the tokens that
 begin with these bytes share the mass as C has them. Only the most likely v are looked at.
+
+To score a text only the source token w that stands in it is looked behind. A target token that is longer than
+some other source token gets nothing from that one: the source's tokenizer spells it with w, so that looking
+behind the other would find next to nothing. So what is charged is at least what looking behind all would cost.
 """
 
 from __future__ import annotations
@@ -47,12 +51,37 @@ class LookAhead:
     def __init__(self, alignment: Alignment, source: Vocabulary, target: Vocabulary, first: FirstTokens) -> None:
         """Takes the alignment of two vocabularies, and the target's first tokens."""
         self._source, self._target, self._first = source, target, first
+        self._rows = alignment.column_weights
         self._columns = alignment.column_weights.tocsc()
 
     def column(self, w: int) -> dict[int, float]:
         """C[., w], its entries."""
         part = slice(self._columns.indptr[w], self._columns.indptr[w + 1])
         return dict(zip(self._columns.indices[part].tolist(), self._columns.data[part].tolist(), strict=True))
+
+    def carried(
+        self, y: int, p: np.ndarray[Any, Any], w: int, weight: float, piece: bytes, path: Sequence[Step]
+    ) -> float:
+        """q(y), the mass of a source distribution that arrives at a target token.
+
+        Args:
+            y: The target token.
+            p: The source's distribution, (|S|,).
+            w: The source token that stands in the text here, or that the rest of it is or begins with.
+            weight: What of p[w] is due to that very token; 0 where that is not known.
+            piece: The bytes of that token or rest.
+            path: As for `probability`.
+        """
+        data = self._target.token_bytes[y] or b""
+        part = slice(self._rows.indptr[y], self._rows.indptr[y + 1])
+        q = 0.0
+        for other, share in zip(self._rows.indices[part].tolist(), self._rows.data[part].tolist(), strict=True):
+            own = self._source.token_bytes[other] or b""
+            if not own or len(own) >= len(data) or not data.startswith(own):
+                q += share * (float(p[other]) - (weight if other == w else 0.0))
+        if weight > 0:
+            q += weight * self.probability(y, w, piece, path)
+        return max(0.0, q)
 
     def probability(self, y: int, w: int, piece: bytes, path: Sequence[Step]) -> float:
         """P(next target token is y | the source's text goes on with these bytes).

@@ -306,12 +306,13 @@ class _Scorer:
             carried.silent += 1
             q = frequency
         else:
-            arrived, q = self._arrived(p, position.token)
-            if policy is Policy.LOOK_AHEAD and position.weight > 0 and self._speaking[position.column]:
-                blind = float(self._columns[position.token, position.column])
-                seen = self._ahead.probability(position.token, position.column, position.piece, position.path)
-                q = max(0.0, q + position.weight * (seen - blind))
-            q += (1 - arrived) * frequency
+            if policy is Policy.LOOK_AHEAD:
+                weight = position.weight if self._speaking[position.column] else 0.0
+                q = self._ahead.carried(position.token, p, position.column, weight, position.piece, position.path)
+            else:
+                part = slice(self._columns.indptr[position.token], self._columns.indptr[position.token + 1])
+                q = float(p[self._columns.indices[part]] @ self._columns.data[part])
+            q += (1 - float(p[self._speaking].sum())) * frequency
         bits = -math.log2((1 - _FLOOR) * q + _FLOOR * frequency)
         for cost in (
             carried.overall,
@@ -319,12 +320,6 @@ class _Scorer:
             carried.by_fit[position.fit],
         ):
             cost.add(position.length, position.native, bits)
-
-    def _arrived(self, p: np.ndarray[Any, Any], token: int) -> tuple[float, float]:
-        """The mass that the matrix carries, and what of it arrives at a target token."""
-        part = slice(self._columns.indptr[token], self._columns.indptr[token + 1])
-        q = float(p[self._columns.indices[part]] @ self._columns.data[part])
-        return float(p[self._speaking].sum()), q
 
 
 def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str) -> Iterator[_Position]:
