@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import CorpusPaths, Jobs, Method, in_existing_folder
+from vocabridge.cli.options import CorpusPaths, Jobs, Method, output_file
 from vocabridge.cli.output import Json, print_facts, print_json, progress
 from vocabridge.cli.provenance import as_document, as_facts, shard_document, shard_facts
 
@@ -65,14 +65,7 @@ def align(
         typer.Option(metavar="I/N", callback=a_shard, help="Count only every N-th piece of the text, for `merge`."),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            dir_okay=False,
-            callback=in_existing_folder,
-            help="Save the alignment, or with --shard its partial counts, to this file.",
-        ),
+        Path | None, output_file("Save the alignment, or with --shard its partial counts, to this file.")
     ] = None,
     json: Json = False,
 ) -> None:

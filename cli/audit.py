@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import in_existing_folder
+from vocabridge.cli.options import output_file
 from vocabridge.cli.output import Json, print_json, print_table, progress
 
 EXAMPLES = """\b
@@ -38,16 +38,7 @@ def audit(
     target: Annotated[
         str | None, typer.Option(help="The base model's tokenizer. Without it: where the alignment found it.")
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            dir_okay=False,
-            callback=in_existing_folder,
-            help="Write the report here, one HTML page with plots.",
-        ),
-    ] = None,
+    output: Annotated[Path | None, output_file("Write the report here, one HTML page with plots.")] = None,
     json: Json = False,
 ) -> None:
     """Show what an alignment covers and loses.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vocabridge.cli.evaluations import print_evaluation
-from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, in_existing_folder
+from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, output_file
 from vocabridge.cli.output import Json, progress
 
 EXAMPLES = """\b
@@ -39,13 +39,7 @@ def evaluate(
     answers: Annotated[int | None, typer.Option(min=0, help="Ask for the answers of only so many items.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            dir_okay=False,
-            callback=in_existing_folder,
-            help="Write the report here, JSON; `generate --combination` reads the fitted weights from it.",
-        ),
+        output_file("Write the report here, JSON; `generate --combination` reads the fitted weights from it."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import in_existing_folder
+from vocabridge.cli.options import output_file
 from vocabridge.cli.output import Json, print_facts, print_json, progress
 from vocabridge.cli.provenance import as_document, as_facts
 
@@ -30,12 +30,7 @@ def merge(
             show_default=False,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", dir_okay=False, callback=in_existing_folder, help="Save the alignment to this file."
-        ),
-    ],
+    output: Annotated[Path, output_file("Save the alignment to this file.")],
     source: Annotated[
         str | None, typer.Option(help="The value network's tokenizer. Without it: where the shards found it.")
     ] = None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 Base = Annotated[str, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")]
 
@@ -78,3 +79,15 @@ def in_existing_folder(path: Path | None) -> Path | None:
     if path is not None and not path.resolve().parent.is_dir():
         raise typer.BadParameter(f"There is no folder '{path.resolve().parent}'; make it first.")
     return path
+
+
+def output_file(what: str) -> OptionInfo:
+    """Return the option `--output` of a command that writes one file."""
+    option: OptionInfo = typer.Option("--output", "-o", dir_okay=False, callback=in_existing_folder, help=what)
+    return option
+
+
+def output_folder(what: str) -> OptionInfo:
+    """Return the option `--output` of a command that writes a folder."""
+    option: OptionInfo = typer.Option("--output", "-o", file_okay=False, callback=in_existing_folder, help=what)
+    return option

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import CorpusPaths, Jobs, Method, in_existing_folder
+from vocabridge.cli.options import CorpusPaths, Jobs, Method, output_folder
 from vocabridge.cli.output import Json, count, print_json, print_table, progress
 from vocabridge.cli.provenance import as_document
 
@@ -24,16 +24,7 @@ def pairs(
     tokenizers: Annotated[
         list[str], typer.Argument(metavar="TOKENIZER...", help="Two or more, as for `align`.", show_default=False)
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            file_okay=False,
-            callback=in_existing_folder,
-            help="Folder to write to, a file SOURCE--TARGET.safetensors for each pair.",
-        ),
-    ],
+    output: Annotated[Path, output_folder("Folder to write to, a file SOURCE--TARGET.safetensors for each pair.")],
     method: Method = "default",
     corpus: CorpusPaths = None,
     jobs: Jobs = 1,

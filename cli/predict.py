@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import CorpusPaths, in_existing_folder
+from vocabridge.cli.options import CorpusPaths, output_file
 from vocabridge.cli.output import Json, print_facts, print_json, progress
 
 EXAMPLES = """\b
@@ -20,10 +20,7 @@ Examples:
 
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The source model.", show_default=False)],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", dir_okay=False, callback=in_existing_folder, help="Write to this file."),
-    ],
+    output: Annotated[Path, output_file("Write to this file.")],
     corpus: CorpusPaths = None,
     top: Annotated[int, typer.Option(min=1, help="Keep so many tokens at a position.")] = 64,
     json: Json = False,

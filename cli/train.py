@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import in_existing_folder
+from vocabridge.cli.options import output_folder
 from vocabridge.cli.output import Json, count, print_facts, print_json, progress
 
 EXAMPLES = """\b
@@ -37,16 +37,7 @@ def train(
             show_default=False,
         ),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            file_okay=False,
-            callback=in_existing_folder,
-            help="Folder to write the value network to.",
-        ),
-    ],
+    output: Annotated[Path, output_folder("Folder to write the value network to.")],
     base: Annotated[str, typer.Option(help="The small model: packaged, hub id, folder or .gguf file.")],
     validation: Annotated[
         Path | None,
