@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vocabridge.alignment import Audit, write_whole
-from vocabridge.alignment.audit import WEAK, Balance, Coverage, DigitFlow, Entries, Fertility, Loss, Share
+from vocabridge.alignment.audit.coverage import Balance, Coverage, Entries
+from vocabridge.alignment.audit.digits import DigitFlow
+from vocabridge.alignment.audit.reading import Fertility
+from vocabridge.alignment.audit.tokens import Share
+from vocabridge.alignment.audit.weak import WEAK
+from vocabridge.alignment.audit.worst import Loss
 from vocabridge.alignment.classes import TokenClass
 from vocabridge.page import new_figure, page, svg, table
 

@@ -22,7 +22,10 @@ from vocabridge.alignment import (
     align,
     weak_classes,
 )
-from vocabridge.alignment.audit import WEAK, Coverage, Grouping, readable
+from vocabridge.alignment.audit.coverage import Coverage
+from vocabridge.alignment.audit.digits import Grouping
+from vocabridge.alignment.audit.tokens import readable
+from vocabridge.alignment.audit.weak import WEAK
 from vocabridge.alignment.classes import TokenClass, classes_of
 
 SOURCE = ["a", "b", " ", "1", "2"]
