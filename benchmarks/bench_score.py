@@ -44,7 +44,7 @@ from vocabridge.score import Policy, Score, score
 
 MODELS = {"SmolLM2": "smollm2-135m-instruct", "Gemma-3": "gemma-3-270m"}
 CHAINS = ("cooccurrence,prefix", "cooccurrence,retokenize")
-SAID_BYTES = 300_000
+SAID_BYTES = 150_000
 """How much of the shipped prose and code, each, the source model reads for `expected`."""
 
 

@@ -40,7 +40,7 @@ def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progre
         texts.append(text)
         offsets.append(starts[kept])
         ids.append(top.indices.cpu().numpy()[kept])
-        probabilities.append(top.values.cpu().numpy()[kept])
+        probabilities.append(chances.cpu().numpy()[kept])
         done += len(text.encode())
         progress(done, corpus.bytes, f"{model.name}: reading")
     return Distributions.of(texts, offsets, ids, probabilities, source=vocabulary, model=model.name)
