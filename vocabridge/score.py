@@ -290,8 +290,8 @@ class _Scorer:
         self._speaking = np.asarray(self._columns.sum(axis=0)).ravel() > 0
         self._ahead = ahead
         self._classes = classes
-        frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel()
-        frequency[classes != TokenClass.CONTROL] += 1
+        # Control tokens too: a text may hold the unknown token, or spell out a special one.
+        frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel() + 1
         self._frequency = frequency / frequency.sum()
 
     def count(self, carried: Carried, position: _Position, policy: Policy) -> None:

@@ -161,6 +161,39 @@ def test_where_a_column_has_one_entry_and_no_target_token_is_longer_it_is_the_co
         assert ahead.probability(y, w, word, steps(source, path)) == pytest.approx(float(y == word[0]), abs=1e-6)
 
 
+@given(columns=columns(), word=st.sampled_from(WORDS), path=paths, share=st.floats(0, 1), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_what_arrives_is_the_sum_over_the_source_s_tokens_and_looks_behind_that_of_the_text(
+    tiny, columns, word, path, share, seed
+):
+    """Shorter source tokens give a target token nothing but through the text's own; together it is at most all."""
+    source, target = tiny["source"], tiny["target"]
+    alignment = with_columns(tiny, columns)
+    ahead = look_ahead(alignment, source, target)
+    C = alignment.column_weights.toarray()
+    p = np.random.default_rng(seed).dirichlet(np.full(SOURCE_SIZE, 0.1))
+    w = source.canonical[word]
+    weight = share * p[w]
+    arrived = []
+    for y, data in enumerate(target.token_bytes):
+        expected = weight * ahead.probability(y, w, word, steps(source, path))
+        for other, own in enumerate(source.token_bytes):
+            if not (data.startswith(own) and len(own) < len(data)):
+                expected += C[y, other] * (p[other] - weight * (other == w))
+        arrived.append(ahead.carried(y, p, w, weight, word, steps(source, path)))
+        assert arrived[-1] == pytest.approx(expected, abs=1e-6)
+    assert sum(arrived) < 1 + 1e-5
+
+
+def test_where_the_text_s_own_token_is_not_known_longer_target_tokens_get_nothing(tiny):
+    source, target = tiny["source"], tiny["target"]
+    ahead = look_ahead(with_columns(tiny, {b"t": THE}), source, target)
+    p = np.zeros(SOURCE_SIZE)
+    p[source.canonical[b"t"]], p[source.canonical[b"the"]] = 0.75, 0.25
+    found = {y: ahead.carried(target.canonical[y], p, 0, 0.0, b"", [(np.log(p + 1e-9), 0)]) for y in THE}
+    assert found == pytest.approx({b"t": 0.75 * 0.2, b"th": 0.0, b"the": 0.25}, abs=1e-6)
+
+
 def test_the_column_is_that_of_the_matrix(tiny):
     alignment = with_columns(tiny, {b"t": THE})
     ahead = look_ahead(alignment, tiny["source"], tiny["target"])
