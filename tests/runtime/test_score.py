@@ -150,9 +150,9 @@ def pair(request, parts) -> tuple[LoadedModel, Vocabulary, Alignment]:
 
 
 def scored_starts(source: Vocabulary, target: Vocabulary, window: str) -> list[int]:
-    """Where the target's tokens start, from the second common boundary on."""
-    starts = target.encode(window).starts.tolist()
-    common = set(starts) & set(source.encode(window).starts.tolist()) - {0}
+    """Where the target's tokens start, from the second common boundary on; nowhere if the source's are not known."""
+    starts, own = target.encode(window).starts.tolist(), source.encode(window).starts.tolist()
+    common = set(starts) & set(own) - {0} if -1 not in own else set()
     return [start for start in starts if common and start >= min(common)]
 
 
