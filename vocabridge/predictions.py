@@ -34,7 +34,8 @@ def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progre
         encoding = vocabulary.encode(text)
         tokens = torch.tensor([begin + encoding.ids.tolist()], device=model.model.device)
         logits = model.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-        top = logits.softmax(-1).topk(min(k, vocabulary.size))
+        top = logits.topk(min(k, vocabulary.size))
+        chances = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
         starts = encoding.starts[1 - len(begin) :]  # without a begin token nothing is said of the first
         kept = starts >= 0
         texts.append(text)
