@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
 from vocabridge.healing import Asked, Healer, covers
+from vocabridge.look_ahead import FirstTokens, LookAhead
 from vocabridge.models import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.score import _FLOOR, Carried, Cost, Fit, Policy, Score, score
 from vocabridge.windows import windows
@@ -156,6 +157,18 @@ def scored_starts(source: Vocabulary, target: Vocabulary, window: str) -> list[i
     return [start for start in starts if common and start >= min(common)]
 
 
+def read_alone(model: LoadedModel, data: bytes) -> dict[tuple[int, ...], Asked]:
+    """What the model says after each cover of a text, each read from its start; by the cover's tokens."""
+    source, asked = model.vocabulary, {}
+    for cover in covers(source, [data])[0]:
+        tokens = (*source.encode(data[: cover.head].decode()).ids.tolist(), *cover.ids)
+        if tokens or source.adds_begin:
+            log_p = after_each(model, list(tokens))
+            own = tokens if source.adds_begin else tokens[1:]
+            asked[tokens] = Asked(cover.pending, sum(log_p[k, token] for k, token in enumerate(own)), log_p[-1])
+    return asked
+
+
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_healing_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, text):
     model, target, alignment = pair
@@ -169,14 +182,7 @@ def test_healing_is_what_the_model_says_after_each_cover_read_alone(pair, of_tex
         data, encoding = window.encode(), target.encode(window)
         for start in scored_starts(source, target, window):
             i = encoding.starts.tolist().index(start)
-            asked = []
-            for cover in covers(source, [data[:start]])[0]:
-                tokens = source.encode(data[: cover.head].decode()).ids.tolist() + list(cover.ids)
-                if not tokens and not source.adds_begin:
-                    continue
-                log_p = after_each(model, tokens)
-                own = tokens if source.adds_begin else tokens[1:]
-                asked.append(Asked(cover.pending, sum(log_p[k, token] for k, token in enumerate(own)), log_p[-1]))
+            asked = list(read_alone(model, data[:start]).values())
             healed = healer.heal(asked, int(encoding.ids[i - 1]))
             whole = not asked[0].pending
             said = {
@@ -193,6 +199,39 @@ def test_healing_is_what_the_model_says_after_each_cover_read_alone(pair, of_tex
     for policy, total in bits.items():
         assert found.policies[policy].overall.carried == pytest.approx(total, rel=1e-4)
         assert found.policies[policy].silent == silent[policy]
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_looking_ahead_follows_the_source_s_own_tokens_of_the_text(pair, of_text, text):
+    """Behind the token that stands in the text, if its cover is among those of the text so far, and three more."""
+    model, target, alignment = pair
+    source, healer = model.vocabulary, Healer(model.vocabulary, target)
+    ahead = LookAhead(alignment, source, target, FirstTokens(target))
+    speaking = np.asarray(alignment.counts.sum(axis=0)).ravel() > 0
+    frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel() + 1
+    frequency /= frequency.sum()
+    bits, followed = 0.0, 0
+    for window in windows(of_text.corpus(text)):
+        data, encoding, own = window.encode(), target.encode(window), source.encode(window)
+        ids = own.ids.tolist()
+        after = after_each(model, ids)[1 if source.adds_begin else 0 :]
+        for start in scored_starts(source, target, window):
+            i = encoding.starts.tolist().index(start)
+            asked, last = read_alone(model, data[:start]), int(encoding.ids[i - 1])
+            healed = healer.heal(list(asked.values()), last)
+            covering = int(np.flatnonzero(own.starts <= start)[-1])
+            piece = source.token_bytes[ids[covering]][start - own.starts[covering] :]
+            chosen = asked.get(tuple(ids[:covering]))
+            column, weight = source.segment(piece)[0], 0.0
+            if chosen is not None and speaking[column]:
+                weight, followed = healer.share(healed, chosen, ids[covering], last), followed + 1
+            path = [(after[k], ([*ids, 0])[k + 1]) for k in range(covering, min(covering + 4, len(ids)))]
+            y, f = encoding.ids[i], frequency[encoding.ids[i]]
+            q = ahead.carried(y, healed.p, column, weight, piece, path) + (1 - healed.p[speaking].sum()) * f
+            bits -= math.log2((1 - _FLOOR) * q + _FLOOR * f)
+    assert followed
+    found = of_text(model, target, alignment, text, (Policy.LOOK_AHEAD,))
+    assert found.policies[Policy.LOOK_AHEAD].overall.carried == pytest.approx(bits, rel=1e-4)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
