@@ -141,9 +141,12 @@ def test_mass_that_is_not_carried_goes_to_the_tokens_by_how_often_they_were_coun
 # --- the same as plain loops ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["there", "back"])
-def pair(request, parts) -> tuple[LoadedModel, Vocabulary, Alignment]:
-    """A source without a begin token, and one with it."""
+@pytest.fixture(params=["there", "back", "bytes"])
+def pair(request, parts, tiny) -> tuple[LoadedModel, Vocabulary, Alignment]:
+    """A source without a begin token, one with it, and one of single bytes, four of which make up " the"."""
+    if request.param == "bytes":
+        source, target = tiny["bytes"], tiny["source"]
+        return random_model(source), target, of_counts(np.ones((target.size, source.size)), source, target)
     if request.param == "there":
         return parts.small, parts.base.vocabulary, parts.alignment
     back = align(parts.base.vocabulary, parts.small.vocabulary, method="retokenize", cache=False)
