@@ -164,6 +164,10 @@ class Corpus:
             decoder = codecs.getincrementaldecoder("utf-8")()
             rest, read = "", 0
             for block in _blocks(file):
+                cut = _cut(rest)  # only now is it sure that the text goes on
+                if cut:
+                    yield rest[:cut]
+                rest = rest[cut:]
                 try:
                     rest += decoder.decode(block)
                 except UnicodeDecodeError as error:
@@ -173,10 +177,6 @@ class Corpus:
                         f"{file}: not UTF-8 text at byte {at}; convert the file to UTF-8 or leave it out."
                     ) from error
                 read += len(block)
-                cut = _cut(rest)
-                if cut:
-                    yield rest[:cut]
-                rest = rest[cut:]
             if decoder.getstate()[0]:
                 at = read - len(decoder.getstate()[0])
                 raise VocabridgeError(f"{file}: ends in the middle of a character at byte {at}; the file is cut off.")

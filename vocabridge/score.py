@@ -328,9 +328,9 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
     ours, theirs = source.encode(text), target.encode(text)
     started = theirs.starts >= 0
     tokens, starts = theirs.ids[started].tolist(), theirs.starts[started].tolist()
-    own_starts = ours.starts.tolist()
+    own_starts = np.maximum.accumulate(ours.starts).tolist()  # one without a start is with the one before it
     shared = sorted({s for s in starts if s > 0} & set(own_starts))
-    if not shared or min(own_starts) < 0:
+    if not shared:
         return
     tree = TokenTree()
     begin = tree.add(begin_tokens(source))

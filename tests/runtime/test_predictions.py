@@ -15,9 +15,9 @@ TEXT = "The dogs watch 12 lazy foxes; cafés über 東京 🙂.\n    return {wor
 
 @pytest.fixture
 def corpus(tmp_path) -> Corpus:
-    """Two files: the first of several windows; the second of two, cut before its space."""
+    """Two files: the first of several windows; the second of one token."""
     (tmp_path / "a.txt").write_text(TEXT * 50, encoding="utf-8")
-    (tmp_path / "b.txt").write_text("The fox" + "s" * 9, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("The", encoding="utf-8")
     return Corpus.open([tmp_path / "a.txt", tmp_path / "b.txt"])
 
 
