@@ -25,7 +25,7 @@ import numpy as np
 
 from vocabridge.alignment import Alignment, Vocabulary
 
-_LIKELY = 64
+_LIKELY = 256
 """How many of the next source tokens are looked at."""
 
 
