@@ -67,8 +67,9 @@ def test_by_hand_where_the_text_goes_on_the_source_is_asked_again(tiny):
     assert found == pytest.approx({b"t": 0.25, b"th": 0.5 * 0.25, b"the": 0.5 * 0.75 + 0.25}, abs=1e-6)
 
 
-def test_of_what_is_not_looked_at_the_mass_is_shared_as_the_column_has_it(tiny):
+def test_of_what_is_not_looked_at_the_mass_is_shared_as_the_column_has_it(tiny, monkeypatch):
     """A source that says nothing in particular: 64 of its 265 tokens are looked at, each by its own cut."""
+    monkeypatch.setattr("vocabridge.look_ahead._LIKELY", 64)
     source, target = tiny["source"], tiny["target"]
     ahead = look_ahead(with_columns(tiny, {b"t": THE}), source, target)
     p = np.full(SOURCE_SIZE, 0.5 / (SOURCE_SIZE - 64))
