@@ -7,7 +7,8 @@ w, what follows decides: with the source's distribution p(v | w) of its token af
 
 P(y | w v) is the target tokenizer's own cut of the bytes of w and v: its first token, if that ends before they
 do. Else it may run on: along the likely text the source is asked again, and where it is not, the tokens that
-begin with these bytes share the mass as C has them. Only the most likely v are looked at.
+begin with these bytes share the mass as C has them, in w's column or in that of the source token which these
+bytes are. Only the most likely v are looked at, and the one that stands in the text.
 
 To score a text only the source token w that stands in it is looked behind. A target token that is longer than
 some other source token gets nothing from that one: the source's tokenizer spells it with w, so that looking
@@ -30,7 +31,7 @@ _LIKELY = 256
 
 
 Step: TypeAlias = tuple[np.ndarray[Any, Any], int]
-"""The source's natural log-probabilities behind some bytes, (|S|,), and the token after which it is asked next."""
+"""The source's natural log-probabilities behind some bytes, (|S|,), and its token that follows; -1 if none does."""
 
 
 class FirstTokens:
@@ -96,37 +97,37 @@ class LookAhead:
         column = self.column(w)
         log_p, following = path[0]
         likely = np.argpartition(-log_p, _LIKELY)[:_LIKELY] if len(log_p) > _LIKELY else np.arange(len(log_p))
+        if following >= 0:
+            likely = np.union1d(likely, following)
         seen = total = 0.0
         for v, p in zip(likely.tolist(), np.exp(log_p[likely], dtype=np.float64).tolist(), strict=True):
             data = self._source.token_bytes[v]
             if data is None:
                 continue
             seen += p
-            if v == following and len(path) > 1 and self._open(column, piece + data):
+            if v == following and len(path) > 1 and self._open(piece + data):
                 total += p * self.probability(y, w, piece + data, path[1:])
             else:
                 total += p * self._share(y, column, piece + data)
         return total + max(0.0, 1.0 - seen) * self._share(y, column, piece)
 
-    def _open(self, column: dict[int, float], data: bytes) -> bool:
+    def _open(self, data: bytes) -> bool:
         """Whether the next target token may run on behind these bytes."""
         first = self._first.of(data)
-        return first >= 0 and len(self._target.token_bytes[first] or b"") == len(data) and first in column
+        return first >= 0 and len(self._target.token_bytes[first] or b"") == len(data)
 
     def _share(self, y: int, column: dict[int, float], data: bytes) -> float:
         """P(next target token is y | the text goes on with these bytes)."""
         first = self._first.of(data)
-        own = self._target.token_bytes[first] if first >= 0 else None
-        if own is None:
+        if first < 0 or self._target.token_bytes[first] is None:
             return column.get(y, 0.0)
-        if len(own) < len(data) or first not in column:
-            return float(y == first)
-        return self._among(y, column, data)
-
-    def _among(self, y: int, column: dict[int, float], data: bytes) -> float:
-        """P(y | w) among the target tokens that begin with these bytes; among all where none does."""
-        those = {other: weight for other, weight in column.items() if self._begins(other, data)} or column
-        return those.get(y, 0.0) / sum(those.values()) if those else 0.0
+        if self._open(data):
+            own = self._source.canonical.get(data)
+            for weights in (column, {} if own is None else self.column(own)):
+                if first in weights:
+                    those = {other: weight for other, weight in weights.items() if self._begins(other, data)}
+                    return those.get(y, 0.0) / sum(those.values())
+        return float(y == first)
 
     def _begins(self, y: int, data: bytes) -> bool:
         return (self._target.token_bytes[y] or b"").startswith(data)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import bisect
 import enum
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -353,7 +352,7 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
     paths = own.copy()
     for node, parent in enumerate(tree.parents):
         paths[node] += 0.0 if parent == ROOT else paths[parent]
-    stretches = [*shared, len(data)]
+    stretches, following = [*shared, len(data)], [*ours.ids.tolist()[1:], -1]
     for i, several, covered in zip(places, found, ends, strict=True):
         place, end = starts[i], starts[i + 1] if i + 1 < len(starts) else len(data)
         asked = {
@@ -384,5 +383,5 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
             piece=piece,
             column=(*spelled, 0)[0],
             weight=healer.share(healed, chosen, tree.tokens[node], tokens[i - 1]) if known and chosen else 0.0,
-            path=[(log_p[n], tree.tokens[v]) for n, v in itertools.pairwise([*nodes[covering:][: _AHEAD + 1], ROOT])],
+            path=[(log_p[nodes[k]], following[k]) for k in range(covering, min(covering + _AHEAD + 1, len(nodes)))],
         )

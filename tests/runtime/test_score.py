@@ -229,7 +229,7 @@ def test_looking_ahead_follows_the_source_s_own_tokens_of_the_text(pair, of_text
             column, weight = source.segment(piece)[0], 0.0
             if chosen is not None and speaking[column]:
                 weight, followed = healer.share(healed, chosen, ids[covering], last), followed + 1
-            path = [(after[k], ([*ids, 0])[k + 1]) for k in range(covering, min(covering + 4, len(ids)))]
+            path = [(after[k], ([*ids, -1])[k + 1]) for k in range(covering, min(covering + 4, len(ids)))]
             y, f = encoding.ids[i], frequency[encoding.ids[i]]
             q = ahead.carried(y, healed.p, column, weight, piece, path) + (1 - healed.p[speaking].sum()) * f
             bits -= math.log2((1 - _FLOOR) * q + _FLOOR * f)
