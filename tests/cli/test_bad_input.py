@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -112,6 +113,14 @@ def test_a_cache_folder_that_cannot_be_used_is_named(run, tokenizer_folders, tmp
     assert str(tmp_path / "file") in one_sentence(done)
 
 
+HEEDING_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a command that heeds SIGINT even where the tests run in the background of a shell, which ignores it."""
+
+
 @pytest.fixture
 def slow(tmp_path):
     """Arguments of a count that takes some seconds."""
@@ -139,7 +148,7 @@ def test_a_stopped_command_leaves_nothing_half_written(
     arguments = [*command.split(), *map(str, (*pair, *slow)), "--jobs", str(jobs)]
     cache = tmp_path / "cache"
     process = subprocess.Popen(
-        [entry_point, *arguments],
+        [sys.executable, "-c", HEEDING_SIGINT, entry_point, *arguments],
         env=os.environ | {"VOCABRIDGE_CACHE": str(cache)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
