@@ -19,7 +19,6 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -27,12 +26,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vocabridge.alignment import Encoding, Vocabulary
-from vocabridge.reader import has_safe_cuts
+from vocabridge.reader import SAFE_CUT, has_safe_cuts
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-
-_SAFE_CUT = re.compile(r"(?<=[A-Za-z0-9])(?= )")
 
 _TAKEN_BACK = 4
 """How many of the last tokens a cover may take back; a longer token than their bytes is rare."""
@@ -73,7 +70,7 @@ def covers(vocabulary: Vocabulary, texts: Sequence[bytes]) -> list[list[Cover]]:
     heads, tails, halves = [], [], []
     for data in texts:
         text = data.decode(errors="ignore")
-        cut = max((match.start() for match in _SAFE_CUT.finditer(text)), default=0) if cuts else 0
+        cut = max((match.start() for match in SAFE_CUT.finditer(text)), default=0) if cuts else 0
         heads.append(len(text[:cut].encode()))
         tails.append(text[cut:])
         halves.append(data[len(text.encode()) :])

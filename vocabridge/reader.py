@@ -22,7 +22,7 @@ import numpy as np
 
 from vocabridge.alignment import Vocabulary
 
-_CUT = re.compile(r"(?<=[A-Za-z0-9])(?= )")
+SAFE_CUT = re.compile(r"(?<=[A-Za-z0-9])(?= )")
 _SPANNING = re.compile(rb"[A-Za-z0-9] ")
 _PROBES = tuple(
     (left, right)
@@ -105,7 +105,7 @@ class Reader:
         return kept
 
     def _settle(self, starts: np.ndarray) -> None:
-        cuts = [match.start() for match in _CUT.finditer(self._tail)]
+        cuts = [match.start() for match in SAFE_CUT.finditer(self._tail)]
         if not cuts:
             return
         tokens_at_cut = np.flatnonzero(starts == len(self._tail[: cuts[-1]].encode()))
