@@ -12,8 +12,9 @@ bytes are. Only the most likely v are looked at, and the one that stands in the 
 
 To score a text only the source token w that stands in it is looked behind. A target token that is longer than
 some other source token gets nothing from that one: the source's tokenizer spells it with w, so that looking
-behind the other would find next to nothing. Looking behind the 48 likeliest tokens instead cost the same within
-half a percent (SmolLM2 to Gemma-3, 69 positions of code and prose).
+behind the other would find next to nothing. Really looking behind the 48 likeliest tokens, one step, at 30
+positions each of code and prose, cost the same within 0.1 % from SmolLM2 to Llama-3 and for prose to Gemma-3, and
+2 % more for code to Gemma-3.
 """
 
 from __future__ import annotations
