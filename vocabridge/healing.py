@@ -26,10 +26,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vocabridge.alignment import Encoding, Vocabulary
+from vocabridge.alignment.vocabulary import Int64
 from vocabridge.reader import SAFE_CUT, has_safe_cuts
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
-Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 _TAKEN_BACK = 4
 """How many of the last tokens a cover may take back; a longer token than their bytes is rare."""

@@ -56,8 +56,9 @@ class LookAhead:
         self._source, self._target, self._first = source, target, first
         self._rows = alignment.column_weights
         self._columns = alignment.column_weights.tocsc()
+        self.column = functools.lru_cache(maxsize=1 << 12)(self._column)
 
-    def column(self, w: int) -> dict[int, float]:
+    def _column(self, w: int) -> dict[int, float]:
         """C[., w], its entries."""
         part = slice(self._columns.indptr[w], self._columns.indptr[w + 1])
         return dict(zip(self._columns.indices[part].tolist(), self._columns.data[part].tolist(), strict=True))

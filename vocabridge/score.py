@@ -364,7 +364,8 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
             continue
         healed = healer.heal(list(asked.values()), tokens[i - 1])
         low, high = stretches[(n := bisect.bisect(stretches, place)) - 1], stretches[n]
-        inside = [node for node, start in zip(nodes, own_starts, strict=True) if low <= start < high]
+        inside = nodes[bisect.bisect_left(own_starts, low) : bisect.bisect_left(own_starts, high)]
+        theirs_inside = bisect.bisect_left(starts, high) - bisect.bisect_left(starts, low)
         covering = bisect.bisect(own_starts, place) - 1
         node, pending = nodes[covering], data[own_starts[covering] : place]
         chosen = asked.get(tree.parents[node])
@@ -375,7 +376,7 @@ def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str
             token=tokens[i],
             length=end - place,
             native=-float(own[inside].sum()) / math.log(2) * (end - place) / (high - low),
-            fit=Fit.of(sum(low <= start < high for start in starts), len(inside)),
+            fit=Fit.of(theirs_inside, len(inside)),
             common=not pending,
             as_it_stands=None if several[0].pending or covered[0] == ROOT else np.exp(asked[covered[0]].log_p),
             healed=healed.p,
