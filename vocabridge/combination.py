@@ -1,18 +1,25 @@
-"""How the base model's and the value source's scores become one distribution: a carry and three weights.
+"""How a value source's scores change the base model's logits: a carry, a form and three weights.
 
-    z = a log p_base + b log q_tuned - c log q_untuned
+    product   z = a z_base + b log q_tuned - c log q_untuned
+    mixture   p = (a p_base + b q_tuned) / (a + b)
 
-where q is a donor's distribution carried to the target vocabulary. (1, 1, 1) is the paper's and proxy-tuning's
-sum, (0, 1, 0) the donor alone, (1, 1, 0) a product of experts. The two carries of a change of logits have two
-weights, z = a z_base + b delta_T. Strength alpha goes from the base model alone (0) to these weights (1).
+where q is a donor's distribution carried to the target vocabulary. Of the product, (1, 1, 1) is the paper's and
+proxy-tuning's sum, (0, 1, 0) the donor alone, (1, 1, 0) a product of experts; the carries of a change of logits
+have two weights, z = a z_base + b delta_T. The mixture is the ensemble that one would use without any of this.
+
+What is computed is the change z - z_base, at strength alpha: alpha times that of the product; the mixture with
+alpha times the donor's share. Changes of several value sources add up, and alpha = 0 is no change at all.
 """
 
 from __future__ import annotations
 
 import enum
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +27,9 @@ from torch import Tensor
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.projection import Projection
 from vocabridge.value_source import Scores
+
+_TINY = torch.finfo(torch.float32).tiny  # a probability of 0 is taken for this one
+_LOWEST = -1e4  # a logit of -inf is taken for this one where it has a weight; what the base rules out stays out
 
 
 class Carry(enum.Enum):
@@ -43,58 +53,126 @@ class Carry(enum.Enum):
         return self in (Carry.LINEAR, Carry.EXPONENTIAL)
 
 
+class Form(enum.Enum):
+    """What is made of the base's distribution and the carried ones; the equations are above.
+
+    Attributes:
+        PRODUCT: A weighted sum of logits: each model can rule a token out.
+        MIXTURE: A weighted sum of probabilities: each model can bring a token in. For carries of distributions.
+    """
+
+    PRODUCT = "product"
+    MIXTURE = "mixture"
+
+
 @dataclass(frozen=True)
 class Combination:
-    """A carry and its weights.
+    """A carry, a form and its weights.
 
     Attributes:
         carry: How scores change vocabulary.
         base: a, the weight of the base model.
         tuned: b, the weight of the tuned donor, or of the delta.
-        untuned: c, the weight of the untuned donor; not used by the carries of a delta.
+        untuned: c, the weight of the untuned donor; not used by the carries of a delta, nor by mixtures.
+        form: Product or mixture.
     """
 
     carry: Carry = Carry.INFORMED
     base: float = 1.0
     tuned: float = 1.0
     untuned: float = 1.0
+    form: Form = Form.PRODUCT
 
-    def at(self, strength: float) -> Combination:
-        """The combination at strength alpha: weights (1 + alpha (a - 1), alpha b, alpha c)."""
-        return Combination(
-            carry=self.carry,
-            base=1 + strength * (self.base - 1),
-            tuned=strength * self.tuned,
-            untuned=strength * self.untuned,
-        )
+    def __post_init__(self) -> None:
+        """Checks the weights.
+
+        Raises:
+            VocabridgeError: A weight is no number, or a mixture cannot be made of this.
+        """
+        if not all(math.isfinite(weight) for weight in (self.base, self.tuned, self.untuned)):
+            raise VocabridgeError(
+                f"the weights {self.base}, {self.tuned} and {self.untuned} have to be finite numbers; correct them"
+            )
+        if self.form is Form.MIXTURE and self.carry.of_delta:
+            raise VocabridgeError(
+                f"a mixture is of distributions, and the {self.carry.value} carry carries a change of logits; "
+                "take the static or the informed carry, or a product"
+            )
+        if self.form is Form.MIXTURE and (min(self.base, self.tuned) < 0 or self.base + self.tuned == 0):
+            raise VocabridgeError(
+                f"the weights of a mixture are shares, and {self.base} and {self.tuned} are none; "
+                "give two that are at least 0, not both 0"
+            )
 
     def needs(self) -> dict[str, bool]:
         """The quantities of a value source that it uses; those of weight 0 are not computed."""
         if self.carry.of_delta:
             return {"delta": self.tuned != 0}
-        return {"tuned": self.tuned != 0, "untuned": self.untuned != 0}
+        return {"tuned": self.tuned != 0, "untuned": self.form is Form.PRODUCT and self.untuned != 0}
 
-    def apply(self, projection: Projection, base_logits: Tensor, scores: Scores) -> Tensor:
-        """Combines scores at n positions.
+    def change(
+        self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: float | Tensor
+    ) -> Tensor:
+        """The change of the base's logits that the scores ask for at n positions.
+
+        Whatever the logits and the strength, it is finite; and where the strength is 0, it is exactly 0.
 
         Args:
             projection: From the source vocabulary to the target's.
             base_logits: The base model's, float32 (n, |T|).
+            p_base: Their softmax.
             scores: The value source's, float32 (n, |S|), those that `needs` names.
+            strength: alpha; a tensor (n, 1) where it differs from position to position. The share of a mixture's
+                donor stops at none and at all of it: there alpha < 0 is 0, and alpha > (a + b) / b is the donor alone.
 
         Returns:
-            Logits, float32 (n, |T|).
+            The change, float32 (n, |T|), in memory of its own.
         """
-        combined = self.base * base_logits
-        for weight, feature in zip(self.weights[1:], carried(self.carry, projection, base_logits, scores), strict=True):
-            if feature is not None:
-                combined = combined + weight * feature
-        return combined
+        if self.form is Form.MIXTURE:
+            return self._mixture(projection, base_logits, p_base, scores, strength)
+        return self._product(projection, base_logits, p_base, scores).mul_(strength)
 
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """The factors of the base's scores and of what `carried` gives."""
-        return (self.base, self.tuned) if self.carry.of_delta else (self.base, self.tuned, -self.untuned)
+    def _product(self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor:
+        """(a - 1) z_base + b f_tuned - c f_untuned."""
+        if self.carry.of_delta:
+            terms = [(self.tuned, scores.delta)]
+        else:
+            terms = [(self.tuned, scores.tuned), (-self.untuned, scores.untuned)]
+        weights = [weight for weight, _ in terms if weight != 0]
+        features = carried(self.carry, projection, [_given(logits) for weight, logits in terms if weight != 0], p_base)
+        change = None if self.base == 1 else finite(base_logits).mul_(self.base - 1)
+        for weight, feature in zip(weights, features, strict=True):
+            change = feature.mul_(weight) if change is None else change.add_(feature, alpha=weight)
+        return torch.zeros_like(base_logits) if change is None else change
+
+    def _mixture(
+        self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: float | Tensor
+    ) -> Tensor:
+        """log((1 - s) p_base + s q_tuned) - log p_base at the donor's share s = alpha b / (a + b)."""
+        if self.tuned == 0:
+            return torch.zeros_like(base_logits)
+        share = p_base.new_ones(1, 1) * strength * (self.tuned / (self.base + self.tuned))
+        share = share.clamp(0.0, 1.0)
+        mixed = _distributions(self.carry, projection, [_given(scores.tuned)], p_base)[0].lerp_(p_base, 1 - share)
+        change = mixed.log_().sub_(finite(base_logits)).add_(log_total(base_logits, p_base))
+        # No token falls by more than the base's share of the mixture, whichever probabilities are too small for a
+        # float32: so there is no logarithm of 0 either.
+        return change.clamp_(min=(1 - share).clamp_min(_TINY).log()).mul_(share > 0)
+
+    def at(self, strength: float) -> Combination:
+        """The product at strength alpha: weights (1 + alpha (a - 1), alpha b, alpha c)."""
+        return Combination(
+            carry=self.carry,
+            base=1 + strength * (self.base - 1),
+            tuned=strength * self.tuned,
+            untuned=strength * self.untuned,
+            form=self.form,
+        )
+
+    def apply(self, projection: Projection, base_logits: Tensor, scores: Scores) -> Tensor:
+        """The base's logits and the `change` of them at strength 1."""
+        p_base = base_logits.softmax(-1)
+        return base_logits + self.change(projection, base_logits, p_base, scores, 1.0)
 
     def save(self, path: Path) -> None:
         """Writes it as JSON.
@@ -106,7 +184,28 @@ class Combination:
 
     def as_dict(self) -> dict[str, str | float]:
         """Its JSON form."""
-        return {"carry": self.carry.value, "base": self.base, "tuned": self.tuned, "untuned": self.untuned}
+        return {
+            "carry": self.carry.value,
+            "form": self.form.value,
+            "base": self.base,
+            "tuned": self.tuned,
+            "untuned": self.untuned,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Any) -> Combination:
+        """From its JSON form; without a form it is a product, as all were before there were others.
+
+        Raises:
+            VocabridgeError: That is no combination.
+        """
+        try:
+            weights = {name: float(fields[name]) for name in ("base", "tuned", "untuned")}
+            return cls(carry=Carry(fields["carry"]), **weights, form=Form(fields.get("form", "product")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise VocabridgeError(
+                f"that is no combination ({error}); one has carry, base, tuned and untuned, and may have a form"
+            ) from error
 
     @classmethod
     def load(cls, path: Path) -> Combination:
@@ -117,27 +216,50 @@ class Combination:
         """
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            fields = fields.get("combination", fields) if isinstance(fields, dict) else fields
-            weights = {name: float(fields[name]) for name in ("base", "tuned", "untuned")}
-            return cls(carry=Carry(fields["carry"]), **weights)
+            return cls.from_dict(fields.get("combination", fields) if isinstance(fields, dict) else fields)
         except FileNotFoundError:
             raise VocabridgeError(f"there is no file {path}; `vocabridge eval` writes a combination") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise VocabridgeError(
-                f"{path} is not a combination ({error}); it needs carry, base, tuned and untuned"
-            ) from error
+        except (ValueError, VocabridgeError) as error:
+            raise VocabridgeError(f"{path} is not a combination: {error}") from error
 
 
-def carried(carry: Carry, projection: Projection, base_logits: Tensor, scores: Scores) -> tuple[Tensor | None, ...]:
-    """What a carry makes of a value source's scores: one tensor (n, |T|) a weight, None where a score is absent."""
+def carried(carry: Carry, projection: Projection, scores: Sequence[Tensor], p_base: Tensor) -> tuple[Tensor, ...]:
+    """What a carry makes of scores: what the weights b and c of a product multiply.
+
+    Args:
+        carry: How scores change vocabulary.
+        projection: From the source vocabulary to the target's.
+        scores: A change of logits for the carries of a delta, else the logits of donors; float32 (n, |S|) each.
+        p_base: The base model's probabilities, float32 (n, |T|).
+
+    Returns:
+        For each of the scores the carried change of logits, or the logarithm of the carried distribution; finite,
+        (n, |T|), in memory of its own.
+    """
+    if not scores:
+        return ()
     if carry.of_delta:
-        if scores.delta is None:
-            return (None,)
-        return ((projection.linear if carry is Carry.LINEAR else projection.exponential)(scores.delta),)
-    donors = [logits for logits in (scores.tuned, scores.untuned) if logits is not None]
-    if not donors:
-        return (None, None)
+        carry_over = projection.linear if carry is Carry.LINEAR else projection.exponential
+        return tuple(carry_over(delta, p_base) for delta in scores)
+    return _distributions(carry, projection, scores, p_base).clamp_min_(_TINY).log_().unbind()
+
+
+def _distributions(carry: Carry, projection: Projection, donors: Sequence[Tensor], p_base: Tensor) -> Tensor:
+    """The carried distributions of m donors' logits, (m, n, |T|); carried together, they share the base's image."""
     carry_over = projection.static if carry is Carry.STATIC else projection.informed
-    q = carry_over(torch.stack(donors).softmax(-1), base_logits.softmax(-1))
-    log_q = iter(q.clamp_min(torch.finfo(q.dtype).tiny).log())
-    return tuple(None if logits is None else next(log_q) for logits in (scores.tuned, scores.untuned))
+    return carry_over(torch.stack(tuple(donors)).softmax(-1), p_base)
+
+
+def _given(logits: Tensor | None) -> Tensor:
+    assert logits is not None, "the value source was not asked for what the combination needs"
+    return logits
+
+
+def log_total(logits: Tensor, p: Tensor) -> Tensor:
+    """Log-sum-exp (n, 1) of logits (n, |T|) whose softmax p is known: no logarithm over the vocabulary."""
+    return logits.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()
+
+
+def finite(logits: Tensor) -> Tensor:
+    """A copy in which logits of -inf are numbers that are no less absurd."""
+    return logits.clamp_min(_LOWEST)

@@ -1,27 +1,33 @@
-"""Fits a combination's weights on validation texts: which carry, and how much of each model.
+"""Fits a combination's weights on validation texts: which carry, which form, and how much of each model.
 
-For one carry the loss -log softmax(a f_1 + b f_2 - c f_3)[token] is convex in the weights, so a few steps of
-L-BFGS find the best ones. The features f are computed once. Of the 10^5 tokens at each position, the several
-hundred likeliest under any feature are kept and their probabilities renormalised among themselves; the weights
-need no more, and no evaluation does this.
+    product   -log softmax(a f_1 + b f_2 - c f_3)[token]     features f: logits, or logarithms of distributions
+    mixture   -log((1 - s) p + s q)[token]                   p, q: probabilities of the token
+
+Both are convex in the weights, so a few steps of L-BFGS, or of a search on a line, find the best ones. The features
+are computed once. A mixture needs those of the true token only. A product needs its sum over the 10^5 tokens at each
+position: of these the several hundred likeliest under any feature are kept, and a few others, drawn at random, stand
+for the rest (importance sampling), so that the bits of both forms can be compared.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
 from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, carried
+from vocabridge.combination import Carry, Combination, Form, carried
 from vocabridge.examples import Example, tokenize
 from vocabridge.progress import Progress, unheard
+from vocabridge.value_source import Scores
 
-_SUPPORT = 512  # tokens kept at each position
+_LIKELIEST = 512  # tokens kept at each position
+_DRAWN = 128  # tokens drawn at each position to stand for the others
 _POSITIONS_AT_ONCE = 8
 _ENOUGH = 1_500  # positions, among prompts and responses; three weights need no more
 _LARGEST = 4.0  # a weight beyond this means that the texts are too few
@@ -29,18 +35,18 @@ _LARGEST = 4.0  # a weight beyond this means that the texts are too few
 
 @dataclass(frozen=True)
 class Fit:
-    """The best weights of one carry.
+    """The best weights of one carry in one form.
 
     Attributes:
-        combination: The carry with its weights.
-        bits: Bits per response token on the texts it was fitted on, over the kept tokens.
-        paper_bits: The same at weights (1, 1, 1).
+        combination: The carry and the form with their weights.
+        bits: Bits per response token on the texts it was fitted on.
+        paper_bits: The same at the paper's weights, (1, 1, 1); None for a mixture.
         positions: How many response tokens that was.
     """
 
     combination: Combination
     bits: float
-    paper_bits: float
+    paper_bits: float | None
     positions: int
 
 
@@ -51,7 +57,7 @@ def fit_combination(
     carries: Sequence[Carry] = tuple(Carry),
     progress: Progress = unheard,
 ) -> list[Fit]:
-    """Fits every carry on the responses of some examples.
+    """Fits every carry, in every form that it has, on the responses of some examples.
 
     Args:
         bridge: The bridge; its own combination is not looked at and not changed.
@@ -60,36 +66,45 @@ def fit_combination(
         progress: Told of every example.
 
     Returns:
-        One fit a carry, the best first.
+        One fit a carry and form, the best first.
     """
     generator = torch.Generator().manual_seed(0)
     share = min(1.0, _ENOUGH / sum(len(tokenize(e, bridge.vocabulary).ids) for e in examples))
-    parts: list[_Part] = []
+    blocks: list[_Block] = []
     for number, example in enumerate(examples, start=1):
-        parts += _parts(bridge, example, carries, share, generator)
+        blocks += _blocks(bridge, example, carries, share, generator)
         progress(number, len(examples), "fitting the weights")
-    truth = torch.cat([part.truth for part in parts]).numpy()
-    fits = [_fit(carry, torch.cat([part.features[carry] for part in parts]).numpy(), truth) for carry in carries]
+    truth = torch.cat([block.truth for block in blocks]).numpy()
+    stands_for = torch.cat([block.stands_for for block in blocks]).numpy()
+    fits = []
+    for carry in carries:
+        features = torch.cat([block.features[carry] for block in blocks]).numpy()
+        fits.append(_product(carry, features, stands_for, truth))
+        if not carry.of_delta:
+            log_p, log_q = features[np.arange(len(truth)), truth, :2].T
+            fits.append(_mixture(carry, log_p, log_q))
     return sorted(fits, key=lambda fit: fit.bits)
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Block:
     """A block of n positions, over the k tokens kept at each.
 
     Attributes:
         features: By carry, (n, k, features).
+        stands_for: Logarithm of how many tokens each of the k stands for, (n, k).
         truth: Which of the k is the response's token, (n,).
     """
 
     features: dict[Carry, Tensor]
+    stands_for: Tensor
     truth: Tensor
 
 
 @torch.no_grad()
-def _parts(
+def _blocks(
     bridge: Bridge, example: Example, carries: Sequence[Carry], share: float, generator: torch.Generator
-) -> list[_Part]:
+) -> list[_Block]:
     """The features at a random share of an example's response tokens, where the value source has a say."""
     tokens = tokenize(example, bridge.vocabulary)
     ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)
@@ -97,48 +112,66 @@ def _parts(
     logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()
     needs = {"delta": any(carry.of_delta for carry in carries), "tuned": True, "untuned": True}
     scores, speaks = bridge.scores(ids, None, len(truth), needs, None)
-    drawn = (torch.rand(len(truth), generator=generator) < share).to(bridge.device)
-    chosen = (drawn & speaks[0].to(bridge.device)).nonzero().flatten()
-    parts = []
+    chosen = (torch.rand(len(truth), generator=generator) < share).to(bridge.device)
+    chosen = (chosen & speaks[0].to(bridge.device)).nonzero().flatten()
+    blocks = []
     for positions in chosen.split(_POSITIONS_AT_ONCE):
-        base, said = logits[positions], scores.at(positions, logits.device)
-        features = {
-            carry: torch.stack([base.log_softmax(-1), *_present(carried(carry, bridge.projection, base, said))], -1)
-            for carry in carries
-        }
-        parts.append(_kept(features, truth[positions]))
-    return parts
+        log_p, said = logits[positions].log_softmax(-1), scores.at(positions, logits.device)
+        p_base = log_p.exp()
+        features = {carry: carried(carry, bridge.projection, _used(carry, said), p_base) for carry in carries}
+        blocks.append(_kept(log_p, features, truth[positions], generator))
+    return blocks
 
 
-def _present(features: Sequence[Tensor | None]) -> list[Tensor]:
-    return [feature for feature in features if feature is not None]
+def _used(carry: Carry, scores: Scores) -> list[Tensor]:
+    """The scores that a carry carries, in the order of their weights."""
+    used = [scores.delta] if carry.of_delta else [scores.tuned, scores.untuned]
+    return [score for score in used if score is not None]
 
 
-def _kept(features: dict[Carry, Tensor], truth: Tensor) -> _Part:
-    """Keeps the likeliest tokens of features (n, |T|, features), the true one among them."""
-    # A change of logits is no score by itself; its sum with the base's is.
-    scores = [f.sum(-1) if carry.of_delta else f.amax(-1) for carry, f in features.items()]
-    highest = torch.stack([score.log_softmax(-1) for score in scores]).amax(0)
-    kept = highest.scatter(-1, truth[:, None], torch.inf).topk(min(_SUPPORT, highest.shape[-1])).indices
-    return _Part(
+def _kept(
+    log_p: Tensor, features: dict[Carry, tuple[Tensor, ...]], truth: Tensor, generator: torch.Generator
+) -> _Block:
+    """Keeps of the base's log probabilities and of what is carried, all (n, |T|), the likeliest tokens and some others.
+
+    The true token is among the likeliest; the others are drawn and stand for all that are not kept.
+    """
+    highest = log_p.clone()
+    for carry, several in features.items():
+        # A change of logits is no score by itself; its sum with the base's is.
+        for likely in [(log_p + several[0]).log_softmax(-1)] if carry.of_delta else several:
+            torch.maximum(highest, likely, out=highest)
+    highest.scatter_(-1, truth[:, None], torch.inf)
+    n, size = highest.shape
+    best = highest.topk(min(_LIKELIEST, size)).indices
+    drawn = torch.randint(size, (n, _DRAWN), generator=generator).to(best.device)
+    known = torch.zeros_like(highest, dtype=torch.bool).scatter_(1, best, True).gather(1, drawn)
+    drawn_for = torch.full(drawn.shape, math.log(size / _DRAWN), device=best.device).masked_fill_(known, -torch.inf)
+    kept = torch.cat([best, drawn], 1)
+    return _Block(
         features={
-            carry: f.gather(1, kept[..., None].expand(-1, -1, f.shape[-1])).cpu() for carry, f in features.items()
+            carry: torch.stack([feature.gather(1, kept) for feature in (log_p, *several)], -1).cpu()
+            for carry, several in features.items()
         },
-        truth=(kept == truth[:, None]).int().argmax(-1).cpu(),
+        stands_for=torch.cat([torch.zeros(best.shape, device=best.device), drawn_for], 1).cpu(),
+        truth=(best == truth[:, None]).int().argmax(-1).cpu(),
     )
 
 
-def _fit(carry: Carry, features: np.ndarray, truth: np.ndarray) -> Fit:
+def _product(carry: Carry, features: np.ndarray, stands_for: np.ndarray, truth: np.ndarray) -> Fit:
+    """The weights of the product; arguments as in `_Block`, of all positions."""
     rows = np.arange(len(truth))
     signs = np.array([1.0, 1.0] if carry.of_delta else [1.0, 1.0, -1.0])
     signed = features.astype(np.float64) * signs
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         scores = signed @ weights
-        scores -= scores.max(1, keepdims=True)
-        p = np.exp(scores)
+        said = scores[rows, truth]
+        scores += stands_for
+        highest = scores.max(1, keepdims=True)
+        p = np.exp(scores - highest)
         total = p.sum(1, keepdims=True)
-        nats = np.log(total[:, 0]) - scores[rows, truth]
+        nats = np.log(total[:, 0]) + highest[:, 0] - said
         gradient = np.einsum("nk,nkf->nf", p / total, signed) - signed[rows, truth]
         return float(nats.mean()), gradient.mean(0)
 
@@ -150,4 +183,21 @@ def _fit(carry: Carry, features: np.ndarray, truth: np.ndarray) -> Fit:
         bits=float(found.fun) / np.log(2),
         paper_bits=loss(start)[0] / np.log(2),
         positions=len(truth),
+    )
+
+
+def _mixture(carry: Carry, log_p: np.ndarray, log_q: np.ndarray) -> Fit:
+    """The donor's share of the mixture; log probabilities of the true tokens under the base and the donor, (n,)."""
+
+    def loss(share: float) -> float:
+        with np.errstate(divide="ignore"):  # the logarithm of no share
+            return -float(np.logaddexp(np.log1p(-share) + log_p, np.log(share) + log_q).mean())
+
+    found = minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-5})
+    share = round(float(found.x), 4)
+    return Fit(
+        combination=Combination(carry, round(1 - share, 4), share, 0.0, Form.MIXTURE),
+        bits=loss(share) / np.log(2),
+        paper_bits=None,
+        positions=len(log_p),
     )

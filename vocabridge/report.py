@@ -6,6 +6,7 @@ import html
 from pathlib import Path
 
 from vocabridge.alignment import Alignment, write_whole
+from vocabridge.combination import Form
 from vocabridge.evaluation import Evaluation
 from vocabridge.page import new_figure, page, svg, table
 
@@ -31,8 +32,8 @@ def write_report(evaluation: Evaluation, alignment: Alignment, path: Path) -> No
 {table(evaluation.header, evaluation.rows())}
 <figure>{_plot(evaluation)}</figure>
 <h2>The combination</h2>
-<p>Every carry with its best weights on the validation items; the bridge uses the first.</p>
-{table(("carry", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)"), _fits(evaluation))}
+<p>Every carry and form with its best weights on the validation items; the bridge uses the first.</p>
+{table(("carry", "form", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)"), _fits(evaluation))}
 <h2>Generations</h2>
 {"".join(_sample(sample.prompt, sample.reference, sample.generations) for sample in evaluation.samples)}
 <h2>Where it comes from</h2>
@@ -44,15 +45,16 @@ def _fits(evaluation: Evaluation) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for fit in evaluation.fits:
         weights = fit.combination
-        untuned = "-" if weights.carry.of_delta else f"{weights.untuned:.2f}"
+        unused = weights.carry.of_delta or weights.form is Form.MIXTURE
         rows.append(
             (
                 weights.carry.value,
+                weights.form.value,
                 f"{weights.base:.2f}",
                 f"{weights.tuned:.2f}",
-                untuned,
+                "-" if unused else f"{weights.untuned:.2f}",
                 f"{fit.bits:.3f}",
-                f"{fit.paper_bits:.3f}",
+                "-" if fit.paper_bits is None else f"{fit.paper_bits:.3f}",
             )
         )
     return rows

@@ -1,31 +1,185 @@
-"""Weights and carries: what strength does to them, what they need, their file; and the fit."""
+"""Carries, forms and weights: the change they ask for, at every strength and whatever the logits; their file."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.combination import Carry, Combination
-from vocabridge.examples import Example
-from vocabridge.fitting import _fit, fit_combination
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.projection import Projection
+from vocabridge.value_source import Scores
 
-ITEMS = [
-    Example(f"Question: {n} foxes?\nAnswer:", f" {n}*2={2 * n} foxes. 🙂\n#### {2 * n}\n", str(2 * n), str(n), str(n))
-    for n in (3, 12, 24, 345)
-]
+DISTRIBUTIONS = [carry for carry in Carry if not carry.of_delta]
+EVERYTHING = [(carry, Form.PRODUCT) for carry in Carry] + [(carry, Form.MIXTURE) for carry in DISTRIBUTIONS]
+seeds = st.integers(0, 10_000)
 
 
+@dataclass(frozen=True)
+class Case:
+    """Scores at n positions, and what goes from their vocabulary to the base's."""
+
+    projection: Projection
+    base: torch.Tensor
+    scores: Scores
+
+    @classmethod
+    def draw(cls, seed: int, projection: Projection, sizes: tuple[int, int], spread: float = 3.0, n: int = 3) -> Case:
+        """Logits of a given spread; beyond the usual one, some that the base rules out."""
+        generator = torch.Generator().manual_seed(seed)
+        tuned, untuned = (torch.randn(n, sizes[0], generator=generator) * spread for _ in range(2))
+        base = torch.randn(n, sizes[1], generator=generator) * spread
+        if spread > 3:
+            base[:, 1:][torch.rand(n, sizes[1] - 1, generator=generator) < 0.2] = -torch.inf
+        return cls(projection, base, Scores(tuned - untuned, tuned, untuned))
+
+    def change(self, combination: Combination, strength: float | torch.Tensor = 1.0) -> torch.Tensor:
+        return combination.change(self.projection, self.base, self.base.softmax(-1), self.scores, strength)
+
+
+@pytest.fixture(scope="module")
+def projection(parts) -> Projection:
+    return Projection.of(parts.alignment)
+
+
+@pytest.fixture(scope="module")
+def sizes(parts) -> tuple[int, int]:
+    return parts.small.vocabulary.size, parts.base.vocabulary.size
+
+
+def same(seed: int, **arguments) -> Case:
+    """Scores over the base's own vocabulary."""
+    return Case.draw(seed, Projection.identity(40), (40, 40), **arguments)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, weights=st.tuples(*[st.floats(-2, 2)] * 3), strength=st.floats(-2, 2))
 @pytest.mark.parametrize("carry", Carry)
-def test_strength_goes_from_the_base_alone_to_the_weights(carry):
-    weights = Combination(carry, 0.25, 0.9, 0.1)
-    assert weights.at(1) == weights
-    assert weights.at(0) == Combination(carry, 1, 0, 0)
-    half = weights.at(0.5)
-    assert (half.base, half.tuned, half.untuned) == pytest.approx((0.625, 0.45, 0.05))
+def test_in_one_vocabulary_the_product_is_the_plain_sum_of_logits(carry, seed, weights, strength):
+    case, (a, b, c) = same(seed), weights
+    if carry.of_delta:
+        asked = (a - 1) * case.base + b * case.scores.delta
+    else:
+        asked = (a - 1) * case.base + b * case.scores.tuned - c * case.scores.untuned
+    found = case.base + case.change(Combination(carry, *weights), strength)
+    expected = case.base + strength * asked
+    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=2e-4, rtol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=seeds,
+    weights=st.tuples(st.floats(0, 2), st.floats(0.01, 2)),
+    strength=st.floats(0, 1),
+    spread=st.sampled_from([0.1, 3.0, 40.0]),
+)
+def test_in_one_vocabulary_the_mixture_is_the_plain_mean_of_probabilities(seed, weights, strength, spread):
+    """Also where the base's probability of a token that the donor wants is too small for a float32."""
+    case, (a, b) = same(seed, spread=spread), weights
+    base = case.base.clamp_min(-1e3)
+    case = Case(case.projection, base, case.scores)
+    found = (base + case.change(Combination(Carry.STATIC, a, b, form=Form.MIXTURE), strength)).double().softmax(-1)
+    p, q = base.double().softmax(-1), case.scores.tuned.double().softmax(-1)
+    expected = (1 - strength) * p + strength * (a * p + b * q) / (a + b)
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-3)
+
+
+@pytest.mark.parametrize("carry", DISTRIBUTIONS)
+def test_the_share_of_a_mixtures_donor_stops_at_none_and_at_all(carry, projection, sizes):
+    case = Case.draw(0, projection, sizes)
+    mixture = Combination(carry, 0.25, 0.75, form=Form.MIXTURE)
+    alone = (case.base + case.change(mixture, 4 / 3)).softmax(-1)
+    expected = case.change(Combination(carry, 0, 1, 0)) + case.base
+    torch.testing.assert_close(alone, expected.softmax(-1), atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(case.change(mixture, 20.0), case.change(mixture, 4 / 3))
+    assert not case.change(mixture, -1.0).any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds, spread=st.sampled_from([0.0, 3.0, 100.0, 1e4]))
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_whatever_the_logits_the_change_is_finite_and_what_the_base_rules_out_stays_out(
+    carry, form, seed, spread, projection, sizes
+):
+    case = Case.draw(seed, projection, sizes, spread)
+    for weights in [(0, 1, 0), (1, 1, 1), (0.3, 0.9, 0.2), (2, 1, 1)]:
+        for strength in (1.0, 0.3, 5.0, torch.tensor([[0.0], [0.5], [1.0]])):
+            change = case.change(Combination(carry, *weights, form), strength)
+            assert change.isfinite().all()
+            p = (case.base + change).softmax(-1)
+            torch.testing.assert_close(p.sum(-1), torch.ones(3), atol=1e-4, rtol=0)
+            assert (p[case.base == -torch.inf] == 0).all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds, spread=st.sampled_from([0.0, 3.0, 100.0, 1e4]))
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_at_strength_0_the_change_is_exactly_0(carry, form, seed, spread, projection, sizes):
+    case, combination = Case.draw(seed, projection, sizes, spread), Combination(carry, 0.3, 0.9, 0.2, form)
+    assert torch.equal(case.change(combination, 0.0), torch.zeros_like(case.base))
+    by_position = case.change(combination, torch.tensor([[0.0], [0.7], [0.0]]))
+    assert not by_position[[0, 2]].any()
+    assert by_position[1].any() or spread == 0
+
+
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_strengths_by_position_are_those_of_each_position(carry, form, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.3, 0.9, 0.2, form)
+    strengths = [0.2, 1.0, 1.2]
+    found = case.change(combination, torch.tensor(strengths).unsqueeze(-1))
+    for position, strength in enumerate(strengths):
+        torch.testing.assert_close(found[position], case.change(combination, strength)[position], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_no_scores_are_overwritten(carry, form, projection, sizes):
+    for mapping, (source, target) in ((projection, sizes), (Projection.identity(40), (40, 40))):
+        case, before = Case.draw(0, mapping, (source, target)), Case.draw(0, mapping, (source, target))
+        p_base = case.base.softmax(-1)
+        combination = Combination(carry, 0.3, 0.9, 0.2, form)
+        found = combination.change(mapping, case.base, p_base, case.scores, 0.5)
+        found.fill_(7.0)
+        assert torch.equal(p_base, before.base.softmax(-1))
+        assert torch.equal(case.base, before.base)
+        assert all(
+            torch.equal(one, two)
+            for one, two in zip(vars(case.scores).values(), vars(before.scores).values(), strict=True)
+        )
+
+
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_only_the_scores_that_are_needed_are_looked_at(carry, form, projection, sizes):
+    case = Case.draw(0, projection, sizes)
+    for weights in [(0.5, 1, 0), (0.5, 0, 1), (0.5, 0, 0)]:
+        combination = Combination(carry, *weights, form)
+        needs = combination.needs()
+        some = Scores(**{name: logits for name, logits in vars(case.scores).items() if needs.get(name)})
+        found = Case(case.projection, case.base, some).change(combination)
+        torch.testing.assert_close(found, case.change(combination))
+
+
+@pytest.mark.parametrize("carry", [Carry.LINEAR, Carry.EXPONENTIAL])
+def test_a_change_of_logits_has_no_mixture(carry):
+    with pytest.raises(VocabridgeError, match=f"the {carry.value} carry carries a change of logits"):
+        Combination(carry, form=Form.MIXTURE)
+
+
+@pytest.mark.parametrize("weights", [(-1, 2), (1, -0.1), (0, 0)])
+def test_the_weights_of_a_mixture_are_shares(weights):
+    with pytest.raises(VocabridgeError, match="at least 0, not both 0"):
+        Combination(Carry.STATIC, *weights, form=Form.MIXTURE)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf")])
+def test_weights_are_finite(weight):
+    for weights in [(weight, 1, 1), (1, weight, 1), (1, 1, weight)]:
+        with pytest.raises(VocabridgeError, match="finite"):
+            Combination(Carry.STATIC, *weights)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +190,8 @@ def test_strength_goes_from_the_base_alone_to_the_weights(carry):
         (Combination(Carry.INFORMED), {"tuned": True, "untuned": True}),
         (Combination(Carry.STATIC, 1, 1, 0), {"tuned": True, "untuned": False}),
         (Combination(Carry.INFORMED, 1, 0, 0), {"tuned": False, "untuned": False}),
+        (Combination(Carry.INFORMED, 1, 1, 1, Form.MIXTURE), {"tuned": True, "untuned": False}),
+        (Combination(Carry.INFORMED, 1, 0, 1, Form.MIXTURE), {"tuned": False, "untuned": False}),
     ],
 )
 def test_only_scores_with_a_weight_are_needed(combination, needs):
@@ -96,9 +252,9 @@ def test_the_donor_alone_carried_is_a_distribution(parts):
     torch.testing.assert_close(logits[:, 1:].logsumexp(-1), torch.zeros(1, 3), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("carry", Carry)
-def test_a_combination_comes_back_from_its_file(tmp_path, carry):
-    combination = Combination(carry, 0.25, 0.9, 0.1)
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_a_combination_comes_back_from_its_file(tmp_path, carry, form):
+    combination = Combination(carry, 0.25, 0.9, 0.1, form)
     combination.save(tmp_path / "weights.json")
     assert Combination.load(tmp_path / "weights.json") == combination
 
@@ -107,6 +263,11 @@ def test_a_combination_comes_back_from_a_report_of_eval(tmp_path):
     combination = Combination(Carry.STATIC, 0.25, 0.9, 0.1)
     (tmp_path / "report.json").write_text(json.dumps({"base": "gemma", "combination": combination.as_dict()}))
     assert Combination.load(tmp_path / "report.json") == combination
+
+
+def test_a_file_from_before_there_were_forms_is_a_product(tmp_path):
+    (tmp_path / "report.json").write_text('{"carry": "informed", "base": 0.2, "tuned": 0.9, "untuned": 0.1}')
+    assert Combination.load(tmp_path / "report.json") == Combination(Carry.INFORMED, 0.2, 0.9, 0.1, Form.PRODUCT)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +284,9 @@ def test_a_combination_comes_back_from_a_report_of_eval(tmp_path):
         b'{"combination": 3}',
         b'{"carry": "guess", "base": 1, "tuned": 1, "untuned": 1}',
         b'{"carry": "linear", "base": null, "tuned": 1, "untuned": 1}',
+        b'{"carry": "linear", "base": NaN, "tuned": 1, "untuned": 1}',
+        b'{"carry": "static", "form": "sum", "base": 1, "tuned": 1, "untuned": 1}',
+        b'{"carry": "linear", "form": "mixture", "base": 1, "tuned": 1, "untuned": 1}',
     ],
 )
 def test_a_file_that_is_no_combination_is_refused(tmp_path, content):
@@ -133,47 +297,3 @@ def test_a_file_that_is_no_combination_is_refused(tmp_path, content):
     assert str(path) in str(error.value)
     with pytest.raises(VocabridgeError, match="there is no file"):
         Combination.load(tmp_path / "nowhere.json")
-
-
-@pytest.mark.parametrize(("carry", "weights"), [(Carry.INFORMED, (0.3, 0.9, 0.2)), (Carry.LINEAR, (0.7, 1.4))])
-def test_known_weights_are_found_again(carry, weights):
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(4000, 50, len(weights))) * 2
-    signs = [1, 1, -1][: len(weights)]
-    scores = features @ (np.array(weights) * signs)
-    truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
-    fit = _fit(carry, features.astype(np.float32), truth)
-    found = [fit.combination.base, fit.combination.tuned, fit.combination.untuned][: len(weights)]
-    assert found == pytest.approx(weights, abs=0.06)
-    assert fit.bits < fit.paper_bits
-    assert fit.positions == 4000
-
-
-def test_a_fit_is_never_worse_than_the_papers_weights_on_its_own_texts(parts):
-    told = []
-    fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: told.append(args[:2]))
-    assert {fit.combination.carry for fit in fits} == set(Carry)
-    assert [fit.bits for fit in fits] == sorted(fit.bits for fit in fits)
-    assert all(fit.bits <= fit.paper_bits + 1e-9 for fit in fits)
-    assert all(
-        weight >= 0 for fit in fits for weight in fit.combination.as_dict().values() if not isinstance(weight, str)
-    )
-    assert told == [(n, 4) for n in range(1, 5)]
-
-
-def test_fitted_weights_are_better_on_the_bridge_itself(parts):
-    bridge = parts.bridge(carry=Carry.STATIC)
-    fit = fit_combination(bridge, ITEMS, carries=[Carry.STATIC])[0]
-
-    def nats():
-        total = 0.0
-        for item in ITEMS:
-            ids = torch.tensor([[0, *bridge.vocabulary.encode(item.text).ids.tolist()]])
-            with torch.no_grad():
-                logits = bridge(ids).logits[0, :-1]
-            total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
-        return total
-
-    before = nats()
-    bridge.combination = fit.combination
-    assert nats() < before

@@ -1,0 +1,98 @@
+"""The fit: known weights come out, in both forms; its bits are those of the bridge; tokens drawn stand for others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vocabridge import fitting
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.examples import Example, tokenize
+from vocabridge.fitting import fit_combination
+
+ITEMS = [
+    Example(f"Question: {n} foxes?\nAnswer:", f" {n}*2={2 * n} foxes. 🙂\n#### {2 * n}\n", str(2 * n), str(n), str(n))
+    for n in (3, 12, 24, 345)
+]
+
+
+@pytest.mark.parametrize(("carry", "weights"), [(Carry.INFORMED, (0.3, 0.9, 0.2)), (Carry.LINEAR, (0.7, 1.4))])
+def test_known_weights_are_found_again(carry, weights):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4000, 50, len(weights))) * 2
+    signs = [1, 1, -1][: len(weights)]
+    scores = features @ (np.array(weights) * signs)
+    truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
+    fit = fitting._product(carry, features.astype(np.float32), np.zeros(scores.shape), truth)
+    found = [fit.combination.base, fit.combination.tuned, fit.combination.untuned][: len(weights)]
+    assert found == pytest.approx(weights, abs=0.06)
+    assert fit.bits < fit.paper_bits
+    assert fit.positions == 4000
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.7, 1.0])
+def test_a_known_share_is_found_again(share):
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.ones(50), (2, 6000))
+    which = np.where(rng.random(6000) < share, 1, 0)
+    truth = np.array([rng.choice(50, p=(p, q)[side][i]) for i, side in enumerate(which)])
+    rows = np.arange(6000)
+    fit = fitting._mixture(Carry.STATIC, np.log(p[rows, truth]), np.log(q[rows, truth]))
+    assert fit.combination.tuned == pytest.approx(share, abs=0.05)
+    assert fit.combination.base == pytest.approx(1 - fit.combination.tuned, abs=1e-4)
+    mixed = (1 - fit.combination.tuned) * p + fit.combination.tuned * q
+    assert fit.bits == pytest.approx(-np.log2(mixed[rows, truth]).mean())
+    assert (fit.combination.form, fit.paper_bits, fit.positions) == (Form.MIXTURE, None, 6000)
+
+
+def test_every_carry_is_fitted_in_every_form_that_it_has(parts):
+    told = []
+    fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: told.append(args[:2]))
+    forms = [(fit.combination.carry, fit.combination.form) for fit in fits]
+    assert len(forms) == len(Carry) + 2
+    assert set(forms) == {(carry, Form.PRODUCT) for carry in Carry} | {
+        (Carry.STATIC, Form.MIXTURE),
+        (Carry.INFORMED, Form.MIXTURE),
+    }
+    assert [fit.bits for fit in fits] == sorted(fit.bits for fit in fits)
+    assert told == [(n, 4) for n in range(1, 5)]
+
+
+def test_a_product_is_never_worse_than_the_papers_weights_on_its_own_texts(parts):
+    fits = [fit for fit in fit_combination(parts.bridge(), ITEMS) if fit.combination.form is Form.PRODUCT]
+    assert all(fit.bits <= fit.paper_bits + 1e-9 for fit in fits)
+    assert all(min(fit.combination.base, fit.combination.tuned, fit.combination.untuned) >= 0 for fit in fits)
+
+
+def spoken_bits(bridge, combination) -> float:
+    """Bits per response token where the source has a say, from the bridge's own logits."""
+    bits = []
+    for item in ITEMS:
+        tokens = tokenize(item, bridge.vocabulary)
+        ids, truth = torch.tensor([tokens.ids[:-1]]), torch.tensor(tokens.ids[tokens.first :])
+        with torch.no_grad():
+            bridge.combination = combination
+            log_p = bridge(ids, use_cache=False).logits[0, -len(truth) :].log_softmax(-1)
+            _, speaks = bridge.scores(ids, None, len(truth), combination.needs(), None)
+        bits += (-log_p.gather(1, truth[:, None])[:, 0] / np.log(2))[speaks[0]].tolist()
+    return float(np.mean(bits))
+
+
+def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts):
+    bridge = parts.bridge()
+    for fit in fit_combination(bridge, ITEMS):
+        assert fit.bits == pytest.approx(spoken_bits(bridge, fit.combination), rel=1e-3)
+        if fit.paper_bits is not None:
+            paper = spoken_bits(bridge, Combination(fit.combination.carry))
+            assert fit.paper_bits == pytest.approx(paper, rel=1e-3)
+
+
+def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypatch):
+    """With most of the vocabulary left out, bits and weights are nearly those of the whole vocabulary."""
+    whole = {(f.combination.carry, f.combination.form): f for f in fit_combination(parts.bridge(), ITEMS)}
+    monkeypatch.setattr(fitting, "_LIKELIEST", 40)
+    for fit in fit_combination(parts.bridge(), ITEMS):
+        expected = whole[fit.combination.carry, fit.combination.form]
+        assert fit.bits == pytest.approx(expected.bits, rel=0.02)
+        assert fit.combination.tuned == pytest.approx(expected.combination.tuned, abs=0.1)
