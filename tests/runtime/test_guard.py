@@ -1,0 +1,166 @@
+"""Guards: the mask, the gates at their thresholds, the cap, and their JSON form."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.guard import Guard, norm
+from vocabridge.value_source import Scores
+
+seeds = st.integers(0, 10_000)
+SIZE = 50
+
+
+def logits(seed: int, spread: float = 3.0, n: int = 3) -> torch.Tensor:
+    return torch.randn(n, SIZE, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def entropy(z: torch.Tensor) -> torch.Tensor:
+    p = z.double().softmax(-1)
+    return torch.special.entr(p).sum(-1) / math.log(2)
+
+
+@given(seeds)
+def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
+    z, change, guard = logits(seed), logits(seed + 1), Guard()
+    assert guard.gate(z, z.softmax(-1), Scores()) is None
+    assert torch.equal(guard.limit(z, z.softmax(-1), change.clone()), z + change)
+
+
+@given(seed=seeds, spread=st.sampled_from([0.0, 1.0, 100.0]), plausible=st.floats(0, 1, exclude_min=True))
+def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spread, plausible):
+    z, change = logits(seed, spread), logits(seed + 1)
+    p = z.softmax(-1)
+    found = Guard(plausible=plausible).limit(z, p, change.clone())
+    stays = p >= plausible * p.amax(-1, keepdim=True)
+    assert torch.equal(found.isfinite(), stays)
+    assert torch.equal(found[stays], (z + change)[stays])
+    assert found.gather(1, z.argmax(-1, keepdim=True)).isfinite().all()
+
+
+def test_a_token_at_the_mask_itself_stays():
+    z = torch.tensor([[0.5, 0.25, 0.249, 0.001]]).log()
+    found = Guard(plausible=0.5).limit(z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4))
+    assert found.isfinite().tolist() == [[True, True, False, False]]
+
+
+@settings(deadline=None)
+@given(seed=seeds, spread=st.sampled_from([0.1, 3.0, 1e3, 1e4]), cap=st.floats(0.01, 20))
+def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
+    z, change = logits(seed), logits(seed + 1, spread)
+    change[0] = 0.0
+    p = z.softmax(-1)
+    allowed = Guard(max_norm=cap).limit(z, p, change.clone()) - z
+    deviation = (p.double() * (change - (p.double() * change).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
+    after = (p.double() * (allowed - (p.double() * allowed).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
+    torch.testing.assert_close(after, deviation.clamp_max(cap), atol=1e-4, rtol=1e-3)
+    factor = (cap / deviation).clamp_max(1.0).unsqueeze(-1)
+    torch.testing.assert_close(allowed.double(), change * factor, atol=1e-4, rtol=1e-4)
+
+
+@given(seed=seeds, added=st.floats(-50, 50), to=st.floats(-50, 50))
+def test_constants_do_not_matter(seed, added, to):
+    """Neither one added to the change nor one added to the base's logits."""
+    z, change = logits(seed), logits(seed + 1)
+    guard = Guard(plausible=0.01, max_norm=0.7)
+    expected = guard.limit(z, z.softmax(-1), change.clone()).softmax(-1)
+    found = guard.limit(z + to, (z + to).softmax(-1), change + added).softmax(-1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    for guard in (Guard(min_entropy=2.0), Guard(min_entropy=2.0, confidence=0.5)):
+        one, two = (guard.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
+        assert torch.equal(one, two)
+
+
+def test_tokens_that_never_come_up_do_not_count_for_the_cap():
+    z = torch.tensor([[0.0, 0.0, -200.0, -torch.inf]])
+    change = torch.tensor([[0.5, -0.5, 1e4, -1e4]])
+    torch.testing.assert_close(norm(z.softmax(-1), change), torch.tensor([[0.5]]))
+
+
+def test_half_the_squared_norm_of_a_small_change_is_its_divergence():
+    z, change = logits(0).double(), logits(1, 0.01).double()
+    p, log_p = z.softmax(-1), z.log_softmax(-1)
+    divergence = (p * (log_p - (z + change).log_softmax(-1))).sum(-1, keepdim=True)
+    torch.testing.assert_close(norm(p, change).square() / 2, divergence, atol=0, rtol=0.02)
+
+
+@given(seed=seeds, spread=st.sampled_from([0.0, 1.0, 3.0, 100.0]))
+def test_the_entropy_gate_is_open_from_its_threshold_on(seed, spread):
+    z = logits(seed, spread)
+    z[:, 7] = -torch.inf
+    for position, bits in enumerate(entropy(z).tolist()):
+        for threshold, is_open in ((bits - 1e-3, True), (bits + 1e-3, False)):
+            if threshold > 0:
+                gate = Guard(min_entropy=threshold).gate(z, z.softmax(-1), Scores())
+                assert gate[position].item() == is_open
+
+
+@given(seeds)
+def test_the_confidence_gate_is_open_from_its_threshold_on(seed):
+    z, tuned = logits(seed), logits(seed + 1)[:, :30]
+    ratio = tuned.softmax(-1).amax(-1) / z.softmax(-1).amax(-1)
+    for position, times in enumerate(ratio.tolist()):
+        for threshold, is_open in ((times * 0.999, 1.0), (times * 1.001, 0.0)):
+            gate = Guard(confidence=threshold).gate(z, z.softmax(-1), Scores(tuned=tuned))
+            assert gate.shape == (3, 1)
+            assert gate[position].item() == is_open
+
+
+def test_two_gates_have_to_be_open_both():
+    unsure, sure = torch.zeros(1, SIZE), torch.eye(1, SIZE) * 20
+    z = torch.cat([unsure, unsure, sure, sure])
+    tuned = torch.cat([unsure, sure, unsure, sure])
+    gates = [Guard(min_entropy=1.0), Guard(confidence=1.01), Guard(min_entropy=1.0, confidence=0.9)]
+    opened = [guard.gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() for guard in gates]
+    assert opened == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]
+    assert Guard(min_entropy=1.0, confidence=2.0).gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() == [
+        *(0, 1, 0, 0)
+    ]
+
+
+def test_confidence_needs_a_combination_that_computes_the_donor():
+    guard = Guard(confidence=1.0)
+    for combination in (Combination(Carry.STATIC, 1, 1, 0), Combination(Carry.INFORMED, form=Form.MIXTURE)):
+        guard.check(combination)
+    for combination in (Combination(Carry.LINEAR), Combination(Carry.INFORMED, 1, 0, 1)):
+        with pytest.raises(VocabridgeError, match=f"the {combination.carry.value} carry does not compute"):
+            guard.check(combination)
+        Guard(plausible=0.1, min_entropy=1.0, max_norm=3.0).check(combination)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"plausible": -0.1}, "plausible is a fraction"),
+        ({"plausible": 1.1}, "plausible is a fraction"),
+        ({"plausible": math.nan}, "plausible is a fraction"),
+        ({"min_entropy": -1.0}, "min_entropy cannot be -1.0"),
+        ({"min_entropy": math.inf}, "min_entropy cannot be inf"),
+        ({"confidence": math.nan}, "confidence cannot be nan"),
+        ({"max_norm": 0.0}, "a strength of 0"),
+        ({"max_norm": -2.0}, "max_norm cannot be -2.0"),
+        ({"max_norm": math.nan}, "max_norm cannot be nan"),
+    ],
+)
+def test_values_out_of_range_are_refused(values, message):
+    with pytest.raises(VocabridgeError, match=message):
+        Guard(**values)
+
+
+@pytest.mark.parametrize("guard", [Guard(), Guard(0.1, 0.5, 0.9, 3.0), Guard(plausible=1.0)])
+def test_a_guard_comes_back_from_json(guard):
+    assert Guard.from_dict(json.loads(json.dumps(guard.as_dict(), allow_nan=False))) == guard
+
+
+@pytest.mark.parametrize("values", [None, 3, [], {"plausibel": 0.1}, {"plausible": "much"}, {"plausible": []}])
+def test_json_that_is_no_guard_is_refused(values):
+    with pytest.raises(VocabridgeError, match="is no guard"):
+        Guard.from_dict(values)

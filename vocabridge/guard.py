@@ -1,0 +1,143 @@
+"""What keeps steering from doing harm: where it acts, how much it may change, and which tokens stay out.
+
+    gate          alpha = 0 where H(p_base) < min_entropy, or max q_tuned < confidence * max p_base
+    cap           change *= min(1, max_norm / std(change)), the deviation under p_base
+    plausibility  logit of y = -inf where p_base(y) < plausible * max p_base
+
+The mask is contrastive decoding's (Li et al., arXiv 2210.15097): a small model's change can lift a token that the
+base model finds absurd. That a small model should speak where the base is unsure is nudging's idea (Fei et al.,
+arXiv 2410.09300; its measure is the base's best probability, here it is entropy). All of it is off by default.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.combination import Combination, finite, log_total
+from vocabridge.value_source import Scores
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Limits of steering; the values by default are no limits.
+
+    Attributes:
+        plausible: Tokens whose probability under the base model is less than this fraction, 0 to 1, of its best
+            one's stay out, at logit -inf; a text that has one then has probability 0. The base's best one stays.
+        min_entropy: Steer only where the entropy of the base model is at least that many bits.
+        confidence: Steer only where the tuned donor's best token, in its own vocabulary, is at least that many times
+            as probable as the base's best one.
+        max_norm: The most that all changes together may be, in nats: their standard deviation under the base's
+            distribution. A constant added to all logits, which changes nothing, does not count, nor do the many
+            tokens that never come up; half its square is, to second order, the divergence KL(base, steered). It
+            cannot see a huge change of a token that the base finds absurd; `plausible` does.
+    """
+
+    plausible: float = 0.0
+    min_entropy: float = 0.0
+    confidence: float = 0.0
+    max_norm: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            VocabridgeError: One is out of range.
+        """
+        if not 0 <= self.plausible <= 1:
+            raise VocabridgeError(f"plausible is a fraction, and {self.plausible} is none; give 0 (off) to 1")
+        for name, value in (("min_entropy", self.min_entropy), ("confidence", self.confidence)):
+            if not 0 <= value < math.inf:
+                raise VocabridgeError(f"{name} cannot be {value}; give a finite number from 0 (off) up")
+        if not self.max_norm > 0:
+            raise VocabridgeError(
+                f"max_norm cannot be {self.max_norm}; give a number above 0, or a strength of 0 for no change at all"
+            )
+
+    def check(self, combination: Combination) -> None:
+        """Checks that a steering has what the gates look at.
+
+        Raises:
+            VocabridgeError: `confidence` is set, and this combination does not compute the donor.
+        """
+        if self.confidence > 0 and not combination.needs().get("tuned", False):
+            raise VocabridgeError(
+                f"confidence looks at the tuned donor, which the {combination.carry.value} carry does not compute with "
+                "these weights; take the static or the informed carry and a weight `tuned` other than 0, or set "
+                "confidence to 0"
+            )
+
+    def gate(self, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor | None:
+        """Where one steering acts, to multiply its strength with.
+
+        Args:
+            base_logits: The base model's, float32 (n, |T|).
+            p_base: Their softmax.
+            scores: The value source's, (n, |S|); its `tuned` for `confidence`.
+
+        Returns:
+            1 or 0 at each position, float32 (n, 1); None if no gate is set, which is 1 everywhere.
+        """
+        gates = []
+        if self.min_entropy > 0:
+            gates.append(_entropy(base_logits, p_base) >= self.min_entropy)
+        if self.confidence > 0:
+            assert scores.tuned is not None
+            donor = (scores.tuned.amax(-1, keepdim=True) - scores.tuned.logsumexp(-1, keepdim=True)).exp()
+            gates.append(donor >= self.confidence * p_base.amax(-1, keepdim=True))
+        return torch.stack(gates).all(0).to(p_base.dtype) if gates else None
+
+    def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor) -> Tensor:
+        """The steered logits: the base's and the change, as far as it is allowed.
+
+        Args:
+            base_logits: The base model's, float32 (n, |T|).
+            p_base: Their softmax.
+            change: The sum of all changes, float32 (n, |T|), finite; its memory becomes the result's.
+
+        Returns:
+            Logits, float32 (n, |T|).
+        """
+        if self.max_norm < math.inf:
+            change = change.mul_((self.max_norm / norm(p_base, change)).clamp_max(1.0))
+        logits = change.add_(base_logits)
+        if self.plausible > 0:
+            logits = logits.masked_fill_(p_base < self.plausible * p_base.amax(-1, keepdim=True), -torch.inf)
+        return logits
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Its JSON form; JSON knows no infinity, so no cap is None."""
+        return asdict(self) | {"max_norm": None if self.max_norm == math.inf else self.max_norm}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Guard:
+        """From its JSON form; what it does not name is off.
+
+        Raises:
+            VocabridgeError: That is no guard.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(values, dict) or not set(values) <= set(names):
+            raise VocabridgeError(f"{values!r} is no guard; give an object with some of {', '.join(names)}")
+        try:
+            return cls(**{name: float(value) for name, value in values.items() if value is not None})
+        except (TypeError, ValueError) as error:
+            raise VocabridgeError(f"{values!r} is no guard ({error}); its values are numbers") from error
+
+
+def norm(p_base: Tensor, change: Tensor) -> Tensor:
+    """The standard deviation of changes (n, |T|) under the base's distribution, in nats, (n, 1)."""
+    mean = torch.linalg.vecdot(p_base, change).unsqueeze(-1)
+    return torch.linalg.vecdot(p_base, (change - mean).square_()).sqrt().unsqueeze(-1)
+
+
+def _entropy(base_logits: Tensor, p_base: Tensor) -> Tensor:
+    """Of the base's distribution in bits, (n, 1): log sum exp z - E[z]."""
+    mean = torch.linalg.vecdot(p_base, finite(base_logits)).unsqueeze(-1)
+    return (log_total(base_logits, p_base) - mean) / math.log(2)
