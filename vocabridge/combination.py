@@ -241,7 +241,8 @@ def carried(carry: Carry, projection: Projection, scores: Sequence[Tensor], p_ba
     if carry.of_delta:
         carry_over = projection.linear if carry is Carry.LINEAR else projection.exponential
         return tuple(carry_over(delta, p_base) for delta in scores)
-    return _distributions(carry, projection, scores, p_base).clamp_min_(_TINY).log_().unbind()
+    log_q = _distributions(carry, projection, scores, p_base).clamp_min_(_TINY).log_()
+    return tuple(log_q[donor] for donor in range(len(scores)))  # unbind's views could not be written to under autograd
 
 
 def _distributions(carry: Carry, projection: Projection, donors: Sequence[Tensor], p_base: Tensor) -> Tensor:

@@ -163,6 +163,22 @@ def test_only_the_scores_that_are_needed_are_looked_at(carry, form, projection, 
         torch.testing.assert_close(found, case.change(combination))
 
 
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_a_change_does_not_mind_that_gradients_are_recorded(carry, form, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.3, 0.9, 0.2, form)
+    recorded = Case(case.projection, case.base.clone().requires_grad_(), case.scores)
+    assert torch.equal(recorded.change(combination), case.change(combination))
+
+
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_it_compiles_in_one_graph(carry, form, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.3, 0.9, 0.2, form)
+    strength = torch.tensor([[0.0], [0.5], [1.0]])
+    torch._dynamo.reset()
+    compiled = torch.compile(Case.change, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(case, combination, strength), case.change(combination, strength))
+
+
 @pytest.mark.parametrize("carry", [Carry.LINEAR, Carry.EXPONENTIAL])
 def test_a_change_of_logits_has_no_mixture(carry):
     with pytest.raises(VocabridgeError, match=f"the {carry.value} carry carries a change of logits"):

@@ -126,6 +126,18 @@ def test_two_gates_have_to_be_open_both():
     ]
 
 
+def test_it_compiles_in_one_graph():
+    guard = Guard(plausible=0.01, min_entropy=2.0, confidence=0.3, max_norm=1.0)
+
+    def steer(z, change, tuned):
+        p = z.softmax(-1)
+        return guard.limit(z, p, change * guard.gate(z, p, Scores(tuned=tuned)))
+
+    arguments = logits(0), logits(1), logits(2)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(steer, fullgraph=True, backend="eager")(*arguments), steer(*arguments))
+
+
 def test_confidence_needs_a_combination_that_computes_the_donor():
     guard = Guard(confidence=1.0)
     for combination in (Combination(Carry.STATIC, 1, 1, 0), Combination(Carry.INFORMED, form=Form.MIXTURE)):
