@@ -1,22 +1,27 @@
 """Applies an alignment to a value source's scores, on the model's device: source vocabulary in, target out.
 
-    linear       delta_T = W @ z_delta
-    exponential  delta_T = log(R @ exp(z_delta))
+    linear       delta_T = W @ z_delta - k
+    exponential  delta_T = log(R @ exp(z_delta)) - k
     static       q_T = C @ p_S
     informed     q_T = p_T * (R @ (p_S / (R^T @ p_T)))
 
-W = R are the rows of the alignment's counts normalised to 1, C its columns. Everything is sparse: one product
-costs as much as the matrix has entries, and nothing of size |S| x |T| is ever made. A target token that nobody
-speaks for keeps what it has: a change of 0, or the base model's own probability; likewise the source tokens that
-speak for nobody are left out of p_S. Source of the first: arXiv 2410.21027 (which did not release how its matrix
-is applied; this is the reading that fits its shape). Of the last: one Bayes step, half an iteration of iterative
-proportional fitting (Deming and Stephan, 1940).
+W = R are the rows of the alignment's counts normalised to 1, C its columns; p_T is the base model's distribution.
+A target token that nobody speaks for keeps what it has: a change of 0, or its p_T; the source tokens that speak
+for nobody are left out of p_S. So the target tokens that are spoken for ("covered") share among them what the base
+gives them, own = the sum of their p_T: distributions are scaled to it, and k, which a change of logits leaves open,
+is the number that keeps it, sum p_T exp(delta_T) = own; where every token is covered it is neutral, and 0. R's rows
+and C's columns sum to 1, so that the scale of a distribution is known before the product that needs it.
+
+The first is arXiv 2410.21027 (which did not release how its matrix is applied; this is the reading that fits its
+shape). The last is one Bayes step, half an iteration of iterative proportional fitting (Deming and Stephan, 1940).
+Nothing of size |S| x |T| is ever made; how one product is done is `_Matrix`, from benchmarks/bench_projection.py.
 """
 
 from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
@@ -24,18 +29,21 @@ from torch import Tensor, nn
 from vocabridge.alignment import Alignment
 
 _TINY = 1e-37  # just above float32's underflow
+_FAR = 75.0  # exp(75) and exp(-75), times the greatest weight of a row (at least 1/|S|), stay in float32's range
+
+with warnings.catch_warnings():  # torch says once in a process that CSR is in beta; so it has said it
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+    torch.empty(0, 0).to_sparse_csr()
 
 
 class Projection(nn.Module):
     """The maps from source scores to target scores, as buffers that move with the module.
 
-    Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out.
+    Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out. No method waits for the device.
     """
 
-    rows: Tensor
-    rows_transposed: Tensor
-    columns: Tensor
-    spoken_for: Tensor
+    covered: Tensor
+    empty: Tensor
     speaking: Tensor
 
     def __init__(self, rows: sp.csr_array, columns: sp.csr_array) -> None:
@@ -46,13 +54,15 @@ class Projection(nn.Module):
             columns: C, (|T|, |S|), columns that sum to 1 or are empty.
         """
         super().__init__()
-        self.register_buffer("rows", _csr(rows), persistent=False)
-        self.register_buffer("rows_transposed", _csr(rows.T.tocsr()), persistent=False)
-        self.register_buffer("columns", _csr(columns), persistent=False)
-        spoken_for = torch.from_numpy(rows.indptr[1:] > rows.indptr[:-1])
-        speaking = torch.from_numpy(columns.sum(axis=0) > 0)
-        self.register_buffer("spoken_for", spoken_for, persistent=False)
-        self.register_buffer("speaking", speaking, persistent=False)
+        self.rows = _Matrix(rows)
+        self.rows_transposed = _Matrix(rows.T.tocsr())
+        self.columns = _Matrix(columns)
+        covered = rows.indptr[1:] > rows.indptr[:-1]
+        self.covers_all = bool(covered.all())
+        self.register_buffer("covered", torch.from_numpy(covered.astype("float32")), persistent=False)
+        self.register_buffer("empty", torch.from_numpy(np.flatnonzero(~covered)), persistent=False)
+        speaking = np.bincount(columns.indices, minlength=columns.shape[1]) > 0
+        self.register_buffer("speaking", torch.from_numpy(speaking.astype("float32")), persistent=False)
 
     @classmethod
     def of(cls, alignment: Alignment) -> Projection:
@@ -62,18 +72,34 @@ class Projection(nn.Module):
     @classmethod
     def identity(cls, size: int) -> Projection:
         """Every token speaks for itself: one vocabulary as source and target."""
-        eye = sp.identity(size, dtype="float32", format="csr")
-        return cls(sp.csr_array(eye), sp.csr_array(eye))
+        eye = sp.csr_array(sp.identity(size, dtype="float32", format="csr"))
+        return cls(eye, eye)
 
-    def linear(self, delta: Tensor) -> Tensor:
-        """W @ z_delta; 0 where nobody speaks."""
-        return _product(self.rows, delta)
+    def linear(self, delta: Tensor, p_target: Tensor) -> Tensor:
+        """W @ z_delta - k.
 
-    def exponential(self, delta: Tensor) -> Tensor:
-        """log(R @ exp(z_delta)); 0 where nobody speaks."""
-        highest = delta.amax(-1, keepdim=True)
-        mean = _product(self.rows, (delta - highest).exp())
-        return torch.where(self.spoken_for, mean.clamp_min(_TINY).log() + highest, 0.0)
+        Args:
+            delta: The change of logits z_delta, (n, |S|), finite; what is beyond 150 from end to end is cut where
+                tokens are empty.
+            p_target: The base model's probabilities, (n, |T|).
+
+        Returns:
+            The change of the base's logits, (n, |T|); 0 where nobody speaks, and where z_delta is 0.
+        """
+        if self.covers_all:
+            return self.rows(delta)
+        change, _, differs = _centred(delta)
+        change = self.rows(change)
+        factor = change.exp().index_fill_(-1, self.empty, 0.0)
+        return change.sub_(self._constant(factor.mul_(p_target), p_target) * differs).index_fill_(-1, self.empty, 0.0)
+
+    def exponential(self, delta: Tensor, p_target: Tensor) -> Tensor:
+        """log(R @ exp(z_delta)) - k; arguments and result as for `linear`, cut in any case."""
+        change, middle, differs = _centred(delta)
+        mean = self.rows(change.exp_())
+        constant = -middle if self.covers_all else self._constant(mean * p_target, p_target) * differs
+        # A row's weights sum to 1 but for rounding: without `differs`, the change of a constant were not a constant.
+        return mean.log_().mul_(differs).sub_(constant).index_fill_(-1, self.empty, 0.0)
 
     def static(self, p_source: Tensor, p_target: Tensor) -> Tensor:
         """C @ p_S.
@@ -85,38 +111,110 @@ class Projection(nn.Module):
         Returns:
             Probabilities (..., n, |T|).
         """
-        return self._completed(_product(self.columns, self._speaking_mass(p_source)), p_target)
+        carried = self.columns(p_source).mul_(self._scale(p_source, p_target))
+        kept = p_target.index_select(-1, self.empty)
+        return carried.index_copy_(-1, self.empty, kept.expand(*carried.shape[:-1], -1))
 
     def informed(self, p_source: Tensor, p_target: Tensor) -> Tensor:
-        """p_T * (R @ (p_S / (R^T @ p_T))); arguments and result as for `static`."""
-        image = _product(self.rows_transposed, p_target).clamp_min(_TINY)  # the base on the source vocabulary
-        ratio = _product(self.rows, self._speaking_mass(p_source) / image)
-        return self._completed(ratio * p_target, p_target)
+        """p_T * (R @ (p_S / (R^T @ p_T))); arguments and result as for `static`.
 
-    def _speaking_mass(self, p_source: Tensor) -> Tensor:
-        mass = p_source * self.speaking
-        return mass / mass.sum(-1, keepdim=True).clamp_min(_TINY)
+        What the donor gives to source tokens whose every target token has a p_T that float32 holds as 0 is lost.
+        """
+        image = self.rows_transposed(p_target).clamp_min_(_TINY)  # the base on the source vocabulary
+        ratio = (p_source / image).mul_(self._scale(p_source, p_target))
+        return self.rows(ratio, empty=1.0).mul_(p_target)
 
-    def _completed(self, carried: Tensor, p_target: Tensor) -> Tensor:
-        """Scales to the mass that the tokens spoken for have under the base model; the others keep theirs."""
-        own = (p_target @ self.spoken_for.to(p_target.dtype)).unsqueeze(-1)
-        scale = own / carried.sum(-1, keepdim=True).clamp_min(_TINY)
-        return torch.where(self.spoken_for, carried * scale, p_target)
+    def _scale(self, p_source: Tensor, p_target: Tensor) -> Tensor:
+        """Own over the mass of the source tokens that speak, (..., n, 1)."""
+        return (self._own(p_target) / (p_source @ self.speaking).clamp_min_(_TINY)).unsqueeze(-1)
+
+    def _own(self, p_target: Tensor) -> Tensor:
+        """What the base gives the tokens that are covered, (n,)."""
+        return p_target @ self.covered
+
+    def _constant(self, changed: Tensor, p_target: Tensor) -> Tensor:
+        """k, from p_T exp(delta_T) and p_T: (n, |T|) twice -> (n, 1)."""
+        own = self._own(p_target).clamp_min_(_TINY)
+        return (changed.sum(-1).clamp_min_(_TINY) / own).log_().unsqueeze(-1)
 
 
-def _product(matrix: Tensor, values: Tensor) -> Tensor:
-    """Matrix @ values with the vocabulary last: (t, s), (..., s) -> (..., t)."""
-    flat = values.reshape(-1, values.shape[-1])
-    return (matrix @ flat.T).T.reshape(*values.shape[:-1], matrix.shape[0])
+class _Matrix(nn.Module):
+    """A sparse matrix, for products with few vectors of a vocabulary's size.
+
+    Where most entries are alone in their row (a larger vocabulary spoken for by a smaller one) those rows are one
+    gather and the few others a small CSR product; else all is a CSR product. Indices are int32: half the memory to
+    read, and MKL's own. The two share no rows, so the result is the same from one run to the next, on any device.
+    """
+
+    first: Tensor
+    alone: Tensor | None
+    others: Tensor
+    empty: Tensor
+    pointers: Tensor
+    indices: Tensor
+    weights: Tensor
+
+    def __init__(self, matrix: sp.csr_array) -> None:
+        """Takes float32 (rows, columns)."""
+        super().__init__()
+        per_row = np.diff(matrix.indptr)
+        self.gathers = 2 * int((per_row == 1).sum()) > matrix.nnz
+        others = np.flatnonzero(per_row > 1)
+        rest = matrix[others] if self.gathers else matrix
+        at = np.minimum(matrix.indptr[:-1], matrix.nnz - 1)
+        single = np.where(per_row == 1, matrix.data[at], 1.0) if self.gathers else np.ones(1)
+        tensors = {
+            "first": np.where(per_row > 0, matrix.indices[at], 0).astype("int32") if self.gathers else None,
+            "alone": None if (single == 1).all() else single.astype("float32"),
+            "others": others.astype("int64"),
+            "empty": np.flatnonzero(per_row == 0).astype("int64"),
+            "pointers": rest.indptr.astype("int32"),
+            "indices": rest.indices.astype("int32"),
+            "weights": rest.data.astype("float32"),
+        }
+        for name, array in tensors.items():
+            self.register_buffer(name, None if array is None else torch.from_numpy(array), persistent=False)
+
+    def forward(self, values: Tensor, empty: float = 0.0) -> Tensor:
+        """Matrix @ values with the vocabulary last, (..., columns) -> (..., rows); `empty` for rows without entries."""
+        flat = values.reshape(-1, values.shape[-1])
+        found = _csr_product(self.pointers, self.indices, self.weights, flat)
+        if self.gathers:
+            rest, found = found, flat.index_select(-1, self.first)
+            if self.alone is not None:
+                found.mul_(self.alone)
+            found.index_copy_(-1, self.others, rest)
+        found.index_fill_(-1, self.empty, empty)
+        return found.reshape(*values.shape[:-1], found.shape[-1])
 
 
-def _csr(matrix: sp.csr_array) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr.astype("int64")),
-            torch.from_numpy(matrix.indices.astype("int64")),
-            torch.from_numpy(matrix.data.astype("float32")),
-            size=matrix.shape,
-            check_invariants=True,
-        )
+@torch.library.custom_op("vocabridge::csr_product", mutates_args=())
+def _csr_product(pointers: Tensor, indices: Tensor, weights: Tensor, values: Tensor) -> Tensor:
+    """The product of a CSR matrix with vectors, (n, columns) -> (n, rows); an operator because compilers take no CSR.
+
+    On a CPU a few vectors at a time are laid out vocabulary first, which is what MKL is fast with. CUDA's library
+    reads them where they lie.
+    """
+    shape = (len(pointers) - 1, values.shape[-1])
+    matrix = torch.sparse_csr_tensor(pointers, indices, weights, size=shape, check_invariants=False)
+    if len(values) == 1:
+        return (matrix @ values[0]).unsqueeze(0)
+    if values.device.type != "cpu":
+        return (matrix @ values.T).T.contiguous()
+    found = values.new_empty(len(values), shape[0])
+    for part, out in zip(values.split(8), found.split(8), strict=True):
+        # The third dimension leads past torch's blocked transposition, half as fast for so few rows.
+        out.copy_((matrix @ part.unsqueeze(1).permute(2, 1, 0).contiguous().squeeze(1)).T)
+    return found
+
+
+@_csr_product.register_fake
+def _(pointers: Tensor, indices: Tensor, weights: Tensor, values: Tensor) -> Tensor:
+    return values.new_empty(values.shape[0], pointers.shape[0] - 1)
+
+
+def _centred(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Moves each row's middle to 0 and cuts what exp cannot hold; the middle; 1 where a row's values differ, else 0."""
+    low, high = delta.amin(-1, keepdim=True), delta.amax(-1, keepdim=True)  # aminmax takes ten times as long
+    middle = low + (high - low) / 2
+    return (delta - middle).clamp_(-_FAR, _FAR), middle, (high > low).to(delta.dtype)

@@ -1,4 +1,4 @@
-"""The four carries against dense formulas on small matrices, and what holds for every matrix."""
+"""The four carries against dense formulas on small matrices, what holds for every matrix, and compilation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, VocabularyCard
-from vocabridge.projection import Projection
+from vocabridge.projection import Projection, _csr_product, _Matrix
 
 # 5 target tokens, 4 source tokens; nobody speaks for target 3, source 2 speaks for nobody.
 COUNTS = np.array(
@@ -51,33 +51,52 @@ def scores() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(3, 4) * 2, torch.randn(3, 5) * 2
 
 
-def test_linear(scores):
-    delta, _ = scores
-    found = projection(COUNTS).linear(delta)
-    np.testing.assert_allclose(found, delta.numpy() @ normalised(COUNTS)[0].T, rtol=1e-5)
-    assert (found[:, ~SPOKEN_FOR] == 0).all()
+def expected_change(kind: str, counts: np.ndarray, delta: np.ndarray, p_t: np.ndarray) -> np.ndarray:
+    """Row by row in float64: the projected change, moved so that the covered tokens keep their mass."""
+    R, covered = normalised(counts)[0], counts.sum(1) > 0
+    change = R[covered] @ delta if kind == "linear" else np.log(R[covered] @ np.exp(delta))
+    found = np.zeros(len(counts))
+    own = p_t[covered]
+    found[covered] = change if covered.all() else change - np.log((own * np.exp(change)).sum() / own.sum())
+    return found
 
 
-def test_exponential(scores):
-    delta, _ = scores
-    found = projection(COUNTS).exponential(delta).numpy()
-    with np.errstate(divide="ignore"):
-        log = np.log(np.exp(delta.numpy()) @ normalised(COUNTS)[0].T)
-    np.testing.assert_allclose(found[:, SPOKEN_FOR], log[:, SPOKEN_FOR], rtol=1e-4, atol=1e-6)
-    assert (found[:, ~SPOKEN_FOR] == 0).all()
+@pytest.mark.parametrize("kind", ["linear", "exponential"])
+@pytest.mark.parametrize("counts", [COUNTS, COUNTS[SPOKEN_FOR]], ids=["some empty", "all covered"])
+def test_changes(scores, kind, counts):
+    delta, target = scores[0], scores[1][:, : len(counts)].softmax(-1)
+    found = getattr(projection(counts), kind)(delta, target)
+    for row, d, p_t in zip(found, delta.numpy().astype(float), target.numpy().astype(float), strict=True):
+        np.testing.assert_allclose(row, expected_change(kind, counts, d, p_t), rtol=1e-4, atol=1e-5)
 
 
-def test_exponential_is_linear_where_one_token_speaks(scores):
-    delta, _ = scores
-    one = projection(COUNTS)
+def test_both_changes_of_a_token_differ_by_one_number_where_one_token_speaks(scores):
+    delta, target = scores[0], scores[1].softmax(-1)
+    both = projection(COUNTS)
     single = (COUNTS > 0).sum(1) == 1
     assert single.sum() == 2
-    torch.testing.assert_close(one.exponential(delta)[:, single], one.linear(delta)[:, single])
+    first, second = (both.exponential(delta, target) - both.linear(delta, target))[:, single].T
+    torch.testing.assert_close(first, second)
 
 
-def test_exponential_of_large_changes_is_finite():
-    delta = torch.tensor([[90.0, -90.0, 0.0, 500.0]])
-    assert projection(COUNTS).exponential(delta).isfinite().all()
+@pytest.mark.parametrize("kind", ["linear", "exponential"])
+@pytest.mark.parametrize("counts", [COUNTS, COUNTS[SPOKEN_FOR]], ids=["some empty", "all covered"])
+def test_no_change_is_exactly_none(kind, counts):
+    thirds = np.where(counts > 0, 1 / 3, 0)  # weights that sum to 1 only but for rounding
+    target = torch.randn(3, len(counts)).softmax(-1)
+    for matrix in (counts, thirds, np.pad(counts, ((0, 0), (0, 7)), constant_values=0.1)):
+        found = getattr(projection(matrix), kind)(torch.zeros(3, matrix.shape[1]), target)
+        assert torch.equal(found, torch.zeros_like(target))
+
+
+@pytest.mark.parametrize("kind", ["linear", "exponential"])
+def test_large_changes_are_finite_and_keep_the_mass(kind):
+    delta = torch.tensor([[80.0, -80.0, 0.0, 3.0], [-80.0, 0.0, 80.0, 80.0], [500.0, -500.0, 9.0, 0.0]])
+    target = torch.tensor([[0.0, 60.0, 5.0, 50.0, -60.0]]).softmax(-1).expand(3, -1)
+    found = getattr(projection(COUNTS), kind)(delta, target)
+    assert found.isfinite().all()
+    mass = (target.double() * found.double().exp())[:, SPOKEN_FOR].sum(-1)
+    torch.testing.assert_close(mass, target.double()[:, SPOKEN_FOR].sum(-1), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["static", "informed"])
@@ -110,9 +129,9 @@ def test_the_identity_gives_the_donors_distribution(kind):
 
 
 def test_the_identity_carries_a_change_as_it_is():
-    delta = torch.randn(6, 30)
-    assert torch.equal(Projection.identity(30).linear(delta), delta)
-    torch.testing.assert_close(Projection.identity(30).exponential(delta), delta, atol=1e-5, rtol=1e-5)
+    delta, target = torch.randn(6, 30), torch.randn(6, 30).softmax(-1)
+    assert torch.equal(Projection.identity(30).linear(delta, target), delta)
+    torch.testing.assert_close(Projection.identity(30).exponential(delta, target), delta, atol=1e-5, rtol=1e-5)
 
 
 def test_a_base_that_gives_the_donors_tokens_next_to_nothing_leaves_a_distribution():
@@ -145,15 +164,97 @@ def test_what_is_carried_is_a_distribution(problem, kind):
     torch.testing.assert_close(found.sum(-1), torch.ones(1), atol=1e-4, rtol=1e-4)
 
 
-@given(problem=problems())
-@settings(max_examples=100, deadline=None)
-def test_changes_lie_between_those_of_the_tokens_that_speak(problem):
-    counts, donor, _ = problem
-    both = projection(counts)
-    for found in (both.linear(donor)[0].numpy(), both.exponential(donor)[0].numpy()):
-        for value, row in zip(found, counts, strict=True):
-            said = donor[0].numpy()[row > 0]
-            if len(said):
-                assert said.min() - 1e-3 <= value <= said.max() + 1e-3
-            else:
-                assert value == 0
+@given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]), constant=st.floats(-50, 50, width=32))
+@settings(max_examples=150, deadline=None)
+def test_a_constant_added_to_the_change_changes_no_probability(problem, kind, constant):
+    counts, delta, base = problem
+    change = getattr(projection(counts), kind)
+    found, moved = (base + change(delta + added, base.softmax(-1)) for added in (0.0, constant))
+    torch.testing.assert_close(moved.softmax(-1), found.softmax(-1), atol=1e-4, rtol=1e-3)
+
+
+@given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]))
+@settings(max_examples=150, deadline=None)
+def test_a_change_keeps_the_mass_of_the_tokens_spoken_for(problem, kind):
+    counts, delta, base = problem
+    p, covered = base.softmax(-1), torch.from_numpy(counts.sum(1) > 0)
+    change = getattr(projection(counts), kind)(delta, p)
+    assert (change[:, ~covered] == 0).all()
+    if not covered.all():
+        torch.testing.assert_close((p * change.exp())[:, covered].sum(-1), p[:, covered].sum(-1), atol=1e-5, rtol=1e-3)
+
+
+@given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]))
+@settings(max_examples=150, deadline=None)
+def test_changes_differ_no_more_than_what_the_tokens_say(problem, kind):
+    counts, delta, base = problem
+    covered, speaking = torch.from_numpy(counts.sum(1) > 0), torch.from_numpy(counts.sum(0) > 0)
+    change, said = getattr(projection(counts), kind)(delta, base.softmax(-1))[:, covered], delta[:, speaking]
+    assert change.max() - change.min() <= said.max() - said.min() + 1e-3
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    often=st.floats(0, 0.4),
+    n=st.integers(1, 20),
+    seed=st.integers(0),
+)
+@example(rows=40, columns=40, often=0.0, n=2, seed=0)
+@settings(max_examples=60, deadline=None)
+def test_a_product_of_either_form_is_the_dense_one(rows, columns, often, n, seed):
+    draw = np.random.default_rng(seed)
+    dense = np.where(draw.random((rows, columns)) < often, draw.random((rows, columns)), 0)
+    values = draw.random((2, n, columns)).astype("float32")
+    wide = np.zeros((3 * rows, columns))  # most entries alone: one gather and the few others
+    wide[np.arange(3 * rows), draw.integers(0, columns, 3 * rows)] = draw.random(3 * rows)
+    for matrix in (dense, np.concatenate([wide, np.zeros((1, columns)), dense[:1]])):
+        found = _Matrix(sp.csr_array(matrix.astype("float32")))(torch.from_numpy(values), empty=-2.0)
+        products = np.where((matrix != 0).any(1), values.astype(float) @ matrix.T, -2.0)
+        np.testing.assert_allclose(found, products, rtol=1e-4, atol=1e-5)
+
+
+def test_the_forms_are_chosen_by_how_many_entries_are_alone():
+    assert projection(np.eye(6)[[0, 0, 1, 2, 3]]).rows.gathers
+    assert not projection(np.ones((4, 4))).rows.gathers
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("counts", [COUNTS, np.eye(9)[np.arange(30) % 9], np.eye(30)[:9]])
+def test_every_carry_compiles_without_a_break_whatever_the_batch(n, counts):
+    one = projection(counts)
+    source, target = torch.randn(n, counts.shape[1]), torch.randn(n, counts.shape[0]).softmax(-1)
+    donors = torch.stack([source, -source]).softmax(-1)
+    torch._dynamo.reset()
+    for carry, said in ((one.linear, source), (one.exponential, source), (one.static, donors), (one.informed, donors)):
+        compiled = torch.compile(carry, fullgraph=True, backend="eager", dynamic=True)
+        assert torch.equal(compiled(said, target), carry(said, target))
+
+
+def test_one_compilation_serves_every_batch_above_one():
+    one = projection(COUNTS)
+    counter = torch._dynamo.testing.CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(one.informed, fullgraph=True, backend=counter, dynamic=True)
+    for n in (2, 5, 64):
+        source, target = torch.randn(n, 4).softmax(-1), torch.randn(n, 5).softmax(-1)
+        assert torch.equal(compiled(source, target), one.informed(source, target))
+    assert counter.frame_count == 1
+
+
+def test_the_operator_is_what_compilers_are_told_it_is():
+    matrix = projection(COUNTS).rows_transposed
+    for n in (1, 3):
+        arguments = (matrix.pointers, matrix.indices, matrix.weights, torch.randn(n, 5))
+        torch.library.opcheck(_csr_product, arguments)
+
+
+def test_scores_are_left_as_they_were(scores):
+    delta, target = scores[0], scores[1].softmax(-1)
+    one = projection(COUNTS)
+    given_delta, given_target, source = delta.clone(), target.clone(), delta.softmax(-1)
+    given_source = source.clone()
+    for carry, said in ((one.linear, delta), (one.exponential, delta), (one.static, source), (one.informed, source)):
+        carry(said, target)
+    for found, before in ((delta, given_delta), (target, given_target), (source, given_source)):
+        assert torch.equal(found, before)
