@@ -180,7 +180,11 @@ class _Matrix(nn.Module):
         flat = values.reshape(-1, values.shape[-1])
         found = _csr_product(self.pointers, self.indices, self.weights, flat)
         if self.gathers:
-            rest, found = found, flat.index_select(-1, self.first)
+            rest = found
+            if len(flat) == 1:  # torch's gather from a vector takes two thirds of that from a matrix of one row
+                found = flat[0].index_select(0, self.first).unsqueeze(0)
+            else:
+                found = flat.index_select(-1, self.first)
             if self.alone is not None:
                 found.mul_(self.alone)
             found.index_copy_(-1, self.others, rest)
