@@ -201,14 +201,15 @@ def _csr_product(pointers: Tensor, indices: Tensor, weights: Tensor, values: Ten
     """
     shape = (len(pointers) - 1, values.shape[-1])
     matrix = torch.sparse_csr_tensor(pointers, indices, weights, size=shape, check_invariants=False)
-    if len(values) == 1:
-        return (matrix @ values[0]).unsqueeze(0)
-    if values.device.type != "cpu":
-        return (matrix @ values.T).T.contiguous()
     found = values.new_empty(len(values), shape[0])
-    for part, out in zip(values.split(8), found.split(8), strict=True):
-        # The third dimension leads past torch's blocked transposition, half as fast for so few rows.
-        out.copy_((matrix @ part.unsqueeze(1).permute(2, 1, 0).contiguous().squeeze(1)).T)
+    if len(values) == 1:
+        torch.mv(matrix, values[0], out=found[0])
+    elif values.device.type != "cpu":
+        found.copy_((matrix @ values.T).T)
+    else:
+        for part, out in zip(values.split(8), found.split(8), strict=True):
+            # The third dimension leads past torch's blocked transposition, half as fast for so few rows.
+            out.copy_((matrix @ part.unsqueeze(1).permute(2, 1, 0).contiguous().squeeze(1)).T)
     return found
 
 

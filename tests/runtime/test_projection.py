@@ -90,6 +90,16 @@ def test_no_change_is_exactly_none(kind, counts):
 
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
+@pytest.mark.parametrize("n", [1, 5])
+def test_no_change_is_exactly_none_in_a_vocabulary_of_some_size(kind, n):
+    """Where sums of the same numbers in another order are not the same."""
+    draw = np.random.default_rng(0)
+    counts = np.where(draw.random((3001, 700)) < 0.002, draw.random((3001, 700)), 0)
+    found = getattr(projection(counts), kind)(torch.zeros(n, 700), (3 * torch.randn(n, 3001)).softmax(-1))
+    assert torch.equal(found, torch.zeros(n, 3001))
+
+
+@pytest.mark.parametrize("kind", ["linear", "exponential"])
 def test_large_changes_are_finite_and_keep_the_mass(kind):
     delta = torch.tensor([[80.0, -80.0, 0.0, 3.0], [-80.0, 0.0, 80.0, 80.0], [500.0, -500.0, 9.0, 0.0]])
     target = torch.tensor([[0.0, 60.0, 5.0, 50.0, -60.0]]).softmax(-1).expand(3, -1)
@@ -258,3 +268,13 @@ def test_scores_are_left_as_they_were(scores):
         carry(said, target)
     for found, before in ((delta, given_delta), (target, given_target), (source, given_source)):
         assert torch.equal(found, before)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("counts", [COUNTS, np.eye(9)[np.arange(30) % 9]])
+def test_every_carry_can_be_asked_where_gradients_are_recorded(n, counts):
+    one = projection(counts)
+    source, target = torch.randn(n, counts.shape[1]).softmax(-1), torch.randn(n, counts.shape[0]).softmax(-1)
+    for carry in (one.linear, one.exponential, one.static, one.informed):
+        recorded = carry(source.clone().requires_grad_(), target.clone().requires_grad_())
+        assert torch.equal(recorded, carry(source, target))
