@@ -30,7 +30,7 @@ from torch.nn import functional
 from vocabridge.alignment import METHODS, align
 from vocabridge.data import corpus_files
 from vocabridge.models import resolve_vocabulary
-from vocabridge.projection import Projection, _Matrix
+from vocabridge.projection import Projection, SparseMatrix
 
 ROUNDS = 9
 PLAIN = "CSR, int64"
@@ -73,7 +73,7 @@ def candidates(matrix: sp.csr_array, device: str) -> dict[str, Candidate]:
     column32, weights = column.int(), torch.from_numpy(entries.data).to(device)
     coo = torch.sparse_coo_tensor(torch.stack([row, column]), weights, matrix.shape, check_invariants=True).coalesce()
     pointers = plain.crow_indices()
-    ours = _Matrix(matrix).to(device)
+    ours = SparseMatrix(matrix).to(device)
     height = matrix.shape[0]
 
     def parts(compressed: Tensor) -> list[Tensor]:

@@ -48,7 +48,7 @@ def generate(
             sys.stdout.flush()
     if json:
         models = {"base": base, "value": value, "untuned": untuned}
-        weights = {"strength": strength, "combination": bridge.combination.as_dict()}
+        weights = {"strength": strength, "combination": bridge.steering.combination.as_dict()}
         print_json({"prompt": prompt, "text": "".join(pieces)} | models | weights)
     else:
         sys.stdout.write("\n")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
-    from vocabridge.bridge import Bridge, BridgeCache
+    from vocabridge.bridge import Bridge
+    from vocabridge.bridge_cache import BridgeCache
     from vocabridge.combination import Carry, Combination
     from vocabridge.evaluation import Evaluation, evaluate
     from vocabridge.fitting import fit_combination
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
-    "bridge": ("Bridge", "BridgeCache"),
+    "bridge": ("Bridge",),
+    "bridge_cache": ("BridgeCache",),
     "combination": ("Carry", "Combination"),
     "evaluation": ("Evaluation", "evaluate"),
     "fitting": ("fit_combination",),

@@ -1,96 +1,85 @@
-"""The bridge: a base model, a value source and an alignment as one causal language model.
+"""The bridge: a base model and the value sources that steer it, as one causal language model.
 
     base model  --- logits over T ---------------------------+
-        |                                                    +--> combination --> logits over T
-        +-- text --> value source --> scores over S --> projection
+        |                                                    +--> sum of changes --> Guard --> logits over T
+        +-- text --> value source --> scores over S --> projection, combination
 
 To transformers it is one model: `forward`, `generate`, caches, left-padded batches, beam search. Its tokens are
-the base model's. What the base reads and writes is read along by the value source as text, in its own tokens
-(`Reading`). Boundary policy `skip`: inside a UTF-8 character, and before any text, the source has no say and the
-base model speaks alone.
+the base model's. What the base reads and writes is read along by every value source as text, in its own tokens
+(`Reading`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.cache_utils import Cache
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, StoppingCriteriaList
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vocabridge.alignment import Alignment, VocabridgeError
+from vocabridge.bridge_cache import BridgeCache
 from vocabridge.combination import Combination
+from vocabridge.guard import Guard
 from vocabridge.models import LoadedModel
-from vocabridge.projection import Projection
-from vocabridge.reading import Reading
-from vocabridge.value_source import Scores, ValueSource
+from vocabridge.policy import Policy
+from vocabridge.reading import Said
+from vocabridge.steering import Steering
+from vocabridge.strength import Strength
+from vocabridge.value_source import ValueSource
 
 _POSITIONS_AT_ONCE = 8  # bounds the memory of combining: some ten float32 tensors of this many rows of |T|
 
 
-class BridgeCache(DynamicCache):
-    """The base model's cache, and what the value source has read.
-
-    Attributes:
-        reading: The value source's side; None until the first forward.
-    """
-
-    def __init__(self, **arguments: Any) -> None:
-        """Takes the arguments of transformers' `DynamicCache`."""
-        super().__init__(**arguments)
-        self.reading: Reading | None = None
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keeps the rows with these indices, (batch,) int64."""
-        super().reorder_cache(cast(torch.LongTensor, beam_idx))
-        if self.reading is not None:
-            self.reading.reorder(beam_idx)
-
-    def crop(self, max_length: int) -> None:
-        """Not supported: the value source's memory cannot forget text.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError("a bridge cannot take tokens back, so assisted generation does not work with it")
-
-
 class Bridge(PreTrainedModel, GenerationMixin):
-    """A base model steered by a value source of another family.
+    """A base model steered by value sources of other families.
+
+    While no steering has a say, all is bit for bit the base model's.
 
     Attributes:
         base: The base model; its weights never change.
         vocabulary: The base's vocabulary, the target.
-        source: The value source.
-        combination: How the two are combined at strength 1. May be replaced at any time.
-        strength: alpha. At 0 the value source is not run, and all is bit for bit the base model's.
+        guard: Limits of steering.
     """
 
     main_input_name = "input_ids"
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+    _can_compile_fullgraph = False  # the value sources read text
 
-    def __init__(
-        self,
-        base: LoadedModel,
-        source: ValueSource,
-        projection: Projection,
-        combination: Combination | None = None,
-        *,
-        strength: float = 1.0,
-    ) -> None:
-        """Assembles a bridge from its parts; `Bridge.over` checks that the parts fit."""
+    def __init__(self, base: LoadedModel, steerings: Sequence[Steering], guard: Guard | None = None) -> None:
+        """Assembles a bridge from its parts; `Bridge.over` makes one from a single value source.
+
+        Raises:
+            VocabridgeError: A steering is for another vocabulary than the base's, or lacks what the guard looks at;
+                or the base's logits are not as wide as its vocabulary.
+        """
         super().__init__(base.model.config)
         self.base = base.model
         self.vocabulary = base.vocabulary
-        self.source = source
-        self.projection = projection.to(base.model.device)
-        self.combination = combination or Combination()
-        self.strength = strength
+        self._steerings = nn.ModuleList(steerings)
+        self.guard = guard or Guard()
         self.generation_config = base.model.generation_config
+        width = base.model.get_output_embeddings().weight.shape[0]
+        if width != base.vocabulary.size:
+            raise VocabridgeError(
+                f"{base.name} gives {width} logits, but its vocabulary is for {base.vocabulary.size}; load both with "
+                "load_model, or build the vocabulary with the model's width"
+            )
+        for steering in steerings:
+            if steering.target.fingerprint != base.vocabulary.fingerprint:
+                raise VocabridgeError(
+                    f"{steering.source.name} steers models with the tokenizer of {steering.target.name}, and "
+                    f"{base.name} has another; align it with this one"
+                )
+            self.guard.check(steering.combination)
+            steering.projection.to(base.model.device)
+            if steering.look_ahead is not None:
+                steering.look_ahead.to(base.model.device)
 
     @classmethod
     def over(
@@ -100,22 +89,42 @@ class Bridge(PreTrainedModel, GenerationMixin):
         alignment: Alignment,
         combination: Combination | None = None,
         *,
-        strength: float = 1.0,
+        policy: Policy = Policy.LOOK_AHEAD,
+        strength: Strength = 1.0,
+        guard: Guard | None = None,
     ) -> Bridge:
-        """Bridges a value source onto a base model.
+        """Bridges one value source onto a base model.
 
         Args:
             base: The base model, any family.
             source: A value network or a contrast pair.
             alignment: From the source's vocabulary to the base's.
             combination: By default the informed carry with weights (1, 1, 1).
+            policy: What the source says where tokens do not end together.
             strength: alpha.
+            guard: Limits; by default none.
 
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
-        alignment.check(source=source.vocabulary, target=base.vocabulary)
-        return cls(base, source, Projection.of(alignment), combination, strength=strength)
+        steering = Steering.over(base.vocabulary, source, alignment, combination, policy=policy, strength=strength)
+        return cls(base, [steering], guard)
+
+    @property
+    def steerings(self) -> list[Steering]:
+        """What steers it."""
+        return cast("list[Steering]", list(self._steerings))
+
+    @property
+    def steering(self) -> Steering:
+        """The steering of a bridge that has one.
+
+        Raises:
+            VocabridgeError: It has none or several.
+        """
+        if len(self.steerings) != 1:
+            raise VocabridgeError(f"this bridge has {len(self.steerings)} steerings; name one: bridge.steerings[0]")
+        return self.steerings[0]
 
     def forward(
         self,
@@ -141,19 +150,30 @@ class Bridge(PreTrainedModel, GenerationMixin):
             **kwargs: Passed to the base model.
 
         Returns:
-            Logits (batch, k, |T|), float32 unless strength is 0, and the cache.
+            Logits (batch, k, |T|), float32 unless nothing steers, and the cache. Rows that `generate` has finished
+            have logits of 0.
 
         Raises:
-            VocabridgeError: `past_key_values` is another model's cache.
+            VocabridgeError: `past_key_values` is another model's cache, or has not read this text from its start.
         """
         if use_cache is None:
             use_cache = self.config.get_text_config(decoder=True).use_cache
         if past_key_values is None and use_cache:
-            past_key_values = BridgeCache(config=self.config.get_text_config(decoder=True))
+            past_key_values = BridgeCache(DynamicCache(config=self.config.get_text_config(decoder=True)))
         if past_key_values is not None and not isinstance(past_key_values, BridgeCache):
             raise VocabridgeError(
-                f"a bridge cannot use a {type(past_key_values).__name__}; pass a BridgeCache, or none and it makes one"
+                f"a bridge cannot use a {type(past_key_values).__name__}; pass a BridgeCache around it, or none and it "
+                "makes one"
             )
+        batch, rows = len(input_ids), None
+        if past_key_values is not None:
+            past_key_values.retire()
+            rows = past_key_values.rows
+        if rows is not None:
+            input_ids = input_ids[rows]
+            attention_mask = None if attention_mask is None else attention_mask[rows]
+            position_ids = None if position_ids is None else position_ids[rows]
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
         output = self.base(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -164,75 +184,110 @@ class Bridge(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = output.logits
-        if self.strength != 0:
-            logits = self._steered(logits, input_ids, attention_mask, past_key_values)
+        if any(not steering.is_silent for steering in self.steerings):
+            logits = self._steered(logits, input_ids, attention_mask, past_key_values, past)
+        if rows is not None:
+            logits = logits.new_zeros(batch, *logits.shape[1:]).index_copy_(0, rows, logits)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocabulary.size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
     @torch.no_grad()
-    def scores(
+    def listen(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor | None = None,
+        *,
         keep: int,
-        needs: dict[str, bool],
-        cache: BridgeCache | None,
-    ) -> tuple[Scores, Tensor]:
-        """What the value source says after each of the last `keep` tokens.
+        cache: BridgeCache | None = None,
+        past: int = 0,
+    ) -> list[tuple[Steering, Said]]:
+        """Has every source that is not silent read on, and hears it after each of the last `keep` tokens.
 
         Args:
             input_ids: (batch, n) ids of the base's tokenizer.
             attention_mask: (batch, past + n) or None.
             keep: How many positions.
-            needs: The quantities to compute, as `Combination.needs` names them.
-            cache: Where the source's memory is kept; None to read the text from its start and forget it.
+            cache: Where the sources' memories are kept; None to read the text from its start and forget it.
+            past: How many tokens have been read before.
 
-        Returns:
-            Scores (batch, keep, |S|), and where the source has a say, bool (batch, keep).
+        Raises:
+            VocabridgeError: The text was begun without a source that is to be heard now, or with other models of it.
         """
-        models = self.source.needed(**needs)
-        reading = cache.reading if cache is not None else None
-        if reading is None or reading.models != models:
-            if cache is not None and cache.get_seq_length() > input_ids.shape[1]:
-                raise VocabridgeError(
-                    "the combination or strength changed while text was being produced; start a new cache"
-                )
-            reading = Reading(self.source, models, len(input_ids))
-        if cache is not None:
-            cache.reading = reading
         # Text is read where tokenizers run, so the new ids go to the host once a step: n integers a row.
-        new = (
-            input_ids if attention_mask is None else input_ids.where(attention_mask[:, -input_ids.shape[1] :] != 0, -1)
-        )
-        data = self.vocabulary.token_bytes
-        pieces = [[(data[i] or b"") if i >= 0 else b"" for i in row] for row in new.tolist()]
-        logits, speaks = reading.read(pieces, keep)
-        return self.source.scores(logits), speaks
+        if attention_mask is not None:
+            input_ids = input_ids.where(attention_mask[:, -input_ids.shape[1] :] != 0, -1)
+        ids = input_ids.tolist()
+        heard = []
+        for number, steering in enumerate(self.steerings):
+            if steering.is_silent:
+                continue
+            reading = cache.readings.get(number) if cache is not None else None
+            if reading is None and not past:
+                reading = steering.reading(len(ids), steering.wanted)
+                if cache is not None:
+                    cache.begin(number, reading)
+            if reading is None or reading.length != past or reading.models != steering.models(steering.wanted):
+                raise VocabridgeError(
+                    f"{steering.source.name} has not read this text from its start, because the strength or the "
+                    "combination was changed, or an earlier step was interrupted; start a new cache"
+                )
+            primed = cache is not None and cache.prompts is not None and not past
+            tokens = [steering.tokens([-1] * len(row) if primed else row) for row in ids]
+            heard.append((steering, reading.read(tokens, keep)))
+        return heard
 
+    @torch.no_grad()
     def _steered(
-        self, logits: Tensor, input_ids: Tensor, attention_mask: Tensor | None, cache: BridgeCache | None
+        self, logits: Tensor, input_ids: Tensor, mask: Tensor | None, cache: BridgeCache | None, past: int
     ) -> Tensor:
-        """The base's logits (batch, k, |T|) combined with the value source's scores, float32."""
-        combination = self.combination.at(self.strength)
-        scores, speaks = self.scores(input_ids, attention_mask, logits.shape[1], combination.needs(), cache)
-        speaks = speaks.to(logits.device).flatten()
+        """The base's logits (batch, k, |T|) and the changes that the steerings ask for, float32."""
+        batch, keep, _ = logits.shape
+        heard = self.listen(input_ids, mask, keep=keep, cache=cache, past=past)
         flat = logits.float().flatten(0, 1)
+        parts = [slice(i, min(i + _POSITIONS_AT_ONCE, len(flat))) for i in range(0, len(flat), _POSITIONS_AT_ONCE)]
+        only = flat.softmax(-1) if len(parts) == 1 else None
+
+        def p_base(part: slice) -> Tensor:
+            return flat[part].softmax(-1) if only is None else only
+
+        for steering, said in heard:
+            steering.look(said, parts, map(p_base, parts), steering.combination.carry)
+        n = torch.arange(keep, device=flat.device).repeat(batch) + (cache.positions if cache is not None else 0)
         steered = torch.empty_like(flat)
-        for start in range(0, len(flat), _POSITIONS_AT_ONCE):
-            part = slice(start, start + _POSITIONS_AT_ONCE)
-            combined = combination.apply(self.projection, flat[part], scores.at(part, logits.device))
-            steered[part] = torch.where(speaks[part, None], combined, flat[part])
+        for part in parts:
+            change, speaks, p = None, torch.zeros(1, device=flat.device), p_base(part)
+            for steering, said in heard:
+                one, says = steering.change(said, part, flat[part], p, n[part], self.guard)
+                change = one if change is None else change.add_(one)
+                speaks = torch.maximum(speaks, says)
+            assert change is not None
+            limited = self.guard.limit(flat[part], p, change)
+            steered[part] = torch.where(speaks > 0, limited, flat[part])
+        if cache is not None:
+            cache.positions += keep
+            if keep == 1:
+                cache.count(flat, steered)
         return steered.view_as(logits)
+
+    def _sample(  # type: ignore[override]
+        self, input_ids: Tensor, *args: Any, stopping_criteria: StoppingCriteriaList, **kwargs: Any
+    ) -> Any:
+        """As transformers does it, but the cache is told which rows are finished, so that they cost nothing more."""
+        cache = kwargs.get("past_key_values")
+        if isinstance(cache, BridgeCache) and len(input_ids) > 1:
+            stopping_criteria = _Watched(stopping_criteria, cache)
+        return super()._sample(input_ids, *args, stopping_criteria=stopping_criteria, **kwargs)  # type: ignore[arg-type]
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
     ) -> None:
-        """Gives `generate` a cache for both models, where it would have made one for the base alone."""
-        if model_kwargs.get("past_key_values") is None and generation_config.use_cache:
-            model_kwargs["past_key_values"] = BridgeCache(config=self.config.get_text_config(decoder=True))
+        """Puts the cache of any kind that transformers makes for the base into one for all models."""
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None and not isinstance(cache, BridgeCache):
+            model_kwargs["past_key_values"] = BridgeCache(cache)
 
     @property
     def device(self) -> torch.device:
@@ -251,3 +306,16 @@ class Bridge(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> torch.nn.Module:
         """The base model's."""
         return self.base.get_output_embeddings()
+
+
+class _Watched(StoppingCriteriaList):
+    """Stopping criteria whose verdict a cache hears, too."""
+
+    def __init__(self, criteria: StoppingCriteriaList, cache: BridgeCache) -> None:
+        super().__init__(criteria)
+        self._cache = cache
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        finished = super().__call__(input_ids, scores, **kwargs)
+        self._cache.finish(finished)
+        return finished

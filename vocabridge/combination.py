@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.look_ahead import Ahead
 from vocabridge.projection import Projection
 from vocabridge.value_source import Scores
 
@@ -139,7 +140,8 @@ class Combination:
         else:
             terms = [(self.tuned, scores.tuned), (-self.untuned, scores.untuned)]
         weights = [weight for weight, _ in terms if weight != 0]
-        features = carried(self.carry, projection, [_given(logits) for weight, logits in terms if weight != 0], p_base)
+        logits = [_given(logits) for weight, logits in terms if weight != 0]
+        features = carried(self.carry, projection, logits, p_base, scores.ahead)
         change = None if self.base == 1 else finite(base_logits).mul_(self.base - 1)
         for weight, feature in zip(weights, features, strict=True):
             change = feature.mul_(weight) if change is None else change.add_(feature, alpha=weight)
@@ -153,26 +155,13 @@ class Combination:
             return torch.zeros_like(base_logits)
         share = p_base.new_ones(1, 1) * strength * (self.tuned / (self.base + self.tuned))
         share = share.clamp(0.0, 1.0)
-        mixed = _distributions(self.carry, projection, [_given(scores.tuned)], p_base)[0].lerp_(p_base, 1 - share)
+        mixed = _distributions(self.carry, projection, [_given(scores.tuned)], p_base, scores.ahead)[0].lerp_(
+            p_base, 1 - share
+        )
         change = mixed.log_().sub_(finite(base_logits)).add_(log_total(base_logits, p_base))
         # No token falls by more than the base's share of the mixture, whichever probabilities are too small for a
         # float32: so there is no logarithm of 0 either.
         return change.clamp_(min=(1 - share).clamp_min(_TINY).log()).mul_(share > 0)
-
-    def at(self, strength: float) -> Combination:
-        """The product at strength alpha: weights (1 + alpha (a - 1), alpha b, alpha c)."""
-        return Combination(
-            carry=self.carry,
-            base=1 + strength * (self.base - 1),
-            tuned=strength * self.tuned,
-            untuned=strength * self.untuned,
-            form=self.form,
-        )
-
-    def apply(self, projection: Projection, base_logits: Tensor, scores: Scores) -> Tensor:
-        """The base's logits and the `change` of them at strength 1."""
-        p_base = base_logits.softmax(-1)
-        return base_logits + self.change(projection, base_logits, p_base, scores, 1.0)
 
     def save(self, path: Path) -> None:
         """Writes it as JSON.
@@ -223,7 +212,9 @@ class Combination:
             raise VocabridgeError(f"{path} is not a combination: {error}") from error
 
 
-def carried(carry: Carry, projection: Projection, scores: Sequence[Tensor], p_base: Tensor) -> tuple[Tensor, ...]:
+def carried(
+    carry: Carry, projection: Projection, scores: Sequence[Tensor], p_base: Tensor, ahead: Ahead | None = None
+) -> tuple[Tensor, ...]:
     """What a carry makes of scores: what the weights b and c of a product multiply.
 
     Args:
@@ -231,6 +222,7 @@ def carried(carry: Carry, projection: Projection, scores: Sequence[Tensor], p_ba
         projection: From the source vocabulary to the target's.
         scores: A change of logits for the carries of a delta, else the logits of donors; float32 (n, |S|) each.
         p_base: The base model's probabilities, float32 (n, |T|).
+        ahead: What these donors say after some of their tokens.
 
     Returns:
         For each of the scores the carried change of logits, or the logarithm of the carried distribution; finite,
@@ -241,14 +233,16 @@ def carried(carry: Carry, projection: Projection, scores: Sequence[Tensor], p_ba
     if carry.of_delta:
         carry_over = projection.linear if carry is Carry.LINEAR else projection.exponential
         return tuple(carry_over(delta, p_base) for delta in scores)
-    log_q = _distributions(carry, projection, scores, p_base).clamp_min_(_TINY).log_()
+    log_q = _distributions(carry, projection, scores, p_base, ahead).clamp_min_(_TINY).log_()
     return tuple(log_q[donor] for donor in range(len(scores)))  # unbind's views could not be written to under autograd
 
 
-def _distributions(carry: Carry, projection: Projection, donors: Sequence[Tensor], p_base: Tensor) -> Tensor:
+def _distributions(
+    carry: Carry, projection: Projection, donors: Sequence[Tensor], p_base: Tensor, ahead: Ahead | None
+) -> Tensor:
     """The carried distributions of m donors' logits, (m, n, |T|); carried together, they share the base's image."""
     carry_over = projection.static if carry is Carry.STATIC else projection.informed
-    return carry_over(torch.stack(tuple(donors)).softmax(-1), p_base)
+    return carry_over(torch.stack(tuple(donors)).softmax(-1), p_base, ahead)
 
 
 def _given(logits: Tensor | None) -> Tensor:

@@ -18,9 +18,11 @@ from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.examples import Example, tokenize
 from vocabridge.models import LoadedModel
+from vocabridge.policy import Policy
 from vocabridge.progress import Progress
 from vocabridge.projection import Projection
 from vocabridge.reader import begin_tokens
+from vocabridge.steering import Steering
 from vocabridge.value_source import ContrastPair, ResidualValueNetwork, ValueSource
 
 _BATCH = 17  # answers generated at once
@@ -64,7 +66,15 @@ def donor(source: ValueSource) -> PreTrainedModel:
         return source.tuned
     assert isinstance(source, ResidualValueNetwork)
     small = LoadedModel("", "", source.base, source.vocabulary)
-    return Bridge(small, source, Projection.identity(source.vocabulary.size), Combination(Carry.LINEAR))
+    vocabulary = source.vocabulary
+    own = Steering(
+        source,
+        vocabulary,
+        Projection.identity(vocabulary.size),
+        Combination(Carry.LINEAR),
+        policy=Policy.RETOKENIZE,
+    )
+    return Bridge(small, [own])
 
 
 def _donor_logits(source: ValueSource) -> Callable[[Tensor, int], Tensor]:

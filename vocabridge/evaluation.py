@@ -187,7 +187,7 @@ def evaluate(
     bridge = build_bridge(base, value, untuned=untuned, alignment=alignment, combination=combination, device=device)
     fits = fit_combination(bridge, held_out, progress=progress) if held_out else []
     if fits:
-        bridge.combination = fits[0].combination
+        bridge.steering.combination = fits[0].combination
 
     contestants = _contestants(bridge)
     if ceiling is not None:
@@ -217,11 +217,11 @@ def evaluate(
         recovered = ratio(bits["bridge"] - bits["base"], bits["ceiling"] - bits["base"], examples)
     return Evaluation(
         base=base,
-        value=bridge.source.name,
+        value=bridge.steering.source.name,
         data=data.name,
         items=len(examples),
         answered=len(asked),
-        combination=bridge.combination,
+        combination=bridge.steering.combination,
         fits=fits,
         measured=measured,
         bridge_against_donor=against["donor alone"],
@@ -238,7 +238,7 @@ def evaluate(
 def _contestants(bridge: Bridge) -> list[Contestant]:
     return [
         of_model("base", bridge.base, bridge.vocabulary),
-        of_source("donor alone", bridge.source),
+        of_source("donor alone", bridge.steering.source),
         of_model("bridge", bridge, bridge.vocabulary),
     ]
 

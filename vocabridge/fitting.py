@@ -106,20 +106,25 @@ def _blocks(
     bridge: Bridge, example: Example, carries: Sequence[Carry], share: float, generator: torch.Generator
 ) -> list[_Block]:
     """The features at a random share of an example's response tokens, where the value source has a say."""
-    tokens = tokenize(example, bridge.vocabulary)
+    steering, tokens = bridge.steering, tokenize(example, bridge.vocabulary)
     ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)
     truth = torch.tensor(tokens.ids[tokens.first :], device=bridge.device)
     logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()
-    needs = {"delta": any(carry.of_delta for carry in carries), "tuned": True, "untuned": True}
-    scores, speaks = bridge.scores(ids, None, len(truth), needs, None)
-    chosen = (torch.rand(len(truth), generator=generator) < share).to(bridge.device)
-    chosen = (chosen & speaks[0].to(bridge.device)).nonzero().flatten()
+    wanted = ("delta", "tuned", "untuned") if any(carry.of_delta for carry in carries) else ("tuned", "untuned")
+    said = steering.reading(1, wanted).read([steering.tokens(tokens.ids[:-1])], len(truth))
+    drawn = (torch.rand(len(truth), generator=generator) < share).tolist()
+    chosen = [i for i, position in enumerate(said.positions) if drawn[i] and position.asked]
+    said = said.at(chosen)
+    parts = [slice(i, min(i + _POSITIONS_AT_ONCE, len(chosen))) for i in range(0, len(chosen), _POSITIONS_AT_ONCE)]
+    log_ps = [logits[chosen[part]].log_softmax(-1) for part in parts]
+    carry = next((carry for carry in (Carry.INFORMED, Carry.STATIC) if carry in carries), Carry.LINEAR)
+    steering.look(said, parts, [log_p.exp() for log_p in log_ps], carry)
     blocks = []
-    for positions in chosen.split(_POSITIONS_AT_ONCE):
-        log_p, said = logits[positions].log_softmax(-1), scores.at(positions, logits.device)
+    for part, log_p in zip(parts, log_ps, strict=True):
+        scores, _ = steering.scores(said, part, wanted)
         p_base = log_p.exp()
-        features = {carry: carried(carry, bridge.projection, _used(carry, said), p_base) for carry in carries}
-        blocks.append(_kept(log_p, features, truth[positions], generator))
+        features = {c: carried(c, steering.projection, _used(c, scores), p_base, scores.ahead) for c in carries}
+        blocks.append(_kept(log_p, features, truth[chosen[part]], generator))
     return blocks
 
 

@@ -14,12 +14,13 @@ and C's columns sum to 1, so that the scale of a distribution is known before th
 
 The first is arXiv 2410.21027 (which did not release how its matrix is applied; this is the reading that fits its
 shape). The last is one Bayes step, half an iteration of iterative proportional fitting (Deming and Stephan, 1940).
-Nothing of size |S| x |T| is ever made; how one product is done is `_Matrix`, from benchmarks/bench_projection.py.
+Nothing of size |S| x |T| is ever made; how one product is done is `SparseMatrix`, from benchmarks/bench_projection.py.
 """
 
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,6 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment
+
+if TYPE_CHECKING:
+    from vocabridge.look_ahead import Ahead
 
 _TINY = 1e-37  # just above float32's underflow
 _FAR = 75.0  # exp(75) and exp(-75), times the greatest weight of a row (at least 1/|S|), stay in float32's range
@@ -54,9 +58,9 @@ class Projection(nn.Module):
             columns: C, (|T|, |S|), columns that sum to 1 or are empty.
         """
         super().__init__()
-        self.rows = _Matrix(rows)
-        self.rows_transposed = _Matrix(rows.T.tocsr())
-        self.columns = _Matrix(columns)
+        self.rows = SparseMatrix(rows)
+        self.rows_transposed = SparseMatrix(rows.T.tocsr())
+        self.columns = SparseMatrix(columns)
         covered = rows.indptr[1:] > rows.indptr[:-1]
         self.covers_all = bool(covered.all())
         self.register_buffer("covered", torch.from_numpy(covered.astype("float32")), persistent=False)
@@ -101,28 +105,45 @@ class Projection(nn.Module):
         # A row's weights sum to 1 but for rounding: without `differs`, the change of a constant were not a constant.
         return mean.log_().mul_(differs).sub_(constant).index_fill_(-1, self.empty, 0.0)
 
-    def static(self, p_source: Tensor, p_target: Tensor) -> Tensor:
+    def static(self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None) -> Tensor:
         """C @ p_S.
 
         Args:
-            p_source: Donors' probabilities, (..., n, |S|).
+            p_source: m donors' probabilities, (m, n, |S|).
             p_target: The base model's, (n, |T|); used for tokens that nobody speaks for.
+            ahead: What the donors say after some of their tokens; these are split by that, not by C.
 
         Returns:
-            Probabilities (..., n, |T|).
+            Probabilities (m, n, |T|).
         """
-        carried = self.columns(p_source).mul_(self._scale(p_source, p_target))
+        if ahead is not None:
+            ratio, added, at, targets = ahead.split(p_source, self.speaking.expand(p_source.shape[1:]), None)
+            scaled = p_source.index_put((_all(p_source), ahead.position, ahead.token), ratio)
+            carried = self.columns(scaled).index_put_((_all(p_source), at, targets), added, accumulate=True)
+        else:
+            carried = self.columns(p_source)
+        carried.mul_(self._scale(p_source, p_target))
         kept = p_target.index_select(-1, self.empty)
         return carried.index_copy_(-1, self.empty, kept.expand(*carried.shape[:-1], -1))
 
-    def informed(self, p_source: Tensor, p_target: Tensor) -> Tensor:
+    def informed(self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None) -> Tensor:
         """p_T * (R @ (p_S / (R^T @ p_T))); arguments and result as for `static`.
 
         What the donor gives to source tokens whose every target token has a p_T that float32 holds as 0 is lost.
         """
-        image = self.rows_transposed(p_target).clamp_min_(_TINY)  # the base on the source vocabulary
-        ratio = (p_source / image).mul_(self._scale(p_source, p_target))
-        return self.rows(ratio, empty=1.0).mul_(p_target)
+        image = self.image(p_target)
+        scale = self._scale(p_source, p_target)
+        ratio = (p_source / image).mul_(scale)
+        if ahead is None:
+            return self.rows(ratio, empty=1.0).mul_(p_target)
+        split, added, at, targets = ahead.split(p_source, image, p_target)
+        ratio.index_put_((_all(p_source), ahead.position, ahead.token), split * scale[:, ahead.position, 0])
+        carried = self.rows(ratio, empty=1.0).mul_(p_target)
+        return carried.index_put_((_all(p_source), at, targets), added * scale[:, at, 0], accumulate=True)
+
+    def image(self, p_target: Tensor) -> Tensor:
+        """The base's distribution on the source vocabulary, R^T @ p_T: (n, |T|) -> (n, |S|), nowhere 0."""
+        return self.rows_transposed(p_target).clamp_min_(_TINY)
 
     def _scale(self, p_source: Tensor, p_target: Tensor) -> Tensor:
         """Own over the mass of the source tokens that speak, (..., n, 1)."""
@@ -138,7 +159,7 @@ class Projection(nn.Module):
         return (changed.sum(-1).clamp_min_(_TINY) / own).log_().unsqueeze(-1)
 
 
-class _Matrix(nn.Module):
+class SparseMatrix(nn.Module):
     """A sparse matrix, for products with few vectors of a vocabulary's size.
 
     Where most entries are alone in their row (a larger vocabulary spoken for by a smaller one) those rows are one
@@ -216,6 +237,11 @@ def _csr_product(pointers: Tensor, indices: Tensor, weights: Tensor, values: Ten
 @_csr_product.register_fake
 def _(pointers: Tensor, indices: Tensor, weights: Tensor, values: Tensor) -> Tensor:
     return values.new_empty(values.shape[0], pointers.shape[0] - 1)
+
+
+def _all(p_source: Tensor) -> Tensor:
+    """Indices of all donors, to stand before those of positions and tokens."""
+    return torch.arange(p_source.shape[0], device=p_source.device).unsqueeze(-1)
 
 
 def _centred(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,246 +1,403 @@
-"""A value source's memory of a batch of growing texts: readers, attention caches, and which slots are alive.
+"""What a value source reads and says along a batch of texts that a base model of another vocabulary writes.
 
-The text that the base model produces is read again in the source's tokens (`Reader`), so a row's ids may change
-at their end with every piece of text. The caches here are append-only: a new token gets a new *slot*, a token that
-re-tokenisation took back leaves a dead one, and the attention mask says for each token which slots are its past.
-Rows roll back independently of each other this way, and many prefixes of one text (teacher forcing asks for the
-scores after every one of them) are read in a single forward, as the branches of a tree.
+    the base's tokens --bytes--> Reader --covers--> TokenForest --logits--> Healer --> Scores over S
+
+At every position that is asked for, the source's tokens are those of all text so far, and nothing it could know
+only from what follows. Where the text's end need not be the end of one of its own tokens, the policy says whether
+it is heard as it stands, not at all, or after all its ways to cut the text (`healing`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from vocabridge.reader import Reader, begin_tokens
-from vocabridge.value_source import ValueSource
+from vocabridge.healing import Healer
+from vocabridge.look_ahead import Ahead, LookAhead
+from vocabridge.policy import Policy
+from vocabridge.reader import Piece, Reader
+from vocabridge.token_forest import TokenForest
+from vocabridge.tree import ROOT
+from vocabridge.value_source import Scores, ValueSource
+
+_RUNS_ON = 0.5
+"""Policy `skip` is silent where more than this share of the source's distribution would run across the boundary."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of the base model's, as the source reads it.
+
+    Attributes:
+        id: Of the base's vocabulary.
+        piece: What the text grows by.
+    """
+
+    id: int
+    piece: Piece
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A cover of a text, as a node of its row's tree.
+
+    Attributes:
+        node: Where the cover's tokens end.
+        pending: The bytes that the next token has to begin with.
+        steps: The (parent, token) pairs from the node that all covers of the text share.
+    """
+
+    node: int
+    pending: bytes
+    steps: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a text after which the source is heard.
+
+    Attributes:
+        row: Which text.
+        last: The base's last token before it, -1 before any.
+        asked: The covers; none where the source has no say.
+    """
+
+    row: int
+    last: int
+    asked: tuple[Asked, ...]
 
 
 @dataclass
-class _Row:
+class _Text:
     """One text of the batch.
 
     Attributes:
-        reader: Its tokens.
-        path: The slot of each of the reader's ids, the begin token's in front where there is one.
-        alive: (slots,) bool: the slots on the path.
-        depths: (slots,) int64: every slot's position in its text; -1 for slots that hold nothing.
+        reader: The source's.
+        beginning: What stands for the base's prompt where each model has its own.
+        tokens: The base's.
+        head: The node of the last settled token.
+        heads: How many are settled.
+        latest: The position after the last token that was text; None before anyone has asked.
     """
 
     reader: Reader
-    path: list[int] = field(default_factory=list)
-    alive: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    depths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-
-
-@dataclass
-class _Branches:
-    """The tokens that one call of `Reading.read` adds to a row, in order of their slots.
-
-    Attributes:
-        ids: Token ids.
-        depths: Positions.
-        pasts: For each token, the alive slots when it was added, itself included; (slots + tokens,) bool each.
-        ends: For each piece of text: index of the token that ends it, -1 for the last token of an earlier call,
-            None where the source has no say.
-    """
-
-    ids: list[int]
-    depths: list[int]
-    pasts: list[np.ndarray]
-    ends: list[int | None]
+    beginning: tuple[Piece, ...]
+    tokens: list[Token]
+    head: int = ROOT
+    heads: int = 0
+    latest: Position | None = None
 
 
 class Reading:
-    """What a value source has read so far, for every row of a batch.
+    """What one value source has read so far, for every row of a batch.
 
     Attributes:
-        models: Names of the source's models that read along; fixed, as their caches must agree.
+        source: The value source.
+        models: Names of its models that read along.
+        healer: From its vocabulary to the base's.
+        policy: What it says where tokens do not end together.
+        forest: The source's tokens of all rows, and what its models say after some.
     """
 
-    def __init__(self, source: ValueSource, models: set[str], batch: int) -> None:
+    def __init__(self, source: ValueSource, models: set[str], healer: Healer, policy: Policy, batch: int) -> None:
         """Starts with empty texts.
 
         Args:
             source: The value source.
-            models: Those of its models whose logits are wanted.
+            models: Those of its models whose logits are wanted; not empty.
+            healer: From its vocabulary to the base's.
+            policy: What it says where tokens do not end together.
             batch: Number of rows.
         """
         self.models = models
-        self._source = source
-        self._rows = [_Row(Reader(source.vocabulary)) for _ in range(batch)]
-        self._caches = {name: DynamicCache() for name in models}
-        self._last: dict[str, Tensor] = {}  # (batch, |S|), after each row's last token
+        self.policy = policy
+        self.forest = TokenForest({name: source.models[name] for name in sorted(models)}, batch)
+        self.source = source
+        self.healer = healer
+        self._texts = [self._begun(()) for _ in range(batch)]
 
-    @torch.no_grad()
-    def read(self, pieces: Sequence[Sequence[bytes]], keep: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Reads on, and gives the scores after each of the last `keep` pieces.
+    @property
+    def length(self) -> int:
+        """How many tokens of the base's each row has been given."""
+        return len(self._texts[0].tokens)
+
+    def prime(self, row: int, beginning: Sequence[Piece]) -> None:
+        """Gives a row a beginning of its own: a prompt that each model has in its own words, such as a chat's.
+
+        The tokens of the base's prompt are then read as pieces without text.
+        """
+        self._texts[row] = self._begun(tuple(beginning))
+
+    def _begun(self, beginning: tuple[Piece, ...]) -> _Text:
+        text = _Text(Reader(self.source.vocabulary), beginning, [])
+        for piece in beginning:
+            text.reader.push(piece)
+        return text
+
+    def read_on(self, row: int, tokens: Sequence[Token]) -> None:
+        """Reads on without being asked."""
+        text = self._texts[row]
+        text.tokens += tokens
+        if any(token.piece != b"" for token in tokens):
+            text.latest = None
+        for token in tokens:
+            text.reader.push(token.piece)
+
+    def read(self, tokens: Sequence[Sequence[Token]], keep: int) -> Said:
+        """Reads on, and hears the source after each of the last `keep` tokens.
 
         Args:
-            pieces: For each row the same number n of byte strings, any of them empty.
+            tokens: For each row the same number n of tokens.
             keep: How many positions to answer for, 1 to n.
 
         Returns:
-            Each model's logits, float32 (batch, keep, |S|); and where the source has a say, bool (batch, keep):
-            not inside a UTF-8 character, and not before any text.
+            What the source says, rows x keep positions, row by row.
         """
-        grown = [self._grow(row, texts) for row, texts in zip(self._rows, pieces, strict=True)]
-        width = max(len(branches.ids) for branches in grown)
-        # Row r's tokens take the last of `width` columns; columns are numbered so that an earlier call's is -1.
-        ends = [
-            [
-                None if end is None else end if end < 0 else end + width - len(branches.ids)
-                for end in branches.ends[-keep:]
-            ]
-            for branches in grown
-        ]
-        final = [width - 1 if branches.ids else -1 for branches in grown]
-        device = next(self._source.parameters()).device
-        speaks = torch.tensor([[end is not None for end in row] for row in ends], device=device)
-        if width:
-            wanted = [end for row in ends for end in row if end is not None and end >= 0]
-            first = min([*wanted, width - 1])
-            logits = self._forward(grown, width, width - first, device)
-        else:
-            first, logits = 0, {}
-        # Index 0 is the last token of an earlier call, the others the columns from `first` on.
-        index = torch.tensor(
-            [[0 if end is None or end < 0 else end - first + 1 for end in row] for row in ends], device=device
+        positions = []
+        for row, several in enumerate(tokens):
+            self.read_on(row, several[: len(several) - keep])
+            for token in several[len(several) - keep :]:
+                self.read_on(row, [token])
+                positions.append(self._position(row))
+        wanted: list[list[int]] = [[] for _ in self._texts]
+        for position in positions:
+            wanted[position.row] += _nodes(position)
+        self.forest.read(wanted)
+        for row, text in enumerate(self._texts):
+            if text.head != ROOT:
+                self.forest.settle(row, text.head)
+        return Said(self, positions)
+
+    def _position(self, row: int) -> Position:
+        text = self._texts[row]
+        if text.latest is None:
+            last = next((token.id for token in reversed(text.tokens) if token.piece != b""), -1)
+            text.latest = Position(row, last, self._ask(row, last))
+        return text.latest
+
+    def _ask(self, row: int, last: int) -> tuple[Asked, ...]:
+        """The covers of a row's text that are worth asking after, put into its tree."""
+        text, tree = self._texts[row], self.forest.trees[row]
+        covers = text.reader.covers(all_ways=self.policy is not Policy.RETOKENIZE)
+        text.head = tree.add(text.reader.settled[text.heads :], text.head)
+        text.heads = len(text.reader.settled)
+        asked = []
+        for number, cover in enumerate(covers):
+            if cover.pending and (
+                self.policy is Policy.RETOKENIZE or last < 0 or not self.healer.may_run_on(cover.pending, last)
+            ):
+                continue
+            node = tree.add(cover.ids, text.head)
+            if node == ROOT:  # no token yet, and no begin token: nothing that a model could be asked after
+                continue
+            asked.append(Asked(node, cover.pending))
+            if self.policy is Policy.SKIP and number == 0 and cover.pending:
+                return ()
+        if len(asked) < 2:
+            return tuple(asked)
+        paths = [_below(tree.parents, one.node, text.head) for one in asked]
+        shared = min(map(len, paths))
+        while any(path[:shared] != paths[0][:shared] for path in paths):
+            shared -= 1
+        return tuple(
+            replace(
+                one,
+                steps=tuple(
+                    (tree.parents[node], tree.tokens[node]) for node in path[shared:] if tree.parents[node] != ROOT
+                ),
+            )
+            for one, path in zip(asked, paths, strict=True)
         )
-        after = torch.tensor([[0 if end < 0 else end - first + 1] for end in final], device=device)
-        result = {}
-        for name in self.models:
-            size = self._source.vocabulary.size
-            last = self._last.get(name, torch.zeros(len(grown), size, device=device)).unsqueeze(1)
-            available = torch.cat([last, logits[name]], dim=1) if width else last
-            result[name] = _at(available, index)
-            self._last[name] = _at(available, after).squeeze(1)
-        return result, speaks
+
+    def crop(self, row: int, tokens: int) -> None:
+        """Takes back all but the first so many tokens of a row; nothing that stays is read again."""
+        text = self._texts[row]
+        self._texts[row] = self._begun(text.beginning)
+        self.read_on(row, text.tokens[:tokens])
 
     def reorder(self, rows: Tensor) -> None:
-        """Keeps the rows with these indices, in this order, as beam search needs it; (batch,) int64."""
-        order = rows.tolist()
-        self._rows = [
-            _Row(
-                self._rows[i].reader.copy(),
-                list(self._rows[i].path),
-                self._rows[i].alive.copy(),
-                self._rows[i].depths.copy(),
+        """Keeps the rows with these indices, in this order; (rows,) int64, any number of them."""
+        self.forest.reorder(rows)
+        texts = [self._texts[i] for i in rows.tolist()]
+        self._texts = [
+            replace(
+                text,
+                reader=text.reader.copy(),
+                tokens=list(text.tokens),
+                latest=None if text.latest is None else replace(text.latest, row=row),
             )
-            for i in order
+            for row, text in enumerate(texts)
         ]
-        for cache in self._caches.values():
-            cache.reorder_cache(cast(torch.LongTensor, rows))
-        self._last = {name: last.index_select(0, rows.to(last.device)) for name, last in self._last.items()}
-
-    def _grow(self, row: _Row, texts: Sequence[bytes]) -> _Branches:
-        """Pushes pieces of text into a row and collects the tokens that are new to it."""
-        begin = begin_tokens(self._source.vocabulary)
-        branches = _Branches([], [], [], [])
-        old = len(row.alive)
-        path = [(slot, False) for slot in row.path]  # (slot or index among the new tokens, is new)
-        alive = row.alive
-
-        def add(token: int) -> None:
-            nonlocal alive
-            index = len(branches.ids)
-            branches.ids.append(token)
-            branches.depths.append(len(path))
-            path.append((index, True))
-            alive = np.append(alive, True)
-            branches.pasts.append(alive)
-
-        if not path:
-            for token in begin:
-                add(token)
-        for text in texts:
-            before = len(path) - len(begin)
-            kept = row.reader.push(text)
-            ids = row.reader.ids
-            if kept == len(ids) < before:  # shrunk to a token whose logits are gone: read it again
-                kept -= 1
-            if kept < before:
-                alive = alive.copy()
-                for slot, new in path[len(begin) + kept :]:
-                    alive[old + slot if new else slot] = False
-                del path[len(begin) + kept :]
-            for token in ids[kept:]:
-                add(token)
-            silent = row.reader.pending or not path
-            branches.ends.append(None if silent else path[-1][0] if path[-1][1] else -1)
-        row.path, row.alive = [(old + slot if new else slot) for slot, new in path], alive
-        return branches
-
-    def _forward(self, grown: Sequence[_Branches], width: int, keep: int, device: torch.device) -> dict[str, Tensor]:
-        """Runs the models on the new tokens of all rows; logits of the last `keep` columns, (batch, keep, |S|)."""
-        old = len(self._rows[0].depths)
-        ids = np.zeros((len(grown), width), np.int64)
-        positions = np.zeros((len(grown), width), np.int64)
-        past = np.zeros((len(grown), width, old + width), bool)
-        # A column that holds no token attends to itself alone: attending to nothing would give NaN.
-        past[:, np.arange(width), old + np.arange(width)] = True
-        for i, (row, branches) in enumerate(zip(self._rows, grown, strict=True)):
-            pad = width - len(branches.ids)
-            ids[i, pad:], positions[i, pad:] = branches.ids, branches.depths
-            for column, alive in enumerate(branches.pasts, start=pad):
-                past[i, column, :old] = alive[:old]
-                past[i, column, old + pad : old + pad + len(alive) - old] = alive[old:]
-            row.path = [slot + pad if slot >= old else slot for slot in row.path]
-            row.alive = np.concatenate([row.alive[:old], np.zeros(pad, bool), row.alive[old:]])
-            row.depths = np.concatenate([row.depths, np.full(pad, -1), np.array(branches.depths, np.int64)])
-        depths = np.stack([row.depths for row in self._rows])
-        inputs = {
-            "input_ids": torch.from_numpy(ids).to(device),
-            "position_ids": torch.from_numpy(positions).to(device),
-        }
-        logits = {}
-        for name in self.models:
-            model = self._source.models[name]
-            output = model(
-                **inputs,
-                attention_mask=attention_masks(model.config, past, positions, depths, device, _dtype(model)),
-                past_key_values=self._caches[name],
-                use_cache=True,
-                logits_to_keep=keep,
-            )
-            logits[name] = output.logits.float()
-        return logits
 
 
-def _at(values: Tensor, index: Tensor) -> Tensor:
-    """values[b, index[b, k]] for every b and k: (batch, n, |S|), (batch, k) -> (batch, k, |S|)."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+class Said:
+    """What a source says at some positions.
+
+    Attributes:
+        positions: The positions, row by row.
+    """
+
+    def __init__(self, reading: Reading, positions: list[Position]) -> None:
+        """Of positions that the reading has read."""
+        self.positions = positions
+        self._reading = reading
+        self._last: tuple[slice, Scores, Tensor] | None = None  # look-ahead asks for the same scores again
+        self._behind: dict[int, dict[int, list[tuple[int, int]]]] = {}  # position -> w -> (cover, node) each
+
+    def at(self, chosen: Sequence[int]) -> Said:
+        """The same at some of the positions only."""
+        return Said(self._reading, [self.positions[i] for i in chosen])
+
+    def scores(
+        self, part: slice, wanted: Sequence[str], look_ahead: LookAhead | None, device: torch.device
+    ) -> tuple[Scores, Tensor]:
+        """The scores at some of the positions.
+
+        Args:
+            part: Which positions, n.
+            wanted: Names of the fields of `Scores` that are needed.
+            look_ahead: Knows the longer target tokens of the source's, for what `look_behind` has asked.
+            device: Where the results are wanted.
+
+        Returns:
+            Scores (n, |S|), and where the source has a say: float32 (n, 1), 1 or 0.
+        """
+        if self._last is None or self._last[0] != part:
+            scores, speaks = self._heard(part, wanted)
+            there = {name: getattr(scores, name).to(device) for name in wanted}
+            self._last = part, Scores(**there), speaks.to(device)
+        _, scores, speaks = self._last
+        ahead = None if look_ahead is None else self._ahead(part, wanted, look_ahead, device)
+        return replace(scores, ahead=ahead), speaks
+
+    def _heard(self, part: slice, wanted: Sequence[str]) -> tuple[Scores, Tensor]:
+        """What `scores` gives, on the source's device and without looking ahead."""
+        positions, forest, source = self.positions[part], self._reading.forest, self._reading.source
+        speaking = [position for position in positions if position.asked]
+        device = next(source.parameters()).device
+        speaks = torch.tensor([[float(bool(position.asked))] for position in positions], device=device)
+        if not speaking:
+            silent = torch.zeros(len(positions), source.vocabulary.size, device=device)
+            return replace(Scores(), **dict.fromkeys(wanted, silent)), speaks
+        # A position without a say repeats another's scores, to keep the shape.
+        first = [position if position.asked else speaking[0] for position in positions]
+        said = source.scores(forest.logits([(position.row, position.asked[0].node) for position in first]))
+        scores = Scores(**{name: getattr(said, name) for name in wanted})
+        for i, position in enumerate(positions):
+            if any(one.pending for one in position.asked):
+                across = self._heal(position, i, scores)
+                if self._reading.policy is Policy.SKIP:
+                    speaks[i] = (across <= _RUNS_ON).to(speaks.dtype)
+        return scores, speaks
+
+    def _heal(self, position: Position, i: int, scores: Scores) -> Tensor:
+        """Replaces row i of the scores by what all covers say; the share that runs across the boundary."""
+        healer, policy = self._reading.healer, self._reading.policy
+        names = ("untuned", "tuned") if scores.delta is not None else tuple(_donors(scores))
+        healed, across = {}, torch.zeros(())
+        for name, log_p in self._said_by(position, names).items():
+            weights, ends = _weighed(position, log_p)
+            p, across, _ = healer.heal([one.pending for one in position.asked], weights, ends, position.last)
+            healed[name] = p.clamp_min_(torch.finfo(p.dtype).tiny).log_()
+        if policy is not Policy.SKIP:
+            if scores.delta is not None:
+                scores.delta[i] = healed["tuned"] - healed["untuned"]
+            for name in _donors(scores):
+                getattr(scores, name)[i] = healed[name]
+        return across
+
+    def _said_by(self, position: Position, names: Sequence[str]) -> dict[str, dict[int, Tensor]]:
+        """Natural log-probabilities after each node of a position, by donor."""
+        nodes = _nodes(position)
+        said = self._reading.source.scores(self._reading.forest.logits([(position.row, node) for node in nodes]))
+        return {name: dict(zip(nodes, getattr(said, name).log_softmax(-1), strict=True)) for name in names}
+
+    def look_behind(self, chosen: Sequence[Sequence[int]]) -> None:
+        """Has the source read on by some of its tokens, for each position by others, each for itself."""
+        forest, canonical = self._reading.forest, self._reading.source.vocabulary.canonical
+        wanted: list[list[int]] = [[] for _ in forest.trees]
+        for i, (position, tokens) in enumerate(zip(self.positions, chosen, strict=True)):
+            wanted[position.row] += _nodes(position)
+            for w in tokens:
+                data = self._reading.source.vocabulary.token_bytes[w] or b""
+                nodes = []
+                for cover, one in enumerate(position.asked):
+                    token = canonical.get(one.pending + data) if one.pending else w
+                    if token is not None:
+                        nodes.append((cover, forest.trees[position.row].add([token], one.node)))
+                if nodes:
+                    self._behind.setdefault(i, {})[w] = nodes
+                    wanted[position.row] += [node for _, node in nodes]
+        if self._behind:
+            forest.read(wanted)
+
+    def _ahead(self, part: slice, wanted: Sequence[str], look_ahead: LookAhead, device: torch.device) -> Ahead | None:
+        """What the source says after the tokens that were looked behind, at some positions."""
+        names = [name for name in ("tuned", "untuned") if name in wanted]
+        start = part.indices(len(self.positions))[0]
+        looked = [
+            (i, w, nodes)
+            for i in range(*part.indices(len(self.positions)))
+            for w, nodes in self._behind.get(i, {}).items()
+        ]
+        if not looked:
+            return None
+        entries = [(self.positions[i].row, node) for i, _, nodes in looked for _, node in nodes]
+        said = self._reading.source.scores(self._reading.forest.logits(entries))
+        after = torch.stack([getattr(said, name).softmax(-1) for name in names])
+        if len(entries) > len(looked):
+            after = self._mixed(looked, names, after)
+        return Ahead(
+            position=torch.tensor([i - start for i, _, _ in looked], device=device),
+            token=torch.tensor([w for _, w, _ in looked], device=device),
+            after=after.to(device),
+            longer=tuple(look_ahead.longer(w) for _, w, _ in looked),
+        )
+
+    def _mixed(
+        self, looked: list[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str], after: Tensor
+    ) -> Tensor:
+        """Of several covers with the same token behind them, the mean by how probable each is with it."""
+        mixed, entry = after.new_empty(len(names), len(looked), after.shape[-1]), 0
+        for k, (i, _, nodes) in enumerate(looked):
+            several = after[:, entry : entry + len(nodes)]
+            entry += len(nodes)
+            if len(nodes) == 1:
+                mixed[:, k] = several[:, 0]
+                continue
+            position = self.positions[i]
+            tree = self._reading.forest.trees[position.row]
+            for d, log_p in enumerate(self._said_by(position, names).values()):
+                weights, ends = _weighed(position, log_p)
+                shares = torch.stack([weights[c] + ends[c, tree.tokens[node]] for c, node in nodes]).softmax(0)
+                mixed[d, k] = shares @ several[d]
+        return mixed
 
 
-def _dtype(model: torch.nn.Module) -> torch.dtype:
-    return next(parameter.dtype for parameter in model.parameters())
+def _donors(scores: Scores) -> list[str]:
+    return [name for name in ("untuned", "tuned") if getattr(scores, name) is not None]
 
 
-def attention_masks(
-    config: Any,
-    past: np.ndarray,
-    positions: np.ndarray,
-    depths: np.ndarray,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Tensor | Mapping[str, Tensor]:
-    """Additive masks (batch, 1, width, slots), one for each kind of attention that the model's layers have."""
+def _weighed(position: Position, log_p: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Log P of each cover behind what all share, (k,), and the log-probabilities after each, (k, |S|)."""
+    ends = torch.stack([log_p[one.node] for one in position.asked])
+    weights = [sum((log_p[p][token] for p, token in one.steps), ends.new_zeros(())) for one in position.asked]
+    return torch.stack(weights), ends
 
-    def additive(allowed: np.ndarray) -> Tensor:
-        mask = torch.zeros(allowed.shape, dtype=dtype)
-        return mask.masked_fill_(~torch.from_numpy(allowed), torch.finfo(dtype).min).unsqueeze(1).to(device)
 
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if window is None or kinds == {"full_attention"}:
-        return additive(past)
-    near = past & ((positions[:, :, None] - depths[:, None, :] < window) | (depths[:, None, :] < 0))
-    if len(kinds) < 2:
-        return additive(near)
-    return {"full_attention": additive(past), "sliding_attention": additive(near)}
+def _nodes(position: Position) -> list[int]:
+    """The nodes after which a position needs to hear the models: its covers' ends, and those that weigh them."""
+    steps = [parent for one in position.asked for parent, _ in one.steps]
+    return list(dict.fromkeys([*(one.node for one in position.asked), *steps]))
+
+
+def _below(parents: Sequence[int], node: int, head: int) -> list[int]:
+    """The nodes on the way from a settled node down to one behind it, without the settled one."""
+    path = []
+    while node != head:
+        path.append(node)
+        node = parents[node]
+    return path[::-1]

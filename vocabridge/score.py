@@ -21,10 +21,10 @@ import numpy as np
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.healing import Asked, Healer, covers
-from vocabridge.look_ahead import FirstTokens, LookAhead, Step
 from vocabridge.models import LoadedModel
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
+from vocabridge.score_look_ahead import FirstTokens, LookAhead, Step
 from vocabridge.tree import ROOT, TokenTree
 from vocabridge.windows import windows
 

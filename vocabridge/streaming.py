@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge import Bridge, BridgeCache
+from vocabridge.bridge import Bridge
+from vocabridge.bridge_cache import BridgeCache
 from vocabridge.reader import begin_tokens
 
 

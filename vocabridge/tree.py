@@ -6,16 +6,17 @@ once, what it would say after each of the sequences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from vocabridge.reading import attention_masks
-
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 ROOT = -1
 """The parent of a sequence's first token."""
@@ -46,6 +47,13 @@ class TokenTree:
             after = child
         return after
 
+    def copy(self) -> TokenTree:
+        """An independent tree of the same sequences."""
+        other = TokenTree()
+        other.tokens, other.parents = list(self.tokens), list(self.parents)
+        other._children = dict(self._children)
+        return other
+
     def ancestors(self, node: int) -> list[int]:
         """The nodes from a first token to this node, itself included."""
         path = []
@@ -72,3 +80,27 @@ class TokenTree:
             use_cache=False,
         ).logits[0]
         return logits.float().log_softmax(-1).cpu().numpy()
+
+
+def attention_masks(
+    config: Any,
+    past: Mask,
+    positions: Int64,
+    depths: Int64,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor | Mapping[str, Tensor]:
+    """Additive masks (batch, 1, width, slots), one for each kind of attention that the model's layers have."""
+
+    def additive(allowed: Mask) -> Tensor:
+        mask = torch.zeros(allowed.shape, dtype=dtype)
+        return mask.masked_fill_(~torch.from_numpy(allowed), torch.finfo(dtype).min).unsqueeze(1).to(device)
+
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if window is None or kinds == {"full_attention"}:
+        return additive(past)
+    near = past & ((positions[:, :, None] - depths[:, None, :] < window) | (depths[:, None, :] < 0))
+    if len(kinds) < 2:
+        return additive(near)
+    return {"full_attention": additive(past), "sliding_attention": additive(near)}

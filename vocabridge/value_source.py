@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from transformers.cache_utils import Cache
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.models import LoadedModel
+
+if TYPE_CHECKING:
+    from vocabridge.look_ahead import Ahead
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,18 @@ class Scores:
         delta: The change of logits, or None where nobody asked.
         tuned: The donor's own logits, delta included, or None.
         untuned: The donor's logits without the delta, or None.
+        ahead: What it says after some of its tokens, of the donors that are there; None if nobody asked.
     """
 
     delta: Tensor | None = None
     tuned: Tensor | None = None
     untuned: Tensor | None = None
+    ahead: Ahead | None = None
 
-    def at(self, part: slice | Tensor, device: torch.device) -> Scores:
-        """Some of the positions, flattened to (n, |S|), on a device."""
-        return Scores(
-            **{
-                name: None if logits is None else logits.flatten(0, -2)[part].to(device)
-                for name, logits in vars(self).items()
-            }
-        )
+    @property
+    def donors(self) -> list[Tensor]:
+        """The tuned and the untuned donor's logits, those that are there."""
+        return [logits for logits in (self.tuned, self.untuned) if logits is not None]
 
 
 class ValueSource(nn.Module, ABC):
@@ -174,9 +175,9 @@ class DeltaModel(nn.Module):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
     ) -> DeltaOutput:
-        """Changes of logits at the last `logits_to_keep` positions (0: all), (batch, k, |S|)."""
+        """Changes of logits at the last `logits_to_keep` positions (0: all), or at these, (batch, k, |S|)."""
         hidden = self.hidden(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -184,7 +185,8 @@ class DeltaModel(nn.Module):
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
-        return DeltaOutput(logits=self.unembed(hidden[:, -logits_to_keep:]))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return DeltaOutput(logits=self.unembed(hidden[:, kept]))
 
     @property
     def config(self) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, Vocabulary, align
-from vocabridge.look_ahead import FirstTokens, LookAhead, Step
+from vocabridge.score_look_ahead import FirstTokens, LookAhead, Step
 
 SOURCE_SIZE, TARGET_SIZE = 265, 263
 
@@ -69,7 +69,7 @@ def test_by_hand_where_the_text_goes_on_the_source_is_asked_again(tiny):
 
 def test_of_what_is_not_looked_at_the_mass_is_shared_as_the_column_has_it(tiny, monkeypatch):
     """A source that says nothing in particular: 64 of its 265 tokens are looked at, each by its own cut."""
-    monkeypatch.setattr("vocabridge.look_ahead._LIKELY", 64)
+    monkeypatch.setattr("vocabridge.score_look_ahead._LIKELY", 64)
     source, target = tiny["source"], tiny["target"]
     ahead = look_ahead(with_columns(tiny, {b"t": THE}), source, target)
     p = np.full(SOURCE_SIZE, 0.5 / (SOURCE_SIZE - 64))

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, VocabularyCard
-from vocabridge.projection import Projection, _csr_product, _Matrix
+from vocabridge.projection import Projection, SparseMatrix, _csr_product
 
 # 5 target tokens, 4 source tokens; nobody speaks for target 3, source 2 speaks for nobody.
 COUNTS = np.array(
@@ -219,7 +219,7 @@ def test_a_product_of_either_form_is_the_dense_one(rows, columns, often, n, seed
     wide = np.zeros((3 * rows, columns))  # most entries alone: one gather and the few others
     wide[np.arange(3 * rows), draw.integers(0, columns, 3 * rows)] = draw.random(3 * rows)
     for matrix in (dense, np.concatenate([wide, np.zeros((1, columns)), dense[:1]])):
-        found = _Matrix(sp.csr_array(matrix.astype("float32")))(torch.from_numpy(values), empty=-2.0)
+        found = SparseMatrix(sp.csr_array(matrix.astype("float32")))(torch.from_numpy(values), empty=-2.0)
         products = np.where((matrix != 0).any(1), values.astype(float) @ matrix.T, -2.0)
         np.testing.assert_allclose(found, products, rtol=1e-4, atol=1e-5)
 

@@ -16,9 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
 from vocabridge.healing import Asked, Healer, covers
-from vocabridge.look_ahead import FirstTokens, LookAhead
 from vocabridge.models import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.score import _FLOOR, Carried, Cost, Fit, Policy, Score, score
+from vocabridge.score_look_ahead import FirstTokens, LookAhead
 from vocabridge.windows import windows
 
 TEXTS = {

@@ -1,0 +1,173 @@
+"""A steering: one value source as it steers one base model, with all that this takes.
+
+A bridge has one or several; each asks for a change of the base's logits, and the changes add up. So several value
+networks, each with its own tokenizer, weights and strength, can steer one base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import Tensor, nn
+
+from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.combination import Carry, Combination
+from vocabridge.guard import Guard
+from vocabridge.healing import Healer
+from vocabridge.look_ahead import LookAhead
+from vocabridge.policy import Policy
+from vocabridge.projection import Projection
+from vocabridge.reader import Piece
+from vocabridge.reading import Reading, Said, Token
+from vocabridge.strength import Strength, alpha, is_zero
+from vocabridge.value_source import Scores, ValueSource
+
+_SAME_MEANING = ("end", "turn begin", "turn content", "turn end")
+"""Roles of control tokens that are read as the source's own; its begin token it has once, in front."""
+
+
+class Steering(nn.Module):
+    """One value source, and how it is heard.
+
+    Attributes:
+        source: The value source.
+        target: The base's vocabulary.
+        projection: From the source's vocabulary to the base's.
+        combination: How the source's scores change the base's at strength 1. May be replaced at any time.
+        policy: What the source says where its tokens and the base's do not end together.
+        strength: alpha, constant or by schedule. At 0 the value source is not run.
+        alignment: What the projection was made of; None for a projection of your own.
+    """
+
+    def __init__(
+        self,
+        source: ValueSource,
+        target: Vocabulary,
+        projection: Projection,
+        combination: Combination | None = None,
+        *,
+        policy: Policy = Policy.LOOK_AHEAD,
+        strength: Strength = 1.0,
+        alignment: Alignment | None = None,
+    ) -> None:
+        """Puts the parts together; `Steering.over` checks that they fit."""
+        super().__init__()
+        self.source = source
+        self.target = target
+        self.projection = projection
+        self.combination = combination or Combination()
+        self.policy = policy
+        self.strength = strength
+        self.alignment = alignment
+        self.look_ahead = None if alignment is None else LookAhead(alignment, source.vocabulary, target)
+        self._healer = Healer(source.vocabulary, target)
+        self._controls = _controls(source.vocabulary, target)
+
+    @classmethod
+    def over(
+        cls,
+        target: Vocabulary,
+        source: ValueSource,
+        alignment: Alignment,
+        combination: Combination | None = None,
+        *,
+        policy: Policy = Policy.LOOK_AHEAD,
+        strength: Strength = 1.0,
+    ) -> Steering:
+        """Steers a base model with this vocabulary.
+
+        Args:
+            target: The base model's vocabulary.
+            source: A value network or a contrast pair.
+            alignment: From the source's vocabulary to the base's.
+            combination: By default the informed carry with weights (1, 1, 1).
+            policy: What the source says where tokens do not end together.
+            strength: alpha.
+
+        Raises:
+            VocabridgeError: The alignment is for other tokenizers.
+        """
+        alignment.check(source=source.vocabulary, target=target)
+        projection = Projection.of(alignment)
+        return cls(source, target, projection, combination, policy=policy, strength=strength, alignment=alignment)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it changes nothing, so that its source need not run."""
+        return is_zero(self.strength) or not self.wanted
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What the combination needs, as fields of `Scores`."""
+        return tuple(name for name, needed in self.combination.needs().items() if needed)
+
+    def models(self, wanted: Sequence[str]) -> set[str]:
+        """The source's models that have to run for some fields of `Scores`."""
+        needs = dict.fromkeys(wanted, True)
+        if "delta" in wanted and self.policy is not Policy.RETOKENIZE:
+            needs |= {"tuned": True, "untuned": True}  # a cover is weighed by probabilities
+        return self.source.needed(**needs)
+
+    def reading(self, batch: int, wanted: Sequence[str]) -> Reading:
+        """A memory for a batch of new texts, in which some fields of `Scores` can be asked for."""
+        return Reading(self.source, self.models(wanted), self._healer, self.policy, batch)
+
+    def tokens(self, ids: Sequence[int]) -> list[Token]:
+        """Tokens of the base's as the source reads them; below 0 for padding, which is no text."""
+        return [Token(i, self.piece(i)) for i in ids]
+
+    def piece(self, i: int) -> Piece:
+        """What a text grows by with a token of the base's."""
+        if i < 0:
+            return b""
+        data = self.target.token_bytes[i]
+        return self._controls.get(i, b"") if data is None else data
+
+    def look(self, said: Said, parts: Sequence[slice], p_base: Iterable[Tensor], carry: Carry) -> None:
+        """Has the source look ahead where the policy says so and much depends on it.
+
+        Args:
+            said: What the source says at some positions, the tuned donor among it.
+            parts: The positions, part by part.
+            p_base: The base's probabilities (n, |T|) at those of each part.
+            carry: By which its distribution is to be carried; a change of logits has no mass that could be split.
+        """
+        if self.policy is not Policy.LOOK_AHEAD or self.look_ahead is None or carry.of_delta:
+            return
+        chosen: list[list[int]] = []
+        for part, p in zip(parts, p_base, strict=True):
+            scores, _ = self.scores(said, part, self.wanted)
+            image = self.projection.image(p) if carry is Carry.INFORMED else None
+            chosen += self.look_ahead.choose(scores.donors[0].softmax(-1), image, p)
+        said.look_behind(chosen)
+
+    def change(
+        self, said: Said, part: slice, base_logits: Tensor, p_base: Tensor, n: Tensor, guard: Guard
+    ) -> tuple[Tensor, Tensor]:
+        """The change of the base's logits at some positions.
+
+        Args:
+            said: What the source says.
+            part: The positions.
+            base_logits: The base model's, float32 (n, |T|).
+            p_base: Their softmax.
+            n: Positions since the prompt, int64 (n,).
+            guard: Its gates may silence the source.
+
+        Returns:
+            The change, float32 (n, |T|), and where the source has a say, (n, 1).
+        """
+        scores, speaks = self.scores(said, part, self.wanted)
+        gate = guard.gate(base_logits, p_base, scores)
+        strength = alpha(self.strength, n) * (speaks if gate is None else speaks * gate)
+        return self.combination.change(self.projection, base_logits, p_base, scores, strength), speaks
+
+    def scores(self, said: Said, part: slice, wanted: Sequence[str]) -> tuple[Scores, Tensor]:
+        """Scores at some positions, on the base's device, and where the source has a say; see `Said.scores`."""
+        return said.scores(part, wanted, self.look_ahead, self.projection.speaking.device)
+
+
+def _controls(source: Vocabulary, target: Vocabulary) -> dict[int, int]:
+    """The source's control token for each of the target's that means the same."""
+    both = [role for role in _SAME_MEANING if role in source.roles and role in target.roles]
+    return {target.roles[role]: source.roles[role] for role in reversed(both)}

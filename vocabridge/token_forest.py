@@ -1,0 +1,176 @@
+"""A tree of tokens for every row of a batch, read by one or several models with caches that only grow.
+
+A source's view of a text changes at its end: a token is taken back, another is tried, several are looked at that
+may follow. So each row is a tree (`TokenTree`), and what the row's text is at the moment is a path in it. A new
+node gets a new *slot* in the attention caches, and the attention mask says which slots are its ancestors: rows go
+back independently of each other, nothing is ever read twice, and many ends of one text are read in one forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from vocabridge.tree import ROOT, Mask, TokenTree, attention_masks
+
+_KEPT = 4
+"""Of so many forwards the logits are kept: a text is mostly taken back by a token or two."""
+
+
+class TokenForest:
+    """The trees of a batch, and what the models say after some of their nodes.
+
+    Attributes:
+        trees: A tree a row.
+        models: The models that read along; their caches agree, so they stay the same.
+    """
+
+    def __init__(self, models: Mapping[str, nn.Module], batch: int) -> None:
+        """Starts with empty trees."""
+        self.models = dict(models)
+        self.trees = [TokenTree() for _ in range(batch)]
+        self._slots: list[list[int]] = [[] for _ in range(batch)]  # of every node that was read
+        self._depths = np.zeros((batch, 0), np.int64)  # of every slot; -1 for slots that hold nothing
+        self._anchors = [(ROOT, np.zeros(0, bool)) for _ in range(batch)]  # a node, and the slots on its path
+        self._caches = {name: DynamicCache() for name in self.models}
+        self._said: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
+        self._chunks: dict[int, dict[str, Tensor]] = {}
+        self._forwards = 0
+
+    @torch.no_grad()
+    def read(self, wanted: Sequence[Sequence[int]]) -> None:
+        """Reads all nodes that were added to the trees since the last time.
+
+        Args:
+            wanted: For each row the nodes after which the models are to be heard. One whose logits are no longer
+                kept is read again.
+        """
+        again = [sorted({n for n in nodes if n < len(s)} - said.keys()) for nodes, s, said in self._per_row(wanted)]
+        new = [
+            [*back, *range(len(slots), len(tree.tokens))]
+            for back, slots, tree in zip(again, self._slots, self.trees, strict=True)
+        ]
+        width = max(map(len, new))
+        if not width:
+            return
+        old = self._depths.shape[1]
+        ids = np.zeros((len(new), width), np.int64)
+        depths = np.full((len(new), width), -1, np.int64)
+        past = np.zeros((len(new), width, old + width), bool)
+        # A column that holds no token attends to itself alone: attending to nothing would give NaN.
+        past[:, np.arange(width), old + np.arange(width)] = True
+        columns: set[int] = set()
+        for row, nodes in enumerate(new):
+            tree, masks = self.trees[row], dict[int, Mask]()
+            for column, node in enumerate(nodes, start=width - len(nodes)):
+                parent = tree.parents[node]
+                mask = masks[parent] if parent in masks else self._path(row, parent)
+                ids[row, column], depths[row, column] = tree.tokens[node], mask.sum()
+                past[row, column, : len(mask)] |= mask
+                masks[node] = past[row, column]
+                self._slots[row][node : node + 1] = [old + column]
+            at = dict(zip(nodes, range(width - len(nodes), width), strict=True))
+            columns.update(at[node] for node in wanted[row] if node in at)
+        self._depths = np.concatenate([self._depths, depths], 1)
+        order = sorted(columns) or [width - 1]
+        place = {column: i for i, column in enumerate(order)}
+        for row, nodes in enumerate(new):
+            at = dict(zip(nodes, range(width - len(nodes), width), strict=True))
+            self._said[row] |= {n: (self._forwards, place[at[n]]) for n in wanted[row] if n in at}
+        self._chunks[self._forwards] = self._forward(ids, np.maximum(depths, 0), past, order)
+        self._forwards += 1
+        self._forget(wanted)
+
+    def _forget(self, wanted: Sequence[Sequence[int]]) -> None:
+        """Drops the logits of old forwards, but for those that were just wanted."""
+        oldest = self._forwards - _KEPT
+        for nodes, said in zip(wanted, self._said, strict=True):
+            for node in [node for node, (chunk, _) in said.items() if chunk < oldest and node not in nodes]:
+                del said[node]
+        used = {chunk for said in self._said for chunk, _ in said.values()}
+        self._chunks = {chunk: logits for chunk, logits in self._chunks.items() if chunk in used}
+
+    def _per_row(self, wanted: Sequence[Sequence[int]]) -> Any:
+        return zip(wanted, self._slots, self._said, strict=True)
+
+    def _forward(self, ids: np.ndarray, positions: np.ndarray, past: Mask, columns: list[int]) -> dict[str, Tensor]:
+        """Runs the models on new columns; their logits (batch, k, |S|) after those asked for."""
+        logits = {}
+        for name, model in self.models.items():
+            parameter = next(model.parameters())
+            device = parameter.device
+            masks = attention_masks(model.config, past, positions, self._depths, device, parameter.dtype)
+            logits[name] = model(
+                input_ids=torch.from_numpy(ids).to(device),
+                position_ids=torch.from_numpy(positions).to(device),
+                attention_mask=masks,
+                past_key_values=self._caches[name],
+                use_cache=True,
+                logits_to_keep=torch.tensor(columns, device=device),
+            ).logits
+        return logits
+
+    def logits(self, entries: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """What the models said after some nodes, float32 (entries, |S|) by model.
+
+        Args:
+            entries: Row and node each, among those last wanted.
+        """
+        found = [(*self._said[row][node], row, i) for i, (row, node) in enumerate(entries)]
+        by_chunk: dict[int, list[tuple[int, int, int]]] = {}
+        for chunk, column, row, i in found:
+            by_chunk.setdefault(chunk, []).append((row, column, i))
+        order = [i for several in by_chunk.values() for _, _, i in several]
+        result = {}
+        for name in self.models:
+            parts = []
+            for chunk, several in by_chunk.items():
+                logits = self._chunks[chunk][name]
+                index = torch.tensor([(row, column) for row, column, _ in several], device=logits.device)
+                parts.append(logits[index[:, 0], index[:, 1]].float())
+            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if order != sorted(order):
+                joined = joined[torch.tensor(np.argsort(order), device=joined.device)]
+            result[name] = joined
+        return result
+
+    def settle(self, row: int, node: int) -> None:
+        """Remembers the path to a node that was read: that what comes next will mostly stand behind it."""
+        self._anchors[row] = (node, self._path(row, node))
+
+    def _path(self, row: int, node: int) -> Mask:
+        """The slots of a node and its ancestors, (slots,) bool."""
+        tree, slots, (anchor, known) = self.trees[row], self._slots[row], self._anchors[row]
+        mask, above = np.zeros(self._depths.shape[1], bool), []
+        while node not in (ROOT, anchor):
+            above.append(slots[node])
+            node = tree.parents[node]
+        if node != ROOT:
+            mask[: len(known)] = known
+        in_cache = [slot for slot in above if slot < len(mask)]
+        mask[in_cache] = True
+        if len(in_cache) < len(above):  # an ancestor that is being read in this very forward
+            mask = np.concatenate([mask, np.zeros(max(above) + 1 - len(mask), bool)])
+            mask[above] = True
+        return mask
+
+    def reorder(self, rows: Tensor) -> None:
+        """Keeps the rows with these indices, in this order; (rows,) int64, any number of them."""
+        order = rows.tolist()
+        self.trees = [self.trees[i].copy() for i in order]
+        self._slots = [list(self._slots[i]) for i in order]
+        self._said = [dict(self._said[i]) for i in order]
+        self._anchors = [self._anchors[i] for i in order]
+        self._depths = self._depths[order]
+        for cache in self._caches.values():
+            if cache.get_seq_length():
+                cache.reorder_cache(cast(torch.LongTensor, rows))
+        self._chunks = {
+            chunk: {name: tensor.index_select(0, rows.to(tensor.device)) for name, tensor in logits.items()}
+            for chunk, logits in self._chunks.items()
+        }
