@@ -27,11 +27,9 @@ from vocabridge.guard import Guard
 from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
 from vocabridge.reading import Said
-from vocabridge.steering import Steering
+from vocabridge.steering import Steering, steer
 from vocabridge.strength import Strength
 from vocabridge.value_source import ValueSource
-
-_POSITIONS_AT_ONCE = 8  # bounds the memory of combining: some ten float32 tensors of this many rows of |T|
 
 
 class Bridge(PreTrainedModel, GenerationMixin):
@@ -71,15 +69,8 @@ class Bridge(PreTrainedModel, GenerationMixin):
                 "load_model, or build the vocabulary with the model's width"
             )
         for steering in steerings:
-            if steering.target.fingerprint != base.vocabulary.fingerprint:
-                raise VocabridgeError(
-                    f"{steering.source.name} steers models with the tokenizer of {steering.target.name}, and "
-                    f"{base.name} has another; align it with this one"
-                )
-            self.guard.check(steering.combination)
-            steering.projection.to(base.model.device)
-            if steering.look_ahead is not None:
-                steering.look_ahead.to(base.model.device)
+            steering.check(base.vocabulary, self.guard)
+            steering.to_device(base.model.device)
 
     @classmethod
     def over(
@@ -246,25 +237,8 @@ class Bridge(PreTrainedModel, GenerationMixin):
         batch, keep, _ = logits.shape
         heard = self.listen(input_ids, mask, keep=keep, cache=cache, past=past)
         flat = logits.float().flatten(0, 1)
-        parts = [slice(i, min(i + _POSITIONS_AT_ONCE, len(flat))) for i in range(0, len(flat), _POSITIONS_AT_ONCE)]
-        only = flat.softmax(-1) if len(parts) == 1 else None
-
-        def p_base(part: slice) -> Tensor:
-            return flat[part].softmax(-1) if only is None else only
-
-        for steering, said in heard:
-            steering.look(said, parts, map(p_base, parts), steering.combination.carry)
         n = torch.arange(keep, device=flat.device).repeat(batch) + (cache.positions if cache is not None else 0)
-        steered = torch.empty_like(flat)
-        for part in parts:
-            change, speaks, p = None, torch.zeros(1, device=flat.device), p_base(part)
-            for steering, said in heard:
-                one, says = steering.change(said, part, flat[part], p, n[part], self.guard)
-                change = one if change is None else change.add_(one)
-                speaks = torch.maximum(speaks, says)
-            assert change is not None
-            limited = self.guard.limit(flat[part], p, change)
-            steered[part] = torch.where(speaks > 0, limited, flat[part])
+        steered = steer(flat, heard, n, self.guard)
         if cache is not None:
             cache.positions += keep
             if keep == 1:

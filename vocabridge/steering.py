@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.combination import Carry, Combination
 from vocabridge.guard import Guard
 from vocabridge.healing import Healer
@@ -21,6 +22,8 @@ from vocabridge.reader import Piece
 from vocabridge.reading import Reading, Said, Token
 from vocabridge.strength import Strength, alpha, is_zero
 from vocabridge.value_source import Scores, ValueSource
+
+_POSITIONS_AT_ONCE = 8  # bounds the memory of combining: some ten float32 tensors of this many rows of |T|
 
 _SAME_MEANING = ("end", "turn begin", "turn content", "turn end")
 """Roles of control tokens that are read as the source's own; its begin token it has once, in front."""
@@ -90,6 +93,29 @@ class Steering(nn.Module):
         alignment.check(source=source.vocabulary, target=target)
         projection = Projection.of(alignment)
         return cls(source, target, projection, combination, policy=policy, strength=strength, alignment=alignment)
+
+    def check(self, target: Vocabulary, guard: Guard) -> None:
+        """Checks that it can steer a model within some limits.
+
+        Args:
+            target: The model's vocabulary.
+            guard: The limits.
+
+        Raises:
+            VocabridgeError: It is for another vocabulary, or lacks what the guard looks at.
+        """
+        if self.target.fingerprint != target.fingerprint:
+            raise VocabridgeError(
+                f"{self.source.name} steers models with the tokenizer of {self.target.name}, and {target.name} has "
+                "another; align it with this one"
+            )
+        guard.check(self.combination)
+
+    def to_device(self, device: torch.device) -> None:
+        """Puts what works on the base's logits where those are; the source stays where it is."""
+        self.projection.to(device)
+        if self.look_ahead is not None:
+            self.look_ahead.to(device)
 
     @property
     def is_silent(self) -> bool:
@@ -165,6 +191,40 @@ class Steering(nn.Module):
     def scores(self, said: Said, part: slice, wanted: Sequence[str]) -> tuple[Scores, Tensor]:
         """Scores at some positions, on the base's device, and where the source has a say; see `Said.scores`."""
         return said.scores(part, wanted, self.look_ahead, self.projection.speaking.device)
+
+
+def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor, guard: Guard) -> Tensor:
+    """The base's logits with the changes that all steerings ask for.
+
+    Args:
+        base_logits: The base model's at k positions, float32 (k, |T|).
+        heard: The steerings that have a say, not none, and what their sources say at these positions.
+        n: Positions since the prompt, int64 (k,).
+        guard: Limits of the changes.
+
+    Returns:
+        Logits, float32 (k, |T|); the base's own where no source has a say.
+    """
+    k = len(base_logits)
+    parts = [slice(i, min(i + _POSITIONS_AT_ONCE, k)) for i in range(0, k, _POSITIONS_AT_ONCE)]
+    only = base_logits.softmax(-1) if len(parts) == 1 else None
+
+    def p_base(part: slice) -> Tensor:
+        return base_logits[part].softmax(-1) if only is None else only
+
+    for steering, said in heard:
+        steering.look(said, parts, map(p_base, parts), steering.combination.carry)
+    steered = torch.empty_like(base_logits)
+    for part in parts:
+        change, speaks, p = None, torch.zeros(1, device=base_logits.device), p_base(part)
+        for steering, said in heard:
+            one, says = steering.change(said, part, base_logits[part], p, n[part], guard)
+            change = one if change is None else change.add_(one)
+            speaks = torch.maximum(speaks, says)
+        assert change is not None
+        limited = guard.limit(base_logits[part], p, change)
+        steered[part] = torch.where(speaks > 0, limited, base_logits[part])
+    return steered
 
 
 def _controls(source: Vocabulary, target: Vocabulary) -> dict[int, int]:
