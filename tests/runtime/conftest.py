@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
 
-from vocabridge.alignment import Alignment, Vocabulary, align
+from vocabridge.alignment import Alignment, Encoding, Vocabulary, align
 from vocabridge.alignment.byteview import byte_level_alphabet
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
@@ -172,6 +173,32 @@ def parts(loaded, training_text, tmp_path_factory) -> Parts:
     return Parts(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
 
 
+TURNS = {"turn begin": "<|turn|>", "turn end": "<|end of turn|>"}
+"""Control tokens with which chat templates mark turns, by role."""
+
+
+@pytest.fixture(scope="session")
+def chatty(parts) -> Parts:
+    """The same models, and tokenizers that have control tokens for turns, at other ids each."""
+    source, target = _with_turns(parts.small.vocabulary, TURNS), _with_turns(parts.base.vocabulary, TURNS, reverse=True)
+    return Parts(
+        base=replace(parts.base, vocabulary=target),
+        small=replace(parts.small, vocabulary=source),
+        tuned=replace(parts.tuned, vocabulary=source),
+        alignment=align(source, target, method="retokenize", cache=False),
+    )
+
+
+def _with_turns(vocabulary: Vocabulary, turns: dict[str, str], *, reverse: bool = False) -> Vocabulary:
+    tokenizer = Tokenizer.from_str(vocabulary.tokenizer.to_str())
+    names = list(turns.values())[:: -1 if reverse else 1]
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
+    roles = {**vocabulary.roles, **{role: tokenizer.token_to_id(name) for role, name in turns.items()}}
+    return Vocabulary.from_tokenizer(
+        tokenizer, size=vocabulary.size, name="chatty", roles=roles, adds_begin=vocabulary.adds_begin
+    )
+
+
 @pytest.fixture(scope="session")
 def sliding(vocabularies) -> LoadedModel:
     """A model all of whose layers have a sliding window, of 5 tokens, with the byte-level vocabulary."""
@@ -189,6 +216,40 @@ def sliding(vocabularies) -> LoadedModel:
         torch.manual_seed(3)
         model = MistralForCausalLM(config).eval()
     return LoadedModel("sliding", "", model, vocabularies["byte_level"])
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of characters in every text that any vocabulary is given from now on."""
+    sizes: list[int] = []
+    encode = Vocabulary.encode_batch
+
+    def counted(vocabulary: Vocabulary, several: Sequence[str]) -> list[Encoding]:
+        sizes.extend(map(len, several))
+        return encode(vocabulary, several)
+
+    monkeypatch.setattr(Vocabulary, "encode_batch", counted)
+    return sizes
+
+
+@pytest.fixture
+def forwards() -> Iterator[Callable[[torch.nn.Module], list[tuple[int, int]]]]:
+    """Watches a model: a list that grows by the (rows, columns) of each of its forwards."""
+    handles = []
+
+    def watch(model: torch.nn.Module) -> list[tuple[int, int]]:
+        seen: list[tuple[int, int]] = []
+
+        def note(_module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            ids = arguments[0] if arguments else named["input_ids"]
+            seen.append(tuple(ids.shape))
+
+        handles.append(model.register_forward_pre_hook(note, with_kwargs=True))
+        return seen
+
+    yield watch
+    for handle in handles:
+        handle.remove()
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,34 @@
-"""The reader's ids equal those of the whole text from scratch, after every piece, whatever the text."""
+"""After every piece the reader's ids are those of the whole text from scratch, and its covers spell it."""
 
 from __future__ import annotations
 
 import codecs
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from vocabridge.alignment import Vocabulary
+from vocabridge.healing import Healer
 from vocabridge.models import resolve_vocabulary
-from vocabridge.reader import Reader, begin_tokens, has_safe_cuts
+from vocabridge.reader import _GOES_ON, Cover, Piece, Reader, _completed, begin_tokens, safe_cuts
 
 FRAGMENTS = [
     "The quick brown fox", "fox", " fox", " the dogs", "a b", "x1 2", "12345", " 345", "a", "b", "Z9", "İ", "ß",
-    " ", "  ", "     ", "\t", "\n", "\n\n", " \n ", "\r\n", "\u00a0", "\u200b", "\u3000",
+    " ", "  ", "     ", "\t", "\n", "\n\n", " \n ", "\r\n", "\u00a0", "\u200b", "\u3000", "x\n", "\n    ",
     "def count(words):\n    return", "\t\tif x:\n", "_id", "'s", "#### 168\n", "24*7=168", "(a b)", ".", ", ",
-    "東京は日本", "首", "한국", "мир", "naïve", "e\u0301", " \u0301", "a\u0301 ", "ﬁ", "½ a", "\u1100\u1161",
+    "東京は日本", "首", "都です。", "。", "\uff0c", "。日", "\uff1aカ", "한국",
+    "мир", "naïve", "e\u0301", " \u0301", "a\u0301 ", "ﬁ", "½ a", "\u1100\u1161",
     "🙂", "👩‍👩‍👧", "👍🏽", "🇩🇪", "▁", "Ġ", "<0x41>", "<|end|>", "<|start of turn|>", "<|start of ", "turn|>", "<unk>",
 ]  # fmt: skip
 BROKEN = [b"\xff", b"\xc3", b"\xf0\x9f", b"\x80", b"\xe6\x9d", b"\xed\xa0\x80", b"\xc0\xaf", b"\x00"]
+CONTROLS = [0, 1]
+"""Control tokens of every vocabulary here: begin and end."""
+
+EXACT = ["byte_level", "sentencepiece", "no_safe_cuts"]
+"""The vocabularies whose tokens spell every text as it is."""
 
 texts = st.lists(
     st.one_of(
@@ -32,38 +40,70 @@ texts = st.lists(
     max_size=20,
 ).map(b"".join)
 
+# Not "▁", which is the space of one of the vocabularies, nor the names of control tokens: no token spells these.
+whole_texts = st.lists(
+    st.one_of(
+        st.sampled_from([fragment for fragment in FRAGMENTS if not {"▁", "<"} & set(fragment)]),
+        st.text(st.characters(codec="utf-8", exclude_characters="▁"), max_size=5),
+    ),
+    max_size=12,
+).map("".join)
+
 
 @st.composite
-def pieces(draw: st.DrawFn) -> list[bytes]:
-    """A text cut anywhere, inside characters too; some of the pieces empty."""
+def pieces(draw: st.DrawFn) -> list[Piece]:
+    """A text cut anywhere, inside characters too; some of the pieces empty, with control tokens between some."""
     data = draw(texts)
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=30)))
     if draw(st.booleans()):
         cuts = list(range(len(data) + 1))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    found: list[Piece] = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    for at in draw(st.lists(st.integers(0, len(found)), max_size=2)):
+        found.insert(at, draw(st.sampled_from(CONTROLS)))
+    return found
 
 
-def check(vocabulary, parts):
+@st.composite
+def beginnings(draw: st.DrawFn) -> bytes:
+    """The beginning of a text, cut anywhere, inside characters too."""
+    data = draw(whole_texts).encode()
+    return data[: draw(st.integers(0, len(data)))]
+
+
+def relaxed(examples: int) -> settings:
+    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
     reader = Reader(vocabulary)
-    decoder, text = codecs.getincrementaldecoder("utf-8")("replace"), ""
-    for piece in parts:
-        before = list(reader.ids)
-        kept = reader.push(piece)
-        text += decoder.decode(piece)
-        assert reader.ids == vocabulary.encode(text).ids.tolist()
-        assert before[:kept] == reader.ids[:kept]
-        assert kept <= len(before)
-        assert reader.pending == bool(decoder.getstate()[0])
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    ended, text = begin_tokens(vocabulary), ""
+    for number, piece in enumerate(parts):
+        reader.push(piece)
+        if isinstance(piece, int):
+            text += decoder.decode(b"", final=True)
+            ended, text = [*ended, *vocabulary.encode(text).ids.tolist(), piece], ""
+            decoder.reset()
+        else:
+            text += decoder.decode(piece)
+        expected = ended + vocabulary.encode(text).ids.tolist()
+        assert reader.ids == expected
+        assert reader.half == decoder.getstate()[0]
+        if number % 3:  # covers settle what is in front of the last safe cut
+            first = reader.covers(all_ways=number % 2 == 0)[0]
+            assert [*reader.settled, *first.ids] == expected
+            assert reader.ids == expected
+            assert first.pending == reader.half
 
 
 @given(parts=pieces())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@relaxed(120)
 def test_ids_are_those_from_scratch_after_every_piece(any_vocabulary, parts):
     check(any_vocabulary, parts)
 
 
 @given(parts=pieces(), more=pieces())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@relaxed(30)
 def test_a_copy_reads_on_by_itself(any_vocabulary, parts, more):
     reader, alone = Reader(any_vocabulary), Reader(any_vocabulary)
     for piece in parts:
@@ -72,17 +112,55 @@ def test_a_copy_reads_on_by_itself(any_vocabulary, parts, more):
     copy = reader.copy()
     for piece in more:
         copy.push(piece)
-    assert reader.ids == alone.ids
-    assert reader.pending == alone.pending
+        copy.covers(all_ways=True)
+    assert (reader.ids, reader.half) == (alone.ids, alone.half)
     for piece in more:
         reader.push(piece)
     assert copy.ids == reader.ids
 
 
+def test_the_begin_token_is_put_in_front_once_and_only_where_the_model_expects_it(loaded):
+    assert begin_tokens(loaded["source"].vocabulary) == []
+    assert begin_tokens(loaded["target"].vocabulary) == [0]
+    reader = Reader(loaded["target"].vocabulary)
+    for piece in (b"a ", b"b ", 1, b"c"):
+        reader.push(piece)
+        reader.covers(all_ways=True)
+    assert reader.ids.count(0) == 1
+    assert reader.ids[0] == 0
+
+
+def test_a_control_token_ends_the_text_in_front_of_it(vocabularies):
+    """Half a character in front of it is none, and tokens that the texts on both sides would make together are not."""
+    vocabulary = vocabularies["byte_level"]
+    reader = Reader(vocabulary)
+    for piece in (b"The fo", b"\xf0\x9f", 1, b"x"):
+        reader.push(piece)
+    before, behind = (vocabulary.encode(text).ids.tolist() for text in ("The fo\ufffd", "x"))
+    assert reader.ids == [*before, 1, *behind]
+    assert reader.ids != [*vocabulary.encode("The fox").ids.tolist(), 1]
+
+
+# --- safe cuts ---------------------------------------------------------------------------------------------------
+
+
 def test_which_kinds_have_safe_cuts(vocabularies):
-    safe = {kind for kind, vocabulary in vocabularies.items() if has_safe_cuts(vocabulary)}
-    assert {"byte_level"} <= safe
-    assert not safe & {"no_safe_cuts", "special_with_spaces"}
+    cuts = {kind: safe_cuts(vocabulary) for kind, vocabulary in vocabularies.items()}
+    at_spaces = {kind for kind, pattern in cuts.items() if pattern and pattern.search("fox fox")}
+    at_stops = {kind for kind, pattern in cuts.items() if pattern and pattern.search("日本。国")}
+    assert {"byte_level", "wordpiece"} <= at_spaces
+    assert {"byte_level", "sentencepiece"} <= at_stops
+    assert not at_spaces & {"no_safe_cuts", "special_with_spaces", "sentencepiece"}
+
+
+@given(data=texts)
+@relaxed(60)
+def test_no_token_crosses_a_safe_cut(any_vocabulary, data):
+    text, pattern = data.decode(errors="replace"), safe_cuts(any_vocabulary)
+    whole = any_vocabulary.encode(text).ids.tolist()
+    for cut in [match.start() for match in pattern.finditer(text)] if pattern else []:
+        left, right = (any_vocabulary.encode(part).ids.tolist() for part in (text[:cut], text[cut:]))
+        assert left + right == whole
 
 
 @pytest.mark.parametrize("text", ["a b<|start of turn|>", "the <|start of turn", "x <|start of turn|> y"])
@@ -95,31 +173,117 @@ def test_a_token_that_swallows_the_spaces_behind_it_leaves_no_safe_cuts(tokenize
     tokenizer.add_special_tokens([AddedToken("STOP", special=True, rstrip=True)])
     vocabulary = Vocabulary.from_tokenizer(tokenizer, roles={})
     check(vocabulary, [b"a STOP", b" ", b" b", b" c"])
-    assert not has_safe_cuts(vocabulary)
+    assert safe_cuts(vocabulary) is None
 
 
-def test_only_the_text_behind_the_last_safe_cut_is_read_again(vocabularies):
-    vocabulary = vocabularies["byte_level"]
-    reader = Reader(vocabulary)
-    longest = 0
+@pytest.mark.parametrize(
+    "sentence",
+    ["fo|xes| |12", "東|京は|日本|の首|都です|。", "\uff0c|カナ|\uff1a|한국"],
+    ids=["words", "stops", "commas"],
+)
+def test_only_the_text_behind_the_last_safe_cut_is_encoded_again(vocabularies, encoded, sentence):
+    """No more characters a piece after a thousand pieces than in the first hundred."""
+    reader, costs = Reader(vocabularies["byte_level"]), []
+    safe_cuts(vocabularies["byte_level"])
     for _ in range(200):
-        for piece in (b" fo", b"xes", b" ", b"12"):
-            before = len(reader.ids)
-            longest = max(longest, before - reader.push(piece))
-    assert longest <= 4
-    assert len(reader._tail) < 20
+        for piece in sentence.split("|"):
+            encoded.clear()
+            reader.push(piece.encode())
+            reader.covers(all_ways=True)
+            costs.append(sum(encoded))
+    assert max(costs[100:]) <= max(costs[:100]) <= 6 * len(sentence)
+    assert len(reader.tail) <= len(sentence)
 
 
-def test_the_begin_token_is_put_in_front_only_where_the_model_expects_it(loaded):
-    assert begin_tokens(loaded["source"].vocabulary) == []
-    assert begin_tokens(loaded["target"].vocabulary) == [0]
+# --- covers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=EXACT)
+def exact_vocabulary(request, vocabularies) -> Vocabulary:
+    return vocabularies[request.param]
+
+
+def covers_of(vocabulary: Vocabulary, data: bytes) -> list[Cover]:
+    """With all tokens of each cover, the settled ones too."""
+    reader = Reader(vocabulary)
+    reader.push(data)
+    found = reader.covers(all_ways=True)
+    return [Cover((*reader.settled[len(begin_tokens(vocabulary)) :], *cover.ids), cover.pending) for cover in found]
+
+
+def spelled(vocabulary: Vocabulary, cover: Cover) -> bytes:
+    return b"".join(vocabulary.token_bytes[i] for i in cover.ids) + cover.pending
+
+
+@given(data=beginnings())
+@relaxed(120)
+def test_a_cover_spells_the_text_up_to_its_pending_bytes(exact_vocabulary, data):
+    found = covers_of(exact_vocabulary, data)
+    assert len({cover.ids for cover in found}) == len(found)
+    assert all(spelled(exact_vocabulary, cover) == data for cover in found)
+
+
+@given(text=whole_texts)
+@relaxed(80)
+def test_the_tokens_left_of_the_end_are_a_cover_if_a_word_follows(exact_vocabulary, text):
+    data, known = text.encode(), {cover.ids for cover in covers_of(exact_vocabulary, text.encode())}
+    encoding = exact_vocabulary.encode(text + _GOES_ON)
+    ends = np.append(encoding.starts[1:], len(data) + len(_GOES_ON))
+    assert tuple(encoding.ids[ends <= len(data)].tolist()) in known
+
+
+@given(text=whole_texts, back=st.integers(0, 2))
+@relaxed(80)
+def test_the_last_tokens_taken_back_are_a_cover(exact_vocabulary, text, back):
+    ids = exact_vocabulary.encode(text).ids.tolist()
+    reader = Reader(exact_vocabulary)
+    reader.push(text.encode())
+    reader.covers(all_ways=True)
+    kept = max(len(reader.settled), len(ids) - back)  # what is settled is certain
+    assert tuple(ids[:kept]) in {cover.ids for cover in covers_of(exact_vocabulary, text.encode())}
+
+
+@given(data=beginnings().filter(lambda data: data.decode(errors="ignore").encode() != data))
+@relaxed(80)
+def test_inside_a_character_a_token_begins_with_what_is_pending(exact_vocabulary, data):
+    """Else the source would have nothing to say there, and it spells every character."""
+    healer = Healer(exact_vocabulary, exact_vocabulary)
+    found = covers_of(exact_vocabulary, data)
+    assert any(not cover.pending or len(healer.run(cover.pending).ids) for cover in found)
+
+
+@given(character=st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), size=st.integers(1, 3))
+@settings(max_examples=200, deadline=None)
+def test_what_half_a_character_may_become_are_characters_that_begin_with_it(character, size):
+    half = character.encode()[: min(size, len(character.encode()) - 1)]
+    found = _completed(half)
+    assert found
+    assert all(len(one) == 1 and one.encode().startswith(half) for one in found)
+
+
+def test_one_way_is_the_text_as_it_stands(exact_vocabulary):
+    for text in FRAGMENTS:
+        reader = Reader(exact_vocabulary)
+        reader.push(text.encode())
+        (cover,) = reader.covers(all_ways=False)
+        assert [*reader.settled, *cover.ids] == exact_vocabulary.encode(text).ids.tolist()
+        assert cover.pending == b""
+
+
+@pytest.mark.parametrize("text", ["", " ", "fox ", "fox  ", "\n\n", "é", "x 日", "The▁fox▁"])
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_what_a_tokenizer_drops_or_changes_is_no_error(any_vocabulary, text, dropped):
+    data = text.encode()[: max(0, len(text.encode()) - dropped)]
+    reader = Reader(any_vocabulary)
+    reader.push(data)
+    assert all(data.endswith(cover.pending) for cover in reader.covers(all_ways=True))
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
 def test_real_tokenizers_on_adversarial_texts(name):
     vocabulary = resolve_vocabulary(name)
-    assert has_safe_cuts(vocabulary)
+    assert safe_cuts(vocabulary)
 
     @given(parts=pieces())
     @settings(max_examples=150, deadline=None)
