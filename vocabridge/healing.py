@@ -80,17 +80,24 @@ class Healer:
             and log of all mass before it was divided by it.
         """
         size, device = log_p.shape[1], log_p.device
-        shift = weights.max()
-        mass = (weights - shift).exp()
         total = log_p.new_zeros(size + 1)  # the last is for rests that the source cannot spell
         across = log_p.new_zeros(())
-        for i, pending in enumerate(pendings):
-            if not pending:
-                total[:-1] += mass[i] * log_p[i].exp()
-            elif len(self.run(pending).ids):
-                run = self.run(pending)
-                counts = self.counts(pending, last).to(device)[run.sorts.to(device)]
-                arriving = mass[i] * log_p[i][run.ids.to(device)].exp() * counts
+        runs = [self.run(pending) if pending else None for pending in pendings]
+        joint = [
+            weight + (said if run is None else said[run.ids.to(device)])
+            for weight, said, run in zip(weights, log_p, runs, strict=True)
+        ]
+        highest = [logs.amax() for logs in joint if len(logs)]
+        if not highest:
+            return total[:-1], across, across.log()
+        # Of all that arrives: the likeliest cover may have next to nothing that begins with its pending bytes.
+        shift = torch.stack(highest).max().clamp_min(torch.finfo(log_p.dtype).min)
+        for pending, run, logs in zip(pendings, runs, joint, strict=True):
+            arriving = (logs - shift).exp()
+            if run is None:
+                total[:-1] += arriving
+            elif len(run.ids):
+                arriving = arriving * self.counts(pending, last).to(device)[run.sorts.to(device)]
                 total.index_add_(0, run.rests.to(device), arriving)
                 across += arriving.sum()
         everything = total.sum()
