@@ -70,3 +70,13 @@ def test_a_sequence_grows_behind_a_node():
     assert tree.ancestors(ROOT) == []
     assert tree.add([6]) != trunk  # the same token behind another one is another node
     assert tree.parents.count(ROOT) == 2
+
+
+def test_a_copy_grows_by_itself():
+    tree = TokenTree()
+    trunk = tree.add([5, 6])
+    copy = tree.copy()
+    copy.add([7], trunk)
+    assert tree.tokens == [5, 6]
+    assert tree.add([8], trunk) == copy.add([7], trunk)
+    assert (tree.tokens, copy.tokens) == ([5, 6, 8], [5, 6, 7])
