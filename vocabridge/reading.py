@@ -184,8 +184,10 @@ class Reading:
         covers = text.reader.covers(all_ways=self.policy is not Policy.RETOKENIZE)
         text.head = tree.add(text.reader.settled[text.heads :], text.head)
         text.heads = len(text.reader.settled)
+        if self.policy is Policy.SKIP and text.reader.half:
+            return ()
         asked = []
-        for number, cover in enumerate(covers):
+        for cover in covers:
             if cover.pending and (
                 self.policy is Policy.RETOKENIZE or last < 0 or not self.healer.may_run_on(cover.pending, last)
             ):
@@ -194,8 +196,6 @@ class Reading:
             if node == ROOT:  # no token yet, and no begin token: nothing that a model could be asked after
                 continue
             asked.append(Asked(node, cover.pending))
-            if self.policy is Policy.SKIP and number == 0 and cover.pending:
-                return ()
         if len(asked) < 2:
             return tuple(asked)
         paths = [_below(tree.parents, one.node, text.head) for one in asked]
