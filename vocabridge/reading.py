@@ -287,7 +287,7 @@ class Said:
         said = source.scores(forest.logits([(position.row, position.asked[0].node) for position in first]))
         scores = Scores(**{name: getattr(said, name) for name in wanted})
         for i, position in enumerate(positions):
-            if any(one.pending for one in position.asked):
+            if len(position.asked) > 1 or any(one.pending for one in position.asked):
                 across = self._heal(position, i, scores)
                 if self._reading.policy is Policy.SKIP:
                     speaks[i] = (across <= _RUNS_ON).to(speaks.dtype)
