@@ -1,0 +1,261 @@
+"""The processor steers as the bridge does, and finds out by itself which text is which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GenerationConfig
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.combination import Carry, Combination
+from vocabridge.guard import Guard
+from vocabridge.policy import Policy
+from vocabridge.processor import SteeringProcessor
+from vocabridge.reader import begin_tokens
+from vocabridge.steering import Steering
+
+PROMPTS = ["The quick brown fox", "Question: 24*7= 🙂\nAnswer:", "cafés, naïve 東京", "x"]
+PAD = 1
+
+
+def processor(parts, **arguments) -> SteeringProcessor:
+    bridge = parts.bridge(**arguments)
+    return SteeringProcessor(bridge.vocabulary, bridge.steerings, bridge.guard)
+
+
+def padded(vocabulary, texts):
+    rows = [begin_tokens(vocabulary) + vocabulary.encode(text).ids.tolist() for text in texts]
+    width = max(map(len, rows))
+    return {
+        "input_ids": torch.tensor([[PAD] * (width - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+    }
+
+
+def generated(parts, prompts, settings, **arguments):
+    """What the bridge generates, and what the base does with a processor."""
+    config = GenerationConfig(**{"max_new_tokens": 12, "do_sample": False, "pad_token_id": PAD} | settings)
+    inputs = padded(parts.base.vocabulary, prompts)
+    found = []
+    for model, processors in (
+        (parts.bridge(**arguments), []),
+        (parts.base.model, [processor(parts, **arguments)]),
+    ):
+        torch.manual_seed(0)
+        found.append(model.generate(**inputs, generation_config=config, logits_processor=processors).tolist())
+    return found
+
+
+@pytest.mark.parametrize("policy", list(Policy), ids=lambda policy: policy.value)
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one text", "a batch"])
+def test_greedy_generation_is_the_bridges(parts, policy, prompts):
+    ours, theirs = generated(parts, prompts, {}, policy=policy)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.9},
+        {"do_sample": True, "num_return_sequences": 3},
+        {"do_sample": True, "num_beams": 2, "temperature": 2.0},
+        {"repetition_penalty": 1.0, "no_repeat_ngram_size": 2},
+    ],
+    ids=lambda settings: ", ".join(settings),
+)
+def test_all_ways_to_generate_give_what_the_bridge_gives(parts, settings):
+    # Beam search processes log-probabilities; `look-ahead` looks at other tokens where they round differently.
+    ours, theirs = generated(parts, PROMPTS[:3], settings, strength=0.7, policy=Policy.HEAL)
+    assert ours == theirs
+
+
+def test_the_bridges_logits_up_to_a_number_per_row(parts):
+    bridge = parts.bridge(policy=Policy.HEAL)
+    inputs = padded(bridge.vocabulary, PROMPTS)
+    with torch.no_grad():
+        expected = bridge(**inputs, logits_to_keep=1).logits[:, -1]
+        scores = parts.base.model(**inputs, logits_to_keep=1).logits[:, -1]
+    for given_scores in (scores, scores.log_softmax(-1), scores + 3):
+        found = processor(parts, policy=Policy.HEAL)(inputs["input_ids"], given_scores)
+        torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(found.logsumexp(-1), given_scores.logsumexp(-1))
+
+
+class Listened:
+    """A processor's source, and how many tokens it has read."""
+
+    def __init__(self, parts, **arguments):
+        self.processor = processor(parts, **arguments)
+        self.tokens = 0
+        (self.steering,) = self.processor.steerings
+        self.hooks = [
+            self.steering.source.models["tuned"].register_forward_hook(self._count, with_kwargs=True),
+        ]
+
+    def _count(self, module, args, kwargs, output):
+        self.tokens += kwargs["input_ids"].numel()
+
+    def close(self):
+        for hook in self.hooks:
+            hook.remove()
+
+
+def said(processor, rows):
+    """The steered scores of texts of equal length, over scores that depend on nothing but the text."""
+    scores = []
+    for row in rows:
+        generator = torch.Generator().manual_seed(hash(tuple(row)) % 2**31)
+        scores.append(torch.randn(processor.vocabulary.size, generator=generator))
+    return processor(torch.tensor(rows), torch.stack(scores) * 4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_whatever_comes_next_is_as_from_scratch(parts, data):
+    """Rows that go on, go back, change places, end, are joined by others, or are all new."""
+    policy = data.draw(st.sampled_from([Policy.RETOKENIZE, Policy.HEAL]))
+    one = processor(parts, policy=policy)
+    token = st.sampled_from([PAD, 0, *parts.base.vocabulary.usable.tolist()])
+    rows = [[]]
+    for _ in range(data.draw(st.integers(1, 5))):
+        length = max(1, len(rows[0]) + data.draw(st.integers(-3, 3)))
+        origins = data.draw(st.lists(st.sampled_from(rows), min_size=1, max_size=3))
+        kept = [data.draw(st.integers(0, len(row))) for row in origins]
+        rows = [
+            [*row[: min(keep, length)], *data.draw(st.lists(token, min_size=length, max_size=length))][:length]
+            for row, keep in zip(origins, kept, strict=True)
+        ]
+        torch.testing.assert_close(said(one, rows), said(processor(parts, policy=policy), rows), atol=1e-3, rtol=1e-3)
+
+
+def test_only_what_is_new_is_read(parts):
+    listened = Listened(parts, policy=Policy.RETOKENIZE)
+    words = parts.base.vocabulary.encode("x y z 1 2 3 4 5 6 7 8 9 10 11 12 a b c d e f g").ids.tolist()
+    other = words[::-1]
+    try:
+        prompt = [words, words[:-6] + other[-6:]]
+        said(listened.processor, prompt)
+        read = listened.tokens
+        assert read > 2 * len(words)
+        for rows in (
+            [[*row, other[0]] for row in prompt],  # both go on
+            [[*prompt[1], other[1]], [*prompt[0], other[0]]],  # other beams
+            [prompt[0]],  # back, and one of them ends
+            [words[:-2], words[:-2], words[:-2]],  # three continue it
+        ):
+            before = listened.tokens
+            said(listened.processor, rows)
+            assert listened.tokens - before <= 8 * len(rows) < read / 2
+    finally:
+        listened.close()
+
+
+def test_a_new_text_and_one_that_is_mostly_taken_back_begin_anew(parts):
+    one = processor(parts, policy=Policy.RETOKENIZE)
+    ids = parts.base.vocabulary.encode("1 2 3 4 5 6 7 8 9 a b c").ids.tolist()
+    said(one, [ids])
+    reading = one._readings[0]
+    said(one, [[*ids, 5]])
+    assert one._readings[0] is reading
+    said(one, [ids[: len(ids) // 2 - 1]])
+    assert one._readings[0] is not reading
+
+
+def test_what_was_read_of_many_texts_with_one_beginning_does_not_pile_up(parts):
+    one = processor(parts, policy=Policy.RETOKENIZE)
+    ids = parts.base.vocabulary.encode("1 2 3 4 5 6 7 8 9 a b c").ids.tolist()
+    slots = []
+    for i in range(20):
+        said(one, [[*ids, *range(300 + 5 * i, 305 + 5 * i)]])
+        slots.append(len(one._readings[0].forest.trees[0].tokens))
+    assert max(slots) < 4 * slots[0]
+
+
+def test_an_interrupted_step_spoils_nothing(parts):
+    one = processor(parts, policy=Policy.RETOKENIZE)
+    ids = parts.base.vocabulary.encode("The quick brown fox").ids.tolist()
+    said(one, [ids[:-1]])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    hook = one.steerings[0].source.models["untuned"].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        said(one, [ids])
+    hook.remove()
+    torch.testing.assert_close(said(one, [ids]), said(processor(parts, policy=Policy.RETOKENIZE), [ids]))
+
+
+def test_a_schedule_counts_from_the_prompt(parts):
+    ids = parts.base.vocabulary.encode("The quick brown fox").ids.tolist()
+
+    def strengths(*texts):
+        one, seen = processor(parts, policy=Policy.RETOKENIZE), []
+        one.steerings[0].change = lambda said, part, logits, p, n, guard: (
+            seen.append(n.tolist()) or (torch.zeros_like(logits), torch.ones(len(logits), 1))
+        )
+        for text in texts:
+            said(one, [text])
+        return [n for several in seen for n in several]
+
+    assert strengths(ids, [*ids, 5], [*ids, 5, 6]) == [0, 1, 2]
+    assert strengths(ids, [*ids, 5], [*ids, 5, 6], [*ids, 7]) == [0, 1, 2, 1]
+    assert strengths(ids, [*ids, 5], ids, [*ids, 5]) == [0, 1, 0, 1]
+    assert strengths(ids, [*ids, 5], [*ids, 5, 6, 7]) == [0, 1, 0]
+    assert strengths(ids, ids[:3]) == [0, 0]
+
+
+def test_the_rate_of_changes_is_the_bridges(parts):
+    bridge, one = parts.bridge(strength=0.5), processor(parts, strength=0.5)
+    assert one.changed_rate is None
+    inputs = padded(bridge.vocabulary, PROMPTS)
+    config = GenerationConfig(max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=PAD)
+    output = bridge.generate(**inputs, generation_config=config, return_dict_in_generate=True)
+    parts.base.model.generate(**inputs, generation_config=config, logits_processor=[one])
+    assert one.changed_rate.tolist() == output.past_key_values.changed_rate.tolist()
+    assert 0 < one.changed_rate.sum() < len(PROMPTS)
+
+
+def test_while_nothing_steers_the_scores_are_returned_as_they_are(parts):
+    scores = torch.randn(1, parts.base.vocabulary.size)
+    assert processor(parts, strength=0.0)(torch.tensor([[5, 6]]), scores) is scores
+
+
+def test_a_strength_that_is_turned_up_is_heard_from_then_on(parts):
+    one, ids = processor(parts, strength=0.0, policy=Policy.RETOKENIZE), [[0, 300, 301, 302]]
+    said(one, [ids[0][:-1]])
+    one.steerings[0].strength = 1.0
+    torch.testing.assert_close(said(one, ids), said(processor(parts, policy=Policy.RETOKENIZE), ids))
+
+
+def test_padding_that_is_not_the_tokenizers_can_be_named(parts):
+    bridge = parts.bridge()
+    pad = bridge.vocabulary.encode("x").ids.tolist()[0]
+    ids, scores = torch.tensor([[pad, pad, 0, 300]]), torch.randn(1, bridge.vocabulary.size)
+    own = SteeringProcessor(bridge.vocabulary, bridge.steerings, pad=pad)(ids, scores)
+    torch.testing.assert_close(own, processor(parts)(ids[:, 2:], scores))
+    assert not torch.equal(own, processor(parts)(ids, scores))
+
+
+def test_several_steerings_and_a_guard(parts):
+    linear = Combination(Carry.LINEAR)
+    both = [Steering.over(parts.base.vocabulary, parts.pair, parts.alignment, linear, strength=s) for s in (0.2, 0.3)]
+    guard = Guard(max_norm=0.5)
+    ids, scores = torch.tensor([[0, 300, 301]]), torch.randn(1, parts.base.vocabulary.size)
+    found = SteeringProcessor(parts.base.vocabulary, both, guard)(ids, scores)
+    bridge = parts.bridge(carry=Carry.LINEAR, strength=0.5, guard=guard)
+    one = SteeringProcessor(parts.base.vocabulary, bridge.steerings, guard)
+    torch.testing.assert_close(found, one(ids, scores), atol=1e-4, rtol=1e-4)
+
+
+def test_what_does_not_fit_is_refused(parts):
+    with pytest.raises(VocabridgeError, match="align it with this one"):
+        SteeringProcessor(parts.small.vocabulary, parts.bridge().steerings)
+    with pytest.raises(VocabridgeError, match="the model gives 700 logits, but the vocabulary"):
+        processor(parts)(torch.tensor([[5]]), torch.zeros(1, 700))
+    with pytest.raises(VocabridgeError, match="confidence looks at"):
+        SteeringProcessor(parts.base.vocabulary, parts.bridge(carry=Carry.LINEAR).steerings, Guard(confidence=0.5))
