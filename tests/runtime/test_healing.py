@@ -61,6 +61,12 @@ def heal(healer: Healer, several: list[Way], last: int) -> tuple[np.ndarray, flo
     return p.numpy(), float(across), float(log_total)
 
 
+def ends(target: Vocabulary, last: int, rest: bytes) -> bool:
+    """Whether the target cuts this behind its last token, alone or with a word behind it."""
+    cuts = [target.segment(target.token_bytes[last] + rest + more) for more in (b"", b"a")]
+    return any(len(cut) > 1 and cut[0] == last for cut in cuts)
+
+
 def written_out(source: Vocabulary, target: Vocabulary, several: list[Way], last: int) -> tuple[np.ndarray, float]:
     """The equation: over all covers and all tokens that begin with what is pending, in plain loops."""
     total, across = np.zeros(source.size), 0.0
@@ -72,8 +78,7 @@ def written_out(source: Vocabulary, target: Vocabulary, several: list[Way], last
                 total[w] += mass
             elif data.startswith(one.pending) and data != one.pending:
                 rest = data[len(one.pending) :]
-                would = target.segment(target.token_bytes[last] + rest)
-                if len(would) == 1 or would[0] != last:
+                if not ends(target, last, rest):
                     mass *= _UNLIKELY
                 same = [i for i, other in enumerate(source.token_bytes) if other == rest]
                 total[same[0] if same else source.segment(rest)[0]] += mass
@@ -141,12 +146,9 @@ def test_whether_a_token_may_run_on_is_whether_the_target_would_have_ended_befor
     source, target = tiny["source"], tiny["target"]
     for pending in PENDING[1:]:
         for last in range(target.size):
-            ends = False
-            for data in source.token_bytes:
-                if data.startswith(pending) and data != pending:
-                    would = target.segment(target.token_bytes[last] + data[len(pending) :])
-                    ends |= len(would) > 1 and would[0] == last
-            assert healer.may_run_on(pending, last) == ends
+            longer = [data for data in source.token_bytes if data.startswith(pending) and data != pending]
+            expected = any(ends(target, last, data[len(pending) :]) for data in longer)
+            assert healer.may_run_on(pending, last) == expected
     assert healer.may_run_on(b" ", target.canonical[b" "])
     assert not healer.may_run_on(b"t", target.canonical[b"t"])
 
