@@ -6,14 +6,17 @@ those that end the one and open the other:
     ... assistant's words <|im_end|>\n<|im_start|>user\n user's words ...       ChatML: turn end, turn begin
     ... words <|eot_id|><|start_header_id|>user<|end_header_id|>\n\n words ...   Llama-3: turn content too
 
-A template is a program of a stranger: it runs in jinja2's sandbox, with a limit on time and on what it writes.
+A template is a program of a stranger: it runs in jinja2's sandbox, with a limit on time and on what it writes. It
+sees what it sees in transformers, and writes the same (`render`).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -50,8 +53,8 @@ def chat_roles(template: str, variables: Mapping[str, str], controls: Callable[[
         TemplateError: It fails, takes too long, writes too much, or changes the messages' words.
     """
     question, answer, second = ({"role": r, "content": c} for r, c in zip(_SPEAKERS, _WORDS, strict=True))
-    head, to_answer, to_question, _ = map(controls, _cut(_render(template, variables, [question, answer, second])))
-    tail = controls(_cut(_render(template, variables, [question, answer]))[-1])
+    head, to_answer, to_question, _ = map(controls, _cut(render(template, variables, [question, answer, second])))
+    tail = controls(_cut(render(template, variables, [question, answer]))[-1])
     roles: dict[str, int] = {}
     # What follows an answer ends it, unless it only opens the next message, as it opened the first.
     if to_question and tail and (to_question[0] == tail[0] or to_question[0] not in head):
@@ -91,10 +94,28 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         raise TemplateError(f"it uses {operator} on {type(left).__name__}")
 
 
-def _render(template: str, variables: Mapping[str, str], messages: Sequence[Mapping[str, str]]) -> str:
-    """Render a template; the limits hold for loops that write nothing, too."""
+def render(
+    template: str,
+    variables: Mapping[str, str],
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    """Write a conversation as a template does; the limits hold for loops that write nothing, too.
+
+    Args:
+        template: The Jinja chat template.
+        variables: What it may refer to: bos_token, eos_token and so on.
+        messages: With "role" and "content" each.
+        add_generation_prompt: Write the beginning of an assistant's message behind them.
+
+    Raises:
+        TemplateError: It fails, takes too long or writes too much.
+    """
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda layout: "1 January 2025"}
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda layout: datetime.now().strftime(layout)}
+    environment.filters["tojson"] = _as_json
+    given = dict(variables, messages=messages, add_generation_prompt=add_generation_prompt, tools=None, documents=None)
     deadline = monotonic() + _SECONDS
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
@@ -107,7 +128,7 @@ def _render(template: str, variables: Mapping[str, str], messages: Sequence[Mapp
     try:
         program = environment.from_string(_GENERATION_TAG.sub("", template))
         sys.settrace(watch)
-        for piece in program.generate(messages=messages, add_generation_prompt=False, **variables):
+        for piece in program.generate(given):
             written.append(piece)
             characters += len(piece)
             if characters > _CHARACTERS:
@@ -119,6 +140,11 @@ def _render(template: str, variables: Mapping[str, str], messages: Sequence[Mapp
     finally:
         sys.settrace(outer)
     return "".join(written)
+
+
+def _as_json(value: Any, indent: int | None = None, **layout: Any) -> str:
+    """Jinja's own filter would escape what HTML does not allow."""
+    return json.dumps(value, indent=indent, **{"ensure_ascii": False} | layout)
 
 
 def _refuse(message: str) -> None:

@@ -15,7 +15,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from .byteview import Spelling, components, is_unused_name
 from .changes import text_changes
-from .chat import TemplateError, chat_roles
+from .chat import TemplateError, chat_roles, render
 from .errors import VocabridgeError
 from .gguf import UNUSED as GGUF_UNUSED
 from .gguf import read_gguf_tokenizer
@@ -96,6 +96,7 @@ class Vocabulary:
         fingerprint: Hex SHA-256 over size, bytes, kinds, roles and all that decides segmentation.
         tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space,
             so that a text is encoded as itself.
+        template: Its chat template, None if it has none; no part of the fingerprint.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Vocabulary:
     adds_begin: bool
     fingerprint: str
     tokenizer: Tokenizer = field(repr=False)
+    template: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_tokenizer(
@@ -136,14 +138,16 @@ class Vocabulary:
             raise VocabridgeError(
                 f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json."
             )
-        template = None
+        template = _template(getattr(tokenizer, "chat_template", None))
+        given = roles is not None
         if roles is None:
-            template = _template(getattr(tokenizer, "chat_template", None))
             named = {role: getattr(tokenizer, f"{token}_token_id", None) for role, token in _ROLE_TOKENS.items()}
             roles = {role: i for role, i in named.items() if i is not None}
         name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
         copy = Tokenizer.from_str(backend.to_str())
-        return cls._view(copy, size=size, name=name, roles=roles, adds_begin=adds_begin, template=template)
+        taken = None if given else template
+        view = cls._view(copy, size=size, name=name, roles=roles, adds_begin=adds_begin, template=taken)
+        return replace(view, template=template)
 
     @classmethod
     def load(cls, source: str | Path, *, size: int | None = None) -> Vocabulary:
@@ -293,6 +297,7 @@ class Vocabulary:
             adds_begin=begins if adds_begin is None else adds_begin and "begin" in roles,
             fingerprint=_fingerprint(size, token_bytes, kinds, roles, bare),
             tokenizer=_made_bare(tokenizer, spec, bare),
+            template=template,
         )
 
     @functools.cached_property
@@ -377,6 +382,41 @@ class Vocabulary:
                 usable = tuple(t for t in own if t < self.size and self.token_bytes[t] is not None)
                 results[i] = self._longest(data) or usable or (() if unknown is None else (unknown,))
         return results
+
+    def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
+        """Write a conversation as the tokenizer's chat template does.
+
+        Args:
+            messages: With "role" and "content" each.
+            add_generation_prompt: Write the beginning of an assistant's message behind them.
+
+        Raises:
+            VocabridgeError: There is no chat template, or it does not take these messages.
+        """
+        if self.template is None:
+            raise VocabridgeError(
+                f"{self.name} has no chat template; give plain text, or load a tokenizer that has a template"
+            )
+        tokens = _named_tokens(self.tokenizer, self.roles)
+        try:
+            return render(self.template, tokens, messages, add_generation_prompt=add_generation_prompt)
+        except TemplateError as error:
+            raise VocabridgeError(
+                f"the chat template of {self.name} does not take these messages ({error}); give a list of messages, "
+                'each with "role" and "content"'
+            ) from error
+
+    def pieces(self, text: str) -> list[bytes | int]:
+        """Cut a text at its control tokens: runs of text as UTF-8, none empty, and ids of control tokens."""
+        found = self.tokenizer.encode(text, add_special_tokens=False)
+        unknown = self.roles.get("unknown")
+        pieces: list[bytes | int] = []
+        at = 0
+        for i, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if i < self.size and self.kinds[i] == Kind.CONTROL and i != unknown:
+                pieces += [*([text[at:start].encode()] if at < start else []), i]
+                at = end
+        return [*pieces, text[at:].encode()] if at < len(text) else pieces
 
     @functools.cached_property
     def _written(self) -> tuple[np.ndarray[Any, Any], Int64]:
@@ -477,13 +517,17 @@ def _chat_roles(
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         return [i for i in ids if i in control and i != unknown]
 
-    named = {f"{token}_token": roles.get(role) for role, token in _ROLE_TOKENS.items()}
-    variables = {token: "" if i is None else tokenizer.id_to_token(i) or "" for token, i in named.items()}
     try:
-        return chat_roles(template, variables, controls)
+        return chat_roles(template, _named_tokens(tokenizer, roles), controls)
     except TemplateError as error:
         logger.warning("%s: no roles from its chat template, which cannot be rendered (%s).", name, error)
         return {}
+
+
+def _named_tokens(tokenizer: Tokenizer, roles: Mapping[str, int]) -> dict[str, str]:
+    """Return what a chat template may refer to: bos_token and so on, "" where there is none."""
+    named = {f"{token}_token": roles.get(role) for role, token in _ROLE_TOKENS.items()}
+    return {token: "" if i is None else tokenizer.id_to_token(i) or "" for token, i in named.items()}
 
 
 def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:

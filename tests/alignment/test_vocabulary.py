@@ -8,6 +8,7 @@ import logging
 import pickle
 import struct
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -453,6 +454,63 @@ def test_chat_roles_are_part_of_the_fingerprint(tmp_path):
     with_template = Vocabulary.load(folder)
     chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], None)
     assert Vocabulary.load(folder).fingerprint != with_template.fingerprint
+
+
+@pytest.mark.parametrize("rstrip", [False, True])
+def test_a_text_is_cut_at_its_control_tokens_and_its_pieces_have_its_ids(rstrip):
+    tokenizer = chatty(["<|im_start|>"])
+    tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True, rstrip=rstrip)])
+    v = Vocabulary.from_tokenizer(tokenizer, roles={"begin": 126, "end": 127})
+    text = "<s><|im_start|>user\nhi <|im_end|>  \n<|im_end|>x"
+    between = b"" if rstrip else b"  \n"
+    assert v.pieces(text) == [126, 128, b"user\nhi ", 129, *([between] if between else []), 129, b"x"]
+    ids = [v.encode(piece.decode()).ids.tolist() if isinstance(piece, bytes) else [piece] for piece in v.pieces(text)]
+    assert [i for several in ids for i in several] == v.encode(text).ids.tolist()
+    assert v.pieces("") == []
+    assert v.pieces("plain") == [b"plain"]
+
+
+def test_what_the_tokenizer_cannot_spell_is_text_in_the_pieces_of_a_text():
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    assert Vocabulary.from_tokenizer(tokenizer).pieces("a b a") == [b"a b a"]
+
+
+def test_a_conversation_is_rendered_by_the_template(tmp_path):
+    v = Vocabulary.load(chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], CHATML))
+    messages = [{"role": "system", "content": "Hush"}, {"role": "user", "content": "hi"}]
+    told = "<|im_start|>system\nHush<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+    assert v.render(messages) == told + "<|im_start|>assistant\n"
+    assert v.render(messages, add_generation_prompt=False) == told
+
+
+def test_a_template_sees_what_it_sees_in_transformers(tmp_path):
+    template = (
+        "{{ tools is none }} {{ documents is none }} {{ bos_token }} {{ strftime_now('%Y') }} "
+        "{{ messages[0] | tojson }}{{ messages[0].content | tojson(indent=1) }}"
+    )
+    v = Vocabulary.load(chat_folder(tmp_path, ["<|im_start|>"], template))
+    year = str(datetime.now().year)
+    expected = f'True True <s> {year} {{"role": "user", "content": "<é>"}}"<é>"'
+    assert v.render([{"role": "user", "content": "<é>"}]) == expected
+
+
+def test_without_a_template_or_with_messages_that_it_does_not_take_nothing_is_rendered(tmp_path):
+    folder = chat_folder(tmp_path, ["[INST]", "[/INST]"], MISTRAL)
+    with pytest.raises(VocabridgeError, match="does not take these messages"):
+        Vocabulary.load(folder).render([{"role": "assistant", "content": "x"}])
+    chat_folder(tmp_path, ["[INST]"], None)
+    with pytest.raises(VocabridgeError, match="has no chat template; give plain text"):
+        Vocabulary.load(folder).render([{"role": "user", "content": "x"}])
+
+
+def test_given_roles_leave_the_template_where_it_is():
+    class Wrapped:
+        backend_tokenizer = chatty(["<|im_start|>", "<|im_end|>"])
+        chat_template = CHATML
+
+    v = Vocabulary.from_tokenizer(Wrapped(), roles={"end": 127})
+    assert (v.roles, v.template) == ({"end": 127}, CHATML)
 
 
 def charsmap(original: bytes, replacement: bytes) -> bytes:
