@@ -39,8 +39,10 @@ class BridgeCache(Cache):
 
     def begin(self, number: int, reading: Reading) -> None:
         """Keeps the memory of a steering, which begins with what it reads in place of the base's prompt."""
-        for row, beginnings in enumerate(self.prompts or ()):
-            reading.prime(row, beginnings[number])
+        if self.prompts:
+            rows = len(reading.forest.trees)
+            for row in range(rows):  # `generate` repeats each prompt for its beams or samples
+                reading.prime(row, self.prompts[row * len(self.prompts) // rows][number])
         self.readings[number] = reading
 
     @property

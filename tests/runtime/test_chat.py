@@ -1,0 +1,203 @@
+"""Every model of a bridge reads one list of messages as its own chat template writes them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+
+from vocabridge.alignment import VocabridgeError, Vocabulary, align
+from vocabridge.bridge import Bridge
+from vocabridge.chat import chat_prompt
+from vocabridge.models import LoadedModel, model_folder, resolve_vocabulary
+from vocabridge.policy import Policy
+from vocabridge.reader import Reader
+from vocabridge.value_source import ContrastPair
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\nThe wor' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{%- for m in messages -%}{%- set role = 'model' if m['role'] == 'assistant' else m['role'] -%}"
+    "{{ '<start_of_turn>' + role + '\\n' + m['content'] | trim + '<end_of_turn>\\n' }}{%- endfor -%}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+QUESTION = [{"role": "user", "content": "How many 🙂 in 24*7 days?"}]
+CONVERSATIONS = [
+    QUESTION,
+    [
+        {"role": "user", "content": "The quick brown fox  "},
+        {"role": "assistant", "content": "jumps over <b>the</b> lazy dog."},
+        {"role": "user", "content": "東京\n\nnaïve <|im_end|> or <end_of_turn>?"},
+    ],
+]
+GREEDY = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1}
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A bridge of chat models, and their tokenizers as transformers has them."""
+
+    bridge: Bridge
+    source: PreTrainedTokenizerFast
+    target: PreTrainedTokenizerFast
+
+
+def chat_tokenizer(folder, template, controls):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(controls)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|begin|>", eos_token="<|end|>", chat_template=template
+    )
+
+
+def built(parts, tokenizer_folders, templates=(CHATML, GEMMA), adds_begin=(False, True), **arguments) -> Chat:
+    source = chat_tokenizer(tokenizer_folders.source, templates[0], ["<|im_start|>", "<|im_end|>"])
+    target = chat_tokenizer(tokenizer_folders.target, templates[1], ["<start_of_turn>", "<end_of_turn>"])
+    small = Vocabulary.from_tokenizer(source, size=416, name="small chat model", adds_begin=adds_begin[0])
+    large = Vocabulary.from_tokenizer(target, size=704, name="large chat model", adds_begin=adds_begin[1])
+    tuned, untuned = (replace(model, vocabulary=small) for model in (parts.tuned, parts.small))
+    base = LoadedModel("base", "", parts.base.model, large)
+    alignment = align(small, large, method="exact", cache=False)
+    return Chat(Bridge.over(base, ContrastPair(tuned, untuned), alignment, **arguments), source, target)
+
+
+@pytest.fixture(scope="module")
+def chat(parts, tokenizer_folders):
+    return built(parts, tokenizer_folders)
+
+
+def wanted(tokenizer, messages):
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+
+def started(bridge, conversations):
+    """The cache after the prompts, and what the source has read of each."""
+    prompt = chat_prompt(bridge, conversations)
+    with torch.no_grad():
+        bridge(**prompt)
+    cache = prompt["past_key_values"]
+    return cache, [text.reader for text in cache.readings[0]._texts]
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+def test_each_model_reads_the_very_ids_of_its_own_template(chat, messages):
+    prompt = chat_prompt(chat.bridge, messages)
+    assert prompt["input_ids"].tolist() == [wanted(chat.target, messages)]
+    _, (reader,) = started(chat.bridge, messages)
+    assert reader.ids == wanted(chat.source, messages)
+
+
+def test_a_batch_of_conversations_is_padded_on_the_left(chat):
+    prompt = chat_prompt(chat.bridge, CONVERSATIONS)
+    for row, mask, messages in zip(prompt["input_ids"], prompt["attention_mask"], CONVERSATIONS, strict=True):
+        ids = wanted(chat.target, messages)
+        assert row[-len(ids) :].tolist() == ids
+        assert mask.tolist() == [0] * (len(row) - len(ids)) + [1] * len(ids)
+    _, readers = started(chat.bridge, CONVERSATIONS)
+    assert [reader.ids for reader in readers] == [wanted(chat.source, messages) for messages in CONVERSATIONS]
+
+
+@pytest.mark.parametrize("written", [False, True])
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_begin_token_is_there_once_where_it_is_written_or_expected(parts, tokenizer_folders, written, expected):
+    bos = "{{ bos_token }}" if written else ""
+    body = "{% for m in messages %}<b>{{ m.content }}{% endfor %}"
+    chat = built(parts, tokenizer_folders, (bos + body, bos + body), (expected, expected))
+    _, (reader,) = started(chat.bridge, QUESTION)
+    for ids in (reader.ids, chat_prompt(chat.bridge, QUESTION)["input_ids"][0].tolist()):
+        assert ids.count(0) == (written or expected)
+        assert ids[0] == 0 or not (written or expected)
+
+
+def test_what_the_base_writes_is_read_on_with_the_templates_last_words_and_the_sources_own_turn_end(chat):
+    cache, (reader,) = started(chat.bridge, QUESTION)
+    for text in ("d", "s, brown", "<end_of_turn>", "\nThe"):
+        ids = torch.tensor([chat.target.encode(text, add_special_tokens=False)])
+        with torch.no_grad():
+            chat.bridge(ids, past_key_values=cache)
+    rendered = chat.source.apply_chat_template(QUESTION, add_generation_prompt=True, tokenize=False)
+    quick = chat.source.encode(rendered + "ds, brown<|im_end|>\nThe", add_special_tokens=False)
+    (reader,) = (text.reader for text in cache.readings[0]._texts)
+    assert reader.ids == quick
+    assert quick[: len(wanted(chat.source, QUESTION))] != wanted(chat.source, QUESTION)  # "wor" was not settled
+
+
+def test_the_sources_scores_are_those_of_its_own_template(chat):
+    steering = chat.bridge.steering
+    prompt = chat_prompt(chat.bridge, QUESTION)
+    with torch.no_grad():
+        cache = prompt.pop("past_key_values")
+        ((_, said),) = chat.bridge.listen(**prompt, keep=1, cache=cache)
+        scores, speaks = steering.scores(said, slice(0, 1), ("tuned", "untuned"))
+        ids = torch.tensor([wanted(chat.source, QUESTION)])
+        assert speaks.tolist() == [[1.0]]
+        for name, found in (("tuned", scores.tuned), ("untuned", scores.untuned)):
+            expected = steering.source.models[name](ids).logits[:, -1]
+            torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("more", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
+def test_generation_of_a_batch_is_that_of_its_conversations(parts, tokenizer_folders, more):
+    bridge = built(parts, tokenizer_folders, policy=Policy.HEAL).bridge
+    config = GenerationConfig(**GREEDY | more)
+    together = bridge.generate(**chat_prompt(bridge, CONVERSATIONS), generation_config=config)
+    alone = [bridge.generate(**chat_prompt(bridge, one), generation_config=config) for one in CONVERSATIONS]
+    new = [row.tolist()[-8:] for row in together]
+    assert new == [row[-8:] for rows in alone for row in rows.tolist()]
+
+
+def test_templates_change_what_is_generated(chat):
+    """Else the tests above could not tell a template that is read from one that is not."""
+    prompt = chat_prompt(chat.bridge, QUESTION)
+    plain = {name: prompt[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        assert not torch.allclose(chat.bridge(**prompt).logits[:, -1], chat.bridge(**plain).logits[:, -1], atol=0.1)
+
+
+@pytest.mark.parametrize(("templates", "name"), [((None, GEMMA), "small"), ((CHATML, None), "large")])
+def test_a_model_without_a_template_is_named(parts, tokenizer_folders, templates, name):
+    chat = built(parts, tokenizer_folders, templates)
+    with pytest.raises(VocabridgeError, match=f"{name} chat model has no chat template; give plain text"):
+        chat_prompt(chat.bridge, QUESTION)
+
+
+def test_a_source_that_is_silent_needs_no_template(parts, tokenizer_folders):
+    bridge = built(parts, tokenizer_folders, (None, GEMMA), strength=0.0).bridge
+    prompt = chat_prompt(bridge, QUESTION)
+    ids = prompt["input_ids"]
+    output = bridge.generate(**prompt, generation_config=GenerationConfig(**GREEDY))
+    assert torch.equal(output, bridge.base.generate(ids, generation_config=GenerationConfig(**GREEDY)))
+
+
+@pytest.mark.parametrize("messages", [[{"role": "user"}], [{"content": "x"}], [QUESTION, [{"role": "user"}]]])
+def test_messages_that_a_template_does_not_take_are_refused(chat, messages):
+    with pytest.raises(VocabridgeError, match=re.escape('give a list of messages, each with "role" and "content"')):
+        chat_prompt(chat.bridge, messages)
+
+
+@pytest.mark.parametrize("messages", [[], [[]], [QUESTION, []]])
+def test_no_messages_are_refused(chat, messages):
+    with pytest.raises(VocabridgeError, match="a conversation has no messages"):
+        chat_prompt(chat.bridge, messages)
+
+
+@pytest.mark.real
+def test_a_real_models_ids_are_those_of_transformers():
+    name = "smollm2-135m-instruct"
+    vocabulary, tokenizer = resolve_vocabulary(name), AutoTokenizer.from_pretrained(model_folder(name))
+    for messages in (
+        *CONVERSATIONS,
+        [{"role": "system", "content": "Be brief."}, *QUESTION],
+        [{"role": "user", "content": "  spaces\t\nand lines\n\n"}],
+    ):
+        reader = Reader(vocabulary)
+        for piece in vocabulary.pieces(vocabulary.render(messages)):
+            reader.push(piece)
+        assert reader.ids == wanted(tokenizer, messages)
+        assert vocabulary.encode(vocabulary.render(messages)).ids.tolist() == wanted(tokenizer, messages)

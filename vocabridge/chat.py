@@ -1,0 +1,71 @@
+"""One list of messages, written for every model of a bridge by that model's own chat template.
+
+    bridge.generate(**chat_prompt(bridge, [{"role": "user", "content": "How much is 7 times 24?"}]))
+
+The base reads the ids of its template's text. A value source reads its own template's text in place of that prompt,
+and goes on with what the base writes: the end of a turn is read as its own (`Steering.piece`), and its template's
+last words are still open to be one token with what follows. Each model has its begin token once, if it expects one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import torch
+from transformers import DynamicCache
+
+from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.bridge import Bridge
+from vocabridge.bridge_cache import BridgeCache
+from vocabridge.reader import Piece, begin_tokens
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+"""A conversation: messages with "role" and "content" each, the last of them a user's."""
+
+
+def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict[str, Any]:
+    """The arguments of `bridge.generate` that have it answer a conversation, or a batch of them.
+
+    Args:
+        bridge: The bridge; every model of it that runs needs a chat template.
+        messages: One conversation or several.
+
+    Returns:
+        `input_ids` and `attention_mask`, (batch, n), padded on the left; and `past_key_values`, a cache for one
+        call of `generate`, which holds what the value sources read.
+
+    Raises:
+        VocabridgeError: A model has no chat template, or one that does not take these messages; or there are none.
+    """
+    single = len(messages) > 0 and isinstance(messages[0], Mapping)
+    conversations = cast("Sequence[Messages]", [messages] if single else messages)
+    if not all(conversations) or not conversations:
+        raise VocabridgeError('a conversation has no messages; give at least one, with "role" and "content"')
+    rows = [_ids(bridge.vocabulary, conversation) for conversation in conversations]
+    prompts = [
+        [() if one.is_silent else _pieces(one.source.vocabulary, conversation) for one in bridge.steerings]
+        for conversation in conversations
+    ]
+    width = max(map(len, rows))
+    pad = bridge.vocabulary.roles.get("pad", bridge.vocabulary.roles.get("end", 0))
+    cache = DynamicCache(config=bridge.config.get_text_config(decoder=True))
+    return {
+        "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=bridge.device),
+        "attention_mask": torch.tensor(
+            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=bridge.device
+        ),
+        "past_key_values": BridgeCache(cache, prompts),
+    }
+
+
+def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:
+    """What the base reads: its begin token, whether the template writes it or not."""
+    ids, begin = vocabulary.encode(vocabulary.render(messages)).ids.tolist(), begin_tokens(vocabulary)
+    return ids if ids[: len(begin)] == begin else begin + ids
+
+
+def _pieces(vocabulary: Vocabulary, messages: Messages) -> tuple[Piece, ...]:
+    """What a source reads behind the begin token that its reader puts in front."""
+    pieces, begin = vocabulary.pieces(vocabulary.render(messages)), begin_tokens(vocabulary)
+    return tuple(pieces[len(begin) :] if pieces[: len(begin)] == begin else pieces)
