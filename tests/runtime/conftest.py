@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
 
 from vocabridge.alignment import Alignment, Encoding, Vocabulary, align
@@ -197,6 +197,32 @@ def _with_turns(vocabulary: Vocabulary, turns: dict[str, str], *, reverse: bool 
     return Vocabulary.from_tokenizer(
         tokenizer, size=vocabulary.size, name="chatty", roles=roles, adds_begin=vocabulary.adds_begin
     )
+
+
+@pytest.fixture(scope="session")
+def reverse(loaded) -> Parts:
+    """The other direction: Gemma-3, with its begin token and its window, steers Llama."""
+    source, target = loaded["target"], loaded["source"]
+    alignment = align(source.vocabulary, target.vocabulary, method="retokenize", cache=False)
+    return Parts(base=target, small=source, tuned=source, alignment=alignment)
+
+
+@pytest.fixture(scope="session")
+def third(vocabularies) -> LoadedModel:
+    """A model of a third family, whose tokens stand across words, so that it has no safe cuts at spaces."""
+    config = LlamaConfig(
+        vocab_size=900,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        model = LlamaForCausalLM(config).eval()
+    return LoadedModel("third", "", model, vocabularies["no_safe_cuts"])
 
 
 @pytest.fixture(scope="session")

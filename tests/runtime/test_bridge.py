@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.bridge import Bridge, BridgeCache
-from vocabridge.combination import Carry, Combination
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.guard import Guard
+from vocabridge.policy import Policy
 from vocabridge.projection import Projection
+from vocabridge.reader import begin_tokens
+from vocabridge.steering import Steering
+from vocabridge.strength import Schedule
 from vocabridge.value_source import ContrastPair
 
 PROMPTS = [
@@ -19,11 +28,13 @@ PROMPTS = [
     "def f(x):\n    return",
 ]
 GREEDY = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=1)
+EVERYTHING = list(itertools.product(Policy, Carry))
+NAMES = [f"{policy.value}, {carry.value}" for policy, carry in EVERYTHING]
+HEALING = (Policy.HEAL, Policy.LOOK_AHEAD)
 
 
 def encode(vocabulary, text):
-    begin = [vocabulary.roles["begin"]] if vocabulary.adds_begin else []
-    return torch.tensor([begin + vocabulary.encode(text).ids.tolist()])
+    return torch.tensor([begin_tokens(vocabulary) + vocabulary.encode(text).ids.tolist()])
 
 
 def padded(vocabulary, texts):
@@ -35,51 +46,75 @@ def padded(vocabulary, texts):
     }
 
 
-@pytest.fixture(params=list(Carry), ids=lambda carry: carry.value)
+def close(found, expected):
+    """Probabilities, as logarithms of those next to 0 are all noise."""
+    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture(params=EVERYTHING, ids=NAMES)
 def bridge(request, parts) -> Bridge:
-    return parts.bridge(carry=request.param)
+    policy, carry = request.param
+    return parts.bridge(carry=carry, policy=policy, weights=(1.0, 0.8, 0.6))
 
 
-def test_strength_0_is_the_base_bit_for_bit(parts):
-    bridge = parts.bridge(strength=0.0)
-    inputs = padded(bridge.vocabulary, PROMPTS)
+# --- nothing is changed ------------------------------------------------------------------------------------------
+
+
+def several(parts, strengths, **arguments) -> Bridge:
+    """A bridge of a contrast pair and a value network."""
+    sources = (parts.pair, parts.residual(0.2))
+    steerings = [
+        Steering.over(parts.base.vocabulary, source, parts.alignment, Combination(carry), strength=strength)
+        for source, carry, strength in zip(sources, (Carry.INFORMED, Carry.LINEAR), strengths, strict=True)
+    ]
+    return Bridge(parts.base, steerings, **arguments)
+
+
+SILENT = {
+    "strength 0": lambda parts: parts.bridge(strength=0.0),
+    "a schedule of 0": lambda parts: parts.bridge(strength=Schedule(0.0, 0.0, 5)),
+    "strength 0, guarded": lambda parts: parts.bridge(strength=0.0, guard=Guard(0.1, 1.0, 1.0, 2.0)),
+    "two at strength 0": lambda parts: several(parts, (0.0, Schedule(0.0, 0.0, 1))),
+    "no weight": lambda parts: parts.bridge(weights=(1, 0, 0)),
+    "no steering": lambda parts: Bridge(parts.base, []),
+}
+
+
+@pytest.fixture(params=SILENT)
+def silent(request, parts) -> Bridge:
+    return SILENT[request.param](parts)
+
+
+def test_a_bridge_that_is_silent_is_the_base_bit_for_bit(parts, silent):
+    inputs = padded(silent.vocabulary, PROMPTS)
     with torch.no_grad():
-        assert torch.equal(bridge(**inputs).logits, parts.base.model(**inputs).logits)
-        ours, theirs = bridge(**inputs, use_cache=True), parts.base.model(**inputs, use_cache=True)
+        assert torch.equal(silent(**inputs).logits, parts.base.model(**inputs).logits)
+        ours, theirs = silent(**inputs, use_cache=True), parts.base.model(**inputs, use_cache=True)
         assert torch.equal(ours.logits, theirs.logits)
         more = torch.full((4, 1), 7)
         mask = torch.cat([inputs["attention_mask"], torch.ones(4, 1, dtype=torch.long)], 1)
         positions = (mask.cumsum(-1) - 1)[:, -1:]
         on = [
             model(more, attention_mask=mask, position_ids=positions, past_key_values=past.past_key_values).logits
-            for model, past in ((bridge, ours), (parts.base.model, theirs))
+            for model, past in ((silent, ours), (parts.base.model, theirs))
         ]
         assert torch.equal(*on)
 
 
-def test_strength_0_generates_what_the_base_generates_with_the_same_scores(parts):
-    bridge = parts.bridge(strength=0.0)
-    inputs = padded(bridge.vocabulary, PROMPTS)
+def test_a_bridge_that_is_silent_generates_what_the_base_does_and_runs_no_source(parts, silent, forwards):
+    seen = [forwards(model) for steering in silent.steerings for model in steering.source.models.values()]
+    inputs = padded(silent.vocabulary, PROMPTS)
     arguments = {"generation_config": GREEDY, "output_scores": True, "return_dict_in_generate": True}
-    ours, theirs = bridge.generate(**inputs, **arguments), parts.base.model.generate(**inputs, **arguments)
+    ours, theirs = silent.generate(**inputs, **arguments), parts.base.model.generate(**inputs, **arguments)
     assert torch.equal(ours.sequences, theirs.sequences)
     assert all(torch.equal(a, b) for a, b in zip(ours.scores, theirs.scores, strict=True))
+    assert not any(seen)
 
 
-def test_strength_0_runs_no_model_of_the_source(parts):
-    bridge, calls = parts.bridge(strength=0.0), []
-    handles = [model.register_forward_hook(lambda *_: calls.append(1)) for model in bridge.source.models.values()]
-    try:
-        bridge.generate(**padded(bridge.vocabulary, PROMPTS), generation_config=GREEDY)
-    finally:
-        for handle in handles:
-            handle.remove()
-    assert not calls
-
-
-@pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
-def test_a_fresh_value_network_changes_no_bit_through_the_linear_carry(parts, strength):
-    bridge = parts.bridge(parts.residual(), Carry.LINEAR, strength=strength)
+@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("strength", [0.5, 3.0, Schedule(1.0, 0.2, 4)])
+def test_a_fresh_value_network_changes_no_bit_through_the_linear_carry(parts, strength, policy):
+    bridge = parts.bridge(parts.residual(), Carry.LINEAR, strength=strength, policy=policy)
     inputs = padded(bridge.vocabulary, PROMPTS)
     with torch.no_grad():
         assert torch.equal(bridge(**inputs).logits, parts.base.model(**inputs).logits.float())
@@ -87,56 +122,166 @@ def test_a_fresh_value_network_changes_no_bit_through_the_linear_carry(parts, st
     assert torch.equal(ours, parts.base.model.generate(**inputs, generation_config=GREEDY))
 
 
-def same_vocabulary(parts, projection_of):
+def test_what_no_source_has_a_say_about_is_the_base_bit_for_bit(parts):
+    """Inside a character, and before any text, also where a guard would take tokens out."""
+    bridge = parts.bridge(policy=Policy.SKIP, guard=Guard(plausible=0.5))
+    vocabulary = bridge.vocabulary
+    ids = torch.tensor([[0, *vocabulary.encode("fox").ids.tolist(), vocabulary.ids_of(b"\xf0")[0]]])
+    with torch.no_grad():
+        found, base = bridge(ids).logits[0], parts.base.model(ids).logits[0]
+    assert torch.equal(found[[0, -1]], base[[0, -1]])
+    assert (found[1:-1] == -torch.inf).any()
+
+
+# --- one vocabulary ----------------------------------------------------------------------------------------------
+
+
+def same_vocabulary(parts, policy, projection_of):
     small, tuned = parts.small, parts.tuned
-    bridge = Bridge(small, ContrastPair(tuned, small), projection_of(small.vocabulary), Combination(Carry.LINEAR))
+    pair, projection = ContrastPair(tuned, small), projection_of(small.vocabulary)
+    bridge = Bridge(small, [Steering(pair, small.vocabulary, projection, Combination(Carry.LINEAR), policy=policy)])
     ids = encode(small.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, delta = small.model(ids).logits, tuned.model(ids).logits - small.model(ids).logits
-        return bridge, ids, bridge(ids).logits, base, delta
+        ((_, said),) = bridge.listen(ids, keep=ids.shape[1])
+        return bridge, ids, bridge(ids).logits, base, delta, [len(position.asked) for position in said.positions]
 
 
-def test_the_identity_is_plain_addition_of_logits(parts):
-    bridge, ids, found, base, delta = same_vocabulary(parts, lambda vocabulary: Projection.identity(vocabulary.size))
-    with torch.no_grad():
-        _, speaks = bridge.scores(ids, None, ids.shape[1], {"delta": True}, None)
-    assert 0 < speaks.sum() < speaks.numel()  # not inside the emoji
-    torch.testing.assert_close(found[speaks], (base + delta)[speaks], atol=2e-4, rtol=1e-4)
-    assert torch.equal(found[~speaks], base[~speaks])
+@pytest.mark.parametrize("policy", Policy)
+def test_the_identity_is_plain_addition_of_logits(parts, policy):
+    """Where there is one way to cut the text; which ways there are, and what is healed of them, is `heal`'s matter."""
+    _, ids, found, base, delta, ways = same_vocabulary(parts, policy, lambda v: Projection.identity(v.size))
+    one, none = (torch.tensor([n == wanted for n in ways]) for wanted in (1, 0))
+    assert one.sum() > 0.7 * ids.shape[1]
+    assert none.any() == (policy in (Policy.SKIP, Policy.RETOKENIZE))  # inside the emoji
+    torch.testing.assert_close(found[0, one], (base + delta)[0, one], atol=2e-4, rtol=1e-4)
+    assert torch.equal(found[0, none], base[0, none])
 
 
 def test_the_exact_alignment_of_a_vocabulary_with_itself_is_the_identity(parts):
-    vocabulary = parts.small.vocabulary
+    vocabulary, policy = parts.small.vocabulary, Policy.RETOKENIZE
     alignment = align(vocabulary, vocabulary, method="exact", cache=False)
-    bridge, ids, found, _, _ = same_vocabulary(parts, lambda _: Projection.of(alignment))
-    identity, *_ = same_vocabulary(parts, lambda _: Projection.identity(vocabulary.size))
+    bridge, ids, found, *_ = same_vocabulary(parts, policy, lambda _: Projection.of(alignment))
+    identity, *_ = same_vocabulary(parts, policy, lambda _: Projection.identity(vocabulary.size))
     emitted = sorted({*vocabulary.usable.tolist(), vocabulary.roles["begin"], vocabulary.roles["end"]})
+    with torch.no_grad():  # but for one number that keeps the mass of what is covered
+        plain = identity(ids).logits[..., emitted]
+        torch.testing.assert_close(found[..., emitted].log_softmax(-1), plain.log_softmax(-1), atol=1e-3, rtol=1e-3)
+    assert bridge.vocabulary.size > len(emitted)
+
+
+# --- step by step ------------------------------------------------------------------------------------------------
+
+
+def step_by_step(bridge, ids, sizes):
+    """Logits of every position, the text given in parts of these sizes, with a cache."""
+    cache, found, start = None, [], 0
     with torch.no_grad():
-        assert torch.equal(found[..., emitted], identity(ids).logits[..., emitted])
-    assert bridge.vocabulary.size > len(emitted)  # rows that pad the width stay the base's
+        for size in [*sizes, *[1] * ids.shape[1]]:
+            if start >= ids.shape[1]:
+                break
+            output = bridge(ids[:, start : start + size], past_key_values=cache, use_cache=True)
+            cache, start = output.past_key_values, start + size
+            found.append(output.logits)
+    return torch.cat(found, 1)
 
 
-def test_incremental_forwards_equal_one_forward(bridge):
+def test_incremental_forwards_equal_one_forward_and_one_from_scratch_at_every_step(bridge):
     ids = encode(bridge.vocabulary, PROMPTS[1] + PROMPTS[2])
+    found = step_by_step(bridge, ids, [5, 1, 1, 3, 1, 1, 1, 2])
     with torch.no_grad():
-        full = bridge(ids).logits
-        cache, parts, start = None, [], 0
-        for size in [5, 1, 1, 3, 1, 1, 1, 2, *[1] * ids.shape[1]]:
-            if start < ids.shape[1]:
-                output = bridge(ids[:, start : start + size], past_key_values=cache, use_cache=True)
-                cache, start = output.past_key_values, start + size
-                parts.append(output.logits)
-    assert isinstance(cache, BridgeCache)
-    torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-3, rtol=1e-3)
+        close(found, bridge(ids, use_cache=False).logits)
+        for n in (1, 7, 12, ids.shape[1] - 1):
+            close(found[:, n - 1], bridge(ids[:, :n], use_cache=False, logits_to_keep=1).logits[:, 0])
+
+
+@st.composite
+def written(draw: st.DrawFn) -> list[int]:
+    """Ids of the base's: words, bytes of any text, half characters, control tokens, unused ids."""
+    word, byte = st.integers(259, 598), st.integers(3, 258)
+    text = st.text(max_size=3).map(lambda text: [3 + byte for byte in text.encode()])
+    parts = draw(st.lists(st.one_of(word.map(lambda i: [i]), text, byte.map(lambda i: [i])), max_size=8))
+    parts.insert(draw(st.integers(0, len(parts))), draw(st.sampled_from([[], [1], [2], [0], [703]])))
+    return [i for part in parts for i in part][:12]
+
+
+CARRIED = {Policy.SKIP: Carry.STATIC, Policy.RETOKENIZE: Carry.EXPONENTIAL, Policy.HEAL: Carry.LINEAR}
+
+
+@pytest.mark.parametrize("kind", ["pair", "residual"])
+@pytest.mark.parametrize("policy", Policy)
+@given(ids=written(), sizes=st.lists(st.integers(1, 4), max_size=5))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_in_any_steps_is_as_from_scratch(parts, policy, kind, ids, sizes):
+    source = parts.pair if kind == "pair" else parts.residual(0.2)
+    bridge = parts.bridge(source, CARRIED.get(policy, Carry.INFORMED), policy=policy, weights=(1.0, 0.8, 0.6))
+    text = torch.tensor([[0, *ids]])
+    found = step_by_step(bridge, text, sizes)
+    with torch.no_grad():
+        for n in range(1, text.shape[1] + 1):
+            close(found[:, n - 1], bridge(text[:, :n], use_cache=False, logits_to_keep=1).logits[:, 0])
 
 
 def test_logits_to_keep_and_labels(bridge):
     ids = encode(bridge.vocabulary, PROMPTS[1])
     with torch.no_grad():
         full = bridge(ids, labels=ids)
-        torch.testing.assert_close(bridge(ids, logits_to_keep=3).logits, full.logits[:, -3:], atol=1e-4, rtol=1e-4)
+        close(bridge(ids, logits_to_keep=3).logits, full.logits[:, -3:])
     expected = torch.nn.functional.cross_entropy(full.logits[0, :-1], ids[0, 1:])
     torch.testing.assert_close(full.loss, expected)
+
+
+def test_labels_of_minus_100_are_left_out(parts):
+    bridge, ids = parts.bridge(), encode(parts.base.vocabulary, PROMPTS[0])
+    labels = ids.clone()
+    labels[0, :-2] = -100
+    with torch.no_grad():
+        found = bridge(ids, labels=labels)
+    expected = torch.nn.functional.cross_entropy(found.logits[0, -3:-1], ids[0, -2:])
+    torch.testing.assert_close(found.loss, expected)
+
+
+def test_a_text_of_padding_and_unused_ids_is_read_as_no_text(parts):
+    bridge = parts.bridge()
+    ids = encode(bridge.vocabulary, "The fox")
+    odd = torch.cat([ids, torch.tensor([[703, 0, 2]])], 1)
+    ((_, said),) = bridge.listen(odd, keep=4)
+    assert said.positions[1:] == said.positions[:1] * 3
+
+
+def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_control_tokens(chatty):
+    """Its begin token once and by itself; the base's turn end as its own, which has another id."""
+    target, source = chatty.base.vocabulary, chatty.small.vocabulary
+    bridge = chatty.bridge(policy=Policy.RETOKENIZE, carry=Carry.STATIC)
+    texts = ("Hello fox", "\n24*7 🙂", "fox")
+    ends = [(vocabulary.roles["turn end"], vocabulary.roles["turn begin"]) for vocabulary in (target, source)]
+    assert ends[0] != ends[1]
+    encoded = [[vocabulary.encode(text).ids.tolist() for text in texts] for vocabulary in (target, source)]
+    ids, expected = (
+        [*one, end, *two, begin, *three] for (one, two, three), (end, begin) in zip(encoded, ends, strict=True)
+    )
+    ((_, said),) = bridge.listen(torch.tensor([[0, *ids]]), keep=len(ids))
+    tree, cover = said._reading.forest.trees[0], said.positions[-1].asked[0]
+    assert [tree.tokens[node] for node in tree.ancestors(cover.node)] == expected
+    read, text = [], b""
+    for i, position in zip(ids, said.positions, strict=True):
+        data = target.token_bytes[i]
+        if data is None:
+            read = [
+                *read,
+                *source.encode(text.decode()).ids.tolist(),
+                source.roles[{v: k for k, v in target.roles.items()}[i]],
+            ]
+            text = b""
+        text += data or b""
+        if position.asked:
+            nodes = tree.ancestors(position.asked[0].node)
+            assert [tree.tokens[node] for node in nodes] == [*read, *source.encode(text.decode()).ids.tolist()]
+        else:
+            assert text.decode(errors="ignore").encode() != text
+
+
+# --- generation --------------------------------------------------------------------------------------------------
 
 
 def test_greedy_generation_is_the_argmax_of_uncached_forwards(bridge):
@@ -144,21 +289,27 @@ def test_greedy_generation_is_the_argmax_of_uncached_forwards(bridge):
     found = bridge.generate(ids, attention_mask=torch.ones_like(ids), generation_config=GREEDY)
     with torch.no_grad():
         for _ in range(found.shape[1] - ids.shape[1]):
-            ids = torch.cat([ids, bridge(ids).logits[:, -1:].argmax(-1)], 1)
+            ids = torch.cat([ids, bridge(ids, use_cache=False, logits_to_keep=1).logits.argmax(-1)], 1)
     assert torch.equal(found, ids)
 
 
-def test_a_left_padded_batch_generates_row_by_row(bridge):
-    together = bridge.generate(**padded(bridge.vocabulary, PROMPTS), generation_config=GREEDY)
-    for row, prompt in zip(together, PROMPTS, strict=True):
+def test_a_left_padded_batch_is_its_rows_one_by_one(bridge):
+    inputs = padded(bridge.vocabulary, PROMPTS)
+    arguments = {"generation_config": GREEDY, "output_logits": True, "return_dict_in_generate": True}
+    together = bridge.generate(**inputs, **arguments)
+    for number, prompt in enumerate(PROMPTS):
         ids = encode(bridge.vocabulary, prompt)
-        alone = bridge.generate(ids, attention_mask=torch.ones_like(ids), generation_config=GREEDY)[0, ids.shape[1] :]
-        assert row[-24:].tolist()[: len(alone)] == alone.tolist()
+        alone = bridge.generate(ids, attention_mask=torch.ones_like(ids), **arguments)
+        new = alone.sequences[0, ids.shape[1] :].tolist()
+        assert together.sequences[number, inputs["input_ids"].shape[1] :][: len(new)].tolist() == new
+        for ours, own in zip(together.logits, alone.logits, strict=False):
+            close(ours[number], own[0])
 
 
 @pytest.mark.parametrize("carry", [Carry.LINEAR, Carry.INFORMED])
-def test_beam_search_with_and_without_caches(parts, carry):
-    bridge = parts.bridge(carry=carry, strength=0.6)
+@pytest.mark.parametrize("policy", Policy)
+def test_beam_search_with_and_without_caches(parts, carry, policy):
+    bridge = parts.bridge(carry=carry, strength=0.6, policy=policy)
     inputs = padded(bridge.vocabulary, PROMPTS[:2])
     config = {"num_beams": 3, "do_sample": False, "max_new_tokens": 10, "pad_token_id": 1}
     cached = bridge.generate(**inputs, generation_config=GenerationConfig(**config))
@@ -166,22 +317,113 @@ def test_beam_search_with_and_without_caches(parts, carry):
     assert torch.equal(cached, plain)
 
 
-def test_sampling_runs(parts):
-    bridge = parts.bridge()
-    config = GenerationConfig(max_new_tokens=8, do_sample=True, top_k=20, num_return_sequences=3, pad_token_id=1)
-    ids = encode(bridge.vocabulary, PROMPTS[0])
-    output = bridge.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    assert output.shape[0] == 3
+def test_sampling_draws_from_the_bridges_distribution(parts):
+    """The same draws with and without a cache."""
+    bridge, ids = parts.bridge(), encode(parts.base.vocabulary, PROMPTS[0])
+    config = {"max_new_tokens": 8, "do_sample": True, "top_k": 20, "num_return_sequences": 3, "pad_token_id": 1}
+    found = []
+    for use_cache in (True, False):
+        torch.manual_seed(5)
+        config |= {"use_cache": use_cache}
+        mask = torch.ones_like(ids)
+        found.append(bridge.generate(ids, attention_mask=mask, generation_config=GenerationConfig(**config)))
+    assert found[0].shape[0] == 3
+    assert torch.equal(*found)
 
 
-def test_a_text_of_end_tokens_and_unused_ids_is_read_as_no_text(parts):
-    bridge = parts.bridge()
-    ids = encode(bridge.vocabulary, "The fox")
-    odd = torch.cat([ids, torch.tensor([[1, 703, 0]])], 1)
+@pytest.mark.parametrize("policy", Policy)
+def test_what_a_token_costs_does_not_grow_with_the_text(parts, policy, forwards, encoded):
+    """300 tokens: one forward a token of the base's, at most two of the source's, a few characters encoded again."""
+    bridge, ids = parts.bridge(policy=policy), encode(parts.base.vocabulary, PROMPTS[1])
+    base, tuned = forwards(parts.base.model), forwards(parts.tuned.model)
+    cache, costs = None, []
+    following = itertools.cycle(encode(parts.base.vocabulary, "The quick, brown fox. 12 other foxes; ")[0, 1:].tolist())
     with torch.no_grad():
-        scores, speaks = bridge.scores(odd, None, 4, {"tuned": True}, None)
-    assert speaks.all()
-    assert (scores.tuned[0] == scores.tuned[0, 0]).all()
+        for _ in range(300):
+            for record in (base, tuned, encoded):
+                record.clear()
+            cache = bridge(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
+            costs.append((sum(encoded), sum(width for _, width in tuned)))
+            assert len(base) == 1
+            assert len(tuned) <= (2 if policy is Policy.LOOK_AHEAD else 1)
+            ids = torch.tensor([[next(following)]])
+    early, late = costs[20:120], costs[200:]
+    assert max(characters for characters, _ in late) <= max(characters for characters, _ in early) < 400
+    assert sum(columns for _, columns in late) <= 1.1 * sum(columns for _, columns in early)
+
+
+# --- strength, guard, several ------------------------------------------------------------------------------------
+
+
+def test_a_schedule_counts_the_tokens_since_the_prompt(parts):
+    bridge, ids = parts.bridge(strength=Schedule(1.0, 0.0, 4)), encode(parts.base.vocabulary, PROMPTS[0])
+    arguments = {"generation_config": GREEDY, "output_logits": True, "return_dict_in_generate": True}
+    found = bridge.generate(ids, attention_mask=torch.ones_like(ids), **arguments)
+    for step, strength in enumerate([1.0, 0.75, 0.5, 0.25, 0.0, 0.0]):
+        until = found.sequences[:, : ids.shape[1] + step]
+        with torch.no_grad():
+            logits = parts.bridge(strength=strength)(until, use_cache=False, logits_to_keep=1).logits[:, 0]
+            close(found.logits[step], logits)
+
+
+def test_gates_leave_the_base_as_it_is_and_change_nothing_elsewhere(parts):
+    ids = encode(parts.base.vocabulary, PROMPTS[1])
+    with torch.no_grad():
+        base, free = parts.base.model(ids).logits[0], parts.bridge()(ids).logits[0]
+        p = base.softmax(-1)
+        entropy = -(p * p.clamp_min(1e-30).log2()).sum(-1)
+        limit = float(entropy[1:].median()) + 1e-3
+        found = parts.bridge(guard=Guard(min_entropy=limit))(ids).logits[0]
+    unsure = entropy >= limit
+    assert 0 < unsure[1:].sum() < len(unsure) - 1
+    assert torch.equal(found[~unsure], base[~unsure])
+    close(found[unsure], free[unsure])
+    assert not torch.allclose(free[1:], base[1:])
+
+
+def test_implausible_tokens_stay_out_and_the_change_has_its_cap(parts):
+    ids = encode(parts.base.vocabulary, PROMPTS[1])
+    with torch.no_grad():
+        base, free = parts.base.model(ids).logits[0, 1:], parts.bridge()(ids).logits[0, 1:]
+        found = parts.bridge(guard=Guard(plausible=0.1))(ids).logits[0, 1:]
+        capped = parts.bridge(guard=Guard(max_norm=0.5))(ids).logits[0, 1:]
+    p = base.softmax(-1)
+    out = p < 0.1 * p.amax(-1, keepdim=True)
+    assert (found[out] == -torch.inf).all()
+    torch.testing.assert_close(found[~out], free[~out], atol=1e-3, rtol=1e-3)
+    change = capped - base
+    deviation = ((p * (change - (p * change).sum(-1, keepdim=True)) ** 2).sum(-1)).sqrt()
+    assert deviation.max() <= 0.5 + 1e-3
+    assert deviation.max() > 0.4
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_changes_of_several_sources_with_tokenizers_of_their_own_add_up(parts, third, policy):
+    target = parts.base.vocabulary
+    other = align(third.vocabulary, target, method="retokenize", cache=False)
+    made = [
+        (parts.pair, parts.alignment, Combination(Carry.INFORMED, 1, 0.7, 0.4), 0.8),
+        (ContrastPair(third, third), other, Combination(Carry.STATIC, 0.9, 0.5, 0.0), 0.5),
+        (parts.residual(0.2), parts.alignment, Combination(Carry.STATIC, 0.5, 0.5, form=Form.MIXTURE), 1.0),
+    ]
+    steerings = [
+        Steering.over(target, source, alignment, combination, policy=policy, strength=strength)
+        for source, alignment, combination, strength in made
+    ]
+    inputs = padded(target, PROMPTS[:2])
+    with torch.no_grad():
+        base = parts.base.model(**inputs).logits
+        changes = [Bridge(parts.base, [steering])(**inputs).logits - base for steering in steerings]
+        together = Bridge(parts.base, steerings)
+        torch.testing.assert_close(together(**inputs).logits, base + sum(changes), atol=2e-3, rtol=1e-3)
+        ids = encode(target, PROMPTS[1])
+        found = step_by_step(together, ids, [3, 2])
+        close(found, together(ids, use_cache=False).logits)
+    with pytest.raises(VocabridgeError, match="3 steerings"):
+        together.steering  # noqa: B018
+
+
+# --- errors, and what it looks like ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
@@ -193,33 +435,25 @@ def test_an_alignment_for_other_tokenizers_is_refused(parts, side):
         Bridge.over(parts.base, parts.pair, wrong)
 
 
-def test_another_models_cache_is_refused(parts):
-    bridge = parts.bridge()
-    with pytest.raises(VocabridgeError, match="DynamicCache"):
-        bridge(torch.tensor([[5]]), past_key_values=DynamicCache())
-    with pytest.raises(NotImplementedError, match="assisted"):
-        BridgeCache().crop(3)
+def test_a_steering_for_another_vocabulary_is_refused(parts):
+    steering = Steering.over(parts.base.vocabulary, parts.pair, parts.alignment)
+    with pytest.raises(VocabridgeError, match="align it with this one"):
+        Bridge(parts.small, [steering])
 
 
-@pytest.mark.parametrize("change", [{"strength": 1.0}, {"combination": Combination(Carry.INFORMED, 1, 1, 0)}])
-def test_a_change_that_needs_other_models_in_the_middle_of_a_text_is_refused(parts, change):
-    bridge = parts.bridge(strength=0.0 if "strength" in change else 1.0)
-    with torch.no_grad():
-        cache = bridge(torch.tensor([[5, 6]]), use_cache=True).past_key_values
-        for name, value in change.items():
-            setattr(bridge, name, value)
-        with pytest.raises(VocabridgeError, match="start a new cache"):
-            bridge(torch.tensor([[7]]), past_key_values=cache)
+def test_a_base_whose_logits_are_not_as_wide_as_its_vocabulary_is_refused(parts, loaded):
+    for model, vocabulary in (
+        (loaded["source"], loaded["target"].vocabulary),
+        (loaded["target"], loaded["source"].vocabulary),
+    ):
+        wrong = type(model)(model.name, model.folder, model.model, vocabulary)
+        with pytest.raises(VocabridgeError, match=f"gives {model.vocabulary.size} logits"):
+            Bridge(wrong, [])
 
 
-def test_another_strength_in_the_middle_of_a_text_is_allowed(parts):
-    bridge = parts.bridge()
-    ids = encode(bridge.vocabulary, PROMPTS[0])
-    with torch.no_grad():
-        cache = bridge(ids[:, :-1], use_cache=True).past_key_values
-        bridge.strength = 0.5
-        found = bridge(ids[:, -1:], past_key_values=cache).logits
-        torch.testing.assert_close(found, bridge(ids).logits[:, -1:], atol=1e-3, rtol=1e-3)
+def test_a_guard_that_looks_at_what_is_not_computed_is_refused(parts):
+    with pytest.raises(VocabridgeError, match="confidence looks at the tuned donor"):
+        parts.bridge(carry=Carry.LINEAR, guard=Guard(confidence=0.5))
 
 
 def test_the_bases_weights_stay_and_need_no_gradient(parts):
