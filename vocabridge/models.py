@@ -12,17 +12,25 @@ import hashlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from filelock import FileLock
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
+from vocabridge.memory import is_out_of_memory
+
+DeviceMap: TypeAlias = str | Mapping[str, int | str]
+"""Where the layers of one model go: "auto", or a device for each module, as accelerate knows it."""
+
+_TOKENIZER_FILES = ["tokenizer*", "tekken.json", "special_tokens_map.json", "config.json", "chat_template.jinja"]
 
 
 @dataclass(frozen=True)
@@ -75,35 +83,91 @@ PACKAGED = {
 }
 
 
-def load_model(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> LoadedModel:
+def load_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device_map: DeviceMap | None = None,
+    revision: str | None = None,
+) -> LoadedModel:
     """Loads a model and its vocabulary.
 
     Args:
         name: A short name of `PACKAGED`, a folder, a `.gguf` file, or a hub id.
-        device: Where the weights go, in torch's words.
+        device: Where the weights go, in torch's words; by default "cpu".
         dtype: What the weights are cast to.
+        device_map: In place of `device`, spreads the layers over several devices; needs accelerate.
+        revision: Of a hub id: the commit, branch or tag.
 
     Raises:
-        VocabridgeError: Nothing by that name can be loaded.
+        VocabridgeError: Nothing by that name can be loaded, or there is no such device.
     """
-    model = load_weights(name, device=device, dtype=dtype)
-    folder = model_folder(name)
-    vocabulary = Vocabulary.load(folder, size=model.get_output_embeddings().weight.shape[0])
+    model = load_weights(name, device=device, dtype=dtype, device_map=device_map, revision=revision)
+    folder, size = model_folder(name), model.get_output_embeddings().weight.shape[0]
+    if (commit := commit_of(model)) is None:
+        vocabulary = Vocabulary.load(folder, size=size)
+    else:
+        files = snapshot_download(folder, revision=commit, allow_patterns=_TOKENIZER_FILES)
+        vocabulary = replace(Vocabulary.load(files, size=size), name=name)
     return LoadedModel(name=name, folder=folder, model=model, vocabulary=vocabulary)
 
 
-def load_weights(name: str, *, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Loads a model without its vocabulary; arguments and errors as for `load_model`."""
+def load_weights(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device_map: DeviceMap | None = None,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Loads a model without its vocabulary; arguments and errors as for `load_model`.
+
+    Its `name_or_path` is `name`.
+    """
+    if device is not None and device_map is not None:
+        raise VocabridgeError("give one device, or a device_map over several, not both")
+    place = None if device_map is not None else _device(device or "cpu")
     folder = model_folder(name)
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, device_map=device_map, revision=revision
+        )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        if device_map is not None and importlib.util.find_spec("accelerate") is None:
+            raise VocabridgeError("device_map needs accelerate; run: pip install 'vocabridge[train]'") from error
         raise VocabridgeError(
             f"cannot load a causal language model from {name!r} ({_first_line(error)}); "
             f"give a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
         ) from error
-    torch.nn.Module.to(model, device)
+    if place is not None:
+        torch.nn.Module.to(model, place)
+    model.name_or_path = name
+    if not is_local(name):
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        # Where transformers kept it up to its version 5.20, and never saves it.
+        model.config._commit_hash = Path(cached).parent.name if isinstance(cached, str) else None
     return model.eval()
+
+
+def commit_of(model: PreTrainedModel) -> str | None:
+    """The commit of the hub's repository that a model comes from; None for local files."""
+    return getattr(model.config, "_commit_hash", None)
+
+
+def is_local(name: str) -> bool:
+    """Whether a name of a model stands for files here, which no hub knows."""
+    return name in PACKAGED or Path(name).exists()
+
+
+def weight_files(name: str) -> list[Path]:
+    """The files that hold the weights of a model that is local, sorted; none where there are none."""
+    if name.endswith(".gguf"):
+        return [Path(name)]
+    folder = Path(model_folder(name))
+    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def resolve_vocabulary(name: str) -> Vocabulary:
@@ -177,6 +241,16 @@ def _convert(gguf: Path, folder: Path) -> None:
             if role in tokenizer.roles
         },
     ).save_pretrained(folder)
+
+
+def _device(name: str) -> torch.device:
+    """A device that is there."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise VocabridgeError(f"there is no device {name!r} here ({_first_line(error)}); give cpu or cuda:0") from error
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
-from vocabridge.models import LoadedModel, load_model, load_weights
+from vocabridge.models import LoadedModel, commit_of, load_model, load_weights
 from vocabridge.value_source import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig, ValueSource
 
 WEIGHTS = "value_network.safetensors"
@@ -44,7 +44,7 @@ def new_value_network(base: str, *, method: str, rank: int, device: str = "cpu")
         method=method,
         rank=rank if method == "lora" else None,
     )
-    return ResidualValueNetwork(loaded, _initial_delta_model(loaded, config, device), config, base)
+    return ResidualValueNetwork(loaded, _initial_delta_model(loaded, config), config, base)
 
 
 def save_value_network(network: ResidualValueNetwork, folder: Path, training: Mapping[str, Any]) -> None:
@@ -68,42 +68,62 @@ def save_value_network(network: ResidualValueNetwork, folder: Path, training: Ma
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def load_value_network(folder: Path, *, device: str = "cpu") -> ResidualValueNetwork:
-    """Loads what `save_value_network` wrote, and the small base that it names.
+def load_value_network(
+    folder: Path,
+    *,
+    base: str | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> ResidualValueNetwork:
+    """Loads what `save_value_network` wrote, and its small base.
+
+    Args:
+        folder: The folder.
+        base: The small base, if it is not where the folder says.
+        revision: Of the small base on the hub.
+        device: Where to put both.
+        dtype: Of the models' weights.
 
     Raises:
         VocabridgeError: A file is missing or damaged, or the base's tokenizer is not the one it was trained with.
     """
     config = _read_config(folder / CONFIG)
-    base = load_model(config.base, device=device)
-    if base.vocabulary.fingerprint != config.fingerprint:
+    if base is not None:
+        config = replace(config, base=base)
+    loaded = load_model(config.base, device=device, dtype=dtype, revision=revision)
+    if loaded.vocabulary.fingerprint != config.fingerprint:
         raise VocabridgeError(
             f"{folder} was trained on a tokenizer with fingerprint {config.fingerprint[:12]}, but {config.base} has "
-            f"{base.vocabulary.fingerprint[:12]}; use the base it was trained on"
+            f"{loaded.vocabulary.fingerprint[:12]}; use the base it was trained on"
         )
-    value = _initial_delta_model(base, config, device)
+    value = _initial_delta_model(loaded, config)
     _load_state(value, config, folder / WEIGHTS)
-    return ResidualValueNetwork(base, value.eval(), config, str(folder))
+    return ResidualValueNetwork(loaded, value.eval(), config, str(folder))
 
 
-def load_value_source(value: str, *, untuned: str | None = None, device: str = "cpu") -> ValueSource:
+def load_value_source(
+    value: str, *, untuned: str | None = None, device: str | None = None, dtype: torch.dtype = torch.bfloat16
+) -> ValueSource:
     """A value network's folder, or the two names of a contrast pair.
 
     Args:
         value: The folder of a value network; with `untuned`, the tuned model's name.
         untuned: The same model before tuning.
         device: Where to put the models.
+        dtype: Of their weights.
 
     Raises:
         VocabridgeError: `value` is neither, or the pair's tokenizers differ.
     """
     if untuned is not None:
-        return ContrastPair(load_model(value, device=device), load_model(untuned, device=device))
-    return load_value_network(Path(value), device=device)
+        return ContrastPair(*(load_model(name, device=device, dtype=dtype) for name in (value, untuned)))
+    return load_value_network(Path(value), device=device, dtype=dtype)
 
 
-def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig, device: str) -> DeltaModel:
-    model = load_weights(base.name, device=device, dtype=base.model.dtype)
+def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> DeltaModel:
+    device, commit = str(base.model.device), commit_of(base.model)
+    model = load_weights(base.name, device=device, dtype=base.model.dtype, revision=commit)
     if config.method == "lora":
         _add_adapter(model, config.rank or 0)
     return DeltaModel(model)
