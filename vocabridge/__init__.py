@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
     from vocabridge.bridge import Bridge
     from vocabridge.bridge_cache import BridgeCache
-    from vocabridge.combination import Carry, Combination
+    from vocabridge.combination import Carry, Combination, Form
     from vocabridge.evaluation import Evaluation, evaluate
     from vocabridge.fitting import fit_combination
-    from vocabridge.loading import build_bridge
+    from vocabridge.folder import load, save_bridge
+    from vocabridge.guard import Guard
+    from vocabridge.loading import build_bridge, build_steering
     from vocabridge.models import load_model
+    from vocabridge.policy import Policy
+    from vocabridge.steering import Steering
     from vocabridge.streaming import stream
+    from vocabridge.strength import Schedule
     from vocabridge.training import Recipe, train_value_network
     from vocabridge.value_network import load_value_network
     from vocabridge.value_source import ContrastPair, ResidualValueNetwork
@@ -26,12 +31,17 @@ _HOMES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
     "bridge": ("Bridge",),
     "bridge_cache": ("BridgeCache",),
-    "combination": ("Carry", "Combination"),
+    "combination": ("Carry", "Combination", "Form"),
     "evaluation": ("Evaluation", "evaluate"),
     "fitting": ("fit_combination",),
-    "loading": ("build_bridge",),
+    "folder": ("load", "save_bridge"),
+    "guard": ("Guard",),
+    "loading": ("build_bridge", "build_steering"),
     "models": ("load_model",),
+    "policy": ("Policy",),
+    "steering": ("Steering",),
     "streaming": ("stream",),
+    "strength": ("Schedule",),
     "training": ("Recipe", "train_value_network"),
     "value_network": ("load_value_network",),
     "value_source": ("ContrastPair", "ResidualValueNetwork"),
@@ -46,16 +56,24 @@ __all__ = [
     "Combination",
     "ContrastPair",
     "Evaluation",
+    "Form",
+    "Guard",
+    "Policy",
     "Recipe",
     "ResidualValueNetwork",
+    "Schedule",
+    "Steering",
     "VocabridgeError",
     "Vocabulary",
     "align",
     "build_bridge",
+    "build_steering",
     "evaluate",
     "fit_combination",
+    "load",
     "load_model",
     "load_value_network",
+    "save_bridge",
     "stream",
     "train_value_network",
 ]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vocabridge.alignment import Alignment, align
+import torch
+
+from vocabridge.alignment import Alignment, Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Combination
 from vocabridge.data import corpus_files
 from vocabridge.models import load_model
+from vocabridge.policy import Policy
+from vocabridge.steering import Steering
+from vocabridge.strength import Strength
 from vocabridge.value_network import load_value_source
 
 
@@ -19,28 +24,68 @@ def build_bridge(
     untuned: str | None = None,
     alignment: Path | None = None,
     combination: Path | None = None,
-    strength: float = 1.0,
-    device: str = "cpu",
+    device: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Bridge:
-    """Loads the parts of a bridge and puts them together.
+    """Loads a base model and one value source, and puts them together at strength 1.
 
     Args:
         base: The base model by name.
-        value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
-        untuned: The untuned model of the pair.
-        alignment: A saved alignment; without one, the default from the shipped corpus, by way of the cache.
-        combination: Saved weights; without them the informed carry at (1, 1, 1).
-        strength: alpha.
+        value: As for `build_steering`, and so are all others.
+        untuned: The untuned model of a contrast pair.
+        alignment: A saved alignment.
+        combination: Saved weights.
         device: Where the models go.
+        dtype: Of their weights.
 
     Raises:
         VocabridgeError: A part is missing or damaged, or the parts do not fit.
     """
-    source = load_value_source(value, untuned=untuned, device=device)
-    target = load_model(base, device=device)
+    target = load_model(base, device=device, dtype=dtype)
+    steering = build_steering(
+        target.vocabulary,
+        value,
+        untuned=untuned,
+        alignment=alignment,
+        combination=combination,
+        device=device,
+        dtype=dtype,
+    )
+    return Bridge(target, [steering])
+
+
+def build_steering(
+    target: Vocabulary,
+    value: str,
+    *,
+    untuned: str | None = None,
+    alignment: Path | None = None,
+    combination: Path | None = None,
+    policy: Policy = Policy.LOOK_AHEAD,
+    strength: Strength = 1.0,
+    device: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Steering:
+    """Loads a value source and what carries it to a base model's vocabulary.
+
+    Args:
+        target: The base model's vocabulary.
+        value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
+        untuned: The untuned model of the pair.
+        alignment: A saved alignment; without one, the default from the shipped corpus, by way of the cache.
+        combination: Saved weights; without them the informed carry at (1, 1, 1).
+        policy: What the source says where its tokens and the base's do not end together.
+        strength: alpha.
+        device: Where the source's models go.
+        dtype: Of their weights.
+
+    Raises:
+        VocabridgeError: A part is missing or damaged, or the parts do not fit.
+    """
+    source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
     if alignment is not None:
-        matrix = Alignment.load(alignment, source=source.vocabulary, target=target.vocabulary)
+        matrix = Alignment.load(alignment, source=source.vocabulary, target=target)
     else:
-        matrix = align(source.vocabulary, target.vocabulary, corpus=corpus_files())
+        matrix = align(source.vocabulary, target, corpus=corpus_files())
     weights = None if combination is None else Combination.load(combination)
-    return Bridge.over(target, source, matrix, weights, strength=strength)
+    return Steering.over(target, source, matrix, weights, policy=policy, strength=strength)

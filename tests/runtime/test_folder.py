@@ -1,0 +1,404 @@
+"""A bridge as a folder: it comes back as it was, is not mistaken for another one, and is there whole or not at all."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import vocabridge
+from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.folder import load, save_bridge
+from vocabridge.guard import Guard
+from vocabridge.loading import build_steering
+from vocabridge.models import load_model
+from vocabridge.policy import Policy
+from vocabridge.reference import weights_digest
+from vocabridge.steering import Steering
+from vocabridge.strength import Schedule
+from vocabridge.value_network import load_value_network, new_value_network, save_value_network
+
+TEXT = "The quick brown fox counts 12 cafés and 3 dogs."
+F32 = torch.float32
+
+
+@pytest.fixture
+def own(model_folders, tmp_path):
+    """Copies of the tiny models, which a test may change."""
+    for name, folder in vars(model_folders).items():
+        shutil.copytree(folder, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def values(own):
+    """The folder of a value network: an adapter with some change of logits."""
+    network = new_value_network(str(own / "source"), method="lora", rank=2)
+    torch.nn.init.normal_(network.value.projection.weight, std=0.3)
+    save_value_network(network, own / "values", {"epochs": 1})
+    return own / "values"
+
+
+@pytest.fixture
+def bridge(own, parts):
+    """A contrast pair on a base, both from folders of the test's own."""
+    parts.alignment.save(own / "pair.safetensors")
+    base = load_model(str(own / "target"), dtype=F32)
+    steering = build_steering(
+        base.vocabulary,
+        str(own / "tuned"),
+        untuned=str(own / "source"),
+        alignment=own / "pair.safetensors",
+        dtype=F32,
+    )
+    return Bridge(base, [steering])
+
+
+def logits(bridge, text=TEXT):
+    ids = torch.tensor([[0, *bridge.vocabulary.encode(text).ids.tolist()]])
+    with torch.no_grad():
+        return bridge(input_ids=ids).logits
+
+
+def written(folder):
+    return json.loads((folder / "bridge.json").read_text())
+
+
+def edit(folder, change):
+    document = written(folder)
+    change(document)
+    (folder / "bridge.json").write_text(json.dumps(document))
+
+
+def test_a_contrast_pair_comes_back_bit_for_bit(bridge, own):
+    save_bridge(bridge, own / "bridge")
+    again = vocabridge.load(own / "bridge", dtype=F32)
+    assert torch.equal(logits(again), logits(bridge))
+    assert sorted(path.name for path in (own / "bridge").iterdir()) == ["alignment-1.safetensors", "bridge.json"]
+
+
+def test_several_sources_come_back_with_all_that_was_set(bridge, own, values, parts):
+    network = load_value_network(values, dtype=F32)
+    mixture = Combination(Carry.STATIC, 0.3, 0.7, 0.0, Form.MIXTURE)
+    settings = {"policy": Policy.HEAL, "strength": Schedule(1.0, 0.25, 8)}
+    second = Steering.over(bridge.vocabulary, network, parts.alignment, mixture, **settings)
+    guard = Guard(plausible=0.01, min_entropy=0.5, max_norm=3.0)
+    base = load_model(str(own / "target"), dtype=F32)
+    both = Bridge(base, [bridge.steering, second], guard)
+    save_bridge(both, own / "bridge")
+    again = load(own / "bridge", dtype=F32)
+    assert again.guard == guard
+    assert [one.combination for one in again.steerings] == [Combination(), mixture]
+    assert [one.policy for one in again.steerings] == [Policy.LOOK_AHEAD, Policy.HEAL]
+    assert [one.strength for one in again.steerings] == [1.0, Schedule(1.0, 0.25, 8)]
+    assert torch.equal(logits(again), logits(both))
+    assert again.steerings[1].source.config.training == {"epochs": 1}
+
+
+def test_an_adapter_is_copied_so_its_folder_may_go_and_the_bridge_may_move(own, values, bridge, parts):
+    network = load_value_network(values, dtype=F32)
+    saved = Bridge(
+        load_model(str(own / "target"), dtype=F32), [Steering.over(bridge.vocabulary, network, parts.alignment)]
+    )
+    save_bridge(saved, own / "bridge")
+    copied = (own / "bridge" / "value-1" / "value_network.safetensors").read_bytes()
+    assert copied == (values / "value_network.safetensors").read_bytes()
+    shutil.rmtree(values)
+    (own / "bridge").rename(own / "moved")
+    again = load(own / "moved", dtype=F32)
+    assert torch.equal(logits(again), logits(saved))
+    save_bridge(again, own / "moved")  # over itself
+    assert torch.equal(logits(load(own / "moved", dtype=F32)), logits(saved))
+
+
+def test_a_value_network_of_all_weights_is_referred_to(own, bridge, parts):
+    network = new_value_network(str(own / "source"), method="full", rank=1)
+    with pytest.raises(VocabridgeError, match="save it with save_value_network"):
+        save_bridge(_over(bridge, network, parts, own), own / "bridge")
+    assert not (own / "bridge").exists()
+    save_value_network(network, own / "values", {})
+    save_bridge(_over(bridge, load_value_network(own / "values"), parts, own), own / "bridge")
+    assert not (own / "bridge" / "value-1").exists()
+    assert written(own / "bridge")["steerings"][0]["source"]["value_network"]["name"] == str(own / "values")
+    load(own / "bridge")
+    shutil.rmtree(own / "values")
+    with pytest.raises(VocabridgeError, match="values is not there any more"):
+        load(own / "bridge")
+
+
+def _over(bridge, network, parts, own):
+    return Bridge(load_model(str(own / "target")), [Steering.over(bridge.vocabulary, network, parts.alignment)])
+
+
+def test_a_model_inside_of_the_folder_moves_with_it(bridge, own):
+    save_bridge(bridge, own / "bridge")
+    shutil.move(own / "target", own / "bridge" / "base")
+    edit(own / "bridge", lambda document: document["base"].update(name="./base"))
+    expected = logits(bridge)
+    (own / "bridge").rename(own / "moved")
+    again = load(own / "moved", dtype=F32)
+    assert torch.equal(logits(again), expected)
+    save_bridge(again, own / "moved")
+    assert written(own / "moved")["base"]["name"] == "./base"
+    assert torch.equal(logits(load(own / "moved", dtype=F32)), expected)
+
+
+def test_a_strength_may_be_edited(bridge, own):
+    save_bridge(bridge, own / "bridge")
+    edit(own / "bridge", lambda document: document["steerings"][0].update(strength=0))
+    silent = load(own / "bridge", dtype=F32)
+    ids = torch.tensor([[0, 300, 301]])
+    with torch.no_grad():
+        assert torch.equal(silent(input_ids=ids).logits, silent.base(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "places"),
+    [
+        ((F32, torch.bfloat16), {}),
+        ((torch.bfloat16, F32), {"device": "cpu", "value_device": "cpu"}),
+        ((F32, F32), {"device_map": {"": "cpu"}}),
+    ],
+)
+def test_base_and_source_have_their_own_dtype_and_place(bridge, own, dtypes, places):
+    save_bridge(bridge, own / "bridge")
+    again = load(own / "bridge", dtype=dtypes[0], value_dtype=dtypes[1], **places)
+    assert again.dtype == dtypes[0]
+    assert {next(model.parameters()).dtype for model in again.steering.source.models.values()} == {dtypes[1]}
+    ids = torch.tensor([[0, *again.vocabulary.encode(TEXT).ids.tolist()]])
+    tokens = again.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=4, do_sample=False)
+    assert tokens.shape[1] > ids.shape[1]
+    given, expected = logits(again), logits(bridge)
+    if dtypes == (F32, F32):
+        assert torch.equal(given, expected)
+    else:  # as near as the narrower dtype lets it be, and nearer than the base alone
+        alone = again.base(input_ids=ids).logits.float()
+        assert _distance(given, expected) < 0.1 * _distance(alone, expected)
+
+
+def _distance(logits, expected):
+    """Mean total variation of two distributions."""
+    return (logits.softmax(-1) - expected.softmax(-1)).abs().sum(-1).mean()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("places", [("cuda:0", "cpu"), ("cpu", "cuda:0"), ("cuda:0", "cuda:0")])
+def test_base_and_source_may_be_on_different_devices(bridge, own, places):
+    save_bridge(bridge, own / "bridge")
+    again = load(own / "bridge", device=places[0], value_device=places[1], dtype=F32)
+    ids = torch.tensor([[0, *again.vocabulary.encode(TEXT).ids.tolist()]], device=places[0])
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=ids).logits.cpu(), logits(bridge), atol=1e-3, rtol=1e-3)
+
+
+def test_a_device_that_is_not_there_and_two_places_at_once_are_refused(own):
+    with pytest.raises(VocabridgeError, match="there is no device 'nowhere' here"):
+        load_model(str(own / "target"), device="nowhere")
+    with pytest.raises(VocabridgeError, match="not both"):
+        load_model(str(own / "target"), device="cpu", device_map="auto")
+
+
+def change_weights(folder):
+    model = load_model(str(folder), dtype=F32).model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+    model.save_pretrained(folder)
+
+
+def change_tokenizer(folder):
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["merges"].pop()
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("name", ["target", "tuned", "source"])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (change_weights, "{} has other weights now"),
+        (change_tokenizer, "{} has another tokenizer now"),
+        (shutil.rmtree, "{} is not there any more; put it back, or correct its name"),
+    ],
+)
+def test_a_model_that_has_changed_is_named(bridge, own, name, change, says):
+    save_bridge(bridge, own / "bridge")
+    change(own / name)
+    with pytest.raises(VocabridgeError) as error:
+        load(own / "bridge", dtype=F32)
+    assert says.format(own / name) in str(error.value)
+
+
+def test_an_adapter_that_has_changed_is_named(bridge, own, values, parts):
+    save_bridge(_over(bridge, load_value_network(values), parts, own), own / "bridge")
+    weights = own / "bridge" / "value-1" / "value_network.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-7] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(VocabridgeError, match="value-1 has other weights now"):
+        load(own / "bridge")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_an_alignment_that_is_altered_cut_off_or_gone_is_named(bridge, own, damage):
+    save_bridge(bridge, own / "bridge")
+    alignment = own / "bridge" / "alignment-1.safetensors"
+    alignment.write_bytes(damage(alignment.read_bytes()))
+    with pytest.raises(VocabridgeError, match=r"alignment-1\.safetensors: altered or damaged"):
+        load(own / "bridge", dtype=F32)
+    alignment.unlink()
+    with pytest.raises(VocabridgeError, match=r"alignment-1\.safetensors: no such file"):
+        load(own / "bridge", dtype=F32)
+
+
+def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
+    save_bridge(bridge, own / "bridge")
+    whole = (own / "bridge" / "bridge.json").read_bytes().rstrip()
+    for size in range(0, len(whole), 97):
+        (own / "bridge" / "bridge.json").write_bytes(whole[:size])
+        with pytest.raises(VocabridgeError, match=r"bridge\.json cannot be read .*; copy or make the bridge again"):
+            load(own / "bridge")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.update(format=99), "of format 99"),
+        (lambda d: d.pop("guard"), "a bridge has format, version, base, guard, steerings"),
+        (lambda d: d.update(strength=1), "a bridge has format"),
+        (lambda d: d.update(steerings={}), "its steerings are no list"),
+        (lambda d: d["base"].pop("digest"), "is no reference to a model"),
+        (lambda d: d["base"].update(digest=None), "either revision or digest is null"),
+        (lambda d: d["base"].update(name=3), "its values are strings"),
+        (lambda d: d["base"].update(digest="0" * 64), "has other weights now"),
+        (lambda d: d["base"].update(fingerprint="0" * 64), "has another tokenizer now"),
+        (lambda d: d["guard"].update(plausible=2), "plausible is a fraction"),
+        (lambda d: d["steerings"][0].update(strength="much"), "'much' is no strength"),
+        (lambda d: d["steerings"][0].update(policy="guess"), "'guess' is no policy; choose among skip"),
+        (lambda d: d["steerings"][0]["combination"].update(carry="guess"), "no combination"),
+        (lambda d: d["steerings"][0]["source"].pop("untuned"), "a source has"),
+        (lambda d: d["steerings"][0]["alignment"].update(file="../x"), "no name of a file in this folder"),
+        (lambda d: d["steerings"][0].update(alignment="x"), "an alignment has file, sha256"),
+        (lambda d: d["steerings"].append(3), "a steering has source"),
+    ],
+)
+def test_what_is_wrong_in_bridge_json_is_named(bridge, own, change, says):
+    save_bridge(bridge, own / "bridge")
+    edit(own / "bridge", change)
+    with pytest.raises(VocabridgeError) as error:
+        load(own / "bridge", dtype=F32)
+    assert str(error.value).startswith(str(own / "bridge" / "bridge.json"))
+    assert says in str(error.value)
+
+
+def test_what_is_no_bridge_is_refused(own):
+    with pytest.raises(VocabridgeError, match="nowhere is no bridge"):
+        load(own / "nowhere")
+    with pytest.raises(VocabridgeError, match="target is no bridge"):
+        load(own / "target")
+
+
+def test_what_is_in_the_way_is_left_alone(bridge, own):
+    (own / "mine").mkdir()
+    (own / "mine" / "diary.txt").write_text("mine")
+    (own / "file").write_text("mine")
+    for place in ("mine", "file"):
+        with pytest.raises(VocabridgeError, match="is not empty and is no bridge"):
+            save_bridge(bridge, own / place)
+    assert [path.name for path in (own / "mine").iterdir()] == ["diary.txt"]
+    assert (own / "file").read_text() == "mine"
+    (own / "empty").mkdir()
+    save_bridge(bridge, own / "empty")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_save_that_fails_leaves_nothing_or_the_old_bridge(bridge, own, monkeypatch, error):
+    save_bridge(bridge, own / "old")
+    before = {path.name: path.read_bytes() for path in (own / "old").iterdir()}
+    monkeypatch.setattr(vocabridge.folder, "write_whole", _raiser(error))
+    bridge.steering.strength = 0.5
+    for place in ("new", "old"):
+        with pytest.raises((KeyboardInterrupt, VocabridgeError)):
+            save_bridge(bridge, own / place)
+    assert not (own / "new").exists()
+    assert {path.name: path.read_bytes() for path in (own / "old").iterdir()} == before
+
+
+def _raiser(error):
+    def fail(*_arguments):
+        raise error
+
+    return fail
+
+
+def test_what_cannot_be_referred_to_is_not_saved(bridge, own):
+    nameless = replace(load_model(str(own / "target"), dtype=F32), name="x")
+    nameless.model.name_or_path = ""
+    with pytest.raises(VocabridgeError, match="save the model to a folder"):
+        save_bridge(Bridge(nameless, [bridge.steering]), own / "bridge")
+    bridge.steering.alignment = None
+    with pytest.raises(VocabridgeError, match="a projection of its own"):
+        save_bridge(bridge, own / "bridge")
+    assert not (own / "bridge").exists()
+
+
+def test_the_digest_of_weights_reads_samples_of_a_large_file(tmp_path):
+    size = (1 << 16) * 64 * 3
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bytes(size))
+    plain = weights_digest([path])
+    for place, noticed in ((0, True), (size - 1, True), ((1 << 16) + 5, False)):
+        data = bytearray(size)
+        data[place] = 1
+        path.write_bytes(data)
+        assert (weights_digest([path]) != plain) is noticed
+    path.write_bytes(bytes(size + 1))
+    assert weights_digest([path]) != plain
+    path.write_bytes(bytes(size))
+    assert weights_digest([path]) == plain
+    assert weights_digest([path.rename(tmp_path / "model-1.safetensors")]) != plain
+
+
+HUB = """
+import sys, torch, vocabridge
+base = vocabridge.load_model("someone/base", dtype=torch.float32)
+steering = vocabridge.build_steering(base.vocabulary, sys.argv[1], untuned=sys.argv[2], alignment=sys.argv[3])
+vocabridge.save_bridge(vocabridge.Bridge(base, [steering]), "bridge")
+"""
+
+
+def test_a_model_of_the_hub_is_kept_to_its_commit(own, parts):
+    """With a hub's cache made by hand, offline: the bridge stays with the old commit when there is a new one."""
+    old, new = "a" * 40, "b" * 40
+    repository = own / "hub" / "models--someone--base"
+    for commit in (old, new):
+        shutil.copytree(own / "target", repository / "snapshots" / commit)
+    change_weights(repository / "snapshots" / new)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(old)
+    parts.alignment.save(own / "pair.safetensors")
+    environment = os.environ | {"HF_HUB_CACHE": str(own / "hub"), "HF_HUB_OFFLINE": "1"}
+    paths = [own / "tuned", own / "source", own / "pair.safetensors"]
+    subprocess.run([sys.executable, "-c", HUB, *map(str, paths)], cwd=own, env=environment, check=True, timeout=100)
+    reference = written(own / "bridge")["base"]
+    fingerprint = Vocabulary.load(own / "target").fingerprint
+    assert reference == {"name": "someone/base", "fingerprint": fingerprint, "revision": old, "digest": None}
+    (repository / "refs" / "main").write_text(new)
+    weigh = (
+        "import torch, vocabridge\n"
+        "bridge = vocabridge.load('bridge', dtype=torch.float32)\n"
+        "print(float(bridge.base.get_input_embeddings().weight.double().sum()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", weigh], cwd=own, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    expected = load_model(str(own / "target"), dtype=F32).model.get_input_embeddings().weight.detach().double().sum()
+    assert float(done.stdout) == float(expected)
