@@ -164,7 +164,8 @@ class Bridge(PreTrainedModel, GenerationMixin):
             input_ids = input_ids[rows]
             attention_mask = None if attention_mask is None else attention_mask[rows]
             position_ids = None if position_ids is None else position_ids[rows]
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        # As a number: a static cache's own is a tensor that counts on in place.
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         output = self.base(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -219,7 +220,8 @@ class Bridge(PreTrainedModel, GenerationMixin):
                 reading = steering.reading(len(ids), steering.wanted)
                 if cache is not None:
                     cache.begin(number, reading)
-            if reading is None or reading.length != past or reading.models != steering.models(steering.wanted):
+            models = steering.models(steering.wanted)
+            if reading is None or reading.interrupted or reading.length != past or reading.models != models:
                 raise VocabridgeError(
                     f"{steering.source.name} has not read this text from its start, because the strength or the "
                     "combination was changed, or an earlier step was interrupted; start a new cache"

@@ -124,6 +124,11 @@ class Reading:
         """How many tokens of the base's each row has been given."""
         return len(self._texts[0].tokens)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a step was broken off, so that what was read is not what is remembered."""
+        return self.forest.interrupted
+
     def prime(self, row: int, beginning: Sequence[Piece]) -> None:
         """Gives a row a beginning of its own: a prompt that each model has in its own words, such as a chat's.
 

@@ -28,6 +28,7 @@ class TokenForest:
     Attributes:
         trees: A tree a row.
         models: The models that read along; their caches agree, so they stay the same.
+        interrupted: Whether a forward was broken off; then they do not agree any more.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], batch: int) -> None:
@@ -41,6 +42,7 @@ class TokenForest:
         self._said: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
         self._chunks: dict[int, dict[str, Tensor]] = {}
         self._forwards = 0
+        self.interrupted = False
 
     @torch.no_grad()
     def read(self, wanted: Sequence[Sequence[int]]) -> None:
@@ -58,6 +60,7 @@ class TokenForest:
         width = max(map(len, new))
         if not width:
             return
+        self.interrupted = True
         old = self._depths.shape[1]
         ids = np.zeros((len(new), width), np.int64)
         depths = np.full((len(new), width), -1, np.int64)
@@ -85,6 +88,7 @@ class TokenForest:
         self._chunks[self._forwards] = self._forward(ids, np.maximum(depths, 0), past, order)
         self._forwards += 1
         self._forget(wanted)
+        self.interrupted = False
 
     def _forget(self, wanted: Sequence[Sequence[int]]) -> None:
         """Drops the logits of old forwards, but for those that were just wanted."""
