@@ -111,6 +111,7 @@ class BridgeCache(Cache):
         """Takes back tokens, their number as one below 0; the sources keep what the texts still have in common."""
         before = self.get_seq_length()
         super().crop(tokens_to_remove)
+        self.positions = max(0, self.positions + tokens_to_remove)
         for reading in self.readings.values():
             for row in range(len(reading.forest.trees)):
                 reading.crop(row, before + tokens_to_remove)
