@@ -48,7 +48,7 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         for conversation in conversations
     ]
     width = max(map(len, rows))
-    pad = bridge.vocabulary.roles.get("pad", bridge.vocabulary.roles.get("end", 0))
+    pad = padding(bridge.vocabulary)
     cache = DynamicCache(config=bridge.config.get_text_config(decoder=True))
     return {
         "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=bridge.device),
@@ -57,6 +57,11 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         ),
         "past_key_values": BridgeCache(cache, prompts),
     }
+
+
+def padding(vocabulary: Vocabulary) -> int:
+    """An id to fill the rows of a batch with: the padding token's, or any other, as masks hide it."""
+    return vocabulary.roles.get("pad", vocabulary.roles.get("end", 0))
 
 
 def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:

@@ -1,64 +1,193 @@
-"""Greedy text from a bridge, as it comes: one forward a token, whole characters only.
+"""Text from a bridge as it comes: one forward a token, whole characters only.
 
-The same tokens as `Bridge.generate` gives without sampling, as text. A character whose bytes are spread over
-several tokens appears with the last of them.
+It is the text that `Bridge.generate` gives for the same settings: transformers prepares everything (settings, the
+logits processors that they ask for, when to stop), and only its loop is replaced, by one that can be iterated. A
+character whose bytes are spread over several tokens appears with the last of them, and what may yet become a stop
+string with the token that decides. Beams are known at the end alone, so with several all text comes then.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
+from vocabridge.chat import Messages, chat_prompt, padding
 from vocabridge.reader import begin_tokens
+from vocabridge.stopping import StopStrings, held, stop_bytes, stopped
 
 
-def stream(bridge: Bridge, prompt: str, max_new_tokens: int) -> Iterator[str]:
-    """Continues a text.
+def stream(
+    bridge: Bridge,
+    prompt: str | Messages,
+    *,
+    max_new_tokens: int,
+    stop: str | Sequence[str] = (),
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    beams: int = 1,
+) -> Stream:
+    """Continues a text, or answers a conversation.
 
     Args:
         bridge: The bridge.
-        prompt: The text to continue.
+        prompt: The text to continue; or messages, which each model reads in its own chat template.
         max_new_tokens: Stop after so many tokens of the base model, if it has not ended before.
+        stop: Strings that end the text, and are no part of it.
+        temperature: 0 takes the likeliest token, above it is drawn.
+        top_p: Draws from the likeliest tokens that have this probability together.
+        beams: Looks for the likeliest text with so many beams.
 
-    Yields:
-        Pieces of the continuation, none empty; bytes that are no text appear as U+FFFD.
+    Returns:
+        An iterator over pieces of the text, none empty; bytes that are no text appear as U+FFFD.
 
     Raises:
-        VocabridgeError: The prompt is empty and the base model has no begin token to start from.
+        VocabridgeError: The prompt is empty and the base model has no begin token to start from; a model has no chat
+            template; or a setting is out of its range.
     """
+    if max_new_tokens < 1 or beams < 1:
+        raise VocabridgeError(f"cannot write {max_new_tokens} tokens with {beams} beams; give numbers from 1 up")
+    if not (0 <= temperature < math.inf and 0 < top_p <= 1):
+        raise VocabridgeError(
+            f"cannot draw at temperature {temperature} and top-p {top_p}; give a temperature from 0 up, and a top-p "
+            "above 0 that is at most 1"
+        )
+    # Where nothing is drawn, the values that mean "not set" to transformers, whatever the base's own settings are.
+    drawing = {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=beams,
+        do_sample=temperature > 0,
+        eos_token_id=_end_tokens(bridge, chat=not isinstance(prompt, str)) or None,
+        pad_token_id=padding(bridge.vocabulary),
+        use_cache=True,
+        **(drawing if temperature > 0 else {"temperature": 1.0, "top_p": 1.0, "top_k": 50}),
+    )
+    return Stream(bridge, _inputs(bridge, prompt), config, stop)
+
+
+class Stream(Iterator[str]):
+    """Pieces of a text that is being written.
+
+    Attributes:
+        tokens: How many tokens have been written, an end token among them.
+    """
+
+    def __init__(
+        self, bridge: Bridge, inputs: dict[str, Any], config: GenerationConfig, stop: str | Sequence[str]
+    ) -> None:
+        """Of one text; `inputs` is what `generate` is called with."""
+        self.tokens = 0
+        self._bridge = bridge
+        self._inputs = inputs
+        self._config = config
+        self._stop = stop
+        self._cache: BridgeCache | None = None
+        self._text = _whole_characters(self._data(), stop_bytes(stop))
+
+    def __next__(self) -> str:
+        """The next piece."""
+        return next(self._text)
+
+    @property
+    def changed_rate(self) -> float | None:
+        """Share of the tokens so far at which steering changed the likeliest one; None before any, and at strength 0.
+
+        Of all beams, where there are several; see `BridgeCache.changed_rate`.
+        """
+        rate = None if self._cache is None else self._cache.changed_rate
+        return None if rate is None else float(rate.mean())
+
+    def _data(self) -> Iterator[bytes]:
+        """The bytes of every token; none of an end token."""
+        ends = self._config.eos_token_id or ()
+        for token in self._written():
+            self.tokens += 1
+            yield b"" if token in ends else self._bridge.vocabulary.token_bytes[token] or b""
+
+    def _written(self) -> Iterator[int]:
+        bridge: Any = self._bridge  # transformers types `generate` for its own classes only
+        if self._config.num_beams == 1:
+            yield from bridge.generate(**self._inputs, generation_config=self._config, custom_generate=self._one_by_one)
+        else:
+            length = self._inputs["input_ids"].shape[1]
+            criterion = StopStrings(self._bridge.vocabulary, self._stop, length)
+            output = bridge.generate(
+                **self._inputs,
+                generation_config=self._config,
+                stopping_criteria=StoppingCriteriaList([criterion]),
+                return_dict_in_generate=True,
+            )
+            self._cache = output.past_key_values
+            yield from output.sequences[0, length:].tolist()
+
+    def _one_by_one(
+        self,
+        bridge: Bridge,
+        input_ids: Tensor,
+        *,
+        logits_processor: Callable[[Tensor, Tensor], Tensor],
+        stopping_criteria: Callable[[Tensor, Tensor], Tensor],
+        generation_config: GenerationConfig,
+        **model_inputs: Any,
+    ) -> Iterator[int]:
+        """The loop of `generate` for one text, (1, n) ids."""
+        self._cache, new, finished = model_inputs["past_key_values"], input_ids, False
+        while not finished:
+            # Nobody's gradients are switched off between two tokens.
+            with torch.no_grad():
+                output = bridge(input_ids=new, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+                scores = logits_processor(input_ids, output.logits[:, -1].float())
+                if generation_config.do_sample:
+                    new = scores.softmax(-1).multinomial(1)
+                else:
+                    new = scores.argmax(-1, keepdim=True)
+                input_ids = torch.cat([input_ids, new], 1)
+                finished = bool(stopping_criteria(input_ids, scores).all())
+            yield int(new)
+
+
+def _whole_characters(pieces: Iterable[bytes], stops: Sequence[bytes]) -> Iterator[str]:
+    """A text that comes in bytes, up to the first stop string; pieces of it, none empty."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pending = b""
+    for data in pieces:
+        pending += data
+        at = stopped(pending, stops)
+        if at is not None:
+            pending = pending[:at]
+            break
+        sure = len(pending) - held(pending, stops)
+        if text := decoder.decode(pending[:sure]):
+            yield text
+        pending = pending[sure:]
+    if text := decoder.decode(pending, final=True):
+        yield text
+
+
+def _inputs(bridge: Bridge, prompt: str | Messages) -> dict[str, Any]:
+    """What `generate` is called with."""
+    if not isinstance(prompt, str):
+        return chat_prompt(bridge, prompt)
     vocabulary = bridge.vocabulary
     ids = begin_tokens(vocabulary) + vocabulary.encode(prompt).ids.tolist()
     if not ids:
         raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")
-    ends = _end_tokens(bridge)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    cache: BridgeCache | None = None
-    for _ in range(max_new_tokens):
-        token, cache = _next(bridge, ids, cache)
-        if token in ends:
-            break
-        if text := decoder.decode(vocabulary.token_bytes[token] or b""):
-            yield text
-        ids = [token]
-    if text := decoder.decode(b"", final=True):
-        yield text
+    input_ids = torch.tensor([ids], device=bridge.device)
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
-def _end_tokens(bridge: Bridge) -> set[int]:
-    """The end token of the tokenizer, and those of the base model's generation configuration."""
+def _end_tokens(bridge: Bridge, *, chat: bool) -> list[int]:
+    """The end token of the tokenizer, in a chat that of a turn, and those of the base's generation configuration."""
     configured = bridge.generation_config.eos_token_id
     ends = {configured} if isinstance(configured, int) else set(configured or ())
-    return ends | {i for role, i in bridge.vocabulary.roles.items() if role == "end"}
-
-
-@torch.no_grad()
-def _next(bridge: Bridge, ids: list[int], cache: BridgeCache | None) -> tuple[int, BridgeCache]:
-    """The likeliest token after these new ones, and the cache that holds them."""
-    new = torch.tensor([ids], device=bridge.device)
-    output = bridge(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return int(output.logits[0, -1].argmax()), output.past_key_values
+    roles = ("end", "turn end") if chat else ("end",)
+    return sorted(ends | {i for role, i in bridge.vocabulary.roles.items() if role in roles})
