@@ -121,10 +121,11 @@ def _blocks(
     steering.look(said, parts, [log_p.exp() for log_p in log_ps], carry)
     blocks = []
     for part, log_p in zip(parts, log_ps, strict=True):
-        scores, _ = steering.scores(said, part, wanted)
-        p_base = log_p.exp()
+        scores, speaks = steering.scores(said, part, wanted)
+        p_base, speaking = log_p.exp(), speaks.squeeze(-1) > 0
         features = {c: carried(c, steering.projection, _used(c, scores), p_base, scores.ahead) for c in carries}
-        blocks.append(_kept(log_p, features, truth[chosen[part]], generator))
+        features = {c: tuple(feature[speaking] for feature in several) for c, several in features.items()}
+        blocks.append(_kept(log_p[speaking], features, truth[chosen[part]][speaking], generator))
     return blocks
 
 
