@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.combination import Carry, Combination, Form
+from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.value_source import Scores
 
@@ -86,7 +87,7 @@ def test_in_one_vocabulary_the_mixture_is_the_plain_mean_of_probabilities(seed, 
     found = (base + case.change(Combination(Carry.STATIC, a, b, form=Form.MIXTURE), strength)).double().softmax(-1)
     p, q = base.double().softmax(-1), case.scores.tuned.double().softmax(-1)
     expected = (1 - strength) * p + strength * (a * p + b * q) / (a + b)
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-3)
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-3)  # a float32 rounds the share to 6e-8
 
 
 @pytest.mark.parametrize("carry", DISTRIBUTIONS)
@@ -146,10 +147,8 @@ def test_no_scores_are_overwritten(carry, form, projection, sizes):
         found.fill_(7.0)
         assert torch.equal(p_base, before.base.softmax(-1))
         assert torch.equal(case.base, before.base)
-        assert all(
-            torch.equal(one, two)
-            for one, two in zip(vars(case.scores).values(), vars(before.scores).values(), strict=True)
-        )
+        for name in ("delta", "tuned", "untuned"):
+            assert torch.equal(getattr(case.scores, name), getattr(before.scores, name))
 
 
 @pytest.mark.parametrize(("carry", "form"), EVERYTHING)
@@ -226,20 +225,14 @@ def test_only_scores_with_a_weight_are_needed(combination, needs):
         (Carry.LINEAR, (1, 0, 1), set()),
     ],
 )
-def test_models_of_weight_0_are_not_run(parts, carry, weights, run):
-    bridge, ran = parts.bridge(carry=carry, weights=weights), set()
-    hooks = [
-        model.register_forward_hook(lambda *_, name=name: ran.add(name)) for name, model in bridge.source.models.items()
-    ]
+def test_models_of_weight_0_are_not_run(parts, carry, weights, run, forwards):
+    bridge = parts.bridge(carry=carry, weights=weights)
+    seen = {name: forwards(model) for name, model in bridge.steering.source.models.items()}
     ids = torch.tensor([[0, 300, 301]])
-    try:
-        with torch.no_grad():
-            logits = bridge(ids).logits
-            expected = parts.base.model(ids).logits
-    finally:
-        for hook in hooks:
-            hook.remove()
-    assert ran == run
+    with torch.no_grad():
+        logits = bridge(ids).logits
+        expected = parts.base.model(ids).logits
+    assert {name for name, calls in seen.items() if calls} == run
     if not run:
         assert torch.equal(logits, expected)
 
@@ -256,7 +249,8 @@ def test_the_family(parts):
     ids = torch.tensor([[0, 400, 301, 350]])
     with torch.no_grad():
         base = parts.base.model(ids).logits
-        at = {w: parts.bridge(weights=w)(ids).logits for w in [(0, 1, 0), (0, 0, 1), (0.5, 0.8, 0.3)]}
+        several = [(0, 1, 0), (0, 0, 1), (0.5, 0.8, 0.3)]
+        at = {w: parts.bridge(weights=w, policy=Policy.HEAL)(ids).logits for w in several}
     speaks = (at[0, 1, 0] != base).any(-1)
     expected = 0.5 * base + 0.8 * at[0, 1, 0] + 0.3 * at[0, 0, 1]
     torch.testing.assert_close(at[0.5, 0.8, 0.3][speaks], expected[speaks], atol=1e-3, rtol=1e-3)

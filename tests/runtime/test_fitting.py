@@ -10,6 +10,7 @@ from vocabridge import fitting
 from vocabridge.combination import Carry, Combination, Form
 from vocabridge.examples import Example, tokenize
 from vocabridge.fitting import fit_combination
+from vocabridge.policy import Policy
 
 ITEMS = [
     Example(f"Question: {n} foxes?\nAnswer:", f" {n}*2={2 * n} foxes. 🙂\n#### {2 * n}\n", str(2 * n), str(n), str(n))
@@ -72,16 +73,21 @@ def spoken_bits(bridge, combination) -> float:
         tokens = tokenize(item, bridge.vocabulary)
         ids, truth = torch.tensor([tokens.ids[:-1]]), torch.tensor(tokens.ids[tokens.first :])
         with torch.no_grad():
-            bridge.combination = combination
+            bridge.steering.combination = Combination()
+            ((steering, said),) = bridge.listen(ids, keep=len(truth))
+            _, speaks = steering.scores(said, slice(0, len(truth)), steering.wanted)
+            bridge.steering.combination = combination
             log_p = bridge(ids, use_cache=False).logits[0, -len(truth) :].log_softmax(-1)
-            _, speaks = bridge.scores(ids, None, len(truth), combination.needs(), None)
-        bits += (-log_p.gather(1, truth[:, None])[:, 0] / np.log(2))[speaks[0]].tolist()
+        bits += (-log_p.gather(1, truth[:, None])[:, 0] / np.log(2))[speaks[:, 0] > 0].tolist()
     return float(np.mean(bits))
 
 
-def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts):
-    bridge = parts.bridge()
+@pytest.mark.parametrize("policy", Policy)
+def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
+    bridge = parts.bridge(policy=policy)
     for fit in fit_combination(bridge, ITEMS):
+        if not any(fit.combination.needs().values()):
+            continue  # these random sources are worth nothing; then the base is left as it is
         assert fit.bits == pytest.approx(spoken_bits(bridge, fit.combination), rel=1e-3)
         if fit.paper_bits is not None:
             paper = spoken_bits(bridge, Combination(fit.combination.carry))
