@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
     from vocabridge.bridge import Bridge
     from vocabridge.bridge_cache import BridgeCache
+    from vocabridge.chat import chat_prompt
     from vocabridge.combination import Carry, Combination, Form
     from vocabridge.evaluation import Evaluation, evaluate
     from vocabridge.fitting import fit_combination
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from vocabridge.loading import build_bridge, build_steering
     from vocabridge.models import load_model
     from vocabridge.policy import Policy
+    from vocabridge.processor import SteeringProcessor
     from vocabridge.steering import Steering
+    from vocabridge.stopping import StopStrings
     from vocabridge.streaming import stream
     from vocabridge.strength import Schedule
     from vocabridge.training import Recipe, train_value_network
@@ -31,6 +34,7 @@ _HOMES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
     "bridge": ("Bridge",),
     "bridge_cache": ("BridgeCache",),
+    "chat": ("chat_prompt",),
     "combination": ("Carry", "Combination", "Form"),
     "evaluation": ("Evaluation", "evaluate"),
     "fitting": ("fit_combination",),
@@ -39,7 +43,9 @@ _HOMES = {
     "loading": ("build_bridge", "build_steering"),
     "models": ("load_model",),
     "policy": ("Policy",),
+    "processor": ("SteeringProcessor",),
     "steering": ("Steering",),
+    "stopping": ("StopStrings",),
     "streaming": ("stream",),
     "strength": ("Schedule",),
     "training": ("Recipe", "train_value_network"),
@@ -63,11 +69,14 @@ __all__ = [
     "ResidualValueNetwork",
     "Schedule",
     "Steering",
+    "SteeringProcessor",
+    "StopStrings",
     "VocabridgeError",
     "Vocabulary",
     "align",
     "build_bridge",
     "build_steering",
+    "chat_prompt",
     "evaluate",
     "fit_combination",
     "load",

@@ -90,14 +90,18 @@ class SteeringProcessor(LogitsProcessor):
         speaking = {number: one for number, one in enumerate(self.steerings) if not one.is_silent}
         if not speaking:
             return scores
-        heard = self._listen(speaking, self._without_padding(input_ids))
+        ids = self._without_padding(input_ids)
+        # Whoever is interrupted below begins anew: what the sources have read by then is not known.
+        before, self._texts = self._texts, self._texts[:0]
+        heard = self._listen(speaking, before, ids)
         for steering, _ in heard:
             steering.to_device(scores.device)
         base = scores.float()
-        position = self._texts.shape[1] - self._prompt_length
+        position = ids.shape[1] - self._prompt_length
         steered = steer(base, heard, torch.full((len(base),), position, device=base.device), self.guard)
         self._changed += (base.argmax(-1) != steered.argmax(-1)).cpu()
         self._written += 1
+        self._texts = ids
         return steered + (base.logsumexp(-1, keepdim=True) - steered.logsumexp(-1, keepdim=True))
 
     @property
@@ -110,13 +114,11 @@ class SteeringProcessor(LogitsProcessor):
 
     def _without_padding(self, input_ids: Tensor) -> Tensor:
         """The ids on the host, `_NO_TEXT` for padding in front."""
-        ids = input_ids.cpu()
+        ids = input_ids.to("cpu", copy=True)  # beam search writes into its own
         return ids if self.pad is None else ids.where((ids != self.pad).cumsum(-1) > 0, _NO_TEXT)
 
-    def _listen(self, speaking: dict[int, Steering], ids: Tensor) -> list[tuple[Steering, Said]]:
-        """Has the sources read what is new of all texts, (batch, n), and hears them after it."""
-        # Whoever is interrupted below begins anew: what the sources have read by then is not known.
-        before, self._texts = self._texts, self._texts[:0]
+    def _listen(self, speaking: dict[int, Steering], before: Tensor, ids: Tensor) -> list[tuple[Steering, Said]]:
+        """Has the sources go on from earlier texts, (rows, m), to these, (batch, n), and hears them at the end."""
         length = ids.shape[1]
         origin, common = _continued(before, ids)
         common = common.clamp_max(length - 1)  # a source is heard after something that it reads
@@ -148,7 +150,6 @@ class SteeringProcessor(LogitsProcessor):
                     reading.crop(row, start)
                 reading.read_on(row, steering.tokens(text[start:-1]))
             heard.append((steering, reading.read([steering.tokens(text[-1:]) for text in rows], 1)))
-        self._texts = ids
         self._ever_read += length - shared
         return heard
 
