@@ -156,8 +156,9 @@ class Alignment:
         for side, card, given in (("source", self.source, source), ("target", self.target, target)):
             if given is not None and given.fingerprint != card.fingerprint:
                 raise VocabridgeError(
-                    f"The alignment was made for the {side} tokenizer {card.name} ({card.fingerprint[:12]}), "
-                    f"not {given.name} ({given.fingerprint[:12]}): build it again for this pair."
+                    f"The alignment was made for the {side} tokenizer {card.name} ({card.size} ids, "
+                    f"{card.fingerprint[:12]}), not {given.name} ({given.size} ids, {given.fingerprint[:12]}): build "
+                    "it again for this pair."
                 )
 
     def save(self, path: str | Path) -> None:

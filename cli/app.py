@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from vocabridge.cli import align, audit, cache, demo, eval, generate, inspect, merge, pairs, predict, score, train
+from vocabridge.cli import (
+    align,
+    audit,
+    bridge,
+    cache,
+    demo,
+    eval,
+    generate,
+    inspect,
+    merge,
+    pairs,
+    predict,
+    score,
+    train,
+)
 from vocabridge.cli.errors import Commands, fail, interrupted
 from vocabridge.cli.output import log_to_stderr, silence_libraries
 
@@ -36,6 +50,7 @@ app.command(epilog=score.EXAMPLES)(score.score)
 app.command(epilog=predict.EXAMPLES)(predict.predict)
 app.add_typer(cache.app)
 app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=bridge.EXAMPLES)(bridge.bridge)
 app.command(epilog=generate.EXAMPLES)(generate.generate)
 app.command(name="eval", epilog=eval.EXAMPLES)(eval.evaluate)
 app.command(epilog=demo.EXAMPLES)(demo.demo)

@@ -48,19 +48,25 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def interrupted() -> str:
+def interrupted(what: str = "nothing is left half-written") -> str:
     """What to say when the user stopped the command."""
-    return "interrupted; nothing is left half-written"
+    return f"interrupted; {what}"
 
 
 def sentence(error: Exception) -> str:
     """One sentence for an error: what it is about, and what to do where that is known."""
     from vocabridge.alignment.errors import VocabridgeError
+    from vocabridge.memory import is_out_of_memory
 
     if isinstance(error, VocabridgeError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").split(".")[0])):
         return f"the package {error.name} is not installed; run: pip install 'vocabridge[{extra}]'"
+    if is_out_of_memory(error):
+        return (
+            "not enough memory; close other programs, do less at once (--batch-size, --beams, --max-new-tokens), take "
+            "--dtype bfloat16 or another --device, or a smaller model"
+        )
     if isinstance(error, OSError):
         about = error.filename or "the file system"
         if error.errno == errno.ENOSPC:
@@ -68,8 +74,6 @@ def sentence(error: Exception) -> str:
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             return f"{about}: permission denied; name another place or change its permissions"
         return f"{about}: {error.strerror or error}"
-    if isinstance(error, MemoryError):
-        return "not enough memory; close other programs or take a smaller model"
     return _defect(error)
 
 

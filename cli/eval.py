@@ -39,7 +39,7 @@ def evaluate(
     answers: Annotated[int | None, typer.Option(min=0, help="Ask for the answers of only so many items.")] = None,
     output: Annotated[
         Path | None,
-        output_file("Write the report here, JSON; `generate --combination` reads the fitted weights from it."),
+        output_file("Write the report here, JSON; `bridge --combination` reads the fitted weights from it."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -1,54 +1,117 @@
-"""`vocabridge generate`: a prompt to the bridged model's answer, as it comes."""
+"""`vocabridge generate`: a prompt to a bridge's answer, as it comes."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value
+from vocabridge.cli.errors import fail, interrupted
+from vocabridge.cli.options import Device, Dtype, DtypeName, ValueDevice, text_or_stdin
 from vocabridge.cli.output import Json, print_json, progress
+
+if TYPE_CHECKING:
+    from vocabridge.streaming import Stream
 
 EXAMPLES = """\b
 Examples:
-  vocabridge generate "Question: How much is 7 times 24? Answer:" --base gemma-3-270m --value my-values
-  vocabridge generate "Once" --base gemma-3-270m --value my-values --combination report.json
-  vocabridge generate "Once" --base ./big --value my-values --alignment pair.safetensors --strength 0.5
+  vocabridge generate my-bridge "Question: How much is 7 times 24? Answer:"
+  vocabridge generate my-bridge --chat "How much is 7 times 24?" --temperature 0.7 --seed 1
+  vocabridge generate my-bridge --stop Question: --device cuda:0 --value-device cpu < prompt.txt
 """
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue.", show_default=False)],
-    base: Base,
-    value: Value,
-    untuned: Untuned = None,
-    alignment: AlignmentFile = None,
-    combination: CombinationFile = None,
-    strength: Annotated[float, typer.Option(help="Alpha: 0 is the base alone.")] = 1.0,
+    bridge: Annotated[
+        Path,
+        typer.Argument(
+            metavar="BRIDGE",
+            exists=True,
+            file_okay=False,
+            help="Folder that `vocabridge bridge` wrote.",
+            show_default=False,
+        ),
+    ],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="The text to continue. '-', or none: what is on stdin, every character of it.",
+            show_default=False,
+        ),
+    ] = "-",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The prompt is a user's message; each model reads it in its own template.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many tokens.")] = 256,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be repeated.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token, above it is drawn.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the likeliest tokens that have this probability together.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    beams: Annotated[int, typer.Option(min=1, help="Look for the likeliest text with so many beams.")] = 1,
+    device: Device = None,
+    value_device: ValueDevice = None,
+    dtype: Dtype = DtypeName.bfloat16,
     json: Json = False,
 ) -> None:
-    """Continue a text with the bridged model.
+    """Continue a text with a bridged model.
 
-    The value network steers the base model; the likeliest text appears as it is produced.
+    The text appears as it is produced; a line on stderr says at the end how fast that was, and what share of the
+    tokens steering changed.
     """
-    from vocabridge.loading import build_bridge
+    text = text_or_stdin(prompt)
+    import torch
+
+    from vocabridge.folder import load
     from vocabridge.streaming import stream
 
-    with progress(f"loading {base}"):
-        bridge = build_bridge(
-            base, value, untuned=untuned, alignment=alignment, combination=combination, strength=strength
-        )
-    pieces = []
-    for piece in stream(bridge, prompt, max_new_tokens):
-        pieces.append(piece)
-        if not json:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+    with progress(f"loading {bridge}"):
+        loaded = load(bridge, device=device, value_device=value_device, dtype=getattr(torch, dtype.value))
+    torch.manual_seed(seed)
+    begin = perf_counter()
+    writing = stream(
+        loaded,
+        [{"role": "user", "content": text}] if chat else text,
+        max_new_tokens=max_new_tokens,
+        stop=stop or (),
+        temperature=temperature,
+        top_p=top_p,
+        beams=beams,
+    )
+    written = write(writing, quiet=json)
+    seconds = perf_counter() - begin
+    changed, speed = writing.changed_rate, writing.tokens / seconds
     if json:
-        models = {"base": base, "value": value, "untuned": untuned}
-        weights = {"strength": strength, "combination": bridge.steering.combination.as_dict()}
-        print_json({"prompt": prompt, "text": "".join(pieces)} | models | weights)
+        figures = {"tokens": writing.tokens, "seconds": seconds, "tokens_per_second": speed, "changed_rate": changed}
+        print_json({"bridge": bridge, "prompt": text, "text": written} | figures)
     else:
+        share = "nothing steers" if changed is None else f"{changed:.0%} changed by steering"
+        typer.echo(f"{writing.tokens} tokens, {speed:.1f} tokens/s, {share}", err=True)
+
+
+def write(writing: Stream, *, quiet: bool) -> str:
+    """Print a text as it comes, unless quiet; all of it. What has come when the user interrupts stays there."""
+    pieces = []
+    try:
+        for piece in writing:
+            pieces.append(piece)
+            if not quiet:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        if quiet:
+            raise
         sys.stdout.write("\n")
+        sys.stdout.flush()
+        fail(interrupted("the text ends where it had come to"))
+    if not quiet:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    return "".join(pieces)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +29,25 @@ CombinationFile = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="Fitted weights: a report that `eval -o` wrote."),
 ]
+
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where the base model goes: cpu, cuda:0, ... By default cpu.")
+]
+
+ValueDevice = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where the value sources go. By default where the base does.")
+]
+
+
+class DtypeName(str, Enum):
+    """What weights can be cast to, by torch's names."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Dtype = Annotated[DtypeName, typer.Option(help="What all weights are cast to.")]
 
 METHODS = (
     "default",
@@ -72,6 +94,21 @@ CorpusPaths = Annotated[
 Jobs = Annotated[
     int, typer.Option(min=1, help="Count the text in so many processes; the result is the same for any number.")
 ]
+
+
+def text_or_stdin(text: str) -> str:
+    """A text that is given as such or, for "-", on stdin, every character of it.
+
+    Raises:
+        VocabridgeError: It is not UTF-8.
+    """
+    from vocabridge.alignment.errors import VocabridgeError
+
+    try:
+        data = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise VocabridgeError(f"the prompt is not UTF-8 text at byte {error.start}; convert it") from error
 
 
 def in_existing_folder(path: Path | None) -> Path | None:

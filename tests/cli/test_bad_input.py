@@ -310,37 +310,74 @@ def test_a_base_that_is_not_there_is_named(run, examples, tmp_path):
     assert "nowhere" in one_sentence(done)
 
 
-def test_a_value_network_that_does_not_fit_or_is_damaged_is_refused(run, model_folders, values, model_pair, examples):
-    """Each in one sentence, from generate or eval: they load the same way."""
-    base = ("--base", model_folders.target)
-    assert "nowhere" in one_sentence(run("generate", "The", *base, "--value", "nowhere"))
+def test_a_value_network_that_does_not_fit_or_is_damaged_is_refused(
+    run, model_folders, values, model_pair, examples, tmp_path
+):
+    """Each in one sentence, from bridge or eval: they load the same way."""
+    base = ("bridge", "-o", "out", "--base", model_folders.target)
+    assert "nowhere" in one_sentence(run(*base, "--value", "nowhere"))
 
-    wrong = run("generate", "The", "--base", model_folders.source, "--value", values, "--alignment", model_pair)
-    assert "made for the target tokenizer" in one_sentence(wrong)
+    wrong = ("--base", model_folders.source, "--value", values, "--alignment", model_pair)
+    assert "made for the target tokenizer" in one_sentence(run("bridge", "-o", "out", *wrong))
 
     reverse = ("--value", model_folders.target, "--untuned", model_folders.target, "--alignment", model_pair)
-    assert "made for the source tokenizer" in one_sentence(run("generate", "The", *base, *reverse))
+    assert "made for the source tokenizer" in one_sentence(run(*base, *reverse))
 
     data = bytearray(model_pair.read_bytes())
     data[-200] ^= 0x10
     model_pair.write_bytes(data)
-    altered = run("eval", *base, "--value", values, "--alignment", model_pair, "--data", examples)
+    altered = run("eval", *base[3:], "--value", values, "--alignment", model_pair, "--data", examples)
     assert f"{model_pair}: altered or damaged" in one_sentence(altered)
 
     weights = values / "value_network.safetensors"
     weights.write_bytes(weights.read_bytes()[:-50])
-    assert f"{weights} is damaged" in one_sentence(run("generate", "The", *base, "--value", values))
+    assert f"{weights} is damaged" in one_sentence(run(*base, "--value", values))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_value_network_for_another_tokenizer_is_refused(run, model_folders, values):
+    config = json.loads((values / "value_network.json").read_text())
+    (values / "value_network.json").write_text(json.dumps(config | {"base": str(model_folders.target)}))
+    done = run("bridge", "-o", "out", "--base", model_folders.target, "--value", values)
+    assert "use the base it was trained on" in one_sentence(done)
+
+
+@pytest.mark.parametrize("rows", [720, 690])
+def test_a_base_whose_logits_are_wider_or_narrower_than_the_alignment_is_refused(
+    run, model_folders, model_pair, tmp_path, rows
+):
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(model_folders.target, tmp_path / "resized")
+    model = AutoModelForCausalLM.from_pretrained(model_folders.target)
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    model.save_pretrained(tmp_path / "resized")
+    models = ("--value", model_folders.tuned, "--untuned", model_folders.source, "--alignment", model_pair)
+    said = one_sentence(run("bridge", "-o", "out", "--base", "resized", *models))
+    assert "704 ids" in said
+    assert f"{rows} ids" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_of_two_families_are_no_contrast_pair(run, model_folders):
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.target)
-    assert "different tokenizers" in one_sentence(run("generate", "The", *models))
+    assert "different tokenizers" in one_sentence(run("bridge", "-o", "out", *models))
 
 
-def test_weights_that_are_none_are_refused(run, model_folders, examples, model_pair):
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--combination", "data.jsonl"), "data.jsonl is not a combination"),
+        (("--strength", "much"), "'much' is no strength"),
+        (("--plausible", 2), "plausible is a fraction"),
+        (("--max-norm", 0), "max_norm cannot be 0.0"),
+    ],
+)
+def test_how_to_steer_is_checked(run, model_folders, examples, model_pair, tmp_path, options, says):
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
-    done = run("generate", "The", *models, "--alignment", model_pair, "--combination", examples)
-    assert f"{examples} is not a combination" in one_sentence(done)
+    done = run("bridge", "-o", "out", *models, "--alignment", model_pair, *options)
+    assert says in one_sentence(done)
+    assert not (tmp_path / "out").exists()
 
 
 def test_test_items_among_the_validation_items_are_refused(run, model_folders, examples, tmp_path):

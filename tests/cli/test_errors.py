@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 
 from vocabridge.alignment import METHODS, VocabridgeError
@@ -25,7 +26,11 @@ from vocabridge.cli.output import plain
         (OSError(errno.EROFS, "Read-only file system", "out.bin"), "out.bin: permission denied"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), "out: Is a directory"),
         (ModuleNotFoundError("no peft", name="peft.tuners"), "pip install 'vocabridge[train]'"),
-        (MemoryError(), "not enough memory"),
+        (MemoryError(), "not enough memory; close other programs, do less at once (--batch-size"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory;"),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried"), "not enough memory;"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"), "another --device"),
+        (RuntimeError("shapes differ"), "unexpected RuntimeError: shapes differ"),
         (KeyError("x"), "unexpected KeyError: 'x'; this is a defect of vocabridge"),
     ],
 )

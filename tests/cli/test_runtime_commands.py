@@ -1,6 +1,7 @@
-"""train, generate and eval through the real entry point, on tiny models: what is on stdout, and what on stderr."""
+"""train, eval, bridge and generate through the real entry point, on tiny models: what is on stdout and on stderr."""
 
 import json
+import re
 
 from vocabridge.examples import load_examples
 
@@ -18,8 +19,8 @@ def write(path, numbers):
     return path
 
 
-def test_train_then_eval_then_generate(run, model_folders, model_pair, tmp_path):
-    """The three commands one after the other, each with what the one before it wrote."""
+def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pair, tmp_path):
+    """The commands one after the other, each with what the one before it wrote."""
     training = write(tmp_path / "train.jsonl", [3, 12, 24, 345, 7])
     validation = write(tmp_path / "validation.jsonl", [5, 14])
     test = write(tmp_path / "test.jsonl", [8, 21])
@@ -56,16 +57,30 @@ def test_train_then_eval_then_generate(run, model_folders, model_pair, tmp_path)
     assert (report["items"], report["answered"]) == (2, 1)
     assert json.loads((tmp_path / "report.json").read_text()) == report
 
-    limits = ("--max-new-tokens", 12)
-    done = run("generate", "Question: 24", *models, "--combination", "report.json", *limits, "--json")
+    done = run("bridge", "-o", "my-bridge", *models, "--combination", "report.json", "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"loading {model_folders.target}\n"
     document = json.loads(done.stdout)
-    assert document["combination"] == report["combination"]
-    assert (document["prompt"], document["untuned"], document["strength"]) == ("Question: 24", None, 1.0)
+    assert (document["bridge"], document["base"]) == ("my-bridge", str(model_folders.target))
+    expected = {"source": "values", "combination": report["combination"], "strength": 1.0}
+    assert document["steerings"] == [expected]
 
-    plain = run("generate", "Question: 24", *models, "--combination", "report.json", *limits)
+    limits = ("--max-new-tokens", 12)
+    done = run("generate", "my-bridge", "Question: 24", *limits, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "loading my-bridge\n"
+    document = json.loads(done.stdout)
+    assert (document["bridge"], document["prompt"]) == ("my-bridge", "Question: 24")
+    assert 1 <= document["tokens"] <= 12
+    assert 0 <= document["changed_rate"] <= 1
+    assert document["tokens_per_second"] == document["tokens"] / document["seconds"]
+
+    plain = run("generate", "my-bridge", "Question: 24", *limits)
     assert plain.stdout == document["text"] + "\n"
+    begun, end = plain.stderr.splitlines()
+    assert begun == "loading my-bridge"
+    share = f"{document['changed_rate']:.0%}"
+    assert re.fullmatch(rf"{document['tokens']} tokens, [\d.]+ tokens/s, {share} changed by steering", end)
 
 
 def test_tables_for_people(run, model_folders, model_pair, tmp_path):
@@ -83,22 +98,7 @@ def test_tables_for_people(run, model_folders, model_pair, tmp_path):
 
 def test_a_contrast_pair_steers_without_training(run, model_folders, model_pair, tmp_path):
     models = ("--value", model_folders.tuned, "--untuned", model_folders.source, "--alignment", model_pair)
-    texts = []
-    for strength in (0, 2):
-        options = ("--strength", strength, "--max-new-tokens", 8, "--json")
-        done = run("generate", "The fox", "--base", model_folders.target, *models, *options)
-        assert done.returncode == 0, done.stderr
-        texts.append(json.loads(done.stdout)["text"])
-    assert texts[0] != texts[1]
     data = write(tmp_path / "data.jsonl", [3])
     done = run("eval", "--base", model_folders.target, *models, "--data", data, "--answers", 0, "--json")
     assert done.returncode == 0, done.stderr
     assert [one["accuracy"] for one in json.loads(done.stdout)["measured"]] == [None] * 3
-
-
-def test_without_an_alignment_it_is_built_once_and_kept(run, model_folders):
-    models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
-    done = run("generate", "The fox", *models, "--max-new-tokens", 2, "--json")
-    assert done.returncode == 0, done.stderr
-    entries = json.loads(run("cache", "list", "--json").stdout)["entries"]
-    assert [entry["alignment"]["method"] for entry in entries] == ["default"]

@@ -1,0 +1,165 @@
+"""`vocabridge bridge`: a base model and what steers it, as a folder that `generate` and `vocabridge.load` take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from vocabridge.cli.options import Base, output_folder
+from vocabridge.cli.output import Json, print_facts, print_json, progress
+from vocabridge.policy import Policy
+
+EXAMPLES = """\b
+Examples:
+  vocabridge bridge -o my-bridge --base gemma-3-270m --value my-values
+  vocabridge bridge -o my-bridge --base gemma-3-270m --value my-values --combination report.json
+  vocabridge bridge -o my-bridge --base ./big --value ./small-chat --untuned ./small --strength 1:0.2:64
+\b
+Two sources; the first is a contrast pair, the second a value network, and "-" stands for none:
+  vocabridge bridge -o my-bridge --base ./big --value ./small-chat --untuned ./small --strength 0.7 \\
+    --value my-values --untuned - --strength 0.3
+"""
+
+T = TypeVar("T", str, Path)
+
+
+def are_files(paths: list[Path] | None) -> list[Path] | None:
+    """Refuse a file that is not there."""
+    for path in paths or ():
+        if str(path) != "-" and not path.is_file():
+            raise typer.BadParameter(f"File '{path}' does not exist.")
+    return paths
+
+
+def bridge(
+    output: Annotated[Path, output_folder("Folder to write the bridge to.")],
+    base: Base,
+    value: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME",
+            help="A value network's folder; with --untuned, the tuned small model by name. "
+            "Give it again for one more source, and the options for each source as often, in the same order.",
+        ),
+    ],
+    untuned: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="The small model before tuning: what tuning changed in it steers the base."),
+    ] = None,
+    alignment: Annotated[
+        list[Path] | None,
+        typer.Option(
+            callback=are_files,
+            metavar="FILE",
+            help="An alignment of the two. Without it: from the cache, or built.",
+        ),
+    ] = None,
+    combination: Annotated[
+        list[Path] | None,
+        typer.Option(
+            callback=are_files,
+            metavar="FILE",
+            help="Fitted weights: a report that `eval -o` wrote. Without it: 1, 1, 1.",
+        ),
+    ] = None,
+    strength: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ALPHA", help="0 is the base alone, 1 the default; start:end:tokens changes while it writes."
+        ),
+    ] = None,
+    policy: Annotated[
+        Policy, typer.Option(help="What a source says where its tokens and the base's do not end together.")
+    ] = Policy.LOOK_AHEAD,
+    plausible: Annotated[
+        float, typer.Option(help="Tokens under this fraction of the base's best probability stay out; 0 is off.")
+    ] = 0.0,
+    min_entropy: Annotated[
+        float, typer.Option(help="Steer only where the base's entropy is at least so many bits.")
+    ] = 0.0,
+    confidence: Annotated[
+        float, typer.Option(help="Steer only where the source's best token is so many times as probable as the base's.")
+    ] = 0.0,
+    max_norm: Annotated[
+        float, typer.Option(help="Most that steering may change, in nats: the standard deviation of the change.")
+    ] = math.inf,
+    json: Json = False,
+) -> None:
+    """Make a bridge: a base model and the small models that steer it.
+
+    The folder holds the alignments and the value networks that are adapters; other models are referred to, with
+    what tells that they are still the same. Everything is loaded once, so that what is written works.
+    """
+    sources = list(
+        zip(
+            value,
+            for_each("--untuned", untuned, value),
+            for_each("--alignment", alignment, value),
+            for_each("--combination", combination, value),
+            for_each("--strength", strength, value),
+            strict=True,
+        )
+    )
+    from vocabridge import strength as alpha
+    from vocabridge.bridge import Bridge
+    from vocabridge.folder import save_bridge
+    from vocabridge.guard import Guard
+    from vocabridge.loading import build_steering
+    from vocabridge.models import load_model
+
+    guard = Guard(plausible, min_entropy, confidence, max_norm)
+    strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
+    with progress(f"loading {base}") as tell:
+        target = load_model(base)
+        steerings = []
+        for number, (name, before, matrix, weights, _) in enumerate(sources):
+            tell(number, len(sources), f"loading {name}")
+            steerings.append(
+                build_steering(
+                    target.vocabulary,
+                    name,
+                    untuned=before,
+                    alignment=matrix,
+                    combination=weights,
+                    policy=policy,
+                    strength=strengths[number],
+                )
+            )
+        save_bridge(Bridge(target, steerings, guard), output)
+    if json:
+        described = [
+            {
+                "source": one.source.name,
+                "combination": one.combination.as_dict(),
+                "strength": alpha.as_json(one.strength),
+            }
+            for one in steerings
+        ]
+        print_json(
+            {"bridge": output, "base": base, "policy": policy.value, "guard": guard.as_dict(), "steerings": described}
+        )
+        return
+    facts = {"base": base}
+    for one, (*_, text) in zip(steerings, sources, strict=True):
+        how = one.combination
+        weights = f"{how.base:g}, {how.tuned:g}, {how.untuned:g}"
+        facts[f"steered by {one.source.name}"] = (
+            f"{how.carry.value} {how.form.value} of weights {weights}, strength {text or 1}"
+        )
+    print_facts(f"bridge in {output}", facts)
+
+
+def for_each(option: str, given: Sequence[T] | None, values: Sequence[str]) -> list[T | None]:
+    """What an option says for each of the values; "-" stands for none, as does an option that is not there."""
+    if not given:
+        return [None] * len(values)
+    if len(given) != len(values):
+        raise typer.BadParameter(
+            f"{option} is given {len(given)} times and --value {len(values)}; give it once for each, "
+            f"in the same order, '-' for one without: {', '.join(values[len(given) :]) or 'there are too many'}."
+        )
+    return [None if str(one) == "-" else one for one in given]

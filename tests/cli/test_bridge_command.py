@@ -1,0 +1,219 @@
+"""A bridge from the command line: made, used in every way, and refused in one sentence where it is not as it was."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+HEEDING_SIGINT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a command that heeds SIGINT even where the tests run in the background of a shell, which ignores it."""
+
+TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
+
+
+@pytest.fixture
+def own(model_folders, tmp_path):
+    """Copies of the tiny models, which a test may change."""
+    for name, folder in vars(model_folders).items():
+        shutil.copytree(folder, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def make(run, own, model_pair):
+    """Makes a bridge of a contrast pair with more options; by default `bridge`."""
+
+    def make(*options, output="bridge"):
+        models = ("--base", "target", "--value", "tuned", "--untuned", "source", "--alignment", model_pair)
+        done = run("bridge", "-o", output, *models, *options)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return make
+
+
+def answer(run, *arguments, **environment):
+    done = run("generate", *arguments, "--max-new-tokens", 8, "--json", **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def error_of(done):
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    assert "defect" not in lines[0]
+    return lines[0]
+
+
+def test_strength_decides_how_much_is_changed(run, make):
+    make("--strength", 0, output="silent")
+    make("--strength", 2, output="loud")
+    silent, loud = answer(run, "silent", "The fox"), answer(run, "loud", "The fox")
+    assert silent["changed_rate"] is None
+    assert loud["changed_rate"] > 0
+    assert silent["text"] != loud["text"]
+    plain = run("generate", "silent", "The fox", "--max-new-tokens", 2)
+    assert plain.stderr.endswith("tokens/s, nothing steers\n")
+
+
+def test_all_that_can_be_set_is_in_the_folder(run, make, own):
+    said = make(
+        *("--strength", "1:0.2:64", "--policy", "heal", "--plausible", 0.01, "--min-entropy", 0.5),
+        *("--confidence", 0.25, "--max-norm", 3),
+    )
+    assert "informed product of weights 1, 1, 1, strength 1:0.2:64" in said.stdout
+    written = json.loads((own / "bridge" / "bridge.json").read_text())
+    assert written["guard"] == {"plausible": 0.01, "min_entropy": 0.5, "confidence": 0.25, "max_norm": 3.0}
+    (steering,) = written["steerings"]
+    assert (steering["policy"], steering["strength"]) == ("heal", {"start": 1.0, "end": 0.2, "tokens": 64})
+    assert set(steering["source"]) == {"tuned", "untuned"}
+    assert steering["source"]["tuned"]["name"] == str(own / "tuned")
+    answer(run, "bridge", "The fox")
+
+
+def test_without_an_alignment_it_is_built_once_and_kept(run, own):
+    models = ("--base", "target", "--value", "tuned", "--untuned", "source")
+    done = run("bridge", "-o", "bridge", *models, "--json")
+    assert done.returncode == 0, done.stderr
+    entries = json.loads(run("cache", "list", "--json").stdout)["entries"]
+    assert [entry["alignment"]["method"] for entry in entries] == ["default"]
+    answer(run, "bridge", "The fox")
+
+
+def test_the_nth_option_belongs_to_the_nth_source(run, own, model_pair):
+    (own / "data.jsonl").write_text('{"prompt": "Question: 3?", "response": " 6"}\n')
+    trained = run("train", "data.jsonl", "-o", "values", "--base", "source", "--rank", 1)
+    assert trained.returncode == 0, trained.stderr
+    first = ("--value", "tuned", "--untuned", "source", "--strength", 0.7, "--alignment", model_pair)
+    second = ("--value", "values", "--untuned", "-", "--strength", "-", "--alignment", "-")
+    done = run("bridge", "-o", "bridge", "--base", "target", *first, *second, "--json")
+    assert done.returncode == 0, done.stderr
+    said = [(one["source"], one["strength"]) for one in json.loads(done.stdout)["steerings"]]
+    assert said == [("tuned - source", 0.7), ("values", 1.0)]
+    shutil.rmtree(own / "values")
+    answer(run, "bridge", "The fox")
+
+
+def test_a_prompt_comes_from_stdin_as_it_is(entry_point, run, make, own):
+    make()
+    expected = answer(run, "bridge", "The fox\n")
+    for arguments in (["bridge"], ["bridge", "-"]):
+        done = subprocess.run(
+            [entry_point, "generate", *arguments, "--max-new-tokens", "8", "--json"],
+            cwd=own,
+            input=b"The fox\n",
+            capture_output=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        document = json.loads(done.stdout)
+        assert (document["prompt"], document["text"]) == ("The fox\n", expected["text"])
+    done = subprocess.run(
+        [entry_point, "generate", "bridge"], cwd=own, input=b"a\xff", capture_output=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"error: the prompt is not UTF-8 text at byte 1; convert it\n")
+
+
+def test_generate_stops_draws_searches_and_chats(run, make, own):
+    make()
+    greedy = answer(run, "bridge", "The fox")
+    middle = greedy["text"][len(greedy["text"]) // 2 :][:2]
+    stopped = answer(run, "bridge", "The fox", "--stop", "never", "--stop", middle)["text"]
+    assert stopped == greedy["text"][: greedy["text"].index(middle)]
+    drawn = [answer(run, "bridge", "The fox", "--temperature", 2, "--seed", seed)["text"] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    narrow = answer(run, "bridge", "The fox", "--temperature", 1, "--top-p", 1e-6)
+    assert narrow["text"] == greedy["text"]
+    assert answer(run, "bridge", "The fox", "--beams", 3)["tokens"] > 0
+
+    assert "chat template" in error_of(run("generate", "bridge", "The fox", "--chat"))
+    for name in ("target", "tuned", "source"):
+        (own / name / "chat_template.jinja").write_text(TEMPLATE)
+    make(output="chatty")
+    chat = answer(run, "chatty", "The fox", "--chat")
+    assert chat["prompt"] == "The fox"
+    assert chat["text"] != greedy["text"]
+
+
+def test_dtype_and_device_can_be_named(run, make):
+    make()
+    places = ("--device", "cpu", "--value-device", "cpu", "--dtype", "float32")
+    assert answer(run, "bridge", "The fox", *places)["tokens"] > 0
+    assert "there is no device 'nowhere' here" in error_of(run("generate", "bridge", "The", "--device", "nowhere"))
+    assert "there is no device 'nowhere' here" in error_of(
+        run("generate", "bridge", "The", "--value-device", "nowhere")
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--temperature", "inf"), "temperature inf"),
+        (("--top-p", 0), "top-p 0.0"),
+        (("--stop", ""), "stop string is empty"),
+    ],
+)
+def test_settings_out_of_range_are_named(run, make, option, says):
+    make()
+    assert says in error_of(run("generate", "bridge", "The fox", *option))
+
+
+def test_what_is_not_as_it_was_is_named(run, make, own):
+    make()
+    config = own / "tuned" / "tokenizer_config.json"
+    (own / "bridge" / "alignment-1.safetensors").rename(own / "kept")
+    assert "alignment-1.safetensors: no such file" in error_of(run("generate", "bridge", "The"))
+    (own / "bridge" / "alignment-1.safetensors").write_bytes((own / "kept").read_bytes()[:-9])
+    assert "alignment-1.safetensors: altered or damaged" in error_of(run("generate", "bridge", "The"))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": "a"}))
+    assert f"{own / 'tuned'} has another tokenizer now" in error_of(run("generate", "bridge", "The"))
+    (own / "target" / "model.safetensors").write_bytes(b"cut off")
+    assert f"{own / 'target'} has other weights now" in error_of(run("generate", "bridge", "The"))
+    (own / "bridge" / "bridge.json").write_text("{")
+    assert "bridge.json cannot be read" in error_of(run("generate", "bridge", "The"))
+    assert "target is no bridge" in error_of(run("generate", "target", "The"))
+
+
+def test_a_folder_in_the_way_is_left_alone(run, own, model_pair):
+    models = ("--base", "target", "--value", "tuned", "--untuned", "source", "--alignment", model_pair)
+    assert "target is not empty and is no bridge" in error_of(run("bridge", "-o", "target", *models))
+
+
+def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own):
+    make()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            HEEDING_SIGINT,
+            entry_point,
+            "generate",
+            "bridge",
+            "The fox",
+            "--max-new-tokens",
+            "5000",
+        ],
+        cwd=own,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    begun = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert (begun + out).endswith(b"\n")
+    assert err.decode().splitlines() == ["loading bridge", "error: interrupted; the text ends where it had come to"]
