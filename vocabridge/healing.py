@@ -27,7 +27,7 @@ from torch import Tensor
 
 from vocabridge.alignment import Vocabulary
 
-_UNLIKELY = 0.01
+_UNLIKELY = 0.001
 """What a source token counts across which the target's last token would not have ended, were it all that follows."""
 
 
@@ -110,7 +110,7 @@ class Healer:
 
     def _run(self, pending: bytes) -> Run:
         low = bisect.bisect_right(self._sorted, pending)
-        part = slice(low, bisect.bisect_left(self._sorted, _behind(pending), low))
+        part = slice(low, bisect.bisect_left(self._sorted, after(pending), low))
         rests = [data[len(pending) :] for data in self._sorted[part]]
         whole = [self._source.canonical.get(rest) for rest in rests]
         pieces = iter(self._source.segment_batch([r for r, w in zip(rests, whole, strict=True) if w is None]))
@@ -134,8 +134,10 @@ class Healer:
         before, samples = self._target.token_bytes[last], self.run(pending).samples
         if before is None:
             return np.ones(len(samples), bool)
-        cut = self._target.segment_batch([before + sample for sample in samples])
-        return np.array([len(ids) > 1 and ids[0] == last for ids in cut], bool)
+        # By itself, and with a word behind it: where words take a space along, white space is cut otherwise then.
+        cut = self._target.segment_batch([before + sample + more for sample in samples for more in (b"", b"a")])
+        ended = [len(ids) > 1 and ids[0] == last for ids in cut]
+        return np.array(ended, bool).reshape(-1, 2).any(1)
 
 
 def _first_character(data: bytes) -> bytes:
@@ -144,7 +146,7 @@ def _first_character(data: bytes) -> bytes:
     return data[:size]
 
 
-def _behind(prefix: bytes) -> bytes:
+def after(prefix: bytes) -> bytes:
     """The least byte string greater than all that begin with the prefix."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes([kept[-1] + 1]) if kept else prefix + b"\xff" * 64

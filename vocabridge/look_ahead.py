@@ -1,18 +1,18 @@
 """Look-ahead: a source token's mass is split over target tokens by what the source says after it.
 
-Where a target token may be longer than the source token w at its beginning, what follows w decides. A carry splits
-w's mass p(w) by u(y, w): p_T(y) R[y, w] (informed) or C[y, w] (static). With the source's own p(v | w),
+Where the target's token at w may be longer than w, or ends elsewhere in it, what follows w decides. A carry splits
+w's mass p(w) by u(y, w) = p_T(y) R[y, w] (informed) or C[y, w] (static). With the source's own p(v | w),
 
-    q(y) = p(w) p(v | w) long(v) u(y, w) / sum of u over the group of v     for the target tokens y of v's group
+    q(y) = p(w) * sum over v of p(v | w) u(y, w) / (sum of u over the candidates of w v),   y among these candidates
 
-where the group of v are the target tokens longer than w that the text w v may begin with: the one that the target's
-tokenizer cuts from it, or, where that may run on, all that begin with it. long(v) is 1 where the target's tokenizer
-joins w and v; where it need not, what the carry gives the group, beside the tokens that end with w or before.
-What is left of p(w) goes to those as the carry splits it.
+where the candidates are the target tokens that a text may begin with which goes on with w and v: the first that the
+target's tokenizer cuts from w v, and where the text may run on in one token, all that begin with it; whether they
+ever stood with w or not, but then with a small u. What the unlikely v have of p(w) is split as the carry has it.
 
 It takes a further forward of the source for the tokens looked behind, so only those are that much depends on: that
-have a good part of the mass, and as the carry has it, would give some of it to longer tokens. The token that the
-text goes on with is often among them, and then it has been read already.
+have a good part of the mass, while the base, too, would have a longer token here. The target tokens that begin with w
+are one run of the vocabulary sorted by bytes, so what the base gives them is a difference of two running sums. The
+token that the text goes on with is often among those looked behind, and then it has been read already.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, Vocabulary
-from vocabridge.projection import SparseMatrix
+from vocabridge.healing import after
 
 _WORTH = 0.02
 """Mass that has to be at stake for a source token to be looked behind."""
@@ -35,36 +36,31 @@ _WORTH = 0.02
 _MOST = 4
 """How many tokens are looked behind at one position."""
 
-_LONGER = 1024
-"""How many longer target tokens of a source token are told apart: the most counted ones."""
+_FOLLOWING = 64
+"""How many of the tokens that may follow are told apart: the likeliest ones."""
 
-_CONTINUING = 64
-"""Source tokens that begin with the rest of a target token are looked at where they are at most so many."""
+_RUNNING_ON = 256
+"""How many target tokens that begin with w v are told apart: the most frequent ones."""
+
+_STRANGE = 0.01
+"""R[y, w] of a target token y that begins with w but has never stood with it; C[y, w] is a hundredth of it."""
 
 _TINY = 1e-37
 
 
 @dataclass(frozen=True)
-class Longer:
-    """The target tokens longer than a source token w, by the source tokens v that may follow it.
+class Candidates:
+    """The target tokens that a text may begin with which goes on with w and v.
 
     Attributes:
-        targets: The target tokens, int64 (m,).
-        rows: R[y, w] of each, float32 (m,).
-        columns: C[y, w] of each, float32 (m,).
-        members: The groups, as pairs: index into `targets`, int64 (k,).
-        groups: And index into `following`, int64 (k,).
-        following: v of every group, int64 (g,).
-        joined: Whether the target's tokenizer joins w and v, float32 (g,).
+        targets: The tokens.
+        rows: R[y, w] of each, at least a little.
+        columns: C[y, w] of each, at least a little.
     """
 
-    targets: Tensor
-    rows: Tensor
-    columns: Tensor
-    members: Tensor
-    groups: Tensor
-    following: Tensor
-    joined: Tensor
+    targets: tuple[int, ...]
+    rows: tuple[float, ...]
+    columns: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -74,16 +70,22 @@ class Ahead:
     Attributes:
         position: At which of the positions, int64 (K,).
         token: Which token w, int64 (K,).
-        after: The donors' probabilities of what follows it, in the order of the carry's donors, float32 (m, K, |S|).
-        longer: The longer target tokens of each.
+        after: The m donors' probabilities of G likely tokens v after some w, float32 (m, G).
+        of: After which of the K, int64 (G,).
+        candidates: The candidates of each w v, int64 (M,), with `rows` and `columns`, float32 (M,).
+        group: To which of the G each belongs, int64 (M,).
     """
 
     position: Tensor
     token: Tensor
     after: Tensor
-    longer: tuple[Longer, ...]
+    of: Tensor
+    candidates: Tensor
+    rows: Tensor
+    columns: Tensor
+    group: Tensor
 
-    def split(self, p: Tensor, image: Tensor, p_target: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def split(self, p: Tensor, image: Tensor, p_target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Splits the mass of the tokens that were looked behind.
 
         Args:
@@ -93,143 +95,132 @@ class Ahead:
 
         Returns:
             For each of the K tokens what stands for p(w) / image(w) in the carry's product, (m, K); and what is to
-            be added afterwards, (m, M), to the target tokens (M,) at the positions (M,).
+            be added afterwards, (m, M), to the candidates at the positions (M,).
         """
-        device = p.device
-        of = _repeated([len(one.targets) for one in self.longer], device)
-        targets = torch.cat([one.targets for one in self.longer])
-        at = self.position[of]
-        if p_target is None:
-            u = torch.cat([one.columns for one in self.longer])
-        else:
-            u = torch.cat([one.rows for one in self.longer]) * p_target[at, targets]
-        count = len(self.longer)
-        total = image[self.position, self.token]
-        short = (total - u.new_zeros(count).index_add_(0, of, u)).clamp_min(0.0) + 1e-6 * total + _TINY
-        members = _offset([one.members for one in self.longer], [len(one.targets) for one in self.longer])
-        groups = _offset([one.groups for one in self.longer], [len(one.following) for one in self.longer])
-        group_of = _repeated([len(one.following) for one in self.longer], device)
-        following = torch.cat([one.following for one in self.longer])
-        in_group = u.new_zeros(len(following)).index_add_(0, groups, u[members]) + _TINY
-        joined = torch.cat([one.joined for one in self.longer])
-        long = torch.maximum(joined, in_group / (in_group + short[group_of]))
+        at = self.position[self.of[self.group]]
+        u = self.columns if p_target is None else self.rows * p_target[at, self.candidates]
+        total = u.new_zeros(self.of.shape).index_add_(0, self.group, u).clamp_min_(_TINY)
         p_w = p[:, self.position, self.token]
-        mass = p_w[:, group_of] * self.after[:, group_of, following] * long
-        left = (p_w - torch.zeros_like(p_w).index_add_(1, group_of, mass)).clamp_min(0.0)
-        ratio = left / short
-        added = -ratio[:, of] * u
-        added.index_add_(1, members, (mass / in_group)[:, groups] * u[members])
-        return ratio, added, at, targets
-
-
-def _repeated(counts: Sequence[int], device: torch.device) -> Tensor:
-    """0 so often as the first count says, 1 so often as the second, and so on."""
-    return torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
-
-
-def _offset(parts: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Joins index tensors, each shifted by the sizes before it."""
-    starts = np.cumsum([0, *sizes[:-1]]).tolist()
-    return torch.cat([part + start for part, start in zip(parts, starts, strict=True)])
+        seen = torch.zeros_like(p_w).index_add_(1, self.of, self.after).clamp_max_(1.0)
+        mass = p_w[:, self.of] * self.after
+        unseen = p_w * (1 - seen) / image[self.position, self.token].clamp_min(_TINY)
+        return unseen, (mass / total)[:, self.group] * u, at
 
 
 class LookAhead(nn.Module):
-    """Knows which source tokens are worth looking behind, and the longer target tokens of each."""
+    """Knows which source tokens are worth looking behind, and what target tokens may come of each."""
 
-    share: Tensor
+    order: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(self, alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
         """Takes the alignment of two vocabularies."""
         super().__init__()
         self._source, self._target = source, target
         self._rows, self._columns = alignment.row_weights.tocsc(), alignment.column_weights.tocsc()
-        lengths = [np.array([len(data or b"") for data in v.token_bytes]) for v in (source, target)]
-        entries = alignment.row_weights.tocoo()
-        longer = lengths[1][entries.coords[0]] > lengths[0][entries.coords[1]]
-        longer &= lengths[0][entries.coords[1]] > 0
-        rows, columns = alignment.row_weights.copy(), alignment.column_weights.copy()
-        rows.data *= longer
-        columns.data *= (
-            lengths[1][np.repeat(np.arange(columns.shape[0]), np.diff(columns.indptr))] > (lengths[0][columns.indices])
+        self._frequency = np.asarray(alignment.counts.sum(axis=1)).ravel()
+        order = sorted((data, y) for y, data in enumerate(target.token_bytes) if data)
+        self._targets = [y for _, y in order]
+        self._spelled = [data for data, _ in order]
+        runs = [_run_behind(self._spelled, data) for data in source.token_bytes]
+        for name, values in (
+            ("order", self._targets),
+            ("low", [low for low, _ in runs]),
+            ("high", [high for _, high in runs]),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
+        self._column = functools.lru_cache(maxsize=1 << 10)(self._both_columns)
+        self.candidates = functools.lru_cache(maxsize=1 << 16)(self._may_begin)
+
+    def ahead(self, position: Sequence[int], tokens: Sequence[int], after: Tensor) -> Ahead:
+        """Puts together what the source says after some of its tokens.
+
+        Args:
+            position: At which position, for each of K.
+            tokens: After which token w.
+            after: The m donors' probabilities of what follows, (m, K, |S|), on the device of this module.
+        """
+        likely = after[0].topk(min(_FOLLOWING, after.shape[-1])).indices.tolist()
+        pairs = [
+            (k, v, found)
+            for k, (w, several) in enumerate(zip(tokens, likely, strict=True))
+            for v in several
+            if (found := self.candidates(w, v)) is not None
+        ]
+        of = _integers([k for k, _, _ in pairs], after.device)
+        sizes = [len(found.targets) for _, _, found in pairs]
+        return Ahead(
+            position=_integers(position, after.device),
+            token=_integers(tokens, after.device),
+            after=after[:, of, _integers([v for _, v, _ in pairs], after.device)],
+            of=of,
+            candidates=_integers([y for _, _, found in pairs for y in found.targets], after.device),
+            rows=_floats([r for _, _, found in pairs for r in found.rows], after.device),
+            columns=_floats([c for _, _, found in pairs for c in found.columns], after.device),
+            group=torch.from_numpy(np.repeat(np.arange(len(pairs)), sizes)).to(after.device),
         )
-        rows.eliminate_zeros()
-        self.longer_rows = SparseMatrix(rows.T.tocsr())
-        share = np.asarray(columns.sum(axis=0)).ravel().astype("float32")
-        self.register_buffer("share", torch.from_numpy(share), persistent=False)
-        self._tables = functools.lru_cache(maxsize=1 << 10)(self._longer)
 
-    def longer(self, w: int) -> Longer:
-        """The longer target tokens of a source token, on the device of this module."""
-        return self._tables(w, self.share.device)
-
-    def choose(self, p_source: Tensor, image: Tensor | None, p_target: Tensor) -> list[list[int]]:
+    def choose(self, p_source: Tensor, image: Tensor, p_target: Tensor) -> list[list[int]]:
         """The source tokens that are worth looking behind at each position.
 
         Args:
             p_source: The donor's distribution, (n, |S|).
-            image: R^T p_T, (n, |S|), for the informed carry; None for the static one.
+            image: R^T p_T, the base's distribution on the source vocabulary, (n, |S|).
             p_target: The base model's distribution, (n, |T|).
 
         Returns:
             At most a few source tokens a position. They are needed on the host, as everything is that a model reads.
         """
-        share = self.share if image is None else self.longer_rows(p_target) / image
-        at_stake, tokens = (p_source * share).topk(min(_MOST, p_source.shape[-1]))
+        running = torch.nn.functional.pad(p_target[:, self.order].cumsum(-1), (1, 0))
+        longer = (running[:, self.high] - running[:, self.low]).clamp_min_(0.0)
+        at_stake, tokens = (p_source * (longer / (longer + image))).topk(min(_MOST, p_source.shape[-1]))
         chosen = torch.where(at_stake > _WORTH, tokens, -1).tolist()
-        return [[w for w in several if w >= 0 and len(self.longer(w).following)] for several in chosen]
+        return [[w for w in several if w >= 0] for several in chosen]
 
-    def _longer(self, w: int, device: torch.device) -> Longer:
-        own = self._source.token_bytes[w] or b""
-        part = slice(self._rows.indptr[w], self._rows.indptr[w + 1])
-        ys, rows = self._rows.indices[part], self._rows.data[part]
-        part = slice(self._columns.indptr[w], self._columns.indptr[w + 1])
-        column = dict(zip(self._columns.indices[part].tolist(), self._columns.data[part].tolist(), strict=True))
-        data = {y: self._target.token_bytes[y] or b"" for y in ys.tolist()}
-        kept = [i for i, y in enumerate(ys.tolist()) if len(data[y]) > len(own) and data[y].startswith(own)]
-        kept = sorted(kept, key=lambda i: -column.get(int(ys[i]), 0.0))[:_LONGER] if own else []
-        kept.sort(key=lambda i: data[int(ys[i])])
-        targets = [int(ys[i]) for i in kept]
-        spelled = [data[y] for y in targets]
-        place = {y: i for i, y in enumerate(targets)}
-        following = self._may_follow(sorted({text[len(own) :] for text in spelled}))
-        texts = [own + (self._source.token_bytes[v] or b"") for v in following]
-        pairs: list[tuple[int, int]] = []
-        groups: list[int] = []
-        joined: list[float] = []
-        for v, text, cut in zip(following, texts, self._target.segment_batch(texts), strict=True):
-            first = cut[0] if cut else -1
-            size = len(self._target.token_bytes[first] or b"") if cut else 0
-            if len(own) < size < len(text):
-                members = [place[first]] if first in place else []
-            else:
-                low = bisect.bisect_left(spelled, text)
-                members = list(range(low, bisect.bisect_left(spelled, text + b"\xff" * 8, low)))
-            if members:
-                pairs += [(i, len(groups)) for i in members]
-                groups.append(v)
-                joined.append(float(size > len(own)))
-        index = np.array(pairs, np.int64).reshape(-1, 2)
-        return Longer(
-            targets=torch.tensor(targets, dtype=torch.int64, device=device),
-            rows=torch.tensor(rows[kept], dtype=torch.float32, device=device),
-            columns=torch.tensor([column.get(y, 0.0) for y in targets], dtype=torch.float32, device=device),
-            members=torch.from_numpy(index[:, 0].copy()).to(device),
-            groups=torch.from_numpy(index[:, 1].copy()).to(device),
-            following=torch.tensor(groups, dtype=torch.int64, device=device),
-            joined=torch.tensor(joined, dtype=torch.float32, device=device),
+    def _may_begin(self, w: int, v: int) -> Candidates | None:
+        """The candidates of w v; None where that is no text, or one that the target cannot spell."""
+        own, more = self._source.token_bytes[w], self._source.token_bytes[v]
+        if not own or not more:
+            return None
+        text = own + more
+        first = (*self._target.segment(text), -1)[0]
+        size = 0 if first < 0 else len(self._target.token_bytes[first] or b"")
+        if not size:
+            return None
+        targets = [first] if size < len(text) else []
+        if not len(own) < size < len(text):
+            low = bisect.bisect_left(self._spelled, text)
+            run = self._targets[low : bisect.bisect_left(self._spelled, after(text), low)]
+            targets += sorted(run, key=lambda y: -self._frequency[y])[:_RUNNING_ON]
+        rows, columns = self._column(w)
+        return Candidates(
+            targets=tuple(targets),
+            rows=tuple(max(rows.get(y, 0.0), _STRANGE) for y in targets),
+            columns=tuple(max(columns.get(y, 0.0), 0.01 * _STRANGE) for y in targets),
         )
 
-    def _may_follow(self, rests: Sequence[bytes]) -> list[int]:
-        """The source tokens that begin these bytes, and those few that begin with them."""
-        firsts = {ids[0] for ids in self._source.segment_batch(rests) if ids}
-        ordered = self._sorted
-        for rest in rests:
-            low = bisect.bisect_left(ordered, rest)
-            high = bisect.bisect_left(ordered, rest + b"\xff" * 8, low)
-            if high - low <= _CONTINUING:
-                firsts.update(self._source.canonical[data] for data in ordered[low:high])
-        return sorted(v for v in firsts if self._source.token_bytes[v])
+    def _both_columns(self, w: int) -> tuple[dict[int, float], dict[int, float]]:
+        """R[., w] and C[., w], their entries."""
+        return _entries(self._rows, w), _entries(self._columns, w)
 
-    @functools.cached_property
-    def _sorted(self) -> list[bytes]:
-        return sorted(self._source.canonical)
+
+def _run_behind(ordered: list[bytes], data: bytes | None) -> tuple[int, int]:
+    """Where the byte strings stand, in a sorted list, that begin with some bytes and are longer; (0, 0) for none."""
+    if not data:
+        return 0, 0
+    low = bisect.bisect_right(ordered, data)
+    return low, bisect.bisect_left(ordered, after(data), low)
+
+
+def _integers(values: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def _floats(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def _entries(matrix: sp.csc_array, w: int) -> dict[int, float]:
+    part = slice(matrix.indptr[w], matrix.indptr[w + 1])
+    return dict(zip(matrix.indices[part].tolist(), matrix.data[part].tolist(), strict=True))

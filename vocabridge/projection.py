@@ -116,15 +116,17 @@ class Projection(nn.Module):
         Returns:
             Probabilities (m, n, |T|).
         """
-        if ahead is not None:
-            ratio, added, at, targets = ahead.split(p_source, self.speaking.expand(p_source.shape[1:]), None)
-            scaled = p_source.index_put((_all(p_source), ahead.position, ahead.token), ratio)
-            carried = self.columns(scaled).index_put_((_all(p_source), at, targets), added, accumulate=True)
-        else:
+        scale = self._scale(p_source, p_target)
+        if ahead is None:
             carried = self.columns(p_source)
-        carried.mul_(self._scale(p_source, p_target))
+        else:
+            ratio, added, at = ahead.split(p_source, self.speaking.expand(p_source.shape[1:]), None)
+            carried = self.columns(p_source.index_put((_all(p_source), ahead.position, ahead.token), ratio))
         kept = p_target.index_select(-1, self.empty)
-        return carried.index_copy_(-1, self.empty, kept.expand(*carried.shape[:-1], -1))
+        carried.mul_(scale).index_copy_(-1, self.empty, kept.expand(*carried.shape[:-1], -1))
+        if ahead is None:
+            return carried
+        return carried.index_put_((_all(p_source), at, ahead.candidates), added * scale[:, at, 0], accumulate=True)
 
     def informed(self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None) -> Tensor:
         """p_T * (R @ (p_S / (R^T @ p_T))); arguments and result as for `static`.
@@ -136,10 +138,10 @@ class Projection(nn.Module):
         ratio = (p_source / image).mul_(scale)
         if ahead is None:
             return self.rows(ratio, empty=1.0).mul_(p_target)
-        split, added, at, targets = ahead.split(p_source, image, p_target)
+        split, added, at = ahead.split(p_source, image, p_target)
         ratio.index_put_((_all(p_source), ahead.position, ahead.token), split * scale[:, ahead.position, 0])
         carried = self.rows(ratio, empty=1.0).mul_(p_target)
-        return carried.index_put_((_all(p_source), at, targets), added * scale[:, at, 0], accumulate=True)
+        return carried.index_put_((_all(p_source), at, ahead.candidates), added * scale[:, at, 0], accumulate=True)
 
     def image(self, p_target: Tensor) -> Tensor:
         """The base's distribution on the source vocabulary, R^T @ p_T: (n, |T|) -> (n, |S|), nowhere 0."""

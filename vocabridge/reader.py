@@ -15,6 +15,7 @@ from __future__ import annotations
 import codecs
 import copy
 import re
+import string
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -32,6 +33,9 @@ _TAKEN_BACK = 2
 _GOES_ON = "a"
 """How a text goes on. Where it ends in white space, what that becomes before a word is another cover; other
 continuations (digits, punctuation, further space) added nothing that could be measured."""
+
+_WORD_GOES_ON = tuple(string.ascii_lowercase)
+"""How a word goes on: the target may have cut a name in two where the source would have cut elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ class Reader:
         data, half = self.tail.encode(), self.half
         followed: tuple[str, ...] = ()
         if all_ways:
-            followed = tuple(self.tail + more for more in (_completed(half) if half else (_GOES_ON,)))
+            followed = tuple(self.tail + more for more in self._continuations())
         as_it_stands, *others = self._vocabulary.encode_batch([self.tail, *followed])
         ids, starts = as_it_stands.ids.tolist(), as_it_stands.starts.tolist()
         ends = {tuple(ids): len(data)}
@@ -182,6 +186,12 @@ class Reader:
                 inside, end = _inside(encoding, len(data + half))
                 ends.setdefault(inside, end)
         return [Cover(ids, (data + half)[end:]) for ids, end in ends.items()]
+
+    def _continuations(self) -> tuple[str, ...]:
+        """How the text may go on, one of each sort that matters."""
+        if self.half:
+            return _completed(self.half)
+        return _WORD_GOES_ON if self.tail[-1:].isalpha() else (_GOES_ON,)
 
     def _settle(self) -> None:
         pattern = safe_cuts(self._vocabulary)

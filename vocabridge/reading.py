@@ -355,12 +355,7 @@ class Said:
         after = torch.stack([getattr(said, name).softmax(-1) for name in names])
         if len(entries) > len(looked):
             after = self._mixed(looked, names, after)
-        return Ahead(
-            position=torch.tensor([i - start for i, _, _ in looked], device=device),
-            token=torch.tensor([w for _, w, _ in looked], device=device),
-            after=after.to(device),
-            longer=tuple(look_ahead.longer(w) for _, w, _ in looked),
-        )
+        return look_ahead.ahead([i - start for i, _, _ in looked], [w for _, w, _ in looked], after.to(device))
 
     def _mixed(
         self, looked: list[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str], after: Tensor

@@ -163,8 +163,7 @@ class Steering(nn.Module):
         chosen: list[list[int]] = []
         for part, p in zip(parts, p_base, strict=True):
             scores, _ = self.scores(said, part, self.wanted)
-            image = self.projection.image(p) if carry is Carry.INFORMED else None
-            chosen += self.look_ahead.choose(scores.donors[0].softmax(-1), image, p)
+            chosen += self.look_ahead.choose(scores.donors[0].softmax(-1), self.projection.image(p), p)
         said.look_behind(chosen)
 
     def change(
