@@ -143,13 +143,11 @@ def bridge(
             {"bridge": output, "base": base, "policy": policy.value, "guard": guard.as_dict(), "steerings": described}
         )
         return
-    facts = {"base": base}
-    for one, (*_, text) in zip(steerings, sources, strict=True):
+    facts: dict[str, object] = {"base": base}
+    for number, (one, (*_, said)) in enumerate(zip(steerings, sources, strict=True), 1):
         how = one.combination
-        weights = f"{how.base:g}, {how.tuned:g}, {how.untuned:g}"
-        facts[f"steered by {one.source.name}"] = (
-            f"{how.carry.value} {how.form.value} of weights {weights}, strength {text or 1}"
-        )
+        weights = f"{how.carry.value} {how.form.value} of weights {how.base:g}, {how.tuned:g}, {how.untuned:g}"
+        facts[f"source {number}"] = f"{one.source.name}: {weights}, strength {said or 1}"
     print_facts(f"bridge in {output}", facts)
 
 
