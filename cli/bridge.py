@@ -146,8 +146,8 @@ def bridge(
     facts: dict[str, object] = {"base": base}
     for number, (one, (*_, said)) in enumerate(zip(steerings, sources, strict=True), 1):
         how = one.combination
-        weights = f"{how.carry.value} {how.form.value} of weights {how.base:g}, {how.tuned:g}, {how.untuned:g}"
-        facts[f"source {number}"] = f"{one.source.name}: {weights}, strength {said or 1}"
+        made = f"{how.carry.value} {how.form.value} of weights {how.base:g}, {how.tuned:g}, {how.untuned:g}"
+        facts[f"source {number}"] = f"{one.source.name}: {made}, strength {said or 1}"
     print_facts(f"bridge in {output}", facts)
 
 
