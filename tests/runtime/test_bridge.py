@@ -211,7 +211,7 @@ CARRIED = {Policy.SKIP: Carry.STATIC, Policy.RETOKENIZE: Carry.EXPONENTIAL, Poli
 @pytest.mark.parametrize("kind", ["pair", "residual"])
 @pytest.mark.parametrize("policy", Policy)
 @given(ids=written(), sizes=st.lists(st.integers(1, 4), max_size=5))
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_in_any_steps_is_as_from_scratch(parts, policy, kind, ids, sizes):
     source = parts.pair if kind == "pair" else parts.residual(0.2)
     bridge = parts.bridge(source, CARRIED.get(policy, Carry.INFORMED), policy=policy, weights=(1.0, 0.8, 0.6))

@@ -78,7 +78,7 @@ def ids_of(vocabulary, several):
 
 
 @given(first=written(), back=st.integers(0, 10), then=written(), again=st.integers(1, 4))
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_taking_tokens_back_and_writing_others_all_is_as_from_scratch(onto_llama, first, back, then, again):
     bridge = onto_llama
     ids = [300, *ids_of(bridge.vocabulary, first)]

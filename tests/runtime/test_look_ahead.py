@@ -16,7 +16,7 @@ from vocabridge import look_ahead
 from vocabridge.alignment import Alignment, Vocabulary, align
 from vocabridge.combination import Carry
 from vocabridge.healing import Healer
-from vocabridge.look_ahead import _FOLLOWING, _MOST, _STRANGE, _WORTH, LookAhead
+from vocabridge.look_ahead import _FOLLOWING, _MOST, _WORTH, LookAhead
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.reader import begin_tokens
@@ -75,20 +75,8 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(draw(st.integers(0, 999)), draw(st.integers(1, 2)), tuple(sorted(looked)), sharpness)
 
 
-def candidates(target: Vocabulary, own: bytes, more: bytes) -> list[int]:
-    """The target tokens that a text may begin with which goes on with w and v."""
-    text = own + more
-    first = target.segment(text)[0]
-    size = len(target.token_bytes[first])
-    if len(own) < size < len(text):
-        return [first]
-    longer = [y for y, data in enumerate(target.token_bytes) if data.startswith(text)]
-    return longer if size == len(text) else [first, *longer]
-
-
-def written_out(tiny, alignment, carry, p, p_target, looked) -> np.ndarray:
+def written_out(ahead, alignment, carry, p, p_target, looked) -> np.ndarray:
     """The carried distribution of one donor at one position; `looked` has what follows each w looked behind."""
-    source, target = tiny["source"], tiny["target"]
     R, C = alignment.row_weights.toarray(), alignment.column_weights.toarray()
     speaking, covered = C.sum(0) > 0, R.sum(1) > 0
     q = np.zeros(SIZES[1])
@@ -97,10 +85,10 @@ def written_out(tiny, alignment, carry, p, p_target, looked) -> np.ndarray:
         left = p[w]
         if w in looked:
             for v in np.argsort(-looked[w]["first"], kind="stable")[:_FOLLOWING]:
-                found = candidates(target, source.token_bytes[w], source.token_bytes[v])
-                known = {y: max(C[y, w], 0.01 * _STRANGE) for y in found}
+                found = ahead.candidates(w, int(v))
+                known = dict(zip(found.targets, found.columns, strict=True))
                 if carry is Carry.INFORMED:
-                    known = {y: max(R[y, w], _STRANGE) * p_target[y] for y in found}
+                    known = {y: row * p_target[y] for y, row in zip(found.targets, found.rows, strict=True)}
                 for y, weight in known.items():
                     q[y] += p[w] * looked[w]["own"][v] * weight / sum(known.values())
                 left -= p[w] * looked[w]["own"][v]
@@ -127,8 +115,28 @@ def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns
                 if at == n
             }
             p_n, target_n = p[donor, n].double().numpy(), p_target[n].double().numpy()
-            expected = written_out(tiny, alignment, carry, p_n, target_n, looked)
+            expected = written_out(ahead, alignment, carry, p_n, target_n, looked)
             np.testing.assert_allclose(found[donor, n].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("w", WORDS)
+def test_the_candidates_are_what_a_text_may_begin_with_that_goes_on_with_both_tokens(tiny, w):
+    """Among them what the target's tokenizer cuts first, and all that it may run on in; no weight is 0."""
+    source, target = tiny["source"], tiny["target"]
+    ahead = LookAhead(with_columns(tiny, {}), source, target)
+    for v, more in enumerate(source.token_bytes):
+        text = w + more
+        found = ahead.candidates(source.canonical[w], v)
+        spelled = [target.token_bytes[y] for y in found.targets]
+        first = target.segment(text)[0]
+        assert first in found.targets
+        assert all(data.startswith(text) or text.startswith(data) for data in spelled)
+        assert len(set(spelled)) == len(spelled)
+        assert min(*found.rows, *found.columns) > 0
+        if len(target.token_bytes[first]) == len(text):
+            assert {data for data in target.token_bytes if data.startswith(text)} <= set(spelled)
+        if not text.isalpha() and len(w) < len(target.token_bytes[first]) < len(text):
+            assert found.targets == (first,)
 
 
 @given(columns=columns(), case=cases(), carry=st.sampled_from(CARRIES))
