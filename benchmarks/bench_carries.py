@@ -1,7 +1,7 @@
 """What a crossing costs and what a bridge gains, by policy, carry and form: a donor's responses in another vocabulary.
 
     python benchmarks/bench_carries.py --base gemma-3-270m --value my-values --data test.jsonl --validation val.jsonl
-                                       [--limit N] [--json FILE]
+                                       [--limit N] [--ways POLICY:CARRY ...] [--json FILE]
 
 Bits per byte of the responses, teacher-forced. Per policy and carry of distributions: the carried donor alone
 (0, 1, 0) against the donor in its own vocabulary; then the product and the mixture with weights fitted on the
@@ -34,6 +34,17 @@ from vocabridge.intervals import Interval, ratio
 from vocabridge.loading import build_bridge
 from vocabridge.policy import Policy
 from vocabridge.progress import unheard
+
+WAYS = (
+    "skip:informed",
+    "retokenize:informed",
+    "heal:informed",
+    "look-ahead:informed",
+    "retokenize:static",
+    "look-ahead:static",
+    "retokenize:exponential",
+    "heal:linear",
+)
 
 AT_ONCE = 8
 """Positions whose distributions are in memory at the same time."""
@@ -101,8 +112,7 @@ def main() -> None:
     for name in ("base", "value", "data", "validation"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--limit", type=int, help="take the first so many test items")
-    parser.add_argument("--policies", nargs="+", default=[policy.value for policy in Policy])
-    parser.add_argument("--carries", nargs="+", default=[carry.value for carry in Carry])
+    parser.add_argument("--ways", nargs="+", default=WAYS, help="policy:carry, of those to compare")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
     started = perf_counter()
@@ -110,14 +120,10 @@ def main() -> None:
     steering = bridge.steering
     held_out = load_examples(Path(arguments.validation))
     examples = load_examples(Path(arguments.data), arguments.limit)
-    carries = [Carry(name) for name in arguments.carries]
+    ways = [(Policy(policy), Carry(carry)) for policy, carry in (way.split(":") for way in arguments.ways)]
     fits: dict[tuple[Policy, Carry], list[Fit]] = {}
-    for policy in map(Policy, arguments.policies):
-        # Nothing is looked behind for a change of logits: there it is `heal` under another name.
-        some = [carry for carry in carries if not (carry.of_delta and policy is Policy.LOOK_AHEAD)]
-        steering.policy = policy
-        for fit in fit_combination(bridge, held_out, carries=some) if some else []:
-            fits.setdefault((policy, fit.combination.carry), []).append(fit)
+    for steering.policy, carry in ways:
+        fits[steering.policy, carry] = fit_combination(bridge, held_out, carries=[carry])
     base = response_bits(of_model("base", bridge.base, bridge.vocabulary), examples, unheard)
     own = response_bits(of_source("donor", steering.source), examples, unheard)
     bits = measure(bridge, examples, fits)
@@ -131,7 +137,7 @@ def main() -> None:
             "policy": policy.value,
             "carry": carry.value,
             "what": name,
-            "weights": None if name == "donor" else next(f.combination.as_dict() for f in fitted if f.combination.form.value == name),
+            "weights": next((f.combination.as_dict() for f in fitted if f.combination.form.value == name), None),
             "bits_per_byte": found.sum() / size,
             "against_donor": vars(against(found)),
         }

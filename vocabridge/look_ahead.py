@@ -6,8 +6,9 @@ w's mass p(w) by u(y, w) = p_T(y) R[y, w] (informed) or C[y, w] (static). With t
     q(y) = p(w) * sum over v of p(v | w) u(y, w) / (sum of u over the candidates of w v),   y among these candidates
 
 where the candidates are the target tokens that a text may begin with which goes on with w and v: the first that the
-target's tokenizer cuts from w v, and where the text may run on in one token, all that begin with it; whether they
-ever stood with w or not, but then with a small u. What the unlikely v have of p(w) is split as the carry has it.
+target's tokenizer cuts from w v, with R and C of 1, and where the text may run on in one token, all that begin with
+it, also those that never stood with w, but then with a small u. What the unlikely v have of p(w) is split as the
+carry has it.
 
 It takes a further forward of the source for the tokens looked behind, so only those are that much depends on: that
 have a good part of the mass, while the base, too, would have a longer token here. The target tokens that begin with w
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from vocabridge.alignment import Alignment, Vocabulary
 from vocabridge.healing import after
 
-_WORTH = 0.02
+_WORTH = 0.1
 """Mass that has to be at stake for a source token to be looked behind."""
 
 _MOST = 4
@@ -54,8 +55,8 @@ class Candidates:
 
     Attributes:
         targets: The tokens.
-        rows: R[y, w] of each, at least a little.
-        columns: C[y, w] of each, at least a little.
+        rows: R[y, w] of each, at least a little; 1 for the one that the target's tokenizer cuts.
+        columns: C[y, w] of each, at least a little; 1 for that one.
     """
 
     targets: tuple[int, ...]
@@ -188,16 +189,18 @@ class LookAhead(nn.Module):
         size = 0 if first < 0 else len(self._target.token_bytes[first] or b"")
         if not size:
             return None
-        targets = [first] if size < len(text) else []
+        running: list[int] = []
         if not len(own) < size < len(text):
             low = bisect.bisect_left(self._spelled, text)
-            run = self._targets[low : bisect.bisect_left(self._spelled, after(text), low)]
-            targets += sorted(run, key=lambda y: -self._frequency[y])[:_RUNNING_ON]
+            running = self._targets[low : bisect.bisect_left(self._spelled, after(text), low)]
+            running = sorted(running, key=lambda y: -self._frequency[y])[:_RUNNING_ON]
         rows, columns = self._column(w)
+        weights = {y: (max(rows.get(y, 0.0), _STRANGE), max(columns.get(y, 0.0), 0.01 * _STRANGE)) for y in running}
+        weights[first] = (1.0, 1.0)
         return Candidates(
-            targets=tuple(targets),
-            rows=tuple(max(rows.get(y, 0.0), _STRANGE) for y in targets),
-            columns=tuple(max(columns.get(y, 0.0), 0.01 * _STRANGE) for y in targets),
+            targets=tuple(weights),
+            rows=tuple(row for row, _ in weights.values()),
+            columns=tuple(column for _, column in weights.values()),
         )
 
     def _both_columns(self, w: int) -> tuple[dict[int, float], dict[int, float]]:
