@@ -39,8 +39,9 @@ from vocabridge.alignment import (
 )
 from vocabridge.data import corpus_files
 from vocabridge.models import LoadedModel, load_model
+from vocabridge.policy import Policy
 from vocabridge.predictions import predict
-from vocabridge.score import Policy, Score, score
+from vocabridge.score import Score, score
 
 MODELS = {"SmolLM2": "smollm2-135m-instruct", "Gemma-3": "gemma-3-270m"}
 CHAINS = ("cooccurrence,prefix", "cooccurrence,retokenize")

@@ -46,7 +46,7 @@ def score(
     from vocabridge.alignment import Alignment, Corpus
     from vocabridge.cli.vocabularies import remembered
     from vocabridge.models import load_model
-    from vocabridge.score import Policy
+    from vocabridge.policy import Policy
     from vocabridge.score import score as measure
 
     begin = perf_counter()

@@ -13,44 +13,32 @@ from __future__ import annotations
 import bisect
 import enum
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
-from vocabridge.healing import Asked, Healer, covers
+from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
+from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
-from vocabridge.score_look_ahead import FirstTokens, LookAhead, Step
-from vocabridge.tree import ROOT, TokenTree
+from vocabridge.reading import Said
+from vocabridge.steering import Steering
+from vocabridge.token_forest import TokenForest
+from vocabridge.tree import ROOT
+from vocabridge.value_source import ContrastPair
 from vocabridge.windows import windows
 
-_AHEAD = 3
-"""Source tokens that the look-ahead may follow."""
+_AT_ONCE = 8
+"""Positions whose distributions are in memory at the same time."""
 
 _FLOOR = 1e-4
 """The share of every distribution that goes to the frequencies, so that nothing is impossible."""
-
-
-class Policy(enum.Enum):
-    """What the source says at a target boundary at which its own token may not end.
-
-    Attributes:
-        SKIP: Nothing, where its own distribution would rather run on (`heal` tells) or a character is not whole.
-        RETOKENIZE: What it says after the text so far, cut by its own tokenizer as it stands.
-        HEAL: All ways to cut the text so far, weighted by its own probabilities (`healing`).
-        LOOK_AHEAD: The same, and a token's mass is split knowing what the source says after it (`look_ahead`).
-            To generate so takes a further forward for the source tokens that several target tokens continue; to
-            score takes none, because the text says which of them matters.
-    """
-
-    SKIP = "skip"
-    RETOKENIZE = "retokenize"
-    HEAL = "heal"
-    LOOK_AHEAD = "look-ahead"
 
 
 class Fit(enum.Enum):
@@ -201,35 +189,19 @@ class Score:
 
 @dataclass(frozen=True)
 class _Position:
-    """A target token of a text, with what the source says about it.
+    """A target token of a text.
 
     Attributes:
         token: The target token.
         length: Its bytes.
         native: Bits that the source's own tokens spend on these bytes.
         fit: How the tokens lie here.
-        common: Whether a source token of the finished text starts here.
-        as_it_stands: The source's distribution after the text so far, (|S|,); None inside a character.
-        healed: The healed distribution, (|S|,).
-        across: Share of it that comes from tokens that run across the boundary.
-        piece: The bytes with which the source's own tokens of the finished text go on here.
-        column: The source token that they are or begin with.
-        weight: The share of `healed` that this very token has.
-        path: What the source says behind it and behind its next few tokens.
     """
 
     token: int
     length: int
     native: float
     fit: Fit
-    common: bool
-    as_it_stands: np.ndarray[Any, Any] | None
-    healed: np.ndarray[Any, Any]
-    across: float
-    piece: bytes
-    column: int
-    weight: float
-    path: list[Step]
 
 
 def score(
@@ -240,7 +212,7 @@ def score(
     policies: Sequence[Policy] = tuple(Policy),
     progress: Progress = unheard,
 ) -> dict[str, Score]:
-    """Score alignments of one pair of vocabularies on one text; the model reads the text once for all of them.
+    """Score alignments of one pair of vocabularies on one text.
 
     Args:
         model: The source model.
@@ -253,136 +225,139 @@ def score(
     Raises:
         VocabridgeError: An alignment is for other tokenizers; or the text has no common boundary to start at.
     """
-    source = model.vocabulary
-    for alignment in alignments.values():
-        alignment.check(source=source, target=target)
-    classes, first = classes_of(target), FirstTokens(target)
+    source = ContrastPair(model, model)  # of which only the tuned donor is asked
+    static = Combination(Carry.STATIC, 0.0, 1.0, 0.0)
     scorers = {
-        name: _Scorer(alignment, classes, LookAhead(alignment, source, target, first))
+        name: _Scorer(Steering.over(target, source, alignment, static), alignment)
         for name, alignment in alignments.items()
     }
     results = {name: {policy: Carried() for policy in policies} for name in alignments}
-    healer = Healer(source, target)
+    classes = classes_of(target)
     positions = common = done = 0
     for window in windows(corpus):
-        for position in _positions(model, healer, target, window):
-            positions += 1
-            common += position.common
+        ids, first, places, shared = _places(model, target, window)
+        positions += len(places)
+        common += shared
+        for policy in policies if places else ():
+            heard = None
             for name, scorer in scorers.items():
-                for policy, carried in results[name].items():
-                    scorer.count(carried, position, policy)
+                bits, silent = scorer.bits(policy, ids, first, heard)
+                heard = scorer.heard
+                carried = results[name][policy]
+                carried.silent += silent
+                for place, spent in zip(places, bits, strict=True):
+                    for cost in (
+                        carried.overall,
+                        carried.by_class[TokenClass(classes[place.token])],
+                        carried.by_fit[place.fit],
+                    ):
+                        cost.add(place.length, place.native, spent)
         done += len(window.encode())
         progress(done, corpus.bytes, "scoring")
     if not positions:
         raise VocabridgeError("the text is too short to score: no place in it where tokens of both vocabularies start")
     return {
-        name: Score(model.name, source.name, target.name, alignments[name].method, positions, common, results[name])
-        for name in alignments
+        name: Score(model.name, source.vocabulary.name, target.name, alignments[name].method, positions, common, found)
+        for name, found in results.items()
     }
 
 
 class _Scorer:
-    """Charges positions by one alignment."""
+    """Charges the tokens of a text by one alignment.
 
-    def __init__(self, alignment: Alignment, classes: np.ndarray[Any, Any], ahead: LookAhead) -> None:
-        self._columns = alignment.column_weights
-        self._speaking = np.asarray(self._columns.sum(axis=0)).ravel() > 0
-        self._ahead = ahead
-        self._classes = classes
+    Attributes:
+        heard: The positions of the last text, with the reading that has read them.
+    """
+
+    def __init__(self, steering: Steering, alignment: Alignment) -> None:
+        self._steering = steering
         # Control tokens too: a text may hold the unknown token, or spell out a special one.
         frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel() + 1
-        self._frequency = frequency / frequency.sum()
+        self._frequency = torch.from_numpy((frequency / frequency.sum()).astype("float32"))
+        self.heard: Said | None = None
 
-    def count(self, carried: Carried, position: _Position, policy: Policy) -> None:
-        """Add what the position costs under a policy."""
-        p: np.ndarray[Any, Any] | None = position.healed
-        if policy is Policy.RETOKENIZE:
-            p = position.as_it_stands
-        elif policy is Policy.SKIP:
-            p = position.as_it_stands if position.across <= 0.5 else None
-        frequency = float(self._frequency[position.token])
-        if p is None:
-            carried.silent += 1
-            q = frequency
-        else:
-            if policy is Policy.LOOK_AHEAD:
-                weight = position.weight if self._speaking[position.column] else 0.0
-                q = self._ahead.carried(position.token, p, position.column, weight, position.piece, position.path)
-            else:
-                part = slice(self._columns.indptr[position.token], self._columns.indptr[position.token + 1])
-                q = float(p[self._columns.indices[part]] @ self._columns.data[part])
-            q += (1 - float(p[self._speaking].sum())) * frequency
-        bits = -math.log2((1 - _FLOOR) * q + _FLOOR * frequency)
-        for cost in (
-            carried.overall,
-            carried.by_class[TokenClass(self._classes[position.token])],
-            carried.by_fit[position.fit],
-        ):
-            cost.add(position.length, position.native, bits)
+    @torch.no_grad()
+    def bits(self, policy: Policy, ids: list[int], first: int, heard: Said | None) -> tuple[list[float], int]:
+        """What the tokens from the one at `first` on cost, and at how many of them the source was silent.
+
+        Args:
+            policy: What the source says where tokens do not end together.
+            ids: The text's target tokens.
+            first: Index of the first that is charged.
+            heard: The same text as another alignment's scorer had it read under this policy.
+        """
+        steering, projection = self._steering, self._steering.projection
+        steering.policy = policy
+        if heard is None:
+            reading = steering.reading(1, steering.wanted)
+            heard = reading.read([steering.tokens(ids[:-1])], len(ids) - first)
+        self.heard = heard
+        said = heard.at(range(len(heard.positions)))
+        parts = [slice(i, min(i + _AT_ONCE, len(ids) - first)) for i in range(0, len(ids) - first, _AT_ONCE)]
+        frequency = self._frequency.to(projection.speaking.device)
+
+        def carried(part: slice) -> tuple[Tensor, Tensor]:
+            scores, speaks = steering.scores(said, part, steering.wanted)
+            p = torch.stack(scores.donors).softmax(-1)
+            return projection.static(p, frequency.expand(p.shape[1], -1), scores.ahead)[0], speaks
+
+        # What the base would say is not known here; what is carried without looking ahead stands in for it.
+        steering.look(said, parts, (carried(part)[0] for part in parts), Carry.STATIC)
+        bits: list[float] = []
+        silent = 0
+        for part in parts:
+            q, speaks = carried(part)
+            truth = torch.tensor(ids[first:][part], device=q.device)[:, None]
+            usual = frequency[truth[:, 0]]
+            found = torch.where(speaks[:, 0] > 0, q.gather(1, truth)[:, 0], usual)
+            bits += (-((1 - _FLOOR) * found + _FLOOR * usual).log2()).tolist()
+            silent += int((speaks == 0).sum())
+        return bits, silent
 
 
-def _positions(model: LoadedModel, healer: Healer, target: Vocabulary, text: str) -> Iterator[_Position]:
-    """Read a text and yield its target tokens, from the second common boundary on."""
-    source, data = model.vocabulary, text.encode()
-    ours, theirs = source.encode(text), target.encode(text)
+def _places(model: LoadedModel, target: Vocabulary, text: str) -> tuple[list[int], int, list[_Position], int]:
+    """The target tokens of a text, and those that can be charged: from the second common boundary on.
+
+    Returns:
+        The ids; the index of the first that is charged; the charged ones; how many of them start where a source
+        token does.
+    """
+    ours, theirs = model.vocabulary.encode(text), target.encode(text)
     started = theirs.starts >= 0
     tokens, starts = theirs.ids[started].tolist(), theirs.starts[started].tolist()
     own_starts = np.maximum.accumulate(ours.starts).tolist()  # one without a start is with the one before it
     shared = sorted({s for s in starts if s > 0} & set(own_starts))
     if not shared:
-        return
-    tree = TokenTree()
-    begin = tree.add(begin_tokens(source))
-    nodes, last = [], begin  # the finished text's own tokens
-    for token in ours.ids.tolist():
-        last = tree.add([token], last)
+        return tokens, len(tokens), [], 0
+    size = len(text.encode())
+    stretches = [*shared, size]
+    own = _own_bits(model, ours.ids.tolist())
+    first = bisect.bisect_left(starts, shared[0])
+    places = []
+    for i in range(first, len(tokens)):
+        end = starts[i + 1] if i + 1 < len(starts) else size
+        low, high = stretches[(n := bisect.bisect(stretches, starts[i])) - 1], stretches[n]
+        inside = slice(bisect.bisect_left(own_starts, low), bisect.bisect_left(own_starts, high))
+        targets = bisect.bisect_left(starts, high) - bisect.bisect_left(starts, low)
+        native = float(own[inside].sum()) * (end - starts[i]) / (high - low)
+        places.append(_Position(tokens[i], end - starts[i], native, Fit.of(targets, inside.stop - inside.start)))
+    return tokens, first, places, sum(start in set(own_starts) for start in starts[first:])
+
+
+def _own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+    """What each of a text's own tokens costs the model; 0 for a first token that has nothing in front of it."""
+    forest, begin = TokenForest({"model": model.model}, 1), begin_tokens(model.vocabulary)
+    tree, nodes = forest.trees[0], []
+    last = tree.add(begin)
+    for token in ids:
         nodes.append(last)
-    places = [i for i, start in enumerate(starts) if start >= shared[0]]
-    found = covers(source, [data[: starts[i]] for i in places])
-    heads = {one.head for several in found for one in several}
-    head_nodes = {
-        head: tree.add(encoding.ids.tolist(), begin)
-        for head, encoding in zip(heads, source.encode_batch([data[:h].decode() for h in heads]), strict=True)
-    }
-    ends = [[tree.add(one.ids, head_nodes[one.head]) for one in several] for several in found]
-    log_p = tree.log_probabilities(model.model)
-    own = np.zeros(len(tree.tokens))  # of every node after its parent; a text's first token is given
-    for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True)):
-        own[node] = 0.0 if parent == ROOT else log_p[parent, token]
-    paths = own.copy()
-    for node, parent in enumerate(tree.parents):
-        paths[node] += 0.0 if parent == ROOT else paths[parent]
-    stretches, following = [*shared, len(data)], [*ours.ids.tolist()[1:], -1]
-    for i, several, covered in zip(places, found, ends, strict=True):
-        place, end = starts[i], starts[i + 1] if i + 1 < len(starts) else len(data)
-        asked = {
-            node: Asked(cover.pending, float(paths[node]), log_p[node])
-            for cover, node in zip(several, covered, strict=True)
-            if node != ROOT
-        }
-        if not asked:  # no cover has a token, nor is there a begin token: nothing to ask the model after
-            continue
-        healed = healer.heal(list(asked.values()), tokens[i - 1])
-        low, high = stretches[(n := bisect.bisect(stretches, place)) - 1], stretches[n]
-        inside = nodes[bisect.bisect_left(own_starts, low) : bisect.bisect_left(own_starts, high)]
-        theirs_inside = bisect.bisect_left(starts, high) - bisect.bisect_left(starts, low)
-        covering = bisect.bisect(own_starts, place) - 1
-        node, pending = nodes[covering], data[own_starts[covering] : place]
-        chosen = asked.get(tree.parents[node])
-        piece = (source.token_bytes[tree.tokens[node]] or b"")[len(pending) :]
-        spelled = source.segment(piece)
-        known = chosen is not None and chosen.pending == pending and spelled
-        yield _Position(
-            token=tokens[i],
-            length=end - place,
-            native=-float(own[inside].sum()) / math.log(2) * (end - place) / (high - low),
-            fit=Fit.of(theirs_inside, len(inside)),
-            common=not pending,
-            as_it_stands=None if several[0].pending or covered[0] == ROOT else np.exp(asked[covered[0]].log_p),
-            healed=healed.p,
-            across=healed.across,
-            piece=piece,
-            column=(*spelled, 0)[0],
-            weight=healer.share(healed, chosen, tree.tokens[node], tokens[i - 1]) if known and chosen else 0.0,
-            path=[(log_p[nodes[k]], following[k]) for k in range(covering, min(covering + _AHEAD + 1, len(nodes)))],
-        )
+        last = tree.add([token], last)
+    asked = [node for node in nodes if node != ROOT]
+    forest.read([asked])
+    bits = [0.0] * (len(nodes) - len(asked))
+    for start in range(0, len(asked), _AT_ONCE):
+        some = asked[start : start + _AT_ONCE]
+        logits = forest.logits([(0, node) for node in some])["model"]
+        truth = torch.tensor(ids[len(bits) : len(bits) + len(some)], device=logits.device)
+        bits += (torch.nn.functional.cross_entropy(logits, truth, reduction="none") / math.log(2)).tolist()
+    return np.array(bits)

@@ -1,4 +1,4 @@
-"""A tree of token sequences that share their beginnings, read by a model in one forward pass.
+"""A tree of token sequences that share their beginnings, and the masks with which a model reads one.
 
 Every node is a token after its parent; a model that lets each node attend to its own ancestors only gives, at
 once, what it would say after each of the sequences.
@@ -12,9 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -61,25 +59,6 @@ class TokenTree:
             path.append(node)
             node = self.parents[node]
         return path[::-1]
-
-    @torch.no_grad()
-    def log_probabilities(self, model: PreTrainedModel) -> Float32:
-        """What the model says after every node: natural logarithms, float32 (nodes, |S|)."""
-        count = len(self.tokens)
-        past = np.eye(count, dtype=bool)
-        depths = np.zeros(count, np.int64)
-        for node, parent in enumerate(self.parents):
-            if parent != ROOT:
-                past[node] |= past[parent]
-                depths[node] = depths[parent] + 1
-        device = model.device
-        logits = model(
-            input_ids=torch.tensor([self.tokens], device=device),
-            position_ids=torch.from_numpy(depths)[None].to(device),
-            attention_mask=attention_masks(model.config, past[None], depths[None], depths[None], device, model.dtype),
-            use_cache=False,
-        ).logits[0]
-        return logits.float().log_softmax(-1).cpu().numpy()
 
 
 def attention_masks(
