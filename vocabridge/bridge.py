@@ -210,7 +210,10 @@ class Bridge(PreTrainedModel, GenerationMixin):
         # Text is read where tokenizers run, so the new ids go to the host once a step: n integers a row.
         if attention_mask is not None:
             input_ids = input_ids.where(attention_mask[:, -input_ids.shape[1] :] != 0, -1)
-        ids = input_ids.tolist()
+        unread = 0 if cache is None else max(0, cache.width - past)  # columns for which the sources have their own
+        ids = [[-1] * min(unread, len(row)) + row[unread:] for row in input_ids.tolist()]
+        if not past:
+            ids = [_without_begin(row, self.vocabulary.roles.get("begin", -1)) for row in ids]
         heard = []
         for number, steering in enumerate(self.steerings):
             if steering.is_silent:
@@ -226,9 +229,7 @@ class Bridge(PreTrainedModel, GenerationMixin):
                     f"{steering.source.name} has not read this text from its start, because the strength or the "
                     "combination was changed, or an earlier step was interrupted; start a new cache"
                 )
-            primed = cache is not None and cache.prompts is not None and not past
-            tokens = [steering.tokens([-1] * len(row) if primed else row) for row in ids]
-            heard.append((steering, reading.read(tokens, keep)))
+            heard.append((steering, reading.read([steering.tokens(row) for row in ids], keep)))
         return heard
 
     @torch.no_grad()
@@ -282,6 +283,12 @@ class Bridge(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> torch.nn.Module:
         """The base model's."""
         return self.base.get_output_embeddings()
+
+
+def _without_begin(row: list[int], begin: int) -> list[int]:
+    """A row whose first token, if it is the begin token, is no text, also where one token begins and ends texts."""
+    first = next((i for i, token in enumerate(row) if token >= 0), None)
+    return row if first is None or row[first] != begin else [*row[:first], -1, *row[first + 1 :]]
 
 
 class _Watched(StoppingCriteriaList):

@@ -21,10 +21,13 @@ class BridgeCache(Cache):
         readings: By number of the steering; filled by the bridge.
         rows: The rows of the batch that are still being written, (active,) int64; None for all.
         positions: After how many positions of each text logits were given.
-        prompts: For each row, what each steering reads in place of the base's prompt; see `Bridge.prompt`.
+        prompts: For each row, what each steering reads in place of the base's prompt; see `chat`.
+        width: The columns of that prompt, padding among them.
     """
 
-    def __init__(self, inner: Cache, prompts: Sequence[Sequence[Sequence[Piece]]] | None = None) -> None:
+    def __init__(
+        self, inner: Cache, prompts: Sequence[Sequence[Sequence[Piece]]] | None = None, width: int = 0
+    ) -> None:
         """Wraps an empty cache of the base model's: dynamic, static, offloaded or quantized."""
         if inner.get_seq_length():
             raise VocabridgeError("a bridge cannot go on from a text that only its base model has read; give the text")
@@ -33,6 +36,7 @@ class BridgeCache(Cache):
         self.rows: Tensor | None = None
         self.positions = 0
         self.prompts = prompts
+        self.width = width
         self._changed: Tensor | None = None
         self._written: Tensor | None = None
         self._finished: Tensor | None = None

@@ -55,7 +55,7 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         "attention_mask": torch.tensor(
             [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=bridge.device
         ),
-        "past_key_values": BridgeCache(cache, prompts),
+        "past_key_values": BridgeCache(cache, prompts, width),
     }
 
 
