@@ -33,7 +33,7 @@ from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
 
 ROUNDS = 3
-TOKENS = 24
+TOKENS = 48
 TEXT = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
 POLICIES = (Policy.RETOKENIZE, Policy.HEAL, Policy.LOOK_AHEAD)
 
@@ -129,7 +129,7 @@ def main() -> None:
     steering.combination = Combination(Carry.INFORMED, 0.3, 0.7, 0.0)
     carried = Carried(steering)
     models = {name: steering.source.models[name] for name in sorted(steering.models(("tuned",)))}
-    console, found = Console(), []
+    console, found = Console(width=110), []
 
     def steered(policy: Policy, ids: torch.Tensor, tokens: int) -> None:
         steering.policy = policy
@@ -236,8 +236,9 @@ def main() -> None:
     console.print(table)
     sum_of_parts = peaks["base"] + peaks["source"] - loaded
     console.print(
-        f"memory: {loaded:.0f} MB loaded; at most {peaks['base']:.0f} MB with the base generating, {peaks['source']:.0f} MB "
-        f"with the source, {peaks['bridge']:.0f} MB with the bridge: {peaks['bridge'] / sum_of_parts:.2f} of the sum"
+        f"memory: {loaded:.0f} MB loaded; at most {peaks['base']:.0f} MB with the base generating, "
+        f"{peaks['source']:.0f} MB with the source, {peaks['bridge']:.0f} MB with the bridge: "
+        f"{peaks['bridge'] / sum_of_parts:.2f} of the sum"
     )
     if arguments.json:
         memory = {"loaded_megabytes": loaded, "peak_megabytes": peaks}

@@ -137,7 +137,7 @@ class Healer:
         # By itself, and with a word behind it: where words take a space along, white space is cut otherwise then.
         cut = self._target.segment_batch([before + sample + more for sample in samples for more in (b"", b"a")])
         ended = [len(ids) > 1 and ids[0] == last for ids in cut]
-        return np.array(ended, bool).reshape(-1, 2).any(1)
+        return np.array([alone or followed for alone, followed in zip(ended[::2], ended[1::2], strict=True)], bool)
 
 
 def _first_character(data: bytes) -> bytes:

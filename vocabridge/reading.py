@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -285,8 +286,9 @@ class Said:
         device = next(source.parameters()).device
         speaks = torch.tensor([[float(bool(position.asked))] for position in positions], device=device)
         if not speaking:
-            silent = torch.zeros(len(positions), source.vocabulary.size, device=device)
-            return replace(Scores(), **dict.fromkeys(wanted, silent)), speaks
+            silence = torch.zeros(len(positions), source.vocabulary.size, device=device)
+            silent: dict[str, Any] = dict.fromkeys(wanted, silence)
+            return Scores(**silent), speaks
         # A position without a say repeats another's scores, to keep the shape.
         first = [position if position.asked else speaking[0] for position in positions]
         said = source.scores(forest.logits([(position.row, position.asked[0].node) for position in first]))

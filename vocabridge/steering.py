@@ -119,7 +119,7 @@ class Steering(nn.Module):
 
     @property
     def is_silent(self) -> bool:
-        """Whether it changes nothing, so that its source need not run."""
+        """Whether it changes nothing, so that its source need not run; weights (a, 0, 0) are no steering either."""
         return is_zero(self.strength) or not self.wanted
 
     @property
