@@ -183,9 +183,11 @@ def _product(carry: Carry, features: np.ndarray, stands_for: np.ndarray, truth: 
 
     start = np.ones(len(signs))
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, _LARGEST)] * len(signs))
-    base, tuned, untuned = (*found.x.tolist(), found.x[1].item())[:3]
+    base, tuned, untuned = (round(weight, 4) for weight in (*found.x.tolist(), found.x[1].item())[:3])
+    if tuned == untuned == 0:  # the base alone: its temperature is not what is fitted here
+        base, found.fun = 1.0, loss(np.eye(len(signs))[0])[0]
     return Fit(
-        combination=Combination(carry, round(base, 4), round(tuned, 4), round(untuned, 4)),
+        combination=Combination(carry, base, tuned, untuned),
         bits=float(found.fun) / np.log(2),
         paper_bits=loss(start)[0] / np.log(2),
         positions=len(truth),
