@@ -173,8 +173,9 @@ class LookAhead(nn.Module):
         Returns:
             At most a few source tokens a position. They are needed on the host, as everything is that a model reads.
         """
-        running = torch.nn.functional.pad(p_target[:, self.order].cumsum(-1, dtype=torch.float64), (1, 0))
-        longer = (running[:, self.high] - running[:, self.low]).to(image.dtype)
+        running = p_target.index_select(-1, self.order).cumsum(-1, dtype=torch.float64)
+        running = torch.nn.functional.pad(running, (1, 0))
+        longer = (running.index_select(-1, self.high) - running.index_select(-1, self.low)).to(image.dtype)
         at_stake, tokens = (p_source * (longer / (longer + image))).topk(min(_MOST, p_source.shape[-1]))
         chosen = torch.where(at_stake > _WORTH, tokens, -1).tolist()
         return [[w for w in several if w >= 0] for several in chosen]
