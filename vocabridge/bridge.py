@@ -255,7 +255,7 @@ class Bridge(PreTrainedModel, GenerationMixin):
         cache = kwargs.get("past_key_values")
         if isinstance(cache, BridgeCache) and len(input_ids) > 1:
             stopping_criteria = _Watched(stopping_criteria, cache)
-        return super()._sample(input_ids, *args, stopping_criteria=stopping_criteria, **kwargs)  # type: ignore[misc]
+        return super()._sample(input_ids, *args, stopping_criteria=stopping_criteria, **kwargs)  # type: ignore[arg-type,misc]
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
