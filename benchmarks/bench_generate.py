@@ -32,8 +32,8 @@ from vocabridge.policy import Policy
 from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
 
-ROUNDS = 3
-TOKENS = 48
+ROUNDS = 2
+TOKENS = 32
 TEXT = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
 POLICIES = (Policy.RETOKENIZE, Policy.HEAL, Policy.LOOK_AHEAD)
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--value", default=str(value_network_folder()))
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--growth", type=int, nargs="*", default=[100, 1000, 4000], help="contexts for batch 1")
+    parser.add_argument("--growth", type=int, nargs="*", default=[100, 4000], help="contexts for batch 1")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
     bridge = build_bridge(arguments.base, arguments.value)

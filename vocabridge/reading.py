@@ -250,7 +250,9 @@ class Said:
         """Of positions that the reading has read."""
         self.positions = positions
         self._reading = reading
-        self._last: tuple[slice, Scores, Tensor] | None = None  # look-ahead asks for the same scores again
+        self._last: tuple[tuple[slice, tuple[str, ...]], Scores, Tensor] | None = (
+            None  # look-ahead asks for the same scores again
+        )
         self._behind: dict[int, dict[int, list[tuple[int, int]]]] = {}  # position -> w -> (cover, node) each
 
     def at(self, chosen: Sequence[int]) -> Said:
@@ -271,10 +273,11 @@ class Said:
         Returns:
             Scores (n, |S|), and where the source has a say: float32 (n, 1), 1 or 0.
         """
-        if self._last is None or self._last[0] != part:
+        asked = (part, tuple(wanted))
+        if self._last is None or self._last[0] != asked:
             scores, speaks = self._heard(part, wanted)
             there = {name: getattr(scores, name).to(device) for name in wanted}
-            self._last = part, Scores(**there), speaks.to(device)
+            self._last = asked, Scores(**there), speaks.to(device)
         _, scores, speaks = self._last
         ahead = None if look_ahead is None else self._ahead(part, wanted, look_ahead, device)
         return replace(scores, ahead=ahead), speaks
