@@ -3,9 +3,10 @@
     bits per byte = -1 / bytes * sum over target tokens y of log2 q_T(y),    q_T = C @ p_S
 
 beside the model's native cost, the same text in its own tokens. At every target token the source has read the
-text so far and nothing else, as when generating. What it says where its own tokens may not end is the policy;
-mass that the matrix does not carry, and positions at which the source is silent, go to the target tokens by how
-often the alignment has counted them.
+text so far and nothing else, as when generating, and is heard and carried as a bridge does it (`reading`,
+`projection`, `look_ahead`). What it says where its own tokens may not end is the policy. No base model is asked: what
+it says where nobody speaks, for a target token or at a whole position, is here how often the alignment has counted
+the target tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from vocabridge.value_source import ContrastPair
 from vocabridge.windows import windows
 
 _AT_ONCE = 8
-"""Positions whose distributions are in memory at the same time."""
+"""Positions that are read and charged together, which bounds the memory of what is said there."""
 
 _FLOOR = 1e-4
 """The share of every distribution that goes to the frequencies, so that nothing is impossible."""
@@ -239,19 +240,27 @@ def score(
         positions += len(places)
         common += shared
         for policy in policies if places else ():
-            heard = None
-            for name, scorer in scorers.items():
-                bits, silent = scorer.bits(policy, ids, first, heard)
-                heard = scorer.heard
-                carried = results[name][policy]
-                carried.silent += silent
-                for place, spent in zip(places, bits, strict=True):
-                    for cost in (
-                        carried.overall,
-                        carried.by_class[TokenClass(classes[place.token])],
-                        carried.by_fit[place.fit],
-                    ):
-                        cost.add(place.length, place.native, spent)
+            for scorer in scorers.values():
+                scorer.steering.policy = policy
+            listener = next(iter(scorers.values())).steering  # to what is carried, all listen alike
+            tokens = listener.tokens(ids[:-1])  # nothing is asked after the last
+            reading = listener.reading(1, listener.wanted)
+            reading.read_on(0, tokens[: first - 1])
+            for start in range(0, len(places), _AT_ONCE):
+                part = places[start : start + _AT_ONCE]
+                at = first - 1 + start
+                said = reading.read([tokens[at : at + len(part)]], len(part))
+                for name, scorer in scorers.items():
+                    bits, silent = scorer.bits(said.at(range(len(part))), [place.token for place in part])
+                    carried = results[name][policy]
+                    carried.silent += silent
+                    for place, spent in zip(part, bits, strict=True):
+                        for cost in (
+                            carried.overall,
+                            carried.by_class[TokenClass(classes[place.token])],
+                            carried.by_fit[place.fit],
+                        ):
+                            cost.add(place.length, place.native, spent)
         done += len(window.encode())
         progress(done, corpus.bytes, "scoring")
     if not positions:
@@ -266,53 +275,40 @@ class _Scorer:
     """Charges the tokens of a text by one alignment.
 
     Attributes:
-        heard: The positions of the last text, with the reading that has read them.
+        steering: Carries by it what the source says.
     """
 
     def __init__(self, steering: Steering, alignment: Alignment) -> None:
-        self._steering = steering
+        self.steering = steering
         # Control tokens too: a text may hold the unknown token, or spell out a special one.
         frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel() + 1
         self._frequency = torch.from_numpy((frequency / frequency.sum()).astype("float32"))
-        self.heard: Said | None = None
 
     @torch.no_grad()
-    def bits(self, policy: Policy, ids: list[int], first: int, heard: Said | None) -> tuple[list[float], int]:
-        """What the tokens from the one at `first` on cost, and at how many of them the source was silent.
+    def bits(self, said: Said, tokens: Sequence[int]) -> tuple[list[float], int]:
+        """What tokens cost, and at how many of them the source is silent.
 
         Args:
-            policy: What the source says where tokens do not end together.
-            ids: The text's target tokens.
-            first: Index of the first that is charged.
-            heard: The same text as another alignment's scorer had it read under this policy.
+            said: What the source says where each of them follows.
+            tokens: Target tokens.
         """
-        steering, projection = self._steering, self._steering.projection
-        steering.policy = policy
-        if heard is None:
-            reading = steering.reading(1, steering.wanted)
-            heard = reading.read([steering.tokens(ids[:-1])], len(ids) - first)
-        self.heard = heard
-        said = heard.at(range(len(heard.positions)))
-        parts = [slice(i, min(i + _AT_ONCE, len(ids) - first)) for i in range(0, len(ids) - first, _AT_ONCE)]
-        frequency = self._frequency.to(projection.speaking.device)
+        steering, everything = self.steering, slice(0, len(tokens))
+        frequency = self._frequency.to(steering.projection.speaking.device)
 
-        def carried(part: slice) -> tuple[Tensor, Tensor]:
-            scores, speaks = steering.scores(said, part, steering.wanted)
+        def carried() -> tuple[Tensor, Tensor]:
+            scores, speaks = steering.scores(said, everything, steering.wanted)
             p = torch.stack(scores.donors).softmax(-1)
-            return projection.static(p, frequency.expand(p.shape[1], -1), scores.ahead)[0], speaks
+            q = steering.projection.static(p, frequency.expand(p.shape[1], -1), scores.ahead)
+            return q[0], speaks[:, 0] > 0
 
         # What the base would say is not known here; what is carried without looking ahead stands in for it.
-        steering.look(said, parts, (carried(part)[0] for part in parts), Carry.STATIC)
-        bits: list[float] = []
-        silent = 0
-        for part in parts:
-            q, speaks = carried(part)
-            truth = torch.tensor(ids[first:][part], device=q.device)[:, None]
-            usual = frequency[truth[:, 0]]
-            found = torch.where(speaks[:, 0] > 0, q.gather(1, truth)[:, 0], usual)
-            bits += (-((1 - _FLOOR) * found + _FLOOR * usual).log2()).tolist()
-            silent += int((speaks == 0).sum())
-        return bits, silent
+        steering.look(said, [everything], [carried()[0]], Carry.STATIC)
+        q, speaks = carried()
+        truth = torch.tensor(tokens, device=q.device)
+        usual = frequency[truth]
+        found = torch.where(speaks, q.gather(1, truth[:, None])[:, 0], usual)
+        bits = -((1 - _FLOOR) * found + _FLOOR * usual).log2()
+        return bits.tolist(), int((~speaks).sum())
 
 
 def _places(model: LoadedModel, target: Vocabulary, text: str) -> tuple[list[int], int, list[_Position], int]:
@@ -326,7 +322,7 @@ def _places(model: LoadedModel, target: Vocabulary, text: str) -> tuple[list[int
     started = theirs.starts >= 0
     tokens, starts = theirs.ids[started].tolist(), theirs.starts[started].tolist()
     own_starts = np.maximum.accumulate(ours.starts).tolist()  # one without a start is with the one before it
-    shared = sorted({s for s in starts if s > 0} & set(own_starts))
+    shared = sorted((set(starts[1:]) - {0}) & set(own_starts))  # a first token has nothing in front of it
     if not shared:
         return tokens, len(tokens), [], 0
     size = len(text.encode())
