@@ -35,8 +35,11 @@ from vocabridge.tree import ROOT
 from vocabridge.value_source import ContrastPair
 from vocabridge.windows import windows
 
+_READ_AT_ONCE = 64
+"""Positions that are read in one forward: enough that it costs little more than one of the whole text."""
+
 _AT_ONCE = 8
-"""Positions that are read and charged together, which bounds the memory of what is said there."""
+"""Positions whose carried distributions are in memory at the same time."""
 
 _FLOOR = 1e-4
 """The share of every distribution that goes to the frequencies, so that nothing is impossible."""
@@ -246,8 +249,8 @@ def score(
             tokens = listener.tokens(ids[:-1])  # nothing is asked after the last
             reading = listener.reading(1, listener.wanted)
             reading.read_on(0, tokens[: first - 1])
-            for start in range(0, len(places), _AT_ONCE):
-                part = places[start : start + _AT_ONCE]
+            for start in range(0, len(places), _READ_AT_ONCE):
+                part = places[start : start + _READ_AT_ONCE]
                 at = first - 1 + start
                 said = reading.read([tokens[at : at + len(part)]], len(part))
                 for name, scorer in scorers.items():
@@ -292,23 +295,28 @@ class _Scorer:
             said: What the source says where each of them follows.
             tokens: Target tokens.
         """
-        steering, everything = self.steering, slice(0, len(tokens))
+        steering = self.steering
         frequency = self._frequency.to(steering.projection.speaking.device)
+        parts = [slice(i, min(i + _AT_ONCE, len(tokens))) for i in range(0, len(tokens), _AT_ONCE)]
 
-        def carried() -> tuple[Tensor, Tensor]:
-            scores, speaks = steering.scores(said, everything, steering.wanted)
+        def carried(part: slice) -> tuple[Tensor, Tensor]:
+            scores, speaks = steering.scores(said, part, steering.wanted)
             p = torch.stack(scores.donors).softmax(-1)
             q = steering.projection.static(p, frequency.expand(p.shape[1], -1), scores.ahead)
             return q[0], speaks[:, 0] > 0
 
         # What the base would say is not known here; what is carried without looking ahead stands in for it.
-        steering.look(said, [everything], [carried()[0]], Carry.STATIC)
-        q, speaks = carried()
-        truth = torch.tensor(tokens, device=q.device)
-        usual = frequency[truth]
-        found = torch.where(speaks, q.gather(1, truth[:, None])[:, 0], usual)
-        bits = -((1 - _FLOOR) * found + _FLOOR * usual).log2()
-        return bits.tolist(), int((~speaks).sum())
+        steering.look(said, parts, (carried(part)[0] for part in parts), Carry.STATIC)
+        bits: list[float] = []
+        silent = 0
+        for part in parts:
+            q, speaks = carried(part)
+            truth = torch.tensor(tokens[part], device=q.device)
+            usual = frequency[truth]
+            found = torch.where(speaks, q.gather(1, truth[:, None])[:, 0], usual)
+            bits += (-((1 - _FLOOR) * found + _FLOOR * usual).log2()).tolist()
+            silent += int((~speaks).sum())
+        return bits, silent
 
 
 def _places(model: LoadedModel, target: Vocabulary, text: str) -> tuple[list[int], int, list[_Position], int]:
