@@ -2,11 +2,11 @@
 
     python benchmarks/bench_generate.py [--value my-values] [--base gemma-3-270m] [--batch 1 8] [--json FILE]
 
-Generating: greedy tokens behind a context of so many, batch by batch. The parts are the base model by itself and the
-models of the value source by themselves, each generating as many tokens of its own behind the same text; the figure is
-the bridge's time a token over the sum of theirs, and beside it the share of the carry (projection) in it. Scoring: one
-forward over the context, against the parts' own. Memory: the most that the process held while each ran, less what
-it held before (the sum of the weights). All in one process, the works in turn, medians.
+Generating: greedy steps behind a context of so many tokens. The parts are the base model by itself and the models of
+the value source by themselves, each writing its own text behind the same context; the figure is the bridge's time a
+step over the sum of theirs, medians of steps that are taken in turn, and beside it the share of the carry (the
+projection) in it. A bridge's step may take no forward of the source or two, so its mean is there, too. Scoring: one
+forward over the context, against the parts' own. Memory: the most that the process held while each generated.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 from time import perf_counter
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
@@ -38,47 +40,40 @@ TEXT = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
 POLICIES = (Policy.RETOKENIZE, Policy.HEAL, Policy.LOOK_AHEAD)
 
 
-def medians(works: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median seconds of each piece of work, all done in turn after one warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(ROUNDS + 1):
-        for name, work in works.items():
-            begin = perf_counter()
-            work()
-            if number:
-                seconds[name].append(perf_counter() - begin)
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def context(bridge: Bridge, size: int, batch: int) -> tuple[torch.Tensor, list[str]]:
-    """Texts of so many tokens of the base's, each row another."""
-    ids, texts, start = [], [], 0
+def contexts(bridge: Bridge, size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texts of so many tokens of the base's, each row another, and the same in the source's tokens."""
+    source = bridge.steering.source.vocabulary
+    ids, own, start = [], [], 0
     for _ in range(batch):
         encoding = bridge.vocabulary.encode(TEXT[start : start + 8 * size])
-        begin = begin_tokens(bridge.vocabulary)
-        row = encoding.ids.tolist()[: size - len(begin)]
-        texts.append(TEXT[start:].encode()[: int(encoding.starts[len(row)])].decode())
-        ids.append(begin + row)
+        row = encoding.ids.tolist()[: size - len(begin_tokens(bridge.vocabulary))]
+        text = TEXT[start:].encode()[: int(encoding.starts[len(row)])].decode()
+        ids.append(begin_tokens(bridge.vocabulary) + row)
+        own.append(begin_tokens(source) + source.encode(text).ids.tolist())
         start += 8 * size
-    return torch.tensor(ids), texts
+    return torch.tensor(ids), torch.tensor([row[: min(map(len, own))] for row in own])
 
 
-def generate(bridge: Bridge, model: torch.nn.Module, ids: torch.Tensor, tokens: int) -> None:
-    """Greedy, exactly so many tokens."""
-    config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0)
-    model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[operator]
+class Writer:
+    """Writes greedily, step by step, with one or several models whose logits are added."""
 
+    def __init__(self, models: Sequence[Any], ids: torch.Tensor) -> None:
+        """Reads the context."""
+        self._models = models
+        self._caches: list[Any] = [None] * len(models)
+        self._ids = ids
+        self.step()
 
-@torch.no_grad()
-def alone(models: dict[str, torch.nn.Module], ids: torch.Tensor, tokens: int) -> None:
-    """The value source's models by themselves: greedy by their own sum, with their own caches."""
-    caches = {name: DynamicCache() for name in models}
-    for _ in range(tokens):
-        logits = [
-            model(input_ids=ids, past_key_values=caches[name], use_cache=True, logits_to_keep=1).logits[:, -1]
-            for name, model in models.items()
-        ]
-        ids = torch.stack(logits).sum(0).argmax(-1, keepdim=True)
+    @torch.no_grad()
+    def step(self) -> None:
+        """One more token a row."""
+        logits = []
+        for i, model in enumerate(self._models):
+            cache = self._caches[i] or (DynamicCache() if not isinstance(model, Bridge) else None)
+            output = model(input_ids=self._ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self._caches[i] = cache or output.past_key_values
+            logits.append(output.logits[:, -1])
+        self._ids = torch.stack(logits).sum(0).argmax(-1, keepdim=True)
 
 
 class Carried:
@@ -128,110 +123,100 @@ def main() -> None:
     steering = bridge.steering
     steering.combination = Combination(Carry.INFORMED, 0.3, 0.7, 0.0)
     carried = Carried(steering)
-    models = {name: steering.source.models[name] for name in sorted(steering.models(("tuned",)))}
+    models = [steering.source.models[name] for name in sorted(steering.models(("tuned",)))]
     console, found = Console(width=110), []
 
-    def steered(policy: Policy, ids: torch.Tensor, tokens: int) -> None:
+    def steered(policy: Policy, ids: torch.Tensor) -> Writer:
         steering.policy = policy
-        generate(bridge, bridge, ids, tokens)
+        return Writer([bridge], ids)
 
-    def rows(size: int, batch: int, policies: tuple[Policy, ...]) -> list[dict[str, object]]:
-        ids, texts = context(bridge, size, batch)
-        own = [
-            begin_tokens(steering.source.vocabulary) + e.ids.tolist()
-            for e in steering.source.vocabulary.encode_batch(texts)
+    def rows(size: int, batch: int, policies: Sequence[Policy]) -> list[dict[str, Any]]:
+        ids, own = contexts(bridge, size, batch)
+        writers = {"base": Writer([bridge.base], ids), "source": Writer(models, own)}
+        writers |= {policy.value: steered(policy, ids) for policy in policies}
+        times: dict[str, list[float]] = {name: [] for name in writers}
+        shares: dict[str, float] = {}
+        for _ in range(TOKENS):
+            for name, writer in writers.items():
+                steering.policy = Policy(name) if name not in ("base", "source") else steering.policy
+                carried.seconds, begin = 0.0, perf_counter()
+                writer.step()
+                times[name].append(1000 * (perf_counter() - begin))
+                shares[name] = shares.get(name, 0.0) + 1000 * carried.seconds
+        middle = {name: statistics.median(several) for name, several in times.items()}
+        parts = middle["base"] + middle["source"]
+        return [
+            {
+                "what": f"generate, {policy.value}",
+                "context": size,
+                "batch": batch,
+                "base_ms": middle["base"],
+                "source_ms": middle["source"],
+                "bridge_ms": middle[policy.value],
+                "bridge_mean_ms": statistics.mean(times[policy.value]),
+                "ratio": middle[policy.value] / parts,
+                "projection_share": shares[policy.value] / sum(times[policy.value]),
+            }
+            for policy in policies
         ]
-        theirs = torch.tensor([row[: min(map(len, own))] for row in own])
-        works: dict[str, Callable[[], object]] = {}
-        for tokens in (1, 1 + TOKENS):
-            works[f"base {tokens}"] = lambda tokens=tokens: generate(bridge, bridge.base, ids, tokens)
-            works[f"source {tokens}"] = lambda tokens=tokens: alone(models, theirs, tokens)
-            for policy in policies:
-                works[f"{policy.value} {tokens}"] = lambda tokens=tokens, policy=policy: steered(policy, ids, tokens)
-        seconds = medians(works)
-        each = {
-            name: 1000 * (seconds[f"{name} {1 + TOKENS}"] - seconds[f"{name} 1"]) / TOKENS
-            for name in ("base", "source", *(policy.value for policy in policies))
-        }
-        parts = each["base"] + each["source"]
-        result = []
-        for policy in policies:
-            carried.seconds = 0.0
+
+    def scoring(size: int) -> list[dict[str, Any]]:
+        ids, own = contexts(bridge, size, 1)
+
+        @torch.no_grad()
+        def read(read_by: Sequence[Any], text: torch.Tensor) -> float:
             begin = perf_counter()
-            steered(policy, ids, 1 + TOKENS)
-            whole = perf_counter() - begin
-            steered(policy, ids, 1)
-            in_carry = 1000 * carried.seconds / (TOKENS + 2)
-            result.append(
-                {
-                    "what": f"generate, {policy.value}",
-                    "context": size,
-                    "batch": batch,
-                    "base_ms": each["base"],
-                    "source_ms": each["source"],
-                    "bridge_ms": each[policy.value],
-                    "ratio": each[policy.value] / parts,
-                    "projection_share": in_carry / each[policy.value],
-                    "whole_seconds": whole,
-                }
-            )
-        return result
+            for model in read_by:
+                model(input_ids=text, use_cache=False)
+            return 1000 * (perf_counter() - begin)
 
-    def scoring(size: int) -> list[dict[str, object]]:
-        ids, texts = context(bridge, size, 1)
-        own = torch.tensor(
-            [begin_tokens(steering.source.vocabulary) + steering.source.vocabulary.encode(texts[0]).ids.tolist()]
-        )
-
-        @torch.no_grad()
-        def source() -> None:
-            for model in models.values():
-                model(input_ids=own)
-
-        @torch.no_grad()
-        def score(policy: Policy) -> None:
+        def bridged(policy: Policy) -> float:
             steering.policy = policy
-            bridge(ids, use_cache=False)
+            return read([bridge], ids)
 
-        works: dict[str, Callable[[], object]] = {
-            "base": torch.no_grad()(lambda: bridge.base(ids, use_cache=False)),
-            "source": source,
-        }
-        for policy in POLICIES:
-            works[policy.value] = lambda policy=policy: score(policy)
-        seconds = medians(works)
-        parts = seconds["base"] + seconds["source"]
+        works: dict[str, Callable[[], float]] = {
+            "base": lambda: read([bridge.base], ids),
+            "source": lambda: read(models, own),
+        } | {policy.value: partial(bridged, policy) for policy in POLICIES}
+        times = {name: [work() for _ in range(ROUNDS + 1)][1:] for name, work in works.items()}
+        middle = {name: statistics.median(several) for name, several in times.items()}
         return [
             {
                 "what": f"score, {policy.value}",
                 "context": size,
                 "batch": 1,
-                "base_ms": 1000 * seconds["base"],
-                "source_ms": 1000 * seconds["source"],
-                "bridge_ms": 1000 * seconds[policy.value],
-                "ratio": seconds[policy.value] / parts,
+                "base_ms": middle["base"],
+                "source_ms": middle["source"],
+                "bridge_ms": middle[policy.value],
+                "bridge_mean_ms": statistics.mean(times[policy.value]),
+                "ratio": middle[policy.value] / (middle["base"] + middle["source"]),
                 "projection_share": None,
             }
             for policy in POLICIES
         ]
 
     loaded = held()
-    ids, texts = context(bridge, arguments.context, 1)
-    own = torch.tensor([steering.source.vocabulary.encode(texts[0]).ids.tolist()])
+    ids, own = contexts(bridge, arguments.context, 1)
+
+    def write(writer: Callable[[], Writer]) -> None:
+        written = writer()
+        for _ in range(TOKENS):
+            written.step()
+
     peaks = {
-        "base": held(lambda: generate(bridge, bridge.base, ids, TOKENS)),
-        "source": held(lambda: alone(models, own, TOKENS)),
-        "bridge": held(lambda: steered(Policy.LOOK_AHEAD, ids, TOKENS)),
+        "base": held(lambda: write(lambda: Writer([bridge.base], ids))),
+        "source": held(lambda: write(lambda: Writer(models, own))),
+        "bridge": held(lambda: write(lambda: steered(Policy.LOOK_AHEAD, ids))),
     }
     for batch in arguments.batch:
         found += rows(arguments.context, batch, POLICIES)
     for size in arguments.growth:
         found += rows(size, 1, (Policy.LOOK_AHEAD,))
     found += scoring(arguments.context)
-    table = Table("what", "context", "batch", "base ms", "source ms", "bridge ms", "over the sum", "projection")
+    table = Table("what", "context", "batch", "base ms", "source ms", "bridge ms", "mean", "over the sum", "projection")
     for row in found:
         share = "-" if row["projection_share"] is None else f"{100 * row['projection_share']:.1f}%"
-        times = [f"{row[name]:.0f}" for name in ("base_ms", "source_ms", "bridge_ms")]
+        times = [f"{row[name]:.0f}" for name in ("base_ms", "source_ms", "bridge_ms", "bridge_mean_ms")]
         table.add_row(row["what"], str(row["context"]), str(row["batch"]), *times, f"{row['ratio']:.2f}", share)
     console.print(table)
     sum_of_parts = peaks["base"] + peaks["source"] - loaded
