@@ -35,7 +35,7 @@ from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
 
 ROUNDS = 2
-TOKENS = 32
+TOKENS = 24
 TEXT = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
 POLICIES = (Policy.RETOKENIZE, Policy.HEAL, Policy.LOOK_AHEAD)
 
