@@ -94,9 +94,9 @@ def test_a_foreign_file_a_future_file_and_no_file_are_errors(saved, tmp_path):
 
 def test_another_tokenizer_is_an_error_that_says_which_side(saved, pair):
     source, target = pair
-    with pytest.raises(VocabridgeError, match=f"source tokenizer byte_level_bpe .{source.fingerprint[:12]}"):
+    with pytest.raises(VocabridgeError, match=f"source tokenizer byte_level_bpe .*{source.fingerprint[:12]}"):
         Alignment.load(saved, source=target, target=target)
-    with pytest.raises(VocabridgeError, match=f"target tokenizer .* not byte_level_bpe .{source.fingerprint[:12]}"):
+    with pytest.raises(VocabridgeError, match=f"target tokenizer .* not byte_level_bpe .*{source.fingerprint[:12]}"):
         Alignment.load(saved, source=source, target=source)
 
 

@@ -21,10 +21,10 @@
 | begin token added at each re-tokenization | `test_encoding_again_adds_no_begin_token`; runtime/test_reader \
 `test_ids_are_those_from_scratch_after_every_piece` |
 | position ids stale after a rollback | runtime/test_reading \
-`test_an_id_that_is_taken_back_and_comes_again_is_read_again` |
+`test_after_taking_tokens_back_others_are_read` |
 | `.item()` and `.cpu()` on every token | `test_no_step_of_the_runtime_waits_for_single_numbers` |
 | the whole prompt encoded at every token | runtime/test_reader \
-`test_only_the_text_behind_the_last_safe_cut_is_read_again` |
+`test_only_the_text_behind_the_last_safe_cut_is_encoded_again` |
 """
 
 from __future__ import annotations
