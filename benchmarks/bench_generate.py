@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
 
+from vocabridge.batch import prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.data import value_network_folder
@@ -49,7 +50,7 @@ def contexts(bridge: Bridge, size: int, batch: int) -> tuple[torch.Tensor, torch
         row = encoding.ids.tolist()[: size - len(begin_tokens(bridge.vocabulary))]
         text = TEXT[start:].encode()[: int(encoding.starts[len(row)])].decode()
         ids.append(begin_tokens(bridge.vocabulary) + row)
-        own.append(begin_tokens(source) + source.encode(text).ids.tolist())
+        own.append(prompt_ids(source, text))
         start += 8 * size
     return torch.tensor(ids), torch.tensor([row[: min(map(len, own))] for row in own])
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
-import torch
 from transformers import DynamicCache
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.batch import left_padded, padding
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
 from vocabridge.reader import Piece, begin_tokens
@@ -47,21 +47,9 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         [() if one.is_silent else _pieces(one.source.vocabulary, conversation) for one in bridge.steerings]
         for conversation in conversations
     ]
-    width = max(map(len, rows))
-    pad = padding(bridge.vocabulary)
+    batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)
     cache = DynamicCache(config=bridge.config.get_text_config(decoder=True))
-    return {
-        "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=bridge.device),
-        "attention_mask": torch.tensor(
-            [[0] * (width - len(row)) + [1] * len(row) for row in rows], device=bridge.device
-        ),
-        "past_key_values": BridgeCache(cache, prompts, width),
-    }
-
-
-def padding(vocabulary: Vocabulary) -> int:
-    """An id to fill the rows of a batch with: the padding token's, or any other, as masks hide it."""
-    return vocabulary.roles.get("pad", vocabulary.roles.get("end", 0))
+    return {**batch, "past_key_values": BridgeCache(cache, prompts, batch["input_ids"].shape[1])}
 
 
 def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:

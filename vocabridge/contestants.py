@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, St
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.answers import is_complete
+from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.examples import Example, tokenize
@@ -21,7 +22,6 @@ from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress
 from vocabridge.projection import Projection
-from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
 from vocabridge.value_source import ContrastPair, ResidualValueNetwork, ValueSource
 
@@ -133,17 +133,13 @@ def generations(contestant: Contestant, examples: Sequence[Example], progress: P
 def _generate(contestant: Contestant, prompts: Sequence[str], *, longest: int, to_answer: bool) -> list[list[int]]:
     """New ids of every prompt, cut at the end token; up to `longest`, or exactly that many if not to the answer."""
     vocabulary = contestant.vocabulary
-    rows = [begin_tokens(vocabulary) + encoding.ids.tolist() for encoding in vocabulary.encode_batch(prompts)]
-    width = max(map(len, rows))
-    pad = vocabulary.roles.get("pad", vocabulary.roles.get("end", 0))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    pad = padding(vocabulary)
+    batch = left_padded([prompt_ids(vocabulary, prompt) for prompt in prompts], pad, contestant.model.device)
+    width = batch["input_ids"].shape[1]
     end = vocabulary.roles.get("end") if to_answer else None
     config = GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=end, pad_token_id=pad)
-    device = contestant.model.device
     output = contestant.model.generate(  # type: ignore[operator]  # the mixin is in every causal LM
-        ids.to(device),
-        attention_mask=mask.to(device),
+        **batch,
         generation_config=config,
         stopping_criteria=StoppingCriteriaList([_Answered(vocabulary, width)] if to_answer else []),
     )

@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
-from vocabridge.chat import Messages, chat_prompt, padding
-from vocabridge.reader import begin_tokens
+from vocabridge.chat import Messages, chat_prompt
 from vocabridge.stopping import StopStrings, held, stop_bytes, stopped
 
 
@@ -177,12 +177,10 @@ def _inputs(bridge: Bridge, prompt: str | Messages) -> dict[str, Any]:
     """What `generate` is called with."""
     if not isinstance(prompt, str):
         return chat_prompt(bridge, prompt)
-    vocabulary = bridge.vocabulary
-    ids = begin_tokens(vocabulary) + vocabulary.encode(prompt).ids.tolist()
+    ids = prompt_ids(bridge.vocabulary, prompt)
     if not ids:
         raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")
-    input_ids = torch.tensor([ids], device=bridge.device)
-    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    return left_padded([ids], padding(bridge.vocabulary), bridge.device)
 
 
 def _end_tokens(bridge: Bridge, *, chat: bool) -> list[int]:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError, align
+from vocabridge.batch import left_padded, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form
 from vocabridge.guard import Guard
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
-from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
 from vocabridge.strength import Schedule
 from vocabridge.value_source import ContrastPair
@@ -34,16 +34,11 @@ HEALING = (Policy.HEAL, Policy.LOOK_AHEAD)
 
 
 def encode(vocabulary, text):
-    return torch.tensor([begin_tokens(vocabulary) + vocabulary.encode(text).ids.tolist()])
+    return torch.tensor([prompt_ids(vocabulary, text)])
 
 
 def padded(vocabulary, texts):
-    rows = [encode(vocabulary, text)[0].tolist() for text in texts]
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[1] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
+    return left_padded([prompt_ids(vocabulary, text) for text in texts], pad=1)
 
 
 def close(found, expected):

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from vocabridge import look_ahead
 from vocabridge.alignment import Alignment, Vocabulary, align
+from vocabridge.batch import prompt_ids
 from vocabridge.combination import Carry
 from vocabridge.healing import Healer
 from vocabridge.look_ahead import _FOLLOWING, _MOST, _WORTH, LookAhead
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
-from vocabridge.reader import begin_tokens
 from vocabridge.reading import Reading, Token
 
 SIZES = (265, 263)
@@ -208,7 +208,7 @@ def test_looked_behind_is_what_has_most_at_stake(tiny, seed, sharpness):
 
 
 def encode(vocabulary, text):
-    return torch.tensor([begin_tokens(vocabulary) + vocabulary.encode(text).ids.tolist()])
+    return torch.tensor([prompt_ids(vocabulary, text)])
 
 
 TEXT = "Question: A baker sells 24 loaves a day. 🙂\nAnswer: 24*7=  cafés"

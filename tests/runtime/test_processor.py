@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.batch import left_padded, prompt_ids
 from vocabridge.combination import Carry, Combination
 from vocabridge.guard import Guard
 from vocabridge.policy import Policy
 from vocabridge.processor import SteeringProcessor
-from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
 
 PROMPTS = ["The quick brown fox", "Question: 24*7= 🙂\nAnswer:", "cafés, naïve 東京", "x"]
@@ -26,12 +26,7 @@ def processor(parts, **arguments) -> SteeringProcessor:
 
 
 def padded(vocabulary, texts):
-    rows = [begin_tokens(vocabulary) + vocabulary.encode(text).ids.tolist() for text in texts]
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[PAD] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
+    return left_padded([prompt_ids(vocabulary, text) for text in texts], PAD)
 
 
 def generated(parts, prompts, settings, **arguments):
