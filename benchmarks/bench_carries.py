@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
@@ -26,10 +25,10 @@ from rich.table import Table
 from torch import Tensor
 
 from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form, carried
+from vocabridge.combination import Carry, Combination, Form
 from vocabridge.contestants import of_model, of_source, response_bits
 from vocabridge.examples import Example, load_examples, tokenize
-from vocabridge.fitting import Fit, fit_combination
+from vocabridge.fitting import Fit, carried_features, fit_combination, hear
 from vocabridge.intervals import Interval, ratio
 from vocabridge.loading import build_bridge
 from vocabridge.policy import Policy
@@ -45,26 +44,6 @@ WAYS = (
     "retokenize:exponential",
     "heal:linear",
 )
-
-AT_ONCE = 8
-"""Positions whose distributions are in memory at the same time."""
-
-
-def features(
-    bridge: Bridge, policy: Policy, logits: Tensor, ids: list[int], carry: Carry
-) -> Iterator[tuple[slice, Tensor, list[Tensor], Tensor]]:
-    """Positions, the base's log-probabilities there, what the carry makes of the source's scores, who speaks."""
-    steering = bridge.steering
-    steering.policy = policy
-    wanted = ("delta", "tuned", "untuned") if carry.of_delta else ("tuned", "untuned")
-    said = steering.reading(1, wanted).read([steering.tokens(ids)], len(logits))
-    parts = [slice(i, min(i + AT_ONCE, len(logits))) for i in range(0, len(logits), AT_ONCE)]
-    steering.look(said, parts, (logits[part].softmax(-1) for part in parts), carry)
-    for part in parts:
-        log_p = logits[part].log_softmax(-1)
-        scores, speaks = steering.scores(said, part, wanted)
-        given = [s for s in ((scores.delta,) if carry.of_delta else (scores.tuned, scores.untuned)) if s is not None]
-        yield part, log_p, list(carried(carry, steering.projection, given, log_p.exp(), scores.ahead)), speaks
 
 
 def bits_of(combination: Combination, log_p: Tensor, several: list[Tensor], truth: Tensor) -> Tensor:
@@ -93,14 +72,16 @@ def measure(
         ids = tokens.ids[:-1]
         logits = bridge.base(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=len(truth)).logits[0]
         for key, fitted in fits.items():
-            policy, carry = key
+            bridge.steering.policy, carry = key
             used = {fit.combination.form.value: fit.combination for fit in fitted}
             if not carry.of_delta:
                 used["donor"] = donor
-            for part, log_p, several, speaks in features(bridge, policy, logits.float(), ids, carry):
+            said = hear(bridge.steering, ids, len(truth), [carry])
+            for part, log_p, features, speaks in carried_features(bridge.steering, said, logits.float(), [carry]):
+                several = list(features[carry])
                 alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
                 for name, combination in used.items():
-                    found = torch.where(speaks[:, 0] > 0, bits_of(combination, log_p, several, truth[part]), alone)
+                    found = torch.where(speaks, bits_of(combination, log_p, several, truth[part]), alone)
                     kept = bits.setdefault(key, {}).setdefault(name, np.zeros(len(examples)))
                     kept[number] += found.sum().item()
     return bits

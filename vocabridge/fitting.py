@@ -12,7 +12,7 @@ for the rest (importance sampling), so that the bits of both forms can be compar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,12 @@ from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form, carried
 from vocabridge.examples import Example, tokenize
 from vocabridge.progress import Progress, unheard
+from vocabridge.reading import Said
+from vocabridge.steering import Steering
 from vocabridge.value_source import Scores
 
 _LIKELIEST = 512  # tokens kept at each position
 _DRAWN = 128  # tokens drawn at each position to stand for the others
-_POSITIONS_AT_ONCE = 8
 _ENOUGH = 1_500  # positions, among prompts and responses; three weights need no more
 _LARGEST = 4.0  # a weight beyond this means that the texts are too few
 
@@ -110,23 +111,50 @@ def _blocks(
     ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)
     truth = torch.tensor(tokens.ids[tokens.first :], device=bridge.device)
     logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()
-    wanted = ("delta", "tuned", "untuned") if any(carry.of_delta for carry in carries) else ("tuned", "untuned")
-    said = steering.reading(1, wanted).read([steering.tokens(tokens.ids[:-1])], len(truth))
+    said = hear(steering, tokens.ids[:-1], len(truth), carries)
     drawn = (torch.rand(len(truth), generator=generator) < share).tolist()
     chosen = [i for i, position in enumerate(said.positions) if drawn[i] and position.asked]
-    said = said.at(chosen)
-    parts = [slice(i, min(i + _POSITIONS_AT_ONCE, len(chosen))) for i in range(0, len(chosen), _POSITIONS_AT_ONCE)]
-    log_ps = [logits[chosen[part]].log_softmax(-1) for part in parts]
-    carry = next((carry for carry in (Carry.INFORMED, Carry.STATIC) if carry in carries), Carry.LINEAR)
-    steering.look(said, parts, [log_p.exp() for log_p in log_ps], carry)
     blocks = []
-    for part, log_p in zip(parts, log_ps, strict=True):
-        scores, speaks = steering.scores(said, part, wanted)
-        p_base, speaking = log_p.exp(), speaks.squeeze(-1) > 0
-        features = {c: carried(c, steering.projection, _used(c, scores), p_base, scores.ahead) for c in carries}
-        features = {c: tuple(feature[speaking] for feature in several) for c, several in features.items()}
-        blocks.append(_kept(log_p[speaking], features, truth[chosen[part]][speaking], generator))
+    for part, log_p, features, speaks in carried_features(steering, said.at(chosen), logits[chosen], carries):
+        spoken = {carry: tuple(feature[speaks] for feature in several) for carry, several in features.items()}
+        blocks.append(_kept(log_p[speaks], spoken, truth[chosen[part]][speaks], generator))
     return blocks
+
+
+def hear(steering: Steering, ids: Sequence[int], keep: int, carries: Sequence[Carry]) -> Said:
+    """What the source says after each of the last `keep` of some ids of the base's, for some carries."""
+    return steering.reading(1, _wanted(carries)).read([steering.tokens(ids)], keep)
+
+
+def carried_features(
+    steering: Steering, said: Said, logits: Tensor, carries: Sequence[Carry]
+) -> Iterator[tuple[slice, Tensor, dict[Carry, tuple[Tensor, ...]], Tensor]]:
+    """What a combination weighs, a few positions at a time.
+
+    Args:
+        steering: Carries what its source says.
+        said: What it says at k positions.
+        logits: The base model's there, float32 (k, |T|).
+        carries: By which it is carried.
+
+    Yields:
+        Which n of the positions; the base's log-probabilities there, (n, |T|); what each carry makes of the source's
+        scores, (n, |T|) each, in the order of their weights; and where the source has a say, bool (n,).
+    """
+    # Looking ahead is for carries of distributions; of several they share what the first of these asked.
+    carry = next((carry for carry in (Carry.INFORMED, Carry.STATIC) if carry in carries), Carry.LINEAR)
+    steering.look(said, (logits[part].softmax(-1) for part in said.parts), carry)
+    for part in said.parts:
+        log_p = logits[part].log_softmax(-1)
+        scores, speaks = steering.scores(said, part, _wanted(carries))
+        p_base = log_p.exp()
+        features = {c: carried(c, steering.projection, _used(c, scores), p_base, scores.ahead) for c in carries}
+        yield part, log_p, features, speaks.squeeze(-1) > 0
+
+
+def _wanted(carries: Sequence[Carry]) -> tuple[str, ...]:
+    """The scores that carries carry, as fields of `Scores`."""
+    return ("delta", "tuned", "untuned") if any(carry.of_delta for carry in carries) else ("tuned", "untuned")
 
 
 def _used(carry: Carry, scores: Scores) -> list[Tensor]:

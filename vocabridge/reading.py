@@ -28,6 +28,10 @@ _RUNS_ON = 0.5
 """Policy `skip` is silent where more than this share of the source's distribution would run across the boundary."""
 
 
+_AT_ONCE = 8
+"""Positions that are carried at the same time: some ten float32 tensors of this many rows of |T|."""
+
+
 @dataclass(frozen=True)
 class Token:
     """A token of the base model's, as the source reads it.
@@ -250,10 +254,15 @@ class Said:
         """Of positions that the reading has read."""
         self.positions = positions
         self._reading = reading
-        self._last: tuple[tuple[slice, tuple[str, ...]], Scores, Tensor] | None = (
-            None  # look-ahead asks for the same scores again
-        )
+        # What was heard last and what of it: look-ahead asks for the same scores again.
+        self._last: tuple[tuple[slice, tuple[str, ...]], Scores, Tensor] | None = None
         self._behind: dict[int, dict[int, list[tuple[int, int]]]] = {}  # position -> w -> (cover, node) each
+
+    @property
+    def parts(self) -> list[slice]:
+        """The positions by a few at a time, to bound the memory of carrying and combining what is said there."""
+        count = len(self.positions)
+        return [slice(i, min(i + _AT_ONCE, count)) for i in range(0, count, _AT_ONCE)]
 
     def at(self, chosen: Sequence[int]) -> Said:
         """The same at some of the positions only."""

@@ -39,7 +39,7 @@ _READ_AT_ONCE = 64
 """Positions that are read in one forward: enough that it costs little more than one of the whole text."""
 
 _AT_ONCE = 8
-"""Positions whose carried distributions are in memory at the same time."""
+"""Positions whose logits are in memory at the same time."""
 
 _FLOOR = 1e-4
 """The share of every distribution that goes to the frequencies, so that nothing is impossible."""
@@ -297,7 +297,6 @@ class _Scorer:
         """
         steering = self.steering
         frequency = self._frequency.to(steering.projection.speaking.device)
-        parts = [slice(i, min(i + _AT_ONCE, len(tokens))) for i in range(0, len(tokens), _AT_ONCE)]
 
         def carried(part: slice) -> tuple[Tensor, Tensor]:
             scores, speaks = steering.scores(said, part, steering.wanted)
@@ -306,10 +305,10 @@ class _Scorer:
             return q[0], speaks[:, 0] > 0
 
         # What the base would say is not known here; what is carried without looking ahead stands in for it.
-        steering.look(said, parts, (carried(part)[0] for part in parts), Carry.STATIC)
+        steering.look(said, (carried(part)[0] for part in said.parts), Carry.STATIC)
         bits: list[float] = []
         silent = 0
-        for part in parts:
+        for part in said.parts:
             q, speaks = carried(part)
             truth = torch.tensor(tokens[part], device=q.device)
             usual = frequency[truth]

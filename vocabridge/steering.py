@@ -23,8 +23,6 @@ from vocabridge.reading import Reading, Said, Token
 from vocabridge.strength import Strength, alpha, is_zero
 from vocabridge.value_source import Scores, ValueSource
 
-_POSITIONS_AT_ONCE = 8  # bounds the memory of combining: some ten float32 tensors of this many rows of |T|
-
 _SAME_MEANING = ("end", "turn begin", "turn content", "turn end")
 """Roles of control tokens that are read as the source's own; its begin token it has once, in front."""
 
@@ -149,19 +147,18 @@ class Steering(nn.Module):
         data = self.target.token_bytes[i]
         return self._controls.get(i, b"") if data is None else data
 
-    def look(self, said: Said, parts: Sequence[slice], p_base: Iterable[Tensor], carry: Carry) -> None:
+    def look(self, said: Said, p_base: Iterable[Tensor], carry: Carry) -> None:
         """Has the source look ahead where the policy says so and much depends on it.
 
         Args:
             said: What the source says at some positions, the tuned donor among it.
-            parts: The positions, part by part.
-            p_base: The base's probabilities (n, |T|) at those of each part.
+            p_base: The base's probabilities (n, |T|) at the positions of each of its parts.
             carry: By which its distribution is to be carried; a change of logits has no mass that could be split.
         """
         if self.policy is not Policy.LOOK_AHEAD or self.look_ahead is None or carry.of_delta:
             return
         chosen: list[list[int]] = []
-        for part, p in zip(parts, p_base, strict=True):
+        for part, p in zip(said.parts, p_base, strict=True):
             scores, _ = self.scores(said, part, self.wanted)
             chosen += self.look_ahead.choose(scores.donors[0].softmax(-1), self.projection.image(p), p)
         said.look_behind(chosen)
@@ -204,15 +201,14 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
     Returns:
         Logits, float32 (k, |T|); the base's own where no source has a say.
     """
-    k = len(base_logits)
-    parts = [slice(i, min(i + _POSITIONS_AT_ONCE, k)) for i in range(0, k, _POSITIONS_AT_ONCE)]
+    parts = heard[0][1].parts
     only = base_logits.softmax(-1) if len(parts) == 1 else None
 
     def p_base(part: slice) -> Tensor:
         return base_logits[part].softmax(-1) if only is None else only
 
     for steering, said in heard:
-        steering.look(said, parts, map(p_base, parts), steering.combination.carry)
+        steering.look(said, map(p_base, parts), steering.combination.carry)
     steered = torch.empty_like(base_logits)
     for part in parts:
         change, speaks, p = None, torch.zeros(1, device=base_logits.device), p_base(part)
