@@ -109,8 +109,7 @@ class Healer:
         return torch.from_numpy(np.where(self._ended(pending, last), 1.0, _UNLIKELY).astype("float32"))
 
     def _run(self, pending: bytes) -> Run:
-        low = bisect.bisect_right(self._sorted, pending)
-        part = slice(low, bisect.bisect_left(self._sorted, after(pending), low))
+        part = slice(*run_behind(self._sorted, pending))
         rests = [data[len(pending) :] for data in self._sorted[part]]
         whole = [self._source.canonical.get(rest) for rest in rests]
         pieces = iter(self._source.segment_batch([r for r, w in zip(rests, whole, strict=True) if w is None]))
@@ -144,6 +143,12 @@ def _first_character(data: bytes) -> bytes:
     """The first character of a rest; its first byte where it does not begin with a whole one."""
     size = 1 + (data[0] >= 0xC2) + (data[0] >= 0xE0) + (data[0] >= 0xF0)
     return data[:size]
+
+
+def run_behind(ordered: Sequence[bytes], prefix: bytes) -> tuple[int, int]:
+    """Where the byte strings stand, in a sorted list, that begin with a prefix and are longer: from, up to."""
+    low = bisect.bisect_right(ordered, prefix)
+    return low, bisect.bisect_left(ordered, after(prefix), low)
 
 
 def after(prefix: bytes) -> bytes:

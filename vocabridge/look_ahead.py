@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, Vocabulary
-from vocabridge.healing import after
+from vocabridge.healing import after, run_behind
 
 _WORTH = 0.1
 """Mass that has to be at stake for a source token to be looked behind."""
@@ -124,7 +124,7 @@ class LookAhead(nn.Module):
         order = sorted((data, y) for y, data in enumerate(target.token_bytes) if data)
         self._targets = [y for _, y in order]
         self._spelled = [data for data, _ in order]
-        runs = [_run_behind(self._spelled, data) for data in source.token_bytes]
+        runs = [run_behind(self._spelled, data) if data else (0, 0) for data in source.token_bytes]
         for name, values in (
             ("order", self._targets),
             ("low", [low for low, _ in runs]),
@@ -207,14 +207,6 @@ class LookAhead(nn.Module):
     def _both_columns(self, w: int) -> tuple[dict[int, float], dict[int, float]]:
         """R[., w] and C[., w], their entries."""
         return _entries(self._rows, w), _entries(self._columns, w)
-
-
-def _run_behind(ordered: list[bytes], data: bytes | None) -> tuple[int, int]:
-    """Where the byte strings stand, in a sorted list, that begin with some bytes and are longer; (0, 0) for none."""
-    if not data:
-        return 0, 0
-    low = bisect.bisect_right(ordered, data)
-    return low, bisect.bisect_left(ordered, after(data), low)
 
 
 def _integers(values: Sequence[int], device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ back independently of each other, nothing is ever read twice, and many ends of o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -52,7 +52,10 @@ class TokenForest:
             wanted: For each row the nodes after which the models are to be heard. One whose logits are no longer
                 kept is read again.
         """
-        again = [sorted({n for n in nodes if n < len(s)} - said.keys()) for nodes, s, said in self._per_row(wanted)]
+        again = [
+            sorted({node for node in nodes if node < len(slots)} - said.keys())
+            for nodes, slots, said in zip(wanted, self._slots, self._said, strict=True)
+        ]
         new = [
             [*back, *range(len(slots), len(tree.tokens))]
             for back, slots, tree in zip(again, self._slots, self.trees, strict=True)
@@ -67,7 +70,7 @@ class TokenForest:
         past = np.zeros((len(new), width, old + width), bool)
         # A column that holds no token attends to itself alone: attending to nothing would give NaN.
         past[:, np.arange(width), old + np.arange(width)] = True
-        columns: set[int] = set()
+        heard: list[dict[int, int]] = []  # the column of every wanted node that is read now
         for row, nodes in enumerate(new):
             tree, masks = self.trees[row], dict[int, Mask]()
             for column, node in enumerate(nodes, start=width - len(nodes)):
@@ -78,13 +81,12 @@ class TokenForest:
                 masks[node] = past[row, column]
                 self._slots[row][node : node + 1] = [old + column]
             at = dict(zip(nodes, range(width - len(nodes), width), strict=True))
-            columns.update(at[node] for node in wanted[row] if node in at)
+            heard.append({node: at[node] for node in wanted[row] if node in at})
         self._depths = np.concatenate([self._depths, depths], 1)
-        order = sorted(columns) or [width - 1]
+        order = sorted({column for several in heard for column in several.values()}) or [width - 1]
         place = {column: i for i, column in enumerate(order)}
-        for row, nodes in enumerate(new):
-            at = dict(zip(nodes, range(width - len(nodes), width), strict=True))
-            self._said[row] |= {n: (self._forwards, place[at[n]]) for n in wanted[row] if n in at}
+        for said, several in zip(self._said, heard, strict=True):
+            said |= {node: (self._forwards, place[column]) for node, column in several.items()}
         self._chunks[self._forwards] = self._forward(ids, np.maximum(depths, 0), past, order)
         self._forwards += 1
         self._forget(wanted)
@@ -98,9 +100,6 @@ class TokenForest:
                 del said[node]
         used = {chunk for said in self._said for chunk, _ in said.values()}
         self._chunks = {chunk: logits for chunk, logits in self._chunks.items() if chunk in used}
-
-    def _per_row(self, wanted: Sequence[Sequence[int]]) -> Any:
-        return zip(wanted, self._slots, self._said, strict=True)
 
     def _forward(self, ids: np.ndarray, positions: np.ndarray, past: Mask, columns: list[int]) -> dict[str, Tensor]:
         """Runs the models on new columns; their logits (batch, k, |S|) after those asked for."""
