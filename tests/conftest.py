@@ -117,6 +117,14 @@ def model_folders(tokenizer_folders: TokenizerFolders, tmp_path_factory: pytest.
     return ModelFolders(**{name: folder / name for name in models})
 
 
+@pytest.fixture
+def own(model_folders: ModelFolders, tmp_path: Path) -> Path:
+    """Copies of the tiny models, which a test may change."""
+    for name, folder in vars(model_folders).items():
+        shutil.copytree(folder, tmp_path / name)
+    return tmp_path
+
+
 def _byte_level(size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -20,14 +20,6 @@ TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }}: {{ m.content }}\n{% en
 
 
 @pytest.fixture
-def own(model_folders, tmp_path):
-    """Copies of the tiny models, which a test may change."""
-    for name, folder in vars(model_folders).items():
-        shutil.copytree(folder, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
 def make(run, own, model_pair):
     """Makes a bridge of a contrast pair with more options; by default `bridge`."""
 

@@ -23,6 +23,14 @@ logging.disable_progress_bar()
 
 CONTROL = ["<|begin|>", "<|end|>", "<unk>"]
 ROLES = {"begin": 0, "end": 1}
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
 KINDS = ["byte_level", "sentencepiece", "unigram", "wordpiece", "no_safe_cuts", "special_with_spaces"]
 
 
@@ -210,15 +218,7 @@ def reverse(loaded) -> Parts:
 @pytest.fixture(scope="session")
 def third(vocabularies) -> LoadedModel:
     """A model of a third family, whose tokens stand across words, so that it has no safe cuts at spaces."""
-    config = LlamaConfig(
-        vocab_size=900,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-    )
+    config = LlamaConfig(vocab_size=900, **SHAPE)
     with torch.random.fork_rng():
         torch.manual_seed(4)
         model = LlamaForCausalLM(config).eval()
@@ -228,16 +228,7 @@ def third(vocabularies) -> LoadedModel:
 @pytest.fixture(scope="session")
 def sliding(vocabularies) -> LoadedModel:
     """A model all of whose layers have a sliding window, of 5 tokens, with the byte-level vocabulary."""
-    config = MistralConfig(
-        vocab_size=416,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=5,
-        initializer_range=0.3,
-    )
+    config = MistralConfig(vocab_size=416, sliding_window=5, **SHAPE)
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = MistralForCausalLM(config).eval()

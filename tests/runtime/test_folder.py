@@ -29,14 +29,6 @@ F32 = torch.float32
 
 
 @pytest.fixture
-def own(model_folders, tmp_path):
-    """Copies of the tiny models, which a test may change."""
-    for name, folder in vars(model_folders).items():
-        shutil.copytree(folder, tmp_path / name)
-    return tmp_path
-
-
-@pytest.fixture
 def values(own):
     """The folder of a value network: an adapter with some change of logits."""
     network = new_value_network(str(own / "source"), method="lora", rank=2)
