@@ -26,7 +26,7 @@ from vocabridge.combination import Combination
 from vocabridge.guard import Guard
 from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
-from vocabridge.reading import Said
+from vocabridge.said import Said
 from vocabridge.steering import Steering, steer
 from vocabridge.strength import Strength
 from vocabridge.value_source import ValueSource

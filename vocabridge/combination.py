@@ -134,18 +134,24 @@ class Combination:
         return self._product(projection, base_logits, p_base, scores).mul_(strength)
 
     def _product(self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor:
-        """(a - 1) z_base + b f_tuned - c f_untuned."""
+        """(a - 1) z_base + b f_tuned - c f_untuned.
+
+        Of distributions f = log q = z_base + log(q / p_base), but for a number a position, which changes nothing.
+        """
         if self.carry.of_delta:
             terms = [(self.tuned, scores.delta)]
         else:
             terms = [(self.tuned, scores.tuned), (-self.untuned, scores.untuned)]
         weights = [weight for weight, _ in terms if weight != 0]
         logits = [_given(logits) for weight, logits in terms if weight != 0]
-        features = carried(self.carry, projection, logits, p_base, scores.ahead)
-        change = None if self.base == 1 else finite(base_logits).mul_(self.base - 1)
-        for weight, feature in zip(weights, features, strict=True):
-            change = feature.mul_(weight) if change is None else change.add_(feature, alpha=weight)
-        return torch.zeros_like(base_logits) if change is None else change
+        changes = carried(self.carry, projection, logits, base_logits, p_base, scores.ahead)
+        change = None
+        for weight, one in zip(weights, changes, strict=True):
+            change = one.mul_(weight) if change is None else change.add_(one, alpha=weight)
+        if change is None:
+            change = torch.zeros_like(base_logits)
+        base = self.base - 1 + (0 if self.carry.of_delta else math.fsum(weights))
+        return change if base == 0 else change.add_(finite(base_logits), alpha=base)
 
     def _mixture(
         self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: float | Tensor
@@ -155,13 +161,8 @@ class Combination:
             return torch.zeros_like(base_logits)
         share = p_base.new_ones(1, 1) * strength * (self.tuned / (self.base + self.tuned))
         share = share.clamp(0.0, 1.0)
-        mixed = _distributions(self.carry, projection, [_given(scores.tuned)], p_base, scores.ahead)[0].lerp_(
-            p_base, 1 - share
-        )
-        change = mixed.log_().sub_(finite(base_logits)).add_(log_total(base_logits, p_base))
-        # No token falls by more than the base's share of the mixture, whichever probabilities are too small for a
-        # float32: so there is no logarithm of 0 either.
-        return change.clamp_(min=(1 - share).clamp_min(_TINY).log()).mul_(share > 0)
+        (change,) = carried(self.carry, projection, [_given(scores.tuned)], base_logits, p_base, scores.ahead)
+        return torch.logaddexp((1 - share).log(), change.add_(share.log()))
 
     def save(self, path: Path) -> None:
         """Writes it as JSON.
@@ -213,19 +214,25 @@ class Combination:
 
 
 def carried(
-    carry: Carry, projection: Projection, scores: Sequence[Tensor], p_base: Tensor, ahead: Ahead | None = None
+    carry: Carry,
+    projection: Projection,
+    scores: Sequence[Tensor],
+    base_logits: Tensor,
+    p_base: Tensor,
+    ahead: Ahead | None = None,
 ) -> tuple[Tensor, ...]:
-    """What a carry makes of scores: what the weights b and c of a product multiply.
+    """What a carry makes of scores, as changes of the base's logits.
 
     Args:
         carry: How scores change vocabulary.
         projection: From the source vocabulary to the target's.
         scores: A change of logits for the carries of a delta, else the logits of donors; float32 (n, |S|) each.
-        p_base: The base model's probabilities, float32 (n, |T|).
+        base_logits: The base model's, float32 (n, |T|).
+        p_base: Their softmax.
         ahead: What these donors say after some of their tokens.
 
     Returns:
-        For each of the scores the carried change of logits, or the logarithm of the carried distribution; finite,
+        For each of the scores the carried change of logits, or log(q / p_base) of the carried distribution q; finite,
         (n, |T|), in memory of its own.
     """
     if not scores:
@@ -233,16 +240,13 @@ def carried(
     if carry.of_delta:
         carry_over = projection.linear if carry is Carry.LINEAR else projection.exponential
         return tuple(carry_over(delta, p_base) for delta in scores)
-    log_q = _distributions(carry, projection, scores, p_base, ahead).clamp_min_(_TINY).log_()
-    return tuple(log_q[donor] for donor in range(len(scores)))  # unbind's views could not be written to under autograd
-
-
-def _distributions(
-    carry: Carry, projection: Projection, donors: Sequence[Tensor], p_base: Tensor, ahead: Ahead | None
-) -> Tensor:
-    """The carried distributions of m donors' logits, (m, n, |T|); carried together, they share the base's image."""
-    carry_over = projection.static if carry is Carry.STATIC else projection.informed
-    return carry_over(torch.stack(tuple(donors)).softmax(-1), p_base, ahead)
+    donors = torch.stack(tuple(scores)).softmax(-1)  # carried together, they share the base's image
+    if carry is Carry.INFORMED:
+        changes = projection.informed(donors, p_base, ahead)
+    else:
+        log_p = finite(base_logits).sub_(log_total(base_logits, p_base))
+        changes = projection.static(donors, p_base, ahead).clamp_min_(_TINY).log_().sub_(log_p)
+    return tuple(changes[donor] for donor in range(len(scores)))  # unbind's views could not be written to
 
 
 def _given(logits: Tensor | None) -> Tensor:

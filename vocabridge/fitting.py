@@ -24,7 +24,7 @@ from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form, carried
 from vocabridge.examples import Example, tokenize
 from vocabridge.progress import Progress, unheard
-from vocabridge.reading import Said
+from vocabridge.said import Said
 from vocabridge.steering import Steering
 from vocabridge.value_source import Scores
 
@@ -148,7 +148,10 @@ def carried_features(
         log_p = logits[part].log_softmax(-1)
         scores, speaks = steering.scores(said, part, _wanted(carries))
         p_base = log_p.exp()
-        features = {c: carried(c, steering.projection, _used(c, scores), p_base, scores.ahead) for c in carries}
+        features = {}
+        for c in carries:
+            changes = carried(c, steering.projection, _used(c, scores), logits[part], p_base, scores.ahead)
+            features[c] = changes if c.of_delta else tuple(change.add_(log_p) for change in changes)
         yield part, log_p, features, speaks.squeeze(-1) > 0
 
 

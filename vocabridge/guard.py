@@ -93,13 +93,14 @@ class Guard:
             gates.append(donor >= self.confidence * p_base.amax(-1, keepdim=True))
         return torch.stack(gates).all(0).to(p_base.dtype) if gates else None
 
-    def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor) -> Tensor:
+    def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor, speaks: Tensor) -> Tensor:
         """The steered logits: the base's and the change, as far as it is allowed.
 
         Args:
             base_logits: The base model's, float32 (n, |T|).
             p_base: Their softmax.
             change: The sum of all changes, float32 (n, |T|), finite; its memory becomes the result's.
+            speaks: Where any source has a say, (n, 1), 1 or 0; elsewhere nothing is limited.
 
         Returns:
             Logits, float32 (n, |T|).
@@ -108,7 +109,7 @@ class Guard:
             change = change.mul_((self.max_norm / norm(p_base, change)).clamp_max(1.0))
         logits = change.add_(base_logits)
         if self.plausible > 0:
-            logits = logits.masked_fill_(p_base < self.plausible * p_base.amax(-1, keepdim=True), -torch.inf)
+            logits = logits.masked_fill_(p_base < self.plausible * speaks * p_base.amax(-1, keepdim=True), -torch.inf)
         return logits
 
     def as_dict(self) -> dict[str, float | None]:

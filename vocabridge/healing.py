@@ -23,12 +23,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vocabridge.alignment import Vocabulary
+from vocabridge.boundary import UNLIKELY, Boundary, kind
 
-_UNLIKELY = 0.001
-"""What a source token counts across which the target's last token would not have ended, were it all that follows."""
+_JUDGED = 16
+"""So many of the likeliest continuations are judged one by one, the others by kind."""
+
+_GOOD_PART = 0.1
+
+_SURE = 0.99
+"""What counts more than this has a boundary before it."""
+
+_LIKELY = 1e-3
+"""The share of all mass below which a continuation is judged by kind."""
 
 
 @dataclass(frozen=True)
@@ -38,75 +47,106 @@ class Run:
     Attributes:
         ids: Their ids, sorted by their bytes, int64 (m,).
         rests: The source token that each one's rest is or begins with, int64 (m,); |S| for none.
-        sorts: By which character each rest begins, index into `samples`, int64 (m,).
-        samples: The shortest rest of each sort.
+        kinds: The kinds of these rests (`boundary`), each once.
     """
 
     ids: Tensor
     rests: Tensor
-    sorts: Tensor
-    samples: tuple[bytes, ...]
+    kinds: np.ndarray
 
 
-class Healer:
+@dataclass(frozen=True)
+class Healed:
+    """What a source says after a text, after all covers of it.
+
+    Attributes:
+        p: The distribution, (|S|,): it sums to 1 but for what the source cannot spell, and is 0 everywhere if it has no
+            token for the pending bytes.
+        across: The share of it that comes from tokens that run across the text's end.
+        counts: What the likely tokens count before which a boundary of the target's is neither certain nor excluded.
+    """
+
+    p: Tensor
+    across: Tensor
+    counts: dict[int, float]
+
+    def unsure(self) -> list[int]:
+        """Of these tokens those that have a good part of the mass if there is a boundary before them after all."""
+        tokens = list(self.counts)
+        p = self.p[tokens].tolist()
+        most = [mass / count / (mass / count + 1 - mass) for mass, count in zip(p, self.counts.values(), strict=True)]
+        return [w for w, share in zip(tokens, most, strict=True) if share > _GOOD_PART]
+
+
+class Healer(nn.Module):
     """Heals distributions of one source vocabulary at the boundaries of one target vocabulary."""
+
+    kinds: Tensor
 
     def __init__(self, source: Vocabulary, target: Vocabulary) -> None:
         """Sorts the source's tokens by their bytes."""
-        self._source, self._target = source, target
+        super().__init__()
+        self._source = source
+        self._boundary = Boundary(source, target)
+        self.register_buffer("kinds", torch.from_numpy(self._boundary.kinds), persistent=False)
         self._sorted = sorted(source.canonical)
         self._ids = [source.canonical[data] for data in self._sorted]
         self.run = functools.lru_cache(maxsize=1 << 10)(self._run)
-        self._ended = functools.lru_cache(maxsize=1 << 14)(self._judged)
 
-    def may_run_on(self, pending: bytes, last: int) -> bool:
-        """Whether there is a source token for the pending bytes across which the target would end its `last`."""
-        return bool(self._ended(pending, last).any())
+    def may_run_on(self, pending: bytes, written: bytes) -> bool:
+        """Whether there is a source token for the pending bytes across which the target may end a token."""
+        kinds = self.run(pending).kinds
+        return bool((self._boundary.by_kind(written)[kinds] > UNLIKELY).any())
 
-    def heal(
-        self, pendings: Sequence[bytes], weights: Tensor, log_p: Tensor, last: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def heal(self, pendings: Sequence[bytes], weights: Tensor, logits: Tensor, written: bytes) -> Healed:
         """Sums up the covers of a text.
 
         Args:
             pendings: The bytes that each of k covers leaves pending.
-            weights: log P(s) of each, (k,), up to a constant that they share.
-            log_p: The model's natural log-probabilities after each, float32 (k, |S|).
-            last: The target's last token of the text.
-
-        Returns:
-            The distribution (|S|,): it sums to 1 but for what the source cannot spell, and is 0 everywhere if it has
-            no token for the pending bytes; the share of it that comes from tokens that run across the text's end;
-            and log of all mass before it was divided by it.
+            weights: log P(s) of each, less the log-sum-exp of its logits, (k,), up to a constant that they share.
+            logits: The model's after each, float32 (k, |S|).
+            written: The end of the text, as `Boundary.counts` takes it.
         """
-        size, device = log_p.shape[1], log_p.device
-        total = log_p.new_zeros(size + 1)  # the last is for rests that the source cannot spell
-        across = log_p.new_zeros(())
+        device = logits.device
+        whole, running = logits.new_zeros(2, logits.shape[1] + 1)  # the last is for rests that the source cannot spell
         runs = [self.run(pending) if pending else None for pending in pendings]
         joint = [
             weight + (said if run is None else said[run.ids.to(device)])
-            for weight, said, run in zip(weights, log_p, runs, strict=True)
+            for weight, said, run in zip(weights, logits, runs, strict=True)
         ]
         highest = [logs.amax() for logs in joint if len(logs)]
         if not highest:
-            return total[:-1], across, across.log()
+            return Healed(whole[:-1], running.sum(), {})
         # Of all that arrives: the likeliest cover may have next to nothing that begins with its pending bytes.
-        shift = torch.stack(highest).max().clamp_min(torch.finfo(log_p.dtype).min)
-        for pending, run, logs in zip(pendings, runs, joint, strict=True):
+        shift = torch.stack(highest).max().clamp_min(torch.finfo(logits.dtype).min)
+        for run, logs in zip(runs, joint, strict=True):
             arriving = (logs - shift).exp()
             if run is None:
-                total[:-1] += arriving
-            elif len(run.ids):
-                arriving = arriving * self.counts(pending, last).to(device)[run.sorts.to(device)]
-                total.index_add_(0, run.rests.to(device), arriving)
-                across += arriving.sum()
-        everything = total.sum()
-        divisor = everything.clamp_min(torch.finfo(total.dtype).tiny)
-        return total[:-1] / divisor, across / divisor, everything.log() + shift
+                whole[:-1] += arriving
+            else:
+                running.index_add_(0, run.rests.to(device), arriving)
+        total = whole + running
+        judged = self._judged(total, written)
+        by_kind = torch.from_numpy(self._boundary.by_kind(written)).to(device)
+        counts = torch.nn.functional.pad(by_kind[self.kinds], (0, 1), value=1.0)
+        counts[list(judged)] = torch.tensor(list(judged.values()), device=device)
+        total *= counts
+        divisor = total.sum().clamp_min(torch.finfo(total.dtype).tiny)
+        unsure = {w: count for w, count in judged.items() if UNLIKELY < count < _SURE}
+        return Healed(total[:-1] / divisor, (running * counts).sum() / divisor, unsure)
 
-    def counts(self, pending: bytes, last: int) -> Tensor:
-        """What the tokens of each sort of the run count, float32 (sorts,)."""
-        return torch.from_numpy(np.where(self._ended(pending, last), 1.0, _UNLIKELY).astype("float32"))
+    def counts_behind(self, written: bytes, w: int, following: Sequence[int]) -> list[float]:
+        """What a source token counts when others follow it."""
+        data = self._source.token_bytes[w] or b""
+        return self._boundary.counts(written, [data + (self._source.token_bytes[v] or b" ") for v in following])
+
+    def _judged(self, total: Tensor, written: bytes) -> dict[int, float]:
+        """What the likeliest tokens count behind the text; from the masses of all, (|S| + 1,)."""
+        masses, tokens = total[:-1].topk(min(_JUDGED, len(self.kinds)))
+        likely = (masses > _LIKELY * total.sum()).tolist()
+        judged = [w for w, is_likely in zip(tokens.tolist(), likely, strict=True) if is_likely]
+        counts = self._boundary.counts(written, [self._source.token_bytes[w] or b"" for w in judged])
+        return dict(zip(judged, counts, strict=True))
 
     def _run(self, pending: bytes) -> Run:
         part = slice(*run_behind(self._sorted, pending))
@@ -115,34 +155,11 @@ class Healer:
         pieces = iter(self._source.segment_batch([r for r, w in zip(rests, whole, strict=True) if w is None]))
         nothing = (self._source.size,)
         first = [(next(pieces) or nothing)[0] if w is None else w for w in whole]
-        samples: dict[bytes, bytes] = {}
-        for rest in rests:
-            known = samples.setdefault(_first_character(rest), rest)
-            if len(rest) < len(known):
-                samples[_first_character(rest)] = rest
-        place = {character: i for i, character in enumerate(samples)}
         return Run(
             ids=torch.tensor(self._ids[part], dtype=torch.int64),
             rests=torch.tensor(first, dtype=torch.int64),
-            sorts=torch.tensor([place[_first_character(rest)] for rest in rests], dtype=torch.int64),
-            samples=tuple(samples.values()),
+            kinds=np.unique([kind(rest) for rest in rests]).astype(np.int64),
         )
-
-    def _judged(self, pending: bytes, last: int) -> np.ndarray:
-        """For each sort of the run: whether the target ends `last` at the text's end, bool (sorts,)."""
-        before, samples = self._target.token_bytes[last], self.run(pending).samples
-        if before is None:
-            return np.ones(len(samples), bool)
-        # By itself, and with a word behind it: where words take a space along, white space is cut otherwise then.
-        cut = self._target.segment_batch([before + sample + more for sample in samples for more in (b"", b"a")])
-        ended = [len(ids) > 1 and ids[0] == last for ids in cut]
-        return np.array([alone or followed for alone, followed in zip(ended[::2], ended[1::2], strict=True)], bool)
-
-
-def _first_character(data: bytes) -> bytes:
-    """The first character of a rest; its first byte where it does not begin with a whole one."""
-    size = 1 + (data[0] >= 0xC2) + (data[0] >= 0xE0) + (data[0] >= 0xF0)
-    return data[:size]
 
 
 def run_behind(ordered: Sequence[bytes], prefix: bytes) -> tuple[int, int]:

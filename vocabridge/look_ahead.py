@@ -10,10 +10,12 @@ target's tokenizer cuts from w v, with R and C of 1, and where the text may run 
 it, also those that never stood with w, but then with a small u. What the unlikely v have of p(w) is split as the
 carry has it.
 
-It takes a further forward of the source for the tokens looked behind, so only those are that much depends on: that
-have a good part of the mass, while the base, too, would have a longer token here. The target tokens that begin with w
-are one run of the vocabulary sorted by bytes, so what the base gives them is a difference of two running sums. The
-token that the text goes on with is often among those looked behind, and then it has been read already.
+It takes a further forward of the source for the tokens looked behind, so only those are that much depends on. At stake
+are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w, other what it gives
+those that are longer, or that are a beginning of w at which the target may have cut a word that goes on. The target
+tokens that begin with w are one run of the vocabulary sorted by bytes, so what the base gives them is a difference
+of two running sums. The token that the text goes on with is often among those looked behind, and then it has been
+read already.
 """
 
 from __future__ import annotations
@@ -29,19 +31,26 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.boundary import LETTER, kind
 from vocabridge.healing import after, run_behind
 
-_WORTH = 0.1
-"""Mass that has to be at stake for a source token to be looked behind."""
+_WORTH = 0.3
+"""Bits that have to be at stake for a source token to be looked behind."""
+
+_LIKELIEST = 16
+"""How many source tokens are weighed at a position."""
 
 _MOST = 4
 """How many tokens are looked behind at one position."""
 
-_FOLLOWING = 64
+_FOLLOWING = 256
 """How many of the tokens that may follow are told apart: the likeliest ones."""
 
 _RUNNING_ON = 256
 """How many target tokens that begin with w v are told apart: the most frequent ones."""
+
+_BEGINNINGS = 4
+"""How many target tokens that are a beginning of w are weighed: the longest ones."""
 
 _STRANGE = 0.01
 """R[y, w] of a target token y that begins with w but has never stood with it; C[y, w] is a hundredth of it."""
@@ -114,6 +123,7 @@ class LookAhead(nn.Module):
     order: Tensor
     low: Tensor
     high: Tensor
+    beginnings: Tensor
 
     def __init__(self, alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
         """Takes the alignment of two vocabularies."""
@@ -131,6 +141,7 @@ class LookAhead(nn.Module):
             ("high", [high for _, high in runs]),
         ):
             self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
+        self.register_buffer("beginnings", torch.from_numpy(_beginnings(source, target)), persistent=False)
         self._column = functools.lru_cache(maxsize=1 << 10)(self._both_columns)
         self.candidates = functools.lru_cache(maxsize=1 << 16)(self._may_begin)
 
@@ -175,9 +186,13 @@ class LookAhead(nn.Module):
         """
         running = p_target.index_select(-1, self.order).cumsum(-1, dtype=torch.float64)
         running = torch.nn.functional.pad(running, (1, 0))
-        longer = (running.index_select(-1, self.high) - running.index_select(-1, self.low)).to(image.dtype)
-        at_stake, tokens = (p_source * (longer / (longer + image))).topk(min(_MOST, p_source.shape[-1]))
-        chosen = torch.where(at_stake > _WORTH, tokens, -1).tolist()
+        p, tokens = p_source.topk(min(_LIKELIEST, p_source.shape[-1]))
+        longer = (running.gather(-1, self.high[tokens]) - running.gather(-1, self.low[tokens])).to(p.dtype)
+        beginnings = self.beginnings[tokens]
+        shorter = p_target.gather(-1, beginnings.clamp_min(0).flatten(1)).view(beginnings.shape)
+        other = longer + (shorter * (beginnings >= 0)).sum(-1)
+        at_stake, k = (p * (1 + other / image.gather(-1, tokens)).log2()).topk(min(_MOST, p.shape[-1]))
+        chosen = torch.where(at_stake > _WORTH, tokens.gather(-1, k), -1).tolist()
         return [[w for w in several if w >= 0] for several in chosen]
 
     def _may_begin(self, w: int, v: int) -> Candidates | None:
@@ -207,6 +222,20 @@ class LookAhead(nn.Module):
     def _both_columns(self, w: int) -> tuple[dict[int, float], dict[int, float]]:
         """R[., w] and C[., w], their entries."""
         return _entries(self._rows, w), _entries(self._columns, w)
+
+
+def _beginnings(source: Vocabulary, target: Vocabulary) -> np.ndarray:
+    """The target tokens that a text may begin with inside a word that begins with w, (|S|, a few), -1 for none.
+
+    The one that the target cuts from w itself is not among them.
+    """
+    words = [data for data in source.canonical if kind(data[-1:]) == LETTER]
+    found = np.full((source.size, _BEGINNINGS), -1, np.int64)
+    for data, cut in zip(words, target.segment_batch(words), strict=True):
+        shorter = [target.canonical.get(data[:size], -1) for size in range(len(data) - 1, 0, -1) if data[:size].strip()]
+        several = [y for y in shorter if y >= 0 and y not in cut[:1]][:_BEGINNINGS]
+        found[source.canonical[data], : len(several)] = several
+    return found
 
 
 def _integers(values: Sequence[int], device: torch.device) -> Tensor:

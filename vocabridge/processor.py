@@ -17,7 +17,8 @@ from transformers import LogitsProcessor
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.guard import Guard
-from vocabridge.reading import Reading, Said
+from vocabridge.reading import Reading
+from vocabridge.said import Said
 from vocabridge.steering import Steering, steer
 
 _NO_TEXT = -1

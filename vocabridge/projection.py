@@ -3,7 +3,7 @@
     linear       delta_T = W @ z_delta - k
     exponential  delta_T = log(R @ exp(z_delta)) - k
     static       q_T = C @ p_S
-    informed     q_T = p_T * (R @ (p_S / (R^T @ p_T)))
+    informed     q_T = p_T * (R @ (p_S / (R^T @ p_T))), as the change of logits log(q_T / p_T)
 
 W = R are the rows of the alignment's counts normalised to 1, C its columns; p_T is the base model's distribution.
 A target token that nobody speaks for keeps what it has: a change of 0, or its p_T; the source tokens that speak
@@ -129,19 +129,25 @@ class Projection(nn.Module):
         return carried.index_put_((_all(p_source), at, ahead.candidates), added * scale[:, at, 0], accumulate=True)
 
     def informed(self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None) -> Tensor:
-        """p_T * (R @ (p_S / (R^T @ p_T))); arguments and result as for `static`.
+        """log(q_T / p_T) = log(R @ (p_S / (R^T @ p_T))); arguments as for `static`.
 
         What the donor gives to source tokens whose every target token has a p_T that float32 holds as 0 is lost.
+
+        Returns:
+            Changes of the base's logits (m, n, |T|), finite; 0 where nobody speaks.
         """
-        image = self.image(p_target)
-        scale = self._scale(p_source, p_target)
+        image, scale = self.image(p_target), self._scale(p_source, p_target)
         ratio = (p_source / image).mul_(scale)
         if ahead is None:
-            return self.rows(ratio, empty=1.0).mul_(p_target)
+            return self.rows.logs(ratio)
         split, added, at = ahead.split(p_source, image, p_target)
         ratio.index_put_((_all(p_source), ahead.position, ahead.token), split * scale[:, ahead.position, 0])
-        carried = self.rows(ratio, empty=1.0).mul_(p_target)
-        return carried.index_put_((_all(p_source), at, ahead.candidates), added * scale[:, at, 0], accumulate=True)
+        change = self.rows.logs(ratio)
+        places, which = torch.unique(torch.stack([at, ahead.candidates]), dim=1, return_inverse=True)
+        more = added.new_zeros(len(added), places.shape[1]).index_add_(1, which, added * scale[:, at, 0])
+        log_more = (more / p_target[places[0], places[1]].clamp_min(_TINY)).clamp_(_TINY, 1 / _TINY).log_()
+        both = torch.logaddexp(change[:, places[0], places[1]], log_more)
+        return change.index_put_((_all(p_source), places[0], places[1]), both)
 
     def image(self, p_target: Tensor) -> Tensor:
         """The base's distribution on the source vocabulary, R^T @ p_T: (n, |T|) -> (n, |S|), nowhere 0."""
@@ -198,21 +204,33 @@ class SparseMatrix(nn.Module):
         for name, array in tensors.items():
             self.register_buffer(name, None if array is None else torch.from_numpy(array), persistent=False)
 
-    def forward(self, values: Tensor, empty: float = 0.0) -> Tensor:
-        """Matrix @ values with the vocabulary last, (..., columns) -> (..., rows); `empty` for rows without entries."""
+    def forward(self, values: Tensor) -> Tensor:
+        """Matrix @ values with the vocabulary last, (..., columns) -> (..., rows)."""
         flat = values.reshape(-1, values.shape[-1])
-        found = _csr_product(self.pointers, self.indices, self.weights, flat)
-        if self.gathers:
-            rest = found
-            if len(flat) == 1:  # torch's gather from a vector takes two thirds of that from a matrix of one row
-                found = flat[0].index_select(0, self.first).unsqueeze(0)
-            else:
-                found = flat.index_select(-1, self.first)
-            if self.alone is not None:
-                found.mul_(self.alone)
-            found.index_copy_(-1, self.others, rest)
-        found.index_fill_(-1, self.empty, empty)
+        found = self._joined(flat, _csr_product(self.pointers, self.indices, self.weights, flat))
+        if self.alone is not None:
+            found.mul_(self.alone)
         return found.reshape(*values.shape[:-1], found.shape[-1])
+
+    def logs(self, values: Tensor) -> Tensor:
+        """log(matrix @ values) of numbers that are at least 0, as if at least 1e-37; 0 for rows without entries."""
+        flat = values.reshape(-1, values.shape[-1]).clamp_min(_TINY)
+        rest = _csr_product(self.pointers, self.indices, self.weights, flat).clamp_min_(_TINY).log_()
+        # What is alone in its row is a logarithm gathered; of gathered numbers there would be several times as many.
+        found = self._joined(flat.log_(), rest)
+        if self.alone is not None:
+            found.add_(self.alone.log())
+        return found.reshape(*values.shape[:-1], found.shape[-1])
+
+    def _joined(self, flat: Tensor, rest: Tensor) -> Tensor:
+        """Rows alone, gathered of (n, columns), among the other rows, (n, others); 0 for rows without entries."""
+        if not self.gathers:
+            return rest.index_fill_(-1, self.empty, 0.0)
+        if len(flat) == 1:  # torch's gather from a vector takes two thirds of that from a matrix of one row
+            found = flat[0].index_select(0, self.first).unsqueeze(0)
+        else:
+            found = flat.index_select(-1, self.first)
+        return found.index_copy_(-1, self.others, rest).index_fill_(-1, self.empty, 0.0)
 
 
 @torch.library.custom_op("vocabridge::csr_product", mutates_args=())

@@ -33,7 +33,7 @@ _GOES_ON = "a"
 """How a text goes on. Where it ends in white space, what that becomes before a word is another cover; other
 continuations (digits, punctuation, further space) added nothing that could be measured."""
 
-_WORD_GOES_ON = tuple("etaoinsrhldf")
+WORD_GOES_ON = tuple("etaoinsrhldf")
 """How a word goes on: the target may have cut a name in two where the source would have cut elsewhere. Rarer letters
 found next to nothing more."""
 
@@ -191,7 +191,7 @@ class Reader:
         """How the text may go on, one of each sort that matters."""
         if self.half:
             return _completed(self.half)
-        return _WORD_GOES_ON if self.tail[-1:].isalpha() else (_GOES_ON,)
+        return WORD_GOES_ON if self.tail[-1:].isalpha() else (_GOES_ON,)
 
     def _settle(self) -> None:
         pattern = safe_cuts(self._vocabulary)

@@ -28,7 +28,7 @@ from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
-from vocabridge.reading import Said
+from vocabridge.said import Said
 from vocabridge.steering import Steering
 from vocabridge.token_forest import TokenForest
 from vocabridge.tree import ROOT

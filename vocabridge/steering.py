@@ -19,7 +19,8 @@ from vocabridge.look_ahead import LookAhead
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.reader import Piece
-from vocabridge.reading import Reading, Said, Token
+from vocabridge.reading import Reading, Token
+from vocabridge.said import Said
 from vocabridge.strength import Strength, alpha, is_zero
 from vocabridge.value_source import Scores, ValueSource
 
@@ -61,7 +62,7 @@ class Steering(nn.Module):
         self.strength = strength
         self.alignment = alignment
         self.look_ahead = None if alignment is None else LookAhead(alignment, source.vocabulary, target)
-        self._healer = Healer(source.vocabulary, target)
+        self._healer = Healer(source.vocabulary, target).to(next(source.parameters()).device)
         self._controls = _controls(source.vocabulary, target)
 
     @classmethod
@@ -160,7 +161,10 @@ class Steering(nn.Module):
         chosen: list[list[int]] = []
         for part, p in zip(said.parts, p_base, strict=True):
             scores, _ = self.scores(said, part, self.wanted)
-            chosen += self.look_ahead.choose(scores.donors[0].softmax(-1), self.projection.image(p), p)
+            worth = self.look_ahead.choose(scores.donors[0].softmax(-1), self.projection.image(p), p)
+            chosen += [
+                [*dict.fromkeys(unsure + others)] for unsure, others in zip(said.unsure(part), worth, strict=True)
+            ]
         said.look_behind(chosen)
 
     def change(
@@ -217,8 +221,7 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
             change = one if change is None else change.add_(one)
             speaks = torch.maximum(speaks, says)
         assert change is not None
-        limited = guard.limit(base_logits[part], p, change)
-        steered[part] = torch.where(speaks > 0, limited, base_logits[part])
+        steered[part] = guard.limit(base_logits[part], p, change, speaks)
     return steered
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -125,6 +127,78 @@ def _of_words(words: tuple[bytes, ...], name: str) -> Vocabulary:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     return Vocabulary.from_tokenizer(tokenizer, name=name, roles={})
+
+
+LETTERS = string.ascii_letters.encode() + bytes(range(0x80, 0x100))
+"""The bytes of letters, and of all characters beyond ASCII."""
+
+SAMPLES = (b"", b"a", b"0", b" ", b"\n", b"\t")
+"""A continuation of each kind: nothing or punctuation, words, digits, spaces, line breaks, other white space."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How likely a target tokenizer ends a token between a text's end and a continuation, by direct segmentations."""
+
+    target: Vocabulary
+
+    def cut(self, written: bytes, rest: bytes) -> bool:
+        """Whether a token ends between the two, where both are all there is."""
+        ends, at = set(), 0
+        for i in self.target.segment(written + rest):
+            at += len(self.target.token_bytes[i] or b"")
+            ends.add(at)
+        return len(written) in ends
+
+    @functools.lru_cache(None)  # noqa: B019 - a few judges, and they last as long as the tests
+    def count(self, written: bytes, rest: bytes) -> float:
+        """What the continuation counts, from a little to 1."""
+        if not written or not rest:
+            return 1.0
+        if rest[-1:] in (b" ", b"\t", b"\n", b"\r", b"\v", b"\f"):
+            share = float(self.cut(written, rest + b"a"))
+        elif rest[-1] in LETTERS:
+            share = 0.95 * self.cut(written, rest + b" ")
+            for letter in "etaoinsrhldf":
+                share += 0.05 / 12 * self.cut(written, rest + letter.encode())
+        else:
+            share = float(self.cut(written, rest + b" "))
+        return max(share, 0.001 if written[-1] in LETTERS and rest[0] in LETTERS else 1e-6)
+
+    def by_kind(self, written: bytes, rest: bytes) -> float:
+        """What a continuation of this kind counts, whichever it is."""
+        return self.count(written, SAMPLES[self.kind(rest)])
+
+    @staticmethod
+    def kind(rest: bytes) -> int:
+        """Of which kind a continuation is, index into `SAMPLES`."""
+        of_kinds = (LETTERS, b"0123456789", b" ", b"\n", b"\t\r\v\f")
+        return next((i for i, several in enumerate(of_kinds, start=1) if rest and rest[0] in several), 0)
+
+    @staticmethod
+    def end_of(pieces: Sequence[bytes | int]) -> bytes:
+        """The last token of a text, and those of its word before it, six in all; behind the last control token."""
+        controls = [i for i, piece in enumerate(pieces) if isinstance(piece, int)]
+        behind = [piece for piece in pieces[controls[-1] + 1 if controls else 0 :] if piece]
+        begins = [i for i, piece in enumerate(behind) if piece[0] not in LETTERS]
+        return b"".join(behind[max([0, len(behind) - 6, *begins[-1:]]) :])
+
+    def decided(
+        self, source: Vocabulary, written: bytes, w: int, count: float, after: torch.Tensor
+    ) -> tuple[float, torch.Tensor]:
+        """How much an unsure token's mass is multiplied by, and what follows it then, in loops over all that may."""
+        weighed = torch.zeros_like(after)
+        likely = after.argsort(descending=True)[:16].tolist()
+        for v in range(len(after)):
+            text = source.token_bytes[w] + (source.token_bytes[v] or b" ")
+            weighed[v] = after[v] * (self.count(written, text) if v in likely else count)
+        return float(weighed.sum()) / count, weighed / weighed.sum()
+
+
+@pytest.fixture(scope="session")
+def judge() -> Callable[[Vocabulary], Judge]:
+    """A judge of boundaries for each target vocabulary."""
+    return functools.lru_cache(None)(Judge)
 
 
 @dataclass(frozen=True)

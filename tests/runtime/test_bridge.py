@@ -147,7 +147,7 @@ def test_the_identity_is_plain_addition_of_logits(parts, policy):
     """Where there is one way to cut the text; which ways there are, and what is healed of them, is `heal`'s matter."""
     _, ids, found, base, delta, ways = same_vocabulary(parts, policy, lambda v: Projection.identity(v.size))
     one, none = (torch.tensor([n == wanted for n in ways]) for wanted in (1, 0))
-    assert one.sum() > 0.7 * ids.shape[1]
+    assert one.sum() > 0.6 * ids.shape[1]
     assert none.any() == (policy in (Policy.SKIP, Policy.RETOKENIZE))  # inside the emoji
     torch.testing.assert_close(found[0, one], (base + delta)[0, one], atol=2e-4, rtol=1e-4)
     assert torch.equal(found[0, none], base[0, none])

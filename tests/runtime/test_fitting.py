@@ -88,10 +88,10 @@ def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
     for fit in fit_combination(bridge, ITEMS):
         if not any(fit.combination.needs().values()):
             continue  # these random sources are worth nothing; then the base is left as it is
-        assert fit.bits == pytest.approx(spoken_bits(bridge, fit.combination), rel=1e-3)
+        assert fit.bits == pytest.approx(spoken_bits(bridge, fit.combination), rel=2e-3)
         if fit.paper_bits is not None:
             paper = spoken_bits(bridge, Combination(fit.combination.carry))
-            assert fit.paper_bits == pytest.approx(paper, rel=1e-3)
+            assert fit.paper_bits == pytest.approx(paper, rel=2e-3)
 
 
 def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypatch):

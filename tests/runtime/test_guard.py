@@ -17,6 +17,7 @@ from vocabridge.value_source import Scores
 
 seeds = st.integers(0, 10_000)
 SIZE = 50
+EVERYWHERE = torch.ones(1, 1)
 
 
 def logits(seed: int, spread: float = 3.0, n: int = 3) -> torch.Tensor:
@@ -32,14 +33,14 @@ def entropy(z: torch.Tensor) -> torch.Tensor:
 def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
     z, change, guard = logits(seed), logits(seed + 1), Guard()
     assert guard.gate(z, z.softmax(-1), Scores()) is None
-    assert torch.equal(guard.limit(z, z.softmax(-1), change.clone()), z + change)
+    assert torch.equal(guard.limit(z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
 
 
 @given(seed=seeds, spread=st.sampled_from([0.0, 1.0, 100.0]), plausible=st.floats(0, 1, exclude_min=True))
 def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spread, plausible):
     z, change = logits(seed, spread), logits(seed + 1)
     p = z.softmax(-1)
-    found = Guard(plausible=plausible).limit(z, p, change.clone())
+    found = Guard(plausible=plausible).limit(z, p, change.clone(), EVERYWHERE)
     stays = p >= plausible * p.amax(-1, keepdim=True)
     assert torch.equal(found.isfinite(), stays)
     assert torch.equal(found[stays], (z + change)[stays])
@@ -48,7 +49,7 @@ def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spr
 
 def test_a_token_at_the_mask_itself_stays():
     z = torch.tensor([[0.5, 0.25, 0.249, 0.001]]).log()
-    found = Guard(plausible=0.5).limit(z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4))
+    found = Guard(plausible=0.5).limit(z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4), EVERYWHERE)
     assert found.isfinite().tolist() == [[True, True, False, False]]
 
 
@@ -58,7 +59,7 @@ def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
     z, change = logits(seed), logits(seed + 1, spread)
     change[0] = 0.0
     p = z.softmax(-1)
-    allowed = Guard(max_norm=cap).limit(z, p, change.clone()) - z
+    allowed = Guard(max_norm=cap).limit(z, p, change.clone(), EVERYWHERE) - z
     deviation = (p.double() * (change - (p.double() * change).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     after = (p.double() * (allowed - (p.double() * allowed).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     torch.testing.assert_close(after, deviation.clamp_max(cap), atol=1e-4, rtol=1e-3)
@@ -71,8 +72,8 @@ def test_constants_do_not_matter(seed, added, to):
     """Neither one added to the change nor one added to the base's logits."""
     z, change = logits(seed), logits(seed + 1)
     guard = Guard(plausible=0.01, max_norm=0.7)
-    expected = guard.limit(z, z.softmax(-1), change.clone()).softmax(-1)
-    found = guard.limit(z + to, (z + to).softmax(-1), change + added).softmax(-1)
+    expected = guard.limit(z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
+    found = guard.limit(z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     for guard in (Guard(min_entropy=2.0), Guard(min_entropy=2.0, confidence=0.5)):
         one, two = (guard.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
@@ -131,7 +132,7 @@ def test_it_compiles_in_one_graph():
 
     def steer(z, change, tuned):
         p = z.softmax(-1)
-        return guard.limit(z, p, change * guard.gate(z, p, Scores(tuned=tuned)))
+        return guard.limit(z, p, change * guard.gate(z, p, Scores(tuned=tuned)), EVERYWHERE)
 
     arguments = logits(0), logits(1), logits(2)
     torch._dynamo.reset()

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.healing import _UNLIKELY, Healer
+from vocabridge.healing import Healed, Healer
 
 SIZE = 265
 PENDING = [b"", b" ", b"  ", b" t", b"t", b"h", b"\xc3", b"\xff", b"z"]
-LAST = st.sampled_from([0x20, 0x74, 0x68, 0xC3, 0xA9, *range(256, 263)])
-"""The target's last tokens that are tried: single bytes, and its words."""
+WRITTEN = [b"", b" ", b"  ", b" a", b"t", b"h", b"th", b"xt", b"zh", b"\xc3", b"h\xc3", "é".encode(), b"1", b"."]
+"""The ends of texts that are tried, after any of which the target may have ended a token or not."""
+
+ends = st.sampled_from(WRITTEN)
 
 
 @dataclass(frozen=True)
@@ -54,119 +56,215 @@ def ways(draw: st.DrawFn) -> list[Way]:
     return draw(st.permutations(several))
 
 
-def heal(healer: Healer, several: list[Way], last: int) -> tuple[np.ndarray, float, float]:
+def heal(healer: Healer, several: list[Way], written: bytes) -> Healed:
     weights = torch.tensor([one.weight for one in several])
     log_p = torch.from_numpy(np.stack([one.log_p for one in several]))
-    p, across, log_total = healer.heal([one.pending for one in several], weights, log_p, last)
-    return p.numpy(), float(across), float(log_total)
+    return healer.heal([one.pending for one in several], weights, log_p, written)
 
 
-def ends(target: Vocabulary, last: int, rest: bytes) -> bool:
-    """Whether the target cuts this behind its last token, alone or with a word behind it."""
-    cuts = [target.segment(target.token_bytes[last] + rest + more) for more in (b"", b"a")]
-    return any(len(cut) > 1 and cut[0] == last for cut in cuts)
+@dataclass(frozen=True)
+class Expected:
+    """What the equation gives, and whether a float32 has to find the same tokens likely, and the same unsure."""
+
+    p: np.ndarray
+    across: float
+    counts: dict[int, float]
+    unsure: set[int]
+    certain: bool
 
 
-def written_out(source: Vocabulary, target: Vocabulary, several: list[Way], last: int) -> tuple[np.ndarray, float]:
+def written_out(source: Vocabulary, judge, several: list[Way], written: bytes) -> Expected:
     """The equation: over all covers and all tokens that begin with what is pending, in plain loops."""
-    total, across = np.zeros(source.size), 0.0
+    whole, running = np.zeros(source.size), np.zeros(source.size)
     for one in several:
         log_p = one.log_p.astype(float)
         for w, data in enumerate(source.token_bytes):
             mass = math.exp(one.weight + log_p[w])
             if not one.pending:
-                total[w] += mass
+                whole[w] += mass
             elif data.startswith(one.pending) and data != one.pending:
                 rest = data[len(one.pending) :]
-                if not ends(target, last, rest):
-                    mass *= _UNLIKELY
                 same = [i for i, other in enumerate(source.token_bytes) if other == rest]
-                total[same[0] if same else source.segment(rest)[0]] += mass
-                across += mass
-    return total / total.sum(), across / total.sum()
+                running[same[0] if same else source.segment(rest)[0]] += mass
+    mass = whole + running
+    order, least, certain = np.argsort(-mass), mass.sum() / 1000, True
+    p, counts, across = np.zeros(source.size), {}, 0.0
+    for rank, w in enumerate(order):
+        one_by_one, by_kind = judge.count(written, source.token_bytes[w]), judge.by_kind(written, source.token_bytes[w])
+        count = one_by_one if rank < 16 and mass[w] > least else by_kind
+        if count == one_by_one and 1e-6 < count < 0.99 and rank < 16 and mass[w] > least:
+            counts[int(w)] = count
+        p[w] = mass[w] * count
+        across += running[w] * count
+        close = abs(mass[w] - least) < 1e-3 * least or (rank < 17 and mass[w] < 1.001 * mass[order[16]])
+        certain &= one_by_one == by_kind or not close or mass[w] == 0
+    shares = {w: (others := p.sum() - p[w], mass[w] / (others + mass[w]))[1] for w in counts}  # were its count 1
+    certain &= all(abs(share - 0.1) > 1e-4 for share in shares.values())
+    unsure = {w for w, share in shares.items() if share > 0.1}
+    return Expected(p / p.sum(), across / p.sum(), counts, unsure, certain)
 
 
-@given(several=ways(), last=LAST)
+@given(several=ways(), written=ends)
 @settings(max_examples=60, deadline=None)
-def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(tiny, healer, several, last):
-    p, across, _ = heal(healer, several, last)
-    expected, expected_across = written_out(tiny["source"], tiny["target"], several, last)
-    np.testing.assert_allclose(p, expected, atol=1e-6, rtol=1e-4)
-    assert across == pytest.approx(expected_across, abs=1e-6, rel=1e-4)
+def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(tiny, healer, judge, several, written):
+    """And what is likely is judged one by one, and is unsure where it would have a good part if it counted 1."""
+    expected = written_out(tiny["source"], judge(tiny["target"]), several, written)
+    assume(expected.certain)
+    found = heal(healer, several, written)
+    np.testing.assert_allclose(found.p, expected.p, atol=1e-6, rtol=1e-4)
+    assert float(found.across) == pytest.approx(expected.across, abs=1e-6, rel=1e-4)
+    assert found.counts == pytest.approx(expected.counts)
+    assert set(found.unsure()) == expected.unsure
 
 
-@given(several=ways(), last=LAST)
+@given(several=ways(), written=ends)
 @settings(max_examples=100, deadline=None)
-def test_a_healed_distribution_sums_to_1(healer, several, last):
-    p, across, _ = heal(healer, several, last)
-    assert p.min() >= 0
-    assert p.sum() == pytest.approx(1, abs=1e-5)
-    assert 0 <= across <= 1 + 1e-5
+def test_a_healed_distribution_sums_to_1(healer, several, written):
+    found = heal(healer, several, written)
+    assert found.p.min() >= 0
+    assert float(found.p.sum()) == pytest.approx(1, abs=1e-5)
+    assert 0 <= float(found.across) <= 1 + 1e-5
 
 
-@given(several=ways(), last=LAST, shift=st.floats(-50, 50))
+@given(several=ways(), written=ends, shift=st.floats(-50, 50), each=st.lists(st.floats(-9, 9), min_size=4, max_size=4))
 @settings(max_examples=40, deadline=None)
-def test_what_all_weights_share_is_in_the_total_alone(healer, several, last, shift):
-    p, across, log_total = heal(healer, several, last)
-    moved = heal(healer, [replace(one, weight=one.weight + shift) for one in several], last)
-    np.testing.assert_allclose(moved[0], p, atol=1e-5, rtol=1e-3)
-    assert moved[1] == pytest.approx(across, abs=1e-5)
-    assert moved[2] == pytest.approx(log_total + shift, abs=1e-3)
+def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no_difference(
+    tiny, healer, judge, several, written, shift, each
+):
+    """Where the weights are less by as much."""
+    assume(written_out(tiny["source"], judge(tiny["target"]), several, written).certain)
+    found = heal(healer, several, written)
+    each = torch.tensor(each[: len(several)])
+    weights = torch.tensor([one.weight + shift for one in several]) - each
+    logits = torch.from_numpy(np.stack([one.log_p for one in several])) + each[:, None]
+    moved = healer.heal([one.pending for one in several], weights, logits, written)
+    torch.testing.assert_close(moved.p, found.p, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(moved.across, found.across, atol=1e-5, rtol=1e-3)
+    assert moved.counts == found.counts
 
 
-@given(several=ways(), last=LAST)
+@given(several=ways())
 @settings(max_examples=40, deadline=None)
-def test_a_cover_without_pending_bytes_alone_is_the_distribution_of_the_model_itself(healer, several, last):
+def test_a_cover_without_pending_bytes_alone_is_the_distribution_of_the_model_itself(healer, several):
+    """Behind nothing written, where the target ends no token."""
     one = next(one for one in several if not one.pending)
-    p, across, log_total = heal(healer, [one], last)
-    np.testing.assert_allclose(p, np.exp(one.log_p), rtol=1e-4, atol=1e-30)
-    assert across == 0
-    assert log_total == pytest.approx(one.weight, abs=1e-4)
+    found = heal(healer, [one], b"")
+    np.testing.assert_allclose(found.p, np.exp(one.log_p), rtol=1e-4, atol=1e-30)
+    assert (float(found.across), found.counts) == (0, {})
 
 
 @pytest.mark.parametrize(
-    ("pending", "rest", "last", "plausible"),
+    ("pending", "rest", "written", "plausible"),
     [
-        (b"t", b"h", b"t", _UNLIKELY),  # the target has "th", and would not have ended after "t"
+        (b"t", b"h", b"t", 0.001),  # the target has "th", and would not have ended after "t"; but letters are no proof
         (b" ", b"t", b" ", 1.0),  # it has no " t"
+        (b" ", b" ", b" ", 1e-6),  # it has "  ", also before a word
+        (b"\xc3", b"\xa9", b"\xc3", 0.001),
     ],
 )
 def test_a_token_runs_across_the_end_as_often_as_the_target_would_have_ended_there(
-    tiny, healer, pending, rest, last, plausible
+    tiny, healer, pending, rest, written, plausible
 ):
+    """And so does the same as a token of a cover that ends there."""
     of = tiny["source"].canonical
-    several = [Way(b"", 0.0, certain=of[b"z"]), Way(pending, math.log(0.5), certain=of[pending + rest])]
-    p, _, _ = heal(healer, several, tiny["target"].canonical[last])
-    mass = 0.5 * plausible
-    assert p[tiny["source"].canonical[rest]] == pytest.approx(mass / (1 + mass))
-    assert p[tiny["source"].canonical[b"z"]] == pytest.approx(1 / (1 + mass))
+    for at_the_end in (
+        Way(pending, math.log(0.5), certain=of[pending + rest]),
+        Way(b"", math.log(0.5), certain=of[rest]),
+    ):
+        found = heal(healer, [Way(b"", 0.0, certain=of[b"z"]), at_the_end], written)
+        mass = 0.5 * plausible
+        assert float(found.p[of[rest]]) == pytest.approx(mass / (1 + mass))
+        assert float(found.p[of[b"z"]]) == pytest.approx(1 / (1 + mass))
+        assert float(found.across) == pytest.approx(mass / (1 + mass) if at_the_end.pending else 0)
+        assert found.counts == ({of[rest]: plausible} if plausible == 0.001 else {})
 
 
-def test_whether_a_token_may_run_on_is_whether_the_target_would_have_ended_before_one_that_does(tiny, healer):
-    source, target = tiny["source"], tiny["target"]
+def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny, healer):
+    """Behind "t" words as such count 1, by the sample "a"; but "h" does not, as "th" is one token."""
+    of = tiny["source"].canonical
+    for mass, others, count in (
+        (0.002, 1, 0.001),
+        (0.0009, 1, 1.0),  # of too little mass
+        (0.01, 15, 0.001),  # the 16th
+        (0.01, 16, 1.0),  # the 17th
+    ):
+        p = torch.zeros(SIZE)
+        p[[of[bytes([byte])] for byte in b"abcdfgijklmnopqr"[:others]]] = (1 - mass) / others
+        p[of[b"h"]] = mass
+        found = healer.heal([b""], torch.zeros(1), p.log()[None], b"t")
+        assert float(found.p[of[b"h"]]) == pytest.approx(mass * count / (mass * count + 1 - mass))
+        assert found.counts == ({of[b"h"]: 0.001} if count < 1 else {})
+
+
+def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all():
+    masses = {
+        7: (0.0002, 0.001),  # would be 0.2 to 0.9998
+        5: (0.0001, 0.001),  # 0.1 to 0.9999
+        3: (0.5, 0.95),
+        2: (0.09, 0.5),  # 0.18 to 0.91
+        0: (0.07, 0.95),
+    }
+    p = torch.zeros(SIZE)
+    for w, (mass, _) in masses.items():
+        p[w] = mass
+    p[9] = 1 - p.sum()  # counts 1
+    found = Healed(p, torch.tensor(0.0), {w: count for w, (_, count) in masses.items()})
+    assert found.unsure() == [7, 3, 2]
+    assert Healed(p, torch.tensor(0.0), {}).unsure() == []
+
+
+def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny, vocabularies, judge):
+    """A token without text ends the word, as a space does."""
+    source, target = vocabularies["byte_level"], tiny["target"]
+    healer, cases = Healer(source, target), 0
+    followed = [source.canonical[data] for data in (b"t", b"h", b"\xc3", b" ", b".")]
+    following = [0, *(source.canonical[data] for data in (b"h", b"e", b"\xa9", b" ", b"a", b"1", b"\xff"))]
+    assert source.token_bytes[0] is None
+    for written in WRITTEN:
+        for w in followed:
+            behind = [source.token_bytes[w] + (source.token_bytes[v] or b" ") for v in following]
+            expected = [judge(target).count(written, data) for data in behind]
+            assert healer.counts_behind(written, w, following) == pytest.approx(expected)
+            cases += len(set(expected)) > 1
+    assert cases > 5
+
+
+def test_whether_a_token_may_run_on_is_whether_the_target_may_end_before_one_of_its_kind(tiny, healer, judge):
+    source, found = tiny["source"], set()
     for pending in PENDING[1:]:
-        for last in range(target.size):
+        for written in [pending, *WRITTEN, b"x" + pending]:
             longer = [data for data in source.token_bytes if data.startswith(pending) and data != pending]
-            expected = any(ends(target, last, data[len(pending) :]) for data in longer)
-            assert healer.may_run_on(pending, last) == expected
-    assert healer.may_run_on(b" ", target.canonical[b" "])
-    assert not healer.may_run_on(b"t", target.canonical[b"t"])
+            expected = any(judge(tiny["target"]).by_kind(written, data[len(pending) :]) > 1e-6 for data in longer)
+            assert healer.may_run_on(pending, written) == expected
+            found.add(expected)
+    assert healer.may_run_on(b"t", b"t")  # letters behind letters are never excluded
+    assert not healer.may_run_on(b" ", b" ")  # the target has " a" and "  "
+    assert not healer.may_run_on(b"z", b"z")  # no token of the source begins with it
+    assert found == {True, False}
 
 
 def test_a_likely_cover_that_has_nothing_to_say_leaves_the_word_to_others(tiny, healer):
     """Were all mass measured by the weight of the likeliest cover, a float32 would hold nothing of it."""
     of = tiny["source"].canonical
-    several = [Way(b" ", 0.0, certain=of[b"z"]), Way(b"", -150.0, certain=of[b"e"])]
-    p, across, log_total = heal(healer, several, of[b" "])
-    assert (p[of[b"e"]], across) == (1, 0)
-    assert log_total == pytest.approx(-150, rel=1e-4)
+    found = heal(healer, [Way(b" ", 0.0, certain=of[b"z"]), Way(b"", -150.0, certain=of[b"e"])], b" ")
+    assert (float(found.p[of[b"e"]]), float(found.across)) == (1, 0)
 
 
 def test_where_no_token_begins_with_what_is_pending_nothing_is_said(healer):
-    p, across, log_total = heal(healer, [Way(b"z", 0.0), Way(b"\xff", -1.0)], ord("z"))
-    assert not p.any()
-    assert across == 0
-    assert log_total == -math.inf
+    found = heal(healer, [Way(b"z", 0.0), Way(b"\xff", -1.0)], b"z")
+    assert not found.p.any()
+    assert (float(found.across), found.counts, found.unsure()) == (0, {}, [])
+
+
+def test_where_nothing_of_what_is_said_begins_with_what_is_pending_nothing_is_said(tiny, healer):
+    found = heal(healer, [Way(b" ", 0.0, certain=tiny["source"].canonical[b"z"])], b" ")
+    assert not found.p.any()
+    assert (float(found.across), found.counts, found.unsure()) == (0, {}, [])
+
+
+def test_it_has_no_weights_that_a_checkpoint_would_hold(healer):
+    assert not healer.state_dict()
+    assert not list(healer.parameters())
 
 
 @pytest.mark.parametrize(
@@ -180,8 +278,8 @@ def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(ti
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "no_safe_cuts"])
-def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, kind):
-    """Each rest is the token of its bytes, or the first piece of them; its sort is that of its first character."""
+def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, kind):
+    """Each rest is the token of its bytes, or the first piece of them; the run has the kinds of these rests."""
     vocabulary = vocabularies[kind]
     healer = Healer(vocabulary, vocabulary)
     prefixes = {data[:size] for data in vocabulary.canonical for size in (1, 2, len(data))}
@@ -189,10 +287,8 @@ def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, kind):
         longer = sorted(data for data in vocabulary.canonical if data.startswith(pending) and data != pending)
         run = healer.run(pending)
         assert run.ids.tolist() == [vocabulary.canonical[data] for data in longer]
-        for data, rest, sort in zip(longer, run.rests.tolist(), run.sorts.tolist(), strict=True):
+        for data, rest in zip(longer, run.rests.tolist(), strict=True):
             own = data[len(pending) :]
             expected = vocabulary.canonical.get(own, (vocabulary.segment(own) or (vocabulary.size,))[0])
             assert rest == expected
-            sample = run.samples[sort]
-            assert own[:1] == sample[:1]
-            assert len(sample) <= len(own)
+        assert run.kinds.tolist() == sorted({judge(vocabulary).kind(data[len(pending) :]) for data in longer})

@@ -1,8 +1,12 @@
-"""Look-ahead splits a source token's mass by the equation of its module, written out in loops, and never loses any."""
+"""Look-ahead splits a source token's mass by the equation of its module, written out in loops, and never loses any.
+
+And what is said behind a token that the target may or may not have ended its last one before decides that.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,16 +15,19 @@ import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from vocabridge import look_ahead
+from vocabridge import healing, look_ahead
 from vocabridge.alignment import Alignment, Vocabulary, align
 from vocabridge.batch import prompt_ids
 from vocabridge.combination import Carry
 from vocabridge.healing import Healer
 from vocabridge.look_ahead import _FOLLOWING, _MOST, _WORTH, LookAhead
+from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.reading import Reading, Token
+from vocabridge.value_source import ContrastPair
 
 SIZES = (265, 263)
 WORDS = [b"t", b"th", b" t", b" ", b"h", b"he", b"\xc3", "é".encode(), b"z", b" the"]
@@ -75,6 +82,14 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(draw(st.integers(0, 999)), draw(st.integers(1, 2)), tuple(sorted(looked)), sharpness)
 
 
+def carry_of(alignment: Alignment, carry: Carry):
+    """A carry of distributions as a function of p_S, p_T and what was looked behind."""
+    projection = Projection.of(alignment)
+    if carry is Carry.STATIC:
+        return projection.static
+    return lambda p, p_target, ahead=None: projection.informed(p, p_target, ahead).exp() * p_target
+
+
 def written_out(ahead, alignment, carry, p, p_target, looked) -> np.ndarray:
     """The carried distribution of one donor at one position; `looked` has what follows each w looked behind."""
     R, C = alignment.row_weights.toarray(), alignment.column_weights.toarray()
@@ -105,7 +120,7 @@ def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns
     alignment = with_columns(tiny, columns)
     ahead = LookAhead(alignment, tiny["source"], tiny["target"])
     p, after, p_target, position, ws = case.parts(tiny["source"])
-    carry_over = getattr(Projection.of(alignment), carry.value)
+    carry_over = carry_of(alignment, carry)
     found = carry_over(p, p_target, ahead.ahead(position, ws, after))
     for donor in range(case.donors):
         for n in range(2):
@@ -145,7 +160,7 @@ def test_what_is_carried_stays_a_distribution(tiny, columns, case, carry):
     alignment = with_columns(tiny, columns)
     p, after, p_target, position, ws = case.parts(tiny["source"])
     ahead = LookAhead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
-    found = getattr(Projection.of(alignment), carry.value)(p, p_target, ahead)
+    found = carry_of(alignment, carry)(p, p_target, ahead)
     assert found.isfinite().all()
     assert (found >= 0).all()
     torch.testing.assert_close(found.sum(-1), torch.ones(case.donors, 2), atol=1e-4, rtol=0)
@@ -157,7 +172,7 @@ def test_a_position_where_nothing_was_looked_behind_is_carried_as_ever(tiny, cas
     alignment = with_columns(tiny, {})
     case = dataclasses.replace(case, looked=tuple({(0, word) for _, word in case.looked}))
     p, after, p_target, position, ws = case.parts(tiny["source"])
-    carry_over = getattr(Projection.of(alignment), carry.value)
+    carry_over = carry_of(alignment, carry)
     ahead = LookAhead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
     torch.testing.assert_close(carry_over(p, p_target, ahead)[:, 1], carry_over(p, p_target)[:, 1])
 
@@ -172,36 +187,89 @@ def test_by_hand_what_follows_decides_between_longer_and_shorter_tokens(tiny, ca
     after[..., [source.canonical[b"he"], source.canonical[b"z"]]] = torch.tensor([0.25, 0.75])
     ahead = LookAhead(alignment, source, target).ahead([0], [source.canonical[b"t"]], after)
     p_target = torch.full((1, SIZES[1]), 1 / SIZES[1])
-    found = getattr(Projection.of(alignment), carry.value)(p, p_target, ahead)[0, 0]
+    found = carry_of(alignment, carry)(p, p_target, ahead)[0, 0]
     own = float(found.sum() - (p_target * (1 - Projection.of(alignment).covered)).sum())
     for word, share in ((b"the", 0.25), (b"t", 0.75), (b"th", 0.0), (b"h", 0.0)):
         assert float(found[target.canonical[word]]) == pytest.approx(share * own, abs=1e-5)
 
 
-@given(seed=st.integers(0, 999), sharpness=st.sampled_from([0.5, 1.0, 2.0]))
+def beginnings(source: Vocabulary, target: Vocabulary, w: int) -> list[int]:
+    """The target tokens that a word may begin with which goes on behind w: the four longest, and not w's own first."""
+    data, found = source.token_bytes[w], []
+    if not data or source.canonical[data] != w or not (data[-1:].isalpha() or data[-1] >= 0x80):
+        return []
+    for size in range(len(data) - 1, 0, -1):
+        for y, other in enumerate(target.token_bytes):
+            if other == data[:size] and target.canonical[other] == y and other.strip() and y != target.segment(data)[0]:
+                found.append(y)
+    return found[:4]
+
+
+@given(seed=st.integers(0, 999), sharpness=st.sampled_from([0.5, 1.0, 2.0]), scarce=st.sampled_from([0.0, -6.0]))
 @settings(max_examples=40, deadline=None)
-def test_looked_behind_is_what_has_most_at_stake(tiny, seed, sharpness):
-    """Mass times the base's share of longer tokens that begin with it; the donor has most of its mass on words."""
+def test_looked_behind_is_what_has_most_at_stake(tiny, seed, sharpness, scarce):
+    """In bits: p(w) log2(1 + what the base gives to longer and shorter tokens / what it gives to those of w).
+
+    The donor has most of its mass on words, and the base sometimes little on the tokens that are as long as a word.
+    """
     source, target = tiny["source"], tiny["target"]
     alignment = with_columns(tiny, {})
     random = torch.Generator().manual_seed(seed)
     words = [source.canonical[word] for word in WORDS]
     logits = torch.full((3, SIZES[0]), -3.0)
     logits[:, words] = torch.randn(3, len(words), generator=random) * sharpness
-    p, p_target = logits.softmax(-1), (torch.randn(3, SIZES[1], generator=random) * sharpness).softmax(-1)
+    base = torch.randn(3, SIZES[1], generator=random) * sharpness
+    base[:, [target.canonical[word] for word in WORDS if word in target.canonical]] += scarce
+    p, p_target = logits.softmax(-1), base.softmax(-1)
     image = Projection.of(alignment).image(p_target)
     found = LookAhead(alignment, source, target).choose(p, image, p_target)
     for n in range(3):
-        stakes = []
-        for w, data in enumerate(source.token_bytes):
-            longer = [y for y, other in enumerate(target.token_bytes) if other.startswith(data) and other != data]
-            share = float(p_target[n, longer].sum()) if longer else 0.0
-            stakes.append(float(p[n, w]) * share / (share + float(image[n, w])))
+        stakes = np.zeros(SIZES[0])
+        for w in np.argsort(-p[n].numpy(), kind="stable")[:16]:
+            data, other = source.token_bytes[w], 0.0
+            for y, text in enumerate(target.token_bytes):
+                other += float(p_target[n, y]) if text.startswith(data) and text != data else 0.0
+            for y in beginnings(source, target, w):
+                other += float(p_target[n, y])
+            stakes[w] = float(p[n, w]) * math.log2(1 + other / float(image[n, w]))
         best = sorted(range(SIZES[0]), key=lambda w: -stakes[w])[:_MOST]
         sure = [w for w in best if stakes[w] > _WORTH + 1e-3]  # a difference of running sums is a little off
         assert found[n][: len(sure)] == sure
         assert all(stakes[w] > _WORTH - 1e-3 for w in found[n])
         assert len(found[n]) <= _MOST
+
+
+def test_by_hand_at_stake_are_longer_tokens_and_the_beginnings_of_a_word(tiny):
+    """For "th": "the" is longer, and "t" a beginning at which the target may have cut a word that goes on."""
+    source, target = tiny["source"], tiny["target"]
+    ahead = LookAhead(with_columns(tiny, {}), source, target)
+    th, image = source.canonical[b"th"], torch.full((1, SIZES[0]), 0.1)
+    for mass, base, worth in (
+        (1.0, {b"the": 0.03}, True),  # log2(1.3) = 0.38
+        (1.0, {b"the": 0.02}, False),  # log2(1.2) = 0.26
+        (0.5, {b"the": 0.03}, False),
+        (0.5, {b"the": 0.06}, True),  # 0.5 log2(1.6) = 0.34
+        (1.0, {b"t": 0.03}, True),
+        (1.0, {b"t": 0.01, b"the": 0.02}, True),
+        (1.0, {b"th": 0.9, b"h": 0.5}, False),  # what is in R for "th" is in the image; others say nothing
+    ):
+        p, p_target = torch.zeros(1, SIZES[0]), torch.zeros(1, SIZES[1])
+        p[0, th] = mass
+        for word, share in base.items():
+            p_target[0, target.canonical[word]] = share
+        assert ahead.choose(p, image, p_target) == [[th] if worth else []]
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "no_safe_cuts"])
+def test_the_beginnings_of_the_words_of_trained_vocabularies(vocabularies, kind):
+    source, target = vocabularies["no_safe_cuts"], vocabularies[kind]
+    alignment = align(source, target, method="retokenize", cache=False)
+    found, sizes = LookAhead(alignment, source, target).beginnings.tolist(), set()
+    for w in range(source.size):
+        expected = beginnings(source, target, w)
+        assert [y for y in found[w] if y >= 0] == expected
+        sizes.add(len(expected))
+    assert sizes >= {0, 1, 2, 3, 4}
 
 
 # --- with models -------------------------------------------------------------------------------------------------
@@ -220,7 +288,8 @@ def test_where_nothing_is_worth_looking_behind_it_is_healing_bit_for_bit(parts, 
     with torch.no_grad():
         healed = parts.bridge(carry=carry, policy=Policy.HEAL)(ids).logits
         looked = parts.bridge(carry=carry, policy=Policy.LOOK_AHEAD)(ids).logits
-        monkeypatch.setattr(look_ahead, "_WORTH", 2.0)
+        monkeypatch.setattr(look_ahead, "_WORTH", math.inf)
+        monkeypatch.setattr(healing, "_GOOD_PART", math.inf)  # nor is there any need to look
         assert torch.equal(parts.bridge(carry=carry, policy=Policy.LOOK_AHEAD)(ids).logits, healed)
     assert torch.equal(looked, healed) == carry.of_delta  # a change of logits has no mass that could be split
 
@@ -250,35 +319,156 @@ def test_a_token_that_was_looked_behind_is_not_read_again_when_the_text_goes_on_
 
 
 @torch.no_grad()
-def test_what_follows_is_what_plain_forwards_say_after_every_cover_and_the_token(parts):
-    """Of several covers the mean, by how probable each is with the token."""
+def plain(model, ids: tuple[int, ...]) -> torch.Tensor:
+    return model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+
+
+def covers_alone(reading, position, model) -> list[tuple[bytes, torch.Tensor, torch.Tensor, tuple[int, ...]]]:
+    """Of each cover what is pending, log P, what is said after it, and its tokens, by a plain forward."""
+    tree, found = reading.forest.trees[0], []
+    for one in position.asked:
+        ids = tuple(tree.tokens[node] for node in tree.ancestors(one.node))
+        log_p = plain(model, ids)
+        found.append((one.pending, sum(log_p[k - 1, ids[k]] for k in range(1, len(ids))), log_p[-1], ids))
+    return found
+
+
+def unsure(source: Vocabulary, judge, covers, written: bytes) -> dict[int, float]:
+    """What the 16 likeliest tokens with more than a thousandth count, where that is neither 1 nor next to nothing."""
+    if len(covers) == 1 and not covers[0][0]:
+        return {}
+    mass = torch.zeros(source.size, dtype=torch.float64)
+    highest = max(weight for _, weight, _, _ in covers)
+    for pending, weight, log_p, _ in covers:
+        arriving = (weight - highest + log_p).exp()
+        for data, w in source.canonical.items():
+            if pending and data.startswith(pending) and data != pending:
+                rest = data[len(pending) :]
+                mass[source.canonical[rest] if rest in source.canonical else source.segment(rest)[0]] += arriving[w]
+        mass += 0 if pending else arriving
+    order = mass.argsort(descending=True).tolist()
+    counts = {w: judge.count(written, source.token_bytes[w] or b"") for w in order[:16] if mass[w] > mass.sum() / 1000}
+    return {w: count for w, count in counts.items() if 1e-6 < count < 0.99}
+
+
+@torch.no_grad()
+def test_what_follows_is_what_plain_forwards_say_after_every_cover_and_the_token(parts, judge):
+    """Of several covers the mean, by how probable each is with the token.
+
+    Of a token that the target may or may not have ended its last one before, what follows it counts as much as both
+    together; and the token as much as all that may follow.
+    """
     source, target = parts.small.vocabulary, parts.base.vocabulary
-    reading, several = heard(parts, Policy.LOOK_AHEAD), 0
+    models, one_judge = {"tuned": parts.tuned.model, "untuned": parts.small.model}, judge(target)
+    reading, several, changed = heard(parts, Policy.LOOK_AHEAD), 0, dict.fromkeys(models, 0)
     seen: list[SimpleNamespace] = []
     capture = SimpleNamespace(ahead=lambda position, tokens, after: seen.append(SimpleNamespace(**locals())))
-    for i in encode(target, TEXT)[0, 1:].tolist():
-        said = reading.read([[Token(i, target.token_bytes[i])]], 1)
+    pieces = [target.token_bytes[i] for i in encode(target, TEXT)[0, 1:].tolist()]
+    for piece in [*pieces, *(bytes([byte]) for byte in b" The foxes jump")]:
+        said = reading.read([[Token(target.canonical[piece], piece)]], 1)
         (position,) = said.positions
+        covers = {name: covers_alone(reading, position, model) for name, model in models.items()}
+        counts = {name: unsure(source, one_judge, covers[name], position.written) for name in models}
         ws = [source.canonical[data] for data in (b"a", b" ", b"\x9f", b"1")]
+        ws = list(dict.fromkeys([*ws, *list(counts["tuned"])[:2], *list(counts["untuned"])[:2]]))
+        before, _ = said.scores(slice(0, 1), tuple(models), None, torch.device("cpu"))
+        before = {name: getattr(before, name)[0].clone() for name in models}
         said.look_behind([ws])
         seen.clear()
-        said.scores(slice(0, 1), ("tuned", "untuned"), capture, torch.device("cpu"))
-        tree = reading.forest.trees[0]
-        for name, model in (("tuned", parts.tuned.model), ("untuned", parts.small.model)):
-            expected = {}
+        now, _ = said.scores(slice(0, 1), tuple(models), capture, torch.device("cpu"))
+        for k, (name, model) in enumerate(models.items()):
+            expected, changes = {}, torch.zeros(source.size)
             for w in ws:
                 shares, afters = [], []
-                for one in position.asked:
-                    token = source.canonical.get(one.pending + source.token_bytes[w])
+                for pending, weight, log_p, ids in covers[name]:
+                    token = source.canonical.get(pending + source.token_bytes[w])
                     if token is not None:
-                        ids = [*(tree.tokens[node] for node in tree.ancestors(one.node)), token]
-                        log_p = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-                        shares.append(sum(log_p[k - 1, ids[k]] for k in range(1, len(ids))))
-                        afters.append(log_p[-1].exp())
+                        shares.append(weight + log_p[token])
+                        afters.append(plain(model, (*ids, token))[-1].exp())
                 several += len(afters) > 1
                 if afters:
                     expected[w] = torch.stack(shares).softmax(0) @ torch.stack(afters)
+                if afters and w in counts[name]:
+                    arguments = (source, position.written, w, counts[name][w])
+                    change, expected[w] = one_judge.decided(*arguments, expected[w])
+                    changes[w] = math.log(change)
+                    changed[name] += 1
             assert [list(one.tokens) for one in seen] == ([list(expected)] if expected else [])
-            for found, wanted in zip(seen[0].after[("tuned", "untuned").index(name)], expected.values(), strict=True):
-                torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
+            for found, after in zip(seen[0].after[k], expected.values(), strict=True):
+                torch.testing.assert_close(found, after.float(), atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(getattr(now, name)[0], before[name] + changes, atol=1e-2, rtol=1e-3)
     assert several > 5
+    assert min(changed.values()) > 5
+
+
+def bigram(vocabulary: Vocabulary, after: dict[bytes, dict[bytes, float]]) -> LoadedModel:
+    """A model for which the last token decides what follows, by a table; what has no row says anything alike."""
+    size = vocabulary.size
+    width = size + size % 2
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=width,
+        intermediate_size=2,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=2,
+        rms_norm_eps=1e-12,
+        tie_word_embeddings=False,
+    )
+    model, table = LlamaForCausalLM(config).eval(), torch.zeros(size, size)
+    for w, several in after.items():
+        table[vocabulary.canonical[w]] = -40.0
+        for v, share in several.items():
+            table[vocabulary.canonical[w], vocabulary.canonical[v]] = math.log(share)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(size, width))
+        model.lm_head.weight[:, :size] = table.T / math.sqrt(width)
+    return LoadedModel("bigram", "", model, vocabulary)
+
+
+@pytest.mark.parametrize("wanted", [("tuned",), ("tuned", "untuned")])
+def test_by_hand_an_unsure_token_is_decided_by_what_follows_it(tiny, wanted):
+    """The target would not have ended "zh" before half an "é": it has a token of "h" and the first half.
+
+    But before a whole "é" it does, and that is what the tuned donor means. For the untuned one the half has too little
+    mass to be judged by itself, so it counts 1 as words do, and nothing is changed.
+    """
+    source, target = tiny["source"], tiny["target"]
+    z, half, other = {b"h": 0.5, b"he": 0.25, b"q": 0.25}, b"\xc3", b"\xa9"
+    tuned = bigram(source, {b"z": z, b"h": {half: 0.4, b"e": 0.1, b"q": 0.5}, half: {other: 0.6, b" ": 0.4}})
+    untuned = bigram(source, {b"z": z, b"h": {half: 0.0005, b"e": 0.1, b"q": 0.8995}, half: {other: 0.2, b" ": 0.8}})
+    of = source.canonical
+    reading = Reading(ContrastPair(tuned, untuned), {"tuned", "untuned"}, Healer(source, target), Policy.LOOK_AHEAD, 1)
+    said = reading.read([[Token(target.canonical[data], data) for data in (b"z", b"h")]], 1)
+    part, seen = slice(0, 1), []
+    capture = SimpleNamespace(ahead=lambda position, tokens, after: seen.append((position, tokens, after)))
+    assert said.positions[0].written == b"zh"
+    assert {one.pending for one in said.positions[0].asked} == {b"", b"h"}
+
+    def shares(look_ahead) -> list[list[float]]:
+        scores, _ = said.scores(part, wanted, look_ahead, torch.device("cpu"))
+        return [getattr(scores, name)[0].softmax(-1)[[of[half], of[b"e"], of[b"q"]]].tolist() for name in wanted]
+
+    # P of the half 0.5 * 0.4, which counts 0.001; of "e" 0.5 * 0.1 and 0.25 for "he"; of "q" 0.5 * 0.5.
+    before = [mass / 0.5502 for mass in (0.0002, 0.3, 0.25)]
+    as_it_is = [mass / 0.75 for mass in (0.00025, 0.3, 0.44975)]
+    expected = {"tuned": before, "untuned": as_it_is}
+    assert shares(None) == [pytest.approx(expected[name], rel=1e-3) for name in wanted]
+    assert said.unsure(part) == [[of[half]]]
+    said.look_behind(said.unsure(part))
+    # The half and the other one count 1 together, the half and a space 0.001 still.
+    counted = 0.6 * 1 + 0.4 * 0.001
+    after = [mass / (0.55 + 0.2 * counted) for mass in (0.2 * counted, 0.3, 0.25)]
+    expected = {"tuned": after, "untuned": as_it_is}
+    for _ in range(2):  # also when asked again
+        assert shares(capture) == [pytest.approx(expected[name], rel=1e-3) for name in wanted]
+        position, tokens, follows = seen[-1]
+        assert (position, tokens) == ([0], [of[half]])
+        assert follows.shape == (len(wanted), 1, SIZES[0])
+        follows = follows[:, 0, [of[other], of[b" "]]].tolist()
+        assert follows[0] == pytest.approx([0.6 / counted, 0.0004 / counted], rel=1e-3)
+        assert follows[1:] == [pytest.approx([0.2, 0.8], rel=1e-3)] * (len(wanted) - 1)
+    assert shares(None) == [pytest.approx({"tuned": before, "untuned": as_it_is}[name], rel=1e-3) for name in wanted]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
-from vocabridge.healing import Healer
+from vocabridge.healing import Healed, Healer
 from vocabridge.look_ahead import LookAhead
 from vocabridge.models import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.policy import Policy
@@ -198,8 +198,8 @@ class Way:
 class Alone:
     """What a model says at the target tokens of a text, by a plain forward for every cover."""
 
-    def __init__(self, model: LoadedModel, target: Vocabulary) -> None:
-        self.model, self.source, self.target = model, model.vocabulary, target
+    def __init__(self, model: LoadedModel, target: Vocabulary, judge) -> None:
+        self.model, self.source, self.target, self.judge = model, model.vocabulary, target, judge(target)
         self.healer = Healer(model.vocabulary, target)
         self.said = functools.lru_cache(None)(self._said)
 
@@ -207,37 +207,48 @@ class Alone:
     def _said(self, tokens: tuple[int, ...]) -> np.ndarray:
         return self.model.model(torch.tensor([tokens])).logits[0].log_softmax(-1).numpy()
 
-    def ways(self, text: bytes, last: int, *, all_ways: bool) -> list[Way]:
+    def written(self, before: np.ndarray) -> bytes:
+        """The end of the text that the base has written so far."""
+        return self.judge.end_of([self.target.token_bytes[i] for i in before.tolist()])
+
+    def ways(self, text: bytes, written: bytes, *, all_ways: bool) -> list[Way]:
         reader, found = Reader(self.source), []
         reader.push(text)
         for cover in reader.covers(all_ways=all_ways):
             tokens = (*reader.settled, *cover.ids)
-            if tokens and (not cover.pending or (all_ways and self.healer.may_run_on(cover.pending, last))):
+            if tokens and (not cover.pending or (all_ways and self.healer.may_run_on(cover.pending, written))):
                 found.append(Way(tokens, cover.pending, self.said(tokens)))
         return found
 
-    def healed(self, ways: list[Way], last: int) -> tuple[np.ndarray, float]:
-        weights = torch.tensor([way.weight() for way in ways])
+    def healed(self, ways: list[Way], written: bytes) -> Healed:
+        """Where there is one way, it is what the model says."""
         log_p = torch.from_numpy(np.stack([way.log_p[-1] for way in ways]))
-        p, across, _ = self.healer.heal([way.pending for way in ways], weights, log_p, last)
-        return p.double().numpy(), float(across)
+        if len(ways) == 1 and not ways[0].pending:
+            return Healed(log_p[0].exp(), torch.tensor(0.0), {})
+        weights = torch.tensor([way.weight() for way in ways])
+        return self.healer.heal([way.pending for way in ways], weights, log_p, written)
 
-    def at(self, policy: Policy, text: bytes, last: int) -> np.ndarray | None:
+    def at(self, policy: Policy, text: bytes, written: bytes) -> np.ndarray | None:
         """The source's distribution; None where it is silent."""
-        as_it_stands, ways = (self.ways(text, last, all_ways=every) for every in (False, True))
+        as_it_stands, ways = (self.ways(text, written, all_ways=every) for every in (False, True))
         if policy is Policy.HEAL:
-            return self.healed(ways, last)[0] if ways else None
-        if not as_it_stands or (policy is Policy.SKIP and self.healed(ways, last)[1] > 0.5):
+            return self.healed(ways, written).p.double().numpy() if ways else None
+        if not as_it_stands or (policy is Policy.SKIP and self.healed(ways, written).across > 0.5):
             return None
         return np.exp(as_it_stands[0].log_p[-1].astype(np.float64))
 
     @torch.no_grad()
-    def ahead(self, look_ahead: LookAhead, chosen: list[int], text: bytes, last: int):
-        """What is said after some tokens: of the covers that each can stand behind, the mean by how probable it is."""
-        ws, after = [], []
+    def ahead(self, look_ahead: LookAhead, chosen: list[int], text: bytes, written: bytes):
+        """What is said after some tokens: of the covers that each can stand behind, the mean by how probable it is.
+
+        And the distribution, in which unsure tokens are decided by what follows them.
+        """
+        ws, after, ways = [], [], self.ways(text, written, all_ways=True)
+        healed = self.healed(ways, written)
+        p = healed.p.clone()
         for w in chosen:
             shares, several = [], []
-            for way in self.ways(text, last, all_ways=True):
+            for way in ways:
                 data = way.pending + self.source.token_bytes[w]
                 token = self.source.canonical.get(data) if way.pending else w
                 if token is not None:
@@ -246,22 +257,26 @@ class Alone:
             if several:
                 ws.append(w)
                 after.append(torch.tensor(shares).softmax(0) @ torch.stack(several))
-        return look_ahead.ahead([0] * len(ws), ws, torch.stack(after)[None]) if ws else None
+                if w in healed.counts:
+                    change, after[-1] = self.judge.decided(self.source, written, w, healed.counts[w], after[-1])
+                    p[w] *= change
+        ahead = look_ahead.ahead([0] * len(ws), ws, torch.stack(after)[None]) if ws else None
+        return p / p.sum(), ahead
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, text):
+def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, judge, text):
     model, target, alignment = pair
-    source, alone, frequency = model.vocabulary, Alone(model, target), frequencies(alignment)
+    source, alone, frequency = model.vocabulary, Alone(model, target, judge), frequencies(alignment)
     bits = {Policy.HEAL: 0.0, Policy.RETOKENIZE: 0.0, Policy.SKIP: 0.0}
     silent = dict.fromkeys(bits, 0)
     for window in windows(of_text.corpus(text)):
         data, encoding = window.encode(), target.encode(window)
         for start in scored_starts(source, target, window):
             i = encoding.starts.tolist().index(start)
-            y, last = encoding.ids[i], int(encoding.ids[i - 1])
+            y, written = encoding.ids[i], alone.written(encoding.ids[:i])
             for policy in bits:
-                p = alone.at(policy, data[:start], last)
+                p = alone.at(policy, data[:start], written)
                 silent[policy] += p is None
                 bits[policy] += charged(frequency[y] if p is None else carried_by(alignment, p)[y], frequency[y])
     found = of_text(model, target, alignment, text)
@@ -271,10 +286,10 @@ def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, te
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, text):
-    """Behind every token that much depends on, whichever of them stands in the text."""
+def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, judge, text):
+    """Behind every unsure token, and those that much depends on, whichever of them stands in the text."""
     model, target, alignment = pair
-    source, alone, frequency = model.vocabulary, Alone(model, target), frequencies(alignment)
+    source, alone, frequency = model.vocabulary, Alone(model, target, judge), frequencies(alignment)
     projection, look_ahead = Projection.of(alignment), LookAhead(alignment, source, target)
     usual = torch.from_numpy(frequency).float()[None]
     bits, looked = 0.0, 0
@@ -282,14 +297,15 @@ def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, te
         data, encoding = window.encode(), target.encode(window)
         for start in scored_starts(source, target, window):
             i = encoding.starts.tolist().index(start)
-            y, last = encoding.ids[i], int(encoding.ids[i - 1])
-            p = alone.at(Policy.HEAL, data[:start], last)
-            p = torch.from_numpy(p).float()[None]
+            y, written = encoding.ids[i], alone.written(encoding.ids[:i])
+            healed = alone.healed(alone.ways(data[:start], written, all_ways=True), written)
+            p = (healed.p / healed.p.sum())[None]
             without = projection.static(p[None], usual)[0]
             (chosen,) = look_ahead.choose(p, projection.image(without), without)
-            ahead = alone.ahead(look_ahead, chosen, data[:start], last)
+            chosen = list(dict.fromkeys(healed.unsure() + chosen))
+            p, ahead = alone.ahead(look_ahead, chosen, data[:start], written)
             looked += ahead is not None
-            bits += charged(float(projection.static(p[None], usual, ahead)[0, 0, y]), frequency[y])
+            bits += charged(float(projection.static(p[None, None], usual, ahead)[0, 0, y]), frequency[y])
     found = of_text(model, target, alignment, text, (Policy.LOOK_AHEAD,))
     assert found.policies[Policy.LOOK_AHEAD].overall.carried == pytest.approx(bits, rel=1e-4)
     assert (looked > 0) == (source.name != "bytes")  # of single bytes, each speaks for all target tokens alike

@@ -8,9 +8,11 @@ import torch
 from vocabridge.alignment import VocabridgeError, align
 from vocabridge.combination import Carry, Combination
 from vocabridge.guard import Guard
+from vocabridge.look_ahead import LookAhead
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.reader import begin_tokens
+from vocabridge.said import Said
 from vocabridge.steering import Steering, steer
 from vocabridge.strength import Schedule
 
@@ -124,3 +126,19 @@ def test_what_is_refused(parts):
     with pytest.raises(VocabridgeError, match="confidence"):
         steering(parts, Combination(Carry.LINEAR)).check(parts.base.vocabulary, Guard(confidence=0.5))
     one.check(parts.base.vocabulary, Guard(confidence=0.5))
+
+
+def test_looked_behind_are_the_unsure_tokens_and_then_those_worth_it_each_once(parts, monkeypatch):
+    """By look-ahead, and where there is a mass that could be split."""
+    looked, p_base = [], torch.full((2, parts.base.vocabulary.size), 1 / parts.base.vocabulary.size)
+    monkeypatch.setattr(Said, "look_behind", lambda said, chosen: looked.append(chosen))
+    monkeypatch.setattr(Said, "unsure", lambda said, part: [[7, 9], []])
+    monkeypatch.setattr(LookAhead, "choose", lambda *_: [[5, 9, 7, 6], [8]])
+    for policy in (Policy.HEAL, Policy.LOOK_AHEAD):
+        one = steering(parts, policy=policy)
+        reading = one.reading(1, one.wanted)
+        with torch.no_grad():
+            said = reading.read([one.tokens(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
+            for carry in Carry:
+                one.look(said, [p_base], carry)
+    assert looked == [[[7, 9, 5, 6], [8]]] * sum(not carry.of_delta for carry in Carry)

@@ -1,0 +1,173 @@
+"""What continuations count is what direct segmentations say, of the text's end and of each continuation together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from vocabridge.alignment import Vocabulary
+from vocabridge.alignment.byteview import byte_level_alphabet
+from vocabridge.boundary import Boundary, kind
+
+TARGETS = ["words", "byte_level", "sentencepiece", "no_safe_cuts", "wordpiece"]
+KINDS = [b"", b"a", b"0", b" ", b"\n", b"\t"]
+"""A sample of each kind, in the order of what `by_kind` gives."""
+
+PIECES = [
+    b"", b" ", b"  ", b"    ", b"\n", b"\r", b"\t", b" the", b"the", b"t", b"h", b"he", b"fox", b" fo", b"x", b" gir",
+    b"1", b"12", b".", b", ", b"(", b"_", b"\xc3", b"\xa9", "é".encode(), "東京".encode(), b"\xf0\x9f", b"\xff",
+    b"\x00",
+]  # fmt: skip
+pieces = st.one_of(st.sampled_from(PIECES), st.text(max_size=4).map(str.encode), st.binary(max_size=3))
+
+
+@pytest.fixture(scope="module")
+def words() -> Vocabulary:
+    """A target that parts words at the space in front of them: " gir" is one token, and " girt" is " g|irt"."""
+    merges = [(b" ", b"g"), (b"i", b"r"), (b"ir", b"t"), (b"ir", b"s"), (b" g", b"ir"), (b"f", b"o"), (b" ", b"a"),
+              (b"\xc3", b"\xa9"), (b"\xc3\xa9", b"l")]  # fmt: skip
+    letter = {byte: character for character, byte in byte_level_alphabet().items()}
+
+    def spelled(data: bytes) -> str:
+        return "".join(letter[byte] for byte in data)
+
+    entries = {spelled(bytes([byte])): byte for byte in range(256)}
+    entries |= {spelled(a + b): 256 + i for i, (a, b) in enumerate(merges)}
+    tokenizer = Tokenizer(models.BPE(entries, [(spelled(a), spelled(b)) for a, b in merges]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return Vocabulary.from_tokenizer(tokenizer, name="words", roles={})
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def target(request, vocabularies, words) -> Vocabulary:
+    return words if request.param == "words" else vocabularies[request.param]
+
+
+@pytest.fixture(scope="module")
+def boundary(tiny, target) -> Boundary:
+    """Used by all examples, so that much of what it is asked it has been asked before."""
+    return Boundary(tiny["source"], target)
+
+
+# --- one by one --------------------------------------------------------------------------------------------------
+
+
+@given(written=pieces, rests=st.lists(pieces, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_continuations_count_what_segmentations_by_hand_say(tiny, target, boundary, judge, written, rests):
+    """Whichever are asked together, and whether or not they were asked before."""
+    expected = [judge(target).count(written, rest) for rest in rests]
+    assert boundary.counts(written, rests) == pytest.approx(expected, abs=1e-12)
+    assert boundary.counts(written, rests[::-1]) == pytest.approx(expected[::-1], abs=1e-12)
+    assert Boundary(tiny["source"], target).counts(written, rests) == pytest.approx(expected, abs=1e-12)
+
+
+@given(written=pieces, rests=st.lists(pieces, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_counts_are_from_a_little_to_1(boundary, written, rests):
+    for rest, count in zip(rests, boundary.counts(written, rests), strict=True):
+        assert (0.001 if kind(written[-1:]) == kind(rest) == kind(b"a") else 1e-6) <= count <= 1 + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("written", "rest", "count"),
+    [
+        # What follows a space takes it along, and what follows two leaves the first.
+        (b" ", b"a", 1e-6),
+        (b" ", b"g", 1e-6),
+        (b" ", b"x", 1.0),  # there is no " x"
+        (b" ", b" a", 1.0),
+        (b"  ", b"a", 1e-6),
+        (b"fo", b" a", 1.0),
+        (b"fo", b" ", 1.0),
+        (b"fo", b".", 1.0),
+        (b"1", b"g", 1.0),
+        (b".", b"x", 1.0),
+        # White space is tried with a word behind it, which takes its last.
+        (b"x", b"  ", 1.0),
+        (b" ", b" ", 1.0),
+        (b"  ", b" ", 1.0),
+        (b"\n", b"\n", 1.0),
+        # Inside words: " gir" is one token, but before "s" and "t" it is " g|ir".
+        (b" g", b"ir", 0.05 * 2 / 12),
+        (b" g", b"i", 0.95 + 0.05 * 11 / 12),  # not before "r", where it is " gir"
+        (b" g", b"irt", 1.0),
+        (b" g", b"ira", 0.001),
+        (b"f", b"o", 0.001),
+        (b"f", b"x", 1.0),
+        (b"x", b"f", 1.0),  # "xf" and what follows: the end of "x" stays one
+        # Inside characters, with letters behind them and without.
+        (b"\xc3", b"\xa9", 0.001),
+        (b"\xc3", b"\xa9l", 0.001),
+        ("é".encode(), b"l", 0.001),
+        (b"x", b"\xc3", 1.0),
+        (b"\xff", b"\xfe", 1.0),
+        # Nothing written, or nothing that follows.
+        (b"", b"a", 1.0),
+        (b"", b"", 1.0),
+        (b" ", b"", 1.0),
+        (b"f", b"", 1.0),
+    ],
+)
+def test_by_hand(tiny, words, written, rest, count):
+    assert Boundary(tiny["source"], words).counts(written, [rest]) == [pytest.approx(count)]
+
+
+def test_no_continuations_have_no_counts(boundary):
+    assert boundary.counts(b"x", []) == []
+
+
+def test_what_is_known_is_not_cut_again(tiny, words, monkeypatch):
+    boundary, cut, segment = Boundary(tiny["source"], words), [], Vocabulary.segment_batch
+    monkeypatch.setattr(Vocabulary, "segment_batch", lambda one, batch: [cut.extend(batch), segment(one, batch)][1])
+    first = boundary.counts(b" g", [b"ir", b".", b"", b"ir"])
+    assert {b" gir ", b" girt", b" g. "} <= set(cut)
+    cut.clear()
+    assert boundary.counts(b" g", [b"", b"ir", b"ir", b"."]) == [first[2], first[0], first[0], first[1]]
+    assert first[0] == first[3]
+    assert not cut
+    by_kind = boundary.by_kind(b" g")
+    cut.clear()
+    assert boundary.by_kind(b" g") is by_kind
+    assert not cut
+
+
+# --- by kind -----------------------------------------------------------------------------------------------------
+
+
+def test_every_token_is_of_one_kind(words, any_vocabulary):
+    """Which is that of its first byte; of the first kind are those without text and punctuation."""
+    boundary = Boundary(any_vocabulary, words)
+    assert boundary.kinds.shape == (any_vocabulary.size,)
+    for data, found in zip(any_vocabulary.token_bytes, boundary.kinds.tolist(), strict=True):
+        first = (data or b"")[:1]
+        of_a_kind = [
+            first.isalpha() or first >= b"\x80",
+            first.isdigit(),
+            first == b" ",
+            first == b"\n",
+            first in (b"\t", b"\r", b"\v", b"\f") and first != b"",
+        ]
+        assert [not any(of_a_kind), *of_a_kind] == [i == found for i in range(len(KINDS))]
+
+
+def test_a_kind_is_that_of_the_first_byte():
+    assert [kind(sample) for sample in KINDS] == list(range(len(KINDS)))
+    found = {bytes([byte]): kind(bytes([byte])) for byte in range(256)}
+    assert all(kind(data + b"x") == kind(data + b" ") == i for data, i in found.items())
+    assert [kind(data) for data in (b".", b"_", b"<|", b"\x00", b"\x7f")] == [0] * 5
+    assert set(found.values()) == set(range(len(KINDS)))
+
+
+@given(written=pieces)
+@settings(max_examples=40, deadline=None)
+def test_by_kind_a_sample_stands_for_all(target, boundary, judge, written):
+    found = boundary.by_kind(written)
+    expected = [judge(target).count(written, sample) for sample in KINDS]
+    np.testing.assert_allclose(found, np.array(expected, dtype="float32"))
+    assert found.dtype == np.float32
+    assert found[0] == 1  # of punctuation one says nothing about another

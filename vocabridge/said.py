@@ -1,0 +1,274 @@
+"""What a source says at some positions of texts, and what it says behind some of its tokens there.
+
+    logits after the covers' nodes --Healer--> one distribution a position
+    logits after tokens read on    --LookAhead--> how a token's mass is split
+
+A token before which the target may or may not have ended its last token (`Healed.counts`) is decided by what the source
+says after it: with p(v | w) and how much w v counts, w has as much as sum over v of p(v | w) count(w v) says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vocabridge.healing import Healer
+from vocabridge.look_ahead import LookAhead
+from vocabridge.policy import Policy
+from vocabridge.token_forest import TokenForest
+from vocabridge.value_source import Scores, ValueSource
+
+_RUNS_ON = 0.5
+"""Policy `skip` is silent where more than this share of the source's distribution would run across the boundary."""
+
+_FOLLOWING = 16
+"""So many of the tokens that may follow an unsure one are judged with it."""
+
+_AT_ONCE = 8
+"""Positions that are carried at the same time: some ten float32 tensors of this many rows of |T|."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A cover of a text, as a node of its row's tree.
+
+    Attributes:
+        node: Where the cover's tokens end.
+        pending: The bytes that the next token has to begin with.
+        steps: The (parent, token) pairs from the node that all covers of the text share.
+    """
+
+    node: int
+    pending: bytes
+    steps: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a text after which the source is heard.
+
+    Attributes:
+        row: Which text.
+        written: The end of the text that decides where the base's tokenizer cuts; empty before any.
+        asked: The covers; none where the source has no say.
+    """
+
+    row: int
+    written: bytes
+    asked: tuple[Asked, ...]
+
+    @property
+    def nodes(self) -> list[int]:
+        """Those after which the models have to be heard here: the covers' ends, and the nodes that weigh them."""
+        steps = [parent for one in self.asked for parent, _ in one.steps]
+        return list(dict.fromkeys([*(one.node for one in self.asked), *steps]))
+
+
+class Said:
+    """What a source says at some positions.
+
+    Attributes:
+        positions: The positions, row by row.
+    """
+
+    def __init__(
+        self, source: ValueSource, forest: TokenForest, healer: Healer, policy: Policy, positions: list[Position]
+    ) -> None:
+        """Of positions whose nodes the forest has read."""
+        self.positions = positions
+        self._source = source
+        self._forest = forest
+        self._healer = healer
+        self._policy = policy
+        # What was heard last and what of it: look-ahead asks for the same scores again.
+        self._last: tuple[tuple[slice, tuple[str, ...]], Scores, Tensor] | None = None
+        self._behind: dict[int, dict[int, list[tuple[int, int]]]] = {}  # position -> w -> (cover, node) each
+        self._counts: dict[tuple[int, str], dict[int, float]] = {}  # position, donor -> `Healed.counts`
+        self._unsure: dict[int, list[int]] = {}  # position -> of these tokens, those that the donor may well mean
+
+    @property
+    def parts(self) -> list[slice]:
+        """The positions by a few at a time, to bound the memory of carrying and combining what is said there."""
+        count = len(self.positions)
+        return [slice(i, min(i + _AT_ONCE, count)) for i in range(0, count, _AT_ONCE)]
+
+    def at(self, chosen: Sequence[int]) -> Said:
+        """The same at some of the positions only."""
+        return Said(self._source, self._forest, self._healer, self._policy, [self.positions[i] for i in chosen])
+
+    def scores(
+        self, part: slice, wanted: Sequence[str], look_ahead: LookAhead | None, device: torch.device
+    ) -> tuple[Scores, Tensor]:
+        """The scores at some of the positions.
+
+        Args:
+            part: Which positions, n.
+            wanted: Names of the fields of `Scores` that are needed.
+            look_ahead: Knows the longer target tokens of the source's, for what `look_behind` has asked.
+            device: Where the results are wanted.
+
+        Returns:
+            Scores (n, |S|), and where the source has a say: float32 (n, 1), 1 or 0.
+        """
+        asked = (part, tuple(wanted))
+        if self._last is None or self._last[0] != asked:
+            scores, speaks = self._heard(part, wanted)
+            there = {name: getattr(scores, name).to(device) for name in wanted}
+            self._last = asked, Scores(**there), speaks.to(device)
+        _, scores, speaks = self._last
+        looked = [(i, w, nodes) for i in self._range(part) for w, nodes in self._behind.get(i, {}).items()]
+        if look_ahead is None or not looked:
+            return scores, speaks
+        names = [name for name in ("tuned", "untuned") if name in wanted]
+        after = self._after(looked, names)
+        changes = self._decided(looked, names, after)
+        start = self._range(part).start
+        for name in {name for name, _, _, _ in changes}:
+            scores = replace(scores, **{name: getattr(scores, name).clone()})
+        for name, i, w, change in changes:
+            getattr(scores, name)[i - start, w] += change.to(device)
+        position, tokens = [i - start for i, _, _ in looked], [w for _, w, _ in looked]
+        return replace(scores, ahead=look_ahead.ahead(position, tokens, after.to(device))), speaks
+
+    def unsure(self, part: slice) -> list[list[int]]:
+        """The source's tokens at some positions that it means only if it means them to go on in some way."""
+        return [self._unsure.get(i, []) for i in self._range(part)]
+
+    def _range(self, part: slice) -> range:
+        return range(*part.indices(len(self.positions)))
+
+    def _heard(self, part: slice, wanted: Sequence[str]) -> tuple[Scores, Tensor]:
+        """What `scores` gives, on the source's device and without looking ahead."""
+        start, positions = self._range(part).start, self.positions[part]
+        forest, source = self._forest, self._source
+        speaking = [position for position in positions if position.asked]
+        device = next(source.parameters()).device
+        speaks = torch.tensor([[float(bool(position.asked))] for position in positions], device=device)
+        if not speaking:
+            silence = torch.zeros(len(positions), source.vocabulary.size, device=device)
+            silent: dict[str, Any] = dict.fromkeys(wanted, silence)
+            return Scores(**silent), speaks
+        # A position without a say repeats another's scores, to keep the shape.
+        first = [position if position.asked else speaking[0] for position in positions]
+        said = source.scores(forest.logits([(position.row, position.asked[0].node) for position in first]))
+        scores = Scores(**{name: getattr(said, name) for name in wanted})
+        for i, position in enumerate(positions):
+            if len(position.asked) > 1 or any(one.pending for one in position.asked):
+                across = self._heal(start + i, i, scores)
+                if self._policy is Policy.SKIP:
+                    speaks[i] = (across <= _RUNS_ON).to(speaks.dtype)
+        return scores, speaks
+
+    def _heal(self, at: int, i: int, scores: Scores) -> Tensor:
+        """Replaces row i of the scores by what all covers of a position say; the share that runs across its end."""
+        healer, policy, position = self._healer, self._policy, self.positions[at]
+        names = ("untuned", "tuned") if scores.delta is not None else tuple(_donors(scores))  # the tuned one decides
+        healed, across = {}, torch.zeros(())
+        for name, log_p in self._said_by(position, names).items():
+            weights, ends = _weighed(position, log_p)
+            found = healer.heal([one.pending for one in position.asked], weights, ends, position.written)
+            across, self._counts[at, name] = found.across, found.counts
+            if policy is Policy.LOOK_AHEAD:
+                self._unsure[at] = found.unsure()
+            healed[name] = found.p.clamp_min_(torch.finfo(found.p.dtype).tiny).log_()
+        if policy is not Policy.SKIP:
+            if scores.delta is not None:
+                scores.delta[i] = healed["tuned"] - healed["untuned"]
+            for name in _donors(scores):
+                getattr(scores, name)[i] = healed[name]
+        return across
+
+    def _said_by(self, position: Position, names: Sequence[str]) -> dict[str, dict[int, Tensor]]:
+        """Natural log-probabilities after each node of a position, by donor."""
+        nodes = position.nodes
+        said = self._source.scores(self._forest.logits([(position.row, node) for node in nodes]))
+        return {name: dict(zip(nodes, getattr(said, name).log_softmax(-1), strict=True)) for name in names}
+
+    def look_behind(self, chosen: Sequence[Sequence[int]]) -> None:
+        """Has the source read on by some of its tokens, for each position by others, each for itself."""
+        forest, canonical = self._forest, self._source.vocabulary.canonical
+        wanted: list[list[int]] = [[] for _ in forest.trees]
+        for i, (position, tokens) in enumerate(zip(self.positions, chosen, strict=True)):
+            wanted[position.row] += position.nodes
+            for w in tokens:
+                data = self._source.vocabulary.token_bytes[w] or b""
+                nodes = []
+                for cover, one in enumerate(position.asked):
+                    token = canonical.get(one.pending + data) if one.pending else w
+                    if token is not None:
+                        nodes.append((cover, forest.trees[position.row].add([token], one.node)))
+                if nodes:
+                    self._behind.setdefault(i, {})[w] = nodes
+                    wanted[position.row] += [node for _, node in nodes]
+        if self._behind:
+            forest.read(wanted)
+
+    def _after(self, looked: Sequence[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str]) -> Tensor:
+        """What the donors say after the tokens that were looked behind: their probabilities, (m, K, |S|)."""
+        entries = [(self.positions[i].row, node) for i, _, nodes in looked for _, node in nodes]
+        said = self._source.scores(self._forest.logits(entries))
+        after = torch.stack([getattr(said, name).softmax(-1) for name in names])
+        return after if len(entries) == len(looked) else self._mixed(looked, names, after)
+
+    def _decided(
+        self, looked: Sequence[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str], after: Tensor
+    ) -> list[tuple[str, int, int, Tensor]]:
+        """Whether the target has a boundary before an unsure token is decided by what the source says after it.
+
+        Args:
+            looked: The tokens that were looked behind.
+            names: Of the donors.
+            after: What they say there, (m, K, |S|); weighed by how much it counts, in place.
+
+        Returns:
+            Of each donor and unsure token (position, token): the change of its logit.
+        """
+        changes = []
+        for k, (i, w, _) in enumerate(looked):
+            for d, name in enumerate(names):
+                count = self._counts.get((i, name), {}).get(w)
+                if count is None:
+                    continue
+                following = after[d, k].topk(min(_FOLLOWING, after.shape[-1])).indices
+                counts = torch.full_like(after[d, k], count)
+                found = self._healer.counts_behind(self.positions[i].written, w, following.tolist())
+                counts[following] = torch.tensor(found, device=counts.device)
+                after[d, k] *= counts
+                total = after[d, k].sum()
+                after[d, k] /= total
+                changes.append((name, i, w, (total / count).log()))
+        return changes
+
+    def _mixed(
+        self, looked: Sequence[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str], after: Tensor
+    ) -> Tensor:
+        """Of several covers with the same token behind them, the mean by how probable each is with it."""
+        mixed, entry = after.new_empty(len(names), len(looked), after.shape[-1]), 0
+        for k, (i, _, nodes) in enumerate(looked):
+            several = after[:, entry : entry + len(nodes)]
+            entry += len(nodes)
+            if len(nodes) == 1:
+                mixed[:, k] = several[:, 0]
+                continue
+            position = self.positions[i]
+            tree = self._forest.trees[position.row]
+            for d, log_p in enumerate(self._said_by(position, names).values()):
+                weights, ends = _weighed(position, log_p)
+                shares = torch.stack([weights[c] + ends[c, tree.tokens[node]] for c, node in nodes]).softmax(0)
+                mixed[d, k] = shares @ several[d]
+        return mixed
+
+
+def _donors(scores: Scores) -> list[str]:
+    return [name for name in ("untuned", "tuned") if getattr(scores, name) is not None]
+
+
+def _weighed(position: Position, log_p: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Log P of each cover behind what all share, (k,), and the log-probabilities after each, (k, |S|)."""
+    ends = torch.stack([log_p[one.node] for one in position.asked])
+    weights = [sum((log_p[p][token] for p, token in one.steps), ends.new_zeros(())) for one in position.asked]
+    return torch.stack(weights), ends
