@@ -5,8 +5,8 @@
 Generating: greedy steps behind a context of so many tokens. The parts are the base model by itself and the models of
 the value source by themselves, each writing its own text behind the same context; the figure is the bridge's time a
 step over the sum of theirs, medians of steps that are taken in turn, and beside it the share of the carry (the
-projection) in it. A bridge's step may take no forward of the source or two, so its mean is there, too. Scoring: one
-forward over the context, against the parts' own. Memory: the most that the process held while each generated.
+projection) in it. A bridge's step may take no forward of the source or two, so its mean is there, too. Scoring: the
+cross-entropy of the context in one forward, against the parts' own. Memory: the most that the process held while each generated.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ def main() -> None:
         @torch.no_grad()
         def read(read_by: Sequence[Any], text: torch.Tensor) -> float:
             begin = perf_counter()
-            for model in read_by:
-                model(input_ids=text, use_cache=False)
+            logits = sum(model(input_ids=text, use_cache=False).logits[0, :-1].float() for model in read_by)
+            torch.nn.functional.cross_entropy(logits, text[0, 1:])
             return 1000 * (perf_counter() - begin)
 
         def bridged(policy: Policy) -> float:

@@ -27,19 +27,6 @@ _WORD = 6
 """At most so many of the base's tokens are taken for one word."""
 
 
-@dataclass(frozen=True)
-class Token:
-    """A token of the base model's, as the source reads it.
-
-    Attributes:
-        id: Of the base's vocabulary.
-        piece: What the text grows by.
-    """
-
-    id: int
-    piece: Piece
-
-
 @dataclass
 class _Text:
     """One text of the batch.
@@ -47,7 +34,7 @@ class _Text:
     Attributes:
         reader: The source's.
         beginning: What stands for the base's prompt where each model has its own.
-        tokens: The base's.
+        tokens: The base's, as what the text grows by with each.
         head: The node of the last settled token.
         heads: How many are settled.
         latest: The position after the last token that was text; None before anyone has asked.
@@ -55,7 +42,7 @@ class _Text:
 
     reader: Reader
     beginning: tuple[Piece, ...]
-    tokens: list[Token]
+    tokens: list[Piece]
     head: int = ROOT
     heads: int = 0
     latest: Position | None = None
@@ -112,20 +99,20 @@ class Reading:
             text.reader.push(piece)
         return text
 
-    def read_on(self, row: int, tokens: Sequence[Token]) -> None:
+    def read_on(self, row: int, tokens: Sequence[Piece]) -> None:
         """Reads on without being asked."""
         text = self._texts[row]
         text.tokens += tokens
-        if any(token.piece != b"" for token in tokens):
+        if any(piece != b"" for piece in tokens):
             text.latest = None
         for token in tokens:
-            text.reader.push(token.piece)
+            text.reader.push(token)
 
-    def read(self, tokens: Sequence[Sequence[Token]], keep: int) -> Said:
+    def read(self, tokens: Sequence[Sequence[Piece]], keep: int) -> Said:
         """Reads on, and hears the source after each of the last `keep` tokens.
 
         Args:
-            tokens: For each row the same number n of tokens.
+            tokens: For each row the same number n of the base's tokens, as what the text grows by with each.
             keep: How many positions to answer for, 1 to n.
 
         Returns:
@@ -208,15 +195,15 @@ class Reading:
         ]
 
 
-def _end(tokens: Sequence[Token]) -> bytes:
+def _end(tokens: Sequence[Piece]) -> bytes:
     """The end of a text: its last token, and those before it back to the beginning of the word or to a control."""
     pieces: list[bytes] = []
-    for token in reversed(tokens):
-        if isinstance(token.piece, int) or len(pieces) == _WORD:
+    for piece in reversed(tokens):
+        if isinstance(piece, int) or len(pieces) == _WORD:
             break
-        if token.piece:
-            pieces.append(token.piece)
-            if kind(token.piece) != LETTER:
+        if piece:
+            pieces.append(piece)
+            if kind(piece) != LETTER:
                 break
     return b"".join(reversed(pieces))
 

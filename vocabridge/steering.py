@@ -19,7 +19,7 @@ from vocabridge.look_ahead import LookAhead
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.reader import Piece
-from vocabridge.reading import Reading, Token
+from vocabridge.reading import Reading
 from vocabridge.said import Said
 from vocabridge.strength import Strength, alpha, is_zero
 from vocabridge.value_source import Scores, ValueSource
@@ -137,9 +137,9 @@ class Steering(nn.Module):
         """A memory for a batch of new texts, in which some fields of `Scores` can be asked for."""
         return Reading(self.source, self.models(wanted), self._healer, self.policy, batch)
 
-    def tokens(self, ids: Sequence[int]) -> list[Token]:
-        """Tokens of the base's as the source reads them; below 0 for padding, which is no text."""
-        return [Token(i, self.piece(i)) for i in ids]
+    def tokens(self, ids: Sequence[int]) -> list[Piece]:
+        """What a text grows by with tokens of the base's; below 0 for padding, which is no text."""
+        return [self.piece(i) for i in ids]
 
     def piece(self, i: int) -> Piece:
         """What a text grows by with a token of the base's."""

@@ -26,7 +26,7 @@ from vocabridge.look_ahead import _FOLLOWING, _MOST, _WORTH, LookAhead
 from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
-from vocabridge.reading import Reading, Token
+from vocabridge.reading import Reading
 from vocabridge.value_source import ContrastPair
 
 SIZES = (265, 263)
@@ -305,12 +305,12 @@ def test_a_token_that_was_looked_behind_is_not_read_again_when_the_text_goes_on_
     source, target, seen = parts.small.vocabulary, parts.base.vocabulary, forwards(parts.tuned.model)
     reading, free = heard(parts, policy), 0
     first, *others = source.encode("The quick brown fox jumps over the lazy dog, and 12 other foxes").ids.tolist()
-    said = reading.read([[Token(703, source.token_bytes[first])]], 1)
+    said = reading.read([[source.token_bytes[first]]], 1)
     for w in others:
         said.look_behind([[w, source.canonical[b"z"]]])
         known = len(reading.forest.trees[0].tokens)
         seen.clear()
-        said = reading.read([[Token(703, source.token_bytes[w])]], 1)
+        said = reading.read([[source.token_bytes[w]]], 1)
         assert sum(columns for _, columns in seen) == len(reading.forest.trees[0].tokens) - known
         free += not seen
     assert free == len(others) if policy is Policy.RETOKENIZE else free > len(others) / 3
@@ -365,7 +365,7 @@ def test_what_follows_is_what_plain_forwards_say_after_every_cover_and_the_token
     capture = SimpleNamespace(ahead=lambda position, tokens, after: seen.append(SimpleNamespace(**locals())))
     pieces = [target.token_bytes[i] for i in encode(target, TEXT)[0, 1:].tolist()]
     for piece in [*pieces, *(bytes([byte]) for byte in b" The foxes jump")]:
-        said = reading.read([[Token(target.canonical[piece], piece)]], 1)
+        said = reading.read([[piece]], 1)
         (position,) = said.positions
         covers = {name: covers_alone(reading, position, model) for name, model in models.items()}
         counts = {name: unsure(source, one_judge, covers[name], position.written) for name in models}
@@ -442,7 +442,7 @@ def test_by_hand_an_unsure_token_is_decided_by_what_follows_it(tiny, wanted):
     untuned = bigram(source, {b"z": z, b"h": {half: 0.0005, b"e": 0.1, b"q": 0.8995}, half: {other: 0.2, b" ": 0.8}})
     of = source.canonical
     reading = Reading(ContrastPair(tuned, untuned), {"tuned", "untuned"}, Healer(source, target), Policy.LOOK_AHEAD, 1)
-    said = reading.read([[Token(target.canonical[data], data) for data in (b"z", b"h")]], 1)
+    said = reading.read([[b"z", b"h"]], 1)
     part, seen = slice(0, 1), []
     capture = SimpleNamespace(ahead=lambda position, tokens, after: seen.append((position, tokens, after)))
     assert said.positions[0].written == b"zh"

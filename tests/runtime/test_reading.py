@@ -15,7 +15,7 @@ from vocabridge.alignment import Vocabulary
 from vocabridge.healing import Healer
 from vocabridge.policy import Policy
 from vocabridge.reader import Cover, Piece, Reader
-from vocabridge.reading import Reading, Token, _end
+from vocabridge.reading import Reading, _end
 from vocabridge.said import _RUNS_ON, Said
 from vocabridge.value_source import ContrastPair, ValueSource
 
@@ -144,14 +144,14 @@ class Oracle:
         everything = (mass * counts).sum()
         return Healing(mass[:-1] * counts[:-1] / everything, (masses[1] * counts).sum() / everything, unsure, certain)
 
-    def along(self, policy: Policy, tokens: list[Token], beginning: tuple[Piece, ...] = ()) -> list[Expected]:
+    def along(self, policy: Policy, tokens: list[Piece], beginning: tuple[Piece, ...] = ()) -> list[Expected]:
         """After every token."""
         reader, found = Reader(self.source.vocabulary), []
         for piece in beginning:
             reader.push(piece)
         for i, token in enumerate(tokens):
-            reader.push(token.piece)
-            found.append(self.at(policy, reader, self.judge.end_of([token.piece for token in tokens[: i + 1]])))
+            reader.push(token)
+            found.append(self.at(policy, reader, self.judge.end_of(tokens[: i + 1])))
         return found
 
 
@@ -197,13 +197,13 @@ def reading(oracle: Oracle, policy: Policy, batch: int = 1) -> Reading:
     )
 
 
-def token(target: Vocabulary, i: int) -> Token:
+def token(target: Vocabulary, i: int) -> Piece:
     """As a steering has the source read it; -1 is padding."""
     data = target.token_bytes[i] if i >= 0 else b""
-    return Token(i, CONTROLS.get(i, b"") if data is None else data)
+    return CONTROLS.get(i, b"") if data is None else data
 
 
-def tokens(target: Vocabulary, text: str) -> list[Token]:
+def tokens(target: Vocabulary, text: str) -> list[Piece]:
     """The target's tokens of a text, the second half of it byte by byte."""
     data = text.encode()
     ids = [
@@ -225,7 +225,7 @@ def written(draw: st.DrawFn, longest: int = 12) -> list[int]:
     return [i for part in parts for i in part][:longest]
 
 
-def read_as(target: Vocabulary, ids: list[int]) -> list[Token]:
+def read_as(target: Vocabulary, ids: list[int]) -> list[Piece]:
     return [token(target, i if i >= -1 else target.ids_of(bytes([-2 - i]))[0]) for i in ids]
 
 
@@ -302,7 +302,7 @@ def test_left_padded_rows_of_different_texts_and_their_reordering(oracle, target
 def test_a_beginning_of_its_own_stands_for_the_bases_prompt(oracle, target, policy):
     one, beginning = reading(oracle, policy, 2), (b"System:", 1, b" The")
     one.prime(1, beginning)
-    prompt, more = [Token(-1, b"")] * 3, tokens(target, " fox")
+    prompt, more = [b""] * 3, tokens(target, " fox")
     expected = [oracle.along(policy, prompt + more), oracle.along(policy, prompt + more, beginning)]
     compare(one.read([prompt, prompt], 1), [several[2] for several in expected])
     for i, single in enumerate(more, start=3):
@@ -360,7 +360,7 @@ def test_the_text_s_end_is_its_last_token_with_its_word_before_it(target, judge)
         ([b" fox", 1, b""], b""),
         ([1, 1, b"x"], b"x"),
     ):
-        assert _end([Token(0, piece) for piece in pieces]) == expected == judge(target).end_of(pieces)
+        assert _end(pieces) == expected == judge(target).end_of(pieces)
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -374,8 +374,8 @@ def test_unsure_are_the_tokens_that_would_have_a_good_part_if_there_were_a_bound
         one.scores(slice(0, len(several)), ("tuned", "untuned"), None, torch.device("cpu"))
     assert not any(said[Policy.HEAL].unsure(slice(0, len(several))))
     for i, found in enumerate(said[Policy.LOOK_AHEAD].unsure(slice(0, len(several)))):
-        reader.push(several[i].piece)
-        healed = oracle.at(Policy.HEAL, reader, oracle.judge.end_of([token.piece for token in several[: i + 1]])).healed
+        reader.push(several[i])
+        healed = oracle.at(Policy.HEAL, reader, oracle.judge.end_of(several[: i + 1])).healed
         if not healed:
             assert found == []
             continue
