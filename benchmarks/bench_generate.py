@@ -6,7 +6,8 @@ Generating: greedy steps behind a context of so many tokens. The parts are the b
 the value source by themselves, each writing its own text behind the same context; the figure is the bridge's time a
 step over the sum of theirs, medians of steps that are taken in turn, and beside it the share of the carry (the
 projection) in it. A bridge's step may take no forward of the source or two, so its mean is there, too. Scoring: the
-cross-entropy of the context in one forward, against the parts' own. Memory: the most that the process held while each generated.
+cross-entropy of the context in one forward, against the parts' own. Memory: the most that the process held while
+each generated.
 """
 
 from __future__ import annotations
