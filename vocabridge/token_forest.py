@@ -28,7 +28,7 @@ class TokenForest:
 
     Attributes:
         trees: A tree a row.
-        models: The models that read along; their caches agree, so they stay the same.
+        models: The models that read along, run by `connection.run`; their caches agree, so they stay the same.
         interrupted: Whether a forward was broken off; then they do not agree any more.
     """
 
