@@ -34,7 +34,9 @@ def cut_to(model: PreTrainedModel, layers: int) -> None:
             f"{model.name_or_path} ({config.model_type}) has no list of layers that could be cut; use all of its layers"
         )
     if not 1 <= layers <= depth:
-        raise VocabridgeError(f"{model.name_or_path} has {depth} layers, not {layers}; give a number from 1 to {depth}")
+        raise VocabridgeError(
+            f"{model.name_or_path} has {depth} layers, so its first {layers} cannot be had; use 1 to {depth}"
+        )
     del stack[layers:]
     for name, value in list(vars(config).items()):
         if "layer" in name and isinstance(value, list) and len(value) == depth:

@@ -76,7 +76,10 @@ def new_value_network(
         layers=layers,
         initialisation=initialisation,
     )
-    return ResidualValueNetwork(loaded, _initial_delta_model(loaded, config), config, base)
+    value = _initial_delta_model(loaded, config)
+    if initialisation is Initialisation.RANDOM:
+        value = DeltaModel(_at_random(value.model), scheme)
+    return ResidualValueNetwork(loaded, value, config, base)
 
 
 def save_value_network(network: ResidualValueNetwork, folder: Path, training: Mapping[str, Any]) -> None:
@@ -158,8 +161,6 @@ def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> Delta
     model = load_weights(base.name, device=device, dtype=base.model.dtype, revision=commit)
     if config.layers is not None:
         cut_to(model, config.layers)
-    if config.initialisation is Initialisation.RANDOM:
-        model = _at_random(model)
     if config.method == "lora":
         _add_adapter(model, config.rank or 0)
     return DeltaModel(model, config.scheme)
@@ -167,9 +168,7 @@ def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> Delta
 
 def _at_random(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same shape with the random weights that its class starts from."""
-    fresh = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
-    fresh.name_or_path = model.name_or_path
-    return fresh.to(model.device).eval()
+    return AutoModelForCausalLM.from_config(model.config, dtype=model.dtype).to(model.device).eval()
 
 
 def _add_adapter(model: PreTrainedModel, rank: int) -> None:

@@ -14,6 +14,7 @@ from vocabridge.combination import Carry
 from vocabridge.connection import Scheme, run
 from vocabridge.contestants import donor, of_source
 from vocabridge.policy import Policy
+from vocabridge.value_network import new_value_network
 from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig
 
 CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]
@@ -112,15 +113,14 @@ def loss(z_base, z_delta, ids, mask):
     return torch.nn.functional.cross_entropy(z, ids[:, 1:][predicts]) + 0.1 * norm
 
 
-def test_loss_and_gradients_are_those_of_the_equations(network):
-    """Right-padded, as training has it."""
+def compare_gradients(network) -> set[str]:
+    """Compares with the equations on a right-padded batch; the parameters that have a gradient."""
     mask = torch.ones_like(IDS)
     mask[1, 13:] = 0
     value = network.value
-
     expected = loss(*plain(network, IDS, mask), IDS, mask)
     expected.backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in value.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in value.named_parameters() if parameter.grad is not None}
     network.zero_grad()
 
     with torch.no_grad():
@@ -132,9 +132,29 @@ def test_loss_and_gradients_are_those_of_the_equations(network):
     found.backward()
     torch.testing.assert_close(found, expected)
     for name, parameter in value.named_parameters():
+        if name not in gradients:
+            assert parameter.grad is None
+            continue
         scale = gradients[name].abs().max()
         torch.testing.assert_close(parameter.grad / scale, gradients[name] / scale, atol=1e-4, rtol=1e-3)
     assert all(parameter.grad is None for parameter in network.base.parameters())
+    return set(gradients)
+
+
+def test_loss_and_gradients_are_those_of_the_equations(network):
+    learned = compare_gradients(network)
+    assert learned == {name for name, _ in network.value.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["source", "target"])
+def test_so_they_are_for_an_adapter_on_one_layer(model_folders, family, scheme):
+    base = str(getattr(model_folders, family))
+    network = new_value_network(base, method="lora", rank=2, scheme=scheme, layers=1).float()
+    for name, parameter in network.value.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.startswith("projection."))
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    assert compare_gradients(network) == {n for n, p in network.value.named_parameters() if p.requires_grad}
 
 
 def test_no_gradient_reaches_the_base_even_where_its_states_have_one(network):

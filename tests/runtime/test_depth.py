@@ -89,7 +89,7 @@ def test_its_configuration_makes_the_same_model(model, tmp_path):
 @pytest.mark.parametrize("layers", [0, -1, 6])
 def test_a_number_of_layers_that_there_are_not_is_refused_and_nothing_changes(model, layers):
     model.name_or_path = "small"
-    with pytest.raises(VocabridgeError, match=f"small has 5 layers, not {layers}; give a number from 1 to 5"):
+    with pytest.raises(VocabridgeError, match=f"small has 5 layers, so its first {layers} cannot be had; use 1 to 5"):
         cut_to(model, layers)
     assert len(model.base_model.layers) == model.config.num_hidden_layers == 5
 
