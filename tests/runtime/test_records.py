@@ -8,7 +8,7 @@ import sys
 
 import datasets
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
@@ -36,6 +36,7 @@ def hub(monkeypatch):
 
 
 @given(st.lists(st.dictionaries(st.text(), VALUES), min_size=1), st.booleans(), st.sampled_from(["\n", "\r\n", "\n\n"]))
+@settings(max_examples=50, deadline=None)
 def test_what_is_written_is_read(tmp_path_factory, several, ascii_only, line_end):
     path = tmp_path_factory.mktemp("records") / "data.jsonl"
     lines = [json.dumps(fields, ensure_ascii=ascii_only) for fields in several]
