@@ -47,8 +47,8 @@ class TrainingText:
         As `position_ids` they keep every text to itself in transformers: a token attends to those from the last
         place at which positions do not go up by 1 (`find_packed_sequence_indices` of `masking_utils`). That is so
         with eager, sdpa and flex attention, where `attention_mask` is None and there is no cache (`use_cache=False`);
-        with flash attention for batches of one row only. A batch is padded on the right with tokens at position 0:
-        each is a text of its own.
+        with flash attention for batches of one row only. Padding on the right needs no mask: no text sees what is
+        behind it.
         """
         ends = (*self.starts[1:], len(self.ids))
         return [place for start, end in zip(self.starts, ends, strict=True) for place in range(end - start)]
