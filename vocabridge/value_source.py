@@ -144,21 +144,6 @@ class ResidualValueNetwork(ValueSource):
         tuned = None if delta is None or untuned is None else untuned + delta
         return Scores(delta=delta, tuned=tuned, untuned=untuned)
 
-    def value_hidden(self, input_ids: Tensor, attention_mask: Tensor, base_hidden: Tensor) -> Tensor:
-        """The value network's last hidden states along whole sequences, as training needs them.
-
-        Args:
-            input_ids: Tokens, (batch, n).
-            attention_mask: 1 for tokens and 0 for padding, (batch, n).
-            base_hidden: The base's last hidden states after each token, (batch, n, d); the cascades read what the
-                base says there.
-
-        Returns:
-            Hidden states (batch, n, d), with gradients to the value network alone; `value.unembed` takes them.
-        """
-        read = self.value.inputs(input_ids, base_hidden, self.base.get_output_embeddings())
-        return self.value.hidden(**read, attention_mask=attention_mask, use_cache=False)
-
 
 class DeltaModel(nn.Module):
     """A causal language model whose logits are a change of logits: z_delta = U P h.
@@ -187,7 +172,13 @@ class DeltaModel(nn.Module):
         return "base" if self.scheme.takes_base else None
 
     def inputs(self, input_ids: Tensor, said: Tensor | None, unembed: nn.Module | None = None) -> dict[str, Tensor]:
-        """What the trunk reads, as an argument of `hidden`; see `connection.input_embeddings`."""
+        """What the trunk reads along some tokens, as an argument of `hidden`.
+
+        Args:
+            input_ids: Tokens, (batch, n).
+            said: What the base says after each: logits (batch, n, |S|). Only cascades need it.
+            unembed: In place of logits, `said` is the base's last hidden states, which this makes into logits.
+        """
         if not self.scheme.takes_base:
             return {"input_ids": input_ids}
         assert said is not None, "a cascade reads what its base says"

@@ -126,9 +126,8 @@ def compare_gradients(network) -> set[str]:
     with torch.no_grad():
         base_hidden = network.base.base_model(IDS, attention_mask=mask).last_hidden_state
         z_base = network.base.get_output_embeddings()(base_hidden)
-    hidden = network.value_hidden(IDS, mask, base_hidden)
-    assert hidden.shape == (2, 20, 32)
-    found = loss(z_base, value.unembed(hidden), IDS, mask)
+    read = value.inputs(IDS, base_hidden, network.base.get_output_embeddings())
+    found = loss(z_base, value.unembed(value.hidden(**read, attention_mask=mask)), IDS, mask)
     found.backward()
     torch.testing.assert_close(found, expected)
     for name, parameter in value.named_parameters():
@@ -159,9 +158,20 @@ def test_so_they_are_for_an_adapter_on_one_layer(model_folders, family, scheme):
 
 def test_no_gradient_reaches_the_base_even_where_its_states_have_one(network):
     base_hidden = network.base.base_model(IDS).last_hidden_state
-    network.value.unembed(network.value_hidden(IDS, torch.ones_like(IDS), base_hidden)).sum().backward()
+    read = network.value.inputs(IDS, base_hidden, network.base.get_output_embeddings())
+    network.value.unembed(network.value.hidden(**read)).sum().backward()
     assert all(parameter.grad is None for parameter in network.base.parameters())
     network.zero_grad()
+
+
+@torch.no_grad()
+def test_texts_that_are_packed_into_one_row_do_not_hear_each_other(network):
+    """As training packs them: the positions begin again with each text."""
+    packed, positions = IDS.view(1, 40), torch.arange(20).repeat(2)[None]
+    said = network.base.base_model(packed, position_ids=positions, use_cache=False).last_hidden_state
+    read = network.value.inputs(packed, said, network.base.get_output_embeddings())
+    found = network.value.unembed(network.value.hidden(**read, position_ids=positions, use_cache=False))
+    torch.testing.assert_close(found.view(2, 20, -1), plain(network, IDS)[1], atol=2e-3, rtol=1e-3)
 
 
 # --- at inference ------------------------------------------------------------------------------------------------
