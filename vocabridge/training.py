@@ -215,7 +215,15 @@ def train_value_network(
         **{name: value for name, value in asdict(result).items() if name != "folder"},
         "curves": thinned(curve),
     }
-    _write(network, trainer, output, record, curve)
+    state = trainer.trained()
+    if trainer.is_world_process_zero():
+        if trainer.is_fsdp_enabled:  # the parts that are here do not make a network
+            network = _new_network(recipe, "cpu")
+            Lesson(network, recipe.regulariser).load_state_dict(state, strict=False)
+        plot(curve, output / PLOT)
+        write_card(output, network.config, record)
+        save_value_network(network, output, record)
+    trainer.accelerator.wait_for_everyone()
     return result
 
 
@@ -366,22 +374,6 @@ def _validation(trainer: ValueTrainer, *, best: bool) -> tuple[float | None, flo
         return None, None
     step = trainer.best_step if best else max(after)
     return before[0] / math.log(2), after[int(step or 0)] / math.log(2)
-
-
-def _write(
-    network: ResidualValueNetwork,
-    trainer: ValueTrainer,
-    output: Path,
-    record: Mapping[str, Any],
-    curve: Sequence[Mapping[str, float]],
-) -> None:
-    """Writes the finished network, from the first process."""
-    network.eval()
-    if trainer.is_world_process_zero():
-        plot(curve, output / PLOT)
-        write_card(output, network.config, record)
-        save_value_network(network, output, record)
-    trainer.accelerator.wait_for_everyone()
 
 
 def _texts(

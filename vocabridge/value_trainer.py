@@ -13,11 +13,13 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainingArguments
@@ -276,12 +278,12 @@ class ValueTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if main:
                 (unfinished / name / RUN).write_text(json.dumps(self._run, indent=2) + "\n", encoding="utf-8")
-        except Exception as error:  # torch and safetensors have errors of their own for a full disk
+        except (OSError, RuntimeError, SafetensorError) as error:  # three ways to say that a disk is full
             if main:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise VocabridgeError(
                 f"{folder}: step {self.state.global_step} cannot be saved ({_first_line(error)}); what was saved "
-                "before is still there: free some space and start the same run again"
+                "before is still there: make room and start the same run again"
             ) from error
         finally:
             self.args.output_dir = str(folder)
@@ -294,21 +296,26 @@ class ValueTrainer(Trainer):
             for step in set(steps[:-_KEPT]) - {self.best_step}:
                 shutil.rmtree(folder / f"{PREFIX_CHECKPOINT_DIR}-{step}")
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+    def trained(self) -> dict[str, Tensor]:
+        """What is trained, whole and on the CPU in the first process; every process has to ask."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = cast(dict[str, Tensor], get_model_state_dict(self.model_wrapped, options=options))
+        names = [name for name, parameter in self._lesson.named_parameters() if parameter.requires_grad]
+        return {name: state[name].contiguous() for name in names if name in state}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes what is trained, and nothing else."""
+        state = self.trained()
         if self.args.should_save:
             folder = Path(str(output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            state = self._lesson.state_dict() if state_dict is None else state_dict
-            names = [name for name, parameter in self._lesson.named_parameters() if parameter.requires_grad]
-            save_file({name: state[name].contiguous() for name in names}, folder / SAFE_WEIGHTS_NAME)
+            save_file(state, folder / SAFE_WEIGHTS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Takes back what `_save` wrote."""
-        if self.is_fsdp_enabled:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-        else:
-            self._lesson.load_state_dict(load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME), strict=False)
+        """Takes back what `save_model` wrote."""
+        state = load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        set_model_state_dict(self.model_wrapped, dict(state), options=options)
 
 
 def validations(history: Sequence[Mapping[str, float]]) -> dict[int, float]:

@@ -87,7 +87,9 @@ def test_the_last_two_checkpoints_are_kept(recipe, data, tmp_path):
     assert kept == {"checkpoint-10", "checkpoint-12"}
 
 
-@pytest.mark.parametrize("writes", ["torch.save", "vocabridge.value_trainer.save_file", "vocabridge.training.save_value_network"])
+@pytest.mark.parametrize(
+    "writes", ["torch.save", "vocabridge.value_trainer.save_file", "vocabridge.training.save_value_network"]
+)
 def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkeypatch, writes):
     train_value_network(recipe, data, tmp_path / "whole")
     full = OSError(errno.ENOSPC, "No space left on device")
