@@ -309,7 +309,8 @@ def _new_network(recipe: Recipe, device: str) -> ResidualValueNetwork:
     for name, parameter in network.value.model.named_parameters():
         parameter.requires_grad_(recipe.method == "full" or "lora_" in name)
     if recipe.gradient_checkpointing:
-        network.value.model.activation_checkpointing_enable()
+        model: Any = network.value.model  # whose method had another name in older versions of transformers
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     return network
 
 

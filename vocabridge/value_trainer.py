@@ -49,7 +49,7 @@ class Lesson(nn.Module):
         super().__init__()
         self.value = network.value
         self._base = (network.base,)  # not a module of this one, so that it is neither wrapped nor saved
-        self._regulariser = regulariser
+        self.regulariser = regulariser
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Sums over the learned tokens of a batch.
@@ -75,12 +75,12 @@ class Lesson(nn.Module):
         learned = labels[:, 1:] != _IGNORED  # position i predicts token i + 1
         with torch.no_grad():
             z_base = unembed(said[:, :-1][learned]).float()
-        if self._regulariser is Regulariser.RELEASED:
+        if self.regulariser is Regulariser.RELEASED:
             everywhere = self.value.unembed(hidden).float()
             z_delta, term = everywhere[:, :-1][learned], everywhere.abs().mean()
         else:
             z_delta = self.value.unembed(hidden[:, :-1][learned]).float()
-            term = self._regulariser.at(z_base, z_delta).sum()
+            term = self.regulariser.at(z_base, z_delta).sum()
         z = z_base + z_delta
         return {
             "nats": functional.cross_entropy(z, labels[:, 1:][learned], reduction="sum"),
@@ -187,7 +187,7 @@ class ValueTrainer(Trainer):
         self._lesson = lesson
         self._texts, self._held_out = texts, sorted(held_out, key=lambda text: len(text.ids))
         self._weight, self._run = weight, dict(run)
-        self._released = lesson._regulariser is Regulariser.RELEASED
+        self._released = lesson.regulariser is Regulariser.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
