@@ -1,21 +1,26 @@
-"""`vocabridge train`: a small base and (prompt, response) JSONL to a value network."""
+"""`vocabridge train`: a small base and texts to learn from to a value network."""
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.options import output_folder
 from vocabridge.cli.output import Json, count, print_facts, print_json, progress
 
 EXAMPLES = """\b
 Examples:
-  vocabridge train train.jsonl -o my-values --base smollm2-135m-instruct
-  vocabridge train train.jsonl -o my-values --base ./small --validation validation.jsonl --epochs 3
-  vocabridge train train.jsonl -o my-values --base ./small --method full --learning-rate 1e-4 --json
+  vocabridge train data/gsm_symbolic/train.jsonl -o my-values --base smollm2-135m-instruct
+  vocabridge train data/gsm_symbolic/train.jsonl -o my-cascade --base smollm2-135m-instruct --scheme cascade+
+      --validation 0.1 --epochs 5 --patience 1
+  torchrun --nproc-per-node 2 --no-python
+      vocabridge train data/gsm_symbolic/train.jsonl -o my-layers --base smollm2-135m-instruct --method full --layers 6
 """
 
 
@@ -26,63 +31,160 @@ class Method(str, Enum):
     full = "full"
 
 
+class SchemeName(str, Enum):
+    """The names of `vocabridge.connection.Scheme`."""
+
+    residual = "residual"
+    cascade = "cascade"
+    cascade_plus = "cascade+"
+
+
+class InitialisationName(str, Enum):
+    """The names of `vocabridge.value_source.Initialisation`."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class RegulariserName(str, Enum):
+    """The names of `vocabridge.regulariser.Regulariser`."""
+
+    l1 = "l1"
+    l2 = "l2"
+    entropy = "entropy"
+    kl = "kl"
+    released = "released"
+
+
+class Precision(str, Enum):
+    """What training computes in."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+def texts(source: str) -> str:
+    """Refuse a file or folder that is not there; a data set of the hub is looked for later."""
+    if not source.startswith("hf:") and not Path(source).exists():
+        raise typer.BadParameter(f"Path '{source}' does not exist.")
+    return source
+
+
+def texts_or_share(value: str | None) -> str | float | None:
+    """Read `--validation`: a share of the data, or other texts."""
+    try:
+        return None if value is None else float(value)
+    except ValueError:
+        return texts(str(value))
+
+
 def train(
     data: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="DATA",
-            exists=True,
-            dir_okay=False,
-            help='JSONL, each line {"prompt": ..., "response": ...}.',
+            callback=texts,
+            help='JSONL with "prompt" and "response", "messages" or "text" a line; a folder of such files; or '
+            "hf:OWNER/NAME/SPLIT.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, output_folder("Folder to write the value network to.")],
+    output: Annotated[Path, output_folder("Folder to write the value network to; one of a stopped run goes on.")],
     base: Annotated[str, typer.Option(help="The small model: packaged, hub id, folder or .gguf file.")],
     validation: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="JSONL to report the loss on, before and after."),
+        str | None,
+        typer.Option(
+            metavar="DATA|SHARE",
+            callback=texts_or_share,
+            help="Texts to report the loss on, after each epoch; 0.1: that share of DATA.",
+        ),
     ] = None,
     method: Annotated[Method, typer.Option(help="An adapter of a few MB, or every weight.")] = Method.lora,
+    scheme: Annotated[
+        SchemeName, typer.Option(help="What it reads: the tokens, what the base expects next, or both (cascade+).")
+    ] = SchemeName.residual,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many layers of the base.", show_default="all")
+    ] = None,
+    initialisation: Annotated[
+        InitialisationName, typer.Option(help="Start from the base's weights, or from random ones.")
+    ] = InitialisationName.pretrained,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts a step, over all processes and parts.")] = 8,
     rank: Annotated[int, typer.Option(min=1, help="The adapter's rank.")] = 8,
-    norm_weight: Annotated[float, typer.Option(min=0.0, help="Weight of the mean size of the change of logits.")] = 0.1,
-    max_length: Annotated[
-        int, typer.Option(min=2, help="Longest example, in tokens; a longer one is an error.")
-    ] = 1024,
+    regulariser: Annotated[
+        RegulariserName,
+        typer.Option(
+            help="What holds the change of logits back: its size, the entropy, KL to the base, or l1 as "
+            "the paper's code has it."
+        ),
+    ] = RegulariserName.l1,
+    regulariser_weight: Annotated[float, typer.Option(min=0.0, help="Its weight; `released` has its own.")] = 0.1,
+    max_length: Annotated[int, typer.Option(min=2, help="Longest text, in tokens; a longer one is an error.")] = 1024,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Put several texts in one sequence of that length.")
+    ] = False,
+    dtype: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.bfloat16,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, to save memory.")
+    ] = False,
+    gradient_accumulation: Annotated[int, typer.Option(min=1, help="Do a step in so many parts, to save memory.")] = 1,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after so many epochs without better validation; keep the best weights."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order and the initialisation.")] = 0,
+    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, or cuda: a device for each process.")] = "cpu",
     json: Json = False,
 ) -> None:
     """Train a value network.
 
-    It learns from the responses in DATA what to add to the base's logits; the base's own weights stay as they
-    are.
+    It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C saves a
+    checkpoint; the same command goes on from the last one.
     """
+    from vocabridge.connection import Scheme
+    from vocabridge.regulariser import Regulariser
     from vocabridge.training import Recipe, train_value_network
+    from vocabridge.value_source import Initialisation
 
     recipe = Recipe(
         base=base,
         method=method.value,
+        scheme=Scheme(scheme.value),
+        layers=layers,
+        initialisation=Initialisation(initialisation.value),
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
         rank=rank,
-        norm_weight=norm_weight,
+        regulariser=Regulariser(regulariser.value),
+        regulariser_weight=regulariser_weight,
         max_length=max_length,
+        packing=packing,
+        dtype=dtype.value,
+        gradient_checkpointing=gradient_checkpointing,
+        gradient_accumulation=gradient_accumulation,
+        patience=patience,
         seed=seed,
     )
-    with progress(f"training a value network for {base}") as tell:
-        result = train_value_network(recipe, data, output, validation=validation, progress=tell)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, as launchers number them
+    with progress(f"training a value network for {base}") if first else nullcontext(lambda *_: None) as tell:
+        try:
+            result = train_value_network(recipe, data, output, validation=validation, device=device, progress=tell)
+        except KeyboardInterrupt as stop:
+            fail(interrupted(*map(str, stop.args)))
+    if not first:
+        return
     if json:
         print_json(result)
         return
     facts: dict[str, object] = {
-        "examples": count(result.examples),
-        "steps": count(result.steps),
+        "texts": count(result.examples),
+        "steps": count(result.steps) + (f", from step {result.resumed} on" if result.resumed else ""),
         "loss, nats a token, each epoch": "  ".join(f"{loss:.3f}" for loss in result.losses),
         "size of the change, each epoch": "  ".join(f"{norm:.3f}" for norm in result.norms),
+        "tokens changed, each epoch": "  ".join(f"{share:.1%}" for share in result.changed),
     }
     if result.validation_before is not None and result.validation_after is not None:
         facts["validation, bits a token"] = f"{result.validation_before:.3f} -> {result.validation_after:.3f}"

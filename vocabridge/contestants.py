@@ -17,6 +17,7 @@ from vocabridge.answers import is_complete
 from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
+from vocabridge.connection import run
 from vocabridge.examples import Example, tokenize
 from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
@@ -79,11 +80,9 @@ def donor(source: ValueSource) -> PreTrainedModel:
 
 def _donor_logits(source: ValueSource) -> Callable[[Tensor, int], Tensor]:
     def logits(ids: Tensor, keep: int) -> Tensor:
-        outputs = {
-            name: source.models[name](input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0].float()
-            for name in source.needed(tuned=True)
-        }
-        tuned = source.scores(outputs).tuned
+        models = {name: source.models[name] for name in source.needed(tuned=True)}
+        said = run(models, lambda _name: {"input_ids": ids, "use_cache": False}, keep)
+        tuned = source.scores({name: logits[0].float() for name, logits in said.items()}).tuned
         assert tuned is not None
         return tuned
 

@@ -6,12 +6,12 @@ ends with and the response starts with is the user's choice. `answer`, where pre
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.reader import begin_tokens
+from vocabridge.records import Record, read_records
 
 
 @dataclass(frozen=True)
@@ -47,43 +47,27 @@ def load_examples(path: Path, limit: int | None = None) -> list[Example]:
 
     Raises:
         VocabridgeError: The file is missing, is not UTF-8 or holds no example, or a line is not an object
-            with a string `prompt` and a non-empty string `response`; the message names the line.
+            with a non-empty string `prompt` and a non-empty string `response`; the message names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a string may hold U+2028
-    except FileNotFoundError:
-        raise VocabridgeError(f"there is no file {path}; give a JSONL file of prompts and responses") from None
-    except UnicodeDecodeError as error:
-        raise VocabridgeError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    examples = [_example(line, path, number) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not examples:
-        raise VocabridgeError(f"{path} holds no examples; it needs one JSON object with prompt and response a line")
-    return examples[:limit]
+    return [as_example(record) for record in read_records(path)][:limit]
 
 
-def _example(line: str, path: Path, number: int) -> Example:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise VocabridgeError(f"{path}, line {number}, is not valid JSON ({error.msg}); correct that line") from None
-    if not isinstance(fields, dict):
-        raise VocabridgeError(
-            f"{path}, line {number}, is not a JSON object with prompt and response; correct that line"
-        )
-    for name in ("prompt", "response"):
-        if not isinstance(fields.get(name), str):
-            raise VocabridgeError(f'{path}, line {number}, has no string "{name}"; add it')
-        if any("\ud800" <= character <= "\udfff" for character in fields[name]):
-            raise VocabridgeError(f'{path}, line {number}, has half a surrogate pair in "{name}"; correct that line')
-    if not fields["prompt"] or not fields["response"]:
-        raise VocabridgeError(f"{path}, line {number}, has an empty prompt or response; fill it or remove the line")
-    answer, id_ = fields.get("answer"), str(fields.get("id", number))
+def as_example(record: Record) -> Example:
+    """Takes a record as an example.
+
+    Raises:
+        VocabridgeError: It has no non-empty string `prompt` and `response`.
+    """
+    prompt, response = record.string("prompt"), record.string("response")
+    if not prompt or not response:
+        raise VocabridgeError(f"{record.where}, has an empty prompt or response; fill it or remove the line")
+    answer, id_ = record.fields.get("answer"), str(record.fields.get("id", record.number))
     return Example(
-        prompt=fields["prompt"],
-        response=fields["response"],
+        prompt=prompt,
+        response=response,
         answer=None if answer is None else str(answer),
         id=id_,
-        template=str(fields.get("template", id_)),
+        template=str(record.fields.get("template", id_)),
     )
 
 

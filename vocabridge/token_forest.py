@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from vocabridge.connection import run
 from vocabridge.tree import ROOT, Mask, TokenTree, attention_masks
 
 _KEPT = 4
@@ -27,7 +28,7 @@ class TokenForest:
 
     Attributes:
         trees: A tree a row.
-        models: The models that read along; their caches agree, so they stay the same.
+        models: The models that read along, run by `connection.run`; their caches agree, so they stay the same.
         interrupted: Whether a forward was broken off; then they do not agree any more.
     """
 
@@ -103,20 +104,20 @@ class TokenForest:
 
     def _forward(self, ids: np.ndarray, positions: np.ndarray, past: Mask, columns: list[int]) -> dict[str, Tensor]:
         """Runs the models on new columns; their logits (batch, k, |S|) after those asked for."""
-        logits = {}
-        for name, model in self.models.items():
+
+        def inputs(name: str) -> dict[str, object]:
+            model = self.models[name]
             parameter = next(model.parameters())
             device = parameter.device
-            masks = attention_masks(model.config, past, positions, self._depths, device, parameter.dtype)
-            logits[name] = model(
-                input_ids=torch.from_numpy(ids).to(device),
-                position_ids=torch.from_numpy(positions).to(device),
-                attention_mask=masks,
-                past_key_values=self._caches[name],
-                use_cache=True,
-                logits_to_keep=torch.tensor(columns, device=device),
-            ).logits
-        return logits
+            return {
+                "input_ids": torch.from_numpy(ids).to(device),
+                "position_ids": torch.from_numpy(positions).to(device),
+                "attention_mask": attention_masks(model.config, past, positions, self._depths, device, parameter.dtype),
+                "past_key_values": self._caches[name],
+                "use_cache": True,
+            }
+
+        return run(self.models, inputs, torch.tensor(columns))
 
     def logits(self, entries: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """What the models said after some nodes, float32 (entries, |S|) by model.

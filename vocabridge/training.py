@@ -1,28 +1,49 @@
-"""Trains a residual value network: z_post = z_base + z_delta with the small base frozen.
+"""Trains a value network: z_post = z_base + z_delta with the small base frozen.
 
-    loss = mean over response tokens of  -log softmax(z_base + z_delta)[token]  +  norm_weight * |z_delta|_1 / |V|
+    loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regulariser
 
-Source: Lu et al., arXiv 2410.21027, equations as in its released code; there the norm term always has weight 1 and
-counts padding, here it has a weight and counts response positions only.
+by AdamW, a cosine schedule and gradients clipped at 1. Source: Lu et al., arXiv 2410.21027; `regulariser` says how the
+released code differs. Checkpoints are in `checkpoints/` of the output folder until the network is written there at the
+end; the same call takes up the last one. Under a launcher of several processes (`torchrun`, `accelerate launch`) each
+has its share of every step, and the first one writes.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from transformers import TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.examples import Example, TokenizedExample, load_examples, tokenize
+from vocabridge.connection import Scheme
 from vocabridge.progress import Progress, unheard
-from vocabridge.value_network import new_value_network, save_value_network
-from vocabridge.value_source import ResidualValueNetwork
+from vocabridge.records import data_digest
+from vocabridge.reference import Reference
+from vocabridge.regulariser import Regulariser
+from vocabridge.training_data import TrainingText, load_training_texts, pack, split
+from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinned
+from vocabridge.training_record import CARD, command, versions, write_card
+from vocabridge.value_network import WEIGHTS, new_value_network, save_value_network
+from vocabridge.value_source import Initialisation, ResidualValueNetwork
+from vocabridge.value_trainer import RUN, Lesson, ValueTrainer, validations
+
+CHECKPOINTS = "checkpoints"
+
+_SAVES = 10
+"""Checkpoints a run, beside one after every epoch."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +53,44 @@ class Recipe:
     Attributes:
         base: The small base by name.
         method: "lora" (adapter on every linear layer) or "full".
-        epochs: Passes over the data.
+        scheme: What the value network reads of its base.
+        layers: It has the first so many layers of the base; None for all.
+        initialisation: Whether it starts from the base's weights.
+        epochs: Passes over the data, at most.
         learning_rate: Peak of a cosine schedule with 3% warm-up.
-        batch_size: Examples a step.
+        batch_size: Texts a step, over all processes and parts.
         rank: The adapter's rank.
-        norm_weight: Weight of the norm term.
-        max_length: Longest example in tokens; longer ones are an error, never cut.
-        seed: Of the order of examples and of the adapter's initialisation.
+        regulariser: What is added to the loss.
+        regulariser_weight: Its weight; `released` has its own.
+        max_length: Longest text in tokens; longer ones are an error, never cut.
+        packing: Whether several texts share a sequence of up to `max_length` tokens, each read by itself; a step then
+            has `batch_size` such sequences.
+        dtype: "bfloat16" or "float32": what is computed in. The frozen weights are bf16 numbers either way, what is
+            trained is float32.
+        gradient_checkpointing: Whether to compute activations twice instead of keeping them.
+        gradient_accumulation: In how many parts a process does its share of a step, one after the other.
+        patience: Stop when validation has not become better for so many epochs, and take the best weights; None for
+            all epochs and the last weights.
+        seed: Of the order of texts and of what is random at the start.
     """
 
     base: str
     method: str = "lora"
+    scheme: Scheme = Scheme.RESIDUAL
+    layers: int | None = None
+    initialisation: Initialisation = Initialisation.PRETRAINED
     epochs: int = 1
     learning_rate: float = 1e-3
     batch_size: int = 8
     rank: int = 8
-    norm_weight: float = 0.1
+    regulariser: Regulariser = Regulariser.L1
+    regulariser_weight: float = 0.1
     max_length: int = 1024
+    packing: bool = False
+    dtype: str = "bfloat16"
+    gradient_checkpointing: bool = False
+    gradient_accumulation: int = 1
+    patience: int | None = None
     seed: int = 0
 
 
@@ -58,20 +100,24 @@ class TrainingResult:
 
     Attributes:
         folder: Where the value network is.
-        examples: Number of training examples.
+        examples: Number of texts trained on.
         steps: Number of optimizer steps.
-        losses: Mean cross-entropy a response token in nats, one an epoch.
-        norms: Mean |z_delta|_1 / |V| at response positions, one an epoch.
-        validation_before: Bits per response token of the base on the validation examples; None without any.
+        resumed: The step of the checkpoint that was taken up; 0 for a new run.
+        losses: Mean cross-entropy a learned token in nats, one an epoch.
+        norms: Mean |z_delta|_1 / |V| at learned tokens, one an epoch.
+        changed: Share of learned tokens at which the likeliest token is another than the base's, one an epoch.
+        validation_before: Bits per learned token of the base on the validation texts; None without any.
         validation_after: The same with the value network.
-        seconds: Wall time.
+        seconds: Wall time, from the checkpoint on if one was taken up.
     """
 
     folder: str
     examples: int
     steps: int
+    resumed: int
     losses: list[float]
     norms: list[float]
+    changed: list[float]
     validation_before: float | None
     validation_after: float | None
     seconds: float
@@ -79,147 +125,285 @@ class TrainingResult:
 
 def train_value_network(
     recipe: Recipe,
-    data: Path,
+    data: str | Path,
     output: Path,
     *,
-    validation: Path | None = None,
+    validation: str | Path | float | None = None,
     device: str = "cpu",
     progress: Progress = unheard,
 ) -> TrainingResult:
-    """Trains a value network on (prompt, response) JSONL and writes it to a folder.
+    """Trains a value network and writes it to a folder, or goes on where this run was stopped.
+
+    The folder then has `value_network.safetensors` and `.json`, `README.md`, `training_log.jsonl`, `curves.png` and
+    `checkpoints/`. Ctrl-C (SIGINT) saves a checkpoint at the end of the step.
 
     Args:
         recipe: How.
-        data: Training examples.
-        output: The folder for the value network; written once, at the end.
-        validation: Examples to report the loss on, before and after.
-        device: Where to train.
-        progress: Told of every step.
+        data: Training texts, as `load_training_texts` takes them.
+        output: The folder for the value network, which is written once, at the end.
+        validation: Texts to report the loss on, before and after every epoch; or about what share of `data` to hold
+            out for that.
+        device: "cpu", or "cuda" for the device of each process.
+        progress: Told of every step, in the first process.
 
     Raises:
-        VocabridgeError: The data or the model cannot be read, an example is too long, the loss is not finite, or
-            the folder already holds a value network.
+        VocabridgeError: The data or the model cannot be read, a text is too long, the loss is not finite, a checkpoint
+            cannot be written, or the folder holds something else: a value network, or checkpoints of another run.
+        KeyboardInterrupt: At Ctrl-C; its message says what is saved.
     """
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        raise VocabridgeError(f"{output} is not empty; name a new folder, or remove it first")
+    _check_folder(output)
+    if recipe.patience is not None and validation is None:
+        raise VocabridgeError("patience needs texts to validate on; name them, or leave out patience")
     started = time.monotonic()
+    arguments = _arguments(recipe, output, device)
     torch.manual_seed(recipe.seed)
-    network = new_value_network(recipe.base, method=recipe.method, rank=recipe.rank, device=device)
-    examples = _tokenized(load_examples(data), network, recipe)
-    held_out = _tokenized(load_examples(validation), network, recipe) if validation else []
-    value = network.value
-    for name, parameter in value.model.named_parameters():
-        parameter.requires_grad_(recipe.method == "full" or "lora_" in name)
-    trainable = [parameter for parameter in value.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=recipe.learning_rate, weight_decay=0.01)
-    steps = recipe.epochs * math.ceil(len(examples) / recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps))
+    network = _new_network(recipe, str(arguments.device))
+    texts, held_out = _texts(recipe, data, validation, network)
+    made_of = {
+        "base": Reference.of(network.base, network.config.fingerprint).as_dict(output),
+        "data": _named(data),
+        "validation": _named(validation),
+    }
+    run = _plain(asdict(recipe)) | {name: _identity(source) for name, source in made_of.items()}
+    checkpoint = _checkpoint(output, run)
 
-    before = _bits_per_token(network, held_out, recipe.batch_size) if held_out else None
-    losses, norms, step = [], [], 0
-    generator = torch.Generator().manual_seed(recipe.seed)
-    for epoch in range(recipe.epochs):
-        totals = torch.zeros(3, device=device)  # nats, norm, tokens
-        value.train()
-        for batch in _batches(examples, recipe.batch_size, generator):
-            nats, norm, count = _sums(network, batch)
-            loss = (nats + recipe.norm_weight * norm) / count
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-            optimizer.step()
-            schedule.step()
-            totals += torch.stack([nats.detach(), norm.detach(), torch.tensor(float(count), device=device)])
-            step += 1
-            progress(step, steps, f"epoch {epoch + 1}, {totals[0] / totals[2]:.3f} nats a token")
-        losses.append(float(totals[0] / totals[2]))
-        norms.append(float(totals[1] / totals[2]))
-        if not math.isfinite(losses[-1]):
-            raise VocabridgeError(
-                f"the loss became {losses[-1]} in epoch {epoch + 1}; lower the learning rate ({recipe.learning_rate:g})"
-            )
-    value.eval()
-    after = _bits_per_token(network, held_out, recipe.batch_size) if held_out else None
+    sequences = pack(texts, recipe.max_length) if recipe.packing else texts
+    each = math.ceil(len(sequences) / recipe.batch_size)
+    steps = each * recipe.epochs
+    _schedule(arguments, each, steps, evaluate=bool(held_out), start=checkpoint is None)
+    stopping = _Stopping(recipe.patience)
+    trainer = ValueTrainer(
+        Lesson(network, recipe.regulariser),
+        arguments,
+        sequences,
+        held_out,
+        weight=recipe.regulariser_weight,
+        run=run,
+        callbacks=[TrainingLog(output, progress), stopping],
+    )
+    resumed = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+    with stopping.at_interrupts():
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if stopping.interrupted and trainer.state.global_step < steps:
+        raise KeyboardInterrupt(
+            f"step {trainer.state.global_step} of {steps} is saved in {output / CHECKPOINTS}; start the same run again "
+            "to go on"
+        )
+    if recipe.patience is not None:
+        trainer.load_best()
+
+    curve = points(trainer.state.log_history)
+    before, after = _validation(trainer, best=recipe.patience is not None)
     result = TrainingResult(
         folder=str(output),
-        examples=len(examples),
-        steps=steps,
-        losses=losses,
-        norms=norms,
+        examples=len(texts),
+        steps=trainer.state.global_step,
+        resumed=resumed,
+        losses=_by_epoch(curve, "nats", each),
+        norms=_by_epoch(curve, "norm", each),
+        changed=_by_epoch(curve, "changed", each),
         validation_before=before,
         validation_after=after,
         seconds=time.monotonic() - started,
     )
-    record = {"recipe": asdict(recipe), "data": data.name, "torch": torch.__version__} | {
-        key: value for key, value in asdict(result).items() if key != "folder"
+    record = {
+        "recipe": _plain(asdict(recipe)),
+        **made_of,
+        "command": command(),
+        "processes": arguments.world_size,
+        "versions": versions(),
+        **{name: value for name, value in asdict(result).items() if name != "folder"},
+        "curves": thinned(curve),
     }
-    save_value_network(network, output, record)
+    state = trainer.trained()
+    if trainer.is_world_process_zero():
+        if trainer.is_fsdp_enabled:  # the parts that are here do not make a network
+            network = _new_network(recipe, "cpu")
+            Lesson(network, recipe.regulariser).load_state_dict(state, strict=False)
+        plot(curve, output / PLOT)
+        write_card(output, network.config, record)
+        save_value_network(network, output, record)
+    trainer.accelerator.wait_for_everyone()
     return result
 
 
-def _tokenized(examples: Sequence[Example], network: ResidualValueNetwork, recipe: Recipe) -> list[TokenizedExample]:
-    """Tokens of every example; a response ends with the end token, where the vocabulary has one."""
-    end = [network.vocabulary.roles["end"]] if "end" in network.vocabulary.roles else []
-    result = []
-    for example in examples:
-        tokens = tokenize(example, network.vocabulary)
-        if len(tokens.ids) + len(end) > recipe.max_length:
+def _check_folder(output: Path) -> None:
+    """Refuses a folder that holds anything but what an unfinished run leaves."""
+    there = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    unfinished = CHECKPOINTS in there and there <= {CHECKPOINTS, LOG, PLOT, CARD, WEIGHTS}
+    if (there and not unfinished) or (output.exists() and not output.is_dir()):
+        raise VocabridgeError(f"{output} is not empty; name a new folder, or remove it first")
+
+
+def _checkpoint(output: Path, run: Mapping[str, Any]) -> str | None:
+    """The last checkpoint of this very run, if there is one."""
+    folder = output / CHECKPOINTS
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if last is None:
+        return None
+    then = json.loads((Path(last) / RUN).read_text(encoding="utf-8"))
+    for name in run:
+        if then.get(name) != run[name]:
             raise VocabridgeError(
-                f"example {example.id} has {len(tokens.ids) + len(end)} tokens, more than the limit of "
-                f"{recipe.max_length}; raise the limit or remove the example"
+                f"{folder} is of a run with another {name.replace('_', ' ')}: {then.get(name)}, not {run[name]}; start "
+                "that run again to go on with it, or name a new folder"
             )
-        result.append(TokenizedExample(ids=tokens.ids + end, first=tokens.first))
-    return result
+    return last
 
 
-def _batches(
-    examples: Sequence[TokenizedExample], size: int, generator: torch.Generator
-) -> Iterator[Sequence[TokenizedExample]]:
-    """Shuffled batches of examples of like length, so that little of a batch is padding."""
-    order = torch.randperm(len(examples), generator=generator).tolist()
-    pool = size * 16
-    batches = []
-    for start in range(0, len(order), pool):
-        chunk = sorted(order[start : start + pool], key=lambda i: len(examples[i].ids))
-        batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
-    for i in torch.randperm(len(batches), generator=generator).tolist():
-        yield [examples[j] for j in batches[i]]
+def _arguments(recipe: Recipe, output: Path, device: str) -> TrainingArguments:
+    """The Trainer's arguments; making them joins the other processes, if there are any."""
+    arguments = TrainingArguments(
+        output_dir=str(output / CHECKPOINTS),
+        num_train_epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        weight_decay=0.01,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.03,
+        max_grad_norm=1.0,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        bf16=recipe.dtype == "bfloat16" and recipe.method == "full",  # an adapter's trunk is bf16 as it is
+        use_cpu=torch.device(device).type == "cpu",
+        ddp_find_unused_parameters=False,
+        seed=recipe.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        report_to="tensorboard" if importlib.util.find_spec("tensorboard") else "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one device: never torch's DataParallel
+    parts = arguments.world_size * recipe.gradient_accumulation
+    if recipe.batch_size % parts:
+        raise VocabridgeError(
+            f"a batch of {recipe.batch_size} cannot be shared by {arguments.world_size} processes in "
+            f"{recipe.gradient_accumulation} parts each; make it a multiple of {parts}"
+        )
+    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = recipe.batch_size // parts
+    return arguments
 
 
-def _sums(network: ResidualValueNetwork, batch: Sequence[TokenizedExample]) -> tuple[Tensor, Tensor, int]:
-    """Sums over a batch's response tokens: cross-entropy in nats, |z_delta|_1 / |V|; and how many they are."""
-    base, value = network.base, network.value
-    device = base.device
-    width = max(len(example.ids) for example in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros(len(batch), width, dtype=torch.long)
-    response = torch.zeros(len(batch), width, dtype=torch.bool)
-    for row, example in enumerate(batch):
-        ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        mask[row, : len(example.ids)] = 1
-        response[row, example.first : len(example.ids)] = True
-    ids, mask, response = ids.to(device), mask.to(device), response.to(device)
-    predicts = response[:, 1:]  # position i predicts token i + 1
-    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
-    with torch.no_grad():
-        hidden = base.base_model(**inputs).last_hidden_state[:, :-1][predicts]
-        z_base = base.get_output_embeddings()(hidden)
-    delta = value.unembed(value.hidden(**inputs)[:, :-1][predicts])
-    nats = functional.cross_entropy(z_base.float() + delta.float(), ids[:, 1:][predicts], reduction="sum")
-    return nats, delta.float().abs().mean(-1).sum(), int(predicts.sum())
+def _schedule(arguments: TrainingArguments, each: int, steps: int, *, evaluate: bool, start: bool) -> None:
+    """Validation before the first step and after every epoch, and checkpoints then and now and then between."""
+    arguments.save_strategy, arguments.save_steps = "steps", math.ceil(steps / _SAVES)
+    if evaluate:
+        arguments.eval_strategy, arguments.eval_steps, arguments.eval_on_start = "steps", each, start
 
 
-@torch.no_grad()
-def _bits_per_token(network: ResidualValueNetwork, examples: Sequence[TokenizedExample], size: int) -> float:
-    total, count = 0.0, 0
-    for start in range(0, len(examples), size):
-        nats, _, tokens = _sums(network, examples[start : start + size])
-        total, count = total + float(nats), count + tokens
-    return total / count / math.log(2)
+def _new_network(recipe: Recipe, device: str) -> ResidualValueNetwork:
+    """The network at its start; what is trained is float32, and needs gradients, and nothing else does."""
+    network = new_value_network(
+        recipe.base,
+        method=recipe.method,
+        rank=recipe.rank,
+        scheme=recipe.scheme,
+        layers=recipe.layers,
+        initialisation=recipe.initialisation,
+        device=device,
+    )
+    if recipe.dtype == "float32":
+        network.float()
+    if recipe.method == "full":
+        network.value.float()
+    network.base.requires_grad_(False)
+    for name, parameter in network.value.model.named_parameters():
+        parameter.requires_grad_(recipe.method == "full" or "lora_" in name)
+    if recipe.gradient_checkpointing:
+        model: Any = network.value.model  # whose method had another name in older versions of transformers
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    return network
 
 
-def _cosine(step: int, steps: int) -> float:
-    warm_up = max(1, round(0.03 * steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+class _Stopping(TrainerCallback):
+    """Ends training at Ctrl-C, with a checkpoint, and when validation has not become better for some epochs."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.interrupted = False
+        self._patience = patience
+
+    @contextmanager
+    def at_interrupts(self) -> Iterator[None]:
+        """Lets Ctrl-C wait for the end of the step; a second one does not wait."""
+        if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+            yield
+            return
+        usual = signal.getsignal(signal.SIGINT)
+
+        def note(_signal: int, _frame: Any) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, usual)
+
+        signal.signal(signal.SIGINT, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, usual)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stops if any process was told to."""
+        if args.world_size > 1:
+            told = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            self.interrupted = bool(told)
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Saves what was validated, and stops if that has not become better for too long."""
+        losses = list(validations(state.log_history).values())
+        control.should_save = bool(losses)
+        if losses and self._patience is not None and len(losses) - 1 - losses.index(min(losses)) >= self._patience:
+            control.should_training_stop = True
+
+
+def _by_epoch(curve: Sequence[Mapping[str, float]], name: str, each: int) -> list[float]:
+    """The mean over the tokens of every epoch, of so many steps each."""
+    sums: dict[int, tuple[float, float]] = {}
+    for point in curve:
+        if name in point:
+            epoch = (int(point["step"]) - 1) // each
+            total, tokens = sums.get(epoch, (0.0, 0.0))
+            sums[epoch] = total + point[name] * point["tokens"], tokens + point["tokens"]
+    return [total / tokens for _, (total, tokens) in sorted(sums.items())]
+
+
+def _validation(trainer: ValueTrainer, *, best: bool) -> tuple[float | None, float | None]:
+    """Bits a learned token of the held-out texts, of the base and of the network that is kept."""
+    before = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    after = validations(trainer.state.log_history)
+    if not after:
+        return None, None
+    step = trainer.best_step if best else max(after)
+    return before[0] / math.log(2), after[int(step or 0)] / math.log(2)
+
+
+def _texts(
+    recipe: Recipe, data: str | Path, validation: str | Path | float | None, network: ResidualValueNetwork
+) -> tuple[list[TrainingText], list[TrainingText]]:
+    """The texts to train on and those to validate on."""
+    texts = load_training_texts(data, network.vocabulary, max_length=recipe.max_length)
+    if validation is None:
+        return texts, []
+    if isinstance(validation, float):
+        return split(texts, validation, recipe.seed)
+    return texts, load_training_texts(validation, network.vocabulary, max_length=recipe.max_length)
+
+
+def _named(source: str | Path | float | None) -> dict[str, Any] | None:
+    """What texts are called and the digest that knows them again; or the share that is held out."""
+    if source is None:
+        return None
+    if isinstance(source, float):
+        return {"share": source}
+    return {"name": Path(source).name if Path(source).exists() else str(source), "sha256": data_digest(source)}
+
+
+def _identity(source: Mapping[str, Any] | None) -> Any:
+    """What must be the same for a run to go on."""
+    known = [source[name] for name in ("sha256", "share", "revision", "digest") if source and source.get(name)]
+    return known[0] if known else None
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as JSON gives them back."""
+    return json.loads(json.dumps(fields))

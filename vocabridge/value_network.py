@@ -1,7 +1,7 @@
 """Value networks on disk: begun from a pretrained small model, saved as what training changed, loaded again.
 
 A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
-`value_network.json` (the small base's name, its tokenizer's fingerprint, and the recipe).
+`value_network.json` (the small base's name, its tokenizer's fingerprint, scheme and depth, and the recipe).
 """
 
 from __future__ import annotations
@@ -15,36 +15,71 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.connection import Scheme
+from vocabridge.depth import cut_to
 from vocabridge.models import LoadedModel, commit_of, load_model, load_weights
-from vocabridge.value_source import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig, ValueSource
+from vocabridge.value_source import (
+    ContrastPair,
+    DeltaModel,
+    Initialisation,
+    ResidualValueNetwork,
+    ValueNetworkConfig,
+    ValueSource,
+)
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
 
 
-def new_value_network(base: str, *, method: str, rank: int, device: str = "cpu") -> ResidualValueNetwork:
-    """A value network at its start: the pretrained small model with a change of logits of zero.
+def new_value_network(
+    base: str,
+    *,
+    method: str,
+    rank: int,
+    scheme: Scheme = Scheme.RESIDUAL,
+    layers: int | None = None,
+    initialisation: Initialisation = Initialisation.PRETRAINED,
+    device: str = "cpu",
+) -> ResidualValueNetwork:
+    """A value network at its start: a small model with a change of logits of zero.
+
+    What is random in it comes from torch's generator, so `torch.manual_seed` fixes it.
 
     Args:
         base: The small base by name; frozen.
         method: "lora" trains an adapter on every linear layer and P; "full" trains all weights and P.
         rank: The adapter's rank.
+        scheme: What it reads of the base.
+        layers: It has the first so many layers of the base; None for all.
+        initialisation: Whether it starts from the base's weights.
         device: Where to put it.
 
     Raises:
-        VocabridgeError: The model cannot be loaded.
+        VocabridgeError: The model cannot be loaded, or not cut to so many layers; or an adapter is asked for on
+            random weights.
     """
+    if method == "lora" and initialisation is Initialisation.RANDOM:
+        raise VocabridgeError(
+            "an adapter changes pretrained weights, and random ones would stay random; train a value network that "
+            "starts at random in full"
+        )
     loaded = load_model(base, device=device)
     config = ValueNetworkConfig(
         base=base,
         fingerprint=loaded.vocabulary.fingerprint,
         method=method,
         rank=rank if method == "lora" else None,
+        scheme=scheme,
+        layers=layers,
+        initialisation=initialisation,
     )
-    return ResidualValueNetwork(loaded, _initial_delta_model(loaded, config), config, base)
+    value = _initial_delta_model(loaded, config)
+    if initialisation is Initialisation.RANDOM:
+        value = DeltaModel(_at_random(value.model), scheme)
+    return ResidualValueNetwork(loaded, value, config, base)
 
 
 def save_value_network(network: ResidualValueNetwork, folder: Path, training: Mapping[str, Any]) -> None:
@@ -124,9 +159,16 @@ def load_value_source(
 def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> DeltaModel:
     device, commit = str(base.model.device), commit_of(base.model)
     model = load_weights(base.name, device=device, dtype=base.model.dtype, revision=commit)
+    if config.layers is not None:
+        cut_to(model, config.layers)
     if config.method == "lora":
         _add_adapter(model, config.rank or 0)
-    return DeltaModel(model)
+    return DeltaModel(model, config.scheme)
+
+
+def _at_random(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same shape with the random weights that its class starts from."""
+    return AutoModelForCausalLM.from_config(model.config, dtype=model.dtype).to(model.device).eval()
 
 
 def _add_adapter(model: PreTrainedModel, rank: int) -> None:
@@ -186,7 +228,14 @@ def _read_config(path: Path) -> ValueNetworkConfig:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if not all(isinstance(fields[name], str) for name in ("base", "fingerprint", "method")):
             raise TypeError("base, fingerprint and method are strings")
-        return ValueNetworkConfig(**fields)
+        if not isinstance(fields.get("layers"), int | None):
+            raise TypeError("layers is a number or null")
+        choices = {
+            name: choice(fields[name])
+            for name, choice in (("scheme", Scheme), ("initialisation", Initialisation))
+            if name in fields  # folders of before there were these have neither
+        }
+        return ValueNetworkConfig(**fields | choices)
     except FileNotFoundError:
         raise VocabridgeError(f"there is no file {path}; give the folder of a trained value network") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -1,12 +1,13 @@
 """Value sources: small models that say how a distribution should change, z_post = z_base + z_delta.
 
-Two kinds, one interface (`ValueSource`). Both are a pair of small models of one family that read the same tokens:
+Two kinds, one interface (`ValueSource`). Both are a pair of small models of one family along the same tokens:
 
     ResidualValueNetwork   base (frozen) and value:   delta = value,           tuned = base + value, untuned = base
     ContrastPair           untuned and tuned:         delta = tuned - untuned, no training at all
 
-Source: Lu et al., "Transferable Post-training via Inverse Value Learning", arXiv 2410.21027 (the residual form);
-Liu et al., "Tuning Language Models by Proxy", arXiv 2401.08565 (the pair).
+What a value network reads of its base is its `Scheme` (`connection`). Source: Lu et al., "Transferable Post-training
+via Inverse Value Learning", arXiv 2410.21027; for the pair Liu et al., "Tuning Language Models by Proxy", arXiv
+2401.08565.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -22,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.connection import Scheme, input_embeddings
 from vocabridge.models import LoadedModel
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class ValueSource(nn.Module, ABC):
 
     Attributes:
         vocabulary: The source vocabulary, as wide as the models' logits.
-        models: The models by role; each is called with transformers' arguments and gives logits (batch, n, |S|).
+        models: The models by role; `connection.run` runs them with transformers' arguments.
         name: Where it came from, for people only.
     """
 
@@ -112,7 +115,7 @@ class ContrastPair(ValueSource):
 
 
 class ResidualValueNetwork(ValueSource):
-    """A frozen small base and the value network trained on it."""
+    """A frozen small base and the value network trained on it: z_post = z_base + z_delta."""
 
     def __init__(self, base: LoadedModel, value: DeltaModel, config: ValueNetworkConfig, name: str) -> None:
         """Pairs a base with its value network."""
@@ -131,7 +134,9 @@ class ResidualValueNetwork(ValueSource):
 
     def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
         """See `ValueSource.needed`."""
-        return {name for name, wanted in (("value", delta or tuned), ("base", tuned or untuned)) if wanted}
+        value = delta or tuned
+        base = tuned or untuned or (value and self.config.scheme.takes_base)
+        return {name for name, wanted in (("value", value), ("base", base)) if wanted}
 
     def scores(self, logits: Mapping[str, Tensor]) -> Scores:
         """See `ValueSource.scores`."""
@@ -147,17 +152,38 @@ class DeltaModel(nn.Module):
     zero, so that training starts from z_post = z_base exactly, and costs d^2 weights instead of another |S| x d.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, scheme: Scheme = Scheme.RESIDUAL) -> None:
         """Wraps a model; its parameters become the value network's initialisation.
 
         Args:
             model: A causal language model of width d.
+            scheme: What it reads.
         """
         super().__init__()
         self.model = model
+        self.scheme = scheme
         width = model.get_output_embeddings().weight.shape[1]
         self.projection = nn.Linear(width, width, bias=False, dtype=torch.float32, device=model.device)
         nn.init.zeros_(self.projection.weight)
+
+    @property
+    def takes_logits_of(self) -> str | None:
+        """The model of its value source whose logits it is to be given; see `connection.run`."""
+        return "base" if self.scheme.takes_base else None
+
+    def inputs(self, input_ids: Tensor, said: Tensor | None, unembed: nn.Module | None = None) -> dict[str, Tensor]:
+        """What the trunk reads along some tokens, as an argument of `hidden`.
+
+        Args:
+            input_ids: Tokens, (batch, n).
+            said: What the base says after each: logits (batch, n, |S|). Only cascades need it.
+            unembed: In place of logits, `said` is the base's last hidden states, which this makes into logits.
+        """
+        if not self.scheme.takes_base:
+            return {"input_ids": input_ids}
+        assert said is not None, "a cascade reads what its base says"
+        embedding = cast(nn.Embedding, self.model.get_input_embeddings())
+        return {"inputs_embeds": input_embeddings(self.scheme, embedding, input_ids, said, unembed)}
 
     def hidden(self, **inputs: Any) -> Tensor:
         """The trunk's last hidden states, (batch, n, d); arguments as transformers' `forward` takes them."""
@@ -176,10 +202,14 @@ class DeltaModel(nn.Module):
         past_key_values: Cache | None = None,
         use_cache: bool = False,
         logits_to_keep: int | Tensor = 0,
+        taken_logits: Tensor | None = None,
     ) -> DeltaOutput:
-        """Changes of logits at the last `logits_to_keep` positions (0: all), or at these, (batch, k, |S|)."""
+        """Changes of logits at the last `logits_to_keep` positions (0: all), or at these, (batch, k, |S|).
+
+        A cascade needs `taken_logits`, the base's after each token, (batch, n, |S|).
+        """
         hidden = self.hidden(
-            input_ids=input_ids,
+            **self.inputs(input_ids, taken_logits),
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
@@ -205,6 +235,13 @@ class DeltaOutput:
     logits: Tensor
 
 
+class Initialisation(str, Enum):
+    """What a value network starts from; its change of logits is 0 either way."""
+
+    PRETRAINED = "pretrained"
+    RANDOM = "random"
+
+
 @dataclass(frozen=True)
 class ValueNetworkConfig:
     """What `value_network.json` holds.
@@ -214,6 +251,9 @@ class ValueNetworkConfig:
         fingerprint: Fingerprint of the base's vocabulary.
         method: "lora" or "full".
         rank: Rank of the LoRA adapter; None for "full".
+        scheme: What it reads.
+        layers: It has the first so many layers of the base; None for all.
+        initialisation: What it started from.
         training: The recipe and its losses, as recorded by training; for people.
     """
 
@@ -221,4 +261,7 @@ class ValueNetworkConfig:
     fingerprint: str
     method: str
     rank: int | None = None
+    scheme: Scheme = Scheme.RESIDUAL
+    layers: int | None = None
+    initialisation: Initialisation = Initialisation.PRETRAINED
     training: dict[str, Any] = field(default_factory=dict)

@@ -302,7 +302,7 @@ def test_an_output_folder_that_is_not_empty_is_left_alone(run, model_folders, ex
 
 def test_an_example_that_is_too_long_is_named(run, model_folders, examples):
     done = run("train", examples, "-o", "values", "--base", model_folders.source, "--max-length", 5)
-    assert "example 1 has" in one_sentence(done)
+    assert f"{examples}, line 1, has " in one_sentence(done)
 
 
 def test_a_base_that_is_not_there_is_named(run, examples, tmp_path):

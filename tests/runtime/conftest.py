@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from vocabridge.alignment.byteview import byte_level_alphabet
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
+from vocabridge.training import Recipe
 from vocabridge.value_source import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig
 
 logging.disable_progress_bar()
@@ -307,6 +310,24 @@ def sliding(vocabularies) -> LoadedModel:
         torch.manual_seed(3)
         model = MistralForCausalLM(config).eval()
     return LoadedModel("sliding", "", model, vocabularies["byte_level"])
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Five examples to train on."""
+    path = tmp_path / "data.jsonl"
+    lines = [
+        {"prompt": f"Question: {n} foxes?\nAnswer:", "response": f" {n}*2={2 * n} foxes.", "id": f"item {n}"}
+        for n in (3, 12, 24, 345, 7)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def recipe(model_folders) -> Recipe:
+    """Three steps an epoch on these."""
+    return Recipe(str(model_folders.source), epochs=4, batch_size=2, learning_rate=1e-2, rank=2)
 
 
 @pytest.fixture

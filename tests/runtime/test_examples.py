@@ -67,10 +67,10 @@ def test_files_that_hold_no_examples(tmp_path):
         load_examples(tmp_path / "nowhere.jsonl")
     path = tmp_path / "data.jsonl"
     path.write_text("\n\n")
-    with pytest.raises(VocabridgeError, match="holds no examples"):
+    with pytest.raises(VocabridgeError, match="holds no records"):
         load_examples(path)
     path.write_bytes(b'{"prompt": "\xff"}')
-    with pytest.raises(VocabridgeError, match="is not UTF-8"):
+    with pytest.raises(VocabridgeError, match="line 1, is not UTF-8"):
         load_examples(path)
 
 

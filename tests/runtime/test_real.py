@@ -9,10 +9,12 @@ from transformers import GenerationConfig
 from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
+from vocabridge.connection import Scheme, run
+from vocabridge.contestants import donor
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.policy import Policy
 from vocabridge.steering import Steering
-from vocabridge.value_network import load_value_source
+from vocabridge.value_network import load_value_source, new_value_network
 from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig
 
 pytestmark = pytest.mark.real
@@ -119,3 +121,14 @@ def test_a_contrast_pair_of_a_model_with_itself_changes_nothing(network):
     with torch.no_grad():
         outputs = {name: model(ids).logits.float() for name, model in pair.models.items()}
     assert (pair.scores(outputs).delta == 0).all()
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_a_fresh_network_of_six_layers_gives_its_bases_logits_bit_for_bit(scheme):
+    fresh = new_value_network("smollm2-135m-instruct", method="lora", rank=4, scheme=scheme, layers=6)
+    ids = inputs(fresh.vocabulary, [PROMPTS[0]])["input_ids"]
+    with torch.no_grad():
+        said = run(fresh.models, lambda _name: {"input_ids": ids}, 0)
+        assert torch.equal(fresh.scores(said).tuned, fresh.base(ids).logits)
+        assert torch.equal(donor(fresh)(ids).logits, fresh.base(ids).logits.float())
+    assert fresh.value.config.num_hidden_layers == 6

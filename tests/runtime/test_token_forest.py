@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vocabridge.connection import Scheme
 from vocabridge.token_forest import _KEPT, TokenForest
 from vocabridge.tree import ROOT, TokenTree
+from vocabridge.value_source import DeltaModel
 
 KINDS = {"full": "source", "hybrid": "target"}
 """Llama; Gemma-3 with a window of 8 in one layer of two. The third kind is Mistral with a window of 5."""
@@ -20,18 +24,21 @@ def model(request, loaded, sliding):
 
 
 @torch.no_grad()
-def alone(model, tree: TokenTree, node: int) -> torch.Tensor:
-    ids = [tree.tokens[i] for i in tree.ancestors(node)]
-    return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
+def alone(models, name: str, tree: TokenTree, node: int) -> torch.Tensor:
+    ids = torch.tensor([[tree.tokens[i] for i in tree.ancestors(node)]])
+    other = getattr(models[name], "takes_logits_of", None)
+    taken = {} if other is None else {"taken_logits": models[other](input_ids=ids, use_cache=False).logits}
+    return models[name](input_ids=ids, use_cache=False, **taken).logits[0, -1].float()
 
 
 def compare(forest: TokenForest, wanted: list[list[int]]) -> None:
     entries = [(row, node) for row, nodes in enumerate(wanted) for node in nodes]
-    for name, model in forest.models.items() if entries else ():
+    for name in forest.models if entries else ():
         found = forest.logits(entries)[name]
         assert found.shape[0] == len(entries)
         for logits, (row, node) in zip(found, entries, strict=True):
-            torch.testing.assert_close(logits, alone(model, forest.trees[row], node), atol=5e-4, rtol=1e-3)
+            expected = alone(forest.models, name, forest.trees[row], node)
+            torch.testing.assert_close(logits, expected, atol=5e-4, rtol=1e-3)
 
 
 @st.composite
@@ -57,7 +64,20 @@ def grow(tree: TokenTree, seed: int) -> int:
 @given(steps=steps())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_says_what_the_model_says_after_each_sequence_alone(model, steps):
-    forest = TokenForest({"one": model}, 3)
+    follow(TokenForest({"one": model}, 3), steps)
+
+
+@pytest.mark.parametrize("scheme", [Scheme.CASCADE, Scheme.CASCADE_PLUS])
+@given(steps=steps())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_so_it_does_where_a_model_takes_anothers_logits(model, scheme, steps):
+    value = DeltaModel(copy.deepcopy(model), scheme)
+    torch.nn.init.normal_(value.projection.weight, std=0.3)
+    follow(TokenForest({"value": value, "base": model}, 3), steps)
+
+
+def follow(forest: TokenForest, steps: list[tuple[str, list[int]]]) -> None:
+    """Does what the steps say, and compares after each."""
     for kind, seeds in steps:
         if kind == "reorder":
             forest.reorder(torch.tensor([seed % len(forest.trees) for seed in seeds[: 2 + seeds[5] % 3]]))

@@ -1,34 +1,25 @@
-"""Training on a tiny model: it learns, the same each time, from responses only, and leaves the base alone."""
+"""Training on a tiny model: it learns, the same each time, from what it is to learn, and leaves the base alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 
 import pytest
 import torch
 
 from vocabridge import training
 from vocabridge.alignment import VocabridgeError
-from vocabridge.examples import TokenizedExample, load_examples, tokenize
-from vocabridge.training import Recipe, train_value_network
+from vocabridge.connection import Scheme
+from vocabridge.regulariser import Regulariser
+from vocabridge.training import CHECKPOINTS, Recipe, train_value_network
+from vocabridge.training_data import load_training_texts
+from vocabridge.training_log import LOG, PLOT
 from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
-
-
-@pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "data.jsonl"
-    lines = [
-        {"prompt": f"Question: {n} foxes?\nAnswer:", "response": f" {n}*2={2 * n} foxes.", "id": f"item {n}"}
-        for n in (3, 12, 24, 345, 7)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-@pytest.fixture
-def recipe(model_folders):
-    return Recipe(str(model_folders.source), epochs=4, batch_size=2, learning_rate=1e-2, rank=2)
+from vocabridge.value_source import Initialisation
+from vocabridge.value_trainer import Lesson, collate
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -42,15 +33,33 @@ def test_the_loss_falls_and_the_result_is_what_the_folder_holds(model_folders, r
     assert (result.examples, result.steps, len(result.losses)) == (5, 12, 4)
     assert result.losses[-1] < 0.8 * result.losses[0]
     assert result.norms[-1] > 0
+    assert 0 < result.changed[-1] <= 1
     assert result.validation_after < result.validation_before
     assert [args[:2] for args in told] == [(n, 12) for n in range(1, 13)]
-    record = json.loads((tmp_path / "values" / CONFIG).read_text())["training"]
-    assert record["recipe"] == dataclasses.asdict(recipe)
-    assert record["losses"] == result.losses
 
     network = load_value_network(tmp_path / "values")
-    held_out = training._tokenized(load_examples(data), network, recipe)
-    assert training._bits_per_token(network, held_out, 2) == pytest.approx(result.validation_after, rel=0.03)
+    texts = load_training_texts(data, network.vocabulary, max_length=100)
+    with torch.no_grad():
+        sums = Lesson(network, Regulariser.L1)(**collate(texts))
+    bits = float(sums["nats"] / sums["tokens"]) / math.log(2)
+    assert bits == pytest.approx(result.validation_after, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scheme": Scheme.CASCADE_PLUS},
+        {"scheme": Scheme.CASCADE, "method": "full"},
+        {"layers": 1, "packing": True},
+        {"initialisation": Initialisation.RANDOM, "method": "full"},
+        {"gradient_checkpointing": True},
+        {"dtype": "float32"},
+    ],
+)
+def test_every_kind_of_value_network_learns_and_loads(recipe, data, tmp_path, change):
+    result = train_value_network(dataclasses.replace(recipe, **change), data, tmp_path / "values")
+    assert result.losses[-1] < result.losses[0]
+    assert load_value_network(tmp_path / "values").config.scheme is change.get("scheme", Scheme.RESIDUAL)
 
 
 def test_training_is_the_same_each_time_and_other_with_another_seed(recipe, data, tmp_path):
@@ -62,8 +71,17 @@ def test_training_is_the_same_each_time_and_other_with_another_seed(recipe, data
     assert weights[0] == weights[1] != weights[2]
 
 
+@pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"gradient_accumulation": 2}])
+def test_what_only_saves_memory_changes_nothing(recipe, data, tmp_path, change):
+    recipe = dataclasses.replace(recipe, dtype="float32")
+    plain = train_value_network(recipe, data, tmp_path / "plain")
+    saving = train_value_network(dataclasses.replace(recipe, **change), data, tmp_path / "saving")
+    assert saving.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert saving.norms == pytest.approx(plain.norms, rel=1e-3)
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_base_does_not_change(recipe, data, tmp_path, monkeypatch, method):
+def test_the_base_does_not_change_and_takes_no_gradients(recipe, data, tmp_path, monkeypatch, method):
     networks = []
 
     def spy(*args, **kwargs):
@@ -76,58 +94,99 @@ def test_the_base_does_not_change(recipe, data, tmp_path, monkeypatch, method):
     (network, before), *_ = networks
     after = network.models["base"].state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert all(parameter.grad is None for parameter in network.models["base"].parameters())
+    assert all(p.grad is None and not p.requires_grad for p in network.models["base"].parameters())
+    assert set(map(id, network.base.parameters())).isdisjoint(map(id, network.value.parameters()))
 
 
-def test_the_sums_are_over_response_tokens_whatever_the_padding(parts):
-    network = parts.residual(0.2)
-    ids = network.vocabulary.encode("The quick brown fox jumps over the lazy dog").ids.tolist()
-    batch = [TokenizedExample(ids, first=6), TokenizedExample(ids[:9], first=4)]
-    with torch.no_grad():
-        nats, norm, count = training._sums(network, batch)
-        expected_nats = expected_norm = 0.0
-        for example in batch:
-            row = torch.tensor([example.ids])
-            base = network.models["base"](row).logits[0]
-            delta = network.models["value"](row).logits[0]
-            log_p = (base + delta).log_softmax(-1)
-            for i in range(example.first, len(example.ids)):
-                expected_nats -= log_p[i - 1, example.ids[i]].item()
-                expected_norm += delta[i - 1].abs().mean().item()
-    assert count == len(ids) - 6 + 9 - 4
-    assert nats.item() == pytest.approx(expected_nats, rel=1e-4)
-    assert norm.item() == pytest.approx(expected_norm, rel=1e-4)
-
-
-def test_the_norm_term_makes_the_change_smaller(recipe, data, tmp_path):
-    free = train_value_network(dataclasses.replace(recipe, norm_weight=0.0), data, tmp_path / "free")
-    held = train_value_network(dataclasses.replace(recipe, norm_weight=20.0), data, tmp_path / "held")
+def test_the_regulariser_makes_the_change_smaller(recipe, data, tmp_path):
+    free = train_value_network(dataclasses.replace(recipe, regulariser_weight=0.0), data, tmp_path / "free")
+    held = train_value_network(dataclasses.replace(recipe, regulariser_weight=20.0), data, tmp_path / "held")
     assert held.norms[-1] < 0.8 * free.norms[-1]
 
 
-def test_a_response_ends_with_the_end_token(parts, recipe, data):
-    network = parts.residual()
-    tokens = training._tokenized(load_examples(data), network, recipe)
-    assert all(example.ids[-1] == network.vocabulary.roles["end"] for example in tokens)
-    assert [e.ids[:-1] for e in tokens] == [tokenize(e, network.vocabulary).ids for e in load_examples(data)]
+def test_a_share_of_the_data_can_be_held_out(recipe, data, tmp_path):
+    result = train_value_network(recipe, data, tmp_path / "values", validation=0.4)
+    assert 0 < result.examples < 5
+    assert result.validation_before is not None
 
 
-def test_every_example_is_in_one_batch_of_each_epoch():
-    examples = [TokenizedExample([0] * (n % 7 + 2), 1) for n in range(70)]
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(2):
-        batches = list(training._batches(examples, 4, generator))
-        assert sorted(id(e) for batch in batches for e in batch) == sorted(map(id, examples))
-        assert max(map(len, batches)) == 4
+def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
+    import hashlib
+    import importlib.metadata
+
+    result = train_value_network(recipe, data, tmp_path / "values", validation=data)
+    config = json.loads((tmp_path / "values" / CONFIG).read_text())
+    record = config["training"]
+    digest = hashlib.sha256(data.read_bytes()).hexdigest()
+    assert record["recipe"] == dataclasses.asdict(recipe)
+    assert record["data"] == {"name": "data.jsonl", "sha256": digest} == record["validation"]
+    assert record["base"]["fingerprint"] == config["fingerprint"]
+    assert len(record["base"]["digest"]) == 64
+    assert record["versions"]["torch"] == importlib.metadata.version("torch")
+    assert set(record["versions"]) == {"vocabridge", "torch", "transformers", "peft", "accelerate"}
+    assert "pytest" in record["command"]
+    assert record["losses"] == result.losses
+
+    steps = [point for point in record["curves"] if "loss" in point]
+    assert [point["step"] for point in steps] == list(range(1, 13))
+    assert all(
+        point["loss"] == pytest.approx(point["nats"] + recipe.regulariser_weight * point["norm"], rel=1e-3)
+        for point in steps
+    )
+    assert max(point["learning_rate"] for point in steps) == recipe.learning_rate
+    assert [point["step"] for point in record["curves"] if "validation" in point] == [0, 3, 6, 9, 12]
+    lines = (tmp_path / "values" / LOG).read_text().splitlines()
+    assert list(map(json.loads, lines)) == record["curves"]
+
+    card = (tmp_path / "values" / "README.md").read_text()
+    assert f"base_model: {recipe.base}" in card
+    assert f"{result.validation_after:.3f}" in card
+    assert digest[:12] in card
+    assert (tmp_path / "values" / PLOT).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_learning_rate_rises_and_falls_to_0():
-    rates = [training._cosine(step, 100) for step in range(101)]
-    assert rates[0] == pytest.approx(1 / 3)
-    assert max(rates) == rates[2] == 1
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert rates[100] == pytest.approx(0, abs=1e-9)
-    assert training._cosine(0, 1) == 1
+def test_without_matplotlib_one_line_says_that_the_plot_is_left_out(tmp_path, monkeypatch, caplog):
+    from vocabridge.training_log import plot
+
+    def missing(*_):
+        raise VocabridgeError("matplotlib")
+
+    monkeypatch.setattr("vocabridge.training_log.new_figure", missing)
+    with caplog.at_level(logging.INFO, "vocabridge.training_log"):
+        plot([{"step": 1, "nats": 1.0}], tmp_path / PLOT)
+    (message,) = caplog.messages
+    assert message.startswith("curves.png is left out")
+    assert not (tmp_path / PLOT).exists()
+
+
+def test_early_stopping_keeps_the_best_weights(recipe, data, tmp_path):
+    """Another text to validate on than was learned from, and a learning rate that spoils it."""
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"prompt": "Question:", "response": " The lazy dog sleeps."}) + "\n")
+    recipe = dataclasses.replace(recipe, epochs=30, learning_rate=3e-2, patience=2, regulariser_weight=0.0)
+    result = train_value_network(recipe, data, tmp_path / "values", validation=other)
+    record = json.loads((tmp_path / "values" / CONFIG).read_text())["training"]
+    losses = [point["validation"] for point in record["curves"] if "validation" in point][1:]
+    best = losses.index(min(losses))
+    assert result.steps < 30 * 3
+    assert len(losses) == best + 1 + recipe.patience
+    assert result.validation_after == pytest.approx(min(losses) / math.log(2))
+
+    network = load_value_network(tmp_path / "values")
+    texts = load_training_texts(other, network.vocabulary, max_length=100)
+    with torch.no_grad():
+        sums = Lesson(network, Regulariser.L1)(**collate(texts))
+    assert float(sums["nats"] / sums["tokens"]) == pytest.approx(min(losses), rel=0.05)
+
+
+def test_patience_without_validation_is_refused(recipe, data, tmp_path):
+    with pytest.raises(VocabridgeError, match="patience needs texts to validate on"):
+        train_value_network(dataclasses.replace(recipe, patience=1), data, tmp_path / "values")
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(recipe, data, tmp_path):
+    with pytest.raises(VocabridgeError, match="batch of 2 cannot be shared by 1 processes in 3 parts each"):
+        train_value_network(dataclasses.replace(recipe, gradient_accumulation=3), data, tmp_path / "values")
 
 
 def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(recipe, data, tmp_path):
@@ -141,18 +200,21 @@ def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(recipe,
     assert (tmp_path / "values" / WEIGHTS).read_bytes() == kept
 
 
-def test_an_example_that_is_too_long_is_named(recipe, data, tmp_path):
+def test_a_text_that_is_too_long_is_named(recipe, data, tmp_path):
     network = new_value_network(recipe.base, method="lora", rank=1)
-    longest = max(len(example.ids) for example in training._tokenized(load_examples(data), network, recipe))
+    longest = max(len(text.ids) for text in load_training_texts(data, network.vocabulary, max_length=100))
     short = dataclasses.replace(recipe, max_length=longest - 1)
-    with pytest.raises(VocabridgeError, match=rf"example item 345 has {longest} tokens, more than .* {longest - 1};"):
+    with pytest.raises(VocabridgeError, match=rf"has {longest} tokens, more than .* {longest - 1};"):
         train_value_network(short, data, tmp_path / "values")
     assert not (tmp_path / "values").exists()
 
 
-def test_a_loss_that_is_not_finite_is_an_error_and_writes_nothing(recipe, data, tmp_path, monkeypatch):
-    sums = training._sums
-    monkeypatch.setattr(training, "_sums", lambda *args: (sums(*args)[0] * float("nan"), *sums(*args)[1:]))
-    with pytest.raises(VocabridgeError, match="the loss became nan"):
+def test_a_loss_that_is_not_finite_is_an_error_and_saves_nothing(recipe, data, tmp_path, monkeypatch):
+    forward = Lesson.forward
+    monkeypatch.setattr(
+        Lesson, "forward", lambda *args, **named: {k: v * math.nan for k, v in forward(*args, **named).items()}
+    )
+    with pytest.raises(VocabridgeError, match="the loss became nan in step 1; lower the learning rate"):
         train_value_network(recipe, data, tmp_path / "values")
-    assert not (tmp_path / "values").exists()
+    assert not list((tmp_path / "values" / CHECKPOINTS).iterdir())
+    assert not (tmp_path / "values" / WEIGHTS).exists()

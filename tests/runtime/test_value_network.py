@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination
+from vocabridge.connection import Scheme, run
+from vocabridge.folder import load, save_bridge
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.value_network import (
     CONFIG,
@@ -19,20 +24,27 @@ from vocabridge.value_network import (
     new_value_network,
     save_value_network,
 )
-from vocabridge.value_source import ContrastPair
+from vocabridge.value_source import ContrastPair, Initialisation
 
-METHODS = ["lora", "full"]
+HOW = [
+    {"method": "lora"},
+    {"method": "full"},
+    {"method": "lora", "scheme": Scheme.CASCADE_PLUS, "layers": 1},
+    {"method": "full", "scheme": Scheme.CASCADE, "layers": 1},
+    {"method": "full", "scheme": Scheme.CASCADE_PLUS, "initialisation": Initialisation.RANDOM},
+    {"method": "full", "layers": 1, "initialisation": Initialisation.RANDOM},
+]
 IDS = torch.tensor([[5, 300, 301, 17, 260]])
 
 
 def logits(network):
     with torch.no_grad():
-        return network.models["value"](IDS).logits.float()
+        return run(network.models, lambda _name: {"input_ids": IDS}, 0)["value"].float()
 
 
-def perturbed(base, method):
+def perturbed(base, method, **how):
     """A value network as training might leave it, in bf16 as it is saved."""
-    network = new_value_network(str(base), method=method, rank=2)
+    network = new_value_network(str(base), method=method, rank=2, **how)
     for name, parameter in network.models["value"].named_parameters():
         if method == "full" or "lora_" in name or name.startswith("projection."):
             parameter.data += (0.1 * torch.randn(parameter.shape)).to(parameter.dtype)
@@ -40,24 +52,26 @@ def perturbed(base, method):
     return network
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_at_its_start_the_change_is_exactly_0(model_folders, family, method):
-    network = new_value_network(str(getattr(model_folders, family)), method=method, rank=2)
+def test_at_its_start_the_change_is_exactly_0(model_folders, family, how):
+    network = new_value_network(str(getattr(model_folders, family)), rank=2, **how)
     assert (logits(network) == 0).all()
     assert logits(network).shape == (1, 5, network.vocabulary.size)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_it_comes_back_from_its_folder(model_folders, tmp_path, family, method):
-    network = perturbed(getattr(model_folders, family), method)
+def test_it_comes_back_from_its_folder(model_folders, tmp_path, family, how):
+    network = perturbed(getattr(model_folders, family), **how)
     save_value_network(network, tmp_path / "values", {"losses": [1.0]})
     again = load_value_network(tmp_path / "values")
     assert logits(network).abs().max() > 0.1
     torch.testing.assert_close(logits(again), logits(network), atol=0, rtol=0)
     assert again.config.training == {"losses": [1.0]}
-    assert (again.config.method, again.config.rank) == (method, 2 if method == "lora" else None)
+    assert again.config == replace(network.config, training={"losses": [1.0]})
+    assert again.config.rank == (2 if how["method"] == "lora" else None)
+    assert len(again.value.model.base_model.layers) == again.value.config.num_hidden_layers == how.get("layers", 2)
     assert not any(part.training for model in again.models.values() for part in model.modules())
     assert {tensor.dtype for tensor in load_file(tmp_path / "values" / WEIGHTS).values()} == {torch.bfloat16}
 
@@ -67,6 +81,51 @@ def test_an_adapters_file_holds_the_adapter_alone(model_folders, tmp_path):
     names = set(load_file(tmp_path / "values" / WEIGHTS))
     assert "projection.weight" in names
     assert all("lora_" in name for name in names - {"projection.weight"})
+
+
+def weights(network):
+    return torch.cat([parameter.flatten().float() for parameter in network.value.model.parameters()])
+
+
+@pytest.mark.parametrize("layers", [1, None])
+@pytest.mark.parametrize("family", ["source", "target"])
+def test_a_random_start_is_as_the_models_class_starts_and_fixed_by_the_seed(model_folders, family, layers):
+    def new(seed, initialisation):
+        torch.manual_seed(seed)
+        base = str(getattr(model_folders, family))
+        return new_value_network(base, method="full", rank=2, layers=layers, initialisation=initialisation)
+
+    one, same, other = (new(seed, Initialisation.RANDOM) for seed in (1, 1, 2))
+    assert torch.equal(weights(one), weights(same))
+    assert not torch.equal(weights(one), weights(other))
+    value, pretrained = one.value.model, new(1, Initialisation.PRETRAINED).value.model
+    assert (value.dtype, value.training) == (pretrained.dtype, False)
+    for name, parameter in pretrained.named_parameters():
+        random = value.get_parameter(name).detach().float()
+        assert random.shape == parameter.shape
+        if parameter.dim() == 2:
+            assert random.std().item() == pytest.approx(value.config.initializer_range, rel=0.1)
+            assert torch.isclose(random, parameter.float()).float().mean() < 0.1
+
+
+def test_an_adapter_on_random_weights_is_refused(model_folders):
+    with pytest.raises(VocabridgeError, match="train a value network that starts at random in full"):
+        new_value_network(str(model_folders.source), method="lora", rank=2, initialisation=Initialisation.RANDOM)
+
+
+def test_more_layers_than_the_base_has_are_refused(model_folders):
+    with pytest.raises(VocabridgeError, match="has 2 layers, so its first 3 cannot be had; use 1 to 2"):
+        new_value_network(str(model_folders.source), method="lora", rank=2, layers=3)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_the_base_keeps_its_layers_and_the_file_has_those_of_the_network(model_folders, tmp_path, method):
+    network = perturbed(model_folders.source, method, layers=1)
+    save_value_network(network, tmp_path / "values", {})
+    assert len(network.base.base_model.layers) == network.base.config.num_hidden_layers == 2
+    names = set(load_file(tmp_path / "values" / WEIGHTS))
+    assert any("layers.0." in name for name in names)
+    assert not any("layers.1." in name for name in names)
 
 
 @pytest.fixture
@@ -112,6 +171,9 @@ def test_cut_off_weights_are_refused(folder):
         '{"base": "x", "unknown": 1}',
         "null",
         '{"base": 1, "fingerprint": "", "method": "full"}',
+        '{"base": "x", "fingerprint": "", "method": "full", "scheme": "sideways"}',
+        '{"base": "x", "fingerprint": "", "method": "full", "initialisation": null}',
+        '{"base": "x", "fingerprint": "", "method": "full", "layers": "all"}',
     ],
 )
 def test_a_damaged_configuration_is_refused(folder, content):
@@ -200,3 +262,26 @@ def test_the_configuration_is_json_for_people(folder):
     config = json.loads((folder / CONFIG).read_text())
     assert config["base"] == str(folder.parent / "base")
     assert config["method"] == "lora"
+    assert (config["scheme"], config["layers"], config["initialisation"]) == ("residual", None, "pretrained")
+
+
+def test_a_folder_of_before_there_were_schemes_is_a_residual_network(folder):
+    expected = logits(load_value_network(folder))
+    config = json.loads((folder / CONFIG).read_text())
+    for name in ("scheme", "layers", "initialisation"):
+        del config[name]
+    (folder / CONFIG).write_text(json.dumps(config))
+    network = load_value_network(folder)
+    assert (network.config.scheme, network.config.layers) == (Scheme.RESIDUAL, None)
+    assert torch.equal(logits(network), expected)
+    assert network.needed(delta=True) == {"value"}
+
+
+def test_a_bridge_with_a_cascade_of_one_layer_comes_back(parts, model_folders, tmp_path):
+    network = perturbed(model_folders.source, "lora", scheme=Scheme.CASCADE_PLUS, layers=1)
+    bridge = Bridge.over(load_model(str(model_folders.target)), network, parts.alignment, Combination(Carry.LINEAR))
+    save_bridge(bridge, tmp_path / "bridge")
+    again, ids = load(tmp_path / "bridge"), torch.tensor([[0, 300, 301, 20]])
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, bridge(ids).logits)
+        assert not torch.equal(again(ids).logits, again.base(ids).logits.float())

@@ -1,0 +1,128 @@
+"""`vocabridge train` as a user starts it: alone, stopped and started again, in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from enum import Enum
+from pathlib import Path
+
+import pytest
+
+from vocabridge.cli import train
+
+HEEDING_SIGINT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.jsonl"
+    lines = [{"prompt": f"Question: {n} foxes?\nAnswer:", "response": f" {n}*2={2 * n} foxes."} for n in range(20)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def examples():
+    return [
+        shlex.split(example)
+        for example in train.EXAMPLES.replace("\n      ", " ").splitlines()
+        if "vocabridge" in example
+    ]
+
+
+@pytest.mark.parametrize("example", examples(), ids=range(3))
+def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_folders, tmp_path, example):
+    few = (ROOT / "data/gsm_symbolic/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:24]
+    (tmp_path / "data/gsm_symbolic").mkdir(parents=True)
+    (tmp_path / "data/gsm_symbolic/train.jsonl").write_text("".join(few), encoding="utf-8")
+    assert {"--base", "-o"} < set(example)
+    example[example.index("--base") + 1] = str(model_folders.source)
+    example[example.index("-o") + 1] = str(tmp_path / "values")
+    example = ["1" if word == "6" else word for word in example]  # the layers there are
+    done = subprocess.run(
+        [Path(sysconfig.get_path("scripts")) / example[0], *example[1:]],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("value network in") == 1
+    assert (tmp_path / "values" / "value_network.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("names", "module", "name"),
+    [
+        (train.SchemeName, "connection", "Scheme"),
+        (train.InitialisationName, "value_source", "Initialisation"),
+        (train.RegulariserName, "regulariser", "Regulariser"),
+    ],
+)
+def test_the_choices_are_those_of_the_library(names, module, name):
+    import importlib
+
+    library: type[Enum] = getattr(importlib.import_module(f"vocabridge.{module}"), name)
+    assert [choice.value for choice in names] == [choice.value for choice in library]
+
+
+def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(entry_point, run, model_folders, data, tmp_path):
+    arguments = ("train", data, "-o", tmp_path / "values", "--base", model_folders.source, "--epochs", 60)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEEDING_SIGINT, entry_point, *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / "values" / "training_log.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 3):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert "error: interrupted; step " in err
+    assert "start the same run again to go on" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "values" / "value_network.json").exists()
+
+    other = run(*arguments, "--learning-rate", 0.5)
+    assert other.returncode == 1
+    assert "is of a run with another learning rate: 0.001, not 0.5;" in other.stderr
+
+    again = run(*arguments, "--json")
+    assert again.returncode == 0, again.stderr
+    result = json.loads(again.stdout)
+    assert result["steps"] == 180
+    assert 3 <= result["resumed"] < 180
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--validation nowhere.jsonl", "Path 'nowhere.jsonl' does not exist"),
+        ("--regulariser l3", "Invalid value for '--regulariser'"),
+        ("--scheme series", "Invalid value for '--scheme'"),
+        ("--patience 0", "Invalid value for '--patience'"),
+    ],
+)
+def test_a_wrong_command_line_is_status_2(run, data, arguments, says):
+    done = run("train", data, "-o", "values", "--base", "x", *arguments.split())
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_patience_without_validation_is_one_sentence(run, model_folders, data):
+    done = run("train", data, "-o", "values", "--base", model_folders.source, "--patience", 1)
+    assert done.returncode == 1
+    assert "error: patience needs texts to validate on" in done.stderr

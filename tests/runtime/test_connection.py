@@ -1,0 +1,271 @@
+"""What a value network reads of its base, against transformers alone: inputs, losses, gradients, bridges, files."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from vocabridge.batch import left_padded, prompt_ids
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry
+from vocabridge.connection import Scheme, run
+from vocabridge.contestants import donor, of_source
+from vocabridge.policy import Policy
+from vocabridge.value_network import new_value_network
+from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig
+
+CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]
+PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京"]
+GREEDY = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=1)
+
+
+def network_on(small, scheme) -> ResidualValueNetwork:
+    """A value network with weights of its own, as after training."""
+    generator = torch.Generator().manual_seed(5)
+    value = DeltaModel(copy.deepcopy(small.model), scheme)
+    for parameter in value.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    config = ValueNetworkConfig(small.folder, small.vocabulary.fingerprint, "full", scheme=scheme)
+    return ResidualValueNetwork(small, value.eval(), config, "value network")
+
+
+@pytest.fixture(params=Scheme)
+def scheme(request) -> Scheme:
+    return request.param
+
+
+@pytest.fixture(params=["source", "target"])
+def network(request, loaded, scheme) -> ResidualValueNetwork:
+    """On Llama; and on Gemma-3, whose embeddings are scaled, and which has a window."""
+    return network_on(loaded[request.param], scheme)
+
+
+def plain(network, ids, mask=None):
+    """z_base and z_delta (batch, n, |S|) of whole sequences, by transformers and the equations."""
+    base, value = network.base, network.value
+    z_base = base(ids, attention_mask=mask).logits
+    embed = value.model.get_input_embeddings()
+    # By its own module's lookup, the padding token's row would get no gradient.
+    every_token = embed.weight * (value.config.hidden_size**0.5 if "gemma" in value.config.model_type else 1)
+    p = z_base.detach().softmax(-1)
+    read = {
+        Scheme.RESIDUAL: embed(ids),
+        Scheme.CASCADE: torch.einsum("bnw,wd->bnd", p, every_token),
+        Scheme.CASCADE_PLUS: embed(ids) + torch.einsum("bnw,wd->bnd", p, every_token),
+    }[network.config.scheme]
+    hidden = value.model(inputs_embeds=read, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+    head = value.model.get_output_embeddings().weight
+    return z_base, torch.einsum("vd,de,bne->bnv", head, value.projection.weight, hidden)
+
+
+def logits(network, ids):
+    return run(network.models, lambda _name: {"input_ids": ids}, 0)
+
+
+IDS = torch.arange(40).view(2, 20) * 37 % 397
+
+
+@torch.no_grad()
+def test_the_change_of_logits_is_that_of_the_equations(network):
+    z_base, z_delta = plain(network, IDS)
+    said = logits(network, IDS)
+    torch.testing.assert_close(said["base"], z_base)
+    torch.testing.assert_close(said["value"], z_delta, atol=1e-3, rtol=1e-3)
+    assert z_delta.abs().max() > 1
+
+
+@torch.no_grad()
+def test_more_positions_than_are_read_at_once_change_nothing(network, monkeypatch):
+    expected = logits(network, IDS)["value"]
+    monkeypatch.setattr("vocabridge.connection._AT_ONCE", 7)
+    torch.testing.assert_close(logits(network, IDS)["value"], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_only_the_positions_that_are_asked_for_are_given(network):
+    whole = logits(network, IDS)
+    for keep, kept in ((3, slice(17, 20)), (torch.tensor([4, 9]), [4, 9])):
+        some = run(network.models, lambda _name: {"input_ids": IDS}, keep)
+        for name in whole:
+            torch.testing.assert_close(some[name], whole[name][:, kept], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_cascade_hears_what_the_base_says_and_a_residual_network_does_not(network):
+    before = logits(network, IDS)["value"]
+    head = network.base.get_output_embeddings().weight
+    head.data *= 0.5
+    after = logits(network, IDS)["value"]
+    head.data /= 0.5
+    assert torch.equal(before, after) == (network.config.scheme is Scheme.RESIDUAL)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def loss(z_base, z_delta, ids, mask):
+    predicts = mask[:, 1:].bool()
+    z = (z_base + z_delta)[:, :-1][predicts]
+    norm = z_delta[:, :-1][predicts].abs().mean()
+    return torch.nn.functional.cross_entropy(z, ids[:, 1:][predicts]) + 0.1 * norm
+
+
+def compare_gradients(network) -> set[str]:
+    """Compares with the equations on a right-padded batch; the parameters that have a gradient."""
+    mask = torch.ones_like(IDS)
+    mask[1, 13:] = 0
+    value = network.value
+    expected = loss(*plain(network, IDS, mask), IDS, mask)
+    expected.backward()
+    gradients = {name: parameter.grad for name, parameter in value.named_parameters() if parameter.grad is not None}
+    network.zero_grad()
+
+    with torch.no_grad():
+        base_hidden = network.base.base_model(IDS, attention_mask=mask).last_hidden_state
+        z_base = network.base.get_output_embeddings()(base_hidden)
+    read = value.inputs(IDS, base_hidden, network.base.get_output_embeddings())
+    found = loss(z_base, value.unembed(value.hidden(**read, attention_mask=mask)), IDS, mask)
+    found.backward()
+    torch.testing.assert_close(found, expected)
+    for name, parameter in value.named_parameters():
+        if name not in gradients:
+            assert parameter.grad is None
+            continue
+        scale = gradients[name].abs().max()
+        torch.testing.assert_close(parameter.grad / scale, gradients[name] / scale, atol=1e-3, rtol=1e-3)
+    assert all(parameter.grad is None for parameter in network.base.parameters())
+    return set(gradients)
+
+
+def test_loss_and_gradients_are_those_of_the_equations(network):
+    learned = compare_gradients(network)
+    assert learned == {name for name, _ in network.value.named_parameters()}
+
+
+@pytest.mark.parametrize("family", ["source", "target"])
+def test_so_they_are_for_an_adapter_on_one_layer(model_folders, family, scheme):
+    base = str(getattr(model_folders, family))
+    network = new_value_network(base, method="lora", rank=2, scheme=scheme, layers=1).float()
+    for name, parameter in network.value.named_parameters():
+        parameter.requires_grad_("lora_" in name or name.startswith("projection."))
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    assert compare_gradients(network) == {n for n, p in network.value.named_parameters() if p.requires_grad}
+
+
+def test_no_gradient_reaches_the_base_even_where_its_states_have_one(network):
+    base_hidden = network.base.base_model(IDS).last_hidden_state
+    read = network.value.inputs(IDS, base_hidden, network.base.get_output_embeddings())
+    network.value.unembed(network.value.hidden(**read)).sum().backward()
+    assert all(parameter.grad is None for parameter in network.base.parameters())
+    network.zero_grad()
+
+
+@torch.no_grad()
+def test_texts_that_are_packed_into_one_row_do_not_hear_each_other(network):
+    """As training packs them: the positions begin again with each text."""
+    packed, positions = IDS.view(1, 40), torch.arange(20).repeat(2)[None]
+    said = network.base.base_model(packed, position_ids=positions, use_cache=False).last_hidden_state
+    read = network.value.inputs(packed, said, network.base.get_output_embeddings())
+    found = network.value.unembed(network.value.hidden(**read, position_ids=positions, use_cache=False))
+    torch.testing.assert_close(found.view(2, 20, -1), plain(network, IDS)[1], atol=2e-3, rtol=1e-3)
+
+
+# --- at inference ------------------------------------------------------------------------------------------------
+
+
+def test_a_cascade_runs_its_base_even_for_the_change_alone(network):
+    with_base = {"value"} if network.config.scheme is Scheme.RESIDUAL else {"value", "base"}
+    assert network.needed(delta=True) == with_base
+    assert network.needed(tuned=True) == {"value", "base"}
+    assert network.needed(untuned=True) == {"base"}
+    assert network.needed() == set()
+
+
+@torch.no_grad()
+def test_the_donor_alone_is_the_base_with_the_change_added(network):
+    """As a causal language model, which reads text; and along ids that are given."""
+    ids = torch.tensor([prompt_ids(network.vocabulary, "The quick brown fox, 24 loaves, and cafés")])
+    z_post = sum(plain(network, ids))
+    torch.testing.assert_close(donor(network)(ids).logits[0, -1], z_post[0, -1], atol=2e-3, rtol=1e-3)
+    found = of_source("donor", network).logits(ids, 5)
+    torch.testing.assert_close(found, z_post[0, -5:], atol=1e-3, rtol=1e-3)
+
+
+@pytest.fixture(params=[(Policy.RETOKENIZE, Carry.LINEAR), (Policy.LOOK_AHEAD, Carry.INFORMED)])
+def bridge(request, parts, scheme) -> Bridge:
+    policy, carry = request.param
+    return parts.bridge(network_on(parts.small, scheme), carry=carry, policy=policy, weights=(1.0, 0.8, 0.6))
+
+
+def close(found, expected):
+    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-3, rtol=1e-3)
+
+
+def encode(bridge, text):
+    return torch.tensor([prompt_ids(bridge.vocabulary, text)])
+
+
+@torch.no_grad()
+def test_a_bridge_hears_the_network_as_it_is_alone(parts, scheme):
+    """After a whole text, as its own tokenizer cuts it."""
+    network, text = network_on(parts.small, scheme), "The quick brown fox"
+    bridge = parts.bridge(network, carry=Carry.LINEAR, policy=Policy.RETOKENIZE)
+    _, z_delta = plain(network, torch.tensor([parts.small.vocabulary.encode(text).ids.tolist()]))
+    ((_, said),) = bridge.listen(encode(bridge, text), keep=1)
+    scores, speaks = bridge.steering.scores(said, slice(0, 1), ("delta",))
+    assert speaks.all()
+    torch.testing.assert_close(scores.delta[0], z_delta[0, -1], atol=2e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_it_does_not_matter_in_how_many_steps_a_text_is_read(bridge):
+    ids = encode(bridge, PROMPTS[1] + " loaves, cafés")
+    whole = bridge(ids).logits
+    steps, cache = [], bridge(ids[:, :4], use_cache=True)
+    steps.append(cache.logits)
+    for part in (slice(4, 5), slice(5, 9), slice(9, ids.shape[1])):
+        cache = bridge(ids[:, part], past_key_values=cache.past_key_values, use_cache=True)
+        steps.append(cache.logits)
+    close(torch.cat(steps, 1), whole)
+
+
+def test_with_and_without_a_cache_in_a_batch_and_alone_the_same_is_written(bridge):
+    rows = left_padded([prompt_ids(bridge.vocabulary, prompt) for prompt in PROMPTS], pad=1)
+    together = bridge.generate(**rows, generation_config=GREEDY)
+    assert torch.equal(bridge.generate(**rows, generation_config=GREEDY, use_cache=False), together)
+    for row, prompt in zip(together, PROMPTS, strict=True):
+        alone = bridge.generate(encode(bridge, prompt), generation_config=GREEDY)[0]
+        assert alone[-20:].tolist() == row[-20:].tolist()
+
+
+def test_beams_are_the_same_with_and_without_a_cache(bridge):
+    beams = GenerationConfig(num_beams=3, max_new_tokens=8, do_sample=False, pad_token_id=1)
+    ids = encode(bridge, PROMPTS[0])
+    found = bridge.generate(ids, generation_config=beams)
+    assert torch.equal(found, bridge.generate(ids, generation_config=beams, use_cache=False))
+
+
+@pytest.mark.parametrize("carry", [Carry.LINEAR, Carry.INFORMED])
+@torch.no_grad()
+def test_tokens_that_are_taken_back_leave_no_trace(reverse, scheme, carry):
+    """Onto Llama, whose cache can be cropped; on Gemma-3, whose embeddings are scaled."""
+    bridge = reverse.bridge(network_on(reverse.small, scheme), carry=carry, weights=(1.0, 0.8, 0.6))
+    first, other = encode(bridge, "The quick brown fox jumps"), encode(bridge, "The quick brown 🙂 dog")
+    shared = int((first[0, : other.shape[1]] == other[0, : first.shape[1]]).long().cumprod(0).sum())
+    cache = bridge(first, use_cache=True).past_key_values
+    cache.crop(shared - first.shape[1])
+    found = bridge(other[:, shared:], past_key_values=cache).logits
+    close(found, bridge(other).logits[:, shared:])
+
+
+def test_each_model_reads_each_token_once(parts, scheme, forwards):
+    network = network_on(parts.small, scheme)
+    bridge = parts.bridge(network, carry=Carry.LINEAR, policy=Policy.RETOKENIZE)
+    seen = {name: forwards(model) for name, model in network.models.items()}
+    bridge.generate(encode(bridge, PROMPTS[0]), generation_config=GREEDY)
+    assert seen["value"]
+    assert seen["base"] == ([] if scheme is Scheme.RESIDUAL else seen["value"])

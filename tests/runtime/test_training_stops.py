@@ -1,0 +1,168 @@
+"""Training that is interrupted, fails or is spread over processes ends with the numbers of a run that was not."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.training import CHECKPOINTS, train_value_network
+from vocabridge.training_log import LOG
+from vocabridge.value_network import CONFIG, WEIGHTS
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from vocabridge.training import Recipe, train_value_network
+from vocabridge.value_trainer import ValueTrainer
+recipe = Recipe(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, rank=2, dtype="float32", patience=2)
+train_value_network(recipe, Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[2]))
+"""
+
+
+def curves(folder):
+    return json.loads((folder / CONFIG).read_text())["training"]["curves"]
+
+
+def interrupt_at(step):
+    def progress(done, _total, _what):
+        if done == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return progress
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("step", [2, 3, 7])
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(recipe, data, tmp_path, method, step):
+    """In the first epoch, at the end of an epoch and in a later one."""
+    recipe = dataclasses.replace(recipe, method=method)
+    whole = train_value_network(recipe, data, tmp_path / "whole", validation=data)
+    told = f"step {step + 1} of 12 is saved in .* start the same run again"
+    with pytest.raises(KeyboardInterrupt, match=told):
+        train_value_network(recipe, data, tmp_path / "parts", validation=data, progress=interrupt_at(step))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (tmp_path / "parts" / WEIGHTS).exists()
+
+    parts = train_value_network(recipe, data, tmp_path / "parts", validation=data)
+    assert parts.resumed == step + 1
+    assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+    assert (parts.losses, parts.norms) == (whole.losses, whole.norms)
+    assert (tmp_path / "parts" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+    assert (tmp_path / "parts" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(recipe, data, tmp_path):
+    """What it logged after that is taken back; what was being written is not taken for a checkpoint."""
+    train_value_network(recipe, data, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(done, *_):
+        if done == 6:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_value_network(recipe, data, tmp_path / "parts", progress=kill)
+    (tmp_path / "parts" / CHECKPOINTS / "unfinished" / "checkpoint-6").mkdir(parents=True)
+    assert train_value_network(recipe, data, tmp_path / "parts").resumed == 4
+    assert (tmp_path / "parts" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+    assert (tmp_path / "parts" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
+
+
+def test_the_last_two_checkpoints_are_kept(recipe, data, tmp_path):
+    train_value_network(recipe, data, tmp_path / "values")
+    kept = {path.name for path in (tmp_path / "values" / CHECKPOINTS).iterdir()}
+    assert kept == {"checkpoint-10", "checkpoint-12"}
+
+
+@pytest.mark.parametrize(
+    "writes", ["torch.save", "vocabridge.value_trainer.save_file", "vocabridge.training.save_value_network"]
+)
+def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkeypatch, writes):
+    train_value_network(recipe, data, tmp_path / "whole")
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fill(done, *_):
+        def write(*_args, **_named):
+            raise full
+
+        if done == 7:
+            monkeypatch.setattr(writes, write)
+
+    with pytest.raises((VocabridgeError, OSError), match="No space left on device"):
+        train_value_network(recipe, data, tmp_path / "values", progress=fill)
+    assert not list((tmp_path / "values").rglob("unfinished"))
+    monkeypatch.undo()
+    result = train_value_network(recipe, data, tmp_path / "values")
+    assert result.resumed in (6, 12)
+    assert (tmp_path / "values" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"learning_rate": 0.5}, "another learning rate: 0.01, not 0.5"),
+        ({"rank": 3}, "another rank: 2, not 3"),
+        ({"seed": 9}, "another seed: 0, not 9"),
+    ],
+)
+def test_checkpoints_of_another_recipe_are_refused(recipe, data, tmp_path, change, says):
+    with pytest.raises(KeyboardInterrupt):
+        train_value_network(recipe, data, tmp_path / "values", progress=interrupt_at(2))
+    with pytest.raises(VocabridgeError, match=says):
+        train_value_network(dataclasses.replace(recipe, **change), data, tmp_path / "values")
+
+
+def test_checkpoints_of_other_data_or_another_base_are_refused(recipe, data, own, tmp_path):
+    recipe = dataclasses.replace(recipe, base=str(own / "source"))
+    with pytest.raises(KeyboardInterrupt):
+        train_value_network(recipe, data, tmp_path / "values", progress=interrupt_at(2))
+    with pytest.raises(VocabridgeError, match="another validation"):
+        train_value_network(recipe, data, tmp_path / "values", validation=0.5)
+    kept = data.read_text()
+    data.write_text(kept + kept.splitlines()[0] + "\n")
+    with pytest.raises(VocabridgeError, match="another data"):
+        train_value_network(recipe, data, tmp_path / "values")
+    data.write_text(kept)
+    shutil.copy(own / "tuned" / "model.safetensors", own / "source" / "model.safetensors")
+    with pytest.raises(VocabridgeError, match="another base"):
+        train_value_network(recipe, data, tmp_path / "values")
+
+
+def launched(processes, *arguments):
+    script = arguments[2].parent / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [*command, str(script), *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_processes_train_as_one_does(recipe, data, tmp_path):
+    """The same steps over five texts, so that a process is without one now and then."""
+    launched(1, recipe.base, data, tmp_path / "one")
+    launched(2, recipe.base, data, tmp_path / "two")
+    one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
+    assert len(one) == len(two) == 4 + 3
+    for a, b in zip(one, two, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-6)
+    one, two = load_file(tmp_path / "one" / WEIGHTS), load_file(tmp_path / "two" / WEIGHTS)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0.02, atol=2e-3)

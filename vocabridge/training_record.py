@@ -1,0 +1,97 @@
+"""What is written down about a training run: what it was made of, for `value_network.json`, and a card for people."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vocabridge.alignment import write_whole
+from vocabridge.value_source import ValueNetworkConfig
+
+CARD = "README.md"
+
+_PACKAGES = ("vocabridge", "torch", "transformers", "peft", "accelerate")
+
+
+def versions() -> dict[str, str | None]:
+    """The versions of what computes; None where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def command() -> str:
+    """The command line of this process, as a shell takes it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, Any]) -> None:
+    """Writes `README.md`, a model card in the hub's form.
+
+    Args:
+        folder: The value network's.
+        config: Its configuration.
+        record: What `value_network.json` holds as `training`.
+
+    Raises:
+        VocabridgeError: It cannot be written.
+    """
+    base, data = record["base"], record["data"]
+    known = f"commit {base['revision']}" if base["revision"] else f"weights {base['digest'][:12]}"
+    facts = {
+        "small base": f"{base['name']} ({known}; tokenizer {base['fingerprint'][:12]})",
+        "data": f"{data['name']} (SHA-256 {data['sha256'][:12]}), {record['examples']} texts",
+        "validation": _held_out(record["validation"]),
+        **{name.replace("_", " "): value for name, value in record["recipe"].items() if name != "base"},
+        "steps": record["steps"],
+        "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version),
+    }
+    results = {
+        "cross-entropy in the last epoch, nats a learned token": f"{record['losses'][-1]:.3f}",
+        "size of the change of logits in the last epoch": f"{record['norms'][-1]:.3f}",
+        "tokens changed in the last epoch": f"{record['changed'][-1]:.1%}",
+    }
+    if record["validation_before"] is not None:
+        for when, name in (("the base alone", "before"), ("with the value network", "after")):
+            results[f"held-out texts, bits a learned token, {when}"] = f"{record[f'validation_{name}']:.3f}"
+    text = f"""---
+library_name: vocabridge
+base_model: {base["name"]}
+tags: [value-network]
+---
+
+# A value network for {base["name"]}
+
+What post-training adds to the logits of {base["name"]}, as a small model of its own (Lu et al., 2024, arXiv
+2410.21027). It steers base models of any family, whose weights do not change:
+
+    vocabridge bridge -o my-bridge --base BASE --value {folder.resolve().name}
+
+{_table("training", facts)}
+{_table("result", results)}
+Trained with: `{record["command"]}`
+
+`value_network.json` holds all of this and the curves. It can do what its small base and its data let it learn, and
+shares their faults and their licences.
+"""
+    write_whole(folder / CARD, text.encode())
+
+
+def _held_out(validation: Mapping[str, Any] | None) -> str:
+    if validation is None:
+        return "none"
+    if "share" in validation:
+        return f"{validation['share']:.0%} of the data, held out"
+    return f"{validation['name']} (SHA-256 {validation['sha256'][:12]})"
+
+
+def _table(title: str, rows: Mapping[str, Any]) -> str:
+    return f"| {title} | |\n| --- | --- |\n" + "".join(f"| {name} | {value} |\n" for name, value in rows.items())
