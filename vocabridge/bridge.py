@@ -229,7 +229,7 @@ class Bridge(PreTrainedModel, GenerationMixin):
                     f"{steering.source.name} has not read this text from its start, because the strength or the "
                     "combination was changed, or an earlier step was interrupted; start a new cache"
                 )
-            heard.append((steering, reading.read([steering.tokens(row) for row in ids], keep)))
+            heard.append((steering, reading.read([steering.pieces(row) for row in ids], keep)))
         return heard
 
     @torch.no_grad()

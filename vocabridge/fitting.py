@@ -123,7 +123,7 @@ def _blocks(
 
 def hear(steering: Steering, ids: Sequence[int], keep: int, carries: Sequence[Carry]) -> Said:
     """What the source says after each of the last `keep` of some ids of the base's, for some carries."""
-    return steering.reading(1, _wanted(carries)).read([steering.tokens(ids)], keep)
+    return steering.reading(1, _wanted(carries)).read([steering.pieces(ids)], keep)
 
 
 def carried_features(

@@ -149,8 +149,8 @@ class SteeringProcessor(LogitsProcessor):
             for row, (text, start) in enumerate(zip(rows, kept, strict=True)):
                 if start < held:
                     reading.crop(row, start)
-                reading.read_on(row, steering.tokens(text[start:-1]))
-            heard.append((steering, reading.read([steering.tokens(text[-1:]) for text in rows], 1)))
+                reading.read_on(row, steering.pieces(text[start:-1]))
+            heard.append((steering, reading.read([steering.pieces(text[-1:]) for text in rows], 1)))
         self._ever_read += length - shared
         return heard
 

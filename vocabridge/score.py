@@ -246,7 +246,7 @@ def score(
             for scorer in scorers.values():
                 scorer.steering.policy = policy
             listener = next(iter(scorers.values())).steering  # to what is carried, all listen alike
-            tokens = listener.tokens(ids[:-1])  # nothing is asked after the last
+            tokens = listener.pieces(ids[:-1])  # nothing is asked after the last
             reading = listener.reading(1, listener.wanted)
             reading.read_on(0, tokens[: first - 1])
             for start in range(0, len(places), _READ_AT_ONCE):

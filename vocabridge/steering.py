@@ -137,7 +137,7 @@ class Steering(nn.Module):
         """A memory for a batch of new texts, in which some fields of `Scores` can be asked for."""
         return Reading(self.source, self.models(wanted), self._healer, self.policy, batch)
 
-    def tokens(self, ids: Sequence[int]) -> list[Piece]:
+    def pieces(self, ids: Sequence[int]) -> list[Piece]:
         """What a text grows by with tokens of the base's; below 0 for padding, which is no text."""
         return [self.piece(i) for i in ids]
 

@@ -29,7 +29,7 @@ def test_every_token_of_the_bases_is_read_as_its_bytes(parts):
             assert one.piece(i) == (data or b"")
     assert one.piece(-1) == b""
     assert one.piece(vocabulary.roles["begin"]) == b""
-    assert [token.id for token in one.tokens([5, -1, 300])] == [5, -1, 300]
+    assert one.pieces([5, -1, 300]) == [vocabulary.token_bytes[5], b"", vocabulary.token_bytes[300]]
 
 
 def test_control_tokens_are_read_as_the_sources_own_of_the_same_role(chatty):
@@ -78,7 +78,7 @@ def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
     for policy in (Policy.LOOK_AHEAD, Policy.HEAL):
         one = Steering(parts.pair, small.vocabulary, Projection.identity(small.vocabulary.size), policy=policy)
         assert one.look_ahead is None
-        said = one.reading(1, one.wanted).read([one.tokens(ids)], len(ids))
+        said = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
         with torch.no_grad():
             logits = small.model(torch.tensor([ids])).logits[0].float()
             found.append(steer(logits, [(one, said)], torch.arange(len(ids)), Guard()))
@@ -91,11 +91,11 @@ def test_many_positions_are_steered_as_each_alone(parts):
     ids = [0, *vocabulary.encode("Zwölf Boxer jagen Viktor.  12 🙂\n\tcafé 東").ids.tolist()]
     with torch.no_grad():
         logits = parts.base.model(torch.tensor([ids])).logits[0].float()
-        together = one.reading(1, one.wanted).read([one.tokens(ids)], len(ids))
+        together = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
         found = steer(logits, [(one, together)], torch.zeros(len(ids)).long(), Guard())
         reading = one.reading(1, one.wanted)
         for n, i in enumerate(ids):
-            said = reading.read([one.tokens([i])], 1)
+            said = reading.read([one.pieces([i])], 1)
             alone = steer(logits[n : n + 1], [(one, said)], torch.zeros(1).long(), Guard())
             torch.testing.assert_close(alone[0].softmax(-1), found[n].softmax(-1), atol=1e-3, rtol=1e-3)
     assert len(ids) > 20
@@ -110,7 +110,7 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, guard):
         one = steering(parts, strength=strength)
         with torch.no_grad():
             base = parts.base.model(torch.tensor([ids])).logits[0].float()
-            said = one.reading(1, one.wanted).read([one.tokens(ids)], len(ids))
+            said = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
             return steer(base, [(one, said)], n, guard)
 
     found = logits(schedule)
@@ -138,7 +138,7 @@ def test_looked_behind_are_the_unsure_tokens_and_then_those_worth_it_each_once(p
         one = steering(parts, policy=policy)
         reading = one.reading(1, one.wanted)
         with torch.no_grad():
-            said = reading.read([one.tokens(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
+            said = reading.read([one.pieces(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
             for carry in Carry:
                 one.look(said, [p_base], carry)
     assert looked == [[[7, 9, 5, 6], [8]]] * sum(not carry.of_delta for carry in Carry)
