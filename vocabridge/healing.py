@@ -32,6 +32,7 @@ _JUDGED = 16
 """So many of the likeliest continuations are judged one by one, the others by kind."""
 
 _GOOD_PART = 0.1
+"""The share of all mass that makes it worth finding out what an unsure token counts."""
 
 _SURE = 0.99
 """What counts more than this has a boundary before it."""
