@@ -213,7 +213,7 @@ def main() -> None:
     for batch in arguments.batch:
         found += rows(arguments.context, batch, POLICIES)
     for size in arguments.growth:
-        found += rows(size, 1, (Policy.LOOK_AHEAD,))
+        found += rows(size, 1, POLICIES)
     found += scoring(arguments.context)
     table = Table("what", "context", "batch", "base ms", "source ms", "bridge ms", "mean", "over the sum", "projection")
     for row in found:
