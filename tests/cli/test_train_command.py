@@ -48,10 +48,11 @@ def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_
     example[example.index("--base") + 1] = str(model_folders.source)
     example[example.index("-o") + 1] = str(tmp_path / "values")
     example = ["1" if word == "6" else word for word in example]  # the layers there are
+    scripts = sysconfig.get_path("scripts")  # torchrun finds the command there
     done = subprocess.run(
-        [Path(sysconfig.get_path("scripts")) / example[0], *example[1:]],
+        [Path(scripts) / example[0], *example[1:]],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": scripts + os.pathsep + os.environ["PATH"]},
         capture_output=True,
         text=True,
         timeout=300,

@@ -256,7 +256,7 @@ def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_c
         [*one, end, *two, begin, *three] for (one, two, three), (end, begin) in zip(encoded, ends, strict=True)
     )
     ((_, said),) = bridge.listen(torch.tensor([[0, *ids]]), keep=len(ids))
-    tree, cover = said._reading.forest.trees[0], said.positions[-1].asked[0]
+    tree, cover = said._forest.trees[0], said.positions[-1].asked[0]
     assert [tree.tokens[node] for node in tree.ancestors(cover.node)] == expected
     read, text = [], b""
     for i, position in zip(ids, said.positions, strict=True):

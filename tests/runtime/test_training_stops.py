@@ -46,12 +46,12 @@ def interrupt_at(step):
 @pytest.mark.parametrize("step", [2, 3, 7])
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(recipe, data, tmp_path, method, step):
     """In the first epoch, at the end of an epoch and in a later one."""
-    recipe = dataclasses.replace(recipe, method=method)
+    recipe, usual = dataclasses.replace(recipe, method=method), signal.getsignal(signal.SIGINT)
     whole = train_value_network(recipe, data, tmp_path / "whole", validation=data)
     told = f"step {step + 1} of 12 is saved in .* start the same run again"
     with pytest.raises(KeyboardInterrupt, match=told):
         train_value_network(recipe, data, tmp_path / "parts", validation=data, progress=interrupt_at(step))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is usual
     assert not (tmp_path / "parts" / WEIGHTS).exists()
 
     parts = train_value_network(recipe, data, tmp_path / "parts", validation=data)
