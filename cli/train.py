@@ -13,6 +13,8 @@ import typer
 from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.options import output_folder
 from vocabridge.cli.output import Json, count, print_facts, print_json, progress
+from vocabridge.regulariser import Regulariser
+from vocabridge.scheme import Initialisation, Scheme
 
 EXAMPLES = """\b
 Examples:
@@ -29,31 +31,6 @@ class Method(str, Enum):
 
     lora = "lora"
     full = "full"
-
-
-class SchemeName(str, Enum):
-    """The names of `vocabridge.connection.Scheme`."""
-
-    residual = "residual"
-    cascade = "cascade"
-    cascade_plus = "cascade+"
-
-
-class InitialisationName(str, Enum):
-    """The names of `vocabridge.value_source.Initialisation`."""
-
-    pretrained = "pretrained"
-    random = "random"
-
-
-class RegulariserName(str, Enum):
-    """The names of `vocabridge.regulariser.Regulariser`."""
-
-    l1 = "l1"
-    l2 = "l2"
-    entropy = "entropy"
-    kl = "kl"
-    released = "released"
 
 
 class Precision(str, Enum):
@@ -101,25 +78,25 @@ def train(
     ] = None,
     method: Annotated[Method, typer.Option(help="An adapter of a few MB, or every weight.")] = Method.lora,
     scheme: Annotated[
-        SchemeName, typer.Option(help="What it reads: the tokens, what the base expects next, or both (cascade+).")
-    ] = SchemeName.residual,
+        Scheme, typer.Option(help="What it reads: the tokens, what the base expects next, or both (cascade+).")
+    ] = Scheme.RESIDUAL,
     layers: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many layers of the base.", show_default="all")
     ] = None,
     initialisation: Annotated[
-        InitialisationName, typer.Option(help="Start from the base's weights, or from random ones.")
-    ] = InitialisationName.pretrained,
+        Initialisation, typer.Option(help="Start from the base's weights, or from random ones.")
+    ] = Initialisation.PRETRAINED,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts a step, over all processes and parts.")] = 8,
     rank: Annotated[int, typer.Option(min=1, help="The adapter's rank.")] = 8,
     regulariser: Annotated[
-        RegulariserName,
+        Regulariser,
         typer.Option(
             help="What holds the change of logits back: its size, the entropy, KL to the base, or l1 as "
             "the paper's code has it."
         ),
-    ] = RegulariserName.l1,
+    ] = Regulariser.L1,
     regulariser_weight: Annotated[float, typer.Option(min=0.0, help="Its weight; `released` has its own.")] = 0.1,
     max_length: Annotated[int, typer.Option(min=2, help="Longest text, in tokens; a longer one is an error.")] = 1024,
     packing: Annotated[
@@ -143,22 +120,19 @@ def train(
     It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C saves a
     checkpoint; the same command goes on from the last one.
     """
-    from vocabridge.connection import Scheme
-    from vocabridge.regulariser import Regulariser
     from vocabridge.training import Recipe, train_value_network
-    from vocabridge.value_source import Initialisation
 
     recipe = Recipe(
         base=base,
         method=method.value,
-        scheme=Scheme(scheme.value),
+        scheme=scheme,
         layers=layers,
-        initialisation=Initialisation(initialisation.value),
+        initialisation=initialisation,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
         rank=rank,
-        regulariser=Regulariser(regulariser.value),
+        regulariser=regulariser,
         regulariser_weight=regulariser_weight,
         max_length=max_length,
         packing=packing,

@@ -11,27 +11,15 @@ all of them z_post = z_base + z_delta. Source: Lu et al., arXiv 2410.21027, as i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vocabridge.scheme import Scheme
+
 _AT_ONCE = 256
 """Positions whose predictions are made into probabilities at the same time: float32 rows of |S|."""
-
-
-class Scheme(str, Enum):
-    """What a value network reads."""
-
-    RESIDUAL = "residual"
-    CASCADE = "cascade"
-    CASCADE_PLUS = "cascade+"
-
-    @property
-    def takes_base(self) -> bool:
-        """Whether the base's predictions are read, so that the base has to run first."""
-        return self is not Scheme.RESIDUAL
 
 
 def input_embeddings(

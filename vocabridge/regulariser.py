@@ -15,8 +15,10 @@ All but the last are means over the positions that are learned.
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # the command line reads the names without torch
+    from torch import Tensor
 
 
 class Regulariser(str, Enum):

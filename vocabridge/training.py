@@ -28,16 +28,16 @@ from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.connection import Scheme
 from vocabridge.progress import Progress, unheard
 from vocabridge.records import data_digest
 from vocabridge.reference import Reference
 from vocabridge.regulariser import Regulariser
+from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.training_data import TrainingText, load_training_texts, pack, split
 from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinned
 from vocabridge.training_record import CARD, command, versions, write_card
 from vocabridge.value_network import WEIGHTS, new_value_network, save_value_network
-from vocabridge.value_source import Initialisation, ResidualValueNetwork
+from vocabridge.value_source import ResidualValueNetwork
 from vocabridge.value_trainer import RUN, Lesson, ValueTrainer, validations
 
 CHECKPOINTS = "checkpoints"

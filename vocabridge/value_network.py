@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
-from vocabridge.connection import Scheme
 from vocabridge.depth import cut_to
 from vocabridge.models import LoadedModel, commit_of, load_model, load_weights
+from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.value_source import (
     ContrastPair,
     DeltaModel,
-    Initialisation,
     ResidualValueNetwork,
     ValueNetworkConfig,
     ValueSource,

@@ -15,7 +15,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -24,8 +23,9 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.connection import Scheme, input_embeddings
+from vocabridge.connection import input_embeddings
 from vocabridge.models import LoadedModel
+from vocabridge.scheme import Initialisation, Scheme
 
 if TYPE_CHECKING:
     from vocabridge.look_ahead import Ahead
@@ -233,13 +233,6 @@ class DeltaOutput:
     """
 
     logits: Tensor
-
-
-class Initialisation(str, Enum):
-    """What a value network starts from; its change of logits is 0 either way."""
-
-    PRETRAINED = "pretrained"
-    RANDOM = "random"
 
 
 @dataclass(frozen=True)

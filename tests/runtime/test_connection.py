@@ -11,9 +11,10 @@ from transformers import GenerationConfig
 from vocabridge.batch import left_padded, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry
-from vocabridge.connection import Scheme, run
+from vocabridge.connection import run
 from vocabridge.contestants import donor, of_source
 from vocabridge.policy import Policy
+from vocabridge.scheme import Scheme
 from vocabridge.value_network import new_value_network
 from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig
 

@@ -9,10 +9,11 @@ from transformers import GenerationConfig
 from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
-from vocabridge.connection import Scheme, run
+from vocabridge.connection import run
 from vocabridge.contestants import donor
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.policy import Policy
+from vocabridge.scheme import Scheme
 from vocabridge.steering import Steering
 from vocabridge.value_network import load_value_source, new_value_network
 from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vocabridge.connection import Scheme
+from vocabridge.scheme import Scheme
 from vocabridge.token_forest import _KEPT, TokenForest
 from vocabridge.tree import ROOT, TokenTree
 from vocabridge.value_source import DeltaModel

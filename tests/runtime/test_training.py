@@ -12,13 +12,12 @@ import torch
 
 from vocabridge import training
 from vocabridge.alignment import VocabridgeError
-from vocabridge.connection import Scheme
 from vocabridge.regulariser import Regulariser
+from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.training import CHECKPOINTS, Recipe, train_value_network
 from vocabridge.training_data import load_training_texts
 from vocabridge.training_log import LOG, PLOT
 from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
-from vocabridge.value_source import Initialisation
 from vocabridge.value_trainer import Lesson, collate
 
 

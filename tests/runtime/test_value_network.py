@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
-from vocabridge.connection import Scheme, run
+from vocabridge.connection import run
 from vocabridge.folder import load, save_bridge
 from vocabridge.models import LoadedModel, load_model
+from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.value_network import (
     CONFIG,
     WEIGHTS,
@@ -24,7 +25,7 @@ from vocabridge.value_network import (
     new_value_network,
     save_value_network,
 )
-from vocabridge.value_source import ContrastPair, Initialisation
+from vocabridge.value_source import ContrastPair
 
 HOW = [
     {"method": "lora"},
