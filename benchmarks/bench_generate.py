@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from memory import held
 from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
@@ -100,15 +101,6 @@ class Carried:
                 self.seconds += perf_counter() - begin
 
         return timed
-
-
-def held(work: Callable[[], object] | None = None) -> float:
-    """Megabytes of memory that this process holds now, or held at most while it worked."""
-    if work is not None:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from now
-        work()
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmRSS:" if work is None else "VmHWM:")[1].split()[0]) / 1000
 
 
 def main() -> None:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+from memory import held
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -64,13 +65,6 @@ class Plain(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The same batches."""
         return self.accelerator.prepare(self._batches)
-
-
-def held(work: Callable[[], object]) -> float:
-    """Megabytes of memory that this process held at most while it worked."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from now
-    work()
-    return int(Path("/proc/self/status").read_text(encoding="ascii").split("VmHWM:")[1].split()[0]) / 1000
 
 
 def batches(texts: Sequence[TrainingText], size: int) -> DataLoader[Any]:
