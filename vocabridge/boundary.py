@@ -5,7 +5,7 @@ word that follows a space takes it along, so behind a space that is a token by i
 continuation therefore counts as often as the target's tokenizer, cutting the end of the text and the continuation
 together, has a boundary between them. Inside a word that depends on how the word goes on (" Gir" may be one token, and
 " Giraffe" " G|ira|ffe"): a continuation that ends in a letter is tried with a space behind it, which counts most, and
-with several letters. Where much depends on it the source is asked how it goes on (`reading`).
+with several letters. Where much depends on it the source is asked how it goes on (`said`).
 """
 
 from __future__ import annotations

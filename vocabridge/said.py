@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ _FOLLOWING = 16
 
 _AT_ONCE = 8
 """Positions that are carried at the same time: some ten float32 tensors of this many rows of |T|."""
+
+
+Looked: TypeAlias = tuple[int, int, list[tuple[int, int]]]
+"""A token that was looked behind: its position, its id, and the (cover, node) pairs behind which it was read."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ class Said:
         if self._behind:
             forest.read(wanted)
 
-    def _after(self, looked: Sequence[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str]) -> Tensor:
+    def _after(self, looked: Sequence[Looked], names: Sequence[str]) -> Tensor:
         """What the donors say after the tokens that were looked behind: their probabilities, (m, K, |S|)."""
         entries = [(self.positions[i].row, node) for i, _, nodes in looked for _, node in nodes]
         said = self._source.scores(self._forest.logits(entries))
@@ -215,7 +219,7 @@ class Said:
         return after if len(entries) == len(looked) else self._mixed(looked, names, after)
 
     def _decided(
-        self, looked: Sequence[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str], after: Tensor
+        self, looked: Sequence[Looked], names: Sequence[str], after: Tensor
     ) -> list[tuple[str, int, int, Tensor]]:
         """Whether the target has a boundary before an unsure token is decided by what the source says after it.
 
@@ -243,9 +247,7 @@ class Said:
                 changes.append((name, i, w, (total / count).log()))
         return changes
 
-    def _mixed(
-        self, looked: Sequence[tuple[int, int, list[tuple[int, int]]]], names: Sequence[str], after: Tensor
-    ) -> Tensor:
+    def _mixed(self, looked: Sequence[Looked], names: Sequence[str], after: Tensor) -> Tensor:
         """Of several covers with the same token behind them, the mean by how probable each is with it."""
         mixed, entry = after.new_empty(len(names), len(looked), after.shape[-1]), 0
         for k, (i, _, nodes) in enumerate(looked):

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.batch import prompt_ids
 from vocabridge.examples import as_example, tokenize
 from vocabridge.reader import begin_tokens
 from vocabridge.records import Record, checked_string, read_records
@@ -170,7 +171,7 @@ def _from_plain_text(record: Record, vocabulary: Vocabulary) -> TrainingText:
     text = record.string("text")
     if not text:
         raise VocabridgeError(f'{record.where}, has an empty "text"; fill it or remove the line')
-    return _ended(begin_tokens(vocabulary) + vocabulary.encode(text).ids.tolist(), 1, vocabulary)
+    return _ended(prompt_ids(vocabulary, text), 1, vocabulary)
 
 
 def _ended(ids: list[int], first: int, vocabulary: Vocabulary) -> TrainingText:

@@ -9,6 +9,7 @@ token; `norm` is |z_delta|_1 / |V|; `changed` the share of tokens whose likelies
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,6 @@ def plot(curve: Sequence[Mapping[str, float]], path: Path) -> None:
                 axes.plot([p["step"] for p in here], [p[name] for p in here], label=name, lw=1, marker=".", ms=3)
         axes.set(title=title, xlabel="step")
     figure.axes[0].legend(frameon=False)
-    part = path.with_name(f".{path.name}.part")
-    FigureCanvasAgg(figure).print_png(part)
-    part.replace(path)
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    write_whole(path, picture.getvalue())

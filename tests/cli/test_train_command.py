@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
-from enum import Enum
 from pathlib import Path
 
 import pytest
 
 from vocabridge.cli import train
+from vocabridge.regulariser import Regulariser
+from vocabridge.scheme import Initialisation, Scheme
 
 HEEDING_SIGINT = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
@@ -62,19 +64,10 @@ def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_
     assert (tmp_path / "values" / "value_network.json").is_file()
 
 
-@pytest.mark.parametrize(
-    ("names", "module", "name"),
-    [
-        (train.SchemeName, "connection", "Scheme"),
-        (train.InitialisationName, "value_source", "Initialisation"),
-        (train.RegulariserName, "regulariser", "Regulariser"),
-    ],
-)
-def test_the_choices_are_those_of_the_library(names, module, name):
-    import importlib
-
-    library: type[Enum] = getattr(importlib.import_module(f"vocabridge.{module}"), name)
-    assert [choice.value for choice in names] == [choice.value for choice in library]
+@pytest.mark.parametrize("choices", [Scheme, Initialisation, Regulariser])
+def test_the_choices_are_those_of_the_library(run, choices):
+    offered = "".join(run("train", "--help", COLUMNS=200).stdout.split())
+    assert re.search(rf"[<\[]{re.escape('|'.join(choice.value for choice in choices))}[>\]]", offered)
 
 
 def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(entry_point, run, model_folders, data, tmp_path):
