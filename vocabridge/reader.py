@@ -20,6 +20,8 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
 from vocabridge.alignment import Encoding, Vocabulary
 
@@ -54,15 +56,21 @@ class _Place:
 
 
 _WORDS = ("a", "The word", "x1", "12", "naïve fo", "  f", "def f", "日本a", "it's", "A\nb", "İB", "мир", "日本", "½")
-_SPACES = (" ", "  ", " a", "  b", " 1", " \n", " é", " 日", " .", " '", " \t", "   c d", " 🙂", "\n", "\n\n", "\n a")
+_SPACES = (" ", "  ", " a", "  b", " 1", " \n", " é", " 日", " .", " '", " \t", "   c d", " 🙂")
+_LINES = ("\n", "\n\n", "\n a")
 _STOPS = ("日本。", "ab，", "カナ、", "12：", "é！", " ？", "。。")  # noqa: RUF001
 _LETTERS = ("日", "カナ", "ひらがな", "国a", "한국", "的 x", "中。")
 
 _PLACES = (
     _Place(
-        cut=r"(?<=[^\W_])(?=[ \n])",
-        spanning=re.compile(rb"[A-Za-z0-9\x80-\xff][ \n]"),
+        cut=r"(?<=[^\W_])(?= )",
+        spanning=re.compile(rb"[A-Za-z0-9\x80-\xff] "),
         probes=(_WORDS, _SPACES),
+    ),
+    _Place(
+        cut=r"(?<=[^\W_])(?=\n)",
+        spanning=re.compile(rb"[A-Za-z0-9\x80-\xff]\n"),
+        probes=(_WORDS, _LINES),
     ),
     _Place(
         cut="(?<=[、。！，：；？])(?=[ぁ-ゖァ-ヺ㐀-䶿一-鿿가-힣])",  # noqa: RUF001
@@ -91,8 +99,18 @@ def _is_safe(vocabulary: Vocabulary, place: _Place) -> bool:
             return False
     lefts, rights = place.probes
     texts = [text for left in lefts for right in rights for text in (left, right, left + right)]
-    ids = [encoding.ids.tolist() for encoding in vocabulary.encode_batch(texts)]
-    return all(ids[i] + ids[i + 1] == ids[i + 2] for i in range(0, len(ids), 3))
+    parts = [[encoding.ids.tolist() for encoding in vocabulary.encode_batch(texts)]]
+    if isinstance(vocabulary.tokenizer.model, Unigram):
+        # Of two ways to cut that are equally likely (## and ###, ### and ##) it takes one by what was added up before
+        # them: only where the text is parted before it is cut is what is behind the place cut as by itself.
+        parts.append([_words(vocabulary.tokenizer, text) for text in texts])
+    return all(found[i] + found[i + 1] == found[i + 2] for found in parts for i in range(0, len(texts), 3))
+
+
+def _words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """What a text is parted into before each part is cut into tokens."""
+    text = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)] if tokenizer.pre_tokenizer else [text]
 
 
 def begin_tokens(vocabulary: Vocabulary) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.healing import Healer
@@ -162,6 +162,18 @@ def test_no_token_crosses_a_safe_cut(any_vocabulary, data):
     for cut in [match.start() for match in pattern.finditer(text)] if pattern else []:
         left, right = (any_vocabulary.encode(part).ids.tolist() for part in (text[:cut], text[cut:]))
         assert left + right == whole
+
+
+def test_of_equally_likely_cuts_a_unigram_takes_the_same_as_in_the_whole_text():
+    """Rounding decides between ## ### and ### ##, and so does what stands in front of them in one word."""
+    scores = {"▁": -4.11, "#": -4.71, "##": -4.98, "###": -5.71, "1": -4.7, "6": -5.61, "8": -1.15, "\n": -3.33}
+    tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *scores.items(), ("▁1", -9.0)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    tokenizer.decoder = decoders.Metaspace()
+    vocabulary = Vocabulary.from_tokenizer(tokenizer, size=10, name="ties")
+    alone, whole = (tokenizer.encode(text, add_special_tokens=False).tokens for text in ("\n#####", "168\n#####"))
+    assert (alone[-2:], whole[-2:]) == (["##", "###"], ["###", "##"])
+    check(vocabulary, [bytes([byte]) for byte in b"168\n##### 168\n#####"])
 
 
 @pytest.mark.parametrize("text", ["a b<|start of turn|>", "the <|start of turn", "x <|start of turn|> y"])
