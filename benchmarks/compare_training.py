@@ -1,0 +1,178 @@
+"""What a value network is worth by how it was trained: on its own base, on another of its tokenizer, across vocabularies.
+
+    python benchmarks/compare_training.py RECIPE ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR --output DIR
+                                          [--other MODEL] [--texts 300] [--items 100] [--across 40] [--fit 20]
+
+RECIPE is `scheme=cascade+,method=full,seed=1` and so on, fields of `vocabridge.training.Recipe`; `default` is the
+command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the base it was trained on;
+"other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with weights
+fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1) and
+fitted. Networks and `figures.jsonl` are kept in --output, so the same call goes on, and prints what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import types
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+from compare_carries import bits_of
+from rich.console import Console
+from rich.table import Table
+
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination
+from vocabridge.contestants import of_model, of_source, response_bits
+from vocabridge.examples import Example, load_examples, tokenize
+from vocabridge.fitting import carried_features, fit_combination, hear
+from vocabridge.intervals import ratio
+from vocabridge.loading import build_bridge
+from vocabridge.models import LoadedModel, load_model
+from vocabridge.progress import unheard
+from vocabridge.training import Recipe, train_value_network
+from vocabridge.value_network import CONFIG, load_value_network
+from vocabridge.value_source import ResidualValueNetwork
+
+CARRIES = [Carry.INFORMED, Carry.EXPONENTIAL]
+
+
+def recipe_of(text: str, base: str) -> Recipe:
+    """A recipe from `name=value,name=value`."""
+    hints = get_type_hints(Recipe)
+    fields: dict[str, Any] = {}
+    for part in [] if text == "default" else text.split(","):
+        name, _, value = part.partition("=")
+        hint = hints[name]
+        kind = get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
+        fields[name] = value == "True" if kind is bool else kind(value)
+    return Recipe(base=base, **fields)
+
+
+@torch.no_grad()
+def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> dict[str, np.ndarray]:
+    """Bits of every response, by what the source's words are made into."""
+    fits = fit_combination(bridge, held_out, carries=CARRIES)
+    used = {f"{fit.combination.carry.value} {fit.combination.form.value}": fit.combination for fit in fits}
+    used["carried donor"] = Combination(Carry.INFORMED, 0.0, 1.0, 0.0)
+    used["the paper's sum"] = Combination(Carry.EXPONENTIAL, 1.0, 1.0, 1.0)
+    bits = {name: np.zeros(len(examples)) for name in used}
+    for number, example in enumerate(examples):
+        tokens = tokenize(example, bridge.vocabulary)
+        truth, ids = torch.tensor(tokens.ids[tokens.first :]), tokens.ids[:-1]
+        logits = bridge.base(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=len(truth)).logits[0]
+        said = hear(bridge.steering, ids, len(truth), CARRIES)
+        for part, log_p, features, speaks in carried_features(bridge.steering, said, logits.float(), CARRIES):
+            alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
+            for name, combination in used.items():
+                found = bits_of(combination, log_p, list(features[combination.carry]), truth[part])
+                bits[name][number] += torch.where(speaks, found, alone).sum().item()
+    return bits
+
+
+def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The figures of one network."""
+    test = load_examples(arguments.task / "test.jsonl")
+    some, few = test[: arguments.items], test[: arguments.across]
+    network = load_value_network(folder)
+
+    def of(examples: list[Example], found: np.ndarray, against: np.ndarray) -> dict[str, Any]:
+        size = sum(len(example.response.encode()) for example in examples)
+        change: Callable[[np.ndarray], np.ndarray] = lambda value: value - 1  # noqa: E731
+        return {
+            "bits_per_byte": float(found.sum()) / size,
+            "change": vars(ratio(found, against, examples, change)),
+        }
+
+    small = of_model("base", network.base, network.vocabulary)
+    base, own = (response_bits(one, some, unheard) for one in (small, of_source("donor", network)))
+    figures: dict[str, Any] = {"base": of(some, base, base), "own": of(some, own, base)}
+    if other is not None:
+        moved = ResidualValueNetwork(other, network.value, network.config, str(folder))
+        alone = response_bits(of_model("other", other.model, other.vocabulary), some, unheard)
+        figures["other base"] = of(some, alone, alone)
+        figures["other"] = of(some, response_bits(of_source("donor", moved), some, unheard), alone)
+    if arguments.across:
+        bridge = build_bridge(arguments.onto, str(folder))
+        target = response_bits(of_model("base", bridge.base, bridge.vocabulary), few, unheard)
+        figures["target"] = of(few, target, target)
+        figures["donor"] = of(few, own[: arguments.across], target)
+        found = across(bridge, few, load_examples(arguments.task / "validation.jsonl", arguments.fit))
+        figures["across"] = {name: of(few, bits, target) for name, bits in found.items()}
+        best = min((name for name in found if name.startswith("informed")), key=lambda name: found[name].sum())
+        figures["bridge against donor"] = of(few, found[best], own[: arguments.across])["change"]
+    return figures
+
+
+def show(path: Path) -> None:
+    """Prints all figures that are kept."""
+    table = Table("recipe", "s", "nats", "size", "changed", "own", "other", "across: sum", "change", "donor", "bridge")
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        figures = entry["figures"]
+        over = figures.get("across", {})
+
+        def said(part: dict[str, Any] | None) -> str:
+            return "-" if part is None else f"{part['bits_per_byte']:.3f} ({100 * part['change']['value']:+.1f}%)"
+
+        bridge = min((over[n] for n in over if n.startswith("informed")), key=lambda p: p["bits_per_byte"], default=None)
+        changes = [over.get("the paper's sum"), over.get("exponential product"), over.get("carried donor"), bridge]
+        table.add_row(
+            entry["recipe"],
+            f"{entry['seconds']:.0f}",
+            *(f"{entry[name]:.3f}" for name in ("nats", "norm", "changed")),
+            *(said(part) for part in (figures["own"], figures.get("other"), *changes)),
+        )
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    """Train, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*")
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--onto", required=True)
+    parser.add_argument("--other", help="a base of the same tokenizer that the networks were not trained on")
+    parser.add_argument("--task", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=300, help="train on the first so many")
+    parser.add_argument("--items", type=int, default=100, help="test items in the source vocabulary")
+    parser.add_argument("--across", type=int, default=40, help="the first so many of them across vocabularies")
+    parser.add_argument("--fit", type=int, default=20, help="validation items for the bridge's weights")
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    kept = arguments.output / "figures.jsonl"
+    data = arguments.output / f"first-{arguments.texts}.jsonl"
+    lines = (arguments.task / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    data.write_text("".join(lines[: arguments.texts]), encoding="utf-8")
+    other = None if arguments.other is None else load_model(arguments.other)
+    for recipe in arguments.recipes:
+        done = [json.loads(line)["recipe"] for line in kept.read_text().splitlines()] if kept.exists() else []
+        if recipe in done:
+            continue
+        folder, started = arguments.output / recipe.replace("=", "-").replace(",", "_"), perf_counter()
+        if not (folder / CONFIG).is_file():
+            train_value_network(recipe_of(recipe, arguments.base), data, folder)
+        trained = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["training"]
+        entry = {
+            "recipe": recipe,
+            "seconds": trained["seconds"],
+            "nats": trained["losses"][-1],
+            "norm": trained["norms"][-1],
+            "changed": trained["changed"][-1],
+            "figures": measured(folder, other, arguments),
+            "seconds_with_measuring": perf_counter() - started,
+        }
+        with kept.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+    show(kept)
+
+
+if __name__ == "__main__":
+    main()
