@@ -2,8 +2,9 @@
 
     loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regulariser) / their number
 
-over the whole step, however many processes and parts it is spread over. What is trained, wrapped and saved is the value
-network; its base stands beside it. Logits are made at the positions that need them only.
+over the whole step, however many processes and parts it is spread over; each step has one of the bases
+(`training_bases`). What is trained, wrapped and saved is the value network; its bases stand beside it. Logits are made
+at the positions that need them only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +30,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.models import LoadedModel
 from vocabridge.regulariser import Regulariser
-from vocabridge.training_data import TrainingText
+from vocabridge.scheme import Turns
+from vocabridge.training_bases import TrainingBase, whose_turn
+from vocabridge.training_data import Side, TrainingText
 from vocabridge.value_source import ResidualValueNetwork
 
 RUN = "run.json"
@@ -44,20 +49,35 @@ class Lesson(nn.Module):
 
     accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
 
-    def __init__(self, network: ResidualValueNetwork, regulariser: Regulariser) -> None:
-        """Takes a network to train."""
+    def __init__(
+        self, network: ResidualValueNetwork, regulariser: Regulariser, others: Sequence[TrainingBase] = ()
+    ) -> None:
+        """Takes a network to train, on its own base and others."""
         super().__init__()
         self.value = network.value
-        self._base = (network.base,)  # not a module of this one, so that it is neither wrapped nor saved
+        small = LoadedModel("", "", network.base, network.vocabulary)
+        # Plain objects, not modules of this one, so that they are neither wrapped nor saved.
+        self.bases = (TrainingBase.of(small, network.vocabulary), *others)
+        across = [number for number, base in enumerate(self.bases) if base.projection is not None]
+        self.sides = {base: side for side, base in enumerate(across)}  # which side of a batch is in a base's tokens
         self.regulariser = regulariser
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        sides: Sequence[Mapping[str, Tensor]] = (),
+        base: int = 0,
+    ) -> dict[str, Tensor]:
         """Sums over the learned tokens of a batch.
 
         Args:
             input_ids: Tokens, (batch, n), padded on the right.
             position_ids: The place of each in its own text, (batch, n).
             labels: The same tokens, -100 where they are not learned.
+            sides: The three in the tokens of each base of another tokenizer, (batch, m), and `behind`, as in `Side`.
+            base: Which of the bases.
 
         Returns:
             nats: Cross-entropy of z_base + z_delta.
@@ -66,20 +86,26 @@ class Lesson(nn.Module):
             changed: How often the likeliest token is another than the base's.
             tokens: How many tokens are learned.
         """
-        (base,) = self._base
-        unembed = base.get_output_embeddings()
-        places = {"position_ids": position_ids, "use_cache": False}
-        with torch.no_grad():
-            said = base.base_model(input_ids=input_ids, **places).last_hidden_state
-        hidden = self.value.hidden(**self.value.inputs(input_ids, said, unembed), **places)
+        chosen, side = self.bases[base], self.sides.get(base)
+        read = dict(sides[side]) if side is not None else {"input_ids": input_ids, "position_ids": position_ids}
+        labels, behind = read.pop("labels", labels), read.pop("behind", None)
+        said, unembed = chosen.says(**read)
         learned = labels[:, 1:] != _IGNORED  # position i predicts token i + 1
         with torch.no_grad():
-            z_base = unembed(said[:, :-1][learned]).float()
+            kept = said[:, :-1][learned]
+            z_base = (kept if unembed is None else unembed(kept)).float()
+        if side is not None and self.value.scheme.takes_base:  # a cascade reads its own base, as in a bridge
+            said, unembed = self.bases[0].says(input_ids, position_ids)
+        inputs = self.value.inputs(input_ids, said, unembed)
+        hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)
+        row, at = learned.nonzero(as_tuple=True)
+        heard = hidden[row, at if behind is None else behind[row, at]]
+        z_delta = self.value.unembed(heard).float()
+        if chosen.projection is not None:
+            z_delta = chosen.projection.linear(z_delta, z_base.softmax(-1))
         if self.regulariser is Regulariser.RELEASED:
-            everywhere = self.value.unembed(hidden).float()
-            z_delta, term = everywhere[:, :-1][learned], everywhere.abs().mean()
+            term = self.value.unembed(hidden).float().abs().mean()
         else:
-            z_delta = self.value.unembed(hidden[:, :-1][learned]).float()
             term = self.regulariser.at(z_base, z_delta).sum()
         z = z_base + z_delta
         return {
@@ -118,37 +144,50 @@ class LengthGrouped(Sampler[int]):
 
 
 class _Texts(Dataset[TrainingText]):
-    """Texts by index; -1 is an empty one."""
+    """Texts by index; -1 stands for nothing."""
 
-    def __init__(self, texts: Sequence[TrainingText]) -> None:
+    def __init__(self, texts: Sequence[TrainingText], nothing: TrainingText) -> None:
         self._texts = texts
+        self._nothing = nothing
 
     def __len__(self) -> int:
         return len(self._texts)
 
     def __getitem__(self, index: int) -> TrainingText:
-        return _NOTHING if index == -1 else self._texts[index]
+        return self._nothing if index == -1 else self._texts[index]
 
 
 _NOTHING = TrainingText([0], [False])
 
 
-def collate(texts: Sequence[TrainingText]) -> dict[str, Tensor]:
+def collate(texts: Sequence[TrainingText]) -> dict[str, Any]:
     """A batch as `Lesson` takes it.
 
     Places go on through the padding, which no token in front of it sees: only where several texts are packed does
     attention need a mask.
     """
+    batch: dict[str, Any] = _padded(texts, [text.positions for text in texts])
+    batch["sides"] = []
+    for several in zip(*(text.sides for text in texts), strict=True):
+        side = _padded(several, [range(len(one.ids)) for one in several])
+        behind = torch.full_like(side["labels"], -1)
+        for row, one in enumerate(several):
+            behind[row, : len(one.behind)] = torch.tensor(one.behind)
+        batch["sides"].append(side | {"behind": behind})
+    return batch
+
+
+def _padded(texts: Sequence[TrainingText | Side], places: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     width = max(len(text.ids) for text in texts)
     ids = torch.zeros(len(texts), width, dtype=torch.long)
     labels = torch.full((len(texts), width), _IGNORED)
-    places = torch.zeros(len(texts), width, dtype=torch.long)
-    for row, text in enumerate(texts):
-        size, own = len(text.ids), text.positions
+    positions = torch.zeros(len(texts), width, dtype=torch.long)
+    for row, (text, own) in enumerate(zip(texts, places, strict=True)):
+        size = len(text.ids)
         ids[row, :size] = torch.tensor(text.ids)
         labels[row, :size] = torch.where(torch.tensor(text.learns), ids[row, :size], _IGNORED)
-        places[row] = torch.tensor([*own, *range(own[-1] + 1, own[-1] + 1 + width - size)])
-    return {"input_ids": ids, "position_ids": places, "labels": labels}
+        positions[row] = torch.tensor([*own, *range(own[-1] + 1, own[-1] + 1 + width - size)])
+    return {"input_ids": ids, "position_ids": positions, "labels": labels}
 
 
 class ValueTrainer(Trainer):
@@ -162,6 +201,7 @@ class ValueTrainer(Trainer):
         held_out: Sequence[TrainingText],
         *,
         weight: float,
+        turns: Turns = Turns.IN_TURN,
         run: Mapping[str, Any],
         callbacks: list[TrainerCallback],
     ) -> None:
@@ -173,20 +213,22 @@ class ValueTrainer(Trainer):
             texts: To train on.
             held_out: To validate on, perhaps none.
             weight: Of the regulariser.
+            turns: Which of the lesson's bases a step has.
             run: What must be the same when a checkpoint is taken up again; kept in it.
             callbacks: Told of what happens.
         """
         super().__init__(
             model=lesson,
             args=arguments,
-            train_dataset=_Texts(texts),
-            eval_dataset=_Texts(held_out) if held_out else None,
+            train_dataset=_Texts(texts, _NOTHING),
+            eval_dataset=_Texts(held_out, _NOTHING) if held_out else None,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
         self._lesson = lesson
         self._texts, self._held_out = texts, sorted(held_out, key=lambda text: len(text.ids))
-        self._weight, self._run = weight, dict(run)
+        self._weight, self._turns, self._run = weight, turns, dict(run)
+        self._nothing = replace(_NOTHING, sides=(Side([0], [False], [-1]),) * len(lesson.sides))
         self._released = lesson.regulariser is Regulariser.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
@@ -198,8 +240,20 @@ class ValueTrainer(Trainer):
         order = LengthGrouped(
             [len(text.ids) for text in self._texts], step, args.seed, lambda: self.state.global_step // steps
         )
-        loader = DataLoader(_Texts(self._texts), args.train_batch_size, sampler=order, collate_fn=collate)
+        texts = _Texts(self._texts, self._nothing)
+        loader = DataLoader(texts, args.train_batch_size, sampler=order, collate_fn=collate)
         return self.accelerator.prepare(loader)
+
+    @property
+    def _base(self) -> int:
+        """Which of the bases has this step."""
+        return whose_turn(self._turns, self.state.global_step, len(self._lesson.bases), self.args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """The learned tokens of a step, in the tokens of the base that has it."""
+        side = self._lesson.sides.get(self._base)
+        counted = batch_samples if side is None else [batch["sides"][side] for batch in batch_samples]
+        return super()._get_num_items_in_batch(counted, device)
 
     def compute_loss(
         self,
@@ -209,7 +263,7 @@ class ValueTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This part's share of the step's loss, times the processes, over which gradients are averaged."""
-        said = model(**inputs)
+        said = model(**inputs, base=self._base)
         self._watched += torch.stack([said[name].detach() for name in ("nats", "norm", "changed", "tokens")])
         scale = self.accelerator.num_processes / num_items_in_batch
         loss = said["nats"] * scale
@@ -223,15 +277,17 @@ class ValueTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """`eval_loss`: cross-entropy in nats a learned token of the held-out texts."""
+        """`eval_loss`: cross-entropy in nats a learned token of the held-out texts, over all bases."""
         size, processes = self.args.eval_batch_size, self.args.world_size
         batches = [self._held_out[i : i + size] for i in range(0, len(self._held_out), size)]
-        batches += [[_NOTHING]] * (-len(batches) % processes)  # as many forwards in every process
+        batches += [[self._nothing]] * (-len(batches) % processes)  # as many forwards in every process
         sums = torch.zeros(2, device=self.args.device)
         self.model_wrapped.eval()
         for batch in batches[self.args.process_index :: processes]:
-            said = self.model_wrapped(**self._prepare_inputs(collate(batch)))
-            sums += torch.stack([said["nats"], said["tokens"]])
+            inputs = self._prepare_inputs(collate(batch))
+            for base in range(len(self._lesson.bases)):
+                said = self.model_wrapped(**inputs, base=base)
+                sums += torch.stack([said["nats"], said["tokens"]])
         nats, tokens = self.accelerator.reduce(sums, "sum").tolist()
         metrics = {"eval_loss": nats / tokens}
         self.log(metrics)

@@ -117,7 +117,7 @@ def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
     config = json.loads((tmp_path / "values" / CONFIG).read_text())
     record = config["training"]
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    assert record["recipe"] == dataclasses.asdict(recipe)
+    assert record["recipe"] == dataclasses.asdict(recipe) | {"other_bases": []}
     assert record["data"] == {"name": "data.jsonl", "sha256": digest} == record["validation"]
     assert record["base"]["fingerprint"] == config["fingerprint"]
     assert len(record["base"]["digest"]) == 64
