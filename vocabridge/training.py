@@ -28,6 +28,7 @@ from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.lesson import Lesson
 from vocabridge.progress import Progress, unheard
 from vocabridge.records import data_digest
 from vocabridge.reference import Reference
@@ -39,7 +40,7 @@ from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinne
 from vocabridge.training_record import CARD, command, versions, write_card
 from vocabridge.value_network import WEIGHTS, new_value_network, save_value_network
 from vocabridge.value_source import ResidualValueNetwork
-from vocabridge.value_trainer import RUN, Lesson, ValueTrainer, validations
+from vocabridge.value_trainer import RUN, ValueTrainer, validations
 
 CHECKPOINTS = "checkpoints"
 

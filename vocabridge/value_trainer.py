@@ -1,10 +1,9 @@
-"""transformers' `Trainer` for value networks: what a step computes, in which order texts come, what a checkpoint holds.
+"""transformers' `Trainer` for value networks: what a step minimises, what is logged, what a checkpoint holds.
 
     loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regulariser) / their number
 
-over the whole step, however many processes and parts it is spread over; each step has one of the bases
-(`training_bases`). What is trained, wrapped and saved is the value network; its bases stand beside it. Logits are made
-at the positions that need them only.
+over the whole step (`lesson` has the sums), however many processes and parts it is spread over; each step has one of
+the bases. What is trained, wrapped and saved is the value network; its bases stand beside it.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,172 +20,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models import LoadedModel
+from vocabridge.lesson import Lesson
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Turns
-from vocabridge.training_bases import TrainingBase, whose_turn
-from vocabridge.training_data import Side, TrainingText
-from vocabridge.value_source import ResidualValueNetwork
+from vocabridge.training_bases import whose_turn
+from vocabridge.training_batches import LengthGrouped, Texts, collate
+from vocabridge.training_data import TrainingText
 
 RUN = "run.json"
 """The file of a checkpoint that says which run it is of."""
 
-_IGNORED = -100
 _KEPT = 2
-
-
-class Lesson(nn.Module):
-    """What a value network learns from a batch. Its parameters are the value network's; the base has none here."""
-
-    accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
-
-    def __init__(
-        self, network: ResidualValueNetwork, regulariser: Regulariser, others: Sequence[TrainingBase] = ()
-    ) -> None:
-        """Takes a network to train, on its own base and others."""
-        super().__init__()
-        self.value = network.value
-        small = LoadedModel("", "", network.base, network.vocabulary)
-        # Plain objects, not modules of this one, so that they are neither wrapped nor saved.
-        self.bases = (TrainingBase.of(small, network.vocabulary), *others)
-        across = [number for number, base in enumerate(self.bases) if base.projection is not None]
-        self.sides = {base: side for side, base in enumerate(across)}  # which side of a batch is in a base's tokens
-        self.regulariser = regulariser
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        labels: Tensor,
-        sides: Sequence[Mapping[str, Tensor]] = (),
-        base: int = 0,
-    ) -> dict[str, Tensor]:
-        """Sums over the learned tokens of a batch.
-
-        Args:
-            input_ids: Tokens, (batch, n), padded on the right.
-            position_ids: The place of each in its own text, (batch, n).
-            labels: The same tokens, -100 where they are not learned.
-            sides: The three in the tokens of each base of another tokenizer, (batch, m), and `behind`, as in `Side`.
-            base: Which of the bases.
-
-        Returns:
-            nats: Cross-entropy of z_base + z_delta.
-            regulariser: The regulariser; of `released` the mean over all positions.
-            norm: |z_delta|_1 / |V|, without gradient, as is all below.
-            changed: How often the likeliest token is another than the base's.
-            tokens: How many tokens are learned.
-        """
-        chosen, side = self.bases[base], self.sides.get(base)
-        read = dict(sides[side]) if side is not None else {"input_ids": input_ids, "position_ids": position_ids}
-        labels, behind = read.pop("labels", labels), read.pop("behind", None)
-        said, unembed = chosen.says(**read)
-        learned = labels[:, 1:] != _IGNORED  # position i predicts token i + 1
-        with torch.no_grad():
-            kept = said[:, :-1][learned]
-            z_base = (kept if unembed is None else unembed(kept)).float()
-        if side is not None and self.value.scheme.takes_base:  # a cascade reads its own base, as in a bridge
-            said, unembed = self.bases[0].says(input_ids, position_ids)
-        inputs = self.value.inputs(input_ids, said, unembed)
-        hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)
-        row, at = learned.nonzero(as_tuple=True)
-        heard = hidden[row, at if behind is None else behind[row, at]]
-        z_delta = self.value.unembed(heard).float()
-        if chosen.projection is not None:
-            z_delta = chosen.projection.linear(z_delta, z_base.softmax(-1))
-        if self.regulariser is Regulariser.RELEASED:
-            term = self.value.unembed(hidden).float().abs().mean()
-        else:
-            term = self.regulariser.at(z_base, z_delta).sum()
-        z = z_base + z_delta
-        return {
-            "nats": functional.cross_entropy(z, labels[:, 1:][learned], reduction="sum"),
-            "regulariser": term,
-            "norm": z_delta.detach().abs().mean(-1).sum(),
-            "changed": (z.argmax(-1) != z_base.argmax(-1)).sum().float(),
-            "tokens": learned.sum().float(),
-        }
-
-
-class LengthGrouped(Sampler[int]):
-    """The order of texts in an epoch: batches of like length, so that little of a batch is padding.
-
-    The last batch is filled up with -1, which stands for nothing, so that every process has as many.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: Callable[[], int]) -> None:
-        """Orders texts of these lengths, in each epoch otherwise; what epoch it is is asked when one begins."""
-        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, epoch
-
-    def __len__(self) -> int:
-        """Places in an epoch, a multiple of the batch."""
-        return math.ceil(len(self._lengths) / self._batch) * self._batch
-
-    def __iter__(self) -> Iterator[int]:
-        """Indices of texts."""
-        generator = torch.Generator().manual_seed((1_000_003 * self._seed + self._epoch()) % 2**63)
-        order = torch.randperm(len(self._lengths), generator=generator).tolist()
-        pool, batches = 16 * self._batch, []
-        for start in range(0, len(order), pool):
-            chunk = sorted(order[start : start + pool], key=lambda i: self._lengths[i])
-            batches += [chunk[i : i + self._batch] for i in range(0, len(chunk), self._batch)]
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[i] + [-1] * (self._batch - len(batches[i]))
-
-
-class _Texts(Dataset[TrainingText]):
-    """Texts by index; -1 stands for nothing."""
-
-    def __init__(self, texts: Sequence[TrainingText], nothing: TrainingText) -> None:
-        self._texts = texts
-        self._nothing = nothing
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, index: int) -> TrainingText:
-        return self._nothing if index == -1 else self._texts[index]
-
-
-_NOTHING = TrainingText([0], [False])
-
-
-def collate(texts: Sequence[TrainingText]) -> dict[str, Any]:
-    """A batch as `Lesson` takes it.
-
-    Places go on through the padding, which no token in front of it sees: only where several texts are packed does
-    attention need a mask.
-    """
-    batch: dict[str, Any] = _padded(texts, [text.positions for text in texts])
-    batch["sides"] = []
-    for several in zip(*(text.sides for text in texts), strict=True):
-        side = _padded(several, [range(len(one.ids)) for one in several])
-        behind = torch.full_like(side["labels"], -1)
-        for row, one in enumerate(several):
-            behind[row, : len(one.behind)] = torch.tensor(one.behind)
-        batch["sides"].append(side | {"behind": behind})
-    return batch
-
-
-def _padded(texts: Sequence[TrainingText | Side], places: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-    width = max(len(text.ids) for text in texts)
-    ids = torch.zeros(len(texts), width, dtype=torch.long)
-    labels = torch.full((len(texts), width), _IGNORED)
-    positions = torch.zeros(len(texts), width, dtype=torch.long)
-    for row, (text, own) in enumerate(zip(texts, places, strict=True)):
-        size = len(text.ids)
-        ids[row, :size] = torch.tensor(text.ids)
-        labels[row, :size] = torch.where(torch.tensor(text.learns), ids[row, :size], _IGNORED)
-        positions[row] = torch.tensor([*own, *range(own[-1] + 1, own[-1] + 1 + width - size)])
-    return {"input_ids": ids, "position_ids": positions, "labels": labels}
 
 
 class ValueTrainer(Trainer):
@@ -217,18 +67,18 @@ class ValueTrainer(Trainer):
             run: What must be the same when a checkpoint is taken up again; kept in it.
             callbacks: Told of what happens.
         """
+        self._texts = Texts(texts, len(lesson.sides))
         super().__init__(
             model=lesson,
             args=arguments,
-            train_dataset=_Texts(texts, _NOTHING),
-            eval_dataset=_Texts(held_out, _NOTHING) if held_out else None,
+            train_dataset=self._texts,
+            eval_dataset=Texts(held_out, len(lesson.sides)) if held_out else None,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
         self._lesson = lesson
-        self._texts, self._held_out = texts, sorted(held_out, key=lambda text: len(text.ids))
+        self._held_out = sorted(held_out, key=lambda text: len(text.ids))
         self._weight, self._turns, self._run = weight, turns, dict(run)
-        self._nothing = replace(_NOTHING, sides=(Side([0], [False], [-1]),) * len(lesson.sides))
         self._released = lesson.regulariser is Regulariser.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
@@ -238,10 +88,9 @@ class ValueTrainer(Trainer):
         step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         steps = math.ceil(len(self._texts) / step)
         order = LengthGrouped(
-            [len(text.ids) for text in self._texts], step, args.seed, lambda: self.state.global_step // steps
+            [len(text.ids) for text in self._texts.texts], step, args.seed, lambda: self.state.global_step // steps
         )
-        texts = _Texts(self._texts, self._nothing)
-        loader = DataLoader(texts, args.train_batch_size, sampler=order, collate_fn=collate)
+        loader = DataLoader(self._texts, args.train_batch_size, sampler=order, collate_fn=collate)
         return self.accelerator.prepare(loader)
 
     @property
@@ -280,7 +129,7 @@ class ValueTrainer(Trainer):
         """`eval_loss`: cross-entropy in nats a learned token of the held-out texts, over all bases."""
         size, processes = self.args.eval_batch_size, self.args.world_size
         batches = [self._held_out[i : i + size] for i in range(0, len(self._held_out), size)]
-        batches += [[self._nothing]] * (-len(batches) % processes)  # as many forwards in every process
+        batches += [[self._texts[-1]]] * (-len(batches) % processes)  # as many forwards in every process
         sums = torch.zeros(2, device=self.args.device)
         self.model_wrapped.eval()
         for batch in batches[self.args.process_index :: processes]:

@@ -12,13 +12,14 @@ import torch
 
 from vocabridge import training
 from vocabridge.alignment import VocabridgeError
+from vocabridge.lesson import Lesson
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.training import CHECKPOINTS, Recipe, train_value_network
+from vocabridge.training_batches import collate
 from vocabridge.training_data import load_training_texts
 from vocabridge.training_log import LOG, PLOT
 from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
-from vocabridge.value_trainer import Lesson, collate
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -13,14 +13,15 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from vocabridge.alignment import VocabridgeError, align
 from vocabridge.data import corpus_files
+from vocabridge.lesson import Lesson
 from vocabridge.models import LoadedModel
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Scheme, Turns
 from vocabridge.training import CHECKPOINTS, Recipe, train_value_network
 from vocabridge.training_bases import TrainingBase, beside, load_others, whose_turn
+from vocabridge.training_batches import collate
 from vocabridge.training_data import TrainingText, load_training_texts
 from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network
-from vocabridge.value_trainer import Lesson, collate
 
 SENTENCES = ["The quick brown fox jumps", "def count(words):\n    return 12", "naïve café 東京  two   spaces"]
 
