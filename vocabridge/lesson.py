@@ -13,12 +13,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from vocabridge.models import LoadedModel
 from vocabridge.regulariser import Regulariser
 from vocabridge.training_bases import TrainingBase
 from vocabridge.training_batches import IGNORED
 from vocabridge.value_source import ResidualValueNetwork
+
+_AT_ONCE = 2**26
+"""Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""
 
 
 class Lesson(nn.Module):
@@ -68,28 +72,55 @@ class Lesson(nn.Module):
         labels, behind = read.pop("labels", labels), read.pop("behind", None)
         said, unembed = chosen.says(**read)
         learned = labels[:, 1:] != IGNORED  # position i predicts token i + 1
-        with torch.no_grad():
-            kept = said[:, :-1][learned]
-            z_base = (kept if unembed is None else unembed(kept)).float()
+        kept, make = said[:, :-1][learned], unembed
         if side is not None and self.value.scheme.takes_base:  # a cascade reads its own base, as in a bridge
             said, unembed = self.bases[0].says(input_ids, position_ids)
         inputs = self.value.inputs(input_ids, said, unembed)
         hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)
         row, at = learned.nonzero(as_tuple=True)
         heard = hidden[row, at if behind is None else behind[row, at]]
-        z_delta = self.value.unembed(heard).float()
-        if chosen.projection is not None:
-            with torch.autocast(z_delta.device.type, enabled=False):  # a projection is float32
-                z_delta = chosen.projection.linear(z_delta, z_base.softmax(-1))
+        tokens = labels[:, 1:][learned]
+        at_once = max(1, _AT_ONCE // chosen.vocabulary.size)
+        parts = list(zip(heard.split(at_once), kept.split(at_once), tokens.split(at_once), strict=True))
+        if len(parts) == 1:
+            sums = self._sums(chosen, make, *parts[0])
+        else:  # logits are not kept for the gradients but made again
+            sums = sum(checkpoint(self._sums, chosen, make, *part, use_reentrant=False) for part in parts)
+        nats, term, norm, changed = sums
         if self.regulariser is Regulariser.RELEASED:
             term = self.value.unembed(hidden).float().abs().mean()
-        else:
-            term = self.regulariser.at(z_base, z_delta).sum()
-        z = z_base + z_delta
         return {
-            "nats": functional.cross_entropy(z, labels[:, 1:][learned], reduction="sum"),
+            "nats": nats,
             "regulariser": term,
-            "norm": z_delta.detach().abs().mean(-1).sum(),
-            "changed": (z.argmax(-1) != z_base.argmax(-1)).sum().float(),
+            "norm": norm.detach(),
+            "changed": changed,
             "tokens": learned.sum().float(),
         }
+
+    def _sums(
+        self, base: TrainingBase, unembed: nn.Module | None, heard: Tensor, said: Tensor, tokens: Tensor
+    ) -> Tensor:
+        """Sums over k learned tokens: cross-entropy, regulariser, size and change of the likeliest, (4,).
+
+        Args:
+            base: Which base.
+            unembed: Makes the base's logits of what it says; None if that is logits.
+            heard: The value network's hidden states, (k, d).
+            said: What the base says, (k, ...).
+            tokens: Those that are learned, (k,).
+        """
+        with torch.no_grad():
+            z_base = (said if unembed is None else unembed(said)).float()
+        z_delta = self.value.unembed(heard).float()
+        if base.projection is not None:
+            with torch.autocast(z_delta.device.type, enabled=False):  # a projection is float32
+                z_delta = base.projection.linear(z_delta, z_base.softmax(-1))
+        z = z_base + z_delta
+        return torch.stack(
+            [
+                functional.cross_entropy(z, tokens, reduction="sum"),
+                self.regulariser.at(z_base, z_delta).sum(),
+                z_delta.abs().mean(-1).sum(),
+                (z.argmax(-1) != z_base.argmax(-1)).sum().float(),
+            ]
+        )

@@ -93,6 +93,25 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
             torch.testing.assert_close(one, other, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("base", [0, 1])
+def test_few_logits_at_a_time_make_the_same_loss_and_gradient(parts, monkeypatch, base):
+    network = parts.residual(0.2)
+    texts = in_both(network.vocabulary, parts.base.vocabulary, SENTENCES)
+    lesson = Lesson(network, Regulariser.KL, [TrainingBase.of(parts.base, network.vocabulary)])
+    parameters = [p for p in network.value.parameters() if p.requires_grad]
+    found = []
+    for at_once in (2**26, 3 * 704):
+        monkeypatch.setattr("vocabridge.lesson._AT_ONCE", at_once)
+        sums = lesson(**collate(texts), base=base)
+        loss = sums["nats"] + sums["regulariser"]
+        found.append((sums, torch.autograd.grad(loss, parameters, allow_unused=True)))
+    (whole, gradients), (parted, others) = found
+    for name in whole:
+        torch.testing.assert_close(whole[name], parted[name])
+    for one, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5) if one is not None else None
+
+
 def test_a_base_that_caps_its_logits_is_heard_with_its_cap(vocabularies):
     vocabulary = vocabularies["byte_level"]
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
