@@ -1,67 +1,101 @@
-"""What a bridge is worth: the base, the donor alone, the bridge and the ceiling on the same held-out responses.
+"""What a bridge is worth: everything that one can do with a big base and a small tuned model, on the same test items.
 
-Two measures. Bits per byte of the responses, teacher-forced: -log2 of the probability of the response's tokens,
-over the response's bytes, which makes vocabularies comparable. Accuracy of the final answers, greedy. Every figure
-comes with a 95% interval from resampling the items (whole templates, where items share one).
+    items, models --Lineup, measuring--> records of a `Run` --metrics--> Evaluation --> tables, JSON, page
 
-The donor alone is read in its *own* vocabulary, where it is at its best. The weights are fitted on validation
-items; the test items are seen once.
+Every contender reads the same responses and continues the same prompts with the same budget, greedily. Every figure
+comes with a 95% interval from resampling the items (whole templates, where items share one), every difference is
+paired. What is fitted or chosen is so on validation items; the test items are seen once.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from vocabridge.alignment import VocabridgeError, write_whole
-from vocabridge.answers import is_correct
-from vocabridge.bridge import Bridge
+from vocabridge.classes import ClassBits, bits_by_class
 from vocabridge.combination import Combination
-from vocabridge.contestants import Contestant, generations, latency, of_model, of_source, response_bits
-from vocabridge.examples import Example, load_examples
-from vocabridge.fitting import Fit, fit_combination
-from vocabridge.intervals import Interval, ratio
-from vocabridge.loading import build_bridge
-from vocabridge.models import load_model
+from vocabridge.contenders import IN_TURN, Contender, Lineup, Names
+from vocabridge.intervals import RESAMPLES, SEED, Interval
+from vocabridge.kinds import Kind
+from vocabridge.measuring import batches, choose, cost, read, write
+from vocabridge.metrics import ANSWERS, BITS, CHOICES, METRICS, changed_tokens, gap_recovered
+from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
-from vocabridge.value_network import CONFIG, load_value_network
+from vocabridge.recipe import recipe
+from vocabridge.run import Run, Workers
+from vocabridge.task import Task, Template, load_task
+
+_SHOWN = 3  # items whose texts are in the report
+_LONGEST = 96  # tokens of an answer; three in four of the sample task's responses are shorter
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one contestant did.
+    """What one contender did; None where that was not asked or cannot be.
 
     Attributes:
-        name: "base", "donor alone", "bridge" or "ceiling".
+        name: The contender.
         bits_per_byte: Of the responses, teacher-forced.
-        accuracy: Share of right final answers, greedy; None where the items have no answers or none were asked.
-        milliseconds_per_token: Of greedy generation, one text at a time.
+        accuracy: Share of right final answers.
+        choice_accuracy: Share of items whose right choice is the likeliest.
+        gap_recovered: (base - it) / (base - ceiling) in bits per byte.
+        changed_tokens: Share of the response's tokens at which its likeliest one is not the base's.
+        first_token_ms: Milliseconds to the first token of a text, the prompt among it.
+        token_ms: Milliseconds for each further one.
+        peak_mb: Megabytes that the process held at most while it wrote.
+        setting: What was chosen on the validation items, or given.
     """
 
     name: str
-    bits_per_byte: Interval
+    bits_per_byte: Interval | None
     accuracy: Interval | None
-    milliseconds_per_token: float
+    choice_accuracy: Interval | None
+    gap_recovered: Interval | None
+    changed_tokens: float | None
+    first_token_ms: float | None
+    token_ms: float | None
+    peak_mb: float | None
+    setting: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The bridge against another contender.
+
+    Attributes:
+        against: The other.
+        metric: Of what.
+        relative: Whether it is a share of the other's; else a difference of shares.
+        difference: The bridge's less the other's; paired.
+    """
+
+    against: str
+    metric: str
+    relative: bool
+    difference: Interval
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and what every contestant makes of it.
+    """One item and what every contender makes of it.
 
     Attributes:
         prompt: The prompt.
         reference: The response of the data.
-        generations: By contestant.
+        generations: What each wrote; none where nobody was asked to.
+        readings: How each read the reference: `bits`, `ends` and `likeliest` of each of its tokens.
     """
 
     prompt: str
     reference: str
     generations: dict[str, str]
+    readings: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -72,65 +106,95 @@ class Evaluation:
         base: The base model by name.
         value: The value source by name.
         data: The test file.
-        items: Number of test items for bits per byte.
-        answered: Number of them for accuracy.
-        combination: What the bridge used.
-        fits: All carries as fitted on the validation items, the best first; empty without any.
-        measured: Every contestant.
-        bridge_against_donor: Relative change of bits per byte, bridge over donor alone minus 1; paired.
-        bridge_against_base: The same over the base.
-        gap_recovered: (bridge - base) / (ceiling - base) in bits per byte; None without a ceiling that differs.
-        samples: A few generations side by side.
-        seconds: Wall time.
+        items: Number of test items.
+        templates: Number of groups of them that are resampled together.
+        answered: Number of items whose answers were asked.
+        chosen: Number of multiple choices.
+        seed: Of the resampling and the fit. Nothing else is random.
+        resamples: Of each interval.
+        combination: What the bridge used; None without a bridge.
+        measured: Every contender.
+        differences: The bridge against each other contender, for every metric.
+        classes: Bits by class of token.
+        samples: A few items side by side.
+        recipe: What was measured, by digests.
     """
 
     base: str
     value: str
     data: str
     items: int
+    templates: int
     answered: int
-    combination: Combination
-    fits: list[Fit]
+    chosen: int
+    seed: int
+    resamples: int
+    combination: dict[str, Any] | None
     measured: list[Measured]
-    bridge_against_donor: Interval
-    bridge_against_base: Interval
-    gap_recovered: Interval | None
+    differences: list[Difference]
+    classes: list[ClassBits]
     samples: list[Sample]
-    seconds: float
+    recipe: dict[str, Any]
 
     @property
     def title(self) -> str:
         """One line for people."""
-        return f"{self.value} on {self.base}: {self.items} items of {self.data}, 95% intervals"
+        return (
+            f"{self.value} on {self.base}: {self.items} items of {self.data}, greedy; 95% intervals, "
+            f"{self.templates} groups of items resampled (seed {self.seed})"
+        )
 
     @property
     def header(self) -> tuple[str, ...]:
         """Column names of `rows`."""
-        return ("", "bits per byte", f"accuracy %, {self.answered} items", "ms a token")
+        return (
+            "",
+            f"{BITS.name}, {self.items} items",
+            *([f"{ANSWERS.name}, {self.answered} items"] if self.answered else []),
+            *([f"{CHOICES.name}, {self.chosen} items"] if self.chosen else []),
+            "ms a token",
+        )
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table for people."""
-        rows: list[tuple[str, ...]] = [
+        """The table for people: every contender, then every difference."""
+        rows = []
+        for one in self.measured:
+            cells = [one.bits_per_byte.text(3) if one.bits_per_byte else "-"]
+            shares = [(self.answered, one.accuracy), (self.chosen, one.choice_accuracy)]
+            cells += [f"{share.text(0, 100)} %" if share else "-" for asked, share in shares if asked]
+            rows.append((one.name, *cells, "-" if one.token_ms is None else f"{one.token_ms:.0f}"))
+        columns = [BITS.name, *([ANSWERS.name] if self.answered else []), *([CHOICES.name] if self.chosen else [])]
+        for other in dict.fromkeys(one.against for one in self.differences):
+            found = {one.metric: one for one in self.differences if one.against == other}
+            cells = [_difference(found.get(name)) for name in columns]
+            rows.append((f"bridge against {other}", *cells, ""))
+        rows += [
+            (f"gap recovered by {one.name}", f"{one.gap_recovered.text(0, 100)} %", *[""] * len(columns))
+            for one in self.measured
+            if one.gap_recovered is not None and one.name not in (Kind.BASE.label, Kind.CEILING.label)
+        ]
+        return rows
+
+    COSTS = ("", "changed tokens", "ms to the first token", "ms a token", "peak MB", "set to")
+    """Column names of `costs`."""
+
+    def costs(self) -> list[tuple[str, ...]]:
+        """What each contender costs, how much it changes, and what was chosen for it."""
+        return [
             (
                 one.name,
-                one.bits_per_byte.text(3),
-                one.accuracy.text(1, 100) if one.accuracy else "-",
-                f"{one.milliseconds_per_token:.0f}",
+                "-" if one.changed_tokens is None else f"{one.changed_tokens:.0%}",
+                "-" if one.first_token_ms is None else f"{one.first_token_ms:.0f}",
+                "-" if one.token_ms is None else f"{one.token_ms:.0f}",
+                "-" if one.peak_mb is None else f"{one.peak_mb:,.0f}",
+                _set_to(one.setting),
             )
             for one in self.measured
         ]
-        rows.append(("bridge against donor alone", f"{self.bridge_against_donor.text(1, 100)} %", "", ""))
-        rows.append(("bridge against base", f"{self.bridge_against_base.text(1, 100)} %", "", ""))
-        if self.gap_recovered:
-            rows.append(("gap recovered", f"{self.gap_recovered.text(0, 100)} %", "", ""))
-        return rows
 
-    def as_dict(self) -> dict[str, object]:
-        """Its JSON form."""
-        return asdict(self) | {
-            "combination": self.combination.as_dict(),
-            "fits": [asdict(fit) | {"combination": fit.combination.as_dict()} for fit in self.fits],
-        }
+    def as_dict(self) -> dict[str, Any]:
+        """Its JSON form; docs/evaluation.schema.json describes it."""
+        return asdict(self)
 
     def save(self, path: Path) -> None:
         """Writes the JSON form.
@@ -144,112 +208,228 @@ class Evaluation:
 def evaluate(
     base: str,
     value: str,
-    data: Path,
+    data: str | Path,
     *,
     untuned: str | None = None,
     alignment: Path | None = None,
-    validation: Path | None = None,
+    validation: str | Path | None = None,
     combination: Path | None = None,
+    policies: Sequence[Policy] = (Policy.LOOK_AHEAD,),
     ceiling: str | None = None,
+    control: str | None = None,
+    contenders: Sequence[Kind] | None = None,
+    template: Template | None = None,
     limit: int | None = None,
     answers: int | None = None,
+    max_new_tokens: int = _LONGEST,
+    run: Path | None = None,
     device: str = "cpu",
     progress: Progress = unheard,
 ) -> Evaluation:
-    """Measures a bridge beside the base, the donor alone and, if given, the ceiling.
+    """Measures a bridge beside all else that can be made of the same models.
+
+    Under a launcher of several processes (`accelerate launch`, `torchrun`) they share the items.
 
     Args:
         base: The base model by name.
         value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
         untuned: The untuned model of the pair.
-        data: Test examples.
-        alignment: As for `build_bridge`.
-        validation: Examples on which the weights are fitted.
-        combination: Saved weights; not together with `validation`.
+        data: Test items, as for `load_task`.
+        alignment: As for `build_steering`.
+        validation: Items on which weights, policy and threshold are chosen.
+        combination: The bridge's weights; not together with `validation`.
+        policies: Of the bridge; of several the best on the validation items.
         ceiling: The base model fine-tuned itself: a model by name, or a value network that was trained on it.
+        control: A value network with the base's own vocabulary.
+        contenders: Which to measure; by default all that can be made of what is given.
+        template: How records become items.
         limit: Take the first so many test items.
         answers: Ask for the final answers of so many items only; by default of all that have one.
+        max_new_tokens: The longest answer.
+        run: A folder in which results are kept as they come; the same call goes on with what is there. Without one
+            they are kept until the call ends.
         device: Where the models go.
         progress: Told of every step.
 
     Raises:
-        VocabridgeError: Something cannot be read or does not fit, or test items stand in the validation file.
+        VocabridgeError: Something cannot be read or does not fit, test items stand in the validation file, or the
+            folder holds another evaluation.
     """
-    started = time.monotonic()
     if validation is not None and combination is not None:
         raise VocabridgeError("weights are either fitted (validation) or given (combination); leave one out")
-    examples = load_examples(data, limit)
-    held_out = load_examples(validation) if validation is not None else []
-    if seen := {example.text for example in held_out} & {example.text for example in examples}:
+    template = template or Template()
+    task = load_task(data, template, limit)
+    held_out = [] if validation is None else load_task(validation, template).examples
+    if seen := {example.text for example in held_out} & {example.text for example in task.examples}:
         raise VocabridgeError(
             f"{len(seen)} of the test items in {data} stand in {validation} too; remove them from one"
         )
-    bridge = build_bridge(base, value, untuned=untuned, alignment=alignment, combination=combination, device=device)
-    fits = fit_combination(bridge, held_out, progress=progress) if held_out else []
-    if fits:
-        bridge.steering.combination = fits[0].combination
+    names = Names(base, value, untuned=untuned, alignment=alignment, ceiling=ceiling, control=control)
+    weights = None if combination is None else Combination.load(combination)
+    lineup = Lineup(names, held_out, combination=weights, policies=policies, device=device, progress=progress)
+    kinds = _asked(contenders, lineup)
+    made_of = recipe(
+        names,
+        data,
+        validation,
+        template,
+        combination=None if weights is None else weights.as_dict(),
+        policies=[policy.value for policy in policies],
+        limit=limit,
+        answers=answers,
+        max_new_tokens=max_new_tokens,
+    )
+    with ExitStack() as stack:
+        workers = Workers()
+        if run is None:
+            if workers.count > 1:
+                raise VocabridgeError("several processes share a run's folder; name one with --run")
+            run = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        records = Run(run, made_of, workers)
+        stack.callback(records.close)
+        for kind in IN_TURN:
+            if kind in kinds:
+                _measure(kind, lineup, task, records, answers=answers, max_new_tokens=max_new_tokens, tell=progress)
+        return _evaluation(names, Path(str(data)).name, task, records, kinds, made_of)
 
-    contestants = _contestants(bridge)
-    if ceiling is not None:
-        contestants.append(_ceiling(ceiling, device))
-    asked = [example for example in examples if example.answer is not None][:answers]
-    measured, bits, texts = [], {}, {}
-    for contestant in contestants:
-        bits[contestant.name] = response_bits(contestant, examples, progress)
-        texts[contestant.name] = generations(contestant, asked, progress)
-        correct = np.array(
-            [is_correct(text, e.answer or "") for text, e in zip(texts[contestant.name], asked, strict=True)],
-            float,
-        )
-        measured.append(
-            Measured(
-                name=contestant.name,
-                bits_per_byte=ratio(bits[contestant.name], _sizes(examples), examples),
-                accuracy=ratio(correct, np.ones_like(correct), asked) if asked else None,
-                milliseconds_per_token=latency(contestant, examples[0]),
-            )
-        )
-    against = {
-        name: ratio(bits["bridge"], bits[name], examples, lambda value: value - 1) for name in ("donor alone", "base")
-    }
-    recovered = None
-    if ceiling is not None and (bits["ceiling"] != bits["base"]).all():
-        recovered = ratio(bits["bridge"] - bits["base"], bits["ceiling"] - bits["base"], examples)
+
+def _asked(contenders: Sequence[Kind] | None, lineup: Lineup) -> list[Kind]:
+    """The contenders to measure, in the order of tables."""
+    possible = lineup.possible()
+    if contenders is None:
+        return possible
+    needs = {Kind.CEILING: "ceiling", Kind.CONTROL: "control"}
+    for kind in contenders:
+        if kind not in possible:
+            raise VocabridgeError(f"the contender {kind.value} needs --{needs.get(kind, 'validation')}; give it")
+    return [kind for kind in Kind if kind in contenders]
+
+
+def _measure(
+    kind: Kind, lineup: Lineup, task: Task, run: Run, *, answers: int | None, max_new_tokens: int, tell: Progress
+) -> None:
+    """Measures what is not there yet of one contender; this process's share of it."""
+    examples, name = task.examples, kind.label
+    asked = [i for i, example in enumerate(examples) if example.answer is not None][:answers]
+    choosing = [i for i, item in enumerate(task.items) if item.choices]
+    work: list[tuple[str, str, list[list[int]], Callable[[Contender, list[int]], list[dict[str, Any]]]]] = [
+        (
+            "reading",
+            "reading responses",
+            [[i] for i in range(len(examples))],
+            lambda one, unit: [read(one, examples[i]) for i in unit],
+        ),
+        (
+            "choosing",
+            "weighing choices",
+            [[i] for i in choosing],
+            lambda one, unit: [choose(one, task.items[i]) for i in unit],
+        ),
+        (
+            "writing",
+            "writing answers",
+            batches(examples, asked),
+            lambda one, unit: write(one, [examples[i] for i in unit], task.extractor, max_new_tokens),
+        ),
+    ]
+    pending = {part: run.pending(name, part, units) for part, _, units, _ in work}
+    priced = run.get(name, "cost") is not None
+    run.workers.wait()  # until all have seen what is to do
+    if priced and not any(pending.values()):
+        return
+    contender = lineup.make(kind, run)
+    for part, what, _, measure in work:
+        mine = pending[part][run.workers.rank :: run.workers.count]
+        for number, unit in enumerate(mine, start=1):
+            run.append(name, part, dict(zip(unit, measure(contender, unit), strict=True)))
+            tell(number, len(mine), f"{name}: {what}")
+    run.workers.wait()  # what is timed is timed alone
+    if run.workers.is_first and not priced:
+        run.append(name, "cost", {None: cost(contender, examples[0])})
+    run.workers.wait()
+    run.reload()
+
+
+def _evaluation(
+    names: Names, data: str, task: Task, run: Run, kinds: Sequence[Kind], made_of: Mapping[str, Any]
+) -> Evaluation:
+    """The report, made of the records alone."""
+    labels = [kind.label for kind in kinds]
+    others = [kind.label for kind in kinds if kind is not Kind.BRIDGE] if Kind.BRIDGE in kinds else []
+    differences = [
+        Difference(other, metric.name, metric.relative, found)
+        for other in others
+        for metric in METRICS
+        if (found := metric.difference(task, run, Kind.BRIDGE.label, other)) is not None
+    ]
+    setting = run.get(Kind.BRIDGE.label, "setting") if Kind.BRIDGE in kinds else None
     return Evaluation(
-        base=base,
-        value=bridge.steering.source.name,
-        data=data.name,
-        items=len(examples),
-        answered=len(asked),
-        combination=bridge.steering.combination,
-        fits=fits,
-        measured=measured,
-        bridge_against_donor=against["donor alone"],
-        bridge_against_base=against["base"],
-        gap_recovered=recovered,
-        samples=[
-            Sample(example.prompt, example.response, {name: texts[name][i] for name in texts})
-            for i, example in enumerate(asked[:3])
-        ],
-        seconds=time.monotonic() - started,
+        base=names.base,
+        value=names.value if names.untuned is None else f"{names.value} - {names.untuned}",
+        data=data,
+        items=len(task.items),
+        templates=len({example.template for example in task.examples}),
+        answered=_counted(task, run, labels, "writing"),
+        chosen=_counted(task, run, labels, "choosing"),
+        seed=SEED,
+        resamples=RESAMPLES,
+        combination=None if setting is None else setting["combination"],
+        measured=[_measured(task, run, kind) for kind in kinds],
+        differences=differences,
+        classes=bits_by_class(task, run, labels),
+        samples=[_sample(task, run, labels, item) for item in range(min(_SHOWN, len(task.items)))],
+        recipe=json.loads(json.dumps(made_of)),
     )
 
 
-def _contestants(bridge: Bridge) -> list[Contestant]:
-    return [
-        of_model("base", bridge.base, bridge.vocabulary),
-        of_source("donor alone", bridge.steering.source),
-        of_model("bridge", bridge, bridge.vocabulary),
-    ]
+def _counted(task: Task, run: Run, labels: Sequence[str], part: str) -> int:
+    return sum(run.get(labels[0], part, item) is not None for item in range(len(task.items)))
 
 
-def _ceiling(name: str, device: str) -> Contestant:
-    if (Path(name) / CONFIG).is_file():
-        return of_source("ceiling", load_value_network(Path(name), device=device))
-    loaded = load_model(name, device=device)
-    return of_model("ceiling", loaded.model, loaded.vocabulary)
+def _measured(task: Task, run: Run, kind: Kind) -> Measured:
+    name, base = kind.label, Kind.BASE.label
+    cost = run.get(name, "cost") or {}
+    setting = run.get(name, "setting")
+    known = ("contender", "part", "item")
+    return Measured(
+        name=name,
+        bits_per_byte=BITS.value(task, run, name),
+        accuracy=ANSWERS.value(task, run, name),
+        choice_accuracy=CHOICES.value(task, run, name),
+        gap_recovered=gap_recovered(task, run, name, base, Kind.CEILING.label),
+        changed_tokens=None if kind is Kind.DONOR else changed_tokens(task, run, name, base),
+        first_token_ms=cost.get("first_ms"),
+        token_ms=cost.get("token_ms"),
+        peak_mb=cost.get("peak_mb"),
+        setting=None if setting is None else {key: v for key, v in setting.items() if key not in known},
+    )
 
 
-def _sizes(examples: Sequence[Example]) -> np.ndarray:
-    """Bytes of every response, (items,)."""
-    return np.array([len(example.response.encode()) for example in examples], float)
+def _sample(task: Task, run: Run, labels: Sequence[str], item: int) -> Sample:
+    example = task.examples[item]
+    written = {name: run.get(name, "writing", item) for name in labels}
+    readings = {name: run.get(name, "reading", item) or {} for name in labels}
+    return Sample(
+        prompt=example.prompt,
+        reference=example.response,
+        generations={name: row["text"] for name, row in written.items() if row is not None},
+        readings={
+            name: {key: row[key] for key in ("bits", "ends", "likeliest")} for name, row in readings.items() if row
+        },
+    )
+
+
+def _difference(one: Difference | None) -> str:
+    if one is None:
+        return "-"
+    return f"{one.difference.text(1, 100)} {'%' if one.relative else 'points'}"
+
+
+def _set_to(setting: dict[str, Any] | None) -> str:
+    if setting is None:
+        return ""
+    if "threshold" in setting:
+        return f"threshold {setting['threshold']:.2f}"
+    one = setting["combination"]
+    weights = [one["base"], one["tuned"]] + ([one["untuned"]] if one["form"] == "product" else [])
+    return f"{one['carry']} {one['form']}, {', '.join(f'{w:.2f}' for w in weights)}; {setting['policy']}"
