@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -273,7 +274,7 @@ def test_every_metric_by_hand(files, measure, model_folders):
     assert sum(one.tokens for one in by_class) == len(flat)
     ends = [[0, *row["ends"]] for row in of(BASE, "reading")]
     weight = {one.name: one.bits_per_byte[BRIDGE] for one in by_class}
-    spread = [end - start for row in ends for start, end in zip(row, row[1:], strict=False)]
+    spread = [end - start for row in ends for start, end in pairwise(row)]
     assert sum(spread) == sum(sizes)
     assert min(weight.values()) <= named(report, BRIDGE).bits_per_byte.value <= max(weight.values())
 
