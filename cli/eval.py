@@ -18,13 +18,13 @@ from vocabridge.policy import Policy
 EXAMPLES = """\b
 Examples:
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
-      --run my-run --html report.html
+      --records my-run --html report.html
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --contenders base,donor,bridge --json
   vocabridge eval --base gemma-3-270m --value my-values --data gsm8k-test.jsonl --validation gsm8k-validation.jsonl
       --prompt 'Question: {question}\\nAnswer:' --response ' {answer}' --extract '#### (.*)'
   vocabridge eval --base ./big --value ./small-chat --untuned ./small --data reasoning-gym:leg_counting:1:50
   torchrun --nproc-per-node 2 --no-python
-      vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --run my-run
+      vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --records my-run
 """
 
 
@@ -104,7 +104,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many items.")] = None,
     answers: Annotated[int | None, typer.Option(min=0, help="Ask for the answers of only so many items.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 96,
-    run: Annotated[
+    records: Annotated[
         Path | None,
         typer.Option(
             file_okay=False, help="Folder for results as they come; the same command goes on with what is there."
@@ -148,7 +148,7 @@ def evaluate(
             limit=limit,
             answers=answers,
             max_new_tokens=max_new_tokens,
-            run=run,
+            records=records,
             device=device,
             progress=tell,
         )

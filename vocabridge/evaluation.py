@@ -24,7 +24,7 @@ from vocabridge.contenders import IN_TURN, Contender, Lineup, Names
 from vocabridge.intervals import RESAMPLES, SEED, Interval
 from vocabridge.kinds import Kind
 from vocabridge.measuring import batches, choose, cost, read, write
-from vocabridge.metrics import ANSWERS, BITS, CHOICES, METRICS, changed_tokens, gap_recovered
+from vocabridge.metrics import ANSWERS, BITS, CHOICES, METRICS, Metric, changed_tokens, gap_recovered
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
 from vocabridge.recipe import recipe
@@ -222,7 +222,7 @@ def evaluate(
     limit: int | None = None,
     answers: int | None = None,
     max_new_tokens: int = _LONGEST,
-    run: Path | None = None,
+    records: Path | None = None,
     device: str = "cpu",
     progress: Progress = unheard,
 ) -> Evaluation:
@@ -244,9 +244,10 @@ def evaluate(
         contenders: Which to measure; by default all that can be made of what is given.
         template: How records become items.
         limit: Take the first so many test items.
-        answers: Ask for the final answers of so many items only; by default of all that have one.
+        answers: Have only so many items answered; by default all that have a final answer, and where none has one, the
+            few that a report shows.
         max_new_tokens: The longest answer.
-        run: A folder in which results are kept as they come; the same call goes on with what is there. Without one
+        records: A folder in which results are kept as they come; the same call goes on with what is there. Without one
             they are kept until the call ends.
         device: Where the models go.
         progress: Told of every step.
@@ -281,16 +282,16 @@ def evaluate(
     )
     with ExitStack() as stack:
         workers = Workers()
-        if run is None:
+        if records is None:
             if workers.count > 1:
-                raise VocabridgeError("several processes share a run's folder; name one with --run")
-            run = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        records = Run(run, made_of, workers)
-        stack.callback(records.close)
+                raise VocabridgeError("several processes share a folder of records; name one with --records")
+            records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        run = Run(records, made_of, workers)
+        stack.callback(run.close)
         for kind in IN_TURN:
             if kind in kinds:
-                _measure(kind, lineup, task, records, answers=answers, max_new_tokens=max_new_tokens, tell=progress)
-        return _evaluation(names, Path(str(data)).name, task, records, kinds, made_of)
+                _measure(kind, lineup, task, run, answers=answers, max_new_tokens=max_new_tokens, tell=progress)
+        return _evaluation(names, Path(str(data)).name, task, run, kinds, made_of)
 
 
 def _asked(contenders: Sequence[Kind] | None, lineup: Lineup) -> list[Kind]:
@@ -310,7 +311,8 @@ def _measure(
 ) -> None:
     """Measures what is not there yet of one contender; this process's share of it."""
     examples, name = task.examples, kind.label
-    asked = [i for i, example in enumerate(examples) if example.answer is not None][:answers]
+    asked = [i for i, example in enumerate(examples) if example.answer is not None] or [*range(len(examples))][:_SHOWN]
+    asked = asked[:answers]
     choosing = [i for i, item in enumerate(task.items) if item.choices]
     work: list[tuple[str, str, list[list[int]], Callable[[Contender, list[int]], list[dict[str, Any]]]]] = [
         (
@@ -369,8 +371,8 @@ def _evaluation(
         data=data,
         items=len(task.items),
         templates=len({example.template for example in task.examples}),
-        answered=_counted(task, run, labels, "writing"),
-        chosen=_counted(task, run, labels, "choosing"),
+        answered=_counted(ANSWERS, task, run, labels),
+        chosen=_counted(CHOICES, task, run, labels),
         seed=SEED,
         resamples=RESAMPLES,
         combination=None if setting is None else setting["combination"],
@@ -382,8 +384,9 @@ def _evaluation(
     )
 
 
-def _counted(task: Task, run: Run, labels: Sequence[str], part: str) -> int:
-    return sum(run.get(labels[0], part, item) is not None for item in range(len(task.items)))
+def _counted(metric: Metric, task: Task, run: Run, labels: Sequence[str]) -> int:
+    column = metric.of(task, run, labels[0])
+    return 0 if column is None else len(column.items)
 
 
 def _measured(task: Task, run: Run, kind: Kind) -> Measured:

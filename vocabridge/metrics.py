@@ -77,7 +77,7 @@ def _bits(task: Task, run: Run, contender: str) -> Column | None:
 
 def _answers(task: Task, run: Run, contender: str) -> Column | None:
     found = [(item, run.get(contender, "writing", item)) for item in range(len(task.items))]
-    written = [(item, row) for item, row in found if row is not None]
+    written = [(item, row) for item, row in found if row is not None and task.examples[item].answer is not None]
     right = [task.extractor.is_correct(row["text"], task.examples[item].answer or "") for item, row in written]
     items = [item for item, _ in written]
     return Column(items, np.array(right, float), np.ones(len(items))) if items else None

@@ -51,7 +51,7 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
         "eval",
         *models,
         *("--data", test, "--validation", validation, "--answers", 1),
-        *("-o", "report.json", "--html", "report.html", "--run", "run", "--json"),
+        *("-o", "report.json", "--html", "report.html", "--records", "run", "--json"),
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"evaluating {model_folders.target}\n"

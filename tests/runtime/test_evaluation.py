@@ -245,7 +245,7 @@ def test_every_metric_by_hand(files, measure, model_folders):
     write_items(files / "test.jsonl", [24], choices=[" 7", right, " The lazy dog"])
     with (files / "test.jsonl").open("a") as file:
         file.write(json.dumps({"prompt": "The", "response": " dog", "answer": "7", "choices": [" dog", " é"]}) + "\n")
-    report = measure(run=files / "run", contenders=[Kind.BASE, Kind.BRIDGE, Kind.DONOR])
+    report = measure(records=files / "run", contenders=[Kind.BASE, Kind.BRIDGE, Kind.DONOR])
     rows = [json.loads(line) for line in (files / "run" / "records-0.jsonl").read_text().splitlines()]
     sizes = [len(right.encode()), 4]
 
@@ -294,8 +294,8 @@ def test_a_right_choice_is_one_by_chance_where_answers_are_shuffled(files, measu
 
 
 def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeypatch):
-    arguments = {"validation": files / "validation.jsonl", "run": files / "run", "answers": 3}
-    whole = measure(**arguments | {"run": files / "other"})
+    arguments = {"validation": files / "validation.jsonl", "records": files / "run", "answers": 3}
+    whole = measure(**arguments | {"records": files / "other"})
     calls = []
 
     def interrupted(contender, example):
@@ -328,7 +328,7 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeyp
     ],
 )
 def test_another_evaluation_in_the_folder_is_refused(files, measure, change, says):
-    first = {"run": files / "run", "contenders": [Kind.BASE]}
+    first = {"records": files / "run", "contenders": [Kind.BASE]}
     measure(**first)
     if says is None:  # a part that the first call had no use for
         measure(**first | {"validation": files / "validation.jsonl"})
@@ -338,7 +338,7 @@ def test_another_evaluation_in_the_folder_is_refused(files, measure, change, say
 
 
 def test_other_models_or_data_are_refused(files, measure, model_folders):
-    first = {"run": files / "run", "contenders": [Kind.BASE]}
+    first = {"records": files / "run", "contenders": [Kind.BASE]}
     measure(**first)
     with (files / "test.jsonl").open("a") as file:
         file.write("\n")
