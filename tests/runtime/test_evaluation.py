@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,10 @@ def test_the_whole_path(files, model_folders, measure):
     saved = json.loads((files / "report.json").read_text())
     assert Combination.load(files / "report.json").as_dict() == report.combination
     assert json.dumps(report.as_dict()) == json.dumps(saved)
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
+    jsonschema.validate(saved, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(saved | {"measured": [saved["measured"][0] | {"token_ms": "fast"}]}, schema)
 
 
 def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, measure):
