@@ -11,6 +11,7 @@ Models are loaded when a contender needs them, and let go of when the next one d
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,6 +141,7 @@ class Lineup:
         make, needed = makers[kind]
         for name in self._parts.keys() - needed:
             del self._parts[name]
+        gc.collect()  # before anything else is loaded
         return make(run)
 
     def _base(self) -> LoadedModel:

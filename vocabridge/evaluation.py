@@ -249,7 +249,7 @@ def evaluate(
         max_new_tokens: The longest answer.
         records: A folder in which results are kept as they come; the same call goes on with what is there. Without one
             they are kept until the call ends.
-        device: Where the models go.
+        device: Where the models go; of several processes on "cuda" each has a GPU of its own.
         progress: Told of every step.
 
     Raises:
@@ -258,7 +258,7 @@ def evaluate(
     """
     if validation is not None and combination is not None:
         raise VocabridgeError("weights are either fitted (validation) or given (combination); leave one out")
-    template = template or Template()
+    workers, template = Workers(), template or Template()
     task = load_task(data, template, limit)
     held_out = [] if validation is None else load_task(validation, template).examples
     if seen := {example.text for example in held_out} & {example.text for example in task.examples}:
@@ -267,7 +267,9 @@ def evaluate(
         )
     names = Names(base, value, untuned=untuned, alignment=alignment, ceiling=ceiling, control=control)
     weights = None if combination is None else Combination.load(combination)
-    lineup = Lineup(names, held_out, combination=weights, policies=policies, device=device, progress=progress)
+    lineup = Lineup(
+        names, held_out, combination=weights, policies=policies, device=workers.device(device), progress=progress
+    )
     kinds = _asked(contenders, lineup)
     made_of = recipe(
         names,
@@ -281,7 +283,6 @@ def evaluate(
         max_new_tokens=max_new_tokens,
     )
     with ExitStack() as stack:
-        workers = Workers()
         if records is None:
             if workers.count > 1:
                 raise VocabridgeError("several processes share a folder of records; name one with --records")

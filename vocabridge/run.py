@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,18 @@ class Workers:
                 ) from error
             import torch
 
-            self._state = PartialState(cpu=not torch.cuda.is_available())
+            # While the first process fits weights, the others wait.
+            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(weeks=1))
             self.rank, self.count = self._state.process_index, self._state.num_processes
 
     @property
     def is_first(self) -> bool:
         """Whether this process does what only one should."""
         return self.rank == 0
+
+    def device(self, name: str) -> str:
+        """The device of this process: of "cuda", each has its own."""
+        return str(self._state.device) if self._state is not None and name == "cuda" else name
 
     def wait(self) -> None:
         """Waits for the others."""
