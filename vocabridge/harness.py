@@ -28,7 +28,7 @@ except ImportError as error:
 
 
 @register_model("vocabridge")
-class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no type information
+class HarnessModel(HFLM):
     """A bridge as the harness's own class for models of transformers."""
 
     def __init__(
@@ -49,7 +49,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # lm_eval has no type informati
         loaded = load(Path(bridge), device=device, dtype=getattr(torch, dtype))
         for steering in loaded.steerings:
             steering.strength = steering.strength if strength is None else float(strength)
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(loaded.base.name_or_path))
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(str(loaded.base.name_or_path)))
         super().__init__(pretrained=loaded, tokenizer=tokenizer, backend="causal", **more)
         self.pretrained = bridge  # a name, as reports have it
 
