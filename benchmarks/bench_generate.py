@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -30,7 +30,9 @@ from transformers import DynamicCache
 
 from vocabridge.batch import prompt_ids
 from vocabridge.bridge import Bridge
+from vocabridge.bridge_cache import BridgeCache
 from vocabridge.combination import Carry, Combination
+from vocabridge.connection import run
 from vocabridge.data import value_network_folder
 from vocabridge.loading import build_bridge
 from vocabridge.policy import Policy
@@ -58,25 +60,28 @@ def contexts(bridge: Bridge, size: int, batch: int) -> tuple[torch.Tensor, torch
 
 
 class Writer:
-    """Writes greedily, step by step, with one or several models whose logits are added."""
+    """Writes greedily, step by step, with models whose logits are added; one that takes another's goes after it."""
 
-    def __init__(self, models: Sequence[Any], ids: torch.Tensor) -> None:
+    def __init__(self, models: Mapping[str, Any], ids: torch.Tensor) -> None:
         """Reads the context."""
         self._models = models
-        self._caches: list[Any] = [None] * len(models)
+        self._caches = {
+            name: BridgeCache(DynamicCache(config=model.config)) if isinstance(model, Bridge) else DynamicCache()
+            for name, model in models.items()
+        }
         self._ids = ids
         self.step()
 
     @torch.no_grad()
     def step(self) -> None:
         """One more token a row."""
-        logits = []
-        for i, model in enumerate(self._models):
-            cache = self._caches[i] or (DynamicCache() if not isinstance(model, Bridge) else None)
-            output = model(input_ids=self._ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            self._caches[i] = cache or output.past_key_values
-            logits.append(output.logits[:, -1])
-        self._ids = torch.stack(logits).sum(0).argmax(-1, keepdim=True)
+        ids = self._ids
+        said = run(
+            self._models,
+            lambda name: {"input_ids": ids, "past_key_values": self._caches[name], "use_cache": True},
+            keep=1,
+        )
+        self._ids = torch.stack([logits[:, -1] for logits in said.values()]).sum(0).argmax(-1, keepdim=True)
 
 
 class Carried:
@@ -117,16 +122,16 @@ def main() -> None:
     steering = bridge.steering
     steering.combination = Combination(Carry.INFORMED, 0.3, 0.7, 0.0)
     carried = Carried(steering)
-    models = [steering.source.models[name] for name in sorted(steering.models(("tuned",)))]
+    models = {name: steering.source.models[name] for name in sorted(steering.models(("tuned",)))}
     console, found = Console(width=110), []
 
     def steered(policy: Policy, ids: torch.Tensor) -> Writer:
         steering.policy = policy
-        return Writer([bridge], ids)
+        return Writer({"bridge": bridge}, ids)
 
     def rows(size: int, batch: int, policies: Sequence[Policy]) -> list[dict[str, Any]]:
         ids, own = contexts(bridge, size, batch)
-        writers = {"base": Writer([bridge.base], ids), "source": Writer(models, own)}
+        writers = {"base": Writer({"base": bridge.base}, ids), "source": Writer(models, own)}
         writers |= {policy.value: steered(policy, ids) for policy in policies}
         times: dict[str, list[float]] = {name: [] for name in writers}
         shares: dict[str, float] = {}
@@ -158,18 +163,19 @@ def main() -> None:
         ids, own = contexts(bridge, size, 1)
 
         @torch.no_grad()
-        def read(read_by: Sequence[Any], text: torch.Tensor) -> float:
+        def read(read_by: Mapping[str, Any], text: torch.Tensor) -> float:
             begin = perf_counter()
-            logits = sum(model(input_ids=text, use_cache=False).logits[0, :-1].float() for model in read_by)
+            said = run(read_by, lambda _name: {"input_ids": text, "use_cache": False}, keep=0)
+            logits = sum(one[0, :-1].float() for one in said.values())
             torch.nn.functional.cross_entropy(logits, text[0, 1:])
             return 1000 * (perf_counter() - begin)
 
         def bridged(policy: Policy) -> float:
             steering.policy = policy
-            return read([bridge], ids)
+            return read({"bridge": bridge}, ids)
 
         works: dict[str, Callable[[], float]] = {
-            "base": lambda: read([bridge.base], ids),
+            "base": lambda: read({"base": bridge.base}, ids),
             "source": lambda: read(models, own),
         } | {policy.value: partial(bridged, policy) for policy in POLICIES}
         times = {name: [work() for _ in range(ROUNDS + 1)][1:] for name, work in works.items()}
@@ -198,7 +204,7 @@ def main() -> None:
             written.step()
 
     peaks = {
-        "base": held(lambda: write(lambda: Writer([bridge.base], ids))),
+        "base": held(lambda: write(lambda: Writer({"base": bridge.base}, ids))),
         "source": held(lambda: write(lambda: Writer(models, own))),
         "bridge": held(lambda: write(lambda: steered(Policy.LOOK_AHEAD, ids))),
     }

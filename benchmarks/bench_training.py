@@ -28,10 +28,12 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from vocabridge.data import task_file
+from vocabridge.lesson import Lesson
 from vocabridge.regulariser import Regulariser
+from vocabridge.training_batches import LengthGrouped, collate
 from vocabridge.training_data import TrainingText, load_training_texts
 from vocabridge.value_network import new_value_network
-from vocabridge.value_trainer import LengthGrouped, Lesson, ValueTrainer, collate
+from vocabridge.value_trainer import ValueTrainer
 
 ROUNDS = 2
 

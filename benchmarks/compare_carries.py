@@ -1,6 +1,6 @@
 """What a crossing costs and what a bridge gains, by policy, carry and form: a donor's responses in another vocabulary.
 
-    python benchmarks/bench_carries.py --base gemma-3-270m --value my-values --data test.jsonl --validation val.jsonl
+    python benchmarks/compare_carries.py --base gemma-3-270m --value my-values --data test.jsonl --validation val.jsonl
                                        [--limit N] [--ways POLICY:CARRY ...] [--json FILE]
 
 Bits per byte of the responses, teacher-forced. Per policy and carry of distributions: the carried donor alone

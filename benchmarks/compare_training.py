@@ -1,13 +1,13 @@
-"""What a value network is worth by how it was trained: on its own base, on another of its tokenizer, across vocabularies.
+"""What a value network is worth by how it was trained: on its own base, on another one, across vocabularies.
 
-    python benchmarks/compare_training.py RECIPE ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR --output DIR
-                                          [--other MODEL] [--texts 300] [--items 100] [--across 40] [--fit 20]
+    python benchmarks/compare_training.py RECIPE ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR
+                                          --output DIR [--other MODEL] [--texts 300] [--items 100] [--across 40]
 
 RECIPE is `scheme=cascade+,method=full,seed=1` and so on, fields of `vocabridge.training.Recipe`; `default` is the
-command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the base it was trained on;
-"other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with weights
-fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1) and
-fitted. Networks and `figures.jsonl` are kept in --output, so the same call goes on, and prints what is there.
+command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the base it was trained
+on; "other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with
+weights fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1)
+and fitted. Networks and `figures.jsonl` are kept in --output, so the same call goes on, and prints what is there.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def recipe_of(text: str, base: str) -> Recipe:
         name, _, value = part.partition("=")
         hint = hints[name]
         kind = get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
-        fields[name] = value == "True" if kind is bool else kind(value)
+        several = get_origin(kind) is tuple
+        fields[name] = tuple(value.split("+")) if several else value == "True" if kind is bool else kind(value)
     return Recipe(base=base, **fields)
 
 
@@ -122,7 +123,9 @@ def show(path: Path) -> None:
         def said(part: dict[str, Any] | None) -> str:
             return "-" if part is None else f"{part['bits_per_byte']:.3f} ({100 * part['change']['value']:+.1f}%)"
 
-        bridge = min((over[n] for n in over if n.startswith("informed")), key=lambda p: p["bits_per_byte"], default=None)
+        bridge = min(
+            (over[n] for n in over if n.startswith("informed")), key=lambda p: p["bits_per_byte"], default=None
+        )
         changes = [over.get("the paper's sum"), over.get("exponential product"), over.get("carried donor"), bridge]
         table.add_row(
             entry["recipe"],

@@ -14,7 +14,7 @@ from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.options import output_folder
 from vocabridge.cli.output import Json, count, print_facts, print_json, progress
 from vocabridge.regulariser import Regulariser
-from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.scheme import Initialisation, Scheme, Turns
 
 EXAMPLES = """\b
 Examples:
@@ -77,6 +77,11 @@ def train(
         ),
     ] = None,
     method: Annotated[Method, typer.Option(help="An adapter of a few MB, or every weight.")] = Method.lora,
+    other_base: Annotated[
+        list[str] | None,
+        typer.Option(help="One more model to train on, of any tokenizer; may be given several times."),
+    ] = None,
+    turns: Annotated[Turns, typer.Option(help="Which of several bases a step has.")] = Turns.IN_TURN,
     scheme: Annotated[
         Scheme, typer.Option(help="What it reads: the tokens, what the base expects next, or both (cascade+).")
     ] = Scheme.RESIDUAL,
@@ -125,6 +130,8 @@ def train(
     recipe = Recipe(
         base=base,
         method=method.value,
+        other_bases=tuple(other_base or ()),
+        turns=turns,
         scheme=scheme,
         layers=layers,
         initialisation=initialisation,

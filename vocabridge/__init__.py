@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vocabridge.models import load_model
     from vocabridge.policy import Policy
     from vocabridge.processor import SteeringProcessor
+    from vocabridge.regulariser import Regulariser
+    from vocabridge.scheme import Initialisation, Scheme, Turns
     from vocabridge.steering import Steering
     from vocabridge.stopping import StopStrings
     from vocabridge.streaming import stream
@@ -44,6 +46,8 @@ _HOMES = {
     "models": ("load_model",),
     "policy": ("Policy",),
     "processor": ("SteeringProcessor",),
+    "regulariser": ("Regulariser",),
+    "scheme": ("Initialisation", "Scheme", "Turns"),
     "steering": ("Steering",),
     "stopping": ("StopStrings",),
     "streaming": ("stream",),
@@ -64,13 +68,17 @@ __all__ = [
     "Evaluation",
     "Form",
     "Guard",
+    "Initialisation",
     "Policy",
     "Recipe",
+    "Regulariser",
     "ResidualValueNetwork",
     "Schedule",
+    "Scheme",
     "Steering",
     "SteeringProcessor",
     "StopStrings",
+    "Turns",
     "VocabridgeError",
     "Vocabulary",
     "align",

@@ -20,7 +20,7 @@ Nothing of size |S| x |T| is ever made; how one product is done is `SparseMatrix
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 _TINY = 1e-37  # just above float32's underflow
 _FAR = 75.0  # exp(75) and exp(-75), times the greatest weight of a row (at least 1/|S|), stay in float32's range
 
-with warnings.catch_warnings():  # torch says once in a process that CSR is in beta; so it has said it
-    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+with warnings.catch_warnings():  # torch says once in a process that CSR and CSC are in beta; so it has said it
+    warnings.filterwarnings("ignore", "Sparse CS[RC] tensor support is in beta", UserWarning)
     torch.empty(0, 0).to_sparse_csr()
+    torch.empty(0, 0).to_sparse_csc()
 
 
 class Projection(nn.Module):
@@ -94,8 +95,8 @@ class Projection(nn.Module):
             return self.rows(delta)
         change, _, differs = _centred(delta)
         change = self.rows(change)
-        factor = change.exp().index_fill_(-1, self.empty, 0.0)
-        return change.sub_(self._constant(factor.mul_(p_target), p_target) * differs).index_fill_(-1, self.empty, 0.0)
+        changed = (change.exp() * p_target).index_fill_(-1, self.empty, 0.0)
+        return change.sub_(self._constant(changed, p_target) * differs).index_fill_(-1, self.empty, 0.0)
 
     def exponential(self, delta: Tensor, p_target: Tensor) -> Tensor:
         """log(R @ exp(z_delta)) - k; arguments and result as for `linear`, cut in any case."""
@@ -252,6 +253,22 @@ def _csr_product(pointers: Tensor, indices: Tensor, weights: Tensor, values: Ten
             # The third dimension leads past torch's blocked transposition, half as fast for so few rows.
             out.copy_((matrix @ part.unsqueeze(1).permute(2, 1, 0).contiguous().squeeze(1)).T)
     return found
+
+
+def _keep_matrix(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.columns = inputs[3].shape[1]
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, Tensor]:
+    """The transposed product; read by columns, the arrays of a CSR matrix are those of its transpose."""
+    pointers, indices, weights = ctx.saved_tensors
+    size = (ctx.columns, gradient.shape[1])
+    transposed = torch.sparse_csc_tensor(pointers, indices, weights, size=size, check_invariants=False)
+    return None, None, None, (transposed @ gradient.T).T
+
+
+torch.library.register_autograd("vocabridge::csr_product", _backward, setup_context=_keep_matrix)
 
 
 @_csr_product.register_fake

@@ -1,4 +1,4 @@
-"""What a value network reads of its small base, and what it starts from."""
+"""What a value network reads of its small base, what it starts from, and which of several bases a step has."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ class Initialisation(str, Enum):
 
     PRETRAINED = "pretrained"
     RANDOM = "random"
+
+
+class Turns(str, Enum):
+    """Which of several bases a training step has."""
+
+    IN_TURN = "in-turn"
+    SAMPLED = "sampled"

@@ -2,10 +2,10 @@
 
     loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regulariser
 
-by AdamW, a cosine schedule and gradients clipped at 1. Source: Lu et al., arXiv 2410.21027; `regulariser` says how the
-released code differs. Checkpoints are in `checkpoints/` of the output folder until the network is written there at the
-end; the same call takes up the last one. Under a launcher of several processes (`torchrun`, `accelerate launch`) each
-has its share of every step, and the first one writes.
+over its own base or several (`training_bases`), by AdamW, a cosine schedule and gradients clipped at 1. Source: Lu et
+al., arXiv 2410.21027; `regulariser` says how the released code differs. Checkpoints are in `checkpoints/` of the output
+folder until the network is written there at the end; the same call takes up the last one. Under a launcher of several
+processes (`torchrun`, `accelerate launch`) each has its share of every step, and the first one writes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,20 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.lesson import Lesson
 from vocabridge.progress import Progress, unheard
 from vocabridge.records import data_digest
 from vocabridge.reference import Reference
 from vocabridge.regulariser import Regulariser
-from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.scheme import Initialisation, Scheme, Turns
+from vocabridge.training_bases import TrainingBase, beside, load_others
 from vocabridge.training_data import TrainingText, load_training_texts, pack, split
 from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinned
 from vocabridge.training_record import CARD, command, versions, write_card
 from vocabridge.value_network import WEIGHTS, new_value_network, save_value_network
 from vocabridge.value_source import ResidualValueNetwork
-from vocabridge.value_trainer import RUN, Lesson, ValueTrainer, validations
+from vocabridge.value_trainer import RUN, ValueTrainer, validations
 
 CHECKPOINTS = "checkpoints"
 
@@ -53,6 +55,8 @@ class Recipe:
     Attributes:
         base: The small base by name.
         method: "lora" (adapter on every linear layer) or "full".
+        other_bases: More bases to train on, by name, of any tokenizer.
+        turns: Which of the bases a step has.
         scheme: What the value network reads of its base.
         layers: It has the first so many layers of the base; None for all.
         initialisation: Whether it starts from the base's weights.
@@ -76,6 +80,8 @@ class Recipe:
 
     base: str
     method: str = "lora"
+    other_bases: tuple[str, ...] = ()
+    turns: Turns = Turns.IN_TURN
     scheme: Scheme = Scheme.RESIDUAL
     layers: int | None = None
     initialisation: Initialisation = Initialisation.PRETRAINED
@@ -106,7 +112,7 @@ class TrainingResult:
         losses: Mean cross-entropy a learned token in nats, one an epoch.
         norms: Mean |z_delta|_1 / |V| at learned tokens, one an epoch.
         changed: Share of learned tokens at which the likeliest token is another than the base's, one an epoch.
-        validation_before: Bits per learned token of the base on the validation texts; None without any.
+        validation_before: Bits per learned token of all bases on the validation texts; None without any.
         validation_after: The same with the value network.
         seconds: Wall time, from the checkpoint on if one was taken up.
     """
@@ -158,9 +164,11 @@ def train_value_network(
     arguments = _arguments(recipe, output, device)
     torch.manual_seed(recipe.seed)
     network = _new_network(recipe, str(arguments.device))
-    texts, held_out = _texts(recipe, data, validation, network)
+    others = load_others(recipe.other_bases, network.vocabulary, str(arguments.device))
+    texts, held_out = _texts(recipe, data, validation, network.vocabulary, others)
     made_of = {
         "base": Reference.of(network.base, network.config.fingerprint).as_dict(output),
+        "other_bases": [Reference.of(one.model, one.vocabulary.fingerprint).as_dict(output) for one in others],
         "data": _named(data),
         "validation": _named(validation),
     }
@@ -173,11 +181,12 @@ def train_value_network(
     _schedule(arguments, each, steps, evaluate=bool(held_out), start=checkpoint is None)
     stopping = _Stopping(recipe.patience)
     trainer = ValueTrainer(
-        Lesson(network, recipe.regulariser),
+        Lesson(network, recipe.regulariser, others),
         arguments,
         sequences,
         held_out,
         weight=recipe.regulariser_weight,
+        turns=recipe.turns,
         run=run,
         callbacks=[TrainingLog(output, progress), stopping],
     )
@@ -378,15 +387,31 @@ def _validation(trainer: ValueTrainer, *, best: bool) -> tuple[float | None, flo
 
 
 def _texts(
-    recipe: Recipe, data: str | Path, validation: str | Path | float | None, network: ResidualValueNetwork
+    recipe: Recipe,
+    data: str | Path,
+    validation: str | Path | float | None,
+    vocabulary: Vocabulary,
+    others: Sequence[TrainingBase],
 ) -> tuple[list[TrainingText], list[TrainingText]]:
     """The texts to train on and those to validate on."""
-    texts = load_training_texts(data, network.vocabulary, max_length=recipe.max_length)
+    across = [base.vocabulary for base in others if base.projection is not None]
+    if across and recipe.packing:
+        raise VocabridgeError(
+            f"texts cannot be packed for {across[0].name}, which has another tokenizer; leave out packing"
+        )
+
+    def load(source: str | Path) -> list[TrainingText]:
+        texts = load_training_texts(source, vocabulary, max_length=recipe.max_length)
+        sides = [
+            beside(texts, vocabulary, load_training_texts(source, target, max_length=recipe.max_length), target)
+            for target in across
+        ]
+        return [replace(text, sides=several) for text, *several in zip(texts, *sides, strict=True)] if sides else texts
+
+    texts = load(data)
     if validation is None:
         return texts, []
-    if isinstance(validation, float):
-        return split(texts, validation, recipe.seed)
-    return texts, load_training_texts(validation, network.vocabulary, max_length=recipe.max_length)
+    return split(texts, validation, recipe.seed) if isinstance(validation, float) else (texts, load(validation))
 
 
 def _named(source: str | Path | float | None) -> dict[str, Any] | None:
@@ -398,8 +423,10 @@ def _named(source: str | Path | float | None) -> dict[str, Any] | None:
     return {"name": Path(source).name if Path(source).exists() else str(source), "sha256": data_digest(source)}
 
 
-def _identity(source: Mapping[str, Any] | None) -> Any:
+def _identity(source: Mapping[str, Any] | list[dict[str, Any]] | None) -> Any:
     """What must be the same for a run to go on."""
+    if isinstance(source, list):
+        return [_identity(one) for one in source]
     known = [source[name] for name in ("sha256", "share", "revision", "digest") if source and source.get(name)]
     return known[0] if known else None
 

@@ -28,6 +28,21 @@ from vocabridge.records import Record, checked_string, read_records
 
 
 @dataclass(frozen=True)
+class Side:
+    """A training text in the tokens of a base of another tokenizer.
+
+    Attributes:
+        ids: All ids.
+        learns: Whether each of them is learned.
+        behind: For each the index of the value network's token with which it has read just as far; -1 where none is.
+    """
+
+    ids: list[int]
+    learns: list[bool]
+    behind: list[int]
+
+
+@dataclass(frozen=True)
 class TrainingText:
     """One sequence of a model's tokens: a text, or several that are packed.
 
@@ -35,11 +50,13 @@ class TrainingText:
         ids: All ids.
         learns: Whether each of them is learned; the first of every text never is.
         starts: Where in the sequence each of its texts starts; (0,) if it is one.
+        sides: The same in the tokens of other bases, one for each that has another tokenizer.
     """
 
     ids: list[int]
     learns: list[bool]
     starts: tuple[int, ...] = (0,)
+    sides: tuple[Side, ...] = ()
 
     @property
     def positions(self) -> list[int]:

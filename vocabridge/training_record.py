@@ -50,7 +50,7 @@ def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, An
         "small base": f"{base['name']} ({known}; tokenizer {base['fingerprint'][:12]})",
         "data": f"{data['name']} (SHA-256 {data['sha256'][:12]}), {record['examples']} texts",
         "validation": _held_out(record["validation"]),
-        **{name.replace("_", " "): value for name, value in record["recipe"].items() if name != "base"},
+        **{name.replace("_", " "): value for name, value in record["recipe"].items() if name != "base" and value != []},
         "steps": record["steps"],
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version),
     }

@@ -1,9 +1,9 @@
-"""transformers' `Trainer` for value networks: what a step computes, in which order texts come, what a checkpoint holds.
+"""transformers' `Trainer` for value networks: what a step minimises, what is logged, what a checkpoint holds.
 
     loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regulariser) / their number
 
-over the whole step, however many processes and parts it is spread over. What is trained, wrapped and saved is the value
-network; its base stands beside it. Logits are made at the positions that need them only.
+over the whole step (`lesson` has the sums), however many processes and parts it is spread over; each step has one of
+the bases. What is trained, wrapped and saved is the value network; its bases stand beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,135 +20,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.lesson import Lesson
 from vocabridge.regulariser import Regulariser
+from vocabridge.scheme import Turns
+from vocabridge.training_bases import whose_turn
+from vocabridge.training_batches import LengthGrouped, Texts, collate
 from vocabridge.training_data import TrainingText
-from vocabridge.value_source import ResidualValueNetwork
 
 RUN = "run.json"
 """The file of a checkpoint that says which run it is of."""
 
-_IGNORED = -100
 _KEPT = 2
-
-
-class Lesson(nn.Module):
-    """What a value network learns from a batch. Its parameters are the value network's; the base has none here."""
-
-    accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
-
-    def __init__(self, network: ResidualValueNetwork, regulariser: Regulariser) -> None:
-        """Takes a network to train."""
-        super().__init__()
-        self.value = network.value
-        self._base = (network.base,)  # not a module of this one, so that it is neither wrapped nor saved
-        self.regulariser = regulariser
-
-    def forward(self, input_ids: Tensor, position_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Sums over the learned tokens of a batch.
-
-        Args:
-            input_ids: Tokens, (batch, n), padded on the right.
-            position_ids: The place of each in its own text, (batch, n).
-            labels: The same tokens, -100 where they are not learned.
-
-        Returns:
-            nats: Cross-entropy of z_base + z_delta.
-            regulariser: The regulariser; of `released` the mean over all positions.
-            norm: |z_delta|_1 / |V|, without gradient, as is all below.
-            changed: How often the likeliest token is another than the base's.
-            tokens: How many tokens are learned.
-        """
-        (base,) = self._base
-        unembed = base.get_output_embeddings()
-        places = {"position_ids": position_ids, "use_cache": False}
-        with torch.no_grad():
-            said = base.base_model(input_ids=input_ids, **places).last_hidden_state
-        hidden = self.value.hidden(**self.value.inputs(input_ids, said, unembed), **places)
-        learned = labels[:, 1:] != _IGNORED  # position i predicts token i + 1
-        with torch.no_grad():
-            z_base = unembed(said[:, :-1][learned]).float()
-        if self.regulariser is Regulariser.RELEASED:
-            everywhere = self.value.unembed(hidden).float()
-            z_delta, term = everywhere[:, :-1][learned], everywhere.abs().mean()
-        else:
-            z_delta = self.value.unembed(hidden[:, :-1][learned]).float()
-            term = self.regulariser.at(z_base, z_delta).sum()
-        z = z_base + z_delta
-        return {
-            "nats": functional.cross_entropy(z, labels[:, 1:][learned], reduction="sum"),
-            "regulariser": term,
-            "norm": z_delta.detach().abs().mean(-1).sum(),
-            "changed": (z.argmax(-1) != z_base.argmax(-1)).sum().float(),
-            "tokens": learned.sum().float(),
-        }
-
-
-class LengthGrouped(Sampler[int]):
-    """The order of texts in an epoch: batches of like length, so that little of a batch is padding.
-
-    The last batch is filled up with -1, which stands for nothing, so that every process has as many.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: Callable[[], int]) -> None:
-        """Orders texts of these lengths, in each epoch otherwise; what epoch it is is asked when one begins."""
-        self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, epoch
-
-    def __len__(self) -> int:
-        """Places in an epoch, a multiple of the batch."""
-        return math.ceil(len(self._lengths) / self._batch) * self._batch
-
-    def __iter__(self) -> Iterator[int]:
-        """Indices of texts."""
-        generator = torch.Generator().manual_seed((1_000_003 * self._seed + self._epoch()) % 2**63)
-        order = torch.randperm(len(self._lengths), generator=generator).tolist()
-        pool, batches = 16 * self._batch, []
-        for start in range(0, len(order), pool):
-            chunk = sorted(order[start : start + pool], key=lambda i: self._lengths[i])
-            batches += [chunk[i : i + self._batch] for i in range(0, len(chunk), self._batch)]
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[i] + [-1] * (self._batch - len(batches[i]))
-
-
-class _Texts(Dataset[TrainingText]):
-    """Texts by index; -1 is an empty one."""
-
-    def __init__(self, texts: Sequence[TrainingText]) -> None:
-        self._texts = texts
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, index: int) -> TrainingText:
-        return _NOTHING if index == -1 else self._texts[index]
-
-
-_NOTHING = TrainingText([0], [False])
-
-
-def collate(texts: Sequence[TrainingText]) -> dict[str, Tensor]:
-    """A batch as `Lesson` takes it.
-
-    Places go on through the padding, which no token in front of it sees: only where several texts are packed does
-    attention need a mask.
-    """
-    width = max(len(text.ids) for text in texts)
-    ids = torch.zeros(len(texts), width, dtype=torch.long)
-    labels = torch.full((len(texts), width), _IGNORED)
-    places = torch.zeros(len(texts), width, dtype=torch.long)
-    for row, text in enumerate(texts):
-        size, own = len(text.ids), text.positions
-        ids[row, :size] = torch.tensor(text.ids)
-        labels[row, :size] = torch.where(torch.tensor(text.learns), ids[row, :size], _IGNORED)
-        places[row] = torch.tensor([*own, *range(own[-1] + 1, own[-1] + 1 + width - size)])
-    return {"input_ids": ids, "position_ids": places, "labels": labels}
 
 
 class ValueTrainer(Trainer):
@@ -162,6 +51,7 @@ class ValueTrainer(Trainer):
         held_out: Sequence[TrainingText],
         *,
         weight: float,
+        turns: Turns = Turns.IN_TURN,
         run: Mapping[str, Any],
         callbacks: list[TrainerCallback],
     ) -> None:
@@ -173,20 +63,22 @@ class ValueTrainer(Trainer):
             texts: To train on.
             held_out: To validate on, perhaps none.
             weight: Of the regulariser.
+            turns: Which of the lesson's bases a step has.
             run: What must be the same when a checkpoint is taken up again; kept in it.
             callbacks: Told of what happens.
         """
+        self._texts = Texts(texts, len(lesson.sides))
         super().__init__(
             model=lesson,
             args=arguments,
-            train_dataset=_Texts(texts),
-            eval_dataset=_Texts(held_out) if held_out else None,
+            train_dataset=self._texts,
+            eval_dataset=Texts(held_out, len(lesson.sides)) if held_out else None,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
         self._lesson = lesson
-        self._texts, self._held_out = texts, sorted(held_out, key=lambda text: len(text.ids))
-        self._weight, self._run = weight, dict(run)
+        self._held_out = sorted(held_out, key=lambda text: len(text.ids))
+        self._weight, self._turns, self._run = weight, turns, dict(run)
         self._released = lesson.regulariser is Regulariser.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
@@ -196,10 +88,21 @@ class ValueTrainer(Trainer):
         step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         steps = math.ceil(len(self._texts) / step)
         order = LengthGrouped(
-            [len(text.ids) for text in self._texts], step, args.seed, lambda: self.state.global_step // steps
+            [len(text.ids) for text in self._texts.texts], step, args.seed, lambda: self.state.global_step // steps
         )
-        loader = DataLoader(_Texts(self._texts), args.train_batch_size, sampler=order, collate_fn=collate)
+        loader = DataLoader(self._texts, args.train_batch_size, sampler=order, collate_fn=collate)
         return self.accelerator.prepare(loader)
+
+    @property
+    def _base(self) -> int:
+        """Which of the bases has this step."""
+        return whose_turn(self._turns, self.state.global_step, len(self._lesson.bases), self.args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """The learned tokens of a step, in the tokens of the base that has it."""
+        side = self._lesson.sides.get(self._base)
+        counted = batch_samples if side is None else [batch["sides"][side] for batch in batch_samples]
+        return super()._get_num_items_in_batch(counted, device)
 
     def compute_loss(
         self,
@@ -209,7 +112,7 @@ class ValueTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This part's share of the step's loss, times the processes, over which gradients are averaged."""
-        said = model(**inputs)
+        said = model(**inputs, base=self._base)
         self._watched += torch.stack([said[name].detach() for name in ("nats", "norm", "changed", "tokens")])
         scale = self.accelerator.num_processes / num_items_in_batch
         loss = said["nats"] * scale
@@ -223,15 +126,17 @@ class ValueTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """`eval_loss`: cross-entropy in nats a learned token of the held-out texts."""
+        """`eval_loss`: cross-entropy in nats a learned token of the held-out texts, over all bases."""
         size, processes = self.args.eval_batch_size, self.args.world_size
         batches = [self._held_out[i : i + size] for i in range(0, len(self._held_out), size)]
-        batches += [[_NOTHING]] * (-len(batches) % processes)  # as many forwards in every process
+        batches += [[self._texts[-1]]] * (-len(batches) % processes)  # as many forwards in every process
         sums = torch.zeros(2, device=self.args.device)
         self.model_wrapped.eval()
         for batch in batches[self.args.process_index :: processes]:
-            said = self.model_wrapped(**self._prepare_inputs(collate(batch)))
-            sums += torch.stack([said["nats"], said["tokens"]])
+            inputs = self._prepare_inputs(collate(batch))
+            for base in range(len(self._lesson.bases)):
+                said = self.model_wrapped(**inputs, base=base)
+                sums += torch.stack([said["nats"], said["tokens"]])
         nats, tokens = self.accelerator.reduce(sums, "sum").tolist()
         metrics = {"eval_loss": nats / tokens}
         self.log(metrics)

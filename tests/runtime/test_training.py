@@ -12,13 +12,14 @@ import torch
 
 from vocabridge import training
 from vocabridge.alignment import VocabridgeError
+from vocabridge.lesson import Lesson
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.training import CHECKPOINTS, Recipe, train_value_network
+from vocabridge.training_batches import collate
 from vocabridge.training_data import load_training_texts
 from vocabridge.training_log import LOG, PLOT
 from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
-from vocabridge.value_trainer import Lesson, collate
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -117,7 +118,7 @@ def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
     config = json.loads((tmp_path / "values" / CONFIG).read_text())
     record = config["training"]
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
-    assert record["recipe"] == dataclasses.asdict(recipe)
+    assert record["recipe"] == dataclasses.asdict(recipe) | {"other_bases": []}
     assert record["data"] == {"name": "data.jsonl", "sha256": digest} == record["validation"]
     assert record["base"]["fingerprint"] == config["fingerprint"]
     assert len(record["base"]["digest"]) == 64

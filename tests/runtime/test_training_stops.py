@@ -25,7 +25,8 @@ import sys
 from pathlib import Path
 from vocabridge.training import Recipe, train_value_network
 from vocabridge.value_trainer import ValueTrainer
-recipe = Recipe(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, rank=2, dtype="float32", patience=2)
+recipe = Recipe(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, rank=2, dtype="float32", patience=2,
+                other_bases=tuple(sys.argv[4:]))
 train_value_network(recipe, Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[2]))
 """
 
@@ -155,10 +156,12 @@ def launched(processes, *arguments):
     assert done.returncode == 0, done.stderr
 
 
-def test_two_processes_train_as_one_does(recipe, data, tmp_path):
+@pytest.mark.parametrize("others", [(), ("tuned", "target")])
+def test_two_processes_train_as_one_does(model_folders, recipe, data, tmp_path, others):
     """The same steps over five texts, so that a process is without one now and then."""
-    launched(1, recipe.base, data, tmp_path / "one")
-    launched(2, recipe.base, data, tmp_path / "two")
+    others = [getattr(model_folders, name) for name in others]
+    launched(1, recipe.base, data, tmp_path / "one", *others)
+    launched(2, recipe.base, data, tmp_path / "two", *others)
     one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
     assert len(one) == len(two) == 4 + 3
     for a, b in zip(one, two, strict=True):

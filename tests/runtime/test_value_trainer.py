@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vocabridge.lesson import Lesson
 from vocabridge.regulariser import Regulariser
+from vocabridge.training_batches import LengthGrouped, collate
 from vocabridge.training_data import TrainingText, pack
-from vocabridge.value_trainer import LengthGrouped, Lesson, collate
 
 
 @pytest.fixture

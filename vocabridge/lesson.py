@@ -1,0 +1,94 @@
+"""What a value network learns from one batch: the sums of which a step's loss is made.
+
+    z = z_base + z_delta        (over a base of another tokenizer z_base + (W @ z_delta - k), see `training_bases`)
+    nats = sum over learned tokens of -log softmax(z)[token]
+
+What is trained is the value network; its bases stand beside it. Logits are made at the positions that need them only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocabridge.models import LoadedModel
+from vocabridge.regulariser import Regulariser
+from vocabridge.training_bases import TrainingBase
+from vocabridge.training_batches import IGNORED
+from vocabridge.value_source import ResidualValueNetwork
+
+
+class Lesson(nn.Module):
+    """What a value network learns from a batch. Its parameters are the value network's; the base has none here."""
+
+    accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
+
+    def __init__(
+        self, network: ResidualValueNetwork, regulariser: Regulariser, others: Sequence[TrainingBase] = ()
+    ) -> None:
+        """Takes a network to train, on its own base and others."""
+        super().__init__()
+        self.value = network.value
+        small = LoadedModel("", "", network.base, network.vocabulary)
+        # Plain objects, not modules of this one, so that they are neither wrapped nor saved.
+        self.bases = (TrainingBase.of(small, network.vocabulary), *others)
+        across = [number for number, base in enumerate(self.bases) if base.projection is not None]
+        self.sides = {base: side for side, base in enumerate(across)}  # which side of a batch is in a base's tokens
+        self.regulariser = regulariser
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        labels: Tensor,
+        sides: Sequence[Mapping[str, Tensor]] = (),
+        base: int = 0,
+    ) -> dict[str, Tensor]:
+        """Sums over the learned tokens of a batch.
+
+        Args:
+            input_ids: Tokens, (batch, n), padded on the right.
+            position_ids: The place of each in its own text, (batch, n).
+            labels: The same tokens, -100 where they are not learned.
+            sides: The three in the tokens of each base of another tokenizer, (batch, m), and `behind`, as in `Side`.
+            base: Which of the bases.
+
+        Returns:
+            nats: Cross-entropy of z_base + z_delta.
+            regulariser: The regulariser; of `released` the mean over all positions.
+            norm: |z_delta|_1 / |V|, without gradient, as is all below.
+            changed: How often the likeliest token is another than the base's.
+            tokens: How many tokens are learned.
+        """
+        chosen, side = self.bases[base], self.sides.get(base)
+        read = dict(sides[side]) if side is not None else {"input_ids": input_ids, "position_ids": position_ids}
+        labels, behind = read.pop("labels", labels), read.pop("behind", None)
+        said, unembed = chosen.says(**read)
+        learned = labels[:, 1:] != IGNORED  # position i predicts token i + 1
+        with torch.no_grad():
+            kept = said[:, :-1][learned]
+            z_base = (kept if unembed is None else unembed(kept)).float()
+        if side is not None and self.value.scheme.takes_base:  # a cascade reads its own base, as in a bridge
+            said, unembed = self.bases[0].says(input_ids, position_ids)
+        inputs = self.value.inputs(input_ids, said, unembed)
+        hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)
+        row, at = learned.nonzero(as_tuple=True)
+        heard = hidden[row, at if behind is None else behind[row, at]]
+        z_delta = self.value.unembed(heard).float()
+        if chosen.projection is not None:
+            z_delta = chosen.projection.linear(z_delta, z_base.softmax(-1))
+        if self.regulariser is Regulariser.RELEASED:
+            term = self.value.unembed(hidden).float().abs().mean()
+        else:
+            term = self.regulariser.at(z_base, z_delta).sum()
+        z = z_base + z_delta
+        return {
+            "nats": functional.cross_entropy(z, labels[:, 1:][learned], reduction="sum"),
+            "regulariser": term,
+            "norm": z_delta.detach().abs().mean(-1).sum(),
+            "changed": (z.argmax(-1) != z_base.argmax(-1)).sum().float(),
+            "tokens": learned.sum().float(),
+        }

@@ -1,0 +1,137 @@
+"""The bases that a value network is trained on: its own, and others that keep it from fitting itself to the one.
+
+    its own, or another of its tokenizer    z = z_base + z_delta              at every learned token
+    one of another tokenizer                z = z_base + (W @ z_delta - k)    where both tokenizers have a boundary
+
+Each step has one of them. Over a base of another tokenizer the value network trains for the very job that it does in a
+bridge: the gradient runs through the projection. Where its own tokens do not end it has nothing to say (policy `skip`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vocabridge.alignment import VocabridgeError, Vocabulary, align
+from vocabridge.data import corpus_files
+from vocabridge.models import LoadedModel, load_model
+from vocabridge.projection import Projection
+from vocabridge.reader import begin_tokens
+from vocabridge.scheme import Turns
+from vocabridge.training_data import Side, TrainingText
+
+
+@dataclass(frozen=True)
+class TrainingBase:
+    """A frozen base.
+
+    Attributes:
+        model: The model.
+        vocabulary: Its own.
+        projection: From the value network's vocabulary to its own; None if these are the same.
+        whole: Whether its logits come from its whole forward: it does more to them than unembed hidden states.
+    """
+
+    model: PreTrainedModel
+    vocabulary: Vocabulary
+    projection: Projection | None
+    whole: bool
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, source: Vocabulary) -> TrainingBase:
+        """A loaded base, for value networks with this vocabulary; the alignment comes by way of the cache."""
+        model = loaded.model.requires_grad_(False)
+        projection = None
+        if loaded.vocabulary.fingerprint != source.fingerprint:
+            projection = Projection.of(align(source, loaded.vocabulary, corpus=corpus_files())).to(model.device)
+        return cls(model, loaded.vocabulary, projection, _does_more(model))
+
+    @torch.no_grad()
+    def says(self, input_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, nn.Module | None]:
+        """What it says after each token: logits, or hidden states and what makes logits of them.
+
+        The latter spares the logits that nobody needs.
+
+        Returns:
+            (batch, n, |T|) and None, or (batch, n, d) and the unembedding.
+        """
+        places = {"position_ids": position_ids, "use_cache": False}
+        if self.whole:
+            return self.model(input_ids=input_ids, **places).logits, None
+        return self.model.base_model(
+            input_ids=input_ids, **places
+        ).last_hidden_state, self.model.get_output_embeddings()
+
+
+def load_others(names: Sequence[str], source: Vocabulary, device: str) -> list[TrainingBase]:
+    """Bases by name, of any tokenizer.
+
+    Raises:
+        VocabridgeError: One cannot be loaded or aligned.
+    """
+    return [TrainingBase.of(load_model(name, device=device), source) for name in names]
+
+
+def whose_turn(turns: Turns, step: int, bases: int, seed: int) -> int:
+    """Which of so many bases a step has: always the same, so that a run that is taken up again goes on alike."""
+    return step % bases if turns is Turns.IN_TURN else random.Random(f"{seed}:{step}").randrange(bases)
+
+
+def beside(
+    texts: Sequence[TrainingText], source: Vocabulary, others: Sequence[TrainingText], target: Vocabulary
+) -> list[Side]:
+    """Training texts in the tokens of a base, and where the value network has read the same.
+
+    Args:
+        texts: In the value network's tokens.
+        source: Its vocabulary.
+        others: The same texts in the base's tokens.
+        target: The base's vocabulary.
+
+    Returns:
+        One a text; learned are those of the base's tokens before which both tokenizers have a boundary.
+
+    Raises:
+        VocabridgeError: A text is not the same for both, as with chat templates of their own.
+    """
+    sides = []
+    for number, (text, other) in enumerate(zip(texts, others, strict=True), start=1):
+        if _bytes(text.ids, source) != _bytes(other.ids, target):
+            raise VocabridgeError(
+                f"text {number} of the data is not the same for {source.name} and {target.name}, so that neither can "
+                "be trained on the other; give prompts and responses, or plain texts"
+            )
+        read, theirs = _read(text.ids, source), _read(other.ids, target)
+        at = {end: i for i, end in reversed(list(enumerate(read)))}
+        behind = [at.get(end, -1) for end in theirs]
+        learns = [learns and j > 0 and behind[j - 1] >= 0 for j, learns in enumerate(other.learns)]
+        sides.append(Side(other.ids, learns, behind))
+    return sides
+
+
+def _bytes(ids: Sequence[int], vocabulary: Vocabulary) -> bytes:
+    return b"".join(vocabulary.token_bytes[i] or b"" for i in ids)
+
+
+def _read(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
+    """How many bytes have been read after each token; a token without bytes counts one, the begin token none."""
+    begin = set(begin_tokens(vocabulary))
+    total, ends = 0, []
+    for i in ids:
+        data = vocabulary.token_bytes[i]
+        total += len(data) if data is not None else i not in begin
+        ends.append(total)
+    return ends
+
+
+@torch.no_grad()
+def _does_more(model: PreTrainedModel) -> bool:
+    """Whether logits are more than an unembedding, such as capped (Gemma 2) or scaled (Cohere, Granite)."""
+    ids = torch.arange(4, device=model.device)[None]
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return not torch.equal(model(input_ids=ids, use_cache=False).logits, model.get_output_embeddings()(hidden))
