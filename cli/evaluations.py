@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vocabridge.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from vocabridge.evaluation import Evaluation
+    from vocabridge.summary import Evaluation
 
 
 def print_evaluation(report: Evaluation, *, json: bool) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from vocabridge.alignment import align
 from vocabridge.data import corpus_files, task_file, value_network_folder
-from vocabridge.evaluation import Evaluation, evaluate
+from vocabridge.evaluation import evaluate
 from vocabridge.kinds import Kind
 from vocabridge.models import resolve_vocabulary
 from vocabridge.progress import Progress, unheard
 from vocabridge.report import write_report
+from vocabridge.summary import Evaluation
 
 SOURCE = "smollm2-135m-instruct"
 TARGET = "gemma-3-270m"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.evaluation import Evaluation, Measured, Sample
 from vocabridge.intervals import Interval
 from vocabridge.kinds import Kind
 from vocabridge.page import new_figure, page, svg, table
+from vocabridge.summary import Evaluation, Measured, Sample
 
 _STYLE = """
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem; }

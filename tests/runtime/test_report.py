@@ -8,9 +8,9 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.classes import ClassBits
-from vocabridge.evaluation import Difference, Evaluation, Measured, Sample
 from vocabridge.intervals import Interval
 from vocabridge.report import write_report
+from vocabridge.summary import Difference, Evaluation, Measured, Sample
 
 NASTY = "<script>alert(1)</script>"
 FIT = {
