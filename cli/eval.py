@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.evaluations import print_evaluation
-from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, output_file
+from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, in_existing_folder, output_file
 from vocabridge.cli.output import Json, progress
 from vocabridge.kinds import Kind
 from vocabridge.policy import Policy
@@ -115,7 +116,10 @@ def evaluate(
         output_file("Write the report here, JSON; `bridge --combination` reads the fitted weights from it."),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Write the report here, one HTML page with plots.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, callback=in_existing_folder, help="Write the report here, one HTML page with plots."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="Where the models go: cpu, cuda:0, ...")] = "cpu",
     json: Json = False,
@@ -128,36 +132,42 @@ def evaluate(
     """
     from vocabridge.answers import Extractor
     from vocabridge.evaluation import evaluate as measure
+    from vocabridge.page import new_figure
+    from vocabridge.report import write_report
     from vocabridge.task import Template
 
+    if html is not None:
+        new_figure(1, 1)  # without matplotlib there is no page: that is said before the work
     first = os.environ.get("RANK", "0") == "0"  # of several processes, as launchers number them
     with progress(f"evaluating {base}") if first else nullcontext(lambda *_: None) as tell:
-        report = measure(
-            base,
-            value,
-            data,
-            untuned=untuned,
-            alignment=alignment,
-            validation=validation,
-            combination=combination,
-            policies=policy or (Policy.LOOK_AHEAD,),
-            ceiling=ceiling,
-            control=control,
-            contenders=contenders,  # type: ignore[arg-type]  # what the callback made of it
-            template=Template(prompt, response, Extractor(extract)),
-            limit=limit,
-            answers=answers,
-            max_new_tokens=max_new_tokens,
-            records=records,
-            device=device,
-            progress=tell,
-        )
+        try:
+            report = measure(
+                base,
+                value,
+                data,
+                untuned=untuned,
+                alignment=alignment,
+                validation=validation,
+                combination=combination,
+                policies=policy or (Policy.LOOK_AHEAD,),
+                ceiling=ceiling,
+                control=control,
+                contenders=contenders,  # type: ignore[arg-type]  # what the callback made of it
+                template=Template(prompt, response, Extractor(extract)),
+                limit=limit,
+                answers=answers,
+                max_new_tokens=max_new_tokens,
+                records=records,
+                device=device,
+                progress=tell,
+            )
+        except KeyboardInterrupt:
+            kept = "nothing is kept without --records" if records is None else "the same command goes on from here"
+            fail(interrupted(kept))
     if not first:
         return
     if output is not None:
         report.save(output)
     if html is not None:
-        from vocabridge.report import write_report
-
         write_report(report, html)
     print_evaluation(report, json=json)

@@ -83,6 +83,10 @@ def evaluate(
     """
     if validation is not None and combination is not None:
         raise VocabridgeError("weights are either fitted (validation) or given (combination); leave one out")
+    if validation is None and len(policies) > 1:
+        raise VocabridgeError(
+            "of several policies the best on validation items is taken; give --validation, or one policy"
+        )
     workers, template = Workers(), template or Template()
     task = load_task(data, template, limit)
     held_out = [] if validation is None else load_task(validation, template).examples

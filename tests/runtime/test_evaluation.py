@@ -363,6 +363,8 @@ def test_what_is_refused(files, model_folders, measure):
     names = str(model_folders.target), str(files / "values")
     with pytest.raises(VocabridgeError, match="leave one out"):
         measure(**arguments, combination=files / "weights.json")
+    with pytest.raises(VocabridgeError, match="of several policies"):
+        measure(policies=(Policy.HEAL, Policy.SKIP))
     with pytest.raises(VocabridgeError, match="nudging needs --validation"):
         measure(contenders=[Kind.NUDGING])
     with pytest.raises(VocabridgeError, match="ceiling needs --ceiling"):
