@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +149,19 @@ def test_a_steered_base_is_scored_as_the_bridge_scores(bridge, tasks):
         context, whole = (len(vocabulary.encode(doc["question"] + more).ids) for more in ("", " two"))
         expected = log_likelihood(doc["question"] + " two", [], whole - context)
         assert math.isclose(float(chosen[0][0]), expected, rel_tol=1e-3, abs_tol=1e-2)
+
+
+def test_the_command_line_knows_the_model(bridge, tasks, tmp_path):
+    options = {"--model": "vocabridge", "--model_args": f"bridge={bridge},dtype=float32", "--tasks": "foxes_choice"}
+    options |= {"--include_path": str(tasks), "--device": "cpu", "--output_path": str(tmp_path / "results")}
+    done = subprocess.run(
+        [sys.executable, "-m", "vocabridge.harness", *(word for option in options.items() for word in option)],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (results,) = (tmp_path / "results").rglob("results_*.json")
+    assert 0 <= json.loads(results.read_text())["results"]["foxes_choice"]["acc,none"] <= 1
