@@ -79,7 +79,8 @@ class Lesson(nn.Module):
         heard = hidden[row, at if behind is None else behind[row, at]]
         z_delta = self.value.unembed(heard).float()
         if chosen.projection is not None:
-            z_delta = chosen.projection.linear(z_delta, z_base.softmax(-1))
+            with torch.autocast(z_delta.device.type, enabled=False):  # a projection is float32
+                z_delta = chosen.projection.linear(z_delta, z_base.softmax(-1))
         if self.regulariser is Regulariser.RELEASED:
             term = self.value.unembed(hidden).float().abs().mean()
         else:

@@ -13,31 +13,27 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.lesson import Lesson
 from vocabridge.progress import Progress, unheard
-from vocabridge.records import data_digest
 from vocabridge.reference import Reference
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme, Turns
 from vocabridge.training_bases import TrainingBase, beside, load_others
 from vocabridge.training_data import TrainingText, load_training_texts, pack, split
 from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinned
-from vocabridge.training_record import CARD, command, versions, write_card
+from vocabridge.training_record import CARD, command, identity, named, versions, write_card
+from vocabridge.training_stops import Stopping
 from vocabridge.value_network import WEIGHTS, new_value_network, save_value_network
 from vocabridge.value_source import ResidualValueNetwork
 from vocabridge.value_trainer import RUN, ValueTrainer, validations
@@ -169,17 +165,17 @@ def train_value_network(
     made_of = {
         "base": Reference.of(network.base, network.config.fingerprint).as_dict(output),
         "other_bases": [Reference.of(one.model, one.vocabulary.fingerprint).as_dict(output) for one in others],
-        "data": _named(data),
-        "validation": _named(validation),
+        "data": named(data),
+        "validation": named(validation),
     }
-    run = _plain(asdict(recipe)) | {name: _identity(source) for name, source in made_of.items()}
+    run = _plain(asdict(recipe)) | {name: identity(source) for name, source in made_of.items()}
     checkpoint = _checkpoint(output, run)
 
     sequences = pack(texts, recipe.max_length) if recipe.packing else texts
     each = math.ceil(len(sequences) / recipe.batch_size)
     steps = each * recipe.epochs
     _schedule(arguments, each, steps, evaluate=bool(held_out), start=checkpoint is None)
-    stopping = _Stopping(recipe.patience)
+    stopping = Stopping(recipe.patience)
     trainer = ValueTrainer(
         Lesson(network, recipe.regulariser, others),
         arguments,
@@ -323,48 +319,6 @@ def _new_network(recipe: Recipe, device: str) -> ResidualValueNetwork:
     return network
 
 
-class _Stopping(TrainerCallback):
-    """Ends training at Ctrl-C, with a checkpoint, and when validation has not become better for some epochs."""
-
-    def __init__(self, patience: int | None) -> None:
-        self.interrupted = False
-        self._patience = patience
-
-    @contextmanager
-    def at_interrupts(self) -> Iterator[None]:
-        """Lets Ctrl-C wait for the end of the step; a second one does not wait."""
-        if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
-            yield
-            return
-        usual = signal.getsignal(signal.SIGINT)
-
-        def note(_signal: int, _frame: Any) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, usual)
-
-        signal.signal(signal.SIGINT, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, usual)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stops if any process was told to."""
-        if args.world_size > 1:
-            told = torch.tensor(float(self.interrupted), device=args.device)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            self.interrupted = bool(told)
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Saves what was validated, and stops if that has not become better for too long."""
-        losses = list(validations(state.log_history).values())
-        control.should_save = bool(losses)
-        if losses and self._patience is not None and len(losses) - 1 - losses.index(min(losses)) >= self._patience:
-            control.should_training_stop = True
-
-
 def _by_epoch(curve: Sequence[Mapping[str, float]], name: str, each: int) -> list[float]:
     """The mean over the tokens of every epoch, of so many steps each."""
     sums: dict[int, tuple[float, float]] = {}
@@ -412,23 +366,6 @@ def _texts(
     if validation is None:
         return texts, []
     return split(texts, validation, recipe.seed) if isinstance(validation, float) else (texts, load(validation))
-
-
-def _named(source: str | Path | float | None) -> dict[str, Any] | None:
-    """What texts are called and the digest that knows them again; or the share that is held out."""
-    if source is None:
-        return None
-    if isinstance(source, float):
-        return {"share": source}
-    return {"name": Path(source).name if Path(source).exists() else str(source), "sha256": data_digest(source)}
-
-
-def _identity(source: Mapping[str, Any] | list[dict[str, Any]] | None) -> Any:
-    """What must be the same for a run to go on."""
-    if isinstance(source, list):
-        return [_identity(one) for one in source]
-    known = [source[name] for name in ("sha256", "share", "revision", "digest") if source and source.get(name)]
-    return known[0] if known else None
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

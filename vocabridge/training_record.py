@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
+from vocabridge.records import data_digest
 from vocabridge.value_source import ValueNetworkConfig
 
 CARD = "README.md"
@@ -31,6 +32,23 @@ def versions() -> dict[str, str | None]:
 def command() -> str:
     """The command line of this process, as a shell takes it."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def named(source: str | Path | float | None) -> dict[str, Any] | None:
+    """What texts are called and the digest that knows them again; or the share that is held out."""
+    if source is None:
+        return None
+    if isinstance(source, float):
+        return {"share": source}
+    return {"name": Path(source).name if Path(source).exists() else str(source), "sha256": data_digest(source)}
+
+
+def identity(source: Mapping[str, Any] | list[dict[str, Any]] | None) -> Any:
+    """What must be the same for a run to go on."""
+    if isinstance(source, list):
+        return [identity(one) for one in source]
+    known = [source[name] for name in ("sha256", "share", "revision", "digest") if source and source.get(name)]
+    return known[0] if known else None
 
 
 def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, Any]) -> None:

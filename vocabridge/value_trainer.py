@@ -102,7 +102,9 @@ class ValueTrainer(Trainer):
         """The learned tokens of a step, in the tokens of the base that has it."""
         side = self._lesson.sides.get(self._base)
         counted = batch_samples if side is None else [batch["sides"][side] for batch in batch_samples]
-        return super()._get_num_items_in_batch(counted, device)
+        items = super()._get_num_items_in_batch(counted, device)
+        # There may be no common boundary in front of any learned token.
+        return items.clamp(min=1) if isinstance(items, Tensor) else items
 
     def compute_loss(
         self,

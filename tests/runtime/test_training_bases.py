@@ -119,9 +119,11 @@ def several(recipe, model_folders) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("turns", Turns)
-def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, data, tmp_path, turns):
-    recipe = dataclasses.replace(several, turns=turns, epochs=6)
+@pytest.mark.parametrize(
+    "change", [{"turns": Turns.SAMPLED}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}]
+)
+def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, data, tmp_path, change):
+    recipe = dataclasses.replace(several, epochs=6, **change)
     result = train_value_network(recipe, data, tmp_path / "values", validation=data)
     assert result.validation_after < 0.95 * result.validation_before
     training = json.loads((tmp_path / "values" / CONFIG).read_text())["training"]
