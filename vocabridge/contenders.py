@@ -29,7 +29,7 @@ from vocabridge.fitting import Fit, fit_combination
 from vocabridge.kinds import Kind
 from vocabridge.loading import build_steering
 from vocabridge.models import LoadedModel, load_model
-from vocabridge.nudging import Nudging, fit_threshold
+from vocabridge.nudging import CARRIED_DONOR, Nudging, fit_threshold
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress
 from vocabridge.projection import Projection
@@ -42,7 +42,6 @@ IN_TURN = (Kind.BASE, Kind.CONTROL, Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kin
 """The order in which the fewest models are loaded twice."""
 
 _FITTED = (Kind.MIXTURE, Kind.NUDGING)
-_CARRIED_DONOR = Combination(Carry.INFORMED, base=0.0, tuned=1.0, untuned=0.0)
 
 
 @dataclass(frozen=True)
@@ -184,11 +183,11 @@ class Lineup:
 
     def _nudging(self, run: Run) -> Contender:
         bridge = self._over_base()
+        bridge.steering.combination = CARRIED_DONOR
         setting = run.setting(
             Kind.NUDGING.label,
             lambda: {"threshold": fit_threshold(bridge, self._held_out, progress=self._progress)},
         )
-        bridge.steering.combination = _CARRIED_DONOR
         bridge.guard = Nudging(sure=setting["threshold"])
         return of_model(Kind.NUDGING.label, bridge, bridge.vocabulary)
 

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry
+from vocabridge.combination import Carry, Combination
 from vocabridge.examples import Example, tokenize
-from vocabridge.fitting import carried_features, hear
 from vocabridge.guard import Guard
 from vocabridge.progress import Progress, unheard
 from vocabridge.value_source import Scores
+
+CARRIED_DONOR = Combination(Carry.INFORMED, base=0.0, tuned=1.0, untuned=0.0)
+"""The combination of a bridge that nudges."""
 
 _THRESHOLDS = np.round(np.arange(0.0, 1.01, 0.05), 2)
 
@@ -46,22 +48,22 @@ def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Prog
     """The threshold with the lowest loss on the responses of some examples, of 0, 0.05, ... 1.
 
     Args:
-        bridge: The bridge; its own combination is not looked at.
+        bridge: The donor alone, carried.
         examples: Texts that are not in the test data.
         progress: Told of every example.
     """
     losses = np.zeros(len(_THRESHOLDS))
     for number, example in enumerate(examples, start=1):
         tokens = tokenize(example, bridge.vocabulary)
-        truth = torch.tensor(tokens.ids[tokens.first :], device=bridge.device)
-        ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)
-        logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()
-        said = hear(bridge.steering, tokens.ids[:-1], len(truth), [Carry.INFORMED])
-        for part, log_p, features, speaks in carried_features(bridge.steering, said, logits, [Carry.INFORMED]):
-            best = log_p.amax(-1).exp()
-            base, donor = (of.gather(1, truth[part, None])[:, 0] for of in (log_p, features[Carry.INFORMED][0]))
-            donor = torch.where(speaks, donor, base)
-            for at, threshold in enumerate(_THRESHOLDS):
-                losses[at] -= torch.where(best < threshold, donor, base).sum().item()
+        ids, truth = (
+            torch.tensor(part, device=bridge.device) for part in (tokens.ids[:-1], tokens.ids[tokens.first :])
+        )
+        log_p, log_q = (
+            model(input_ids=ids[None], use_cache=False, logits_to_keep=len(truth)).logits[0].float().log_softmax(-1)
+            for model in (bridge.base, bridge)
+        )
+        said = torch.stack([of.gather(1, truth[:, None])[:, 0] for of in (log_p, log_q)]).cpu().numpy()
+        best = log_p.amax(-1).exp().cpu().numpy()
+        losses -= np.where(best < _THRESHOLDS[:, None], said[1], said[0]).sum(-1)
         progress(number, len(examples), "fitting the threshold of nudging")
     return float(_THRESHOLDS[losses.argmin()])
