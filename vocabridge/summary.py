@@ -273,7 +273,7 @@ def _sample(task: Task, run: Run, labels: Sequence[str], item: int) -> Sample:
 def _difference(one: Difference | None) -> str:
     if one is None:
         return "-"
-    return f"{one.difference.text(1, 100)} {'%' if one.relative else 'points'}"
+    return f"{one.difference.text(1, 100)} %" if one.relative else f"{one.difference.text(0, 100)} points"
 
 
 def _set_to(setting: dict[str, Any] | None) -> str:
