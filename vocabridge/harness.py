@@ -8,6 +8,7 @@ Python, importing this module registers it. A bridge reads the tokens that `lm_e
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ try:
     from lm_eval.models.huggingface import HFLM
     from tqdm import tqdm
 except ImportError as error:
-    raise VocabridgeError("lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'") from error
+    missing = "lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'"
+    if __name__ == "__main__":
+        sys.exit(f"error: {missing}")
+    raise VocabridgeError(missing) from error
 
 
 @register_model("vocabridge")

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from vocabridge.combination import Carry, Combination
 from vocabridge.folder import load, save_bridge
 from vocabridge.loading import build_bridge
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is an extra of its own")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the harness's own parts
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -50,6 +50,9 @@ TASKS = {
         "metric_list": [{"metric": "exact_match"}],
     },
 }
+
+
+needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluation-harness is an extra of its own")
 
 
 @pytest.fixture
@@ -113,6 +116,7 @@ def numbers(responses):
     )
 
 
+@needs_harness
 def test_the_plain_base_has_the_harness_s_own_figures(bridge, model_folders, tasks):
     """Through a bridge of strength 0, against `HFLM` on the base: log-likelihoods, texts and every metric."""
     ours, our_samples = harness("vocabridge", f"bridge={bridge},strength=0,dtype=float32", tasks)
@@ -127,6 +131,7 @@ def test_the_plain_base_has_the_harness_s_own_figures(bridge, model_folders, tas
                 assert ours[task][metric] == pytest.approx(value, rel=1e-4), (task, metric)
 
 
+@needs_harness
 def test_a_steered_base_is_scored_as_the_bridge_scores(bridge, tasks):
     """Rolling likelihoods and choices against plain forwards of the bridge."""
     _, samples = harness("vocabridge", f"bridge={bridge},dtype=float32", tasks)
@@ -151,6 +156,7 @@ def test_a_steered_base_is_scored_as_the_bridge_scores(bridge, tasks):
         assert math.isclose(float(chosen[0][0]), expected, rel_tol=1e-3, abs_tol=1e-2)
 
 
+@needs_harness
 def test_the_command_line_knows_the_model(bridge, tasks, tmp_path):
     options = {"--model": "vocabridge", "--model_args": f"bridge={bridge},dtype=float32", "--tasks": "foxes_choice"}
     options |= {"--include_path": str(tasks), "--device": "cpu", "--output_path": str(tmp_path / "results")}
@@ -165,3 +171,14 @@ def test_the_command_line_knows_the_model(bridge, tasks, tmp_path):
     assert done.returncode == 0, done.stderr
     (results,) = (tmp_path / "results").rglob("results_*.json")
     assert 0 <= json.loads(results.read_text())["results"]["foxes_choice"]["acc,none"] <= 1
+
+
+def test_without_the_harness_it_says_what_to_install():
+    script = (
+        "import runpy, sys\n"
+        "sys.modules['lm_eval.api.registry'] = None\n"
+        "runpy.run_module('vocabridge.harness', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "error: lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'\n"
