@@ -173,12 +173,12 @@ def test_the_command_line_knows_the_model(bridge, tasks, tmp_path):
     assert 0 <= json.loads(results.read_text())["results"]["foxes_choice"]["acc,none"] <= 1
 
 
-def test_without_the_harness_it_says_what_to_install():
+def test_without_the_harness_it_says_what_to_install(tmp_path):
     script = (
         "import runpy, sys\n"
         "sys.modules['lm_eval.api.registry'] = None\n"
         "runpy.run_module('vocabridge.harness', run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr == "error: lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'\n"
