@@ -26,11 +26,12 @@ from torch import Tensor
 
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form
-from vocabridge.contestants import of_model, of_source, response_bits
+from vocabridge.contenders import of_model, of_source
 from vocabridge.examples import Example, load_examples, tokenize
 from vocabridge.fitting import Fit, carried_features, fit_combination, hear
 from vocabridge.intervals import Interval, ratio
 from vocabridge.loading import build_bridge
+from vocabridge.measuring import response_bits
 from vocabridge.policy import Policy
 from vocabridge.progress import unheard
 

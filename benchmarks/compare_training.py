@@ -29,11 +29,12 @@ from rich.table import Table
 
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
-from vocabridge.contestants import of_model, of_source, response_bits
+from vocabridge.contenders import of_model, of_source
 from vocabridge.examples import Example, load_examples, tokenize
 from vocabridge.fitting import carried_features, fit_combination, hear
 from vocabridge.intervals import ratio
 from vocabridge.loading import build_bridge
+from vocabridge.measuring import response_bits
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.progress import unheard
 from vocabridge.training import Recipe, train_value_network

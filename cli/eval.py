@@ -1,69 +1,173 @@
-"""`vocabridge eval`: what the bridge is worth beside the base, the donor alone and the ceiling."""
+"""`vocabridge eval`: what the bridge is worth beside all else that can be made of the same models."""
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.evaluations import print_evaluation
-from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, output_file
+from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, in_existing_folder, output_file
 from vocabridge.cli.output import Json, progress
+from vocabridge.kinds import Kind
+from vocabridge.policy import Policy
 
 EXAMPLES = """\b
 Examples:
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
-  vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --limit 20 -o report.json --json
-  vocabridge eval --base ./big --value ./small-chat --untuned ./small --data test.jsonl --answers 0
+      --records my-run --html report.html
+  vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --contenders base,donor,bridge --json
+  vocabridge eval --base gemma-3-270m --value my-values --data gsm8k-test.jsonl --validation gsm8k-validation.jsonl
+      --prompt 'Question: {question}\\nAnswer:' --response ' {answer}' --extract '#### (.*)'
+  vocabridge eval --base ./big --value ./small-chat --untuned ./small --data reasoning-gym:leg_counting:1:50
+  torchrun --nproc-per-node 2 --no-python
+      vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --records my-run
 """
+
+
+def kinds(names: str | None) -> list[Kind] | None:
+    """Read `--contenders`."""
+    if names is None:
+        return None
+    known = [kind.value for kind in Kind]
+    for name in names.split(","):
+        if name.strip() not in known:
+            raise typer.BadParameter(f"There is no contender {name.strip()!r}; choose among {', '.join(known)}.")
+    return [Kind(name.strip()) for name in names.split(",")]
+
+
+def items(source: str | None) -> str | None:
+    """Refuse a file that is not there."""
+    if source is not None and not source.startswith("reasoning-gym:") and not Path(source).is_file():
+        raise typer.BadParameter(f"File '{source}' does not exist.")
+    return source
+
+
+def template(text: str) -> str:
+    """Read a template: a backslash and n are a line break."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 def evaluate(
     base: Base,
     value: Value,
     data: Annotated[
-        Path,
-        typer.Option(exists=True, dir_okay=False, help="JSONL of prompts, responses and answers to test on."),
+        str,
+        typer.Option(
+            metavar="FILE|reasoning-gym:NAME[:SEED[:SIZE]]",
+            callback=items,
+            help="JSONL of items to test on, or a task.",
+        ),
     ],
     untuned: Untuned = None,
     alignment: AlignmentFile = None,
     validation: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="JSONL on which the weights are fitted.")
+        str | None,
+        typer.Option(
+            metavar="FILE|...", callback=items, help="Items on which weights, policy and threshold are chosen."
+        ),
     ] = None,
     combination: CombinationFile = None,
+    policy: Annotated[
+        list[Policy] | None,
+        typer.Option(help="Of the bridge; may be repeated, then the best on the validation items is taken."),
+    ] = None,
     ceiling: Annotated[
         str | None, typer.Option(help="The base model fine-tuned itself, by name, or a value network trained on it.")
     ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="A value network with the base's own vocabulary, to see what carrying costs.")
+    ] = None,
+    contenders: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME...]",
+            callback=kinds,
+            help=f"Which to compare: {', '.join(kind.value for kind in Kind)}. By default all that can be made.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(callback=template, help="How a line's fields make a prompt; \\n is a line break.")
+    ] = "{prompt}",
+    response: Annotated[str, typer.Option(callback=template, help="And the response.")] = "{response}",
+    extract: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="What finds the final answer in a text: its first group, or all of it.",
+            show_default="the number after ####, else the last number",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many items.")] = None,
     answers: Annotated[int | None, typer.Option(min=0, help="Ask for the answers of only so many items.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 96,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Folder for results as they come; the same command goes on with what is there."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         output_file("Write the report here, JSON; `bridge --combination` reads the fitted weights from it."),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, callback=in_existing_folder, help="Write the report here, one HTML page with plots."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="Where the models go: cpu, cuda:0, ...")] = "cpu",
     json: Json = False,
 ) -> None:
     """Measure what the bridge is worth.
 
-    Bits per byte of the responses and accuracy of the answers, for the base, the donor alone, the bridge and
-    the ceiling. The combination's weights are fitted on the validation items, never on the test items.
+    Bits per byte of the responses, right answers, right choices, time and memory: for the base, the donor alone, the
+    bridge, a plain mixture of their probabilities, nudging, and where given a ceiling and a control. What is fitted or
+    chosen is so on the validation items, never on the test items.
     """
+    from vocabridge.answers import Extractor
     from vocabridge.evaluation import evaluate as measure
+    from vocabridge.page import new_figure
+    from vocabridge.report import write_report
+    from vocabridge.task import Template
 
-    with progress(f"evaluating {base}") as tell:
-        report = measure(
-            base,
-            value,
-            data,
-            untuned=untuned,
-            alignment=alignment,
-            validation=validation,
-            combination=combination,
-            ceiling=ceiling,
-            limit=limit,
-            answers=answers,
-            progress=tell,
-        )
+    if html is not None:
+        new_figure(1, 1)  # without matplotlib there is no page: that is said before the work
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, as launchers number them
+    with progress(f"evaluating {base}") if first else nullcontext(lambda *_: None) as tell:
+        try:
+            report = measure(
+                base,
+                value,
+                data,
+                untuned=untuned,
+                alignment=alignment,
+                validation=validation,
+                combination=combination,
+                policies=policy or (Policy.LOOK_AHEAD,),
+                ceiling=ceiling,
+                control=control,
+                contenders=contenders,  # type: ignore[arg-type]  # what the callback made of it
+                template=Template(prompt, response, Extractor(extract)),
+                limit=limit,
+                answers=answers,
+                max_new_tokens=max_new_tokens,
+                records=records,
+                device=device,
+                progress=tell,
+            )
+        except KeyboardInterrupt:
+            kept = "nothing is kept without --records" if records is None else "the same command goes on from here"
+            fail(interrupted(kept))
+    if not first:
+        return
     if output is not None:
         report.save(output)
+    if html is not None:
+        write_report(report, html)
     print_evaluation(report, json=json)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 from vocabridge.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from vocabridge.evaluation import Evaluation
+    from vocabridge.summary import Evaluation
 
 
 def print_evaluation(report: Evaluation, *, json: bool) -> None:
-    """Print one JSON document, or for people the table and what every contestant wrote."""
+    """Print one JSON document, or for people the tables and what every contender wrote."""
     if json:
         print_json(report.as_dict())
         return
     print_table(report.title, report.header, report.rows())
+    print_table("What it costs, and what was chosen on the validation items", report.COSTS, report.costs())
     for sample in report.samples:
-        texts = {"reference": sample.reference} | sample.generations
-        print_table(sample.prompt.strip(), (), [(name, text.strip()) for name, text in texts.items()])
+        if sample.generations:
+            texts = {"reference": sample.reference} | sample.generations
+            print_table(sample.prompt.strip(), (), [(name, text.strip()) for name, text in texts.items()])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vocabridge.bridge_cache import BridgeCache
     from vocabridge.chat import chat_prompt
     from vocabridge.combination import Carry, Combination, Form
-    from vocabridge.evaluation import Evaluation, evaluate
+    from vocabridge.evaluation import evaluate
     from vocabridge.fitting import fit_combination
     from vocabridge.folder import load, save_bridge
     from vocabridge.guard import Guard
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vocabridge.stopping import StopStrings
     from vocabridge.streaming import stream
     from vocabridge.strength import Schedule
+    from vocabridge.summary import Evaluation
     from vocabridge.training import Recipe, train_value_network
     from vocabridge.value_network import load_value_network
     from vocabridge.value_source import ContrastPair, ResidualValueNetwork
@@ -38,7 +39,7 @@ _HOMES = {
     "bridge_cache": ("BridgeCache",),
     "chat": ("chat_prompt",),
     "combination": ("Carry", "Combination", "Form"),
-    "evaluation": ("Evaluation", "evaluate"),
+    "evaluation": ("evaluate",),
     "fitting": ("fit_combination",),
     "folder": ("load", "save_bridge"),
     "guard": ("Guard",),
@@ -52,6 +53,7 @@ _HOMES = {
     "stopping": ("StopStrings",),
     "streaming": ("stream",),
     "strength": ("Schedule",),
+    "summary": ("Evaluation",),
     "training": ("Recipe", "train_value_network"),
     "value_network": ("load_value_network",),
     "value_source": ("ContrastPair", "ResidualValueNetwork"),

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from vocabridge.alignment import align
 from vocabridge.data import corpus_files, task_file, value_network_folder
-from vocabridge.evaluation import Evaluation, evaluate
+from vocabridge.evaluation import evaluate
+from vocabridge.kinds import Kind
 from vocabridge.models import resolve_vocabulary
 from vocabridge.progress import Progress, unheard
 from vocabridge.report import write_report
+from vocabridge.summary import Evaluation
 
 SOURCE = "smollm2-135m-instruct"
 TARGET = "gemma-3-270m"
 _ANSWERS = 17  # items with a greedy answer, one batch: what a few minutes allow
+_CONTENDERS = (Kind.BASE, Kind.DONOR, Kind.BRIDGE)  # likewise
 
 
 def run_demo(output: Path, *, limit: int | None = None, progress: Progress = unheard) -> Evaluation:
@@ -28,18 +31,18 @@ def run_demo(output: Path, *, limit: int | None = None, progress: Progress = unh
         VocabridgeError: A packaged model is not installed, or the report cannot be written.
     """
     progress(0, 1, "preparing the models and their alignment")
-    source, target = resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET)
-    alignment = align(source, target, corpus=corpus_files())
+    align(resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET), corpus=corpus_files())
     evaluation = evaluate(
         TARGET,
         str(value_network_folder()),
         task_file("test"),
         validation=task_file("validation"),
+        contenders=_CONTENDERS,
         limit=limit,
         answers=_ANSWERS,
         progress=progress,
     )
     output.mkdir(parents=True, exist_ok=True)
     evaluation.save(output / "report.json")
-    write_report(evaluation, alignment, output / "report.html")
+    write_report(evaluation, output / "report.html")
     return evaluation

@@ -1,255 +1,183 @@
-"""What a bridge is worth: the base, the donor alone, the bridge and the ceiling on the same held-out responses.
+"""What a bridge is worth: everything that one can do with a big base and a small tuned model, on the same test items.
 
-Two measures. Bits per byte of the responses, teacher-forced: -log2 of the probability of the response's tokens,
-over the response's bytes, which makes vocabularies comparable. Accuracy of the final answers, greedy. Every figure
-comes with a 95% interval from resampling the items (whole templates, where items share one).
+    items, models --Lineup, measuring--> records of a `Run` --metrics--> `summary.Evaluation` --> tables, JSON, page
 
-The donor alone is read in its *own* vocabulary, where it is at its best. The weights are fitted on validation
-items; the test items are seen once.
+Every contender reads the same responses and continues the same prompts with the same budget, greedily. Every figure
+comes with a 95% interval from resampling the items (whole templates, where items share one), every difference is
+paired. What is fitted or chosen is so on validation items; the test items are seen once.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from vocabridge.alignment import VocabridgeError, write_whole
-from vocabridge.answers import is_correct
-from vocabridge.bridge import Bridge
+from vocabridge.alignment import VocabridgeError
 from vocabridge.combination import Combination
-from vocabridge.contestants import Contestant, generations, latency, of_model, of_source, response_bits
-from vocabridge.examples import Example, load_examples
-from vocabridge.fitting import Fit, fit_combination
-from vocabridge.intervals import Interval, ratio
-from vocabridge.loading import build_bridge
-from vocabridge.models import load_model
+from vocabridge.contenders import IN_TURN, Contender, Lineup, Names
+from vocabridge.kinds import Kind
+from vocabridge.measuring import batches, choose, cost, read, write
+from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
-from vocabridge.value_network import CONFIG, load_value_network
+from vocabridge.recipe import recipe
+from vocabridge.run import Run, Workers
+from vocabridge.summary import SHOWN, Evaluation, summarize
+from vocabridge.task import Task, Template, load_task
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What one contestant did.
-
-    Attributes:
-        name: "base", "donor alone", "bridge" or "ceiling".
-        bits_per_byte: Of the responses, teacher-forced.
-        accuracy: Share of right final answers, greedy; None where the items have no answers or none were asked.
-        milliseconds_per_token: Of greedy generation, one text at a time.
-    """
-
-    name: str
-    bits_per_byte: Interval
-    accuracy: Interval | None
-    milliseconds_per_token: float
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and what every contestant makes of it.
-
-    Attributes:
-        prompt: The prompt.
-        reference: The response of the data.
-        generations: By contestant.
-    """
-
-    prompt: str
-    reference: str
-    generations: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A cross-family transfer evaluation.
-
-    Attributes:
-        base: The base model by name.
-        value: The value source by name.
-        data: The test file.
-        items: Number of test items for bits per byte.
-        answered: Number of them for accuracy.
-        combination: What the bridge used.
-        fits: All carries as fitted on the validation items, the best first; empty without any.
-        measured: Every contestant.
-        bridge_against_donor: Relative change of bits per byte, bridge over donor alone minus 1; paired.
-        bridge_against_base: The same over the base.
-        gap_recovered: (bridge - base) / (ceiling - base) in bits per byte; None without a ceiling that differs.
-        samples: A few generations side by side.
-        seconds: Wall time.
-    """
-
-    base: str
-    value: str
-    data: str
-    items: int
-    answered: int
-    combination: Combination
-    fits: list[Fit]
-    measured: list[Measured]
-    bridge_against_donor: Interval
-    bridge_against_base: Interval
-    gap_recovered: Interval | None
-    samples: list[Sample]
-    seconds: float
-
-    @property
-    def title(self) -> str:
-        """One line for people."""
-        return f"{self.value} on {self.base}: {self.items} items of {self.data}, 95% intervals"
-
-    @property
-    def header(self) -> tuple[str, ...]:
-        """Column names of `rows`."""
-        return ("", "bits per byte", f"accuracy %, {self.answered} items", "ms a token")
-
-    def rows(self) -> list[tuple[str, ...]]:
-        """The table for people."""
-        rows: list[tuple[str, ...]] = [
-            (
-                one.name,
-                one.bits_per_byte.text(3),
-                one.accuracy.text(1, 100) if one.accuracy else "-",
-                f"{one.milliseconds_per_token:.0f}",
-            )
-            for one in self.measured
-        ]
-        rows.append(("bridge against donor alone", f"{self.bridge_against_donor.text(1, 100)} %", "", ""))
-        rows.append(("bridge against base", f"{self.bridge_against_base.text(1, 100)} %", "", ""))
-        if self.gap_recovered:
-            rows.append(("gap recovered", f"{self.gap_recovered.text(0, 100)} %", "", ""))
-        return rows
-
-    def as_dict(self) -> dict[str, object]:
-        """Its JSON form."""
-        return asdict(self) | {
-            "combination": self.combination.as_dict(),
-            "fits": [asdict(fit) | {"combination": fit.combination.as_dict()} for fit in self.fits],
-        }
-
-    def save(self, path: Path) -> None:
-        """Writes the JSON form.
-
-        Raises:
-            VocabridgeError: The file cannot be written.
-        """
-        write_whole(path, (json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n").encode())
+_LONGEST = 96  # tokens of an answer; three in four of the sample task's responses are shorter
 
 
 def evaluate(
     base: str,
     value: str,
-    data: Path,
+    data: str | Path,
     *,
     untuned: str | None = None,
     alignment: Path | None = None,
-    validation: Path | None = None,
+    validation: str | Path | None = None,
     combination: Path | None = None,
+    policies: Sequence[Policy] = (Policy.LOOK_AHEAD,),
     ceiling: str | None = None,
+    control: str | None = None,
+    contenders: Sequence[Kind] | None = None,
+    template: Template | None = None,
     limit: int | None = None,
     answers: int | None = None,
+    max_new_tokens: int = _LONGEST,
+    records: Path | None = None,
     device: str = "cpu",
     progress: Progress = unheard,
 ) -> Evaluation:
-    """Measures a bridge beside the base, the donor alone and, if given, the ceiling.
+    """Measures a bridge beside all else that can be made of the same models.
+
+    Under a launcher of several processes (`accelerate launch`, `torchrun`) they share the items.
 
     Args:
         base: The base model by name.
         value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
         untuned: The untuned model of the pair.
-        data: Test examples.
-        alignment: As for `build_bridge`.
-        validation: Examples on which the weights are fitted.
-        combination: Saved weights; not together with `validation`.
+        data: Test items, as for `load_task`.
+        alignment: As for `build_steering`.
+        validation: Items on which weights, policy and threshold are chosen.
+        combination: The bridge's weights; not together with `validation`.
+        policies: Of the bridge; of several the best on the validation items.
         ceiling: The base model fine-tuned itself: a model by name, or a value network that was trained on it.
+        control: A value network with the base's own vocabulary.
+        contenders: Which to measure; by default all that can be made of what is given.
+        template: How records become items.
         limit: Take the first so many test items.
-        answers: Ask for the final answers of so many items only; by default of all that have one.
-        device: Where the models go.
+        answers: Have only so many items answered; by default all that have a final answer, and where none has one, the
+            few that a report shows.
+        max_new_tokens: The longest answer.
+        records: A folder in which results are kept as they come; the same call goes on with what is there. Without one
+            they are kept until the call ends.
+        device: Where the models go; of several processes on "cuda" each has a GPU of its own.
         progress: Told of every step.
 
     Raises:
-        VocabridgeError: Something cannot be read or does not fit, or test items stand in the validation file.
+        VocabridgeError: Something cannot be read or does not fit, test items stand in the validation file, or the
+            folder holds another evaluation.
     """
-    started = time.monotonic()
     if validation is not None and combination is not None:
         raise VocabridgeError("weights are either fitted (validation) or given (combination); leave one out")
-    examples = load_examples(data, limit)
-    held_out = load_examples(validation) if validation is not None else []
-    if seen := {example.text for example in held_out} & {example.text for example in examples}:
+    if validation is None and len(policies) > 1:
+        raise VocabridgeError(
+            "of several policies the best on validation items is taken; give --validation, or one policy"
+        )
+    workers, template = Workers(), template or Template()
+    task = load_task(data, template, limit)
+    held_out = [] if validation is None else load_task(validation, template).examples
+    if seen := {example.text for example in held_out} & {example.text for example in task.examples}:
         raise VocabridgeError(
             f"{len(seen)} of the test items in {data} stand in {validation} too; remove them from one"
         )
-    bridge = build_bridge(base, value, untuned=untuned, alignment=alignment, combination=combination, device=device)
-    fits = fit_combination(bridge, held_out, progress=progress) if held_out else []
-    if fits:
-        bridge.steering.combination = fits[0].combination
-
-    contestants = _contestants(bridge)
-    if ceiling is not None:
-        contestants.append(_ceiling(ceiling, device))
-    asked = [example for example in examples if example.answer is not None][:answers]
-    measured, bits, texts = [], {}, {}
-    for contestant in contestants:
-        bits[contestant.name] = response_bits(contestant, examples, progress)
-        texts[contestant.name] = generations(contestant, asked, progress)
-        correct = np.array(
-            [is_correct(text, e.answer or "") for text, e in zip(texts[contestant.name], asked, strict=True)],
-            float,
-        )
-        measured.append(
-            Measured(
-                name=contestant.name,
-                bits_per_byte=ratio(bits[contestant.name], _sizes(examples), examples),
-                accuracy=ratio(correct, np.ones_like(correct), asked) if asked else None,
-                milliseconds_per_token=latency(contestant, examples[0]),
-            )
-        )
-    against = {
-        name: ratio(bits["bridge"], bits[name], examples, lambda value: value - 1) for name in ("donor alone", "base")
-    }
-    recovered = None
-    if ceiling is not None and (bits["ceiling"] != bits["base"]).all():
-        recovered = ratio(bits["bridge"] - bits["base"], bits["ceiling"] - bits["base"], examples)
-    return Evaluation(
-        base=base,
-        value=bridge.steering.source.name,
-        data=data.name,
-        items=len(examples),
-        answered=len(asked),
-        combination=bridge.steering.combination,
-        fits=fits,
-        measured=measured,
-        bridge_against_donor=against["donor alone"],
-        bridge_against_base=against["base"],
-        gap_recovered=recovered,
-        samples=[
-            Sample(example.prompt, example.response, {name: texts[name][i] for name in texts})
-            for i, example in enumerate(asked[:3])
-        ],
-        seconds=time.monotonic() - started,
+    names = Names(base, value, untuned=untuned, alignment=alignment, ceiling=ceiling, control=control)
+    weights = None if combination is None else Combination.load(combination)
+    lineup = Lineup(
+        names, held_out, combination=weights, policies=policies, device=workers.device(device), progress=progress
     )
+    kinds = _asked(contenders, lineup)
+    made_of = recipe(
+        names,
+        data,
+        validation,
+        template,
+        combination=None if weights is None else weights.as_dict(),
+        policies=[policy.value for policy in policies],
+        limit=limit,
+        answers=answers,
+        max_new_tokens=max_new_tokens,
+    )
+    with ExitStack() as stack:
+        if records is None:
+            if workers.count > 1:
+                raise VocabridgeError("several processes share a folder of records; name one with --records")
+            records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        run = Run(records, made_of, workers)
+        stack.callback(run.close)
+        for kind in IN_TURN:
+            if kind in kinds:
+                _measure(kind, lineup, task, run, answers=answers, max_new_tokens=max_new_tokens, tell=progress)
+        source = value if untuned is None else f"{value} - {untuned}"
+        return summarize(base, source, Path(str(data)).name, task, run, kinds, made_of)
 
 
-def _contestants(bridge: Bridge) -> list[Contestant]:
-    return [
-        of_model("base", bridge.base, bridge.vocabulary),
-        of_source("donor alone", bridge.steering.source),
-        of_model("bridge", bridge, bridge.vocabulary),
+def _asked(contenders: Sequence[Kind] | None, lineup: Lineup) -> list[Kind]:
+    """The contenders to measure, in the order of tables."""
+    possible = lineup.possible()
+    if contenders is None:
+        return possible
+    needs = {Kind.CEILING: "ceiling", Kind.CONTROL: "control"}
+    for kind in contenders:
+        if kind not in possible:
+            raise VocabridgeError(f"the contender {kind.value} needs --{needs.get(kind, 'validation')}; give it")
+    return [kind for kind in Kind if kind in contenders]
+
+
+def _measure(
+    kind: Kind, lineup: Lineup, task: Task, run: Run, *, answers: int | None, max_new_tokens: int, tell: Progress
+) -> None:
+    """Measures what is not there yet of one contender; this process's share of it."""
+    examples, name = task.examples, kind.label
+    asked = [i for i, example in enumerate(examples) if example.answer is not None] or [*range(len(examples))][:SHOWN]
+    asked = asked[:answers]
+    choosing = [i for i, item in enumerate(task.items) if item.choices]
+    work: list[tuple[str, str, list[list[int]], Callable[[Contender, list[int]], list[dict[str, Any]]]]] = [
+        (
+            "reading",
+            "reading responses",
+            [[i] for i in range(len(examples))],
+            lambda one, unit: [read(one, examples[i]) for i in unit],
+        ),
+        (
+            "choosing",
+            "weighing choices",
+            [[i] for i in choosing],
+            lambda one, unit: [choose(one, task.items[i]) for i in unit],
+        ),
+        (
+            "writing",
+            "writing answers",
+            batches(examples, asked),
+            lambda one, unit: write(one, [examples[i] for i in unit], task.extractor, max_new_tokens),
+        ),
     ]
-
-
-def _ceiling(name: str, device: str) -> Contestant:
-    if (Path(name) / CONFIG).is_file():
-        return of_source("ceiling", load_value_network(Path(name), device=device))
-    loaded = load_model(name, device=device)
-    return of_model("ceiling", loaded.model, loaded.vocabulary)
-
-
-def _sizes(examples: Sequence[Example]) -> np.ndarray:
-    """Bytes of every response, (items,)."""
-    return np.array([len(example.response.encode()) for example in examples], float)
+    pending = {part: run.pending(name, part, units) for part, _, units, _ in work}
+    priced = run.get(name, "cost") is not None
+    run.workers.wait()  # until all have seen what is to do
+    if priced and not any(pending.values()):
+        return
+    contender = lineup.make(kind, run)
+    for part, what, _, measure in work:
+        mine = pending[part][run.workers.rank :: run.workers.count]
+        for number, unit in enumerate(mine, start=1):
+            run.append(name, part, dict(zip(unit, measure(contender, unit), strict=True)))
+            tell(number, len(mine), f"{name}: {what}")
+    run.workers.wait()  # what is timed is timed alone
+    if run.workers.is_first and not priced:
+        run.append(name, "cost", {None: cost(contender, examples[0])})
+    run.workers.wait()
+    run.reload()

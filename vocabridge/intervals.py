@@ -9,7 +9,9 @@ import numpy as np
 
 from vocabridge.examples import Example
 
-_RESAMPLES = 4_000
+RESAMPLES = 4_000
+SEED = 0
+"""Of the resampling: figures of the same items are resampled alike, so that their differences are paired."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,10 @@ def ratio(
     change: Callable[[np.ndarray], np.ndarray] = lambda value: value,
 ) -> Interval:
     """Sum over sum, with a percentile interval from resampling templates with replacement."""
-    names = sorted({example.template for example in examples})
-    member = np.array([[example.template == name for example in examples] for name in names], float)
-    sums = np.stack([member @ above, member @ below])
-    draws = np.random.default_rng(0).integers(len(names), size=(_RESAMPLES, len(names)))
+    _, member = np.unique([example.template for example in examples], return_inverse=True)
+    sums = np.stack([np.bincount(member, weights=values) for values in (above, below)])
+    templates = sums.shape[1]
+    draws = np.random.default_rng(SEED).integers(templates, size=(RESAMPLES, templates))
     resampled = sums[:, draws].sum(-1)
     low, high = np.percentile(change(resampled[0] / resampled[1]), [2.5, 97.5])
     return Interval(float(change(above.sum() / below.sum())), float(low), float(high))

@@ -1,97 +1,206 @@
-"""An evaluation as one self-contained HTML page: the table, a plot with intervals, generations side by side."""
+"""An evaluation as one self-contained HTML page: tables, plots, and what steering changed, token by token."""
 
 from __future__ import annotations
 
 import html
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from vocabridge.alignment import Alignment, write_whole
-from vocabridge.combination import Form
-from vocabridge.evaluation import Evaluation
+from vocabridge.alignment import write_whole
+from vocabridge.intervals import Interval
+from vocabridge.kinds import Kind
 from vocabridge.page import new_figure, page, svg, table
+from vocabridge.summary import Evaluation, Measured, Sample
 
 _STYLE = """
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem; }
 .side pre, .prompt { white-space: pre-wrap; background: #f5f6f8; padding: .8rem; border-radius: .4rem; margin: 0; }
+.read { white-space: pre-wrap; font: 15px/2 ui-monospace, monospace; }
+.read span { border-radius: .2rem; padding: .15rem 0; } .read .other { border-bottom: 2px solid #1b1f24; }
 """
+_BLUE, _RED, _GREY = "#0b63a5", "#c0392b", "#8a949e"
+_STRONG = 4.0  # bits: the deepest shade
 
 
-def write_report(evaluation: Evaluation, alignment: Alignment, path: Path) -> None:
+def write_report(evaluation: Evaluation, path: Path) -> None:
     """Writes the page.
 
     Args:
         evaluation: What was measured.
-        alignment: The alignment that the bridge used, for its provenance.
         path: The HTML file.
 
     Raises:
         VocabridgeError: matplotlib is missing, or the file cannot be written.
     """
     body = f"""<h1>What the bridge is worth</h1>
-<p>{html.escape(evaluation.title)}. Weights fitted on validation items, never on these.</p>
+<p>{html.escape(evaluation.title)}. What was fitted or chosen was so on validation items, never on these.</p>
 {table(evaluation.header, evaluation.rows())}
-<figure>{_plot(evaluation)}</figure>
-<h2>The combination</h2>
-<p>Every carry and form with its best weights on the validation items; the bridge uses the first.</p>
-{table(("carry", "form", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)"), _fits(evaluation))}
-<h2>Generations</h2>
-{"".join(_sample(sample.prompt, sample.reference, sample.generations) for sample in evaluation.samples)}
+<figure>{_bits(evaluation)}</figure>
+{_gaps(evaluation)}
+<h2>Quality against cost</h2>
+<figure>{_quality(evaluation)}</figure>
+{table(evaluation.COSTS, evaluation.costs())}
+{_classes(evaluation)}
+{_fits(evaluation)}
+<h2>Texts</h2>
+{"".join(map(_sample, evaluation.samples))}
 <h2>Where it comes from</h2>
-{table(("", ""), _provenance(evaluation, alignment))}"""
+{table(("", ""), [(name, _known(value)) for name, value in _provenance(evaluation).items()])}"""
     write_whole(path, page(evaluation.title, body, _STYLE).encode())
 
 
-def _fits(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for fit in evaluation.fits:
-        weights = fit.combination
-        unused = weights.carry.of_delta or weights.form is Form.MIXTURE
-        rows.append(
-            (
-                weights.carry.value,
-                weights.form.value,
-                f"{weights.base:.2f}",
-                f"{weights.tuned:.2f}",
-                "-" if unused else f"{weights.untuned:.2f}",
-                f"{fit.bits:.3f}",
-                "-" if fit.paper_bits is None else f"{fit.paper_bits:.3f}",
-            )
-        )
-    return rows
+def _bits(evaluation: Evaluation) -> str:
+    """Bits per byte of every contender with its interval, as SVG."""
+    rows = [(one.name, one.bits_per_byte) for one in evaluation.measured if one.bits_per_byte]
+    return _intervals(rows, "bits per byte of the responses (less is better), 95% intervals")
 
 
-def _sample(prompt: str, reference: str, generations: dict[str, str]) -> str:
-    cells = "".join(
-        f"<div><h3>{html.escape(name)}</h3><pre>{html.escape(text.strip())}</pre></div>"
-        for name, text in ({"reference": reference} | generations).items()
-    )
-    return f'<p class="prompt">{html.escape(prompt)}</p><div class="side">{cells}</div>'
+def _gaps(evaluation: Evaluation) -> str:
+    """The share of the gap between base and ceiling that each contender recovers."""
+    ends = (Kind.BASE.label, Kind.CEILING.label)
+    rows = [(one.name, one.gap_recovered) for one in evaluation.measured if one.gap_recovered and one.name not in ends]
+    if not rows:
+        return ""
+    plot = _intervals(rows, "gap recovered: 0 is the base, 1 the ceiling; 95% intervals", marks=(0.0, 1.0))
+    return f"<h2>Gap recovered</h2><figure>{plot}</figure>"
 
 
-def _provenance(evaluation: Evaluation, alignment: Alignment) -> list[tuple[str, str]]:
-    corpus = "none" if alignment.corpus is None else f"{alignment.corpus.bytes:,} bytes, {alignment.corpus.digest[:12]}"
-    return [
-        ("base model", evaluation.base),
-        ("value source", evaluation.value),
-        ("alignment", f"{alignment.method}, {alignment.counts.nnz:,} entries"),
-        ("corpus of the alignment", corpus),
-        ("source tokenizer", f"{alignment.source.size:,} ids, {alignment.source.fingerprint[:12]}"),
-        ("target tokenizer", f"{alignment.target.size:,} ids, {alignment.target.fingerprint[:12]}"),
-        ("test items", f"{evaluation.items} of {evaluation.data}"),
-        ("time", f"{evaluation.seconds:.0f} s"),
-    ]
-
-
-def _plot(evaluation: Evaluation) -> str:
-    """Bits per byte of every contestant with its interval, as SVG."""
-    figure = new_figure(7, 0.6 * len(evaluation.measured) + 1)
+def _intervals(rows: Sequence[tuple[str, Interval]], label: str, marks: Sequence[float] = ()) -> str:
+    figure = new_figure(7, 0.5 * len(rows) + 1)
     axes = figure.subplots()
-    for place, one in enumerate(reversed(evaluation.measured)):
-        bits = one.bits_per_byte
-        spread = [[bits.value - bits.low], [bits.high - bits.value]]
-        axes.errorbar(bits.value, place, xerr=spread, fmt="o", capsize=4, color="#0b63a5")
-    axes.set_yticks(range(len(evaluation.measured)), [one.name for one in reversed(evaluation.measured)])
-    axes.set_xlabel("bits per byte of the responses (less is better), 95% intervals")
+    for place, (name, one) in enumerate(reversed(rows)):
+        spread = [[one.value - one.low], [one.high - one.value]]
+        color = _RED if name == Kind.BRIDGE.label else _BLUE
+        axes.errorbar(one.value, place, xerr=spread, fmt="o", capsize=4, color=color)
+    for mark in marks:
+        axes.axvline(mark, color=_GREY, linestyle=":")
+    axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
+    axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
     axes.margins(y=0.3)
     return svg(figure)
+
+
+def _quality(evaluation: Evaluation) -> str:
+    """Bits per byte against milliseconds a token."""
+    figure = new_figure(7, 3.5)
+    axes = figure.subplots()
+    for one in evaluation.measured:
+        if one.bits_per_byte is None or one.token_ms is None:
+            continue
+        color = _RED if one.name == Kind.BRIDGE.label else _BLUE
+        axes.plot(one.token_ms, one.bits_per_byte.value, "o", color=color)
+        axes.annotate(one.name, (one.token_ms, one.bits_per_byte.value), xytext=(6, 4), textcoords="offset points")
+    axes.set_xlabel("milliseconds a token")
+    axes.set_ylabel("bits per byte")
+    axes.grid(alpha=0.3)
+    axes.margins(0.2)
+    return svg(figure)
+
+
+def _classes(evaluation: Evaluation) -> str:
+    """Bits by class of token, and what the bridge gains over the base in each."""
+    names = [one.name for one in evaluation.measured]
+    if not evaluation.classes or Kind.BRIDGE.label not in names:
+        return ""
+    gains = [
+        (one.name, one.bits_per_byte[Kind.BASE.label] - one.bits_per_byte[Kind.BRIDGE.label])
+        for one in evaluation.classes
+    ]
+    figure = new_figure(7, 0.4 * len(gains) + 1)
+    axes = figure.subplots()
+    shown = gains[::-1]
+    axes.barh(
+        [name for name, _ in shown], [gain for _, gain in shown], color=[_BLUE if g > 0 else _RED for _, g in shown]
+    )
+    axes.axvline(0, color=_GREY)
+    axes.set_xlabel("bits per byte that the bridge saves over the base")
+    axes.grid(axis="x", alpha=0.3)
+    rows = [
+        (one.name, f"{one.tokens:,}", *(f"{one.bits_per_byte[name]:.3f}" for name in names))
+        for one in evaluation.classes
+    ]
+    return f"""<h2>By class of token</h2>
+<p>By the base's tokens of the responses. A boundary is common where the donor's tokenizer cuts there, too.</p>
+<figure>{svg(figure)}</figure>
+{table(("", "tokens", *names), rows)}"""
+
+
+def _fits(evaluation: Evaluation) -> str:
+    """What was tried on the validation items for each contender, the best first."""
+    header = ("", "policy", "carry", "form", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)")
+    rows = [
+        row for one in evaluation.measured for fit in (one.setting or {}).get("fits", []) for row in [_fit(one, fit)]
+    ]
+    if not rows:
+        return ""
+    return f"""<h2>What was chosen</h2>
+<p>Every combination with its best weights on the validation items; each contender uses its first.</p>
+{table(header, rows)}"""
+
+
+def _fit(one: Measured, fit: dict[str, Any]) -> tuple[str, ...]:
+    weights = fit["combination"]
+    unused = weights["carry"] in ("linear", "exponential") or weights["form"] == "mixture"
+    return (
+        one.name,
+        fit["policy"],
+        weights["carry"],
+        weights["form"],
+        f"{weights['base']:.2f}",
+        f"{weights['tuned']:.2f}",
+        "-" if unused else f"{weights['untuned']:.2f}",
+        f"{fit['bits']:.3f}",
+        "-" if fit["paper_bits"] is None else f"{fit['paper_bits']:.3f}",
+    )
+
+
+def _sample(sample: Sample) -> str:
+    cells = "".join(
+        f"<div><h3>{html.escape(name)}</h3><pre>{html.escape(text.strip())}</pre></div>"
+        for name, text in ({"reference": sample.reference} | sample.generations).items()
+    )
+    return f'<p class="prompt">{html.escape(sample.prompt)}</p>{_read(sample)}<div class="side">{cells}</div>'
+
+
+def _read(sample: Sample) -> str:
+    """The reference, each token shaded by what the bridge changed; blue where it became likelier, red where less."""
+    base, bridge = (sample.readings.get(kind.label) for kind in (Kind.BASE, Kind.BRIDGE))
+    if base is None or bridge is None or base["ends"] != bridge["ends"]:
+        return ""
+    response, spans = sample.reference.encode(), []
+    start = 0
+    for end, before, after, was, is_now in zip(
+        base["ends"], base["bits"], bridge["bits"], base["likeliest"], bridge["likeliest"], strict=True
+    ):
+        gain = before - after
+        shade = min(1.0, abs(gain) / _STRONG) * 0.7
+        color = f"rgba({'11, 99, 165' if gain > 0 else '192, 57, 43'}, {shade:.2f})"
+        said = f"bits {before:.2f} to {after:.2f}; likeliest {was!r}" + ("" if was == is_now else f", now {is_now!r}")
+        kind = "" if was == is_now else ' class="other"'
+        text = html.escape(response[start:end].decode(errors="replace"))
+        spans.append(f'<span{kind} style="background:{color}" title="{html.escape(said)}">{text}</span>')
+        start = end
+    return (
+        '<p class="read">'
+        + "".join(spans)
+        + "</p><p><small>The response of the data: blue where the bridge finds a token "
+        "likelier than the base does, red where less, underlined where its likeliest token is another. The pointer "
+        "on a token shows the numbers.</small></p>"
+    )
+
+
+def _provenance(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "base model": evaluation.base,
+        "value source": evaluation.value,
+        "data": evaluation.data,
+        "intervals": f"{evaluation.resamples:,} resamples, seed {evaluation.seed}",
+        **{f"recipe: {name}": value for name, value in evaluation.recipe.items()},
+    }
+
+
+def _known(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

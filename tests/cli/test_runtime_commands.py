@@ -48,12 +48,17 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
 
     models = ("--base", model_folders.target, "--value", "values", "--alignment", model_pair)
     done = run(
-        "eval", *models, "--data", test, "--validation", validation, "--answers", 1, "-o", "report.json", "--json"
+        "eval",
+        *models,
+        *("--data", test, "--validation", validation, "--answers", 1),
+        *("-o", "report.json", "--html", "report.html", "--records", "run", "--json"),
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"evaluating {model_folders.target}\n"
     report = json.loads(done.stdout)
-    assert [one["name"] for one in report["measured"]] == ["base", "donor alone", "bridge"]
+    assert [one["name"] for one in report["measured"]] == ["base", "donor alone", "bridge", "mixture", "nudging"]
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert {file.name for file in (tmp_path / "run").iterdir()} >= {"run.json", "records-0.jsonl"}
     assert (report["items"], report["answered"]) == (2, 1)
     assert json.loads((tmp_path / "report.json").read_text()) == report
 

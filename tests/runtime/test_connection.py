@@ -12,7 +12,7 @@ from vocabridge.batch import left_padded, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry
 from vocabridge.connection import run
-from vocabridge.contestants import donor, of_source
+from vocabridge.contenders import donor, of_source
 from vocabridge.policy import Policy
 from vocabridge.scheme import Scheme
 from vocabridge.value_network import new_value_network

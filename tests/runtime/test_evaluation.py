@@ -1,26 +1,34 @@
-"""The evaluation on tiny models: figures that can be checked from outside, intervals, and the whole path."""
+"""The evaluation on tiny models: every figure from outside, runs that are stopped, and the whole path."""
 
 from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
+from vocabridge import evaluation
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
+from vocabridge.answers import Extractor
 from vocabridge.combination import Carry, Combination
-from vocabridge.contestants import donor, generations, response_bits
-from vocabridge.evaluation import _contestants, evaluate
+from vocabridge.contenders import donor, of_model, of_source
+from vocabridge.evaluation import evaluate
 from vocabridge.examples import Example, load_examples, tokenize
 from vocabridge.intervals import ratio
+from vocabridge.kinds import Kind
+from vocabridge.measuring import read, response_bits, write
+from vocabridge.policy import Policy
 from vocabridge.value_network import new_value_network, save_value_network
 
-LONGEST = "vocabridge.contestants._LONGEST_ANSWER"
+BASE, DONOR, BRIDGE = "base", "donor alone", "bridge"
 
 
-def write(path, numbers):
+def write_items(path, numbers, **more):
     lines = [
         {
             "prompt": f"Question: {n} foxes?\nAnswer:",
@@ -29,6 +37,7 @@ def write(path, numbers):
             "id": str(n),
             "template": n % 2,
         }
+        | more
         for n in numbers
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -36,20 +45,35 @@ def write(path, numbers):
 
 
 @pytest.fixture
-def files(tmp_path, model_folders, monkeypatch):
-    """Test data, validation data, an alignment and a fresh value network."""
-    monkeypatch.setattr(LONGEST, 6)
+def files(tmp_path, model_folders):
+    """Test data, validation data, an alignment and a fresh value network of each vocabulary."""
     source, target = (Vocabulary.load(folder) for folder in (model_folders.source, model_folders.target))
     align(source, target, method="retokenize", cache=False).save(tmp_path / "pair.safetensors")
-    network = new_value_network(str(model_folders.source), method="lora", rank=1)
-    save_value_network(network, tmp_path / "values", {})
-    write(tmp_path / "test.jsonl", [3, 12, 24, 345])
-    write(tmp_path / "validation.jsonl", [5, 14])
+    for name, base in (("values", model_folders.source), ("own-values", model_folders.target)):
+        save_value_network(new_value_network(str(base), method="lora", rank=1), tmp_path / name, {})
+    write_items(tmp_path / "test.jsonl", [3, 12, 24, 345])
+    write_items(tmp_path / "validation.jsonl", [5, 14])
     return tmp_path
+
+
+@pytest.fixture
+def measure(files, model_folders):
+    """Calls `evaluate` on these, with short answers."""
+
+    def measure(**arguments):
+        given = {"alignment": files / "pair.safetensors", "max_new_tokens": 6}
+        names = str(model_folders.target), str(files / "values"), files / "test.jsonl"
+        return evaluate(*names, **given | arguments)
+
+    return measure
 
 
 def items(templates):
     return [Example("p", "r", None, str(i), str(template)) for i, template in enumerate(templates)]
+
+
+def named(report, name):
+    return next(one for one in report.measured if one.name == name)
 
 
 def test_a_ratio_is_sum_over_sum_inside_its_interval():
@@ -61,7 +85,7 @@ def test_a_ratio_is_sum_over_sum_inside_its_interval():
     assert ratio(above, below, items(range(40))) == found
 
 
-def test_equal_contestants_differ_by_exactly_0():
+def test_equal_contenders_differ_by_exactly_0():
     bits = np.random.default_rng(1).uniform(1, 2, 40)
     found = ratio(bits, bits, items(range(40)), lambda value: value - 1)
     assert (found.value, found.low, found.high) == (0, 0, 0)
@@ -90,7 +114,12 @@ def test_an_interval_is_a_95_percent_interval():
 def test_bits_are_those_of_plain_forwards(parts, files):
     examples = load_examples(files / "test.jsonl")
     bridge = parts.bridge()
-    base, alone, bridged = (response_bits(c, examples, lambda *_: None) for c in _contestants(bridge))
+    contenders = [
+        of_model(BASE, bridge.base, bridge.vocabulary),
+        of_source(DONOR, bridge.steering.source),
+        of_model(BRIDGE, bridge, bridge.vocabulary),
+    ]
+    base, alone, bridged = (response_bits(c, examples, lambda *_: None) for c in contenders)
     for found, model in ((base, parts.base), (alone, parts.tuned)):
         for bits, example in zip(found, examples, strict=True):
             tokens = tokenize(example, model.vocabulary)
@@ -99,6 +128,24 @@ def test_bits_are_those_of_plain_forwards(parts, files):
             expected = -sum(log_p[i - 1, tokens.ids[i]].item() for i in range(tokens.first, len(tokens.ids)))
             assert bits == pytest.approx(expected / math.log(2), rel=1e-4)
     assert (bridged != base).all()
+
+
+def test_a_reading_says_where_tokens_end_and_what_was_likeliest(parts, files):
+    example = load_examples(files / "test.jsonl")[0]
+    found = read(of_model(BASE, parts.base.model, parts.base.vocabulary), example)
+    tokens = tokenize(example, parts.base.vocabulary)
+    size = len(example.response.encode())
+    assert len(found["bits"]) == len(found["ends"]) == len(found["likeliest"]) == len(tokens.ids) - tokens.first
+    assert found["ends"] == sorted(found["ends"])
+    assert found["ends"][-1] == size
+    vocabulary = parts.base.vocabulary
+    written = [len(vocabulary.token_bytes[i]) for i in tokens.ids[tokens.first :]]
+    assert np.diff(found["ends"]).tolist() == written[1:]
+    assert 0 < found["ends"][0] <= written[0]  # it may have begun in the prompt
+    with torch.no_grad():
+        best = parts.base.model(torch.tensor([tokens.ids])).logits[0, tokens.first - 1].argmax().item()
+    data = vocabulary.token_bytes[best]
+    assert found["likeliest"][0] == (f"<{best}>" if data is None else data.decode(errors="backslashreplace"))
 
 
 def test_the_donor_of_a_value_network_is_its_base_with_it(parts):
@@ -111,62 +158,76 @@ def test_the_donor_of_a_value_network_is_its_base_with_it(parts):
     assert donor(parts.pair) is parts.tuned.model
 
 
-def test_answers_are_generated_in_the_order_of_the_items_and_stop_when_complete(parts, monkeypatch):
-    monkeypatch.setattr(LONGEST, 12)
+class Satisfied(Extractor):
+    """Needs no more than a token."""
+
+    def is_complete(self, text):
+        return True
+
+
+def test_answers_stop_when_complete_and_a_batch_is_as_its_rows(parts):
     examples = [Example(p, "r", "1", p, p) for p in ("The lazy dog, and 12", "a", "Question: 7")]
-    contestant = _contestants(parts.bridge())[0]
-    together = generations(contestant, examples, lambda *_: None)
-    alone = [generations(contestant, [example], lambda *_: None)[0] for example in examples]
-    assert together == alone
-    stopped = generations(contestant, [Example("#### 12\n", "r", "1", "x", "x")], lambda *_: None)
-    assert len(stopped) == 1
+    contender = of_model(BASE, parts.base.model, parts.base.vocabulary)
+    together = write(contender, examples, Extractor(), 12)
+    assert together == [write(contender, [example], Extractor(), 12)[0] for example in examples]
+    assert max(one["tokens"] for one in together) == 12
+    assert [one["tokens"] for one in write(contender, examples, Satisfied(), 12)] == [1, 1, 1]
 
 
-def test_the_whole_path(files, model_folders):
+def test_the_whole_path(files, model_folders, measure):
     told = []
-    report = evaluate(
-        str(model_folders.target),
-        str(files / "values"),
-        files / "test.jsonl",
-        alignment=files / "pair.safetensors",
+    report = measure(
         validation=files / "validation.jsonl",
         ceiling=str(model_folders.tuned),
+        control=str(files / "own-values"),
         answers=2,
+        policies=(Policy.RETOKENIZE, Policy.LOOK_AHEAD),
         progress=lambda *args: told.append(args),
     )
-    assert [one.name for one in report.measured] == ["base", "donor alone", "bridge", "ceiling"]
-    assert (report.items, report.answered, len(report.samples)) == (4, 2, 2)
-    assert report.combination == report.fits[0].combination
-    assert {fit.combination.carry for fit in report.fits} == set(Carry)
-    base, _, bridge, ceiling = (one.bits_per_byte.value for one in report.measured)
-    assert report.gap_recovered.value == pytest.approx((bridge - base) / (ceiling - base))
-    assert report.bridge_against_base.value == pytest.approx(bridge / base - 1)
-    assert told
+    assert [one.name for one in report.measured] == [kind.label for kind in Kind]
+    assert (report.items, report.templates, report.answered, len(report.samples)) == (4, 2, 2, 3)
+    setting = named(report, BRIDGE).setting
+    assert report.combination == setting["combination"] == setting["fits"][0]["combination"]
+    assert {fit["combination"]["carry"] for fit in setting["fits"]} == {carry.value for carry in Carry}
+    assert {fit["policy"] for fit in setting["fits"]} == {"retokenize", "look-ahead"}
+    assert named(report, "mixture").setting["combination"]["form"] == "mixture"
+    assert 0 <= named(report, "nudging").setting["threshold"] <= 1
+    base, bridge, ceiling = (named(report, name).bits_per_byte.value for name in (BASE, BRIDGE, "ceiling"))
+    assert named(report, BRIDGE).gap_recovered.value == pytest.approx((bridge - base) / (ceiling - base))
+    against = {one.against: one for one in report.differences if one.metric == "bits per byte"}
+    assert against[BASE].difference.value == pytest.approx(bridge / base - 1)
+    assert set(against) == {kind.label for kind in Kind} - {BRIDGE}
+    assert named(report, BASE).changed_tokens == 0
+    assert named(report, DONOR).changed_tokens is None
+    assert {args[2].partition(":")[0] for args in told} >= {kind.label for kind in Kind}
     assert all(len(row) == len(report.header) for row in report.rows())
+    assert all(len(row) == len(report.COSTS) for row in report.costs())
     report.save(files / "report.json")
     saved = json.loads((files / "report.json").read_text())
-    assert saved["combination"] == report.combination.as_dict()
-    assert Combination.load(files / "report.json") == report.combination
+    assert Combination.load(files / "report.json").as_dict() == report.combination
     assert json.dumps(report.as_dict()) == json.dumps(saved)
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
+    jsonschema.validate(saved, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(saved | {"measured": [saved["measured"][0] | {"token_ms": "fast"}]}, schema)
 
 
-def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders):
+def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, measure):
     Combination(Carry.LINEAR).save(files / "weights.json")
-    report = evaluate(
-        str(model_folders.target),
-        str(files / "values"),
-        files / "test.jsonl",
-        alignment=files / "pair.safetensors",
+    report = measure(
         combination=files / "weights.json",
         ceiling=str(model_folders.target),
+        control=str(files / "own-values"),
         limit=3,
     )
     assert report.items == 3
-    assert report.gap_recovered is None  # the ceiling is the base: there is no gap
-    difference = report.bridge_against_base
-    assert (difference.value, difference.low, difference.high) == (0, 0, 0)
-    assert report.measured[0].accuracy == report.measured[2].accuracy
-    assert all(sample.generations["base"] == sample.generations["bridge"] for sample in report.samples)
+    assert all(one.gap_recovered is None for one in report.measured)  # the ceiling is the base: there is no gap
+    for one in report.differences:
+        if one.against in (BASE, "ceiling", "same-vocabulary control"):
+            assert (one.difference.value, one.difference.low, one.difference.high) == (0, 0, 0)
+    assert named(report, BASE).accuracy == named(report, BRIDGE).accuracy
+    assert named(report, BRIDGE).changed_tokens == 0
+    assert all(sample.generations[BASE] == sample.generations[BRIDGE] for sample in report.samples)
 
 
 def test_a_contrast_pair_by_name(files, model_folders):
@@ -179,16 +240,138 @@ def test_a_contrast_pair_by_name(files, model_folders):
         limit=1,
         answers=0,
     )
+    assert [one.name for one in report.measured] == [BASE, DONOR, BRIDGE]
     assert [one.accuracy for one in report.measured] == [None] * 3
-    assert report.rows()[0][2] == "-"
+    assert len(report.rows()[0]) == 3
 
 
-def test_what_is_refused(files, model_folders):
+def test_every_metric_by_hand(files, measure, model_folders):
+    """From the records of the run, with plain sums."""
+    right = " 24*2=48 foxes. 🙂\n#### 48\n"
+    write_items(files / "test.jsonl", [24], choices=[" 7", right, " The lazy dog"])
+    with (files / "test.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "The", "response": " dog", "answer": "7", "choices": [" dog", " é"]}) + "\n")
+    report = measure(records=files / "run", contenders=[Kind.BASE, Kind.BRIDGE, Kind.DONOR])
+    rows = [json.loads(line) for line in (files / "run" / "records-0.jsonl").read_text().splitlines()]
+    sizes = [len(right.encode()), 4]
+
+    def of(name, part):
+        return [row for row in rows if (row["contender"], row["part"]) == (name, part)]
+
+    for one in report.measured:
+        bits = [sum(row["bits"]) for row in sorted(of(one.name, "reading"), key=lambda row: row["item"])]
+        assert one.bits_per_byte.value == pytest.approx(sum(bits) / sum(sizes))
+        bounds = sorted(b / size for b, size in zip(bits, sizes, strict=True))
+        assert (one.bits_per_byte.low, one.bits_per_byte.high) == pytest.approx((bounds[0], bounds[1]))
+        choices = {row["item"]: row["bits"] for row in of(one.name, "choosing")}
+        assert choices[0][1] == pytest.approx(bits[0], rel=1e-3)
+        chosen = (choices[0][1] == min(choices[0])) + (choices[1][0] == min(choices[1]))
+        assert one.choice_accuracy.value == chosen / 2
+        answers = {row["item"]: row["text"] for row in of(one.name, "writing")}
+        found = [Extractor().find(answers[item]) for item in (0, 1)]
+        assert one.accuracy.value == ((found[0] == "48") + (found[1] == "7")) / 2
+        (cost,) = of(one.name, "cost")
+        assert (one.token_ms, one.first_token_ms, one.peak_mb) == (cost["token_ms"], cost["first_ms"], cost["peak_mb"])
+        assert cost["token_ms"] > 0
+    base, bridge = ([row["likeliest"] for row in of(name, "reading")] for name in (BASE, BRIDGE))
+    flat = [(a, b) for x, y in zip(base, bridge, strict=True) for a, b in zip(x, y, strict=True)]
+    assert named(report, BRIDGE).changed_tokens == sum(a != b for a, b in flat) / len(flat)
+    by_class = [one for one in report.classes if not one.name.endswith("boundary")]
+    assert sum(one.tokens for one in by_class) == len(flat)
+    ends = [[0, *row["ends"]] for row in of(BASE, "reading")]
+    weight = {one.name: one.bits_per_byte[BRIDGE] for one in by_class}
+    spread = [end - start for row in ends for start, end in pairwise(row)]
+    assert sum(spread) == sum(sizes)
+    assert min(weight.values()) <= named(report, BRIDGE).bits_per_byte.value <= max(weight.values())
+
+
+def test_a_right_choice_is_one_by_chance_where_answers_are_shuffled(files, measure):
+    rng = np.random.default_rng(0)
+    with (files / "test.jsonl").open("w") as file:
+        for n in range(40):
+            choices = [f" {a} foxes" for a in rng.choice(900, size=4, replace=False)]
+            fields = {"prompt": f"{n} and", "choices": choices, "response": choices[rng.integers(4)]}
+            file.write(json.dumps(fields) + "\n")
+    report = measure(contenders=[Kind.BASE, Kind.DONOR, Kind.BRIDGE])
+    assert report.chosen == 40
+    for one in report.measured:
+        assert one.choice_accuracy.low <= 0.25 <= one.choice_accuracy.high
+    assert one.accuracy is None
+
+
+def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeypatch):
+    arguments = {"validation": files / "validation.jsonl", "records": files / "run", "answers": 3}
+    whole = measure(**arguments | {"records": files / "other"})
+    calls = []
+
+    def interrupted(contender, example):
+        calls.append(contender.name)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return read(contender, example)
+
+    monkeypatch.setattr(evaluation, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(**arguments)
+    with (files / "run" / "records-0.jsonl").open("a") as file:
+        file.write('{"contender": "bridge", "part": "rea')
+    report = measure(**arguments)
+    assert len(calls) == 6 + 5 * 4 - 5  # of five contenders every item, one of them twice
+    for one, other in zip(report.measured, whole.measured, strict=True):
+        assert (one.bits_per_byte, one.accuracy, one.setting) == (other.bits_per_byte, other.accuracy, other.setting)
+    assert report.differences == whole.differences
+    assert measure(**arguments) == report
+    assert len(calls) == 21
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"limit": 2}, "another limit"),
+        ({"validation": None}, None),
+        ({"max_new_tokens": 7}, "another max_new_tokens"),
+        ({"policies": (Policy.HEAL,)}, "another policies"),
+    ],
+)
+def test_another_evaluation_in_the_folder_is_refused(files, measure, change, says):
+    first = {"records": files / "run", "contenders": [Kind.BASE]}
+    measure(**first)
+    if says is None:  # a part that the first call had no use for
+        measure(**first | {"validation": files / "validation.jsonl"})
+        return
+    with pytest.raises(VocabridgeError, match=says):
+        measure(**first | change)
+
+
+def test_other_models_or_data_are_refused(files, measure, model_folders):
+    first = {"records": files / "run", "contenders": [Kind.BASE]}
+    measure(**first)
+    with (files / "test.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(VocabridgeError, match="another test data"):
+        measure(**first)
+    write_items(files / "test.jsonl", [3, 12, 24, 345])
+    weights = bytearray((files / "values" / "value_network.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (files / "values" / "value_network.safetensors").write_bytes(weights)
+    with pytest.raises(VocabridgeError, match="another value source"):
+        measure(**first)
+
+
+def test_what_is_refused(files, model_folders, measure):
     arguments = {"alignment": files / "pair.safetensors", "validation": files / "validation.jsonl"}
     names = str(model_folders.target), str(files / "values")
     with pytest.raises(VocabridgeError, match="leave one out"):
-        evaluate(*names, files / "test.jsonl", **arguments, combination=files / "weights.json")
-    write(files / "validation.jsonl", [3, 5])
+        measure(**arguments, combination=files / "weights.json")
+    with pytest.raises(VocabridgeError, match="of several policies"):
+        measure(policies=(Policy.HEAL, Policy.SKIP))
+    with pytest.raises(VocabridgeError, match="nudging needs --validation"):
+        measure(contenders=[Kind.NUDGING])
+    with pytest.raises(VocabridgeError, match="ceiling needs --ceiling"):
+        measure(contenders=[Kind.CEILING])
+    with pytest.raises(VocabridgeError, match="another tokenizer than"):
+        measure(control=str(files / "values"), contenders=[Kind.CONTROL])
+    write_items(files / "validation.jsonl", [3, 5])
     with pytest.raises(VocabridgeError, match="1 of the test items"):
         evaluate(*names, files / "test.jsonl", **arguments)
     with pytest.raises(VocabridgeError, match="made for the target tokenizer"):

@@ -10,7 +10,7 @@ from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.connection import run
-from vocabridge.contestants import donor
+from vocabridge.contenders import donor
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.policy import Policy
 from vocabridge.scheme import Scheme

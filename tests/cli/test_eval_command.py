@@ -1,0 +1,89 @@
+"""eval through the real entry point: templates, runs that go on, several processes, wrong arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def models(model_folders, model_pair):
+    pair = ("--value", model_folders.tuned, "--untuned", model_folders.source)
+    return ("--base", model_folders.target, *pair, "--alignment", model_pair, "--max-new-tokens", 6)
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    """Items as a benchmark publishes them."""
+    path = tmp_path / "raw.jsonl"
+    items = [{"question": f"{n} foxes?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in (3, 12, 24, 345)]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return path
+
+
+TEMPLATE = ("--prompt", r"Question: {question}\nAnswer:", "--response", " {answer}", "--extract", "#### (.*)")
+
+
+def test_a_raw_file_is_evaluated_by_templates_and_a_run_goes_on(run, models, raw, tmp_path):
+    command = ("eval", *models, "--data", raw, *TEMPLATE, "--contenders", "bridge,base", "--records", "run", "--json")
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [one["name"] for one in report["measured"]] == ["base", "bridge"]
+    assert (report["items"], report["answered"]) == (4, 4)
+    assert report["samples"][0]["prompt"] == "Question: 3 foxes?\nAnswer:"
+    assert report["recipe"]["prompt"] == "Question: {question}\nAnswer:"
+    written = (tmp_path / "run" / "records-0.jsonl").read_bytes()
+    again = run(*command)
+    assert again.stdout == done.stdout
+    assert (tmp_path / "run" / "records-0.jsonl").read_bytes() == written
+    other = run(*command, "--limit", 2)
+    assert other.returncode == 1
+    assert "error: run holds an evaluation with another limit (None, now 2)" in other.stderr
+
+
+def test_several_processes_share_the_items_and_report_the_same(run, models, raw, tmp_path):
+    arguments = [*models, "--data", raw, *TEMPLATE, "--contenders", "base,donor", "--json"]
+    alone = json.loads(run("eval", *arguments).stdout)
+    scripts = Path(sysconfig.get_path("scripts"))
+    done = subprocess.run(
+        [
+            *(scripts / "torchrun", "--nproc-per-node", "2", "--no-python"),
+            *(scripts / "vocabridge", "eval", *map(str, arguments), "--records", "run"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    shared = json.loads(done.stdout)
+    for one, other in zip(shared["measured"], alone["measured"], strict=True):
+        assert (one["bits_per_byte"], one["accuracy"]) == (other["bits_per_byte"], other["accuracy"])
+    for rank in (0, 1):
+        rows = [json.loads(line) for line in (tmp_path / "run" / f"records-{rank}.jsonl").read_text().splitlines()]
+        assert {row["item"] for row in rows if row["part"] == "reading"} == {rank, rank + 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        (("--contenders", "base,best"), 2, "There is no contender 'best'; choose among base, donor, bridge"),
+        (("--contenders", "mixture"), 1, "the contender mixture needs --validation"),
+        (("--extract", "("), 1, "'(' is no regular expression"),
+        (("--prompt", "{problem}"), 1, 'line 1, has no field "problem"'),
+        (("--data", "nowhere.jsonl"), 2, "'nowhere.jsonl' does not exist"),
+        (("--records", "raw.jsonl"), 2, "'raw.jsonl' is a file"),
+    ],
+)
+def test_what_is_refused_is_said_in_a_sentence(run, models, raw, options, status, says):
+    done = run("eval", *models, "--data", raw, *TEMPLATE, *options, COLUMNS=200)
+    assert done.returncode == status
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,123 @@
+"""Mixture, nudging and control, each against its equation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vocabridge.alignment import Vocabulary, align
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.contenders import Lineup, Names
+from vocabridge.examples import Example, tokenize
+from vocabridge.kinds import Kind
+from vocabridge.measuring import read
+from vocabridge.models import load_model
+from vocabridge.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.policy import Policy
+from vocabridge.run import Run, Workers
+from vocabridge.value_network import load_value_network, new_value_network, save_value_network
+
+HELD_OUT = [Example(f"Question: {n} foxes?\nAnswer:", f" {2 * n} dogs.", None, str(n), str(n)) for n in (3, 12, 24)]
+ITEM = Example("The quick brown", " fox jumps over 12 lazy dogs.", None, "x", "x")
+
+
+@pytest.fixture
+def made(model_folders, tmp_path):
+    """Makes a contender, and a run with what was chosen for it."""
+    source, target = (Vocabulary.load(folder) for folder in (model_folders.source, model_folders.target))
+    align(source, target, method="retokenize", cache=False).save(tmp_path / "pair.safetensors")
+    run = Run(tmp_path / "run", {}, Workers())
+
+    def made(kind, held_out=HELD_OUT, control=None):
+        names = Names(
+            str(model_folders.target),
+            str(model_folders.tuned),
+            untuned=str(model_folders.source),
+            alignment=tmp_path / "pair.safetensors",
+            control=control,
+        )
+        lineup = Lineup(
+            names, held_out, combination=None, policies=[Policy.HEAL], device="cpu", progress=lambda *_: None
+        )
+        return lineup.make(kind, run), run.get(kind.label, "setting")
+
+    return made
+
+
+def probabilities(model, example=ITEM):
+    tokens = tokenize(example, model.vocabulary)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([tokens.ids[:-1]]), use_cache=False).logits[0, tokens.first - 1 :]
+    return logits.float().softmax(-1)
+
+
+def only_base(bridge):
+    bridge.steering.strength = 0.0
+    found = probabilities(bridge)
+    bridge.steering.strength = 1.0
+    return found
+
+
+def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_carry(made):
+    contender, setting = made(Kind.MIXTURE)
+    bridge, share = contender.model, setting["combination"]["tuned"]
+    assert (bridge.steering.policy, setting["combination"]["form"]) == (Policy.RETOKENIZE, "mixture")
+    assert 0 < share < 1
+    mixed, base = probabilities(bridge), only_base(bridge)
+    bridge.steering.combination = Combination(Carry.STATIC, 0.0, 1.0, 0.0, Form.MIXTURE)
+    donor = probabilities(bridge)
+    torch.testing.assert_close(mixed, (1 - share) * base + share * donor, atol=1e-4, rtol=1e-3)
+
+
+def test_nudging_is_the_donor_where_the_base_is_unsure_and_else_the_base(made):
+    bridge = made(Kind.NUDGING)[0].model
+    base, bridge.guard = only_base(bridge), Nudging(sure=1.1)
+    donor = probabilities(bridge)
+    middle = base.amax(-1).median().item()
+    bridge.guard = Nudging(sure=middle)
+    unsure = (base.amax(-1) < middle)[:, None]
+    assert 0 < unsure.sum() < len(unsure)
+    torch.testing.assert_close(probabilities(bridge), torch.where(unsure, donor, base), atol=1e-5, rtol=1e-3)
+
+
+def test_the_threshold_is_the_best_one_on_the_validation_items(made):
+    contender, setting = made(Kind.NUDGING)
+    bridge = contender.model
+    assert bridge.guard.sure == setting["threshold"]
+    assert bridge.steering.combination == CARRIED_DONOR
+    losses = []
+    for threshold in _THRESHOLDS:
+        bridge.guard = Nudging(sure=float(threshold))
+        losses.append(sum(sum(read(contender, example)["bits"]) for example in HELD_OUT))
+    assert losses[[*_THRESHOLDS].index(setting["threshold"])] == pytest.approx(min(losses), rel=1e-3)
+    bridge.guard = Nudging(sure=1.1)
+    assert fit_threshold(bridge, HELD_OUT) == setting["threshold"]
+
+
+def test_a_control_adds_logits_in_one_vocabulary(made, model_folders, tmp_path):
+    network = new_value_network(str(model_folders.target), method="lora", rank=1)
+    torch.nn.init.normal_(network.value.projection.weight, std=0.3)
+    save_value_network(network, tmp_path / "own", {})
+    contender, setting = made(Kind.CONTROL, held_out=[], control=str(tmp_path / "own"))
+    assert setting["combination"] == Combination(Carry.LINEAR).as_dict()
+    base, value = load_model(str(model_folders.target)), load_value_network(tmp_path / "own").value
+    tokens = tokenize(ITEM, base.vocabulary)
+    ids = torch.tensor([tokens.ids[:-1]])
+    with torch.no_grad():
+        summed = base.model(input_ids=ids).logits[0].float() + value(ids).logits[0].float()
+    expected = summed[tokens.first - 1 :].softmax(-1)
+    assert isinstance(contender.model, Bridge)
+    torch.testing.assert_close(probabilities(contender.model), expected, atol=1e-2, rtol=2e-2)
+
+
+def test_what_was_chosen_is_taken_from_the_run(made):
+    _, setting = made(Kind.BRIDGE)
+    bits = [fit["bits"] for fit in setting["fits"]]
+    assert bits == sorted(bits)
+    assert np.isfinite(bits).all()
+    contender, again = made(Kind.BRIDGE, held_out=[])
+    assert again == setting
+    assert contender.model.steering.combination == Combination.from_dict(setting["combination"])
+    assert contender.model.steering.policy is Policy.HEAL

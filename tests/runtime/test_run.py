@@ -1,0 +1,90 @@
+"""A run's folder: what is written stays, another recipe, another process and what is no record are refused."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+
+import pytest
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.contenders import Lineup, Names
+from vocabridge.kinds import Kind
+from vocabridge.policy import Policy
+from vocabridge.run import Run, Workers
+
+RECIPE = {"data": "abc", "limit": None, "policies": ["heal"]}
+
+
+@pytest.fixture
+def open_run(tmp_path):
+    def open_run(recipe=RECIPE):
+        return Run(tmp_path / "run", recipe, Workers())
+
+    return open_run
+
+
+def test_what_is_written_is_there_again_and_the_first_record_of_its_kind_counts(open_run, tmp_path):
+    run = open_run()
+    run.append("base", "reading", {0: {"bits": [0.1]}, 2: {"bits": [1 / 3]}})
+    run.append("base", "reading", {0: {"bits": [9.0]}})
+    assert run.setting("bridge", lambda: {"threshold": 0.4})["threshold"] == 0.4
+    run.close()
+    again = open_run()
+    assert again.get("base", "reading", 0)["bits"] == [0.1]
+    assert again.get("base", "reading", 2)["bits"] == [1 / 3]
+    assert again.get("base", "reading", 1) is again.get("base", "writing", 0) is None
+    assert again.setting("bridge", lambda: pytest.fail("it is there"))["threshold"] == 0.4
+    assert again.pending("base", "reading", [[0], [1, 2], [2]]) == [[1, 2]]
+
+
+def test_half_a_record_is_dropped(open_run, tmp_path):
+    run = open_run()
+    run.append("base", "reading", {0: {"bits": [1.0]}})
+    run.close()
+    file = tmp_path / "run" / "records-0.jsonl"
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:-3])
+    again = open_run()
+    assert file.read_bytes() == whole
+    again.append("base", "reading", {1: {"bits": [2.0]}})
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_recipe_may_grow_and_not_change(open_run, tmp_path):
+    open_run().close()
+    open_run(RECIPE | {"ceiling": "def"}).close()
+    open_run().close()
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == RECIPE | {"ceiling": "def"}
+    for name, value in (("ceiling", "xyz"), ("policies", ["skip"]), ("limit", 3)):
+        with pytest.raises(VocabridgeError, match=f"another {name}"):
+            open_run(RECIPE | {name: value})
+
+
+def test_a_folder_is_for_one_evaluation_at_a_time(open_run):
+    run = open_run()
+    with pytest.raises(VocabridgeError, match="at work in"):
+        open_run()
+    run.close()
+    open_run().close()
+
+
+def test_a_line_that_is_no_record_is_named(open_run, tmp_path):
+    open_run().close()
+    (tmp_path / "run" / "records-0.jsonl").write_text("{}\n")
+    with pytest.raises(VocabridgeError, match="line 1, is no record"):
+        open_run()
+
+
+def test_models_that_the_next_contender_does_not_need_are_let_go(open_run, model_folders):
+    names = Names(str(model_folders.target), str(model_folders.tuned), untuned=str(model_folders.source))
+    lineup = Lineup(names, [], combination=None, policies=[Policy.LOOK_AHEAD], device="cpu", progress=lambda *_: None)
+    run = open_run()
+    base = weakref.ref(lineup.make(Kind.BASE, run).model)
+    gc.collect()
+    assert base() is not None
+    donor = weakref.ref(lineup.make(Kind.DONOR, run).model)
+    gc.collect()
+    assert base() is None
+    assert donor() is None  # nobody holds it but the contender

@@ -1,0 +1,69 @@
+"""Nudging: where the base model's best token has less than a threshold of probability, the donor speaks in its place.
+
+    p = q_donor where max p_base < t, else p_base
+
+Fei et al., arXiv 2410.09300, do it with texts: there the donor writes a word. Here it is its next token, carried to the
+base's vocabulary: a proper distribution, so that it has a likelihood and can be sampled from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination
+from vocabridge.examples import Example, tokenize
+from vocabridge.guard import Guard
+from vocabridge.progress import Progress, unheard
+from vocabridge.value_source import Scores
+
+CARRIED_DONOR = Combination(Carry.INFORMED, base=0.0, tuned=1.0, untuned=0.0)
+"""The combination of a bridge that nudges."""
+
+_THRESHOLDS = np.round(np.arange(0.0, 1.01, 0.05), 2)
+
+
+@dataclass(frozen=True)
+class Nudging(Guard):
+    """Silences the donor where the base is sure; for a combination that is the donor alone.
+
+    Attributes:
+        sure: The base speaks where its best token has at least this probability.
+    """
+
+    sure: float = 0.4
+
+    def gate(self, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor:
+        """See `Guard.gate`."""
+        return (p_base.amax(-1, keepdim=True) < self.sure).to(p_base.dtype)
+
+
+@torch.no_grad()
+def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Progress = unheard) -> float:
+    """The threshold with the lowest loss on the responses of some examples, of 0, 0.05, ... 1.
+
+    Args:
+        bridge: The donor alone, carried.
+        examples: Texts that are not in the test data.
+        progress: Told of every example.
+    """
+    losses = np.zeros(len(_THRESHOLDS))
+    for number, example in enumerate(examples, start=1):
+        tokens = tokenize(example, bridge.vocabulary)
+        ids, truth = (
+            torch.tensor(part, device=bridge.device) for part in (tokens.ids[:-1], tokens.ids[tokens.first :])
+        )
+        log_p, log_q = (
+            model(input_ids=ids[None], use_cache=False, logits_to_keep=len(truth)).logits[0].float().log_softmax(-1)
+            for model in (bridge.base, bridge)
+        )
+        said = torch.stack([of.gather(1, truth[:, None])[:, 0] for of in (log_p, log_q)]).cpu().numpy()
+        best = log_p.amax(-1).exp().cpu().numpy()
+        losses -= np.where(best < _THRESHOLDS[:, None], said[1], said[0]).sum(-1)
+        progress(number, len(examples), "fitting the threshold of nudging")
+    return float(_THRESHOLDS[losses.argmin()])
