@@ -211,6 +211,13 @@ class ByteText:
         tree = self._forest.trees[0]
         return [tree.tokens[node] for node in tree.ancestors(self._node)]
 
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens as the text stands, the begin token among them; half a character at its end has none."""
+        half = half_character(self.data) or b""
+        text = self.data[: len(self.data) - len(half)].decode(errors="replace")
+        return [*self.settled, *self.model.following.encode(text)]
+
     def next(self) -> NextByte:
         """What may come next."""
         return next_bytes([self])[0]
@@ -393,7 +400,7 @@ class ByteText:
 
 def next_bytes(texts: Sequence[ByteText]) -> list[NextByte]:
     """What may come next in each of some texts that began as one; what has to be read, is read in one forward."""
-    while wanted := [(text, i) for text in texts if text._next is None for i in reversed(sorted(text._to_wake()))]:
+    while wanted := [(text, i) for text in texts if text._next is None for i in sorted(text._to_wake(), reverse=True)]:
         forest = texts[0]._forest
         covers = [text._covers[i] for text, i in wanted]
         tree = forest.trees[0]

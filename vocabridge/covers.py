@@ -218,11 +218,8 @@ def _going_on(data: bytes) -> list[str]:
     if half:
         return _completed(data, half, range(0x80, 0xC0))
     text = data.decode()
-    if text[-1:].isdecimal():
-        several = _BEHIND_DIGITS
-    else:
-        several = _BEHIND_LETTERS if text[-1:].isalpha() else _BEHIND_OTHERS
-    return [text + more for more in several]
+    several = _BEHIND_LETTERS if text[-1:].isalpha() else _BEHIND_OTHERS
+    return [text + more for more in (_BEHIND_DIGITS if text[-1:].isdecimal() else several)]
 
 
 def _completed(data: bytes, half: bytes, following: Iterable[int]) -> list[str]:
