@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
     from vocabridge.bridge import Bridge
     from vocabridge.bridge_cache import BridgeCache
+    from vocabridge.byte_model import ByteModel
     from vocabridge.chat import chat_prompt
     from vocabridge.combination import Carry, Combination, Form
     from vocabridge.evaluation import Evaluation, evaluate
+    from vocabridge.exact import ExactBridge
     from vocabridge.fitting import fit_combination
     from vocabridge.folder import load, save_bridge
     from vocabridge.guard import Guard
@@ -36,7 +38,9 @@ _HOMES = {
     "bridge_cache": ("BridgeCache",),
     "chat": ("chat_prompt",),
     "combination": ("Carry", "Combination", "Form"),
+    "byte_model": ("ByteModel",),
     "evaluation": ("Evaluation", "evaluate"),
+    "exact": ("ExactBridge",),
     "fitting": ("fit_combination",),
     "folder": ("load", "save_bridge"),
     "guard": ("Guard",),
@@ -58,10 +62,12 @@ __all__ = [
     "Alignment",
     "Bridge",
     "BridgeCache",
+    "ByteModel",
     "Carry",
     "Combination",
     "ContrastPair",
     "Evaluation",
+    "ExactBridge",
     "Form",
     "Guard",
     "Policy",

@@ -13,7 +13,7 @@ more; a base that has none is an error. The strengths of several steerings add u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -151,7 +151,7 @@ class ExactBridge:
         if (number, wanted) not in self._donors:
             models = {name: source.models[name] for name in source.needed(**dict.fromkeys(wanted, True))}
 
-            def make(logits: dict[str, Tensor]) -> list[Tensor]:
+            def make(logits: Mapping[str, Tensor]) -> list[Tensor]:
                 scores = source.scores(logits)
                 return [getattr(scores, name) for name in wanted]
 
@@ -198,7 +198,12 @@ class ExactText:
 
     @property
     def tokens(self) -> int:
-        """How many of the base's tokens it has more than when it began; those that no continuation will change."""
+        """How many of the base's tokens it has more than when it began, those of its last word as they stand."""
+        return max(0, len(self._base.tokens) - self._begun)
+
+    @property
+    def settled(self) -> int:
+        """The same without those that a continuation may still change."""
         return max(0, len(self._base.settled) - self._begun)
 
     def after(self, piece: Piece) -> ExactText:
@@ -252,14 +257,14 @@ class ExactText:
         return np.where(speaks, shared / np.where(total > 0, total, 1) * p_base[speaks].sum(), p_base)
 
 
-def _translated(pieces: Sequence[Piece], steering: ExactSteering, base: Vocabulary) -> Iterator[Piece]:
+def _translated(pieces: Sequence[Piece], steering: ExactSteering, base: Vocabulary) -> list[Piece]:
     """What a source reads where the base reads these: bytes, and its own control tokens of the same meaning."""
     partner = controls(steering.source.vocabulary, base)
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            yield piece
-        elif piece in partner:
-            yield partner[piece]
+    return [
+        piece if isinstance(piece, bytes) else partner[piece]
+        for piece in pieces
+        if isinstance(piece, bytes) or piece in partner
+    ]
 
 
 def _log(p: Float64) -> Float64:

@@ -14,13 +14,15 @@ from vocabridge.exact import ExactBridge, ExactText
 from vocabridge.reader import begin_tokens
 from vocabridge.stopping import stop_bytes, whole_characters
 
+_LONGEST_WORD = 8
+"""So many tokens too many are written in the hope of a word's end."""
+
 
 class ExactStream(Iterator[str]):
     """Pieces of a text that is being written.
 
     Attributes:
-        tokens: How many tokens of the base's have been written, as far as no continuation will change them, or all at
-            the end.
+        tokens: How many tokens of the base's have been written.
         bytes: How many bytes have been written.
         lost: The greatest share of a model's mass that may have been left unread or unjudged at a byte.
     """
@@ -69,7 +71,7 @@ class ExactStream(Iterator[str]):
                 continue
             text = text.after(bytes([chosen]))
             # The byte that tells that a word has ended is not written any more.
-            if text.tokens >= self._max:
+            if text.settled >= self._max or text.tokens > self._max + _LONGEST_WORD:
                 return
             self.tokens = text.tokens
             self.bytes += 1

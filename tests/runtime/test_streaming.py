@@ -16,8 +16,7 @@ from vocabridge.chat import chat_prompt
 from vocabridge.models import LoadedModel
 from vocabridge.projection import Projection
 from vocabridge.steering import Steering
-from vocabridge.stopping import cut
-from vocabridge.stopping import whole_characters
+from vocabridge.stopping import cut, whole_characters
 from vocabridge.streaming import stream
 
 PROMPTS = ["The quick brown fox", "Question: 24*7=", "🙂 東京", ""]

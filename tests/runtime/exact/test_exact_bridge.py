@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.combination import Carry, Combination, Form
 from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.folder import load, save_bridge
 from vocabridge.guard import Guard
+from vocabridge.loading import build_bridge
 from vocabridge.streaming import stream
 from vocabridge.value_source import ContrastPair
 
@@ -89,7 +91,11 @@ def test_a_text_that_the_base_cannot_spell_is_an_error(build):
 
 def test_a_bridge_differs_in_one_argument(parts, tmp_path):
     save_bridge(parts.bridge(), tmp_path / "bridge")
-    bridge = load(tmp_path / "bridge", exact=True)
+    bridge = load(tmp_path / "bridge", exact=True, dtype=torch.float32)
+    built = build_bridge(
+        parts.base.folder, parts.tuned.folder, untuned=parts.small.folder, exact=True, dtype=torch.float32
+    )
+    np.testing.assert_array_equal(built.text([b"The qui"]).next().p, bridge.text([b"The qui"]).next().p)
     assert isinstance(bridge, ExactBridge)
     assert bridge.steering.combination == load(tmp_path / "bridge").steering.combination
     assert isinstance("".join(stream(bridge, "The qui", max_new_tokens=3)), str)
