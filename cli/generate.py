@@ -61,6 +61,12 @@ def generate(
     exact: Annotated[
         bool, typer.Option("--exact", help="Combine the models byte by byte, without projection: exact, and slow.")
     ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="With --exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."
+        ),
+    ] = None,
     device: Device = None,
     value_device: ValueDevice = None,
     dtype: Dtype = DtypeName.bfloat16,
@@ -71,15 +77,21 @@ def generate(
     The text appears as it is produced; a line on stderr says at the end how fast that was, and what share of the
     tokens steering changed; with --exact, what share of the bytes.
     """
+    if tolerance is not None and not exact:
+        raise typer.BadParameter("only --exact has a tolerance; add it, or leave this out", param_hint="--tolerance")
     text = text_or_stdin(prompt)
     import torch
 
+    from vocabridge.exact import ExactBridge
     from vocabridge.folder import load
+    from vocabridge.exact_streaming import ExactStream
     from vocabridge.streaming import stream
 
     with progress(f"loading {bridge}"):
         places = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}
         loaded = load(bridge, exact=True, **places) if exact else load(bridge, **places)
+    if isinstance(loaded, ExactBridge) and tolerance is not None:
+        loaded.limit(tolerance=tolerance)
     torch.manual_seed(seed)
     begin = perf_counter()
     writing = stream(
@@ -96,6 +108,8 @@ def generate(
     changed, speed = writing.changed_rate, writing.tokens / seconds
     if json:
         figures = {"tokens": writing.tokens, "seconds": seconds, "tokens_per_second": speed, "changed_rate": changed}
+        if isinstance(writing, ExactStream):
+            figures |= {"bytes": writing.bytes, "lost": writing.lost}
         print_json({"bridge": bridge, "prompt": text, "text": written} | figures)
     else:
         share = "nothing steers" if changed is None else f"{changed:.0%} changed by steering"

@@ -136,17 +136,11 @@ class ByteModel:
         Raises:
             VocabridgeError: The tokenizer changes texts, or a setting is out of its range.
         """
-        if not 0 <= tolerance < 1 or (beam is not None and beam < 1):
-            raise VocabridgeError(
-                f"cannot read with tolerance {tolerance} and beam {beam}; give a tolerance from 0 to below 1, and a "
-                "beam from 1 up"
-            )
+        self.limit(tolerance=tolerance, beam=beam)
         self.vocabulary = vocabulary
         self.following = Following(vocabulary)
         self.symbols = self.following.lexicon.symbols
         self.voices = voices
-        self.tolerance = tolerance
-        self.beam = beam
         self.forwards = 0
         self._models = dict(models)
         self._make = make
@@ -157,6 +151,16 @@ class ByteModel:
         """One causal language model; arguments and errors as above."""
         models = {"model": loaded.model}
         return cls(loaded.vocabulary, models, lambda logits: [logits["model"]], 1, tolerance=tolerance, beam=beam)
+
+    def limit(self, *, tolerance: float, beam: int | None = None) -> None:
+        """Sets how exact it is from now on; arguments and errors as above."""
+        if not 0 <= tolerance < 1 or (beam is not None and beam < 1):
+            raise VocabridgeError(
+                f"cannot read with tolerance {tolerance} and beam {beam}; give a tolerance from 0 to below 1, and a "
+                "beam from 1 up"
+            )
+        self.tolerance = tolerance
+        self.beam = beam
 
     def text(self, pieces: Sequence[Piece] = ()) -> ByteText:
         """Begins a text.

@@ -145,6 +145,16 @@ class ExactBridge:
         """How many forwards there have been, of the base and of the donors."""
         return self.base.forwards + sum(donor.forwards for donor in self._donors.values())
 
+    def limit(self, *, tolerance: float, beam: int | None = None) -> None:
+        """Sets how exact it is from now on, and so how fast; as for `ByteModel`.
+
+        Raises:
+            VocabridgeError: A setting is out of its range.
+        """
+        self._view = partial(ByteModel, tolerance=tolerance, beam=beam)
+        for model in (self.base, *self._donors.values()):
+            model.limit(tolerance=tolerance, beam=beam)
+
     def donor(self, number: int) -> ByteModel:
         """The donors that a steering needs, byte by byte; one voice each."""
         source, wanted = self.steerings[number].source, tuple(self.steerings[number].weights)
