@@ -83,8 +83,8 @@ def generate(
     import torch
 
     from vocabridge.exact import ExactBridge
-    from vocabridge.folder import load
     from vocabridge.exact_streaming import ExactStream
+    from vocabridge.folder import load
     from vocabridge.streaming import stream
 
     with progress(f"loading {bridge}"):
