@@ -122,13 +122,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     loosest = max(arguments.tolerance)
-    results: dict[str, list[dict[str, Any]]] = {
-        "cost": cost(loosest, arguments.tokens),
-        "same tokenizer": same_tokenizer(loosest, arguments.tokens),
-        "bits": [row for name in MODELS for row in bits(name, arguments.bytes, arguments.tolerance)],
-    }
-    for title, rows in results.items():
+    results: dict[str, list[dict[str, Any]]] = {}
+
+    def report(title: str, rows: list[dict[str, Any]]) -> None:
+        results.setdefault(title, []).extend(rows)
         Console().print(title, *(json.dumps(row, ensure_ascii=False) for row in rows), sep="\n  ", highlight=False)
+
+    report("cost", cost(loosest, arguments.tokens))
+    report("same tokenizer", same_tokenizer(loosest, arguments.tokens))
+    for name in MODELS:
+        report("bits", bits(name, arguments.bytes, arguments.tolerance))
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
