@@ -121,9 +121,7 @@ def show(path: Path) -> None:
         def said(part: dict[str, Any] | None) -> str:
             return "-" if part is None else f"{part['bits_per_byte']:.3f} ({100 * part['change']['value']:+.1f}%)"
 
-        bridge = min(
-            (over[n] for n in over if n.startswith("informed")), key=lambda p: p["bits_per_byte"], default=None
-        )
+        bridge = min((over[n] for n in over if n.startswith("informed")), key=lambda p: p["bits_per_byte"], default=None)
         changes = [over.get("the paper's sum"), over.get("exponential product"), over.get("carried donor"), bridge]
         table.add_row(
             entry["recipe"],
