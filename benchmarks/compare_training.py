@@ -39,7 +39,7 @@ from vocabridge.models import LoadedModel, load_model
 from vocabridge.progress import unheard
 from vocabridge.training import Recipe, train_value_network
 from vocabridge.value_network import CONFIG, load_value_network
-from vocabridge.value_source import ResidualValueNetwork
+from vocabridge.value_source import ValueNetwork
 
 CARRIES = [Carry.INFORMED, Carry.EXPONENTIAL]
 
@@ -96,7 +96,7 @@ def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namesp
     base, own = (response_bits(one, some, unheard) for one in (small, of_source("donor", network)))
     figures: dict[str, Any] = {"base": of(some, base, base), "own": of(some, own, base)}
     if other is not None:
-        moved = ResidualValueNetwork(other, network.value, network.config, str(folder))
+        moved = ValueNetwork(other, network.value, network.config, str(folder))
         alone = response_bits(of_model("other", other.model, other.vocabulary), some, unheard)
         figures["other base"] = of(some, alone, alone)
         figures["other"] = of(some, response_bits(of_source("donor", moved), some, unheard), alone)

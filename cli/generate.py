@@ -14,12 +14,14 @@ from vocabridge.cli.options import Device, Dtype, DtypeName, ValueDevice, text_o
 from vocabridge.cli.output import Json, print_json, progress
 
 if TYPE_CHECKING:
+    from vocabridge.exact_streaming import ExactStream
     from vocabridge.streaming import Stream
 
 EXAMPLES = """\b
 Examples:
   vocabridge generate my-bridge "Question: How much is 7 times 24? Answer:"
   vocabridge generate my-bridge --chat "How much is 7 times 24?" --temperature 0.7 --seed 1
+  vocabridge generate my-bridge --exact "The capital of Fra" --max-new-tokens 8
   vocabridge generate my-bridge --stop Question: --device cuda:0 --value-device cpu < prompt.txt
 """
 
@@ -56,6 +58,15 @@ def generate(
     ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
     beams: Annotated[int, typer.Option(min=1, help="Look for the likeliest text with so many beams.")] = 1,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Combine the models byte by byte, without projection: exact, and slow.")
+    ] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="With --exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."
+        ),
+    ] = None,
     device: Device = None,
     value_device: ValueDevice = None,
     dtype: Dtype = DtypeName.bfloat16,
@@ -64,16 +75,23 @@ def generate(
     """Continue a text with a bridged model.
 
     The text appears as it is produced; a line on stderr says at the end how fast that was, and what share of the
-    tokens steering changed.
+    tokens steering changed; with --exact, what share of the bytes.
     """
+    if tolerance is not None and not exact:
+        raise typer.BadParameter("only --exact has a tolerance; add it, or leave this out", param_hint="--tolerance")
     text = text_or_stdin(prompt)
     import torch
 
+    from vocabridge.exact import ExactBridge
+    from vocabridge.exact_streaming import ExactStream
     from vocabridge.folder import load
     from vocabridge.streaming import stream
 
     with progress(f"loading {bridge}"):
-        loaded = load(bridge, device=device, value_device=value_device, dtype=getattr(torch, dtype.value))
+        places = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}
+        loaded = load(bridge, exact=True, **places) if exact else load(bridge, **places)
+    if isinstance(loaded, ExactBridge) and tolerance is not None:
+        loaded.limit(tolerance=tolerance)
     torch.manual_seed(seed)
     begin = perf_counter()
     writing = stream(
@@ -90,13 +108,15 @@ def generate(
     changed, speed = writing.changed_rate, writing.tokens / seconds
     if json:
         figures = {"tokens": writing.tokens, "seconds": seconds, "tokens_per_second": speed, "changed_rate": changed}
+        if isinstance(writing, ExactStream):
+            figures |= {"bytes": writing.bytes, "lost": writing.lost}
         print_json({"bridge": bridge, "prompt": text, "text": written} | figures)
     else:
         share = "nothing steers" if changed is None else f"{changed:.0%} changed by steering"
         typer.echo(f"{writing.tokens} tokens, {speed:.1f} tokens/s, {share}", err=True)
 
 
-def write(writing: Stream, *, quiet: bool) -> str:
+def write(writing: Stream | ExactStream, *, quiet: bool) -> str:
     """Print a text as it comes, unless quiet; all of it. What has come when the user interrupts stays there."""
     pieces = []
     try:

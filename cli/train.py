@@ -22,15 +22,15 @@ Examples:
   vocabridge train data/gsm_symbolic/train.jsonl -o my-cascade --base smollm2-135m-instruct --scheme cascade+
       --validation 0.1 --epochs 5 --patience 1
   torchrun --nproc-per-node 2 --no-python
-      vocabridge train data/gsm_symbolic/train.jsonl -o my-layers --base smollm2-135m-instruct --method full --layers 6
+      vocabridge train data/gsm_symbolic/train.jsonl -o my-layers --base smollm2-135m-instruct --layers 8
 """
 
 
 class Method(str, Enum):
     """What is trained."""
 
-    lora = "lora"
     full = "full"
+    lora = "lora"
 
 
 class Precision(str, Enum):
@@ -76,7 +76,7 @@ def train(
             help="Texts to report the loss on, after each epoch; 0.1: that share of DATA.",
         ),
     ] = None,
-    method: Annotated[Method, typer.Option(help="An adapter of a few MB, or every weight.")] = Method.lora,
+    method: Annotated[Method, typer.Option(help="Every weight, or an adapter of a few MB.")] = Method.full,
     other_base: Annotated[
         list[str] | None,
         typer.Option(help="One more model to train on, of any tokenizer; may be given several times."),
@@ -92,7 +92,10 @@ def train(
         Initialisation, typer.Option(help="Start from the base's weights, or from random ones.")
     ] = Initialisation.PRETRAINED,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak of the cosine schedule.", show_default="0.0003; of an adapter 0.001"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts a step, over all processes and parts.")] = 8,
     rank: Annotated[int, typer.Option(min=1, help="The adapter's rank.")] = 8,
     regulariser: Annotated[
@@ -125,7 +128,7 @@ def train(
     It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C saves a
     checkpoint; the same command goes on from the last one.
     """
-    from vocabridge.training import Recipe, train_value_network
+    from vocabridge.training import LEARNING_RATES, Recipe, train_value_network
 
     recipe = Recipe(
         base=base,
@@ -136,7 +139,7 @@ def train(
         layers=layers,
         initialisation=initialisation,
         epochs=epochs,
-        learning_rate=learning_rate,
+        learning_rate=LEARNING_RATES[method.value] if learning_rate is None else learning_rate,
         batch_size=batch_size,
         rank=rank,
         regulariser=regulariser,

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
     from vocabridge.bridge import Bridge
     from vocabridge.bridge_cache import BridgeCache
+    from vocabridge.byte_model import ByteModel
     from vocabridge.chat import chat_prompt
     from vocabridge.combination import Carry, Combination, Form
     from vocabridge.evaluation import evaluate
+    from vocabridge.exact import ExactBridge
     from vocabridge.fitting import fit_combination
     from vocabridge.folder import load, save_bridge
     from vocabridge.guard import Guard
@@ -31,15 +33,17 @@ if TYPE_CHECKING:
     from vocabridge.summary import Evaluation
     from vocabridge.training import Recipe, train_value_network
     from vocabridge.value_network import load_value_network
-    from vocabridge.value_source import ContrastPair, ResidualValueNetwork
+    from vocabridge.value_source import ContrastPair, ValueNetwork
 
 _HOMES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
     "bridge": ("Bridge",),
     "bridge_cache": ("BridgeCache",),
+    "byte_model": ("ByteModel",),
     "chat": ("chat_prompt",),
     "combination": ("Carry", "Combination", "Form"),
     "evaluation": ("evaluate",),
+    "exact": ("ExactBridge",),
     "fitting": ("fit_combination",),
     "folder": ("load", "save_bridge"),
     "guard": ("Guard",),
@@ -56,7 +60,7 @@ _HOMES = {
     "summary": ("Evaluation",),
     "training": ("Recipe", "train_value_network"),
     "value_network": ("load_value_network",),
-    "value_source": ("ContrastPair", "ResidualValueNetwork"),
+    "value_source": ("ContrastPair", "ValueNetwork"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -64,23 +68,25 @@ __all__ = [
     "Alignment",
     "Bridge",
     "BridgeCache",
+    "ByteModel",
     "Carry",
     "Combination",
     "ContrastPair",
     "Evaluation",
+    "ExactBridge",
     "Form",
     "Guard",
     "Initialisation",
     "Policy",
     "Recipe",
     "Regulariser",
-    "ResidualValueNetwork",
     "Schedule",
     "Scheme",
     "Steering",
     "SteeringProcessor",
     "StopStrings",
     "Turns",
+    "ValueNetwork",
     "VocabridgeError",
     "Vocabulary",
     "align",

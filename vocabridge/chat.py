@@ -44,7 +44,7 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         raise VocabridgeError('a conversation has no messages; give at least one, with "role" and "content"')
     rows = [_ids(bridge.vocabulary, conversation) for conversation in conversations]
     prompts = [
-        [() if one.is_silent else _pieces(one.source.vocabulary, conversation) for one in bridge.steerings]
+        [() if one.is_silent else chat_pieces(one.source.vocabulary, conversation) for one in bridge.steerings]
         for conversation in conversations
     ]
     batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)
@@ -58,7 +58,7 @@ def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:
     return ids if ids[: len(begin)] == begin else begin + ids
 
 
-def _pieces(vocabulary: Vocabulary, messages: Messages) -> tuple[Piece, ...]:
-    """What a source reads behind the begin token that its reader puts in front."""
+def chat_pieces(vocabulary: Vocabulary, messages: Messages) -> tuple[Piece, ...]:
+    """A conversation as a model reads it, by its own template, behind the begin token that a reader puts in front."""
     pieces, begin = vocabulary.pieces(vocabulary.render(messages)), begin_tokens(vocabulary)
     return tuple(pieces[len(begin) :] if pieces[: len(begin)] == begin else pieces)

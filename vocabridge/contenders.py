@@ -36,7 +36,7 @@ from vocabridge.projection import Projection
 from vocabridge.run import Run
 from vocabridge.steering import Steering
 from vocabridge.value_network import CONFIG, load_value_network, load_value_source
-from vocabridge.value_source import ContrastPair, ResidualValueNetwork, ValueSource
+from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
 
 IN_TURN = (Kind.BASE, Kind.CONTROL, Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.DONOR, Kind.CEILING)
 """The order in which the fewest models are loaded twice."""
@@ -271,7 +271,7 @@ def donor(source: ValueSource) -> PreTrainedModel:
     """The donor alone as a causal language model: the tuned model of a pair, or a base with its value network."""
     if isinstance(source, ContrastPair):
         return source.tuned
-    assert isinstance(source, ResidualValueNetwork)
+    assert isinstance(source, ValueNetwork)
     return Bridge(LoadedModel("", "", source.base, source.vocabulary), [_in_one_vocabulary(source)])
 
 

@@ -20,7 +20,7 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 from transformers import PreTrainedModel
@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 from vocabridge.alignment import Alignment, VocabridgeError, write_whole
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Combination
+from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.guard import Guard
 from vocabridge.models import DeviceMap, LoadedModel, load_model
 from vocabridge.policy import Policy
@@ -35,7 +36,7 @@ from vocabridge.reference import Reference, weights_digest
 from vocabridge.steering import Steering
 from vocabridge.strength import Strength, as_json, from_json
 from vocabridge.value_network import WEIGHTS, load_value_network, save_value_network
-from vocabridge.value_source import ContrastPair, ResidualValueNetwork, ValueSource
+from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
 
 BRIDGE = "bridge.json"
 FORMAT = 1
@@ -80,19 +81,47 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
             folder.rmdir()
 
 
+@overload
 def load(
     folder: str | Path,
     *,
+    exact: Literal[False] = ...,
+    device: str | None = ...,
+    dtype: torch.dtype = ...,
+    device_map: DeviceMap | None = ...,
+    value_device: str | None = ...,
+    value_dtype: torch.dtype | None = ...,
+) -> Bridge: ...
+
+
+@overload
+def load(
+    folder: str | Path,
+    *,
+    exact: Literal[True],
+    device: str | None = ...,
+    dtype: torch.dtype = ...,
+    device_map: DeviceMap | None = ...,
+    value_device: str | None = ...,
+    value_dtype: torch.dtype | None = ...,
+) -> ExactBridge: ...
+
+
+def load(
+    folder: str | Path,
+    *,
+    exact: bool = False,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device_map: DeviceMap | None = None,
     value_device: str | None = None,
     value_dtype: torch.dtype | None = None,
-) -> Bridge:
+) -> Bridge | ExactBridge:
     """Loads what `save_bridge` wrote.
 
     Args:
         folder: The folder.
+        exact: Combine the models over bytes, without alignments; see `ExactBridge`. Policies do not matter then.
         device: Where the base model goes, in torch's words; by default "cpu".
         dtype: What its weights are cast to.
         device_map: In place of `device`, spreads the base's layers over several devices; needs accelerate.
@@ -100,13 +129,22 @@ def load(
         value_dtype: What their weights are cast to; by default as the base's.
 
     Raises:
-        VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then.
+        VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then; or an exact bridge
+            is asked for that has a guard, or a tokenizer without an exact view.
     """
     folder = Path(folder)
     card = _Card.read(folder)
     path = folder / BRIDGE
+    if exact and card.guard != Guard():
+        raise VocabridgeError(
+            f"{path}: a guard limits logits of tokens, which an exact bridge has none of; take it out"
+        )
     base = _load(card.base, path, device=device, dtype=dtype, device_map=device_map)
     place = {"device": value_device or device, "dtype": value_dtype or dtype}
+    if exact:
+        sources = [_source(one.source, path, **place) for one in card.steerings]
+        heard = zip(sources, card.steerings, strict=True)
+        return ExactBridge(base, [ExactSteering(source, one.combination, one.strength) for source, one in heard])
     steerings = []
     for steering in card.steerings:
         source = _source(steering.source, path, **place)
@@ -156,7 +194,7 @@ def _refer(source: ValueSource, number: int, part: Path, folder: Path) -> dict[s
     fingerprint = source.vocabulary.fingerprint
     if isinstance(source, ContrastPair):
         return {role: Reference.of(cast(PreTrainedModel, one), fingerprint) for role, one in source.models.items()}
-    if not isinstance(source, ResidualValueNetwork):
+    if not isinstance(source, ValueNetwork):
         raise VocabridgeError(f"{source.name} is neither a value network nor a contrast pair; only these can be saved")
     if source.config.method == "lora":
         place, kept = folder / f"value-{number}", part / f"value-{number}"

@@ -19,7 +19,7 @@ from vocabridge.models import LoadedModel
 from vocabridge.regulariser import Regulariser
 from vocabridge.training_bases import TrainingBase
 from vocabridge.training_batches import IGNORED
-from vocabridge.value_source import ResidualValueNetwork
+from vocabridge.value_source import ValueNetwork
 
 _AT_ONCE = 2**26
 """Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""
@@ -30,9 +30,7 @@ class Lesson(nn.Module):
 
     accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
 
-    def __init__(
-        self, network: ResidualValueNetwork, regulariser: Regulariser, others: Sequence[TrainingBase] = ()
-    ) -> None:
+    def __init__(self, network: ValueNetwork, regulariser: Regulariser, others: Sequence[TrainingBase] = ()) -> None:
         """Takes a network to train, on its own base and others."""
         super().__init__()
         self.value = network.value

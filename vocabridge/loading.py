@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 
@@ -10,6 +11,7 @@ from vocabridge.alignment import Alignment, Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Combination
 from vocabridge.data import corpus_files
+from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.models import load_model
 from vocabridge.policy import Policy
 from vocabridge.steering import Steering
@@ -17,21 +19,51 @@ from vocabridge.strength import Strength
 from vocabridge.value_network import load_value_source
 
 
+@overload
 def build_bridge(
     base: str,
     value: str,
     *,
+    exact: Literal[False] = ...,
+    untuned: str | None = ...,
+    alignment: Path | None = ...,
+    combination: Path | None = ...,
+    device: str | None = ...,
+    dtype: torch.dtype = ...,
+) -> Bridge: ...
+
+
+@overload
+def build_bridge(
+    base: str,
+    value: str,
+    *,
+    exact: Literal[True],
+    untuned: str | None = ...,
+    alignment: None = ...,
+    combination: Path | None = ...,
+    device: str | None = ...,
+    dtype: torch.dtype = ...,
+) -> ExactBridge: ...
+
+
+def build_bridge(
+    base: str,
+    value: str,
+    *,
+    exact: bool = False,
     untuned: str | None = None,
     alignment: Path | None = None,
     combination: Path | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
-) -> Bridge:
+) -> Bridge | ExactBridge:
     """Loads a base model and one value source, and puts them together at strength 1.
 
     Args:
         base: The base model by name.
         value: As for `build_steering`, and so are all others.
+        exact: Combine the models over bytes, without an alignment; see `ExactBridge`.
         untuned: The untuned model of a contrast pair.
         alignment: A saved alignment.
         combination: Saved weights.
@@ -39,9 +71,14 @@ def build_bridge(
         dtype: Of their weights.
 
     Raises:
-        VocabridgeError: A part is missing or damaged, or the parts do not fit.
+        VocabridgeError: A part is missing or damaged, or the parts do not fit; or an exact bridge is asked for with a
+            tokenizer that has no exact view.
     """
     target = load_model(base, device=device, dtype=dtype)
+    if exact:
+        source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
+        weights = Combination() if combination is None else Combination.load(combination)
+        return ExactBridge(target, [ExactSteering(source, weights)])
     steering = build_steering(
         target.vocabulary,
         value,

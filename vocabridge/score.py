@@ -334,7 +334,7 @@ def _places(model: LoadedModel, target: Vocabulary, text: str) -> tuple[list[int
         return tokens, len(tokens), [], 0
     size = len(text.encode())
     stretches = [*shared, size]
-    own = _own_bits(model, ours.ids.tolist())
+    own = own_bits(model, ours.ids.tolist())
     first = bisect.bisect_left(starts, shared[0])
     places = []
     for i in range(first, len(tokens)):
@@ -347,7 +347,7 @@ def _places(model: LoadedModel, target: Vocabulary, text: str) -> tuple[list[int
     return tokens, first, places, sum(start in set(own_starts) for start in starts[first:])
 
 
-def _own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:
+def own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:
     """What each of a text's own tokens costs the model; 0 for a first token that has nothing in front of it."""
     forest, begin = TokenForest({"model": model.model}, 1), begin_tokens(model.vocabulary)
     tree, nodes = forest.trees[0], []

@@ -63,7 +63,7 @@ class Steering(nn.Module):
         self.alignment = alignment
         self.look_ahead = None if alignment is None else LookAhead(alignment, source.vocabulary, target)
         self._healer = Healer(source.vocabulary, target).to(next(source.parameters()).device)
-        self._controls = _controls(source.vocabulary, target)
+        self._controls = controls(source.vocabulary, target)
 
     @classmethod
     def over(
@@ -225,7 +225,7 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
     return steered
 
 
-def _controls(source: Vocabulary, target: Vocabulary) -> dict[int, int]:
+def controls(source: Vocabulary, target: Vocabulary) -> dict[int, int]:
     """The source's control token for each of the target's that means the same."""
     both = [role for role in _SAME_MEANING if role in source.roles and role in target.roles]
     return {target.roles[role]: source.roles[role] for role in reversed(both)}

@@ -6,7 +6,8 @@ character. Control tokens have no bytes; a model ends at those of its own (trans
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +63,24 @@ class StopStrings(StoppingCriteria):
 
     def _written(self, ids: Sequence[int]) -> bytes:
         return b"".join(self._vocabulary.token_bytes[i] or b"" for i in ids)
+
+
+def whole_characters(pieces: Iterable[bytes], stops: Sequence[bytes]) -> Iterator[str]:
+    """A text that comes in bytes, up to the first stop string; pieces of it, none empty."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pending = b""
+    for data in pieces:
+        pending += data
+        at = stopped(pending, stops)
+        if at is not None:
+            pending = pending[:at]
+            break
+        sure = len(pending) - held(pending, stops)
+        if text := decoder.decode(pending[:sure]):
+            yield text
+        pending = pending[sure:]
+    if text := decoder.decode(pending, final=True):
+        yield text
 
 
 def cut(data: bytes, stop: str | Sequence[str]) -> bytes:

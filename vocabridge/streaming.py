@@ -8,9 +8,8 @@ string with the token that decides. Beams are known at the end alone, so with se
 
 from __future__ import annotations
 
-import codecs
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +21,13 @@ from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
 from vocabridge.chat import Messages, chat_prompt
-from vocabridge.stopping import StopStrings, held, stop_bytes, stopped
+from vocabridge.exact import ExactBridge
+from vocabridge.exact_streaming import ExactStream
+from vocabridge.stopping import StopStrings, stop_bytes, whole_characters
 
 
 def stream(
-    bridge: Bridge,
+    bridge: Bridge | ExactBridge,
     prompt: str | Messages,
     *,
     max_new_tokens: int,
@@ -34,13 +35,14 @@ def stream(
     temperature: float = 0.0,
     top_p: float = 1.0,
     beams: int = 1,
-) -> Stream:
+) -> Stream | ExactStream:
     """Continues a text, or answers a conversation.
 
     Args:
-        bridge: The bridge.
+        bridge: The bridge, or an exact one.
         prompt: The text to continue; or messages, which each model reads in its own chat template.
-        max_new_tokens: Stop after so many tokens of the base model, if it has not ended before.
+        max_new_tokens: Stop after so many tokens of the base model, if it has not ended before; an exact bridge at the
+            end of the word.
         stop: Strings that end the text, and are no part of it.
         temperature: 0 takes the likeliest token, above it is drawn.
         top_p: Draws from the likeliest tokens that have this probability together.
@@ -51,7 +53,7 @@ def stream(
 
     Raises:
         VocabridgeError: The prompt is empty and the base model has no begin token to start from; a model has no chat
-            template; or a setting is out of its range.
+            template; or a setting is out of its range, such as beams of an exact bridge.
     """
     if max_new_tokens < 1 or beams < 1:
         raise VocabridgeError(f"cannot write {max_new_tokens} tokens with {beams} beams; give numbers from 1 up")
@@ -60,6 +62,10 @@ def stream(
             f"cannot draw at temperature {temperature} and top-p {top_p}; give a temperature from 0 up, and a top-p "
             "above 0 that is at most 1"
         )
+    if isinstance(bridge, ExactBridge):
+        if beams > 1:
+            raise VocabridgeError("an exact bridge writes byte by byte and has no beams; leave beams at 1")
+        return ExactStream(bridge, prompt, max_new_tokens, stop, temperature, top_p)
     # Where nothing is drawn, the values that mean "not set" to transformers, whatever the base's own settings are.
     drawing = {"temperature": temperature, "top_p": top_p, "top_k": 0}
     config = GenerationConfig(
@@ -91,7 +97,7 @@ class Stream(Iterator[str]):
         self._config = config
         self._stop = stop
         self._cache: BridgeCache | None = None
-        self._text = _whole_characters(self._data(), stop_bytes(stop))
+        self._text = whole_characters(self._data(), stop_bytes(stop))
 
     def __next__(self) -> str:
         """The next piece."""
@@ -153,24 +159,6 @@ class Stream(Iterator[str]):
                 input_ids = torch.cat([input_ids, new], 1)
                 finished = bool(stopping_criteria(input_ids, scores).all())
             yield int(new)
-
-
-def _whole_characters(pieces: Iterable[bytes], stops: Sequence[bytes]) -> Iterator[str]:
-    """A text that comes in bytes, up to the first stop string; pieces of it, none empty."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    pending = b""
-    for data in pieces:
-        pending += data
-        at = stopped(pending, stops)
-        if at is not None:
-            pending = pending[:at]
-            break
-        sure = len(pending) - held(pending, stops)
-        if text := decoder.decode(pending[:sure]):
-            yield text
-        pending = pending[sure:]
-    if text := decoder.decode(pending, final=True):
-        yield text
 
 
 def _inputs(bridge: Bridge, prompt: str | Messages) -> dict[str, Any]:

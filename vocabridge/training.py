@@ -35,10 +35,12 @@ from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinne
 from vocabridge.training_record import CARD, command, identity, named, versions, write_card
 from vocabridge.training_stops import Stopping
 from vocabridge.value_network import WEIGHTS, new_value_network, save_value_network
-from vocabridge.value_source import ResidualValueNetwork
+from vocabridge.value_source import ValueNetwork
 from vocabridge.value_trainer import RUN, ValueTrainer, validations
 
 CHECKPOINTS = "checkpoints"
+
+LEARNING_RATES = {"full": 3e-4, "lora": 1e-3}
 
 _SAVES = 10
 """Checkpoints a run, beside one after every epoch."""
@@ -50,14 +52,14 @@ class Recipe:
 
     Attributes:
         base: The small base by name.
-        method: "lora" (adapter on every linear layer) or "full".
+        method: "full" or "lora" (an adapter on every linear layer).
         other_bases: More bases to train on, by name, of any tokenizer.
         turns: Which of the bases a step has.
         scheme: What the value network reads of its base.
         layers: It has the first so many layers of the base; None for all.
         initialisation: Whether it starts from the base's weights.
         epochs: Passes over the data, at most.
-        learning_rate: Peak of a cosine schedule with 3% warm-up.
+        learning_rate: Peak of a cosine schedule with 3% warm-up; `LEARNING_RATES` has what was good for a method.
         batch_size: Texts a step, over all processes and parts.
         rank: The adapter's rank.
         regulariser: What is added to the loss.
@@ -75,14 +77,14 @@ class Recipe:
     """
 
     base: str
-    method: str = "lora"
+    method: str = "full"
     other_bases: tuple[str, ...] = ()
     turns: Turns = Turns.IN_TURN
     scheme: Scheme = Scheme.RESIDUAL
     layers: int | None = None
     initialisation: Initialisation = Initialisation.PRETRAINED
     epochs: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     batch_size: int = 8
     rank: int = 8
     regulariser: Regulariser = Regulariser.L1
@@ -295,7 +297,7 @@ def _schedule(arguments: TrainingArguments, each: int, steps: int, *, evaluate: 
         arguments.eval_strategy, arguments.eval_steps, arguments.eval_on_start = "steps", each, start
 
 
-def _new_network(recipe: Recipe, device: str) -> ResidualValueNetwork:
+def _new_network(recipe: Recipe, device: str) -> ValueNetwork:
     """The network at its start; what is trained is float32, and needs gradients, and nothing else does."""
     network = new_value_network(
         recipe.base,

@@ -24,7 +24,7 @@ from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.value_source import (
     ContrastPair,
     DeltaModel,
-    ResidualValueNetwork,
+    ValueNetwork,
     ValueNetworkConfig,
     ValueSource,
 )
@@ -42,7 +42,7 @@ def new_value_network(
     layers: int | None = None,
     initialisation: Initialisation = Initialisation.PRETRAINED,
     device: str = "cpu",
-) -> ResidualValueNetwork:
+) -> ValueNetwork:
     """A value network at its start: a small model with a change of logits of zero.
 
     What is random in it comes from torch's generator, so `torch.manual_seed` fixes it.
@@ -78,10 +78,10 @@ def new_value_network(
     value = _initial_delta_model(loaded, config)
     if initialisation is Initialisation.RANDOM:
         value = DeltaModel(_at_random(value.model), scheme)
-    return ResidualValueNetwork(loaded, value, config, base)
+    return ValueNetwork(loaded, value, config, base)
 
 
-def save_value_network(network: ResidualValueNetwork, folder: Path, training: Mapping[str, Any]) -> None:
+def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[str, Any]) -> None:
     """Writes `value_network.safetensors` (what training changed, bf16) and `value_network.json`.
 
     Args:
@@ -109,7 +109,7 @@ def load_value_network(
     revision: str | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
-) -> ResidualValueNetwork:
+) -> ValueNetwork:
     """Loads what `save_value_network` wrote, and its small base.
 
     Args:
@@ -133,7 +133,7 @@ def load_value_network(
         )
     value = _initial_delta_model(loaded, config)
     _load_state(value, config, folder / WEIGHTS)
-    return ResidualValueNetwork(loaded, value.eval(), config, str(folder))
+    return ValueNetwork(loaded, value.eval(), config, str(folder))
 
 
 def load_value_source(

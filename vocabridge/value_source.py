@@ -2,7 +2,7 @@
 
 Two kinds, one interface (`ValueSource`). Both are a pair of small models of one family along the same tokens:
 
-    ResidualValueNetwork   base (frozen) and value:   delta = value,           tuned = base + value, untuned = base
+    ValueNetwork   base (frozen) and value:   delta = value,           tuned = base + value, untuned = base
     ContrastPair           untuned and tuned:         delta = tuned - untuned, no training at all
 
 What a value network reads of its base is its `Scheme` (`connection`). Source: Lu et al., "Transferable Post-training
@@ -114,7 +114,7 @@ class ContrastPair(ValueSource):
         return Scores(delta=delta, tuned=tuned, untuned=untuned)
 
 
-class ResidualValueNetwork(ValueSource):
+class ValueNetwork(ValueSource):
     """A frozen small base and the value network trained on it: z_post = z_base + z_delta."""
 
     def __init__(self, base: LoadedModel, value: DeltaModel, config: ValueNetworkConfig, name: str) -> None:

@@ -203,3 +203,14 @@ def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own)
     assert process.returncode == 1
     assert (begun + out).endswith(b"\n")
     assert err.decode().splitlines() == ["loading bridge", "error: interrupted; the text ends where it had come to"]
+
+
+def test_an_exact_bridge_writes_and_says_how_exact_it_is(run, make):
+    make()
+    found = answer(run, "bridge", "The qui", "--exact", "--tolerance", 0.01)
+    assert found["bytes"] > 0
+    assert 0 <= found["lost"] < 0.05
+    wrong = run("generate", "bridge", "The", "--tolerance", 0.01)
+    assert wrong.returncode == 2
+    assert "only --exact has a tolerance" in wrong.stderr
+    assert "a tolerance from 0 to below 1" in error_of(run("generate", "bridge", "The", "--exact", "--tolerance", 1))

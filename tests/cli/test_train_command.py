@@ -49,7 +49,7 @@ def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_
     assert {"--base", "-o"} < set(example)
     example[example.index("--base") + 1] = str(model_folders.source)
     example[example.index("-o") + 1] = str(tmp_path / "values")
-    example = ["1" if word == "6" else word for word in example]  # the layers there are
+    example = ["1" if word == "8" else word for word in example]  # the layers there are
     scripts = sysconfig.get_path("scripts")  # torchrun finds the command there
     done = subprocess.run(
         [Path(scripts) / example[0], *example[1:]],

@@ -22,7 +22,7 @@ from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
 from vocabridge.training import Recipe
-from vocabridge.value_source import ContrastPair, DeltaModel, ResidualValueNetwork, ValueNetworkConfig
+from vocabridge.value_source import ContrastPair, DeltaModel, ValueNetwork, ValueNetworkConfig
 
 logging.disable_progress_bar()
 
@@ -224,13 +224,13 @@ class Parts:
     def pair(self) -> ContrastPair:
         return ContrastPair(self.tuned, self.small)
 
-    def residual(self, change: float = 0.0) -> ResidualValueNetwork:
+    def residual(self, change: float = 0.0) -> ValueNetwork:
         """A value network whose change of logits is about that big; 0 as at the start of training."""
         model = AutoModelForCausalLM.from_pretrained(self.small.folder, dtype=torch.float32)
         value = DeltaModel(model)
         torch.nn.init.normal_(value.projection.weight, std=change, generator=torch.Generator().manual_seed(0))
         config = ValueNetworkConfig(self.small.folder, self.small.vocabulary.fingerprint, "full")
-        return ResidualValueNetwork(self.small, value.eval(), config, "value network")
+        return ValueNetwork(self.small, value.eval(), config, "value network")
 
     def bridge(self, source=None, carry=Carry.INFORMED, weights=(1.0, 1.0, 1.0), **arguments) -> Bridge:
         return Bridge.over(self.base, source or self.pair, self.alignment, Combination(carry, *weights), **arguments)
@@ -327,7 +327,7 @@ def data(tmp_path) -> Path:
 @pytest.fixture
 def recipe(model_folders) -> Recipe:
     """Three steps an epoch on these."""
-    return Recipe(str(model_folders.source), epochs=4, batch_size=2, learning_rate=1e-2, rank=2)
+    return Recipe(str(model_folders.source), epochs=4, batch_size=2, learning_rate=1e-2, method="lora", rank=2)
 
 
 @pytest.fixture

@@ -16,21 +16,21 @@ from vocabridge.contenders import donor, of_source
 from vocabridge.policy import Policy
 from vocabridge.scheme import Scheme
 from vocabridge.value_network import new_value_network
-from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig
+from vocabridge.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
 
 CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京"]
 GREEDY = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=1)
 
 
-def network_on(small, scheme) -> ResidualValueNetwork:
+def network_on(small, scheme) -> ValueNetwork:
     """A value network with weights of its own, as after training."""
     generator = torch.Generator().manual_seed(5)
     value = DeltaModel(copy.deepcopy(small.model), scheme)
     for parameter in value.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     config = ValueNetworkConfig(small.folder, small.vocabulary.fingerprint, "full", scheme=scheme)
-    return ResidualValueNetwork(small, value.eval(), config, "value network")
+    return ValueNetwork(small, value.eval(), config, "value network")
 
 
 @pytest.fixture(params=Scheme)
@@ -39,7 +39,7 @@ def scheme(request) -> Scheme:
 
 
 @pytest.fixture(params=["source", "target"])
-def network(request, loaded, scheme) -> ResidualValueNetwork:
+def network(request, loaded, scheme) -> ValueNetwork:
     """On Llama; and on Gemma-3, whose embeddings are scaled, and which has a window."""
     return network_on(loaded[request.param], scheme)
 

@@ -16,7 +16,7 @@ from vocabridge.policy import Policy
 from vocabridge.scheme import Scheme
 from vocabridge.steering import Steering
 from vocabridge.value_network import load_value_source, new_value_network
-from vocabridge.value_source import DeltaModel, ResidualValueNetwork, ValueNetworkConfig
+from vocabridge.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
 
 pytestmark = pytest.mark.real
 
@@ -30,11 +30,11 @@ def gemma() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def network() -> ResidualValueNetwork:
+def network() -> ValueNetwork:
     """A fresh value network on SmolLM2; its trunk is the base itself, which has the same weights."""
     small = load_model("smollm2-135m-instruct")
     config = ValueNetworkConfig(small.name, small.vocabulary.fingerprint, "full")
-    return ResidualValueNetwork(small, DeltaModel(small.model), config, "fresh")
+    return ValueNetwork(small, DeltaModel(small.model), config, "fresh")
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from vocabridge.chat import chat_prompt
 from vocabridge.models import LoadedModel
 from vocabridge.projection import Projection
 from vocabridge.steering import Steering
-from vocabridge.stopping import cut
-from vocabridge.streaming import _whole_characters, stream
+from vocabridge.stopping import cut, whole_characters
+from vocabridge.streaming import stream
 
 PROMPTS = ["The quick brown fox", "Question: 24*7=", "🙂 東京", ""]
 MESSAGES = [{"role": "user", "content": "The quick 🙂"}]
@@ -144,7 +144,7 @@ def test_however_a_text_is_cut_into_tokens_the_pieces_are_its_text_up_to_the_sto
         pieces.append(data[at : at + size])
         at += size
     pieces.append(data[at:])
-    found = list(_whole_characters(pieces, [stop.encode() for stop in stops]))
+    found = list(whole_characters(pieces, [stop.encode() for stop in stops]))
     assert all(found)
     assert "".join(found) == cut(data, stops).decode(errors="replace")
 

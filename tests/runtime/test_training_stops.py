@@ -25,8 +25,8 @@ import sys
 from pathlib import Path
 from vocabridge.training import Recipe, train_value_network
 from vocabridge.value_trainer import ValueTrainer
-recipe = Recipe(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, rank=2, dtype="float32", patience=2,
-                other_bases=tuple(sys.argv[4:]))
+recipe = Recipe(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, method="lora", rank=2, dtype="float32",
+                patience=2, other_bases=tuple(sys.argv[4:]))
 train_value_network(recipe, Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[2]))
 """
 

@@ -1,0 +1,140 @@
+"""What the exact mode costs and how exact it is, on the packaged models.
+
+    python benchmarks/compare_exact.py [--bytes 150] [--tolerance 1e-3 1e-6] [--tokens 8] [--output FILE]
+
+Of each model: bits of a text by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the shipped
+value network: seconds a byte, and forwards, of the exact mode, beside the projected bridge on the same prompt, which
+ends inside of a word; and of SmolLM2 with itself as both donors, whether greedy decoding byte by byte gives the text
+that it gives token by token. It is not run by `make bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from importlib.resources import files
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from vocabridge.byte_model import ByteModel
+from vocabridge.combination import Carry, Combination
+from vocabridge.exact import ExactBridge, ExactSteering
+from vocabridge.loading import build_bridge
+from vocabridge.models import load_model
+from vocabridge.score import own_bits
+from vocabridge.streaming import stream
+from vocabridge.value_source import ContrastPair
+
+TEXT = Path(__file__).parent.parent / "docs" / "training.md"
+PROMPT = "Question: A baker sells 24 loaves a day. How many loaves does she sell in 7 days?\nAnswer: She se"
+MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+PROMPTS = ("The capital of France is", "Water boils at", "def add(a, b):\n    return")
+
+
+def bits(name: str, size: int, tolerances: list[float]) -> list[dict[str, Any]]:
+    """Bits of a text, from a place on where a token begins behind a letter."""
+    loaded = load_model(name, dtype=torch.float32)
+    text = TEXT.read_text(encoding="utf-8")[2000 : 2000 + size]
+    data, encoding = text.encode(), loaded.vocabulary.encode(text)
+    starts = encoding.starts.tolist()
+    first = next(
+        i for i, at in enumerate(starts) if at > 40 and data[at - 1 : at].isalpha() and data[at : at + 1] == b" "
+    )
+    begin, end = starts[first], starts[-1]
+    tokens = float(own_bits(loaded, encoding.ids.tolist())[first:-1].sum())
+    rows = []
+    for tolerance in tolerances:
+        model = ByteModel.of(loaded, tolerance=tolerance)
+        here, spent, lost = model.text([data[:begin]]), 0.0, []
+        here.next()
+        before, clock = model.forwards, perf_counter()
+        for byte in data[begin:end]:
+            found = here.next()
+            spent -= float(np.log2(found.p[0, byte]))
+            lost.append(found.lost)
+            here = here.after(bytes([byte]))
+        seconds, size = perf_counter() - clock, end - begin
+        rows.append(
+            {
+                "model": name,
+                "tolerance": tolerance,
+                "bytes": size,
+                "tokens": len(starts) - 1 - first,
+                "bits by tokens": tokens,
+                "bits by bytes": spent,
+                "difference, %": 100 * (spent / tokens - 1),
+                "most lost": max(lost),
+                "forwards a byte": (model.forwards - before) / size,
+                "s a byte": seconds / size,
+            }
+        )
+    return rows
+
+
+def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
+    """An exact and a projected bridge on one prompt."""
+    value = str(files("vocabridge.data") / "value_network" / "gsm_symbolic-smollm2-135m")
+    rows = []
+    for exact in (False, True):
+        bridge: Any = build_bridge("gemma-3-270m", value, exact=exact)  # type: ignore[call-overload]
+        if exact:
+            bridge.limit(tolerance=tolerance)
+        "".join(stream(bridge, PROMPT, max_new_tokens=1))  # what is cached at first use
+        before, clock = bridge.forwards if exact else 0, perf_counter()
+        writing = stream(bridge, PROMPT, max_new_tokens=tokens)
+        text = "".join(writing)
+        seconds, size = perf_counter() - clock, len(text.encode())
+        row = {"bridge": "exact" if exact else "projected", "text": text, "s a byte": seconds / size}
+        row |= {"s a token": seconds / writing.tokens}
+        if exact:
+            row |= {"forwards a byte, all models": (bridge.forwards - before) / size}
+        rows.append(row)
+    return rows
+
+
+def same_tokenizer(tolerance: float, tokens: int) -> list[dict[str, Any]]:
+    """Greedy texts of one model: by tokens, and by bytes with itself as tuned and as untuned donor, (1, 1, 1)."""
+    loaded = load_model("smollm2-135m-instruct", dtype=torch.float32)
+    steering = ExactSteering(ContrastPair(loaded, loaded), Combination(Carry.STATIC, 1.0, 1.0, 1.0))
+    bridge = ExactBridge(loaded, [steering], tolerance=tolerance)
+    rows = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([loaded.vocabulary.encode(prompt).ids.tolist()])
+        out = loaded.model.generate(ids, max_new_tokens=tokens, do_sample=False)[0, ids.shape[1] :].tolist()
+        by_tokens = b"".join(loaded.vocabulary.token_bytes[i] or b"" for i in out).decode(errors="replace")
+        by_bytes = "".join(stream(bridge, prompt, max_new_tokens=tokens))
+        size = min(len(by_tokens), len(by_bytes))
+        rows.append({"by tokens": by_tokens, "by bytes": by_bytes, "same": by_tokens[:size] == by_bytes[:size]})
+    return rows
+
+
+def main() -> None:
+    """Measures, prints, and writes the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bytes", type=int, default=150)
+    parser.add_argument("--tolerance", type=float, nargs="+", default=[1e-3, 1e-6])
+    parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    loosest = max(arguments.tolerance)
+    results: dict[str, list[dict[str, Any]]] = {}
+
+    def report(title: str, rows: list[dict[str, Any]]) -> None:
+        results.setdefault(title, []).extend(rows)
+        Console().print(title, *(json.dumps(row, ensure_ascii=False) for row in rows), sep="\n  ", highlight=False)
+
+    report("cost", cost(loosest, arguments.tokens))
+    report("same tokenizer", same_tokenizer(loosest, arguments.tokens))
+    for name in MODELS:
+        report("bits", bits(name, arguments.bytes, arguments.tolerance))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

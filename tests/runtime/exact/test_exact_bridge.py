@@ -1,0 +1,104 @@
+"""Models of different tokenizers are combined over bytes, and write text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.exact import ExactBridge, ExactSteering
+from vocabridge.folder import load, save_bridge
+from vocabridge.guard import Guard
+from vocabridge.loading import build_bridge
+from vocabridge.streaming import stream
+from vocabridge.value_source import ContrastPair
+
+TEXT = "the a\nb"
+
+
+@pytest.fixture
+def build(worlds):
+    def make(combination: Combination, strength: float = 1.0) -> ExactBridge:
+        source = ContrastPair(worlds["byte-level"].loaded, worlds["byte-level"].loaded)
+        steering = ExactSteering(source, combination, strength)
+        return ExactBridge(worlds["byte fallback"].loaded, [steering], tolerance=0)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("combination", "expected"),
+    [
+        (Combination(Carry.INFORMED, 1.0, 0.6, 0.0), lambda p, q: p * q**0.6),
+        (Combination(Carry.INFORMED, 0.0, 1.0, 0.0), lambda p, q: q),
+        (Combination(Carry.INFORMED, 1.0, 1.0, 1.0), lambda p, q: p),
+        (Combination(Carry.INFORMED, 0.3, 0.7, 0.0, Form.MIXTURE), lambda p, q: 0.3 * p + 0.7 * q),
+    ],
+)
+def test_bytes_and_symbols_are_combined_as_the_equations_say(worlds, build, combination, expected):
+    base, donor = worlds["byte fallback"], worlds["byte-level"]
+    text = build(combination).text()
+    for at in range(len(TEXT) + 1):
+        p, q = base.next_byte(TEXT[:at].encode()), donor.next_byte(TEXT[:at].encode())
+        # Only the end means the same to both: symbols are begin, end and unknown, and begin and end.
+        shared = np.append(q[:256], q[257])
+        speaking = [*range(256), 257]
+        carried = p.copy()
+        carried[speaking] = shared / shared.sum() * p[speaking].sum()
+        wanted = expected(p, carried)
+        found = text.next()
+        np.testing.assert_allclose(found.p, wanted / wanted.sum(), atol=1e-5)
+        np.testing.assert_allclose(found.p_base, p, atol=1e-5)
+        text = text.after(TEXT[at : at + 1].encode())
+
+
+def test_at_strength_0_the_source_is_not_run_and_the_base_speaks(worlds, build):
+    bridge = build(Combination(), strength=0.0)
+    found = bridge.text([b"the"]).next()
+    np.testing.assert_array_equal(found.p, found.p_base)
+    assert bridge.forwards == bridge.base.forwards
+
+
+def test_what_is_written_is_the_likeliest_byte_each_time_up_to_a_stop_string(build):
+    bridge = build(Combination(Carry.INFORMED, 0.5, 0.5, 0.0))
+    written = "".join(stream(bridge, "the th", max_new_tokens=6))
+    text = bridge.text([b"the th"])
+    for byte in written.encode():
+        if written.isascii():
+            assert int(text.next().p.argmax()) == byte
+        text = text.after(bytes([byte]))
+    if len(written) > 2:
+        assert "".join(stream(bridge, "the th", max_new_tokens=6, stop=written[1:3])) == written[:1]
+    with pytest.raises(VocabridgeError, match="beams"):
+        stream(bridge, "the", max_new_tokens=3, beams=2)
+
+
+def test_the_bits_of_a_response_are_those_of_its_bytes(build):
+    bridge = build(Combination(Carry.INFORMED, 0.5, 0.5, 0.0))
+    text, bits = bridge.text([b"the "]), 0.0
+    for byte in b"then":
+        bits -= np.log2(text.next().p[byte])
+        text = text.after(bytes([byte]))
+    assert bridge.bits("the ", "then") == pytest.approx(bits, rel=1e-5)
+
+
+def test_a_text_that_the_base_cannot_spell_is_an_error(build):
+    with pytest.raises(VocabridgeError, match="no tokens for this text"):
+        build(Combination()).text([b"a\xff"]).next()
+
+
+def test_a_bridge_differs_in_one_argument(parts, tmp_path):
+    save_bridge(parts.bridge(), tmp_path / "bridge")
+    bridge = load(tmp_path / "bridge", exact=True, dtype=torch.float32)
+    built = build_bridge(
+        parts.base.folder, parts.tuned.folder, untuned=parts.small.folder, exact=True, dtype=torch.float32
+    )
+    np.testing.assert_array_equal(built.text([b"The qui"]).next().p, bridge.text([b"The qui"]).next().p)
+    assert isinstance(bridge, ExactBridge)
+    assert bridge.steering.combination == load(tmp_path / "bridge").steering.combination
+    assert isinstance("".join(stream(bridge, "The qui", max_new_tokens=1)), str)
+    save_bridge(parts.bridge(guard=Guard(plausible=0.1)), tmp_path / "guarded")
+    with pytest.raises(VocabridgeError, match="guard"):
+        load(tmp_path / "guarded", exact=True)

@@ -1,0 +1,439 @@
+"""A causal language model as a distribution over the next byte, whatever its tokenizer.
+
+    M(x) = sum over the valid covers t of x of P(t),        p(b | x) = M(x b) / (sum over b' of M(x b') + symbols)
+
+A cover (`covers`) is a sequence of tokens that spells x or more, P(t) the product of the model's probabilities. Each
+control token is a symbol of its own, P(t) P(symbol | t), behind the one cover t that is x's encoding. What the
+model gives to covers that no tokenizer would make is left out, so the 256 bytes and the symbols are scaled to 1.
+
+A *text* goes on byte by byte. What it knows of x are covers that end within x, each with the bytes of x that its next
+token has to begin with (`Cover`). One that has been read holds the probabilities of the tokens that may come; those
+that end where x ends are covers of their own, which *sleep*: they are read when they have a say that matters. So one
+number says how exact an answer is, the share of all mass that may be unread or unjudged (`tolerance`), and nothing
+is lost for good: a cover too unlikely to be read today is read when the text has turned out to be that unlikely one.
+At each place where the tokenizer always cuts, all covers but those that agree with it are dropped, and are rightly so.
+
+Sources: Vieira et al., "From Language Models over Tokens to Language Models over Characters", arXiv 2412.03719; Phan
+et al., "Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles", arXiv
+2410.09303, whose covers are those of encodings, as here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.covers import INVALID, Following, Int64, Range, half_character
+from vocabridge.models import LoadedModel
+from vocabridge.reader import Piece, begin_tokens
+from vocabridge.token_forest import TokenForest
+from vocabridge.tree import ROOT
+
+Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
+Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+
+Voices: TypeAlias = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
+"""Makes the logits (n, |S|) of models, by name, into those of k distributions, the voices."""
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class NextByte:
+    """What may come next in a text.
+
+    Attributes:
+        p: What each voice gives to the 256 bytes and to the symbols, (k, 256 + s). Rows sum to 1; one is 0 everywhere
+            where no cover of the text is left to a voice: its tokenizer would not make, or its model rules out, every
+            one.
+        lost: The share of all mass, at most, that has not been read or not been judged.
+    """
+
+    p: Float64
+    lost: float
+
+
+@dataclass(frozen=True)
+class Read:
+    """What follows a cover: the tokens that begin with the bytes that it has pending.
+
+    Attributes:
+        node: The place of its last token in the tree.
+        run: The tokens, as a run of the lexicon.
+        p: Their probabilities, (k, tokens); 0 for those that are known to be invalid.
+        judged: Those of which it is known whether they may follow, (tokens,).
+        symbols: The symbols' probabilities, (k, s).
+    """
+
+    node: int
+    run: Range
+    p: Float32
+    judged: Bool
+    symbols: Float32
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Tokens that end within the text.
+
+    Attributes:
+        tokens: Those behind the settled ones.
+        parent: The place in the tree of all but the last.
+        last: The last token; None for one that is read after nothing but its parent.
+        log_p: log P(tokens) of each voice, (k,), up to a constant that all covers share.
+        pending: The bytes of the text behind them.
+        read: What follows; None while it sleeps.
+    """
+
+    tokens: tuple[int, ...]
+    parent: int
+    last: int | None
+    log_p: Float64
+    pending: bytes
+    read: Read | None = None
+
+
+class ByteModel:
+    """One or several distributions of models with one vocabulary, over bytes and symbols.
+
+    Attributes:
+        vocabulary: Theirs.
+        following: Which of its tokens may follow which.
+        symbols: The ids of control tokens, (s,).
+        voices: How many distributions.
+        tolerance: The share of the mass that may be left unread or unjudged at each byte; 0 for none.
+        beam: At each byte at most so many covers are read, the likeliest; None for no such limit.
+        forwards: How many forwards there have been.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        models: Mapping[str, nn.Module],
+        make: Voices,
+        voices: int,
+        *,
+        tolerance: float = TOLERANCE,
+        beam: int | None = None,
+    ) -> None:
+        """Looks at models byte by byte; `ByteModel.of` does it for one.
+
+        Args:
+            vocabulary: As wide as their logits.
+            models: By name, as `connection.run` runs them.
+            make: Makes voices of their logits.
+            voices: How many.
+            tolerance: See above.
+            beam: See above.
+
+        Raises:
+            VocabridgeError: The tokenizer changes texts, or a setting is out of its range.
+        """
+        self.limit(tolerance=tolerance, beam=beam)
+        self.vocabulary = vocabulary
+        self.following = Following(vocabulary)
+        self.symbols = self.following.lexicon.symbols
+        self.voices = voices
+        self.forwards = 0
+        self._models = dict(models)
+        self._make = make
+        self._order = np.concatenate([self.following.lexicon.ids, self.symbols])
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, *, tolerance: float = TOLERANCE, beam: int | None = None) -> ByteModel:
+        """One causal language model; arguments and errors as above."""
+        models = {"model": loaded.model}
+        return cls(loaded.vocabulary, models, lambda logits: [logits["model"]], 1, tolerance=tolerance, beam=beam)
+
+    def limit(self, *, tolerance: float, beam: int | None = None) -> None:
+        """Sets how exact it is from now on; arguments and errors as above."""
+        if not 0 <= tolerance < 1 or (beam is not None and beam < 1):
+            raise VocabridgeError(
+                f"cannot read with tolerance {tolerance} and beam {beam}; give a tolerance from 0 to below 1, and a "
+                "beam from 1 up"
+            )
+        self.tolerance = tolerance
+        self.beam = beam
+
+    def text(self, pieces: Sequence[Piece] = ()) -> ByteText:
+        """Begins a text.
+
+        Args:
+            pieces: What it begins with: bytes, and ids of control tokens; `Vocabulary.pieces` cuts a text so.
+        """
+        forest = TokenForest(self._models, 1)
+        node = forest.trees[0].add(begin_tokens(self.vocabulary))
+        root = Cover((), node, None, np.zeros(self.voices), b"")
+        return ByteText(self, forest, node, b"", [root]).after(*pieces)
+
+    def read(self, forest: TokenForest, nodes: Sequence[int]) -> Float32:
+        """What follows some nodes: the probabilities of the lexicon's tokens and of the symbols, (nodes, k, m + s).
+
+        Before any token, which is where a model is that has no begin token, each token is as likely as another.
+        """
+        found = np.full((len(nodes), self.voices, len(self._order)), 1 / self.vocabulary.size, np.float32)
+        said = [i for i, node in enumerate(nodes) if node != ROOT]
+        if said:
+            self.forwards += 1
+            forest.read([[nodes[i] for i in said]])
+            logits = self._make(forest.logits([(0, nodes[i]) for i in said]))
+            order = torch.from_numpy(self._order).to(logits[0].device)
+            # Once a forward the probabilities go to where tokenizers run.
+            found[said] = torch.stack([one.softmax(-1)[:, order] for one in logits], 1).cpu().numpy()
+        return found
+
+
+class ByteText:
+    """A text as a `ByteModel` reads it. What comes after it is another text: one may go on in many ways.
+
+    Attributes:
+        model: Whose view it is.
+        data: Its bytes behind what is settled: behind the last control token, or the last place where the tokenizer
+            always cuts.
+    """
+
+    def __init__(self, model: ByteModel, forest: TokenForest, node: int, data: bytes, covers: list[Cover]) -> None:
+        """A text of which `node` is the last settled token, and these are the covers behind it."""
+        self.model = model
+        self.data = data
+        self._forest = forest
+        self._node = node
+        self._covers = covers
+        self._woken = 0
+        self._next: NextByte | None = None
+
+    @property
+    def settled(self) -> list[int]:
+        """The tokens that no continuation will change, the begin token among them."""
+        tree = self._forest.trees[0]
+        return [tree.tokens[node] for node in tree.ancestors(self._node)]
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens as the text stands, the begin token among them; half a character at its end has none."""
+        half = half_character(self.data) or b""
+        text = self.data[: len(self.data) - len(half)].decode(errors="replace")
+        return [*self.settled, *self.model.following.encode(text)]
+
+    def next(self) -> NextByte:
+        """What may come next."""
+        return next_bytes([self])[0]
+
+    def after(self, *pieces: Piece) -> ByteText:
+        """The text that goes on with some bytes and control tokens."""
+        text = self
+        for piece in pieces:
+            text = text._after_symbol(piece) if isinstance(piece, int) else text._after_bytes(piece)
+        return text
+
+    def _after_bytes(self, data: bytes) -> ByteText:
+        covers = [found for cover in self._covers for found in self._feed(cover, data)]
+        text = ByteText(self.model, self._forest, self._node, self.data + data, covers)
+        text._settle()
+        return text
+
+    def _after_symbol(self, symbol: int) -> ByteText:
+        """A control token ends the text in front of it for good; what is left is its one encoding."""
+        ids = self._encoding()
+        if ids is None or not self._covers:
+            return ByteText(self.model, self._forest, self._node, b"", [])
+        node = self._forest.trees[0].add([*ids, symbol], self._node)
+        root = Cover((), node, None, np.zeros(self.model.voices), b"")
+        return ByteText(self.model, self._forest, node, b"", [root])
+
+    def _feed(self, cover: Cover, data: bytes) -> list[Cover]:
+        """What becomes of a cover when the text goes on: itself, and those with one more token that ends there."""
+        read, pending, found = cover.read, cover.pending, list[Cover]()
+        if read is None:
+            return [replace(cover, pending=pending + data)]
+        lexicon = self.model.following.lexicon
+        longer = read.run[0]
+        for at, byte in enumerate(data, start=1):
+            bounds = lexicon.bounds(read.run, len(pending))
+            low, high = int(bounds[byte]), int(bounds[byte + 1])
+            pending += bytes([byte])
+            part = slice(low - read.run[0], high - read.run[0])
+            read = replace(read, run=(low, high), p=read.p[:, part], judged=read.judged[part])
+            longer = int(lexicon.bounds(read.run, len(pending))[0])
+            self._judge(cover.tokens, read, np.arange(low, longer))
+            for i in range(longer - low):
+                if read.p[:, i].any():
+                    with np.errstate(divide="ignore"):  # of two voices, one may rule it out
+                        log_p = cover.log_p + np.log(read.p[:, i].astype(np.float64))
+                    token = int(lexicon.ids[low + i])
+                    found.append(Cover((*cover.tokens, token), read.node, token, log_p, data[at:]))
+        if read.p[:, longer - read.run[0] :].any():
+            found.append(replace(cover, pending=pending, read=read))
+        return found
+
+    def _judge(self, tokens: tuple[int, ...], read: Read, chosen: Int64) -> None:
+        """Finds out which of some tokens, by their places in the lexicon, may follow."""
+        following, first = self.model.following, read.run[0]
+        chosen = chosen[~read.judged[chosen - first]]
+        for (low, high), context in following.parts(tokens) if len(chosen) else ():
+            part = chosen[(chosen >= low) & (chosen < high)]
+            following.judge(context, part)
+            read.p[:, part[following.known(context)[part] == INVALID] - first] = 0
+        read.judged[chosen - first] = True
+
+    def _encoding(self) -> tuple[int, ...] | None:
+        """The tokens of what is not settled as it stands; None where it ends inside of a character."""
+        try:
+            return self.model.following.encode(self.data.decode())
+        except UnicodeDecodeError:
+            return None
+
+    def _settle(self) -> None:
+        """Drops the covers that do not cut where the tokenizer always does; all, where the bytes are no text."""
+        following = self.model.following
+        half = half_character(self.data)
+        if half is None:
+            self._covers = []
+            return
+        text = self.data[: len(self.data) - len(half)].decode()
+        cut = following.settled(text)
+        if not cut:
+            return
+        ids = following.encode(text[:cut])
+        size = len(ids)
+        agreeing = [cover for cover in self._covers if cover.tokens[:size] == ids[: len(cover.tokens)]]
+        if len(agreeing) == 1 and agreeing[0].read is None and len(agreeing[0].tokens) < size:
+            node, done = self._forest.trees[0].add(ids, self._node), len(text[:cut].encode())
+            agreeing = [Cover(ids, node, None, np.zeros(self.model.voices), self.data[done:])]
+        self._covers = agreeing
+        if agreeing and all(len(cover.tokens) >= size for cover in agreeing):
+            self._node = self._forest.trees[0].add(ids, self._node)
+            self.data = self.data[len(text[:cut].encode()) :]
+            self._covers = [replace(cover, tokens=cover.tokens[size:]) for cover in agreeing]
+
+    def _scale(self) -> Float64:
+        """The weights of the covers, (covers, k), each voice's highest 1."""
+        log_p = np.stack([cover.log_p for cover in self._covers])
+        highest = log_p.max(0)
+        return np.exp(log_p - np.where(np.isfinite(highest), highest, 0.0))
+
+    def _longer(self, cover: Cover, read: Read) -> int:
+        """Where the tokens of a read cover begin that are longer than what is pending; the others end in the text."""
+        return int(self.model.following.lexicon.bounds(read.run, len(cover.pending))[0])
+
+    def _mass(self, weights: Float64) -> Float64:
+        """The mass of the covers that have been read, (k,)."""
+        mass = np.zeros(self.model.voices)
+        for cover, weight in zip(self._covers, weights, strict=True):
+            if cover.read is not None:
+                first = self._longer(cover, cover.read) - cover.read.run[0]
+                mass += weight * cover.read.p[:, first:].sum(1, dtype=np.float64)
+                if not cover.pending:
+                    mass += weight * cover.read.symbols.sum(1, dtype=np.float64)
+        return mass
+
+    def _judge_enough(self, weights: Float64) -> float:
+        """Judges the likely tokens, until those that are not judged have next to no mass; the share that they have."""
+        read = [(cover, cover.read, weight) for cover, weight in zip(self._covers, weights, strict=True) if cover.read]
+        before, mass = np.full(self.model.voices, np.inf), self._mass(weights)
+        left = 0.0
+        while (mass < before / 2).any():  # what is left is a greater share when other things turn out to be nothing
+            left = 0.0
+            for cover, said, weight in read:
+                first = self._longer(cover, said)
+                share = _share(weight[:, None] * said.p[:, first - said.run[0] :], mass[:, None]).max(0)
+                open_ = np.flatnonzero((share > 0) & ~said.judged[first - said.run[0] :])
+                chosen, unjudged = _likely(share[open_], self.model.tolerance / len(read))
+                self._judge(cover.tokens, said, first + open_[chosen])
+                left += unjudged
+            before, mass = mass, self._mass(weights)
+        return left
+
+    def _to_wake(self) -> list[int]:
+        """The sleeping covers that have to be read."""
+        asleep = [i for i, cover in enumerate(self._covers) if cover.read is None]
+        if not asleep:
+            return []
+        weights = self._scale()
+        self._judge_enough(weights)
+        mass = self._mass(weights)
+        share = _share(weights[asleep], mass + weights[asleep].sum(0)).max(1)
+        chosen, _ = _likely(share, self.model.tolerance)
+        if self.model.beam is not None:
+            chosen = chosen[: max(self.model.beam - self._woken, 0 if mass.any() else 1)]
+        return [asleep[i] for i in chosen.tolist()]
+
+    def _wake(self, i: int, node: int, p: Float32) -> None:
+        """A cover was read, and this follows it: tokens and symbols, (k, m + s)."""
+        cover, size = self._covers[i], len(self.model.following.lexicon.ids)
+        read = Read(node, (0, size), p[:, :size], np.zeros(size, bool), p[:, size:])
+        for (low, high), context in self.model.following.parts(cover.tokens):
+            known = self.model.following.known(context)[low:high]
+            read.p[:, low:high][:, known == INVALID] = 0
+            read.judged[low:high] = known != 0
+        self._woken += 1
+        woken = replace(cover, pending=b"", read=read)
+        self._covers[i : i + 1] = self._feed(woken, cover.pending) if cover.pending else [woken]
+
+    def _answer(self) -> NextByte:
+        """What may come next, now that enough was read."""
+        p = np.zeros((self.model.voices, 256 + len(self.model.symbols)))
+        if not self._covers:
+            return NextByte(p, 0.0)
+        weights = self._scale()
+        unjudged = self._judge_enough(weights)
+        encoding = self._encoding()
+        asleep = np.zeros(self.model.voices)
+        for cover, weight in zip(self._covers, weights, strict=True):
+            if cover.read is None:
+                asleep += weight
+                continue
+            bounds = self.model.following.lexicon.bounds(cover.read.run, len(cover.pending)) - cover.read.run[0]
+            filled = np.flatnonzero(bounds[1:] > bounds[:-1])
+            if len(filled):
+                sums = np.add.reduceat(cover.read.p, bounds[filled], axis=1, dtype=np.float64)
+                p[:, filled] += weight[:, None] * sums
+            if not cover.pending and cover.tokens == encoding:
+                p[:, 256:] += weight[:, None] * cover.read.symbols
+        total = p.sum(1, keepdims=True)
+        lost = float(_share(asleep, asleep + total[:, 0]).max()) + unjudged
+        return NextByte(_share(p, total), lost)
+
+
+def next_bytes(texts: Sequence[ByteText]) -> list[NextByte]:
+    """What may come next in each of some texts that began as one; what has to be read, is read in one forward."""
+    while wanted := [(text, i) for text in texts if text._next is None for i in sorted(text._to_wake(), reverse=True)]:
+        forest = texts[0]._forest
+        covers = [text._covers[i] for text, i in wanted]
+        tree = forest.trees[0]
+        nodes = [tree.add(() if cover.last is None else (cover.last,), cover.parent) for cover in covers]
+        for (text, i), node, p in zip(wanted, nodes, texts[0].model.read(forest, nodes), strict=True):
+            text._wake(i, node, p)
+    for text in texts:
+        text._next = text._next or text._answer()
+    return [text._next for text in texts if text._next is not None]
+
+
+def _share(part: Float64, whole: Float64) -> Float64:
+    """A part of a whole; 0 of nothing."""
+    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
+
+
+def _likely(shares: Float64, tolerance: float) -> tuple[Int64, float]:
+    """The greatest of some shares, so many that the others have no more than the tolerance.
+
+    Returns:
+        Their places, greatest first; and what the others have.
+    """
+    total = float(shares.sum())
+    if total <= tolerance:
+        return np.zeros(0, np.int64), total
+    high = shares > tolerance / len(shares)
+    places = np.flatnonzero(high)
+    places = places[np.argsort(-shares[places], kind="stable")]
+    # What is left without the first, the first two and so on, added up from the least.
+    left = float(shares[~high].sum()) + np.append(np.cumsum(shares[places[::-1]])[-2::-1], 0.0)
+    count = int(np.argmax(left <= tolerance)) + 1
+    return places[:count], float(left[count - 1])

@@ -1,0 +1,107 @@
+"""A text that an exact bridge writes, byte by byte, given out in whole characters as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.byte_model import Float64
+from vocabridge.chat import Messages, chat_pieces
+from vocabridge.exact import ExactBridge, ExactText
+from vocabridge.reader import begin_tokens
+from vocabridge.stopping import stop_bytes, whole_characters
+
+_LONGEST_WORD = 8
+"""So many tokens too many are written in the hope of a word's end."""
+
+
+class ExactStream(Iterator[str]):
+    """Pieces of a text that is being written.
+
+    Attributes:
+        tokens: How many tokens of the base's have been written.
+        bytes: How many bytes have been written.
+        lost: The greatest share of a model's mass that may have been left unread or unjudged at a byte.
+    """
+
+    def __init__(
+        self,
+        bridge: ExactBridge,
+        prompt: str | Messages,
+        max_new_tokens: int,
+        stop: str | Sequence[str],
+        temperature: float,
+        top_p: float,
+    ) -> None:
+        """Of one text; arguments and errors as for `stream`."""
+        self.tokens = self.bytes = 0
+        self.lost = 0.0
+        self._bridge = bridge
+        self._max = max_new_tokens
+        self._temperature, self._top_p = temperature, top_p
+        self._steps = self._changed = 0
+        self._ends = _end_tokens(bridge, chat=not isinstance(prompt, str))
+        self._text = whole_characters(self._data(_begun(bridge, prompt)), stop_bytes(stop))
+
+    def __next__(self) -> str:
+        """The next piece."""
+        return next(self._text)
+
+    @property
+    def changed_rate(self) -> float | None:
+        """Share of the bytes so far at which steering changed the likeliest one; None before any, and at strength 0."""
+        silent = all(steering.is_silent for steering in self._bridge.steerings)
+        return None if silent or not self._steps else self._changed / self._steps
+
+    def _data(self, text: ExactText) -> Iterator[bytes]:
+        symbols = self._bridge.base.symbols.tolist()
+        while True:
+            found = text.next()
+            self.lost = max(self.lost, found.lost)
+            self._steps += 1
+            self._changed += int(found.p.argmax() != found.p_base.argmax())
+            chosen = self._chosen(found.p)
+            if chosen >= 256:
+                if symbols[chosen - 256] in self._ends:
+                    return
+                text = text.after(symbols[chosen - 256])
+                continue
+            text = text.after(bytes([chosen]))
+            # The byte that tells that a word has ended is not written any more.
+            if text.settled >= self._max or text.tokens > self._max + _LONGEST_WORD:
+                return
+            self.tokens = text.tokens
+            self.bytes += 1
+            yield bytes([chosen])
+
+    def _chosen(self, p: Float64) -> int:
+        """The likeliest, or one that is drawn."""
+        if self._temperature == 0:
+            return int(p.argmax())
+        scaled = (p / p.max()) ** (1 / self._temperature)
+        scaled /= scaled.sum()
+        order = np.argsort(-scaled)
+        before = np.cumsum(scaled[order]) - scaled[order]
+        scaled[order[before >= self._top_p]] = 0
+        return int(torch.multinomial(torch.from_numpy(scaled), 1))
+
+
+def _begun(bridge: ExactBridge, prompt: str | Messages) -> ExactText:
+    """The text with the prompt that each model reads."""
+    if not isinstance(prompt, str):
+        donors = [() if one.is_silent else chat_pieces(one.source.vocabulary, prompt) for one in bridge.steerings]
+        return bridge.text(chat_pieces(bridge.vocabulary, prompt), donors)
+    if not prompt and not begin_tokens(bridge.vocabulary):
+        raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")
+    return bridge.text(bridge.vocabulary.pieces(prompt))
+
+
+def _end_tokens(bridge: ExactBridge, *, chat: bool) -> set[int]:
+    """The end token of the tokenizer, in a chat that of a turn, and those of the base's generation configuration."""
+    configured = bridge.loaded.model.generation_config.eos_token_id
+    ends = {configured} if isinstance(configured, int) else set(configured or ())
+    roles = ("end", "turn end") if chat else ("end",)
+    return ends | {i for role, i in bridge.vocabulary.roles.items() if role in roles}
