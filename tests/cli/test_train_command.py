@@ -92,7 +92,7 @@ def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(entry_point, 
 
     other = run(*arguments, "--learning-rate", 0.5)
     assert other.returncode == 1
-    assert "is of a run with another learning rate: 0.001, not 0.5;" in other.stderr
+    assert "is of a run with another learning rate: 0.0003, not 0.5;" in other.stderr
 
     again = run(*arguments, "--json")
     assert again.returncode == 0, again.stderr
