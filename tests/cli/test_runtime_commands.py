@@ -26,7 +26,7 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
     test = write(tmp_path / "test.jsonl", [8, 21])
     assert len(load_examples(training)) == 5
 
-    options = ("--epochs", 3, "--batch-size", 2, "--learning-rate", 0.01, "--rank", 2)
+    options = ("--epochs", 3, "--batch-size", 2, "--learning-rate", 0.01, "--method", "lora", "--rank", 2)
     done = run(
         "train",
         training,
