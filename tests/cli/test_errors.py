@@ -82,12 +82,14 @@ def test_the_packaged_models_are_those_of_the_library():
 
 
 def test_the_defaults_of_training_are_those_of_the_library():
-    from vocabridge.training import Recipe
+    from vocabridge.training import LEARNING_RATES, Recipe
 
-    parameters = inspect.signature(train.train).parameters
+    defaults = {name: one.default for name, one in inspect.signature(train.train).parameters.items()}
+    assert (defaults.pop("other_base"), defaults.pop("learning_rate")) == (None, None)
+    defaults |= {"other_bases": (), "learning_rate": LEARNING_RATES[defaults["method"].value]}
     for field in dataclasses.fields(Recipe):
         if field.default is not dataclasses.MISSING:
-            default = parameters[field.name].default
+            default = defaults[field.name]
             assert getattr(default, "value", default) == field.default
 
 
