@@ -18,11 +18,11 @@ from typing import Any
 from vocabridge.alignment import VocabridgeError
 from vocabridge.combination import Combination
 from vocabridge.contenders import IN_TURN, Contender, Lineup, Names
+from vocabridge.evaluation_recipe import recipe
 from vocabridge.kinds import Kind
 from vocabridge.measuring import batches, choose, cost, read, write
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
-from vocabridge.recipe import recipe
 from vocabridge.run import Run, Workers
 from vocabridge.summary import SHOWN, Evaluation, summarize
 from vocabridge.task import Task, Template, load_task

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.classes import ClassBits, bits_by_class
+from vocabridge.gains_by_class import ClassBits, bits_by_class
 from vocabridge.intervals import RESAMPLES, SEED, Interval
 from vocabridge.kinds import Kind
 from vocabridge.metrics import ANSWERS, BITS, CHOICES, METRICS, Metric, changed_tokens, gap_recovered

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.classes import ClassBits
+from vocabridge.gains_by_class import ClassBits
 from vocabridge.intervals import Interval
 from vocabridge.report import write_report
 from vocabridge.summary import Difference, Evaluation, Measured, Sample
