@@ -30,7 +30,7 @@ demo: $(VENV)/ready-to-run
 
 # Plain pytest, not python -m pytest: the latter puts ./vocabridge before the installed package.
 test: $(VENV)/ready-to-develop
-	@echo "==> pytest: all tests, with the real models; up to 15 minutes"
+	@echo "==> pytest: all tests, with the real models; 20 minutes or so"
 	$(BIN)/pytest $(ARGS)
 
 # mypy reads the four folders as they install: as one package, which it cannot see through an editable install.
