@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ import typer
 from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.evaluations import print_evaluation
 from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, in_existing_folder, output_file
-from vocabridge.cli.output import Json, progress
+from vocabridge.cli.output import Json, is_first_process, shared_progress
 from vocabridge.kinds import Kind
 from vocabridge.policy import Policy
 
@@ -138,8 +136,7 @@ def evaluate(
 
     if html is not None:
         new_figure(1, 1)  # without matplotlib there is no page: that is said before the work
-    first = os.environ.get("RANK", "0") == "0"  # of several processes, as launchers number them
-    with progress(f"evaluating {base}") if first else nullcontext(lambda *_: None) as tell:
+    with shared_progress(f"evaluating {base}") as tell:
         try:
             report = measure(
                 base,
@@ -164,7 +161,7 @@ def evaluate(
         except KeyboardInterrupt:
             kept = "nothing is kept without --records" if records is None else "the same command goes on from here"
             fail(interrupted(kept))
-    if not first:
+    if not is_first_process():
         return
     if output is not None:
         report.save(output)

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,6 +114,18 @@ def silence_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def is_first_process() -> bool:
+    """Whether this one speaks, of several that a launcher has numbered; one that is alone does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def shared_progress(what: str) -> Iterator[Callable[..., None]]:
+    """`progress` in the first of several processes; nothing in the others."""
+    with progress(what) if is_first_process() else nullcontext(lambda *_: None) as tell:
+        yield tell
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +10,7 @@ import typer
 
 from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.options import output_folder
-from vocabridge.cli.output import Json, count, print_facts, print_json, progress
+from vocabridge.cli.output import Json, count, is_first_process, print_facts, print_json, shared_progress
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme, Turns
 
@@ -152,13 +150,12 @@ def train(
         patience=patience,
         seed=seed,
     )
-    first = os.environ.get("RANK", "0") == "0"  # of several processes, as launchers number them
-    with progress(f"training a value network for {base}") if first else nullcontext(lambda *_: None) as tell:
+    with shared_progress(f"training a value network for {base}") as tell:
         try:
             result = train_value_network(recipe, data, output, validation=validation, device=device, progress=tell)
         except KeyboardInterrupt as stop:
             fail(interrupted(*map(str, stop.args)))
-    if not first:
+    if not is_first_process():
         return
     if json:
         print_json(result)

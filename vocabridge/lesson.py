@@ -70,10 +70,10 @@ class Lesson(nn.Module):
         labels, behind = read.pop("labels", labels), read.pop("behind", None)
         said, unembed = chosen.says(**read)
         learned = labels[:, 1:] != IGNORED  # position i predicts token i + 1
-        kept, make = said[:, :-1][learned], unembed
+        kept, taken = said[:, :-1][learned], (said, unembed)
         if side is not None and self.value.scheme.takes_base:  # a cascade reads its own base, as in a bridge
-            said, unembed = self.bases[0].says(input_ids, position_ids)
-        inputs = self.value.inputs(input_ids, said, unembed)
+            taken = self.bases[0].says(input_ids, position_ids)
+        inputs = self.value.inputs(input_ids, *taken)
         hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)
         row, at = learned.nonzero(as_tuple=True)
         heard = hidden[row, at if behind is None else behind[row, at]]
@@ -81,9 +81,9 @@ class Lesson(nn.Module):
         at_once = max(1, _AT_ONCE // chosen.vocabulary.size)
         parts = list(zip(heard.split(at_once), kept.split(at_once), tokens.split(at_once), strict=True))
         if len(parts) == 1:
-            sums = self._sums(chosen, make, *parts[0])
+            sums = self._sums(chosen, unembed, *parts[0])
         else:  # logits are not kept for the gradients but made again
-            sums = sum(checkpoint(self._sums, chosen, make, *part, use_reentrant=False) for part in parts)
+            sums = sum(checkpoint(self._sums, chosen, unembed, *part, use_reentrant=False) for part in parts)
         nats, term, norm, changed = sums
         if self.regulariser is Regulariser.RELEASED:
             term = self.value.unembed(hidden).float().abs().mean()
