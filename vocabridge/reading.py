@@ -22,6 +22,7 @@ from vocabridge.said import Asked, Position, Said
 from vocabridge.token_forest import TokenForest
 from vocabridge.tree import ROOT
 from vocabridge.value_source import ValueSource
+from vocabridge.weighing import weigh
 
 _WORD = 6
 """At most so many of the base's tokens are taken for one word."""
@@ -124,14 +125,22 @@ class Reading:
             for token in several[len(several) - keep :]:
                 self.read_on(row, [token])
                 positions.append(self._position(row))
-        wanted: list[list[int]] = [[] for _ in self._texts]
-        for position in positions:
-            wanted[position.row] += position.nodes
-        self.forest.read(wanted)
+        if keep > 1:  # what is in front of other covers is not read yet: it decides which of them are
+            self._hear(positions, [position.trunk for position in positions])
+        positions = weigh(self.source, self.forest, positions)
+        self._hear(positions, [position.nodes for position in positions])
+        positions = weigh(self.source, self.forest, positions)
         for row, text in enumerate(self._texts):
             if text.head != ROOT:
                 self.forest.settle(row, text.head)
         return Said(self.source, self.forest, self.healer, self.policy, positions)
+
+    def _hear(self, positions: Sequence[Position], nodes: Sequence[Sequence[int]]) -> None:
+        """Reads so that the models are heard after some nodes of each position."""
+        wanted: list[list[int]] = [[] for _ in self._texts]
+        for position, several in zip(positions, nodes, strict=True):
+            wanted[position.row] += several
+        self.forest.read(wanted)
 
     def _position(self, row: int) -> Position:
         text = self._texts[row]

@@ -10,7 +10,7 @@ says after it: with p(v | w) and how much w v counts, w has as much as sum over 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -44,11 +44,13 @@ class Asked:
         node: Where the cover's tokens end.
         pending: The bytes that the next token has to begin with.
         steps: The (parent, token) pairs from the node that all covers of the text share.
+        log_p: Log P of these steps by donor (`weighing`); nothing where a cover is the only one.
     """
 
     node: int
     pending: bytes
     steps: tuple[tuple[int, int], ...] = ()
+    log_p: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ class Position:
         """Those after which the models have to be heard here: the covers' ends, and the nodes that weigh them."""
         steps = [parent for one in self.asked for parent, _ in one.steps]
         return list(dict.fromkeys([*(one.node for one in self.asked), *steps]))
+
+    @property
+    def trunk(self) -> list[int]:
+        """Those of them that have to be read whichever covers are worth it: those of the text as it stands."""
+        if len(self.asked) < 2:
+            return self.nodes
+        branches = [one.steps[0][0] for one in self.asked if one.steps]
+        return list(dict.fromkeys([self.asked[0].node, *(parent for parent, _ in self.asked[0].steps), *branches]))
 
 
 class Said:
@@ -172,8 +182,8 @@ class Said:
         healer, policy, position = self._healer, self._policy, self.positions[at]
         names = ("untuned", "tuned") if scores.delta is not None else tuple(_donors(scores))  # the tuned one decides
         healed, across = {}, torch.zeros(())
-        for name, log_p in self._said_by(position, names).items():
-            weights, ends = _weighed(position, log_p)
+        for name, ends in self._ends(position, names).items():
+            weights = _weights(position, name, ends)
             found = healer.heal([one.pending for one in position.asked], weights, ends, position.written)
             across, self._counts[at, name] = found.across, found.counts
             if policy is Policy.LOOK_AHEAD:
@@ -186,11 +196,10 @@ class Said:
                 getattr(scores, name)[i] = healed[name]
         return across
 
-    def _said_by(self, position: Position, names: Sequence[str]) -> dict[str, dict[int, Tensor]]:
-        """Natural log-probabilities after each node of a position, by donor."""
-        nodes = position.nodes
-        said = self._source.scores(self._forest.logits([(position.row, node) for node in nodes]))
-        return {name: dict(zip(nodes, getattr(said, name).log_softmax(-1), strict=True)) for name in names}
+    def _ends(self, position: Position, names: Sequence[str]) -> dict[str, Tensor]:
+        """Log-probabilities after each of k covers, (k, |S|), by donor."""
+        said = self._source.scores(self._forest.logits([(position.row, one.node) for one in position.asked]))
+        return {name: getattr(said, name).log_softmax(-1) for name in names}
 
     def look_behind(self, chosen: Sequence[Sequence[int]]) -> None:
         """Has the source read on by some of its tokens, for each position by others, each for itself."""
@@ -258,8 +267,8 @@ class Said:
                 continue
             position = self.positions[i]
             tree = self._forest.trees[position.row]
-            for d, log_p in enumerate(self._said_by(position, names).values()):
-                weights, ends = _weighed(position, log_p)
+            for d, (name, ends) in enumerate(self._ends(position, names).items()):
+                weights = _weights(position, name, ends)
                 shares = torch.stack([weights[c] + ends[c, tree.tokens[node]] for c, node in nodes]).softmax(0)
                 mixed[d, k] = shares @ several[d]
         return mixed
@@ -269,8 +278,6 @@ def _donors(scores: Scores) -> list[str]:
     return [name for name in ("untuned", "tuned") if getattr(scores, name) is not None]
 
 
-def _weighed(position: Position, log_p: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Log P of each cover behind what all share, (k,), and the log-probabilities after each, (k, |S|)."""
-    ends = torch.stack([log_p[one.node] for one in position.asked])
-    weights = [sum((log_p[p][token] for p, token in one.steps), ends.new_zeros(())) for one in position.asked]
-    return torch.stack(weights), ends
+def _weights(position: Position, name: str, ends: Tensor) -> Tensor:
+    """Log P of each of k covers behind what all share, (k,), where the others of the donor are."""
+    return ends.new_tensor([one.log_p.get(name, 0.0) for one in position.asked])

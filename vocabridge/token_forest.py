@@ -36,7 +36,7 @@ class TokenForest:
         """Starts with empty trees."""
         self.models = dict(models)
         self.trees = [TokenTree() for _ in range(batch)]
-        self._slots: list[list[int]] = [[] for _ in range(batch)]  # of every node that was read
+        self._slots: list[dict[int, int]] = [{} for _ in range(batch)]  # of every node that was read
         self._depths = np.zeros((batch, 0), np.int64)  # of every slot; -1 for slots that hold nothing
         self._anchors = [(ROOT, np.zeros(0, bool)) for _ in range(batch)]  # a node, and the slots on its path
         self._caches = {name: DynamicCache() for name in self.models}
@@ -47,20 +47,13 @@ class TokenForest:
 
     @torch.no_grad()
     def read(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Reads all nodes that were added to the trees since the last time.
+        """Reads nodes, and what is in front of them, where they were not read yet.
 
         Args:
             wanted: For each row the nodes after which the models are to be heard. One whose logits are no longer
                 kept is read again.
         """
-        again = [
-            sorted({node for node in nodes if node < len(slots)} - said.keys())
-            for nodes, slots, said in zip(wanted, self._slots, self._said, strict=True)
-        ]
-        new = [
-            [*back, *range(len(slots), len(tree.tokens))]
-            for back, slots, tree in zip(again, self._slots, self.trees, strict=True)
-        ]
+        new = [self._unread(row, nodes) for row, nodes in enumerate(wanted)]
         width = max(map(len, new))
         if not width:
             return
@@ -80,7 +73,7 @@ class TokenForest:
                 ids[row, column], depths[row, column] = tree.tokens[node], mask.sum()
                 past[row, column, : len(mask)] |= mask
                 masks[node] = past[row, column]
-                self._slots[row][node : node + 1] = [old + column]
+                self._slots[row][node] = old + column
             at = dict(zip(nodes, range(width - len(nodes), width), strict=True))
             heard.append({node: at[node] for node in wanted[row] if node in at})
         self._depths = np.concatenate([self._depths, depths], 1)
@@ -92,6 +85,17 @@ class TokenForest:
         self._forwards += 1
         self._forget(wanted)
         self.interrupted = False
+
+    def _unread(self, row: int, wanted: Sequence[int]) -> list[int]:
+        """The nodes that have to be read to hear the models after some, parents before children."""
+        slots, parents = self._slots[row], self.trees[row].parents
+        again = {node for node in wanted if node in slots and node not in self._said[row]}
+        new: set[int] = set()
+        for node in wanted:
+            while node != ROOT and node not in slots and node not in new:
+                new.add(node)
+                node = parents[node]
+        return [*sorted(again), *sorted(new)]
 
     def _forget(self, wanted: Sequence[Sequence[int]]) -> None:
         """Drops the logits of old forwards, but for those that were just wanted."""
@@ -119,6 +123,10 @@ class TokenForest:
 
         return run(self.models, inputs, torch.tensor(columns))
 
+    def knows(self, row: int, node: int) -> bool:
+        """Whether `logits` can be asked for what follows a node."""
+        return node in self._said[row]
+
     def logits(self, entries: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """What the models said after some nodes, float32 (entries, |S|) by model.
 
@@ -144,8 +152,9 @@ class TokenForest:
         return result
 
     def settle(self, row: int, node: int) -> None:
-        """Remembers the path to a node that was read: that what comes next will mostly stand behind it."""
-        self._anchors[row] = (node, self._path(row, node))
+        """Remembers the path to a node, if it was read: what comes next will mostly stand behind it."""
+        if node in self._slots[row]:
+            self._anchors[row] = (node, self._path(row, node))
 
     def _path(self, row: int, node: int) -> Mask:
         """The slots of a node and its ancestors, (slots,) bool."""
@@ -167,7 +176,7 @@ class TokenForest:
         """Keeps the rows with these indices, in this order; (rows,) int64, any number of them."""
         order = rows.tolist()
         self.trees = [self.trees[i].copy() for i in order]
-        self._slots = [list(self._slots[i]) for i in order]
+        self._slots = [dict(self._slots[i]) for i in order]
         self._said = [dict(self._said[i]) for i in order]
         self._anchors = [self._anchors[i] for i in order]
         self._depths = self._depths[order]

@@ -31,6 +31,10 @@ CONTROLS = {1: 1}
 """The end token, of the base's and of the sources'."""
 
 
+Asking = tuple[tuple[int, ...], bytes]
+"""A cover: all its tokens, and the bytes that it has pending."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """What is said at one position: probabilities by donor, and the change of logits where nothing was healed."""
@@ -95,18 +99,36 @@ class Oracle:
                 asked.append((ids, cover.pending))
         if not asked or (policy is Policy.SKIP and reader.half):
             return Expected(speaks=False)
+        asked, sure = self._audible(asked, written)
         as_it_stands = {name: logits[-1] for name, logits in self.plain(asked[0][0]).items()}
         healed = {name: self.healed(asked, name, written) for name in ("tuned", "untuned")}
         across = healed["tuned"].across
         if policy is Policy.SKIP and across > _RUNS_ON:
-            return Expected(speaks=False, certain=abs(across - _RUNS_ON) > 1e-3)
+            return Expected(speaks=False, certain=sure and abs(across - _RUNS_ON) > 1e-3)
         if policy is Policy.HEAL and (len(asked) > 1 or asked[0][1]):
-            certain = all(one.certain for one in healed.values())
+            certain = sure and all(one.certain for one in healed.values())
             p = {name: one.p for name, one in healed.items()}
             return Expected(speaks=True, certain=certain, p=p, healed=healed)
         p = {name: as_it_stands[name].softmax(-1).numpy() for name in ("tuned", "untuned")}
         certain = policy is not Policy.SKIP or abs(across - _RUNS_ON) > 1e-3
-        return Expected(speaks=True, certain=certain, p=p, delta=as_it_stands["delta"].numpy())
+        return Expected(speaks=True, certain=sure and certain, p=p, delta=as_it_stands["delta"].numpy())
+
+    def _audible(self, asked: list[Asking], written: bytes) -> tuple[list[Asking], bool]:
+        """The covers that are at least a hundredth as probable as the text as it stands; and whether that is clear."""
+        whole = [i for i, (_, pending) in enumerate(asked) if not pending]
+        if len(asked) < 2 or not whole or written[-1:].isspace():
+            return asked, True
+        kept, sure = set[int](), True
+        for name in ("tuned", "untuned"):
+            weights = np.array([self._weight(name, ids) for ids, _ in asked])
+            above = weights - weights[whole].max() - np.log(0.01)
+            kept |= set(np.flatnonzero(above > 0).tolist())
+            sure &= bool((np.abs(above) > 1e-3).all())
+        return [asked[i] for i in sorted(kept)], sure
+
+    def _weight(self, name: str, ids: tuple[int, ...]) -> float:
+        log_p = self.plain(ids)[name].double().log_softmax(-1).numpy()
+        return sum(log_p[i - 1, ids[i]] for i in range(1, len(ids)))
 
     def _settled(self, reader: Reader) -> list[int]:
         settling = reader.copy()
@@ -116,11 +138,10 @@ class Oracle:
     def _may_run_on(self, cover: Cover, written: bytes) -> bool:
         return any(self.judge.by_kind(written, rest) > 1e-6 for _, _, rest in self.run(cover.pending))
 
-    def healed(self, asked: list[tuple[tuple[int, ...], bytes]], name: str, written: bytes) -> Healing:
+    def healed(self, asked: list[Asking], name: str, written: bytes) -> Healing:
         arriving = []
         for ids, pending in asked:
-            log_p = self.plain(ids)[name].double().log_softmax(-1).numpy()
-            weight = sum(log_p[i - 1, ids[i]] for i in range(1, len(ids)))
+            log_p, weight = self.plain(ids)[name].double().log_softmax(-1).numpy(), self._weight(name, ids)
             if not pending:
                 arriving += [(w, weight + log_p[-1, w], 0) for w in range(log_p.shape[1])]
             for w, first, _ in self.run(pending) if pending else ():
