@@ -218,7 +218,10 @@ class Alone:
             tokens = (*reader.settled, *cover.ids)
             if tokens and (not cover.pending or (all_ways and self.healer.may_run_on(cover.pending, written))):
                 found.append(Way(tokens, cover.pending, self.said(tokens)))
-        return found
+        whole = [way.weight() for way in found if not way.pending]
+        if not whole or written[-1:].isspace():
+            return found
+        return [way for way in found if way.weight() > max(whole) + math.log(0.01)]
 
     def healed(self, ways: list[Way], written: bytes) -> Healed:
         """Where there is one way, it is what the model says."""
