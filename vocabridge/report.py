@@ -44,6 +44,7 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 {table(evaluation.COSTS, evaluation.costs())}
 {_classes(evaluation)}
 {_fits(evaluation)}
+{_alphas(evaluation)}
 <h2>Texts</h2>
 {"".join(map(_sample, evaluation.samples))}
 <h2>Where it comes from</h2>
@@ -130,7 +131,18 @@ def _classes(evaluation: Evaluation) -> str:
 
 def _fits(evaluation: Evaluation) -> str:
     """What was tried on the validation items for each contender, the best first."""
-    header = ("", "policy", "carry", "form", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)")
+    header = (
+        "",
+        "policy",
+        "carry",
+        "form",
+        "a (base)",
+        "b (tuned)",
+        "c (untuned)",
+        "alpha",
+        "bits a token",
+        "at (1, 1, 1)",
+    )
     rows = [
         row for one in evaluation.measured for fit in (one.setting or {}).get("fits", []) for row in [_fit(one, fit)]
     ]
@@ -152,9 +164,31 @@ def _fit(one: Measured, fit: dict[str, Any]) -> tuple[str, ...]:
         f"{weights['base']:.2f}",
         f"{weights['tuned']:.2f}",
         "-" if unused else f"{weights['untuned']:.2f}",
+        f"{fit.get('strength', 1.0):g}",
         f"{fit['bits']:.3f}",
         "-" if fit["paper_bits"] is None else f"{fit['paper_bits']:.3f}",
     )
+
+
+def _alphas(evaluation: Evaluation) -> str:
+    """What the chosen combinations cost on the validation items, by their strength."""
+    header, rows = evaluation.by_alpha()
+    if not rows:
+        return ""
+    figure = new_figure(7, 3.5)
+    axes = figure.subplots()
+    for one in evaluation.measured:
+        if found := (one.setting or {}).get("by_alpha"):
+            color = _RED if one.name == Kind.BRIDGE.label else None
+            axes.plot([at["alpha"] for at in found], [at["bits"] for at in found], "o-", label=one.name, color=color)
+    axes.set_xlabel("alpha: 0 is the base")
+    axes.set_ylabel("bits a token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return f"""<h2>By alpha</h2>
+<p>Bits a token on the validation items, where the donor has a say, with what was chosen at other strengths.</p>
+<figure>{svg(figure)}</figure>
+{table(header, rows)}"""
 
 
 def _sample(sample: Sample) -> str:

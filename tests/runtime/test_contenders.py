@@ -9,12 +9,12 @@ import torch
 from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form
-from vocabridge.contenders import Lineup, Names
 from vocabridge.examples import Example, tokenize
 from vocabridge.kinds import Kind
-from vocabridge.measuring import read
+from vocabridge.lineup import Lineup
 from vocabridge.models import load_model
 from vocabridge.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.parts import Names
 from vocabridge.policy import Policy
 from vocabridge.run import Run, Workers
 from vocabridge.value_network import load_value_network, new_value_network, save_value_network
@@ -90,7 +90,7 @@ def test_the_threshold_is_the_best_one_on_the_validation_items(made):
     losses = []
     for threshold in _THRESHOLDS:
         bridge.guard = Nudging(sure=float(threshold))
-        losses.append(sum(sum(read(contender, example)["bits"]) for example in HELD_OUT))
+        losses.append(sum(sum(contender.read(example)["bits"]) for example in HELD_OUT))
     assert losses[[*_THRESHOLDS].index(setting["threshold"])] == pytest.approx(min(losses), rel=1e-3)
     bridge.guard = Nudging(sure=1.1)
     assert fit_threshold(bridge, HELD_OUT) == setting["threshold"]

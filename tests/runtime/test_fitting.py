@@ -9,7 +9,7 @@ import torch
 from vocabridge import fitting
 from vocabridge.combination import Carry, Combination, Form
 from vocabridge.examples import Example, tokenize
-from vocabridge.fitting import fit_combination
+from vocabridge.fitting import Features, fit_combination
 from vocabridge.policy import Policy
 
 ITEMS = [
@@ -25,7 +25,8 @@ def test_known_weights_are_found_again(carry, weights):
     signs = [1, 1, -1][: len(weights)]
     scores = features @ (np.array(weights) * signs)
     truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
-    fit = fitting._product(carry, features.astype(np.float32), np.zeros(scores.shape), truth)
+    judged = Features({carry: features.astype(np.float32)}, np.zeros(scores.shape), truth)
+    fit = judged.judge(judged.fitted()[0])
     found = [fit.combination.base, fit.combination.tuned, fit.combination.untuned][: len(weights)]
     assert found == pytest.approx(weights, abs=0.06)
     assert fit.bits < fit.paper_bits
@@ -39,7 +40,9 @@ def test_a_known_share_is_found_again(share):
     which = np.where(rng.random(6000) < share, 1, 0)
     truth = np.array([rng.choice(50, p=(p, q)[side][i]) for i, side in enumerate(which)])
     rows = np.arange(6000)
-    fit = fitting._mixture(Carry.STATIC, np.log(p[rows, truth]), np.log(q[rows, truth]))
+    features = np.log(np.stack([p, q, np.full_like(p, 0.02)], -1))
+    judged = Features({Carry.STATIC: features}, np.zeros(p.shape), truth)
+    fit = judged.judge(judged.fitted()[1])
     assert fit.combination.tuned == pytest.approx(share, abs=0.05)
     assert fit.combination.base == pytest.approx(1 - fit.combination.tuned, abs=1e-4)
     mixed = (1 - fit.combination.tuned) * p + fit.combination.tuned * q
