@@ -19,9 +19,11 @@ _STYLE = """
 .side pre, .prompt { white-space: pre-wrap; background: #f5f6f8; padding: .8rem; border-radius: .4rem; margin: 0; }
 .read { white-space: pre-wrap; font: 15px/2 ui-monospace, monospace; }
 .read span { border-radius: .2rem; padding: .15rem 0; } .read .other { border-bottom: 2px solid #1b1f24; }
+.from td + td { text-align: left; overflow-wrap: anywhere; }
 """
 _BLUE, _RED, _GREY = "#0b63a5", "#c0392b", "#8a949e"
 _STRONG = 4.0  # bits: the deepest shade
+_FAR = 20  # times as slow: too far apart for one scale that is not logarithmic
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
@@ -46,9 +48,9 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 {_fits(evaluation)}
 {_alphas(evaluation)}
 <h2>Texts</h2>
-{"".join(map(_sample, evaluation.samples))}
+{_samples(evaluation)}
 <h2>Where it comes from</h2>
-{table(("", ""), [(name, _known(value)) for name, value in _provenance(evaluation).items()])}"""
+<div class="from">{table(("", ""), [(name, _known(value)) for name, value in _provenance(evaluation).items()])}</div>"""
     write_whole(path, page(evaluation.title, body, _STYLE).encode())
 
 
@@ -88,12 +90,16 @@ def _quality(evaluation: Evaluation) -> str:
     """Bits per byte against milliseconds a token."""
     figure = new_figure(7, 3.5)
     axes = figure.subplots()
+    times = []
     for one in evaluation.measured:
         if one.bits_per_byte is None or one.token_ms is None:
             continue
+        times.append(one.token_ms)
         color = _RED if one.name == Kind.BRIDGE.label else _BLUE
         axes.plot(one.token_ms, one.bits_per_byte.value, "o", color=color)
         axes.annotate(one.name, (one.token_ms, one.bits_per_byte.value), xytext=(6, 4), textcoords="offset points")
+    if times and max(times) > _FAR * min(times):
+        axes.set_xscale("log")
     axes.set_xlabel("milliseconds a token")
     axes.set_ylabel("bits per byte")
     axes.grid(alpha=0.3)
@@ -191,12 +197,24 @@ def _alphas(evaluation: Evaluation) -> str:
 {table(header, rows)}"""
 
 
-def _sample(sample: Sample) -> str:
+def _samples(evaluation: Evaluation) -> str:
+    """A few items: the response as the bridge reads it, and what every contender wrote."""
+    read = [_read(sample) for sample in evaluation.samples]
+    legend = """<p>Of each item the prompt, then the response of the data, token by token: blue where the bridge finds
+a token likelier than the base does, red where less, underlined where its likeliest token is another. The pointer on a
+token shows the numbers.</p>"""
+    return (legend if any(read) else "") + "".join(
+        f"<h3>Item {number}</h3>{_sample(sample, one)}"
+        for number, (sample, one) in enumerate(zip(evaluation.samples, read, strict=True), start=1)
+    )
+
+
+def _sample(sample: Sample, read: str) -> str:
     cells = "".join(
         f"<div><h3>{html.escape(name)}</h3><pre>{html.escape(text.strip())}</pre></div>"
         for name, text in ({"reference": sample.reference} | sample.generations).items()
     )
-    return f'<p class="prompt">{html.escape(sample.prompt)}</p>{_read(sample)}<div class="side">{cells}</div>'
+    return f'<p class="prompt">{html.escape(sample.prompt.strip())}</p>{read}<div class="side">{cells}</div>'
 
 
 def _read(sample: Sample) -> str:
@@ -217,13 +235,7 @@ def _read(sample: Sample) -> str:
         text = html.escape(response[start:end].decode(errors="replace"))
         spans.append(f'<span{kind} style="background:{color}" title="{html.escape(said)}">{text}</span>')
         start = end
-    return (
-        '<p class="read">'
-        + "".join(spans)
-        + "</p><p><small>The response of the data: blue where the bridge finds a token "
-        "likelier than the base does, red where less, underlined where its likeliest token is another. The pointer "
-        "on a token shows the numbers.</small></p>"
-    )
+    return f'<p class="read">{"".join(spans)}</p>'
 
 
 def _provenance(evaluation: Evaluation) -> dict[str, Any]:
