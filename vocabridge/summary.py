@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
+from vocabridge.combination import Combination
 from vocabridge.gains_by_class import ClassBits, bits_by_class
 from vocabridge.intervals import RESAMPLES, SEED, Interval
 from vocabridge.kinds import Kind
@@ -97,7 +98,8 @@ class Evaluation:
         chosen: Number of multiple choices.
         seed: Of the resampling and the fit. Nothing else is random.
         resamples: Of each interval.
-        combination: What the bridge used; None without a bridge, or where it has not just one steering.
+        combination: What the bridge used, as it has to be at strength 1 to do the same; None without a bridge, or where
+            it has not one steering of one strength.
         measured: Every contender.
         differences: The bridge against each other contender, for every metric.
         classes: Bits by class of token.
@@ -238,13 +240,22 @@ def summarize(
         chosen=_counted(CHOICES, task, run, labels),
         seed=SEED,
         resamples=RESAMPLES,
-        combination=None if setting is None else setting.get("combination"),
+        combination=None if setting is None else _at_strength_1(setting),
         measured=[_measured(task, run, kind) for kind in kinds],
         differences=differences,
         classes=bits_by_class(task, run, labels),
         samples=[_sample(task, run, labels, item) for item in range(min(SHOWN, len(task.items)))],
         recipe=json.loads(json.dumps(recipe)),
     )
+
+
+def _at_strength_1(setting: dict[str, Any]) -> dict[str, Any] | None:
+    """The combination that does at strength 1 what the bridge does."""
+    strength = setting.get("strength", 1.0)
+    if "combination" not in setting or isinstance(strength, dict):
+        return None
+    given: dict[str, Any] = setting["combination"]
+    return given if strength == 1 else Combination.from_dict(given).at(strength).as_dict()
 
 
 def _counted(metric: Metric, task: Task, run: Run, labels: Sequence[str]) -> int:
