@@ -206,6 +206,10 @@ class Lineup:
         return Bridge(self.parts.base(), [self.parts.steering()])
 
     def _set(self, kind: Kind, bridge: Bridge, setting: dict[str, Any]) -> Contender:
+        if self._held_out and not setting["fits"]:
+            raise VocabridgeError(
+                f"the records have the {kind.label} as it is without validation items; name another folder for them"
+            )
         bridge.steering.combination = Combination.from_dict(setting["combination"])
         bridge.steering.policy = Policy(setting["policy"])
         bridge.steering.strength = setting.get("strength", 1.0)

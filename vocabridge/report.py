@@ -90,15 +90,16 @@ def _quality(evaluation: Evaluation) -> str:
     """Bits per byte against milliseconds a token."""
     figure = new_figure(7, 3.5)
     axes = figure.subplots()
-    times = []
-    for one in evaluation.measured:
-        if one.bits_per_byte is None or one.token_ms is None:
-            continue
-        times.append(one.token_ms)
-        color = _RED if one.name == Kind.BRIDGE.label else _BLUE
-        axes.plot(one.token_ms, one.bits_per_byte.value, "o", color=color)
-        axes.annotate(one.name, (one.token_ms, one.bits_per_byte.value), xytext=(6, 4), textcoords="offset points")
-    if times and max(times) > _FAR * min(times):
+    places = sorted(
+        (one.token_ms, one.bits_per_byte.value, one.name)
+        for one in evaluation.measured
+        if one.bits_per_byte is not None and one.token_ms is not None
+    )
+    for number, (time, bits, name) in enumerate(places):
+        axes.plot(time, bits, "o", color=_RED if name == Kind.BRIDGE.label else _BLUE)
+        beside = (6, -11 if number % 2 else 4)  # neighbours' names stand above and below
+        axes.annotate(name, (time, bits), xytext=beside, textcoords="offset points")
+    if places and places[-1][0] > _FAR * places[0][0]:
         axes.set_xscale("log")
     axes.set_xlabel("milliseconds a token")
     axes.set_ylabel("bits per byte")
@@ -155,7 +156,8 @@ def _fits(evaluation: Evaluation) -> str:
     if not rows:
         return ""
     return f"""<h2>What was chosen</h2>
-<p>Every combination with its best weights on the validation items; each contender uses its first.</p>
+<p>Every combination with its weights, fitted or given, and the best alpha of those to try, on the validation items.
+Each contender uses its first.</p>
 {table(header, rows)}"""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vocabridge.alignment import Vocabulary, align
+from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form
 from vocabridge.examples import Example, tokenize
@@ -108,6 +108,12 @@ def test_the_strength_of_a_contrast_pair_is_the_best_on_the_validation_items(mad
 def test_without_validation_items_a_contrast_pair_has_the_strength_1(made):
     _, setting = made(Kind.CONTRAST, held_out=[])
     assert (setting["strength"], setting["fits"]) == (1.0, [])
+
+
+def test_what_was_measured_without_validation_items_is_not_taken_for_chosen(made):
+    made(Kind.CONTRAST, held_out=[])
+    with pytest.raises(VocabridgeError, match="contrast pair as it is without validation items"):
+        made(Kind.CONTRAST)
 
 
 def test_weights_that_are_given_get_the_best_of_several_strengths(made):
