@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.evaluations import print_evaluation
-from vocabridge.cli.options import AlignmentFile, Base, CombinationFile, Untuned, Value, in_existing_folder, output_file
+from vocabridge.cli.options import AlignmentFile, CombinationFile, Untuned, in_existing_folder, output_file
 from vocabridge.cli.output import Json, is_first_process, shared_progress
 from vocabridge.kinds import Kind
 from vocabridge.policy import Policy
@@ -19,6 +20,9 @@ Examples:
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
       --records my-run --html report.html
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --contenders base,donor,bridge --json
+  vocabridge eval --bridge my-bridge --data test.jsonl --contenders base,bridge,exact --limit 20
+  vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
+      --combination report.json --alpha 0.5 --alpha 0.75 --alpha 1
   vocabridge eval --base gemma-3-270m --value my-values --data gsm8k-test.jsonl --validation gsm8k-validation.jsonl
       --prompt 'Question: {question}\\nAnswer:' --response ' {answer}' --extract '#### (.*)'
   vocabridge eval --base ./big --value ./small-chat --untuned ./small --data reasoning-gym:leg_counting:1:50
@@ -38,6 +42,14 @@ def kinds(names: str | None) -> list[Kind] | None:
     return [Kind(name.strip()) for name in names.split(",")]
 
 
+def finite(alphas: list[float] | None) -> list[float] | None:
+    """Refuse a strength that is no number."""
+    for alpha in alphas or ():
+        if not math.isfinite(alpha):
+            raise typer.BadParameter(f"{alpha} is no strength; give a number such as 0.5.")
+    return alphas
+
+
 def items(source: str | None) -> str | None:
     """Refuse a file that is not there."""
     if source is not None and not source.startswith("reasoning-gym:") and not Path(source).is_file():
@@ -51,8 +63,6 @@ def template(text: str) -> str:
 
 
 def evaluate(
-    base: Base,
-    value: Value,
     data: Annotated[
         str,
         typer.Option(
@@ -61,18 +71,41 @@ def evaluate(
             help="JSONL of items to test on, or a task.",
         ),
     ],
+    base: Annotated[str | None, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")] = None,
+    value: Annotated[
+        str | None,
+        typer.Option(help="The value network's folder; with --untuned, the tuned small model by name."),
+    ] = None,
     untuned: Untuned = None,
     alignment: AlignmentFile = None,
+    bridge: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            metavar="FOLDER",
+            help="A bridge that `vocabridge bridge` wrote, as it is, in place of --base, --value and all settings.",
+        ),
+    ] = None,
     validation: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE|...", callback=items, help="Items on which weights, policy and threshold are chosen."
+            metavar="FILE|...", callback=items, help="Items on which weights, policy, alpha and threshold are chosen."
         ),
     ] = None,
     combination: CombinationFile = None,
     policy: Annotated[
         list[Policy] | None,
         typer.Option(help="Of the bridge; may be repeated, then the best on the validation items is taken."),
+    ] = None,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="A",
+            callback=finite,
+            help="Strength of the bridge; may be repeated, then the best on the validation items is taken.",
+            show_default="1",
+        ),
     ] = None,
     ceiling: Annotated[
         str | None, typer.Option(help="The base model fine-tuned itself, by name, or a value network trained on it.")
@@ -85,7 +118,8 @@ def evaluate(
         typer.Option(
             metavar="NAME[,NAME...]",
             callback=kinds,
-            help=f"Which to compare: {', '.join(kind.value for kind in Kind)}. By default all that can be made.",
+            help=f"Which to compare: {', '.join(kind.value for kind in Kind)}. By default all that can "
+            "be made, without exact, which is slow.",
         ),
     ] = None,
     prompt: Annotated[
@@ -103,6 +137,10 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Take only so many items.")] = None,
     answers: Annotated[int | None, typer.Option(min=0, help="Ask for the answers of only so many items.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 96,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Of exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."),
+    ] = None,
     records: Annotated[
         Path | None,
         typer.Option(
@@ -125,10 +163,26 @@ def evaluate(
     """Measure what the bridge is worth.
 
     Bits per byte of the responses, right answers, right choices, time and memory: for the base, the donor alone, the
-    bridge, a plain mixture of their probabilities, nudging, and where given a ceiling and a control. What is fitted or
-    chosen is so on the validation items, never on the test items.
+    bridge, a plain mixture of their probabilities, nudging, proxy-tuning's sum, and where given a ceiling and a
+    control. What is fitted or chosen is so on the validation items, never on the test items.
     """
+    if bridge is None and (base is None or value is None):
+        raise typer.BadParameter("Give --base and --value, or a bridge that has both: --bridge.", param_hint="--base")
+    beside = {
+        "--base": base,
+        "--value": value,
+        "--untuned": untuned,
+        "--alignment": alignment,
+        "--combination": combination,
+        "--policy": policy,
+        "--alpha": alpha,
+    }
+    if bridge is not None and (given := [name for name, one in beside.items() if one]):
+        raise typer.BadParameter(f"A bridge has its own; leave out {', '.join(given)}.", param_hint="--bridge")
+    if tolerance is not None and Kind.EXACT not in (contenders or ()):
+        raise typer.BadParameter("Only the contender exact has a tolerance; name it.", param_hint="--tolerance")
     from vocabridge.answers import Extractor
+    from vocabridge.byte_model import TOLERANCE
     from vocabridge.evaluation import evaluate as measure
     from vocabridge.page import new_figure
     from vocabridge.report import write_report
@@ -136,17 +190,20 @@ def evaluate(
 
     if html is not None:
         new_figure(1, 1)  # without matplotlib there is no page: that is said before the work
-    with shared_progress(f"evaluating {base}") as tell:
+    with shared_progress(f"evaluating {bridge or base}") as tell:
         try:
             report = measure(
-                base,
-                value,
                 data,
+                base=base,
+                value=value,
                 untuned=untuned,
                 alignment=alignment,
+                bridge=bridge,
                 validation=validation,
                 combination=combination,
                 policies=policy or (Policy.LOOK_AHEAD,),
+                alphas=alpha or (1.0,),
+                tolerance=TOLERANCE if tolerance is None else tolerance,
                 ceiling=ceiling,
                 control=control,
                 contenders=contenders,  # type: ignore[arg-type]  # what the callback made of it

@@ -17,6 +17,9 @@ def print_evaluation(report: Evaluation, *, json: bool) -> None:
         return
     print_table(report.title, report.header, report.rows())
     print_table("What it costs, and what was chosen on the validation items", report.COSTS, report.costs())
+    header, rows = report.by_alpha()
+    if rows:
+        print_table("Bits a token on the validation items, by alpha", header, rows)
     for sample in report.samples:
         if sample.generations:
             texts = {"reference": sample.reference} | sample.generations

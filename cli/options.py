@@ -13,8 +13,6 @@ from typer.models import OptionInfo
 
 Base = Annotated[str, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")]
 
-Value = Annotated[str, typer.Option(help="The value network's folder; with --untuned, the tuned small model by name.")]
-
 Untuned = Annotated[
     str | None,
     typer.Option(help="The small model before tuning: what tuning changed in it steers the base."),

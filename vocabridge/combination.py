@@ -17,7 +17,7 @@ import enum
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,14 @@ class Combination:
         if self.carry.of_delta:
             return {"delta": self.tuned != 0}
         return {"tuned": self.tuned != 0, "untuned": self.form is Form.PRODUCT and self.untuned != 0}
+
+    def at(self, strength: float) -> Combination:
+        """The combination that makes at strength 1 what this one makes at another."""
+        if self.form is Form.MIXTURE:
+            share = min(1.0, max(0.0, strength * self.tuned / (self.base + self.tuned)))
+            return replace(self, base=1 - share, tuned=share)
+        weights = 1 + strength * (self.base - 1), strength * self.tuned, strength * self.untuned
+        return Combination(self.carry, *weights)
 
     def change(
         self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: float | Tensor

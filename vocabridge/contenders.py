@@ -1,256 +1,182 @@
-"""Contenders of an evaluation: what each is made of, and what of it is fitted on validation items.
+"""Contenders of an evaluation: what reads a response, and continues a prompt greedily.
 
-    base       p_base                                    donor alone   the small model in its own vocabulary
-    bridge     the best fit over carries and forms       mixture       (1 - s) p_base + s C p_donor
-    nudging    q_donor where max p_base < t, else p_base, with q_donor carried as the bridge carries it
-    control    the bridge's combination, of a value network that has the base's own vocabulary
-    ceiling    the base fine-tuned, or with a value network trained on it
-
-Models are loaded when a contender needs them, and let go of when the next one does not.
+Most are causal language models and do it token by token (`ByTokens`): the base, a bridge, a donor in a vocabulary of
+its own. An exact bridge does it byte by byte (`ByBytes`).
 """
 
 from __future__ import annotations
 
-import gc
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment import Vocabulary
+from vocabridge.answers import Extractor
+from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form
+from vocabridge.combination import Carry, Combination
 from vocabridge.connection import run
-from vocabridge.examples import Example
-from vocabridge.fitting import Fit, fit_combination
-from vocabridge.kinds import Kind
-from vocabridge.loading import build_steering
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.nudging import CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.exact import ExactBridge
+from vocabridge.examples import Example, tokenize
+from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
-from vocabridge.progress import Progress
 from vocabridge.projection import Projection
-from vocabridge.run import Run
 from vocabridge.steering import Steering
-from vocabridge.value_network import CONFIG, load_value_network, load_value_source
+from vocabridge.streaming import stream
 from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
-
-IN_TURN = (Kind.BASE, Kind.CONTROL, Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.DONOR, Kind.CEILING)
-"""The order in which the fewest models are loaded twice."""
-
-_FITTED = (Kind.MIXTURE, Kind.NUDGING)
 
 
 @dataclass(frozen=True)
-class Contender:
+class Contender(ABC):
     """Something to measure.
 
     Attributes:
         name: For tables and records.
-        model: Generates, as a causal language model.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its time and memory are spent."""
+
+    @abstractmethod
+    def read(self, example: Example) -> dict[str, Any]:
+        """Reads a response: for each unit of it its bits, where it ends, and what the contender found likeliest.
+
+        Returns:
+            `bits`, -log2 p of each; `ends`, bytes of the response up to each unit's end; `likeliest`, as texts.
+        """
+
+    @abstractmethod
+    def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
+        """Continues prompts, greedily.
+
+        Args:
+            prompts: The prompts.
+            longest: At most so many tokens, or about as many.
+            extractor: Says when the final answer is complete, which ends a text, as the end token does. Without one
+                the text need not end before.
+
+        Returns:
+            The `text` and its number of `tokens`, for each.
+        """
+
+
+@dataclass(frozen=True)
+class ByTokens(Contender):
+    """A causal language model.
+
+    Attributes:
+        model: Generates.
         vocabulary: Of the model.
         logits: Teacher-forced: ids (1, n) and k to the logits of the last k positions, (k, |V|).
     """
 
-    name: str
     model: PreTrainedModel
     vocabulary: Vocabulary
     logits: Callable[[Tensor, int], Tensor]
 
+    @property
+    def device(self) -> torch.device:
+        """See `Contender.device`."""
+        return self.model.device
+
+    @torch.no_grad()
+    def read(self, example: Example) -> dict[str, Any]:
+        """See `Contender.read`; by tokens."""
+        vocabulary = self.vocabulary
+        tokens = tokenize(example, vocabulary)
+        ids = torch.tensor([tokens.ids], device=self.device)
+        truth = ids[0, tokens.first :]
+        scores = self.logits(ids[:, :-1], len(truth)).float()
+        nats = torch.nn.functional.cross_entropy(scores, truth, reduction="none")
+        starts = vocabulary.encode(example.text).starts.tolist()[tokens.first - len(tokens.ids) :]
+        ends = np.array([*starts[1:], len(example.text.encode())]) - len(example.prompt.encode())
+        return {
+            "bits": (nats / math.log(2)).tolist(),
+            "ends": ends.tolist(),
+            "likeliest": [_token_text(vocabulary, i) for i in scores.argmax(-1).tolist()],
+        }
+
+    @torch.no_grad()
+    def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
+        """See `Contender.write`; all at once, and without an extractor exactly `longest` tokens."""
+        vocabulary = self.vocabulary
+        pad = padding(vocabulary)
+        batch = left_padded([prompt_ids(vocabulary, prompt) for prompt in prompts], pad, self.device)
+        width = batch["input_ids"].shape[1]
+        end = None if extractor is None else vocabulary.roles.get("end")
+        config = GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=end, pad_token_id=pad)
+        stops = [] if extractor is None else [_Answered(extractor, vocabulary, width)]
+        output = self.model.generate(  # type: ignore[operator]  # the mixin is in every causal LM
+            **batch, generation_config=config, stopping_criteria=StoppingCriteriaList(stops)
+        )
+        new = [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
+        return [{"text": _text_of(vocabulary, ids), "tokens": len(ids)} for ids in new]
+
+
+class _Answered(StoppingCriteria):
+    """Stops a row when its final answer is complete."""
+
+    def __init__(self, extractor: Extractor, vocabulary: Vocabulary, prompt: int) -> None:
+        self.extractor = extractor
+        self.vocabulary = vocabulary
+        self.prompt = prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        rows = input_ids[:, self.prompt :].tolist()
+        done = [self.extractor.is_complete(_text_of(self.vocabulary, row)) for row in rows]
+        return torch.tensor(done, device=input_ids.device)
+
 
 @dataclass(frozen=True)
-class Names:
-    """What the contenders are made of, by name.
+class ByBytes(Contender):
+    """An exact bridge.
 
     Attributes:
-        base: The base model.
-        value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
-        untuned: The untuned model of the pair.
-        alignment: A saved alignment; without one, the default.
-        ceiling: The base fine-tuned itself: a model, or the folder of a value network that was trained on it.
-        control: The folder of a value network with the base's own vocabulary.
+        bridge: The bridge.
     """
 
-    base: str
-    value: str
-    untuned: str | None = None
-    alignment: Path | None = None
-    ceiling: str | None = None
-    control: str | None = None
+    bridge: ExactBridge
 
+    @property
+    def device(self) -> torch.device:
+        """See `Contender.device`."""
+        return self.bridge.loaded.model.device
 
-class Lineup:
-    """Makes contenders, one after the other."""
+    def read(self, example: Example) -> dict[str, Any]:
+        """See `Contender.read`; by bytes, as `ExactBridge.bits` adds them up."""
+        text, vocabulary = self.bridge.text(self.bridge.vocabulary.pieces(example.prompt)), self.bridge.vocabulary
+        symbols, response = self.bridge.base.symbols.tolist(), example.response.encode()
+        bits, likeliest = [], []
+        for byte in response:
+            p = text.next().p
+            bits.append(-math.log2(max(float(p[byte]), np.finfo(np.float64).tiny)))
+            best = int(p.argmax())
+            likeliest.append(_legible(bytes([best])) if best < 256 else _token_text(vocabulary, symbols[best - 256]))
+            text = text.after(bytes([byte]))
+        return {"bits": bits, "ends": [*range(1, len(response) + 1)], "likeliest": likeliest}
 
-    def __init__(
-        self,
-        names: Names,
-        held_out: Sequence[Example],
-        *,
-        combination: Combination | None,
-        policies: Sequence[Policy],
-        device: str,
-        progress: Progress,
-    ) -> None:
-        """Loads nothing yet.
+    def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
+        """See `Contender.write`; one after the other, to the end of the word."""
+        return [self._written(prompt, longest, extractor) for prompt in prompts]
 
-        Args:
-            names: What the contenders are made of.
-            held_out: Validation items on which weights, policy and threshold are chosen; may be none.
-            combination: The bridge's weights where they are given and not fitted.
-            policies: Of the bridge; of several the best on the validation items is taken.
-            device: Where the models go.
-            progress: Told of every step of a fit.
-        """
-        self._names = names
-        self._held_out = held_out
-        self._combination = combination
-        self._policies = policies
-        self._device = device
-        self._progress = progress
-        self._parts: dict[str, Any] = {}
-
-    def possible(self) -> list[Kind]:
-        """The kinds that can be made of what is there."""
-        missing = {
-            Kind.CEILING: self._names.ceiling is None,
-            Kind.CONTROL: self._names.control is None,
-            **dict.fromkeys(_FITTED, not self._held_out),
-        }
-        return [kind for kind in Kind if not missing.get(kind, False)]
-
-    def make(self, kind: Kind, run: Run) -> Contender:
-        """Loads a contender; what is fitted is noted in the run, and taken from there if it is.
-
-        Raises:
-            VocabridgeError: A part of it is missing or does not fit.
-        """
-        makers: dict[Kind, tuple[Callable[[Run], Contender], set[str]]] = {
-            Kind.BASE: (self._base_alone, {"base"}),
-            Kind.DONOR: (self._donor, {"steering"}),
-            Kind.BRIDGE: (self._bridge, {"base", "steering"}),
-            Kind.MIXTURE: (self._mixture, {"base", "steering"}),
-            Kind.NUDGING: (self._nudging, {"base", "steering"}),
-            Kind.CONTROL: (self._control, {"base"}),
-            Kind.CEILING: (self._ceiling, set()),
-        }
-        make, needed = makers[kind]
-        for name in self._parts.keys() - needed:
-            del self._parts[name]
-        gc.collect()  # before anything else is loaded
-        return make(run)
-
-    def _base(self) -> LoadedModel:
-        if "base" not in self._parts:
-            self._parts["base"] = load_model(self._names.base, device=self._device)
-        loaded: LoadedModel = self._parts["base"]
-        return loaded
-
-    def _steering(self, target: Vocabulary) -> Steering:
-        if "steering" not in self._parts:
-            names = self._names
-            self._parts["steering"] = build_steering(
-                target, names.value, untuned=names.untuned, alignment=names.alignment, device=self._device
-            )
-        steering: Steering = self._parts["steering"]
-        steering.policy, steering.strength = Policy.LOOK_AHEAD, 1.0
-        return steering
-
-    def _base_alone(self, _run: Run) -> Contender:
-        base = self._base()
-        return of_model(Kind.BASE.label, base.model, base.vocabulary)
-
-    def _donor(self, _run: Run) -> Contender:
-        if "steering" in self._parts:
-            return of_source(Kind.DONOR.label, self._parts["steering"].source)
-        names = self._names
-        return of_source(Kind.DONOR.label, load_value_source(names.value, untuned=names.untuned, device=self._device))
-
-    def _bridge(self, run: Run) -> Contender:
-        bridge = self._over_base()
-        setting = run.setting(Kind.BRIDGE.label, lambda: self._chosen(bridge, self._policies, tuple(Carry)))
-        return self._set(Kind.BRIDGE, bridge, setting)
-
-    def _mixture(self, run: Run) -> Contender:
-        bridge = self._over_base()
-        setting = run.setting(
-            Kind.MIXTURE.label, lambda: self._chosen(bridge, [Policy.RETOKENIZE], [Carry.STATIC], form=Form.MIXTURE)
-        )
-        return self._set(Kind.MIXTURE, bridge, setting)
-
-    def _nudging(self, run: Run) -> Contender:
-        bridge = self._over_base()
-        bridge.steering.combination = CARRIED_DONOR
-        setting = run.setting(
-            Kind.NUDGING.label,
-            lambda: {"threshold": fit_threshold(bridge, self._held_out, progress=self._progress)},
-        )
-        bridge.guard = Nudging(sure=setting["threshold"])
-        return of_model(Kind.NUDGING.label, bridge, bridge.vocabulary)
-
-    def _control(self, run: Run) -> Contender:
-        base, name = self._base(), self._names.control
-        assert name is not None
-        source = load_value_network(Path(name), device=self._device)
-        if source.vocabulary.fingerprint != base.vocabulary.fingerprint:
-            raise VocabridgeError(
-                f"{name} has another tokenizer than {base.name}; a control is a value network of the base's own"
-            )
-        bridge = Bridge(base, [_in_one_vocabulary(source)])
-        carries = (Carry.LINEAR, Carry.STATIC)
-        setting = run.setting(
-            Kind.CONTROL.label,
-            lambda: self._chosen(bridge, [Policy.RETOKENIZE], carries, given=Combination(Carry.LINEAR)),
-        )
-        return self._set(Kind.CONTROL, bridge, setting)
-
-    def _ceiling(self, _run: Run) -> Contender:
-        name = self._names.ceiling
-        assert name is not None
-        if (Path(name) / CONFIG).is_file():
-            return of_source(Kind.CEILING.label, load_value_network(Path(name), device=self._device))
-        loaded = load_model(name, device=self._device)
-        return of_model(Kind.CEILING.label, loaded.model, loaded.vocabulary)
-
-    def _over_base(self) -> Bridge:
-        base = self._base()
-        return Bridge(base, [self._steering(base.vocabulary)])
-
-    def _set(self, kind: Kind, bridge: Bridge, setting: dict[str, Any]) -> Contender:
-        bridge.steering.combination = Combination.from_dict(setting["combination"])
-        bridge.steering.policy = Policy(setting["policy"])
-        return of_model(kind.label, bridge, bridge.vocabulary)
-
-    def _chosen(
-        self,
-        bridge: Bridge,
-        policies: Sequence[Policy],
-        carries: Sequence[Carry],
-        form: Form | None = None,
-        given: Combination | None = None,
-    ) -> dict[str, Any]:
-        """The best weights, carry, form and policy on the validation items, and all that were tried."""
-        if not self._held_out:
-            combination = given or self._combination or Combination()
-            return {"combination": combination.as_dict(), "policy": policies[0].value, "fits": []}
-        found: list[tuple[Policy, Fit]] = []
-        for policy in policies:
-            bridge.steering.policy = policy
-            fits = fit_combination(bridge, self._held_out, carries=carries, progress=self._progress)
-            found += [(policy, fit) for fit in fits if form in (None, fit.combination.form)]
-        found.sort(key=lambda one: one[1].bits)
-        policy, best = found[0]
-        return {
-            "combination": best.combination.as_dict(),
-            "policy": policy.value,
-            "fits": [
-                asdict(fit) | {"combination": fit.combination.as_dict(), "policy": policy.value}
-                for policy, fit in found
-            ],
-        }
+    def _written(self, prompt: str, longest: int, extractor: Extractor | None) -> dict[str, Any]:
+        writing, text = stream(self.bridge, prompt, max_new_tokens=longest), ""
+        for piece in writing:
+            text += piece
+            if extractor is not None and extractor.is_complete(text):
+                break
+        return {"text": text, "tokens": writing.tokens}
 
 
 def of_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> Contender:
@@ -259,12 +185,12 @@ def of_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> Conte
     def logits(ids: Tensor, keep: int) -> Tensor:
         return model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0]
 
-    return Contender(name, model, vocabulary, logits)
+    return ByTokens(name, model, vocabulary, logits)
 
 
 def of_source(name: str, source: ValueSource) -> Contender:
     """A donor alone, read in its own vocabulary."""
-    return Contender(name, donor(source), source.vocabulary, _donor_logits(source))
+    return ByTokens(name, donor(source), source.vocabulary, _donor_logits(source))
 
 
 def donor(source: ValueSource) -> PreTrainedModel:
@@ -272,10 +198,10 @@ def donor(source: ValueSource) -> PreTrainedModel:
     if isinstance(source, ContrastPair):
         return source.tuned
     assert isinstance(source, ValueNetwork)
-    return Bridge(LoadedModel("", "", source.base, source.vocabulary), [_in_one_vocabulary(source)])
+    return Bridge(LoadedModel("", "", source.base, source.vocabulary), [in_one_vocabulary(source)])
 
 
-def _in_one_vocabulary(source: ValueSource) -> Steering:
+def in_one_vocabulary(source: ValueSource) -> Steering:
     """A value source over a model that has its own vocabulary: logits are added, and nothing is carried."""
     return Steering(
         source,
@@ -295,3 +221,19 @@ def _donor_logits(source: ValueSource) -> Callable[[Tensor, int], Tensor]:
         return tuned
 
     return logits
+
+
+def _text_of(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
+    """The text of some tokens."""
+    return b"".join(vocabulary.token_bytes[i] or b"" for i in ids).decode(errors="replace")
+
+
+def _token_text(vocabulary: Vocabulary, i: int) -> str:
+    """One token, legible, and different for different bytes; a control token is <id>."""
+    data = vocabulary.token_bytes[i]
+    return f"<{i}>" if data is None else _legible(data)
+
+
+def _legible(data: bytes) -> str:
+    """Bytes as text; what is no text is escaped."""
+    return data.decode(errors="backslashreplace")

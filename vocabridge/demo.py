@@ -33,9 +33,9 @@ def run_demo(output: Path, *, limit: int | None = None, progress: Progress = unh
     progress(0, 1, "preparing the models and their alignment")
     align(resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET), corpus=corpus_files())
     evaluation = evaluate(
-        TARGET,
-        str(value_network_folder()),
         task_file("test"),
+        base=TARGET,
+        value=str(value_network_folder()),
         validation=task_file("validation"),
         contenders=_CONTENDERS,
         limit=limit,

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.byte_model import TOLERANCE
 from vocabridge.combination import Combination
-from vocabridge.contenders import IN_TURN, Contender, Lineup, Names
+from vocabridge.contenders import Contender
 from vocabridge.evaluation_recipe import recipe
 from vocabridge.kinds import Kind
-from vocabridge.measuring import batches, choose, cost, read, write
+from vocabridge.lineup import IN_TURN, Lineup
+from vocabridge.measuring import batches, choose, cost
+from vocabridge.parts import Names
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
 from vocabridge.run import Run, Workers
@@ -28,18 +31,22 @@ from vocabridge.summary import SHOWN, Evaluation, summarize
 from vocabridge.task import Task, Template, load_task
 
 _LONGEST = 96  # tokens of an answer; three in four of the sample task's responses are shorter
+_BATCH = 17  # answers generated at once
 
 
 def evaluate(
-    base: str,
-    value: str,
     data: str | Path,
     *,
+    base: str | None = None,
+    value: str | None = None,
     untuned: str | None = None,
     alignment: Path | None = None,
+    bridge: Path | None = None,
     validation: str | Path | None = None,
     combination: Path | None = None,
     policies: Sequence[Policy] = (Policy.LOOK_AHEAD,),
+    alphas: Sequence[float] = (1.0,),
+    tolerance: float = TOLERANCE,
     ceiling: str | None = None,
     control: str | None = None,
     contenders: Sequence[Kind] | None = None,
@@ -56,17 +63,22 @@ def evaluate(
     Under a launcher of several processes (`accelerate launch`, `torchrun`) they share the items.
 
     Args:
+        data: Test items, as for `load_task`.
         base: The base model by name.
         value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
         untuned: The untuned model of the pair.
-        data: Test items, as for `load_task`.
         alignment: As for `build_steering`.
-        validation: Items on which weights, policy and threshold are chosen.
-        combination: The bridge's weights; not together with `validation`.
+        bridge: A saved bridge, which is measured as it is: in place of base, value, untuned, alignment, combination,
+            policies and alphas.
+        validation: Items on which weights, policy, strength and threshold are chosen.
+        combination: The bridge's weights, which are then not fitted.
         policies: Of the bridge; of several the best on the validation items.
+        alphas: Its strengths; likewise.
+        tolerance: Of the exact bridge, as for `ByteModel`.
         ceiling: The base model fine-tuned itself: a model by name, or a value network that was trained on it.
         control: A value network with the base's own vocabulary.
-        contenders: Which to measure; by default all that can be made of what is given.
+        contenders: Which to measure; by default all that can be made of what is given, but for the exact bridge, which
+            is slow.
         template: How records become items.
         limit: Take the first so many test items.
         answers: Have only so many items answered; by default all that have a final answer, and where none has one, the
@@ -81,12 +93,13 @@ def evaluate(
         VocabridgeError: Something cannot be read or does not fit, test items stand in the validation file, or the
             folder holds another evaluation.
     """
-    if validation is not None and combination is not None:
-        raise VocabridgeError("weights are either fitted (validation) or given (combination); leave one out")
-    if validation is None and len(policies) > 1:
-        raise VocabridgeError(
-            "of several policies the best on validation items is taken; give --validation, or one policy"
-        )
+    for several, what in ((policies, "policies"), (alphas, "alphas")):
+        if validation is None and len(several) > 1:
+            raise VocabridgeError(
+                f"of several {what} the best on validation items is taken; give --validation, or one of them"
+            )
+    if bridge is not None and (combination, *policies, *alphas) != (None, Policy.LOOK_AHEAD, 1.0):
+        raise VocabridgeError("a saved bridge has a combination, a policy and a strength; give none of them beside it")
     workers, template = Workers(), template or Template()
     task = load_task(data, template, limit)
     held_out = [] if validation is None else load_task(validation, template).examples
@@ -94,22 +107,32 @@ def evaluate(
         raise VocabridgeError(
             f"{len(seen)} of the test items in {data} stand in {validation} too; remove them from one"
         )
-    names = Names(base, value, untuned=untuned, alignment=alignment, ceiling=ceiling, control=control)
+    names = Names(base, value, untuned, alignment, bridge, ceiling, control)
     weights = None if combination is None else Combination.load(combination)
     lineup = Lineup(
-        names, held_out, combination=weights, policies=policies, device=workers.device(device), progress=progress
+        names,
+        held_out,
+        combination=weights,
+        policies=policies,
+        alphas=alphas,
+        tolerance=tolerance,
+        device=workers.device(device),
+        progress=progress,
     )
     kinds = _asked(contenders, lineup)
     made_of = recipe(
         names,
+        lineup.parts.saved,
         data,
         validation,
         template,
         combination=None if weights is None else weights.as_dict(),
         policies=[policy.value for policy in policies],
+        alphas=[*alphas],
         limit=limit,
         answers=answers,
         max_new_tokens=max_new_tokens,
+        **({"tolerance": tolerance} if Kind.EXACT in kinds else {}),
     )
     with ExitStack() as stack:
         if records is None:
@@ -121,19 +144,18 @@ def evaluate(
         for kind in IN_TURN:
             if kind in kinds:
                 _measure(kind, lineup, task, run, answers=answers, max_new_tokens=max_new_tokens, tell=progress)
-        source = value if untuned is None else f"{value} - {untuned}"
-        return summarize(base, source, Path(str(data)).name, task, run, kinds, made_of)
+        target = lineup.parts.saved.base.name if lineup.parts.saved else str(base)
+        return summarize(target, names.source, Path(str(data)).name, task, run, kinds, made_of)
 
 
 def _asked(contenders: Sequence[Kind] | None, lineup: Lineup) -> list[Kind]:
     """The contenders to measure, in the order of tables."""
-    possible = lineup.possible()
+    missing = lineup.missing()
     if contenders is None:
-        return possible
-    needs = {Kind.CEILING: "ceiling", Kind.CONTROL: "control"}
+        return [kind for kind in Kind if kind not in missing and kind is not Kind.EXACT]
     for kind in contenders:
-        if kind not in possible:
-            raise VocabridgeError(f"the contender {kind.value} needs --{needs.get(kind, 'validation')}; give it")
+        if kind in missing:
+            raise VocabridgeError(f"the contender {kind.value} needs {missing[kind]}; give it")
     return [kind for kind in Kind if kind in contenders]
 
 
@@ -150,7 +172,7 @@ def _measure(
             "reading",
             "reading responses",
             [[i] for i in range(len(examples))],
-            lambda one, unit: [read(one, examples[i]) for i in unit],
+            lambda one, unit: [one.read(examples[i]) for i in unit],
         ),
         (
             "choosing",
@@ -161,8 +183,8 @@ def _measure(
         (
             "writing",
             "writing answers",
-            batches(examples, asked),
-            lambda one, unit: write(one, [examples[i] for i in unit], task.extractor, max_new_tokens),
+            batches(examples, asked, 1 if kind is Kind.EXACT else _BATCH),  # it writes one text at a time
+            lambda one, unit: one.write([examples[i].prompt for i in unit], max_new_tokens, task.extractor),
         ),
     ]
     pending = {part: run.pending(name, part, units) for part, _, units, _ in work}

@@ -15,15 +15,21 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.contenders import Names
 from vocabridge.models import is_local, weight_files
+from vocabridge.parts import Names
 from vocabridge.reference import weights_digest
+from vocabridge.saved_bridge import BRIDGE, SavedBridge, file_digest
 from vocabridge.task import Template, digest
 from vocabridge.value_network import CONFIG, WEIGHTS
 
 
 def recipe(
-    names: Names, data: str | Path, validation: str | Path | None, template: Template, **settings: Any
+    names: Names,
+    saved: SavedBridge | None,
+    data: str | Path,
+    validation: str | Path | None,
+    template: Template,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Describes an evaluation; what is not given has no entry, but for settings.
 
@@ -41,11 +47,14 @@ def recipe(
     return {
         "vocabridge": importlib.metadata.version("vocabridge"),
         **{what: _model(name) for what, name in models.items() if name is not None},
+        **({} if saved is None else {"base": saved.base.digest or saved.base.revision}),
         "test data": digest(data),
         **{what: digest(file) for what, file in files.items() if file is not None},
         "prompt": template.prompt,
         "response": template.response,
         "extractor": template.extractor.pattern,
+        # Its file knows the digests of all that belongs to it.
+        "bridge": None if saved is None else file_digest(saved.folder / BRIDGE),
         **settings,
     }
 

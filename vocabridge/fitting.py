@@ -4,9 +4,10 @@
     mixture   -log((1 - s) p + s q)[token]                   p, q: probabilities of the token
 
 Both are convex in the weights, so a few steps of L-BFGS, or of a search on a line, find the best ones. The features
-are computed once. A mixture needs those of the true token only. A product needs its sum over the 10^5 tokens at each
-position: of these the several hundred likeliest under any feature are kept, and a few others, drawn at random, stand
-for the rest (importance sampling), so that the bits of both forms can be compared.
+are computed once, and of them any weights at any strength are judged. A mixture needs those of the true token only. A
+product needs its sum over the 10^5 tokens at each position: of these the several hundred likeliest under any feature
+are kept, and a few others, drawn at random, stand for the rest (importance sampling), so that the bits of both forms
+can be compared.
 """
 
 from __future__ import annotations
@@ -36,16 +37,18 @@ _LARGEST = 4.0  # a weight beyond this means that the texts are too few
 
 @dataclass(frozen=True)
 class Fit:
-    """The best weights of one carry in one form.
+    """A combination, judged on validation texts.
 
     Attributes:
         combination: The carry and the form with their weights.
-        bits: Bits per response token on the texts it was fitted on.
-        paper_bits: The same at the paper's weights, (1, 1, 1); None for a mixture.
+        strength: At which it is used, alpha.
+        bits: Bits per response token so.
+        paper_bits: The same at the paper's weights, (1, 1, 1), and strength 1; None for a mixture.
         positions: How many response tokens that was.
     """
 
     combination: Combination
+    strength: float
     bits: float
     paper_bits: float | None
     positions: int
@@ -69,22 +72,115 @@ def fit_combination(
     Returns:
         One fit a carry and form, the best first.
     """
-    generator = torch.Generator().manual_seed(0)
-    share = min(1.0, _ENOUGH / sum(len(tokenize(e, bridge.vocabulary).ids) for e in examples))
-    blocks: list[_Block] = []
-    for number, example in enumerate(examples, start=1):
-        blocks += _blocks(bridge, example, carries, share, generator)
-        progress(number, len(examples), "fitting the weights")
-    truth = torch.cat([block.truth for block in blocks]).numpy()
-    stands_for = torch.cat([block.stands_for for block in blocks]).numpy()
-    fits = []
-    for carry in carries:
-        features = torch.cat([block.features[carry] for block in blocks]).numpy()
-        fits.append(_product(carry, features, stands_for, truth))
-        if not carry.of_delta:
-            log_p, log_q = features[np.arange(len(truth)), truth, :2].T
-            fits.append(_mixture(carry, log_p, log_q))
-    return sorted(fits, key=lambda fit: fit.bits)
+    features = Features.of(bridge, examples, carries, progress=progress)
+    return sorted(map(features.judge, features.fitted()), key=lambda fit: fit.bits)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What combinations are made of at n response tokens, over the k tokens kept at each.
+
+    Attributes:
+        by_carry: What each carry's weights multiply, signs aside, (n, k, weights); the base's log-probabilities first.
+        stands_for: Logarithm of how many tokens each of the k stands for, (n, k).
+        truth: Which of the k is the response's token, (n,).
+    """
+
+    by_carry: dict[Carry, np.ndarray]
+    stands_for: np.ndarray
+    truth: np.ndarray
+
+    @classmethod
+    def of(
+        cls, bridge: Bridge, examples: Sequence[Example], carries: Sequence[Carry], *, progress: Progress = unheard
+    ) -> Features:
+        """Runs the models on some texts; arguments as for `fit_combination`."""
+        generator = torch.Generator().manual_seed(0)
+        share = min(1.0, _ENOUGH / sum(len(tokenize(e, bridge.vocabulary).ids) for e in examples))
+        blocks: list[_Block] = []
+        for number, example in enumerate(examples, start=1):
+            blocks += _blocks(bridge, example, carries, share, generator)
+            progress(number, len(examples), "fitting the weights")
+        return cls(
+            {carry: torch.cat([block.features[carry] for block in blocks]).numpy() for carry in carries},
+            torch.cat([block.stands_for for block in blocks]).numpy(),
+            torch.cat([block.truth for block in blocks]).numpy(),
+        )
+
+    def fitted(self) -> list[Combination]:
+        """Every carry in every form that it has, with the best weights."""
+        found = []
+        for carry in self.by_carry:
+            found.append(self._product(carry))
+            if not carry.of_delta:
+                found.append(self._mixture(carry))
+        return found
+
+    def bits(self, combination: Combination, strength: float = 1.0) -> float:
+        """What a combination costs at a strength, in bits a token."""
+        one = combination.at(strength)
+        if one.form is Form.MIXTURE:
+            return float(_mixed(one.tuned, *self._true(one.carry)).mean()) / math.log(2)
+        weights = [one.base, one.tuned] + ([] if one.carry.of_delta else [one.untuned])
+        return self._loss(self._signed(one.carry), np.array(weights))[0] / math.log(2)
+
+    def judge(self, combination: Combination, strengths: Sequence[float] = (1.0,)) -> Fit:
+        """A combination at the best of some strengths."""
+        bits, strength = min((self.bits(combination, strength), strength) for strength in strengths)
+        product = combination.form is Form.PRODUCT
+        paper = self.bits(Combination(combination.carry)) if product else None
+        return Fit(combination, strength, bits, paper, len(self.truth))
+
+    def _signed(self, carry: Carry) -> np.ndarray:
+        """The features that a product adds up, (n, k, weights)."""
+        return self.by_carry[carry].astype(np.float64) * ([1.0, 1.0] if carry.of_delta else [1.0, 1.0, -1.0])
+
+    def _true(self, carry: Carry) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of the true tokens under the base and the tuned donor, (n,) each."""
+        log_p, log_q = self.by_carry[carry][np.arange(len(self.truth)), self.truth, :2].T
+        return log_p, log_q
+
+    def _loss(self, signed: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """Nats a token of a product, and their gradient in the weights."""
+        rows = np.arange(len(self.truth))
+        scores = signed @ weights
+        said = scores[rows, self.truth]
+        scores += self.stands_for
+        highest = scores.max(1, keepdims=True)
+        p = np.exp(scores - highest)
+        total = p.sum(1, keepdims=True)
+        nats = np.log(total[:, 0]) + highest[:, 0] - said
+        gradient = np.einsum("nk,nkf->nf", p / total, signed) - signed[rows, self.truth]
+        return float(nats.mean()), gradient.mean(0)
+
+    def _product(self, carry: Carry) -> Combination:
+        """With the best weights."""
+        signed = self._signed(carry)
+        count = signed.shape[-1]
+        bounds = [(0.0, _LARGEST)] * count
+        found = minimize(lambda w: self._loss(signed, w), np.ones(count), jac=True, method="L-BFGS-B", bounds=bounds)
+        base, tuned, untuned = (round(weight, 4) for weight in (*found.x.tolist(), found.x[1].item())[:3])
+        if tuned == untuned == 0:  # the base alone: its temperature is not what is fitted here
+            base = 1.0
+        return Combination(carry, base, tuned, untuned)
+
+    def _mixture(self, carry: Carry) -> Combination:
+        """With the donor's best share."""
+        log_p, log_q = self._true(carry)
+        found = minimize_scalar(
+            lambda share: float(_mixed(share, log_p, log_q).mean()),
+            bounds=(0.0, 1.0),
+            method="bounded",
+            options={"xatol": 1e-5},
+        )
+        share = round(float(found.x), 4)
+        return Combination(carry, round(1 - share, 4), share, 0.0, Form.MIXTURE)
+
+
+def _mixed(share: float, log_p: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+    """Nats of tokens in a mixture with so much of q."""
+    with np.errstate(divide="ignore"):  # the logarithm of no share
+        return -np.logaddexp(np.log1p(-share) + log_p, np.log(share) + log_q)
 
 
 @dataclass(frozen=True)
@@ -192,51 +288,4 @@ def _kept(
         },
         stands_for=torch.cat([torch.zeros(best.shape, device=best.device), drawn_for], 1).cpu(),
         truth=(best == truth[:, None]).int().argmax(-1).cpu(),
-    )
-
-
-def _product(carry: Carry, features: np.ndarray, stands_for: np.ndarray, truth: np.ndarray) -> Fit:
-    """The weights of the product; arguments as in `_Block`, of all positions."""
-    rows = np.arange(len(truth))
-    signs = np.array([1.0, 1.0] if carry.of_delta else [1.0, 1.0, -1.0])
-    signed = features.astype(np.float64) * signs
-
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = signed @ weights
-        said = scores[rows, truth]
-        scores += stands_for
-        highest = scores.max(1, keepdims=True)
-        p = np.exp(scores - highest)
-        total = p.sum(1, keepdims=True)
-        nats = np.log(total[:, 0]) + highest[:, 0] - said
-        gradient = np.einsum("nk,nkf->nf", p / total, signed) - signed[rows, truth]
-        return float(nats.mean()), gradient.mean(0)
-
-    start = np.ones(len(signs))
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, _LARGEST)] * len(signs))
-    base, tuned, untuned = (round(weight, 4) for weight in (*found.x.tolist(), found.x[1].item())[:3])
-    if tuned == untuned == 0:  # the base alone: its temperature is not what is fitted here
-        base, found.fun = 1.0, loss(np.eye(len(signs))[0])[0]
-    return Fit(
-        combination=Combination(carry, base, tuned, untuned),
-        bits=float(found.fun) / np.log(2),
-        paper_bits=loss(start)[0] / np.log(2),
-        positions=len(truth),
-    )
-
-
-def _mixture(carry: Carry, log_p: np.ndarray, log_q: np.ndarray) -> Fit:
-    """The donor's share of the mixture; log probabilities of the true tokens under the base and the donor, (n,)."""
-
-    def loss(share: float) -> float:
-        with np.errstate(divide="ignore"):  # the logarithm of no share
-            return -float(np.logaddexp(np.log1p(-share) + log_p, np.log(share) + log_q).mean())
-
-    found = minimize_scalar(loss, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-5})
-    share = round(float(found.x), 4)
-    return Fit(
-        combination=Combination(carry, round(1 - share, 4), share, 0.0, Form.MIXTURE),
-        bits=loss(share) / np.log(2),
-        paper_bits=None,
-        positions=len(log_p),
     )

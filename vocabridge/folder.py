@@ -12,36 +12,27 @@ so a folder that has one is a bridge.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, overload
 
 import torch
 from transformers import PreTrainedModel
 
-from vocabridge.alignment import Alignment, VocabridgeError, write_whole
+from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.bridge import Bridge
-from vocabridge.combination import Combination
 from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.guard import Guard
-from vocabridge.models import DeviceMap, LoadedModel, load_model
-from vocabridge.policy import Policy
+from vocabridge.models import DeviceMap
 from vocabridge.reference import Reference, weights_digest
+from vocabridge.saved_bridge import BRIDGE, FORMAT, SavedBridge, file_digest
 from vocabridge.steering import Steering
-from vocabridge.strength import Strength, as_json, from_json
-from vocabridge.value_network import WEIGHTS, load_value_network, save_value_network
+from vocabridge.strength import as_json
+from vocabridge.value_network import WEIGHTS, save_value_network
 from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
-
-BRIDGE = "bridge.json"
-FORMAT = 1
-
-_NETWORK, _PAIR = {"value_network", "base"}, {"tuned", "untuned"}
 
 
 def save_bridge(bridge: Bridge, folder: str | Path) -> None:
@@ -132,34 +123,15 @@ def load(
         VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then; or an exact bridge
             is asked for that has a guard, or a tokenizer without an exact view.
     """
-    folder = Path(folder)
-    card = _Card.read(folder)
-    path = folder / BRIDGE
-    if exact and card.guard != Guard():
-        raise VocabridgeError(
-            f"{path}: a guard limits logits of tokens, which an exact bridge has none of; take it out"
-        )
-    base = _load(card.base, path, device=device, dtype=dtype, device_map=device_map)
+    saved = SavedBridge.read(Path(folder))
+    if exact:
+        saved.check_exact()
+    base = saved.load_base(device=device, dtype=dtype, device_map=device_map)
     place = {"device": value_device or device, "dtype": value_dtype or dtype}
     if exact:
-        sources = [_source(one.source, path, **place) for one in card.steerings]
-        heard = zip(sources, card.steerings, strict=True)
-        return ExactBridge(base, [ExactSteering(source, one.combination, one.strength) for source, one in heard])
-    steerings = []
-    for steering in card.steerings:
-        source = _source(steering.source, path, **place)
-        alignment = _alignment(folder / steering.alignment, steering.sha256, source, base)
-        steerings.append(
-            Steering.over(
-                base.vocabulary,
-                source,
-                alignment,
-                steering.combination,
-                policy=steering.policy,
-                strength=steering.strength,
-            )
-        )
-    return Bridge(base, steerings, card.guard)
+        steerings = [ExactSteering(one.load_source(**place), one.combination, one.strength) for one in saved.steerings]
+        return ExactBridge(base, steerings)
+    return Bridge(base, [one.load(base.vocabulary, **place) for one in saved.steerings], saved.guard)
 
 
 def _is_free(folder: Path) -> bool:
@@ -182,7 +154,7 @@ def _write(steering: Steering, number: int, part: Path, folder: Path) -> dict[st
         "source": {
             role: reference.as_dict(folder) for role, reference in _refer(steering.source, number, part, folder).items()
         },
-        "alignment": {"file": alignment.name, "sha256": _sha256(alignment)},
+        "alignment": {"file": alignment.name, "sha256": file_digest(alignment)},
         "combination": steering.combination.as_dict(),
         "policy": steering.policy.value,
         "strength": as_json(steering.strength),
@@ -216,117 +188,3 @@ def _move_into_place(part: Path, folder: Path) -> None:
         place = folder / path.relative_to(part)
         place.parent.mkdir(exist_ok=True)
         os.replace(path, place)
-
-
-@dataclass(frozen=True)
-class _SteeringCard:
-    """What `bridge.json` says of a steering; `source` has the roles of a value network's parts or of a pair's."""
-
-    source: dict[str, Reference]
-    alignment: str
-    sha256: str
-    combination: Combination
-    policy: Policy
-    strength: Strength
-
-    @classmethod
-    def from_dict(cls, values: Any, folder: Path) -> _SteeringCard:
-        names = ("source", "alignment", "combination", "policy", "strength")
-        source, alignment, combination, policy, strength = _entries(values, names, "a steering")
-        file, sha256 = _entries(alignment, ("file", "sha256"), "an alignment")
-        if not isinstance(source, dict) or set(source) not in (_NETWORK, _PAIR):
-            raise VocabridgeError(f"a source has {' and '.join(_NETWORK)}, or {' and '.join(_PAIR)}")
-        if not isinstance(file, str) or Path(file).name != file:
-            raise VocabridgeError(f"{file!r} is no name of a file in this folder")
-        policies = [one.value for one in Policy]
-        if policy not in policies:
-            raise VocabridgeError(f"{policy!r} is no policy; choose among {', '.join(policies)}")
-        return cls(
-            source={role: Reference.from_dict(one, folder) for role, one in source.items()},
-            alignment=file,
-            sha256=str(sha256),
-            combination=Combination.from_dict(combination),
-            policy=Policy(policy),
-            strength=from_json(strength),
-        )
-
-
-@dataclass(frozen=True)
-class _Card:
-    """What `bridge.json` says."""
-
-    base: Reference
-    guard: Guard
-    steerings: list[_SteeringCard]
-
-    @classmethod
-    def read(cls, folder: Path) -> _Card:
-        path = folder / BRIDGE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(values, dict) and values.get("format") != FORMAT:
-                raise VocabridgeError(
-                    f"it is of format {values.get('format')}, and this version reads {FORMAT}; make the bridge again"
-                )
-            names = ("format", "version", "base", "guard", "steerings")
-            _, _, base, guard, steerings = _entries(values, names, "a bridge")
-            if not isinstance(steerings, list):
-                raise VocabridgeError("its steerings are no list")
-            cards = [_SteeringCard.from_dict(one, folder) for one in steerings]
-            return cls(Reference.from_dict(base, folder), Guard.from_dict(guard), cards)
-        except FileNotFoundError:
-            raise VocabridgeError(
-                f"{folder} is no bridge, there is no {BRIDGE}; `vocabridge bridge` makes one"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise VocabridgeError(f"{path} cannot be read ({error}); copy or make the bridge again") from error
-        except VocabridgeError as error:
-            raise VocabridgeError(f"{path}: {error}") from error
-
-
-def _entries(values: Any, names: tuple[str, ...], what: str) -> tuple[Any, ...]:
-    """The entries of a JSON object that has these and no others."""
-    if not isinstance(values, dict) or set(values) != set(names):
-        found = ", ".join(values) if isinstance(values, dict) else repr(values)
-        raise VocabridgeError(f"{what} has {', '.join(names)}, and this one {found}; copy or make the bridge again")
-    return tuple(values[name] for name in names)
-
-
-def _load(reference: Reference, path: Path, **place: Any) -> LoadedModel:
-    """The model that a reference in this file names, checked before and after."""
-    try:
-        reference.check_place()
-        loaded = load_model(reference.name, revision=reference.revision, **place)
-        reference.check_tokenizer(loaded.vocabulary.fingerprint)
-    except VocabridgeError as error:
-        raise VocabridgeError(f"{path}: {error}") from error
-    return loaded
-
-
-def _source(parts: dict[str, Reference], path: Path, **place: Any) -> ValueSource:
-    if set(parts) == _PAIR:
-        return ContrastPair(_load(parts["tuned"], path, **place), _load(parts["untuned"], path, **place))
-    network, base = parts["value_network"], parts["base"]
-    try:
-        base.check_place()
-        if not (Path(network.name) / WEIGHTS).is_file():
-            raise VocabridgeError(f"{network.name} is not there any more; put it back, or correct its name")
-        network.check_weights([Path(network.name) / WEIGHTS])
-        source = load_value_network(Path(network.name), base=base.name, revision=base.revision, **place)
-        base.check_tokenizer(source.vocabulary.fingerprint)
-    except VocabridgeError as error:
-        raise VocabridgeError(f"{path}: {error}") from error
-    return source
-
-
-def _alignment(path: Path, sha256: str, source: ValueSource, base: LoadedModel) -> Alignment:
-    if path.is_file() and _sha256(path) != sha256:
-        raise VocabridgeError(
-            f"{path}: altered or damaged, it is not the alignment that the bridge was saved with; copy or make the "
-            "bridge again"
-        )
-    return Alignment.load(path, source=source.vocabulary, target=base.vocabulary)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -19,9 +19,11 @@ _STYLE = """
 .side pre, .prompt { white-space: pre-wrap; background: #f5f6f8; padding: .8rem; border-radius: .4rem; margin: 0; }
 .read { white-space: pre-wrap; font: 15px/2 ui-monospace, monospace; }
 .read span { border-radius: .2rem; padding: .15rem 0; } .read .other { border-bottom: 2px solid #1b1f24; }
+.from td + td { text-align: left; overflow-wrap: anywhere; }
 """
 _BLUE, _RED, _GREY = "#0b63a5", "#c0392b", "#8a949e"
 _STRONG = 4.0  # bits: the deepest shade
+_FAR = 20  # times as slow: too far apart for one scale that is not logarithmic
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
@@ -44,10 +46,11 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 {table(evaluation.COSTS, evaluation.costs())}
 {_classes(evaluation)}
 {_fits(evaluation)}
+{_alphas(evaluation)}
 <h2>Texts</h2>
-{"".join(map(_sample, evaluation.samples))}
+{_samples(evaluation)}
 <h2>Where it comes from</h2>
-{table(("", ""), [(name, _known(value)) for name, value in _provenance(evaluation).items()])}"""
+<div class="from">{table(("", ""), [(name, _known(value)) for name, value in _provenance(evaluation).items()])}</div>"""
     write_whole(path, page(evaluation.title, body, _STYLE).encode())
 
 
@@ -87,12 +90,17 @@ def _quality(evaluation: Evaluation) -> str:
     """Bits per byte against milliseconds a token."""
     figure = new_figure(7, 3.5)
     axes = figure.subplots()
-    for one in evaluation.measured:
-        if one.bits_per_byte is None or one.token_ms is None:
-            continue
-        color = _RED if one.name == Kind.BRIDGE.label else _BLUE
-        axes.plot(one.token_ms, one.bits_per_byte.value, "o", color=color)
-        axes.annotate(one.name, (one.token_ms, one.bits_per_byte.value), xytext=(6, 4), textcoords="offset points")
+    places = sorted(
+        (one.token_ms, one.bits_per_byte.value, one.name)
+        for one in evaluation.measured
+        if one.bits_per_byte is not None and one.token_ms is not None
+    )
+    for number, (time, bits, name) in enumerate(places):
+        axes.plot(time, bits, "o", color=_RED if name == Kind.BRIDGE.label else _BLUE)
+        beside = (6, -11 if number % 2 else 4)  # neighbours' names stand above and below
+        axes.annotate(name, (time, bits), xytext=beside, textcoords="offset points")
+    if places and places[-1][0] > _FAR * places[0][0]:
+        axes.set_xscale("log")
     axes.set_xlabel("milliseconds a token")
     axes.set_ylabel("bits per byte")
     axes.grid(alpha=0.3)
@@ -130,14 +138,26 @@ def _classes(evaluation: Evaluation) -> str:
 
 def _fits(evaluation: Evaluation) -> str:
     """What was tried on the validation items for each contender, the best first."""
-    header = ("", "policy", "carry", "form", "a (base)", "b (tuned)", "c (untuned)", "bits a token", "at (1, 1, 1)")
+    header = (
+        "",
+        "policy",
+        "carry",
+        "form",
+        "a (base)",
+        "b (tuned)",
+        "c (untuned)",
+        "alpha",
+        "bits a token",
+        "at (1, 1, 1)",
+    )
     rows = [
         row for one in evaluation.measured for fit in (one.setting or {}).get("fits", []) for row in [_fit(one, fit)]
     ]
     if not rows:
         return ""
     return f"""<h2>What was chosen</h2>
-<p>Every combination with its best weights on the validation items; each contender uses its first.</p>
+<p>Every combination with its weights, fitted or given, and the best alpha of those to try, on the validation items.
+Each contender uses its first.</p>
 {table(header, rows)}"""
 
 
@@ -152,17 +172,51 @@ def _fit(one: Measured, fit: dict[str, Any]) -> tuple[str, ...]:
         f"{weights['base']:.2f}",
         f"{weights['tuned']:.2f}",
         "-" if unused else f"{weights['untuned']:.2f}",
+        f"{fit.get('strength', 1.0):g}",
         f"{fit['bits']:.3f}",
         "-" if fit["paper_bits"] is None else f"{fit['paper_bits']:.3f}",
     )
 
 
-def _sample(sample: Sample) -> str:
+def _alphas(evaluation: Evaluation) -> str:
+    """What the chosen combinations cost on the validation items, by their strength."""
+    header, rows = evaluation.by_alpha()
+    if not rows:
+        return ""
+    figure = new_figure(7, 3.5)
+    axes = figure.subplots()
+    for one in evaluation.measured:
+        if found := (one.setting or {}).get("by_alpha"):
+            color = _RED if one.name == Kind.BRIDGE.label else None
+            axes.plot([at["alpha"] for at in found], [at["bits"] for at in found], "o-", label=one.name, color=color)
+    axes.set_xlabel("alpha: 0 is the base")
+    axes.set_ylabel("bits a token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return f"""<h2>By alpha</h2>
+<p>Bits a token on the validation items, where the donor has a say, with what was chosen at other strengths.</p>
+<figure>{svg(figure)}</figure>
+{table(header, rows)}"""
+
+
+def _samples(evaluation: Evaluation) -> str:
+    """A few items: the response as the bridge reads it, and what every contender wrote."""
+    read = [_read(sample) for sample in evaluation.samples]
+    legend = """<p>Of each item the prompt, then the response of the data, token by token: blue where the bridge finds
+a token likelier than the base does, red where less, underlined where its likeliest token is another. The pointer on a
+token shows the numbers.</p>"""
+    return (legend if any(read) else "") + "".join(
+        f"<h3>Item {number}</h3>{_sample(sample, one)}"
+        for number, (sample, one) in enumerate(zip(evaluation.samples, read, strict=True), start=1)
+    )
+
+
+def _sample(sample: Sample, read: str) -> str:
     cells = "".join(
         f"<div><h3>{html.escape(name)}</h3><pre>{html.escape(text.strip())}</pre></div>"
         for name, text in ({"reference": sample.reference} | sample.generations).items()
     )
-    return f'<p class="prompt">{html.escape(sample.prompt)}</p>{_read(sample)}<div class="side">{cells}</div>'
+    return f'<p class="prompt">{html.escape(sample.prompt.strip())}</p>{read}<div class="side">{cells}</div>'
 
 
 def _read(sample: Sample) -> str:
@@ -183,13 +237,7 @@ def _read(sample: Sample) -> str:
         text = html.escape(response[start:end].decode(errors="replace"))
         spans.append(f'<span{kind} style="background:{color}" title="{html.escape(said)}">{text}</span>')
         start = end
-    return (
-        '<p class="read">'
-        + "".join(spans)
-        + "</p><p><small>The response of the data: blue where the bridge finds a token "
-        "likelier than the base does, red where less, underlined where its likeliest token is another. The pointer "
-        "on a token shows the numbers.</small></p>"
-    )
+    return f'<p class="read">{"".join(spans)}</p>'
 
 
 def _provenance(evaluation: Evaluation) -> dict[str, Any]:

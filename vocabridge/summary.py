@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
+from vocabridge.combination import Combination
 from vocabridge.gains_by_class import ClassBits, bits_by_class
 from vocabridge.intervals import RESAMPLES, SEED, Interval
 from vocabridge.kinds import Kind
@@ -97,7 +98,8 @@ class Evaluation:
         chosen: Number of multiple choices.
         seed: Of the resampling and the fit. Nothing else is random.
         resamples: Of each interval.
-        combination: What the bridge used; None without a bridge.
+        combination: What the bridge used, as it has to be at strength 1 to do the same; None without a bridge, or where
+            it has not one steering of one strength.
         measured: Every contender.
         differences: The bridge against each other contender, for every metric.
         classes: Bits by class of token.
@@ -177,6 +179,21 @@ class Evaluation:
             for one in self.measured
         ]
 
+    def by_alpha(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """What each contender's combination costs on the validation items, in bits a token, by its strength alpha.
+
+        Returns:
+            Column names, and a row for each contender of which that is known.
+        """
+        settings = {one.name: one.setting or {} for one in self.measured}
+        known = {name: setting["by_alpha"] for name, setting in settings.items() if "by_alpha" in setting}
+        alphas = sorted({at["alpha"] for found in known.values() for at in found})
+        rows = []
+        for name, found in known.items():
+            bits = {at["alpha"]: at["bits"] for at in found}
+            rows.append((name, *(f"{bits[alpha]:.3f}" if alpha in bits else "-" for alpha in alphas)))
+        return ("alpha", *(f"{alpha:g}" for alpha in alphas)), rows
+
     def as_dict(self) -> dict[str, Any]:
         """Its JSON form; docs/evaluation.schema.json describes it."""
         return asdict(self)
@@ -223,13 +240,22 @@ def summarize(
         chosen=_counted(CHOICES, task, run, labels),
         seed=SEED,
         resamples=RESAMPLES,
-        combination=None if setting is None else setting["combination"],
+        combination=None if setting is None else _at_strength_1(setting),
         measured=[_measured(task, run, kind) for kind in kinds],
         differences=differences,
         classes=bits_by_class(task, run, labels),
         samples=[_sample(task, run, labels, item) for item in range(min(SHOWN, len(task.items)))],
         recipe=json.loads(json.dumps(recipe)),
     )
+
+
+def _at_strength_1(setting: dict[str, Any]) -> dict[str, Any] | None:
+    """The combination that does at strength 1 what the bridge does."""
+    strength = setting.get("strength", 1.0)
+    if "combination" not in setting or isinstance(strength, dict):
+        return None
+    given: dict[str, Any] = setting["combination"]
+    return given if strength == 1 else Combination.from_dict(given).at(strength).as_dict()
 
 
 def _counted(metric: Metric, task: Task, run: Run, labels: Sequence[str]) -> int:
@@ -281,6 +307,19 @@ def _set_to(setting: dict[str, Any] | None) -> str:
         return ""
     if "threshold" in setting:
         return f"threshold {setting['threshold']:.2f}"
-    one = setting["combination"]
+    said = [*map(_steered, setting.get("steerings", [setting]))]
+    if "guard" in setting:
+        said.append("guard " + ", ".join(f"{name} {value:g}" for name, value in setting["guard"].items() if value))
+    if "tolerance" in setting:
+        said.append(f"tolerance {setting['tolerance']:g}")
+    return "; ".join(said)
+
+
+def _steered(setting: dict[str, Any]) -> str:
+    """What one steering is set to."""
+    one, alpha = setting["combination"], setting.get("strength", 1.0)
     weights = [one["base"], one["tuned"]] + ([one["untuned"]] if one["form"] == "product" else [])
-    return f"{one['carry']} {one['form']}, {', '.join(f'{w:.2f}' for w in weights)}; {setting['policy']}"
+    said = [f"{one['carry']} {one['form']}, {', '.join(f'{w:.2f}' for w in weights)}"]
+    if alpha != 1:
+        said.append("alpha " + (":".join(map(str, alpha.values())) if isinstance(alpha, dict) else f"{alpha:g}"))
+    return "; ".join([*said, setting["policy"]] if "policy" in setting else said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -80,6 +81,11 @@ def test_several_processes_share_the_items_and_report_the_same(run, models, raw,
         (("--prompt", "{problem}"), 1, 'line 1, has no field "problem"'),
         (("--data", "nowhere.jsonl"), 2, "'nowhere.jsonl' does not exist"),
         (("--records", "raw.jsonl"), 2, "'raw.jsonl' is a file"),
+        (("--bridge", "."), 2, "leave out --base, --value, --untuned, --alignment."),
+        (("--bridge", "nowhere"), 2, "'nowhere' does not exist"),
+        (("--alpha", "nan"), 2, "nan is no strength"),
+        (("--alpha", "0.5", "--alpha", "1"), 1, "of several alphas the best on validation items is taken"),
+        (("--tolerance", "0.001"), 2, "Only the contender exact has a tolerance; name it."),
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(run, models, raw, options, status, says):
@@ -87,3 +93,28 @@ def test_what_is_refused_is_said_in_a_sentence(run, models, raw, options, status
     assert done.returncode == status
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_saved_bridge_stands_for_base_and_source(run, models, raw):
+    base, value = models[:6], models[6:8]
+    made = run("bridge", "-o", "saved", *base, *value, "--strength", "0.5")
+    assert made.returncode == 0, made.stderr
+    command = ("eval", "--bridge", "saved", "--data", raw, *TEMPLATE, "--limit", 1, "--answers", 0)
+    done = run(*command, "--contenders", "base,bridge,exact", "--tolerance", "0.01", "--html", "page.html", COLUMNS=200)
+    assert done.returncode == 0, done.stderr
+    assert "saved on " in done.stdout
+    assert "informed product, 1.00, 1.00, 1.00; alpha 0.5; tolerance 0.01" in done.stdout
+    nothing = run("eval", "--data", raw, COLUMNS=200)
+    assert (nothing.returncode, "--bridge" in nothing.stderr) == (2, True)
+
+
+def test_the_best_of_several_strengths_is_taken_and_the_loss_at_others_shown(run, models, raw, tmp_path):
+    lines = raw.read_text().splitlines(keepends=True)
+    (tmp_path / "validation.jsonl").write_text("".join(lines[2:]))
+    raw.write_text("".join(lines[:2]))
+    arguments = (*models, "--data", raw, "--validation", "validation.jsonl", *TEMPLATE, "--answers", 0)
+    done = run("eval", *arguments, "--contenders", "bridge,contrast", "--alpha", 0.4, "--alpha", 0.6, COLUMNS=200)
+    assert done.returncode == 0, done.stderr
+    assert "Bits a token on the validation items, by alpha" in done.stdout
+    assert re.search(r"look-ahead", done.stdout)
+    assert re.search(r"alpha +0 +0.25 +0.4 +0.5 +0.6", done.stdout)

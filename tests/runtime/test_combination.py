@@ -128,6 +128,15 @@ def test_at_strength_0_the_change_is_exactly_0(carry, form, seed, spread, projec
     assert by_position[1].any() or spread == 0
 
 
+@pytest.mark.parametrize("strength", [-0.5, 0.0, 0.4, 1.0, 1.7])
+@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+def test_a_strength_can_be_put_into_the_weights(carry, form, strength, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.7, 0.9, 0.2, form)
+    expected = (case.base + case.change(combination, strength)).softmax(-1)
+    found = (case.base + case.change(combination.at(strength))).softmax(-1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+
+
 @pytest.mark.parametrize(("carry", "form"), EVERYTHING)
 def test_strengths_by_position_are_those_of_each_position(carry, form, projection, sizes):
     case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.3, 0.9, 0.2, form)

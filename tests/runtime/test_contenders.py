@@ -1,4 +1,4 @@
-"""Mixture, nudging and control, each against its equation."""
+"""Mixture, nudging, contrast pair and control, each against its equation; what is chosen is the best."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from vocabridge.alignment import Vocabulary, align
+from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form
-from vocabridge.contenders import Lineup, Names
 from vocabridge.examples import Example, tokenize
 from vocabridge.kinds import Kind
-from vocabridge.measuring import read
+from vocabridge.lineup import ALPHAS, Lineup
 from vocabridge.models import load_model
 from vocabridge.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.parts import Names
 from vocabridge.policy import Policy
 from vocabridge.run import Run, Workers
 from vocabridge.value_network import load_value_network, new_value_network, save_value_network
@@ -30,7 +30,7 @@ def made(model_folders, tmp_path):
     align(source, target, method="retokenize", cache=False).save(tmp_path / "pair.safetensors")
     run = Run(tmp_path / "run", {}, Workers())
 
-    def made(kind, held_out=HELD_OUT, control=None):
+    def made(kind, held_out=HELD_OUT, control=None, **settings):
         names = Names(
             str(model_folders.target),
             str(model_folders.tuned),
@@ -38,9 +38,7 @@ def made(model_folders, tmp_path):
             alignment=tmp_path / "pair.safetensors",
             control=control,
         )
-        lineup = Lineup(
-            names, held_out, combination=None, policies=[Policy.HEAL], device="cpu", progress=lambda *_: None
-        )
+        lineup = Lineup(names, held_out, policies=[Policy.HEAL], device="cpu", progress=lambda *_: None, **settings)
         return lineup.make(kind, run), run.get(kind.label, "setting")
 
     return made
@@ -82,6 +80,54 @@ def test_nudging_is_the_donor_where_the_base_is_unsure_and_else_the_base(made):
     torch.testing.assert_close(probabilities(bridge), torch.where(unsure, donor, base), atol=1e-5, rtol=1e-3)
 
 
+def test_a_contrast_pair_is_proxy_tunings_sum_by_the_static_carry(made):
+    contender, setting = made(Kind.CONTRAST)
+    bridge, alpha = contender.model, setting["strength"]
+    assert (bridge.steering.policy, bridge.steering.strength) == (Policy.RETOKENIZE, alpha)
+    assert setting["combination"] == Combination(Carry.STATIC).as_dict()
+    log_p, bridge.steering.strength = only_base(bridge).log(), 0.75
+    found, bridge.steering.strength = probabilities(bridge), 1.0
+    bridge.steering.combination = Combination(Carry.STATIC, 0.0, 1.0, 0.0)
+    tuned = probabilities(bridge).log()
+    bridge.steering.combination = Combination(Carry.STATIC, 0.0, 0.0, -1.0)
+    untuned = probabilities(bridge).log()
+    expected = (log_p + 0.75 * (tuned - untuned)).softmax(-1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_the_strength_of_a_contrast_pair_is_the_best_on_the_validation_items(made):
+    contender, setting = made(Kind.CONTRAST)
+    assert [at["alpha"] for at in setting["by_alpha"]] == [*ALPHAS]
+    losses = []
+    for alpha in ALPHAS:
+        contender.model.steering.strength = alpha
+        losses.append(sum(sum(contender.read(example)["bits"]) for example in HELD_OUT))
+    assert losses[ALPHAS.index(setting["strength"])] == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_without_validation_items_a_contrast_pair_has_the_strength_1(made):
+    _, setting = made(Kind.CONTRAST, held_out=[])
+    assert (setting["strength"], setting["fits"]) == (1.0, [])
+
+
+def test_what_was_measured_without_validation_items_is_not_taken_for_chosen(made):
+    made(Kind.CONTRAST, held_out=[])
+    with pytest.raises(VocabridgeError, match="contrast pair as it is without validation items"):
+        made(Kind.CONTRAST)
+
+
+def test_weights_that_are_given_get_the_best_of_several_strengths(made):
+    given = Combination(Carry.INFORMED, 0.5, 0.6, 0.1)
+    contender, setting = made(Kind.BRIDGE, combination=given, alphas=(0.3, 0.6, 2.0))
+    assert setting["combination"] == given.as_dict()
+    assert contender.model.steering.strength == setting["strength"]
+    bits = {at["alpha"]: at["bits"] for at in setting["by_alpha"]}
+    assert [*bits] == sorted({*ALPHAS, 0.3, 0.6, 2.0})
+    assert setting["strength"] == min((0.3, 0.6, 2.0), key=bits.get)
+    (fit,) = setting["fits"]
+    assert fit["bits"] == bits[setting["strength"]]
+
+
 def test_the_threshold_is_the_best_one_on_the_validation_items(made):
     contender, setting = made(Kind.NUDGING)
     bridge = contender.model
@@ -90,7 +136,7 @@ def test_the_threshold_is_the_best_one_on_the_validation_items(made):
     losses = []
     for threshold in _THRESHOLDS:
         bridge.guard = Nudging(sure=float(threshold))
-        losses.append(sum(sum(read(contender, example)["bits"]) for example in HELD_OUT))
+        losses.append(sum(sum(contender.read(example)["bits"]) for example in HELD_OUT))
     assert losses[[*_THRESHOLDS].index(setting["threshold"])] == pytest.approx(min(losses), rel=1e-3)
     bridge.guard = Nudging(sure=1.1)
     assert fit_threshold(bridge, HELD_OUT) == setting["threshold"]

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from vocabridge import evaluation
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.answers import Extractor
 from vocabridge.combination import Carry, Combination
-from vocabridge.contenders import donor, of_model, of_source
+from vocabridge.contenders import ByTokens, donor, of_model, of_source
 from vocabridge.evaluation import evaluate
 from vocabridge.examples import Example, load_examples, tokenize
 from vocabridge.intervals import ratio
 from vocabridge.kinds import Kind
-from vocabridge.measuring import read, response_bits, write
+from vocabridge.measuring import response_bits
 from vocabridge.policy import Policy
 from vocabridge.value_network import new_value_network, save_value_network
 
@@ -61,9 +60,11 @@ def measure(files, model_folders):
     """Calls `evaluate` on these, with short answers."""
 
     def measure(**arguments):
-        given = {"alignment": files / "pair.safetensors", "max_new_tokens": 6}
-        names = str(model_folders.target), str(files / "values"), files / "test.jsonl"
-        return evaluate(*names, **given | arguments)
+        given = {"max_new_tokens": 6}
+        if "bridge" not in arguments:
+            given |= {"base": str(model_folders.target), "value": str(files / "values")}
+            given |= {"alignment": files / "pair.safetensors"}
+        return evaluate(files / "test.jsonl", **given | arguments)
 
     return measure
 
@@ -132,7 +133,7 @@ def test_bits_are_those_of_plain_forwards(parts, files):
 
 def test_a_reading_says_where_tokens_end_and_what_was_likeliest(parts, files):
     example = load_examples(files / "test.jsonl")[0]
-    found = read(of_model(BASE, parts.base.model, parts.base.vocabulary), example)
+    found = of_model(BASE, parts.base.model, parts.base.vocabulary).read(example)
     tokens = tokenize(example, parts.base.vocabulary)
     size = len(example.response.encode())
     assert len(found["bits"]) == len(found["ends"]) == len(found["likeliest"]) == len(tokens.ids) - tokens.first
@@ -166,12 +167,12 @@ class Satisfied(Extractor):
 
 
 def test_answers_stop_when_complete_and_a_batch_is_as_its_rows(parts):
-    examples = [Example(p, "r", "1", p, p) for p in ("The lazy dog, and 12", "a", "Question: 7")]
+    prompts = ["The lazy dog, and 12", "a", "Question: 7"]
     contender = of_model(BASE, parts.base.model, parts.base.vocabulary)
-    together = write(contender, examples, Extractor(), 12)
-    assert together == [write(contender, [example], Extractor(), 12)[0] for example in examples]
+    together = contender.write(prompts, 12, Extractor())
+    assert together == [contender.write([prompt], 12, Extractor())[0] for prompt in prompts]
     assert max(one["tokens"] for one in together) == 12
-    assert [one["tokens"] for one in write(contender, examples, Satisfied(), 12)] == [1, 1, 1]
+    assert [one["tokens"] for one in contender.write(prompts, 12, Satisfied())] == [1, 1, 1]
 
 
 def test_the_whole_path(files, model_folders, measure):
@@ -184,7 +185,8 @@ def test_the_whole_path(files, model_folders, measure):
         policies=(Policy.RETOKENIZE, Policy.LOOK_AHEAD),
         progress=lambda *args: told.append(args),
     )
-    assert [one.name for one in report.measured] == [kind.label for kind in Kind]
+    by_default = [kind.label for kind in Kind if kind is not Kind.EXACT]
+    assert [one.name for one in report.measured] == by_default
     assert (report.items, report.templates, report.answered, len(report.samples)) == (4, 2, 2, 3)
     setting = named(report, BRIDGE).setting
     assert report.combination == setting["combination"] == setting["fits"][0]["combination"]
@@ -196,10 +198,10 @@ def test_the_whole_path(files, model_folders, measure):
     assert named(report, BRIDGE).gap_recovered.value == pytest.approx((bridge - base) / (ceiling - base))
     against = {one.against: one for one in report.differences if one.metric == "bits per byte"}
     assert against[BASE].difference.value == pytest.approx(bridge / base - 1)
-    assert set(against) == {kind.label for kind in Kind} - {BRIDGE}
+    assert set(against) == {*by_default} - {BRIDGE}
     assert named(report, BASE).changed_tokens == 0
     assert named(report, DONOR).changed_tokens is None
-    assert {args[2].partition(":")[0] for args in told} >= {kind.label for kind in Kind}
+    assert {args[2].partition(":")[0] for args in told} >= {*by_default}
     assert all(len(row) == len(report.header) for row in report.rows())
     assert all(len(row) == len(report.COSTS) for row in report.costs())
     report.save(files / "report.json")
@@ -232,16 +234,16 @@ def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, me
 
 def test_a_contrast_pair_by_name(files, model_folders):
     report = evaluate(
-        str(model_folders.target),
-        str(model_folders.tuned),
         files / "test.jsonl",
+        base=str(model_folders.target),
+        value=str(model_folders.tuned),
         untuned=str(model_folders.source),
         alignment=files / "pair.safetensors",
         limit=1,
         answers=0,
     )
-    assert [one.name for one in report.measured] == [BASE, DONOR, BRIDGE]
-    assert [one.accuracy for one in report.measured] == [None] * 3
+    assert [one.name for one in report.measured] == [BASE, DONOR, BRIDGE, "contrast pair"]
+    assert [one.accuracy for one in report.measured] == [None] * 4
     assert len(report.rows()[0]) == 3
 
 
@@ -302,7 +304,7 @@ def test_a_right_choice_is_one_by_chance_where_answers_are_shuffled(files, measu
 def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeypatch):
     arguments = {"validation": files / "validation.jsonl", "records": files / "run", "answers": 3}
     whole = measure(**arguments | {"records": files / "other"})
-    calls = []
+    calls, read = [], ByTokens.read
 
     def interrupted(contender, example):
         calls.append(contender.name)
@@ -310,18 +312,18 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeyp
             raise KeyboardInterrupt
         return read(contender, example)
 
-    monkeypatch.setattr(evaluation, "read", interrupted)
+    monkeypatch.setattr(ByTokens, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure(**arguments)
     with (files / "run" / "records-0.jsonl").open("a") as file:
         file.write('{"contender": "bridge", "part": "rea')
     report = measure(**arguments)
-    assert len(calls) == 6 + 5 * 4 - 5  # of five contenders every item, one of them twice
+    assert len(calls) == 6 + 6 * 4 - 5  # of six contenders every item, one of them twice
     for one, other in zip(report.measured, whole.measured, strict=True):
         assert (one.bits_per_byte, one.accuracy, one.setting) == (other.bits_per_byte, other.accuracy, other.setting)
     assert report.differences == whole.differences
     assert measure(**arguments) == report
-    assert len(calls) == 21
+    assert len(calls) == 25
 
 
 @pytest.mark.parametrize(
@@ -360,9 +362,9 @@ def test_other_models_or_data_are_refused(files, measure, model_folders):
 
 def test_what_is_refused(files, model_folders, measure):
     arguments = {"alignment": files / "pair.safetensors", "validation": files / "validation.jsonl"}
-    names = str(model_folders.target), str(files / "values")
-    with pytest.raises(VocabridgeError, match="leave one out"):
-        measure(**arguments, combination=files / "weights.json")
+    named = {"base": str(model_folders.target), "value": str(files / "values")}
+    with pytest.raises(VocabridgeError, match="of several alphas"):
+        measure(alphas=(0.5, 1.0))
     with pytest.raises(VocabridgeError, match="of several policies"):
         measure(policies=(Policy.HEAL, Policy.SKIP))
     with pytest.raises(VocabridgeError, match="nudging needs --validation"):
@@ -373,8 +375,11 @@ def test_what_is_refused(files, model_folders, measure):
         measure(control=str(files / "values"), contenders=[Kind.CONTROL])
     write_items(files / "validation.jsonl", [3, 5])
     with pytest.raises(VocabridgeError, match="1 of the test items"):
-        evaluate(*names, files / "test.jsonl", **arguments)
+        evaluate(files / "test.jsonl", **named, **arguments)
     with pytest.raises(VocabridgeError, match="made for the target tokenizer"):
         evaluate(
-            str(model_folders.source), str(files / "values"), files / "test.jsonl", alignment=arguments["alignment"]
+            files / "test.jsonl",
+            base=str(model_folders.source),
+            value=str(files / "values"),
+            alignment=arguments["alignment"],
         )

@@ -9,7 +9,7 @@ import torch
 from vocabridge import fitting
 from vocabridge.combination import Carry, Combination, Form
 from vocabridge.examples import Example, tokenize
-from vocabridge.fitting import fit_combination
+from vocabridge.fitting import Features, fit_combination
 from vocabridge.policy import Policy
 
 ITEMS = [
@@ -25,7 +25,8 @@ def test_known_weights_are_found_again(carry, weights):
     signs = [1, 1, -1][: len(weights)]
     scores = features @ (np.array(weights) * signs)
     truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
-    fit = fitting._product(carry, features.astype(np.float32), np.zeros(scores.shape), truth)
+    judged = Features({carry: features.astype(np.float32)}, np.zeros(scores.shape), truth)
+    fit = judged.judge(judged.fitted()[0])
     found = [fit.combination.base, fit.combination.tuned, fit.combination.untuned][: len(weights)]
     assert found == pytest.approx(weights, abs=0.06)
     assert fit.bits < fit.paper_bits
@@ -39,7 +40,9 @@ def test_a_known_share_is_found_again(share):
     which = np.where(rng.random(6000) < share, 1, 0)
     truth = np.array([rng.choice(50, p=(p, q)[side][i]) for i, side in enumerate(which)])
     rows = np.arange(6000)
-    fit = fitting._mixture(Carry.STATIC, np.log(p[rows, truth]), np.log(q[rows, truth]))
+    features = np.log(np.stack([p, q, np.full_like(p, 0.02)], -1))
+    judged = Features({Carry.STATIC: features}, np.zeros(p.shape), truth)
+    fit = judged.judge(judged.fitted()[1])
     assert fit.combination.tuned == pytest.approx(share, abs=0.05)
     assert fit.combination.base == pytest.approx(1 - fit.combination.tuned, abs=1e-4)
     mixed = (1 - fit.combination.tuned) * p + fit.combination.tuned * q
@@ -66,17 +69,17 @@ def test_a_product_is_never_worse_than_the_papers_weights_on_its_own_texts(parts
     assert all(min(fit.combination.base, fit.combination.tuned, fit.combination.untuned) >= 0 for fit in fits)
 
 
-def spoken_bits(bridge, combination) -> float:
+def spoken_bits(bridge, combination, strength=1.0) -> float:
     """Bits per response token where the source has a say, from the bridge's own logits."""
     bits = []
     for item in ITEMS:
         tokens = tokenize(item, bridge.vocabulary)
         ids, truth = torch.tensor([tokens.ids[:-1]]), torch.tensor(tokens.ids[tokens.first :])
         with torch.no_grad():
-            bridge.steering.combination = Combination()
+            bridge.steering.combination, bridge.steering.strength = Combination(), 1.0
             ((steering, said),) = bridge.listen(ids, keep=len(truth))
             _, speaks = steering.scores(said, slice(0, len(truth)), steering.wanted)
-            bridge.steering.combination = combination
+            bridge.steering.combination, bridge.steering.strength = combination, strength
             log_p = bridge(ids, use_cache=False).logits[0, -len(truth) :].log_softmax(-1)
         bits += (-log_p.gather(1, truth[:, None])[:, 0] / np.log(2))[speaks[:, 0] > 0].tolist()
     return float(np.mean(bits))
@@ -102,3 +105,24 @@ def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypa
         expected = whole[fit.combination.carry, fit.combination.form]
         assert fit.bits == pytest.approx(expected.bits, rel=0.02)
         assert fit.combination.tuned == pytest.approx(expected.combination.tuned, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [
+        Combination(Carry.INFORMED, 0.6, 0.7, 0.2),
+        Combination(Carry.EXPONENTIAL, 0.9, 0.5, 0.5),
+        Combination(Carry.STATIC, 0.4, 0.6, 0.0, Form.MIXTURE),
+    ],
+)
+def test_one_reading_tells_the_bits_at_every_strength(parts, forwards, combination):
+    bridge = parts.bridge()
+    features = Features.of(bridge, ITEMS, [combination.carry])
+    seen = forwards(bridge.base)
+    found = {strength: features.bits(combination, strength) for strength in (0.0, 0.5, 1.0, 1.5)}
+    best = features.judge(combination, [*found])
+    assert seen == []
+    assert len(set(found.values())) == 4
+    assert (best.strength, best.bits) == min(found.items(), key=lambda one: one[1])
+    for strength, bits in found.items():
+        assert bits == pytest.approx(spoken_bits(bridge, combination, strength), rel=2e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 
 import pytest
 
@@ -18,7 +19,9 @@ FIT = {
     "bits": 1.25,
     "paper_bits": None,
     "policy": "look-ahead",
+    "strength": 1.0,
 }
+BY_ALPHA = [{"alpha": 0.0, "bits": 1.75}, {"alpha": 1.0, "bits": 1.25}]
 
 
 def measured(name, bits, **more):
@@ -37,7 +40,7 @@ def measured(name, bits, **more):
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    bits = {"base": 0.9, "bridge": 0.6, "ceiling": 0.3}
+    bits = {"base": 0.9, "bridge": 0.6, "exact bridge": 0.5, "ceiling": 0.3}
     reading = {"bits": [3.0, 1.0], "ends": [4, len(NASTY) + 1], "likeliest": [" a", NASTY]}
     return Evaluation(
         base="big",
@@ -52,7 +55,13 @@ def evaluation() -> Evaluation:
         combination=FIT["combination"],
         measured=[
             measured("base", 0.9),
-            measured("bridge", 0.6, gap_recovered=Interval(0.5, 0.4, 0.6), setting={**FIT, "fits": [FIT]}),
+            measured(
+                "bridge",
+                0.6,
+                gap_recovered=Interval(0.5, 0.4, 0.6),
+                setting={**FIT, "fits": [FIT], "by_alpha": BY_ALPHA},
+            ),
+            measured("exact bridge", 0.5, token_ms=9000.0, changed_tokens=None),
             measured("ceiling", 0.3, gap_recovered=Interval(1, 1, 1)),
         ],
         differences=[Difference("base", "bits per byte", True, Interval(-0.3, -0.4, -0.2))],
@@ -69,14 +78,64 @@ def evaluation() -> Evaluation:
     )
 
 
-def test_the_page_is_whole_in_itself_and_safe(evaluation, tmp_path):
+class Page(HTMLParser):
+    """Reads a page: its text, what is not closed, its ids and what refers to them, and whatever it would load."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open, self.ids, self.referred, self.loaded, self.words = [], [], set(), [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.handle_attributes(tag, attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_attributes(tag, attrs)
+
+    def handle_attributes(self, tag, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            elif name in ("href", "xlink:href", "src"):
+                (self.referred.add(value[1:]) if value.startswith("#") else self.loaded.append(value))
+            self.referred.update(re.findall(r"url\(#(.*?)\)", value or ""))
+        if tag in ("script", "link", "iframe", "img"):
+            self.loaded.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_well_formed_whole_in_itself_and_safe(evaluation, tmp_path):
     write_report(evaluation, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert NASTY not in page
-    assert not re.search(r'(src|href)="(?!#)', page)
-    assert page.count("<svg") == 4  # bits, gap recovered, quality against cost, classes
+    found = Page(page)
+    assert found.open == found.loaded == []
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert len(set(found.ids)) == len(found.ids)
+    assert found.referred <= {*found.ids}
+    write_report(evaluation, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_the_page_has_all_plots_and_tables(evaluation, tmp_path):
+    write_report(evaluation, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 5  # bits, gap recovered, quality against cost, classes, by alpha
+    text = "".join(Page(page).words)
     for part in ("Gap recovered", "Quality against cost", "By class of token", "What was chosen", "common boundary"):
-        assert part in page
+        assert part in text
+    for row in (*evaluation.rows(), *evaluation.costs(), *evaluation.by_alpha()[1]):
+        assert "".join(row) in text
+    assert evaluation.by_alpha() == (("alpha", "0", "1"), [("bridge", "1.750", "1.250")])
 
 
 def test_every_token_of_a_response_says_what_the_bridge_changed(evaluation, tmp_path):

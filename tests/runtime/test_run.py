@@ -9,8 +9,9 @@ import weakref
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.contenders import Lineup, Names
 from vocabridge.kinds import Kind
+from vocabridge.lineup import Lineup
+from vocabridge.parts import Names
 from vocabridge.policy import Policy
 from vocabridge.run import Run, Workers
 

@@ -1,0 +1,189 @@
+"""Bridges as they are shipped, and exact ones, in an evaluation on tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from vocabridge import strength
+from vocabridge.alignment import VocabridgeError, Vocabulary, align
+from vocabridge.bridge import Bridge
+from vocabridge.combination import Carry, Combination
+from vocabridge.contenders import of_model
+from vocabridge.evaluation import evaluate
+from vocabridge.exact import ExactBridge, ExactSteering
+from vocabridge.examples import load_examples
+from vocabridge.folder import load, save_bridge
+from vocabridge.guard import Guard
+from vocabridge.kinds import Kind
+from vocabridge.loading import build_bridge, build_steering
+from vocabridge.models import load_model
+from vocabridge.policy import Policy
+from vocabridge.report import write_report
+from vocabridge.value_network import load_value_source
+
+WEIGHTS = Combination(Carry.INFORMED, 0.7, 0.6, 0.2)
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
+
+
+@pytest.fixture
+def names(model_folders):
+    """A base and a contrast pair of another vocabulary."""
+    return {"base": str(model_folders.target), "value": str(model_folders.tuned), "untuned": str(model_folders.source)}
+
+
+@pytest.fixture
+def files(tmp_path, model_folders):
+    source, target = (Vocabulary.load(folder) for folder in (model_folders.source, model_folders.target))
+    align(source, target, method="retokenize", cache=False).save(tmp_path / "pair.safetensors")
+    for name, numbers in (("test", [3, 12]), ("validation", [5, 14])):
+        items = [{"prompt": f"{n} foxes and", "response": f" {2 * n} dogs.", "answer": str(2 * n)} for n in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    return tmp_path
+
+
+@pytest.fixture
+def saved(files, names):
+    """Saves a bridge with these settings."""
+
+    def saved(*strengths, guard=None, policy=Policy.HEAL):
+        base = load_model(names["base"])
+        given = {"untuned": names["untuned"], "alignment": files / "pair.safetensors", "policy": policy}
+        steerings = [build_steering(base.vocabulary, names["value"], strength=one, **given) for one in strengths]
+        for steering in steerings:
+            steering.combination = WEIGHTS
+        save_bridge(Bridge(base, steerings, guard), files / "bridge")
+        return files / "bridge"
+
+    return saved
+
+
+def run(files, **arguments):
+    report = evaluate(files / "test.jsonl", **{"max_new_tokens": 4, "answers": 1} | arguments)
+    jsonschema.validate(json.loads(json.dumps(report.as_dict())), SCHEMA)
+    assert all(len(row) == len(report.COSTS) for row in report.costs())
+    return report
+
+
+def named(report, kind):
+    return next(one for one in report.measured if one.name == kind.label)
+
+
+def bits_per_byte(read, files):
+    examples = load_examples(files / "test.jsonl")
+    return sum(map(read, examples)) / sum(len(one.response.encode()) for one in examples)
+
+
+def test_a_saved_bridge_is_measured_as_it_is(files, saved):
+    guard = Guard(max_norm=2.0)
+    folder = saved(strength.Schedule(1.0, 0.25, 3), guard=guard)
+    report = run(files, bridge=folder, validation=files / "validation.jsonl")
+    assert [one.name for one in report.measured] == [
+        kind.label for kind in Kind if kind not in (Kind.EXACT, Kind.CONTROL, Kind.CEILING)
+    ]
+    assert named(report, Kind.BRIDGE).setting == {
+        "combination": WEIGHTS.as_dict(),
+        "policy": "heal",
+        "strength": {"start": 1.0, "end": 0.25, "tokens": 3},
+        "guard": guard.as_dict(),
+    }
+    assert report.combination is None  # that of no strength
+    bridge = load(folder)
+    alone = of_model("bridge", bridge, bridge.vocabulary)
+    expected = bits_per_byte(lambda example: sum(alone.read(example)["bits"]), files)
+    assert named(report, Kind.BRIDGE).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
+    assert "alpha 1.0:0.25:3; heal; guard max_norm 2" in {row[0]: row[-1] for row in report.costs()}["bridge"]
+
+
+def test_saved_or_by_name_all_contenders_are_the_same(files, saved, names):
+    more = {"validation": files / "validation.jsonl"}
+    by_folder = run(files, bridge=saved(1.0, policy=Policy.LOOK_AHEAD), **more)
+    WEIGHTS.save(files / "weights.json")
+    by_name = run(files, **names, alignment=files / "pair.safetensors", combination=files / "weights.json", **more)
+    for one, other in zip(by_folder.measured, by_name.measured, strict=True):
+        assert (one.name, one.bits_per_byte, one.accuracy) == (other.name, other.bits_per_byte, other.accuracy)
+        if one.name != "bridge":
+            assert one.setting == other.setting
+    assert (by_folder.value, by_name.value) == (str(files / "bridge"), f"{names['value']} - {names['untuned']}")
+    assert by_folder.recipe["base"] == by_name.recipe["base"]
+
+
+def test_of_a_bridge_with_two_sources_there_is_no_donor_alone(files, saved):
+    folder = saved(0.5, 0.25)
+    report = run(files, bridge=folder, validation=files / "validation.jsonl")
+    assert [one.name for one in report.measured] == ["base", "bridge"]
+    assert report.combination is None
+    assert [one["strength"] for one in named(report, Kind.BRIDGE).setting["steerings"]] == [0.5, 0.25]
+    exact = run(files, bridge=folder, contenders=[Kind.EXACT], limit=1, answers=0, tolerance=0.01)
+    bridge = load(folder, exact=True)
+    bridge.limit(tolerance=0.01)
+    example = load_examples(files / "test.jsonl")[0]
+    expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
+    assert named(exact, Kind.EXACT).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(VocabridgeError, match="the contender donor needs a bridge with one value source"):
+        run(files, bridge=folder, contenders=[Kind.DONOR])
+
+
+def test_the_exact_bridge_has_the_weights_of_the_bridge_and_the_whole_path_works(files, names, tmp_path):
+    given = {**names, "alignment": files / "pair.safetensors", "validation": files / "validation.jsonl"}
+    report = run(
+        files,
+        **given,
+        contenders=[Kind.BASE, Kind.BRIDGE, Kind.EXACT],
+        alphas=(0.5, 0.75),
+        tolerance=0.01,
+        records=files / "run",
+    )
+    bridge, exact = (named(report, kind) for kind in (Kind.BRIDGE, Kind.EXACT))
+    assert bridge.setting["strength"] in (0.5, 0.75)
+    assert exact.setting == {
+        "combination": bridge.setting["combination"],
+        "strength": bridge.setting["strength"],
+        "tolerance": 0.01,
+    }
+    source = load_value_source(names["value"], untuned=names["untuned"])
+    steering = ExactSteering(source, Combination.from_dict(report.combination))
+    direct = ExactBridge(load_model(names["base"]), [steering], tolerance=0.01)
+    expected = bits_per_byte(lambda example: direct.bits(example.prompt, example.response), files)
+    assert exact.bits_per_byte.value == pytest.approx(expected, rel=1e-6)
+    assert exact.changed_tokens is None
+    assert exact.accuracy is not None
+    assert {one.against for one in report.differences} == {"base", "exact bridge"}
+    sample = report.samples[0]
+    assert sample.readings["exact bridge"]["ends"] == [*range(1, len(sample.reference.encode()) + 1)]
+    assert all("exact bridge" in one.bits_per_byte for one in report.classes)
+    write_report(report, tmp_path / "report.html")
+    assert "exact bridge" in (tmp_path / "report.html").read_text()
+    again = run(files, **given, contenders=[Kind.EXACT], alphas=(0.5, 0.75), tolerance=0.01, records=files / "run")
+    assert again.measured == [exact]
+
+
+def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, model_folders):
+    one = str(model_folders.source)
+    given = {"base": one, "value": str(model_folders.tuned), "untuned": one}
+    report = run(files, **given, contenders=[Kind.EXACT, Kind.BASE], limit=1)
+    bridge = build_bridge(one, given["value"], untuned=one, exact=True)
+    example = load_examples(files / "test.jsonl")[0]
+    expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
+    assert named(report, Kind.EXACT).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_is_refused(files, saved, names):
+    folder = saved(1.0, guard=Guard(plausible=0.1))
+    with pytest.raises(VocabridgeError, match="exact needs a bridge without a guard"):
+        run(files, bridge=folder, contenders=[Kind.EXACT])
+    with pytest.raises(VocabridgeError, match="name one of these"):
+        run(files, bridge=folder, **names)
+    with pytest.raises(VocabridgeError, match="name one of these"):
+        run(files)
+    with pytest.raises(VocabridgeError, match="give none of them beside it"):
+        run(files, bridge=folder, alphas=(0.5,))
+    with pytest.raises(VocabridgeError, match="is no bridge"):
+        run(files, bridge=files / "nothing")
+    first = {"records": files / "run", "contenders": [Kind.BASE]}
+    run(files, bridge=folder, **first)
+    with pytest.raises(VocabridgeError, match="another bridge"):
+        run(files, **names, alignment=files / "pair.safetensors", **first)

@@ -1,0 +1,298 @@
+"""The lineup of an evaluation: how each contender is made, and what of it is chosen on validation items.
+
+base       p_base                                    donor alone   the small model in its own vocabulary
+bridge     the best fit over carries and forms, or   mixture       (1 - s) p_base + s C p_donor
+           a saved bridge as it is
+exact      the same combination over bytes           contrast      log p_base + alpha log(C p_tuned / C p_untuned)
+nudging    q_donor where max p_base < t, else p_base, with q_donor carried as the bridge carries it
+control    the bridge's combination, of a value network that has the base's own vocabulary
+ceiling    the base fine-tuned, or with a value network trained on it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.bridge import Bridge
+from vocabridge.byte_model import TOLERANCE
+from vocabridge.combination import Carry, Combination, Form
+from vocabridge.contenders import ByBytes, Contender, in_one_vocabulary, of_model, of_source
+from vocabridge.exact import ExactBridge, ExactSteering
+from vocabridge.examples import Example
+from vocabridge.fitting import Features, Fit
+from vocabridge.guard import Guard
+from vocabridge.kinds import Kind
+from vocabridge.models import load_model
+from vocabridge.nudging import CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.parts import Names, Parts
+from vocabridge.policy import Policy
+from vocabridge.progress import Progress
+from vocabridge.run import Run
+from vocabridge.saved_bridge import SavedBridge
+from vocabridge.strength import as_json, from_json
+from vocabridge.value_network import CONFIG, load_value_network
+
+IN_TURN = (
+    *(Kind.BASE, Kind.CONTROL, Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST, Kind.EXACT),
+    *(Kind.DONOR, Kind.CEILING),
+)
+"""The order in which the fewest models are loaded twice."""
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+"""Strengths at which the loss on the validation items is reported; the contrast pair takes the best of them."""
+
+CONTRAST = Combination(Carry.STATIC)
+"""The sum of proxy-tuning (Liu et al., arXiv 2401.08565), carried as one would without vocabridge."""
+
+
+class Lineup:
+    """Makes contenders, one after the other."""
+
+    def __init__(
+        self,
+        names: Names,
+        held_out: Sequence[Example],
+        *,
+        combination: Combination | None = None,
+        policies: Sequence[Policy] = (Policy.LOOK_AHEAD,),
+        alphas: Sequence[float] = (1.0,),
+        tolerance: float = TOLERANCE,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        """Loads nothing yet.
+
+        Args:
+            names: What the contenders are made of.
+            held_out: Validation items on which weights, policy, strength and threshold are chosen; may be none.
+            combination: The bridge's weights where they are given and not fitted.
+            policies: Of the bridge; of several the best on the validation items is taken.
+            alphas: Its strengths; likewise.
+            tolerance: Of the exact bridge.
+            device: Where the models go.
+            progress: Told of every step of a fit.
+
+        Raises:
+            VocabridgeError: A saved bridge cannot be read.
+        """
+        self._names = names
+        self._held_out = held_out
+        self._combination = combination
+        self._policies = policies
+        self._alphas = alphas
+        self._tolerance = tolerance
+        self._device = device
+        self._progress = progress
+        self.parts = Parts(names, device)
+
+    def missing(self) -> dict[Kind, str]:
+        """The kinds that cannot be made of what is there, and what each of them needs."""
+        needs: dict[Kind, str] = {}
+        if self._names.ceiling is None:
+            needs[Kind.CEILING] = "--ceiling"
+        if self._names.control is None:
+            needs[Kind.CONTROL] = "--control"
+        if not self._held_out:
+            needs |= dict.fromkeys((Kind.MIXTURE, Kind.NUDGING), "--validation")
+        saved = self.parts.saved
+        if self.parts.sources != 1:
+            alone = (Kind.DONOR, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST)
+            needs |= dict.fromkeys(alone, "a bridge with one value source")
+        if saved is not None and saved.guard != Guard():
+            needs[Kind.EXACT] = "a bridge without a guard, which limits logits of tokens"
+        return needs
+
+    def make(self, kind: Kind, run: Run) -> Contender:
+        """Loads a contender; what is chosen is noted in the run, and taken from there if it is.
+
+        Raises:
+            VocabridgeError: A part of it is missing or does not fit.
+        """
+        both = {"base", "steerings"}
+        makers: dict[Kind, tuple[Callable[[Run], Contender], set[str]]] = {
+            Kind.BASE: (self._base, {"base"}),
+            Kind.DONOR: (self._donor, {"steerings"}),
+            Kind.BRIDGE: (self._bridge, both),
+            Kind.EXACT: (self._exact, both),
+            Kind.MIXTURE: (self._mixture, both),
+            Kind.NUDGING: (self._nudging, both),
+            Kind.CONTRAST: (self._contrast, both),
+            Kind.CONTROL: (self._control, {"base"}),
+            Kind.CEILING: (self._ceiling, set()),
+        }
+        make, needed = makers[kind]
+        self.parts.only(needed)
+        return make(run)
+
+    def _base(self, _run: Run) -> Contender:
+        base = self.parts.base()
+        return of_model(Kind.BASE.label, base.model, base.vocabulary)
+
+    def _donor(self, _run: Run) -> Contender:
+        (source,) = self.parts.value_sources()
+        return of_source(Kind.DONOR.label, source)
+
+    def _bridge(self, run: Run) -> Contender:
+        setting, saved = self._bridges(run), self.parts.saved
+        if saved is None:
+            return self._set(Kind.BRIDGE, self._over_base(), setting)
+        steerings = self.parts.steerings()
+        for steering, one in zip(steerings, saved.steerings, strict=True):
+            steering.combination, steering.policy, steering.strength = one.combination, one.policy, one.strength
+        bridge = Bridge(self.parts.base(), steerings, saved.guard)
+        return of_model(Kind.BRIDGE.label, bridge, bridge.vocabulary)
+
+    def _exact(self, run: Run) -> Contender:
+        settings = _of_each(self._bridges(run))
+        steerings = [
+            ExactSteering(source, Combination.from_dict(one["combination"]), from_json(one.get("strength", 1.0)))
+            for source, one in zip(self.parts.value_sources(), settings, strict=True)
+        ]
+        heard = [{key: value for key, value in one.items() if key in ("combination", "strength")} for one in settings]
+        run.setting(Kind.EXACT.label, lambda: _together(heard) | {"tolerance": self._tolerance})
+        return ByBytes(Kind.EXACT.label, ExactBridge(self.parts.base(), steerings, tolerance=self._tolerance))
+
+    def _mixture(self, run: Run) -> Contender:
+        bridge = self._over_base()
+        setting = run.setting(
+            Kind.MIXTURE.label, lambda: self._chosen(bridge, carries=[Carry.STATIC], form=Form.MIXTURE)
+        )
+        return self._set(Kind.MIXTURE, bridge, setting)
+
+    def _contrast(self, run: Run) -> Contender:
+        bridge = self._over_base()
+        alphas = ALPHAS if self._held_out else (1.0,)
+        setting = run.setting(Kind.CONTRAST.label, lambda: self._chosen(bridge, given=CONTRAST, alphas=alphas))
+        return self._set(Kind.CONTRAST, bridge, setting)
+
+    def _nudging(self, run: Run) -> Contender:
+        bridge = self._over_base()
+        bridge.steering.combination = CARRIED_DONOR
+        setting = run.setting(
+            Kind.NUDGING.label,
+            lambda: {"threshold": fit_threshold(bridge, self._held_out, progress=self._progress)},
+        )
+        bridge.guard = Nudging(sure=setting["threshold"])
+        return of_model(Kind.NUDGING.label, bridge, bridge.vocabulary)
+
+    def _control(self, run: Run) -> Contender:
+        base, name = self.parts.base(), self._names.control
+        assert name is not None
+        source = load_value_network(Path(name), device=self._device)
+        if source.vocabulary.fingerprint != base.vocabulary.fingerprint:
+            raise VocabridgeError(
+                f"{name} has another tokenizer than {base.name}; a control is a value network of the base's own"
+            )
+        bridge = Bridge(base, [in_one_vocabulary(source)])
+        given = None if self._held_out else Combination(Carry.LINEAR)
+        setting = run.setting(
+            Kind.CONTROL.label, lambda: self._chosen(bridge, given=given, carries=(Carry.LINEAR, Carry.STATIC))
+        )
+        return self._set(Kind.CONTROL, bridge, setting)
+
+    def _ceiling(self, _run: Run) -> Contender:
+        name = self._names.ceiling
+        assert name is not None
+        if (Path(name) / CONFIG).is_file():
+            return of_source(Kind.CEILING.label, load_value_network(Path(name), device=self._device))
+        loaded = load_model(name, device=self._device)
+        return of_model(Kind.CEILING.label, loaded.model, loaded.vocabulary)
+
+    def _over_base(self) -> Bridge:
+        return Bridge(self.parts.base(), [self.parts.steering()])
+
+    def _set(self, kind: Kind, bridge: Bridge, setting: dict[str, Any]) -> Contender:
+        if self._held_out and not setting["fits"]:
+            raise VocabridgeError(
+                f"the records have the {kind.label} as it is without validation items; name another folder for them"
+            )
+        bridge.steering.combination = Combination.from_dict(setting["combination"])
+        bridge.steering.policy = Policy(setting["policy"])
+        bridge.steering.strength = setting.get("strength", 1.0)
+        return of_model(kind.label, bridge, bridge.vocabulary)
+
+    def _bridges(self, run: Run) -> dict[str, Any]:
+        """What the bridge is set to: a saved one as it is saved, another as is best on the validation items."""
+        saved, given = self.parts.saved, self._combination
+        if saved is not None:
+            return run.setting(Kind.BRIDGE.label, lambda: _as_saved(saved))
+        if not self._held_out:
+            given = given or Combination()
+        return run.setting(
+            Kind.BRIDGE.label,
+            lambda: self._chosen(self._over_base(), given=given, policies=self._policies, alphas=self._alphas),
+        )
+
+    def _chosen(
+        self,
+        bridge: Bridge,
+        *,
+        given: Combination | None = None,
+        carries: Sequence[Carry] = tuple(Carry),
+        form: Form | None = None,
+        policies: Sequence[Policy] = (Policy.RETOKENIZE,),
+        alphas: Sequence[float] = (1.0,),
+    ) -> dict[str, Any]:
+        """The best combination, policy and strength on the validation items, and all that were tried.
+
+        Args:
+            bridge: Of the base and the source.
+            given: The combination, where none is to be fitted.
+            carries: Else those to fit,
+            form: and the only form to use.
+            policies: To choose from.
+            alphas: Likewise.
+        """
+        if not self._held_out:
+            assert given is not None
+            return {"combination": given.as_dict(), "policy": policies[0].value, "strength": alphas[0], "fits": []}
+        found: list[tuple[Fit, Policy, Features]] = []
+        for policy in policies:
+            bridge.steering.policy = policy
+            features = Features.of(
+                bridge, self._held_out, carries if given is None else [given.carry], progress=self._progress
+            )
+            for combination in features.fitted() if given is None else [given]:
+                if form in (None, combination.form):
+                    found.append((features.judge(combination, alphas), policy, features))
+        found.sort(key=lambda one: one[0].bits)
+        best, policy, features = found[0]
+        return {
+            "combination": best.combination.as_dict(),
+            "policy": policy.value,
+            "strength": best.strength,
+            "fits": [
+                asdict(fit) | {"combination": fit.combination.as_dict(), "policy": policy.value}
+                for fit, policy, _ in found
+            ],
+            "by_alpha": [
+                {"alpha": alpha, "bits": features.bits(best.combination, alpha)} for alpha in sorted({*ALPHAS, *alphas})
+            ],
+        }
+
+
+def _as_saved(saved: SavedBridge) -> dict[str, Any]:
+    each = [
+        {
+            "combination": one.combination.as_dict(),
+            "policy": one.policy.value,
+            "strength": as_json(one.strength),
+        }
+        for one in saved.steerings
+    ]
+    return _together(each) | ({} if saved.guard == Guard() else {"guard": saved.guard.as_dict()})
+
+
+def _together(settings: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a bridge is set to, of what its steerings are: that of the only one, or a list."""
+    return settings[0] if len(settings) == 1 else {"steerings": settings}
+
+
+def _of_each(setting: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the steerings of a bridge are set to, of what it is."""
+    several: list[dict[str, Any]] = setting.get("steerings", [setting])
+    return several

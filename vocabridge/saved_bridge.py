@@ -1,0 +1,205 @@
+"""A bridge's folder as it is read: what `bridge.json` says, and each part of the bridge, loaded by itself.
+
+`folder.load` puts all parts together; an evaluation loads those that it needs. Every part is checked to be the one that
+the bridge was saved with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
+from vocabridge.combination import Combination
+from vocabridge.guard import Guard
+from vocabridge.models import LoadedModel, load_model
+from vocabridge.policy import Policy
+from vocabridge.reference import Reference
+from vocabridge.steering import Steering
+from vocabridge.strength import Strength, from_json
+from vocabridge.value_network import WEIGHTS, load_value_network
+from vocabridge.value_source import ContrastPair, ValueSource
+
+BRIDGE = "bridge.json"
+FORMAT = 1
+
+_NETWORK, _PAIR = {"value_network", "base"}, {"tuned", "untuned"}
+
+
+@dataclass(frozen=True)
+class SavedSteering:
+    """A steering of a saved bridge.
+
+    Attributes:
+        source: References to the parts of its value source, by their roles: a value network's or a pair's.
+        alignment: Name of its alignment's file.
+        sha256: Of that file.
+        combination: Carry, form and weights.
+        policy: What the source says where tokens do not end together.
+        strength: alpha.
+        folder: The bridge's.
+    """
+
+    source: dict[str, Reference]
+    alignment: str
+    sha256: str
+    combination: Combination
+    policy: Policy
+    strength: Strength
+    folder: Path
+
+    @classmethod
+    def from_dict(cls, values: Any, folder: Path) -> SavedSteering:
+        """Of what `bridge.json` says.
+
+        Raises:
+            VocabridgeError: That is no steering.
+        """
+        names = ("source", "alignment", "combination", "policy", "strength")
+        source, alignment, combination, policy, strength = _entries(values, names, "a steering")
+        file, sha256 = _entries(alignment, ("file", "sha256"), "an alignment")
+        if not isinstance(source, dict) or set(source) not in (_NETWORK, _PAIR):
+            raise VocabridgeError(f"a source has {' and '.join(_NETWORK)}, or {' and '.join(_PAIR)}")
+        if not isinstance(file, str) or Path(file).name != file:
+            raise VocabridgeError(f"{file!r} is no name of a file in this folder")
+        policies = [one.value for one in Policy]
+        if policy not in policies:
+            raise VocabridgeError(f"{policy!r} is no policy; choose among {', '.join(policies)}")
+        return cls(
+            source={role: Reference.from_dict(one, folder) for role, one in source.items()},
+            alignment=file,
+            sha256=str(sha256),
+            combination=Combination.from_dict(combination),
+            policy=Policy(policy),
+            strength=from_json(strength),
+            folder=folder,
+        )
+
+    def load(self, target: Vocabulary, **place: Any) -> Steering:
+        """The steering, for a base model with this vocabulary; `place` as for `load_source`.
+
+        Raises:
+            VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then.
+        """
+        source, path = self.load_source(**place), self.folder / self.alignment
+        if path.is_file() and file_digest(path) != self.sha256:
+            raise VocabridgeError(
+                f"{path}: altered or damaged, it is not the alignment that the bridge was saved with; copy or make the "
+                "bridge again"
+            )
+        alignment = Alignment.load(path, source=source.vocabulary, target=target)
+        return Steering.over(target, source, alignment, self.combination, policy=self.policy, strength=self.strength)
+
+    def load_source(self, **place: Any) -> ValueSource:
+        """Its value source, without the alignment; `place` says device and dtype, as for `load_model`.
+
+        Raises:
+            VocabridgeError: A file is missing or altered, or a model is not the one of then.
+        """
+        path = self.folder / BRIDGE
+        if set(self.source) == _PAIR:
+            return ContrastPair(*(_load(self.source[role], path, **place) for role in ("tuned", "untuned")))
+        network, base = self.source["value_network"], self.source["base"]
+        try:
+            base.check_place()
+            if not (Path(network.name) / WEIGHTS).is_file():
+                raise VocabridgeError(f"{network.name} is not there any more; put it back, or correct its name")
+            network.check_weights([Path(network.name) / WEIGHTS])
+            source = load_value_network(Path(network.name), base=base.name, revision=base.revision, **place)
+            base.check_tokenizer(source.vocabulary.fingerprint)
+        except VocabridgeError as error:
+            raise VocabridgeError(f"{path}: {error}") from error
+        return source
+
+
+@dataclass(frozen=True)
+class SavedBridge:
+    """What `bridge.json` says.
+
+    Attributes:
+        folder: The bridge's.
+        base: The base model.
+        guard: Limits of steering.
+        steerings: What steers it.
+    """
+
+    folder: Path
+    base: Reference
+    guard: Guard
+    steerings: list[SavedSteering]
+
+    @classmethod
+    def read(cls, folder: Path) -> SavedBridge:
+        """Reads the file, and loads nothing yet.
+
+        Raises:
+            VocabridgeError: The folder is no bridge, or its file cannot be read.
+        """
+        path = folder / BRIDGE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict) and values.get("format") != FORMAT:
+                raise VocabridgeError(
+                    f"it is of format {values.get('format')}, and this version reads {FORMAT}; make the bridge again"
+                )
+            names = ("format", "version", "base", "guard", "steerings")
+            _, _, base, guard, steerings = _entries(values, names, "a bridge")
+            if not isinstance(steerings, list):
+                raise VocabridgeError("its steerings are no list")
+            cards = [SavedSteering.from_dict(one, folder) for one in steerings]
+            return cls(folder, Reference.from_dict(base, folder), Guard.from_dict(guard), cards)
+        except FileNotFoundError:
+            raise VocabridgeError(
+                f"{folder} is no bridge, there is no {BRIDGE}; `vocabridge bridge` makes one"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise VocabridgeError(f"{path} cannot be read ({error}); copy or make the bridge again") from error
+        except VocabridgeError as error:
+            raise VocabridgeError(f"{path}: {error}") from error
+
+    def load_base(self, **place: Any) -> LoadedModel:
+        """The base model; `place` says where it goes, as for `load_model`.
+
+        Raises:
+            VocabridgeError: It is not the one of then.
+        """
+        return _load(self.base, self.folder / BRIDGE, **place)
+
+    def check_exact(self) -> None:
+        """Checks that it can be an exact bridge.
+
+        Raises:
+            VocabridgeError: It has a guard.
+        """
+        if self.guard != Guard():
+            raise VocabridgeError(
+                f"{self.folder / BRIDGE}: a guard limits logits of tokens, which an exact bridge has none of; take it "
+                "out"
+            )
+
+
+def _entries(values: Any, names: tuple[str, ...], what: str) -> tuple[Any, ...]:
+    """The entries of a JSON object that has these and no others."""
+    if not isinstance(values, dict) or set(values) != set(names):
+        found = ", ".join(values) if isinstance(values, dict) else repr(values)
+        raise VocabridgeError(f"{what} has {', '.join(names)}, and this one {found}; copy or make the bridge again")
+    return tuple(values[name] for name in names)
+
+
+def _load(reference: Reference, path: Path, **place: Any) -> LoadedModel:
+    """The model that a reference in this file names, checked before and after."""
+    try:
+        reference.check_place()
+        loaded = load_model(reference.name, revision=reference.revision, **place)
+        reference.check_tokenizer(loaded.vocabulary.fingerprint)
+    except VocabridgeError as error:
+        raise VocabridgeError(f"{path}: {error}") from error
+    return loaded
+
+
+def file_digest(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
