@@ -158,15 +158,15 @@ class Lineup:
 
     def _mixture(self, run: Run) -> Contender:
         bridge = self._over_base()
-        setting = run.setting(
-            Kind.MIXTURE.label, lambda: self._chosen(bridge, carries=[Carry.STATIC], form=Form.MIXTURE)
+        setting = self._setting(
+            run, Kind.MIXTURE, lambda: self._chosen(bridge, carries=[Carry.STATIC], form=Form.MIXTURE)
         )
         return self._set(Kind.MIXTURE, bridge, setting)
 
     def _contrast(self, run: Run) -> Contender:
         bridge = self._over_base()
         alphas = ALPHAS if self._held_out else (1.0,)
-        setting = run.setting(Kind.CONTRAST.label, lambda: self._chosen(bridge, given=CONTRAST, alphas=alphas))
+        setting = self._setting(run, Kind.CONTRAST, lambda: self._chosen(bridge, given=CONTRAST, alphas=alphas))
         return self._set(Kind.CONTRAST, bridge, setting)
 
     def _nudging(self, run: Run) -> Contender:
@@ -189,8 +189,8 @@ class Lineup:
             )
         bridge = Bridge(base, [in_one_vocabulary(source)])
         given = None if self._held_out else Combination(Carry.LINEAR)
-        setting = run.setting(
-            Kind.CONTROL.label, lambda: self._chosen(bridge, given=given, carries=(Carry.LINEAR, Carry.STATIC))
+        setting = self._setting(
+            run, Kind.CONTROL, lambda: self._chosen(bridge, given=given, carries=(Carry.LINEAR, Carry.STATIC))
         )
         return self._set(Kind.CONTROL, bridge, setting)
 
@@ -206,10 +206,6 @@ class Lineup:
         return Bridge(self.parts.base(), [self.parts.steering()])
 
     def _set(self, kind: Kind, bridge: Bridge, setting: dict[str, Any]) -> Contender:
-        if self._held_out and not setting["fits"]:
-            raise VocabridgeError(
-                f"the records have the {kind.label} as it is without validation items; name another folder for them"
-            )
         bridge.steering.combination = Combination.from_dict(setting["combination"])
         bridge.steering.policy = Policy(setting["policy"])
         bridge.steering.strength = setting.get("strength", 1.0)
@@ -222,10 +218,20 @@ class Lineup:
             return run.setting(Kind.BRIDGE.label, lambda: _as_saved(saved))
         if not self._held_out:
             given = given or Combination()
-        return run.setting(
-            Kind.BRIDGE.label,
+        return self._setting(
+            run,
+            Kind.BRIDGE,
             lambda: self._chosen(self._over_base(), given=given, policies=self._policies, alphas=self._alphas),
         )
+
+    def _setting(self, run: Run, kind: Kind, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What the run has of what was chosen for a contender; else it is chosen now."""
+        setting = run.setting(kind.label, choose)
+        if self._held_out and not setting["fits"]:
+            raise VocabridgeError(
+                f"the records have the {kind.label} as it is without validation items; name another folder for them"
+            )
+        return setting
 
     def _chosen(
         self,
