@@ -22,6 +22,7 @@ _STYLE = """
 .from td + td { text-align: left; overflow-wrap: anywhere; }
 """
 _BLUE, _RED, _GREY = "#0b63a5", "#c0392b", "#8a949e"
+_MARKERS = "osD^v<>ph*"  # one for each kind of contender, and one more
 _STRONG = 4.0  # bits: the deepest shade
 _FAR = 20  # times as slow: too far apart for one scale that is not logarithmic
 
@@ -95,16 +96,16 @@ def _quality(evaluation: Evaluation) -> str:
         for one in evaluation.measured
         if one.bits_per_byte is not None and one.token_ms is not None
     )
-    for number, (time, bits, name) in enumerate(places):
-        axes.plot(time, bits, "o", color=_RED if name == Kind.BRIDGE.label else _BLUE)
-        beside = (6, -11 if number % 2 else 4)  # neighbours' names stand above and below
-        axes.annotate(name, (time, bits), xytext=beside, textcoords="offset points")
+    for marker, (time, bits, name) in zip(_MARKERS, places, strict=False):
+        axes.plot(time, bits, marker, color=_RED if name == Kind.BRIDGE.label else _BLUE, label=name)
     if places and places[-1][0] > _FAR * places[0][0]:
         axes.set_xscale("log")
     axes.set_xlabel("milliseconds a token")
     axes.set_ylabel("bits per byte")
     axes.grid(alpha=0.3)
     axes.margins(0.2)
+    if places:
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # names beside points run into each other
     return svg(figure)
 
 
