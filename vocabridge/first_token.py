@@ -94,8 +94,10 @@ class FirstTokens:
             self._known.clear()
         settling = self.settling(front.data)
         behind_cut = [rest for rest in dict.fromkeys(rests) if not front.data or rest[0] in settling]
-        self._find(Front(), [rest for rest in behind_cut if rest not in self._known], self._known)
-        found = {rest: self._known[rest] for rest in behind_cut}
+        found = dict.fromkeys(behind_cut, (ELSEWHERE, False))
+        if behind_cut and self.spells(front):
+            self._find(Front(), [rest for rest in behind_cut if rest not in self._known], self._known)
+            found = {rest: self._known[rest] for rest in behind_cut}
         self._find(front, [rest for rest in dict.fromkeys(rests) if rest not in found], found)
         return (
             np.array([found[rest][0] for rest in rests], np.int64),

@@ -35,6 +35,9 @@ _UNSEEN = 1e-3
 _AT_ONCE = 32
 """Leaves that are read on in one forward."""
 
+_LONGER = 2048
+"""Leaves that one forward makes of them, at most; the others' mass stands."""
+
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -241,7 +244,7 @@ class _Answer:
         reads = [self._model.behind(*several) for several in zip(contexts, nodes, said, strict=True)]
         # What is likely is looked at one by one; all else in sum, by its first byte.
         shares = np.stack([read.p.max(0) for read in reads]) * share[:, None]
-        likely = np.divmod(likeliest(shares.ravel(), self._truth.tolerance / 2)[0], shares.shape[1])
+        likely = np.divmod(likeliest(shares.ravel(), self._truth.tolerance / 2)[0][:_LONGER], shares.shape[1])
         parts = []
         for i, (front, tokens, read) in enumerate(zip(fronts, contexts, reads, strict=True)):
             chosen = likely[1][likely[0] == i]

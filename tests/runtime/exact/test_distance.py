@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -70,12 +71,13 @@ def left_out(world, before: tuple[int, ...]) -> float:
 
 def test_every_policy_and_carry_is_compared_at_the_same_positions(parts, corpus):
     target = parts.base.vocabulary
-    found = distances(parts.small, target, {"one": parts.alignment}, corpus, base=parts.base, positions=5)["one"]
+    rough = partial(distances, parts.small, target, {"": parts.alignment}, corpus, tolerance=0.5)
+    found = rough(base=parts.base, positions=3)[""]
     assert [(one.carry, one.policy) for one in found.approximations] == [
         (carry, policy) for carry in (Carry.STATIC, Carry.INFORMED) for policy in Policy
     ]
     for one in found.approximations:
-        assert one.overall.positions == found.positions <= 5
+        assert one.overall.positions == found.positions <= 3
         assert sum(part.positions for part in one.by_class.values()) == found.positions
         assert sum(part.positions for part in one.by_fit.values()) == found.positions
         assert one.overall.kl == pytest.approx(sum(part.kl for part in one.by_fit.values()))
@@ -83,7 +85,7 @@ def test_every_policy_and_carry_is_compared_at_the_same_positions(parts, corpus)
         assert 0 < one.overall.mean_variation <= 1
         # Pinsker: the variation is at most sqrt(KL ln 2 / 2).
         assert one.overall.mean_variation <= math.sqrt(one.overall.mean_kl * math.log(2) / 2) + 1e-6
-    without = distances(parts.small, target, {"": parts.alignment}, corpus, positions=2, policies=[Policy.HEAL])[""]
+    without = rough(positions=2, policies=[Policy.HEAL])[""]
     assert [(one.carry, one.policy) for one in without.approximations] == [(Carry.STATIC, Policy.HEAL)]
     assert without.base is None
 
