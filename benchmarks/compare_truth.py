@@ -1,7 +1,8 @@
 """How far every approximation is from the exact distribution of the next target token, on the packaged models.
 
     python benchmarks/compare_truth.py [--sources NAME ...] [--text KIND | FILE.jsonl] [--positions N]
-                                       [--methods NAME ...] [--policies NAME ...] [--tolerance X] [--output FILE]
+                                       [--methods NAME ...] [--policies NAME ...]
+                                       [--tolerance X] [--rounds N] [--output FILE]
 
 SmolLM2 and Gemma-3, each as the source of the other, which is asked as the base of the informed carry. The text is one
 of those of `bench_score.py`, or the prompts and responses of a file with examples. For each builder, policy and carry:
@@ -28,7 +29,7 @@ from vocabridge.examples import load_examples
 from vocabridge.models import load_model
 from vocabridge.policy import Policy
 from vocabridge.predictions import predict
-from vocabridge.truth import TOLERANCE
+from vocabridge.truth import ROUNDS, TOLERANCE
 
 BYTES = 12_000
 """Of a text, over which the positions are spread."""
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["default"], help="builders; `all` for every one")
     parser.add_argument("--policies", nargs="+", type=Policy, default=list(Policy))
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--output", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
     models = {name: load_model(short) for name, short in MODELS.items()}
@@ -79,6 +81,7 @@ def main() -> None:
                 positions=arguments.positions,
                 policies=arguments.policies,
                 tolerance=arguments.tolerance,
+                rounds=arguments.rounds,
             )
             print_distances(f"{source} -> {target}, {arguments.text}", found, perf_counter() - begin)
             document.append(

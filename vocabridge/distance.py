@@ -26,7 +26,7 @@ from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
 from vocabridge.score import Scorer
 from vocabridge.token_forest import TokenForest
-from vocabridge.truth import TOLERANCE, NextToken, Truth
+from vocabridge.truth import ROUNDS, TOLERANCE, NextToken, Truth
 from vocabridge.windows import windows
 
 _BYTES = 1e-3
@@ -173,6 +173,7 @@ def distances(
     positions: int = 200,
     policies: Sequence[Policy] = tuple(Policy),
     tolerance: float = TOLERANCE,
+    rounds: int = ROUNDS,
     progress: Progress = unheard,
 ) -> dict[str, Distances]:
     """Compares what is carried by alignments of one pair of vocabularies with the truth.
@@ -185,7 +186,8 @@ def distances(
         base: A base model with the target's vocabulary: the informed carry is compared, too.
         positions: How many of the text's target tokens are compared, at most; spread evenly over it.
         policies: Those to compare.
-        tolerance: The share of the truth that may stay open; see `Truth`.
+        tolerance: The share of the truth that may stay open; see `Truth`, for `rounds`, too.
+        rounds: How many times it is read on for that, at most.
         progress: Told how many positions are done.
 
     Raises:
@@ -197,7 +199,7 @@ def distances(
             f"the alignment is to the tokenizer of {target.name}, and {base.name} has another; name a base "
             "with this one"
         )
-    truth = Truth(ByteModel.of(model, tolerance=_BYTES), target, tolerance=tolerance)
+    truth = Truth(ByteModel.of(model, tolerance=_BYTES), target, tolerance=tolerance, rounds=rounds)
     scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
     carries = [Carry.STATIC] if base is None else [Carry.STATIC, Carry.INFORMED]
     found = {

@@ -28,6 +28,7 @@ from vocabridge.first_token import ELSEWHERE, FirstTokens, Front
 from vocabridge.steering import controls
 
 TOLERANCE = 0.02
+ROUNDS = 3
 
 _UNSEEN = 1e-3
 """The mass of the least likely leaves that are not looked at, as a share of what counts."""
@@ -113,7 +114,9 @@ class Truth:
         rounds: How many times leaves are read on, at most.
     """
 
-    def __init__(self, model: ByteModel, target: Vocabulary, *, tolerance: float = TOLERANCE, rounds: int = 3) -> None:
+    def __init__(
+        self, model: ByteModel, target: Vocabulary, *, tolerance: float = TOLERANCE, rounds: int = ROUNDS
+    ) -> None:
         """Takes the source, byte by byte, and the target's vocabulary.
 
         Raises:
