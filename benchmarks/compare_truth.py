@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vocabridge.alignment import METHODS, Corpus
-from vocabridge.distance import Approximation, Distance, Distances, distances
+from vocabridge.distance import Distances, distances
 from vocabridge.examples import load_examples
 from vocabridge.models import load_model
 from vocabridge.policy import Policy
@@ -106,20 +105,15 @@ def print_distances(pair: str, found: dict[str, Distances], seconds: float) -> N
         figures = (f"{apart.mean_kl:.3f}", f"{apart.mean_variation:.3f}", f"{apart.agreement:.1%}", str(one.silent))
         table.add_row(method, one.carry.value, one.policy.value, *figures)
     Console(width=120).print(table)
-    by_class = {c.label: (lambda one, c=c: one.by_class[c]) for c in some.classes}
-    by_fit = {f.value: (lambda one, f=f: one.by_fit[f]) for f in some.fits}
-    for several in (by_class, by_fit):
-        print_parts(rows, several)
-
-
-def print_parts(rows: list[tuple[str, Approximation]], parts: dict[str, Callable[[Approximation], Distance]]) -> None:
-    """KL by some parts of the text."""
-    sizes = [f"{name} ({get(rows[0][1]).positions})" for name, get in parts.items()]
-    table = Table("builder", "carry", "policy", *sizes, title="KL in bits")
-    for method, one in rows:
-        figures = [f"{get(one).mean_kl:.3f}" for get in parts.values()]
-        table.add_row(method, one.carry.value, one.policy.value, *figures)
-    Console(width=120).print(table)
+    by_class = {c.label: [one.by_class[c] for _, one in rows] for c in some.classes}
+    by_fit = {f.value: [one.by_fit[f] for _, one in rows] for f in some.fits}
+    for parts in (by_class, by_fit):
+        sizes = [f"{name} ({part[0].positions})" for name, part in parts.items()]
+        table = Table("builder", "carry", "policy", *sizes, title="KL in bits")
+        for number, (method, one) in enumerate(rows):
+            figures = [f"{part[number].mean_kl:.3f}" for part in parts.values()]
+            table.add_row(method, one.carry.value, one.policy.value, *figures)
+        Console(width=120).print(table)
 
 
 if __name__ == "__main__":

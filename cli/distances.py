@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from vocabridge.cli.output import count, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, Corpus
-    from vocabridge.distance import Approximation, Distance
+    from vocabridge.distance import Distance
 
 
 def compare(
@@ -51,22 +50,17 @@ def compare(
             for one in rows
         ],
     )
-    print_parts(
-        "KL in bits by class of target token", rows, {c.label: lambda a, c=c: a.by_class[c] for c in found.classes}
-    )
-    print_parts("KL in bits by how the tokens lie", rows, {f.value: lambda a, f=f: a.by_fit[f] for f in found.fits})
-
-
-def print_parts(title: str, rows: list[Approximation], parts: dict[str, Callable[[Approximation], Distance]]) -> None:
-    """One row a part of the text, one column a carry and policy."""
-    print_table(
-        title,
-        ("", "tokens", *(f"{one.carry.value} {one.policy.value}" for one in rows)),
-        [
-            (name, count(part(rows[0]).positions), *(f"{part(one).mean_kl:.3f}" for one in rows))
-            for name, part in parts.items()
-        ],
-    )
+    by_class = {c.label: [one.by_class[c] for one in rows] for c in found.classes}
+    by_fit = {f.value: [one.by_fit[f] for one in rows] for f in found.fits}
+    for title, parts in (("class of target token", by_class), ("how the tokens lie", by_fit)):
+        print_table(
+            f"KL in bits by {title}",
+            ("", "tokens", *(f"{one.carry.value} {one.policy.value}" for one in rows)),
+            [
+                (name, count(part[0].positions), *(f"{distance.mean_kl:.3f}" for distance in part))
+                for name, part in parts.items()
+            ],
+        )
 
 
 def _figures(distance: Distance) -> tuple[str, str, str]:

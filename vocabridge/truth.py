@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_model import Bool, ByteModel, ByteText, Float64, Int64, Read, likeliest, share_of
+from vocabridge.byte_model import ByteModel, ByteText, Float64, Read, likeliest, share_of
+from vocabridge.covers import Bool, Int64
 from vocabridge.first_token import ELSEWHERE, FirstTokens, Front
 from vocabridge.steering import controls
 
