@@ -5,8 +5,8 @@ the *rest*, and after them with what is not known. The next token is the one tha
 encoding of all of it. Where that encoding does not begin with t_1 ... t_i, the text is one that the target would have
 cut otherwise, and so is none of those that are asked about (`ELSEWHERE`).
 
-As in `covers`, what may come is tried. The next token is taken for *open* where it reaches the rest's end and longer
-ones begin with the rest, or where one of a few continuations changes it. Behind a place where the tokenizer always
+As in `covers`, what may come is tried. The next token is taken for *open* where tokens begin with the rest that are
+longer, or where one of a few continuations changes it. Behind a place where the tokenizer always
 cuts only the rest itself matters, so what it begins with is remembered.
 """
 
@@ -133,11 +133,9 @@ class FirstTokens:
         return found
 
     def _may_be_longer(self, token: int, rest: bytes) -> bool:
-        """Whether a next token that is the whole rest is the beginning of a longer one."""
-        if token == ELSEWHERE or len(self._token_bytes[token] or b"") < len(rest):
-            return False
+        """Whether there are tokens of which the rest is only the beginning."""
         low, high = run_behind(self._following.lexicon.tokens, rest)
-        return low < high
+        return token != ELSEWHERE and low < high
 
     def _is_settled(self, front: bytes, rest: bytes) -> bool:
         """Whether the tokenizer cuts inside of the rest whatever follows, so that what is before it stays."""
