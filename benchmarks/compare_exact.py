@@ -4,8 +4,8 @@
 
 Of each model: bits of a text by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the shipped
 value network: seconds a byte, and forwards, of the exact mode, beside the projected bridge on the same prompt, which
-ends inside of a word; and of SmolLM2 with itself as both donors, whether greedy decoding byte by byte gives the text
-that it gives token by token. It is not run by `make bench`.
+ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy decoding byte by
+byte gives the text that adding logits token by token gives. It is not run by `make bench`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,31 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from vocabridge.bridge import Bridge
 from vocabridge.byte_model import ByteModel
 from vocabridge.combination import Carry, Combination
 from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.loading import build_bridge
 from vocabridge.models import load_model
+from vocabridge.policy import Policy
+from vocabridge.projection import Projection
 from vocabridge.score import own_bits
+from vocabridge.steering import Steering
 from vocabridge.streaming import stream
-from vocabridge.value_source import ContrastPair
+from vocabridge.value_network import load_value_source
 
 TEXT = Path(__file__).parent.parent / "docs" / "training.md"
 PROMPT = "Question: A baker sells 24 loaves a day. How many loaves does she sell in 7 days?\nAnswer: She se"
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
-PROMPTS = ("The capital of France is", "Water boils at", "def add(a, b):\n    return")
+VALUE = str(files("vocabridge.data") / "value_network" / "gsm_symbolic-smollm2-135m")
+PROMPTS = (
+    "The capital of France is",
+    "Water boils at",
+    "def add(a, b):\n    return",
+    "Question: Anna has 12 apples and eats 5. How many are left?\nAnswer:",
+    "Question: A pack holds 6 pens. How many pens are in 7 packs?\nAnswer:",
+    "Question: Tom runs 3 km a day for 5 days and then 10 km. How far does he run?\nAnswer:",
+)
 
 
 def bits(name: str, size: int, tolerances: list[float]) -> list[dict[str, Any]]:
@@ -78,10 +90,9 @@ def bits(name: str, size: int, tolerances: list[float]) -> list[dict[str, Any]]:
 
 def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
     """An exact and a projected bridge on one prompt."""
-    value = str(files("vocabridge.data") / "value_network" / "gsm_symbolic-smollm2-135m")
     rows = []
     for exact in (False, True):
-        bridge: Any = build_bridge("gemma-3-270m", value, exact=exact)  # type: ignore[call-overload]
+        bridge: Any = build_bridge(MODELS[1], VALUE, exact=exact)  # type: ignore[call-overload]
         if exact:
             bridge.limit(tolerance=tolerance)
         "".join(stream(bridge, PROMPT, max_new_tokens=1))  # what is cached at first use
@@ -98,25 +109,24 @@ def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
 
 
 def same_tokenizer(tolerance: float, tokens: int) -> list[dict[str, Any]]:
-    """Greedy texts of one model: by tokens, and by bytes with itself as tuned and as untuned donor, (1, 1, 1)."""
-    loaded = load_model("smollm2-135m-instruct", dtype=torch.float32)
-    steering = ExactSteering(ContrastPair(loaded, loaded), Combination(Carry.STATIC, 1.0, 1.0, 1.0))
-    bridge = ExactBridge(loaded, [steering], tolerance=tolerance)
+    """Greedy texts of SmolLM2 with a value network trained on it, (1, 1, 1): logits added by tokens, and by bytes."""
+    base, source = load_model(MODELS[0], dtype=torch.float32), load_value_source(VALUE, dtype=torch.float32)
+    sum_of_logits = Combination(Carry.LINEAR)
+    identity = Projection.identity(base.vocabulary.size)
+    by_token = Bridge(base, [Steering(source, base.vocabulary, identity, sum_of_logits, policy=Policy.RETOKENIZE)])
+    by_byte = ExactBridge(base, [ExactSteering(source, sum_of_logits)], tolerance=tolerance)
     rows = []
     for prompt in PROMPTS:
-        ids = torch.tensor([loaded.vocabulary.encode(prompt).ids.tolist()])
-        out = loaded.model.generate(ids, max_new_tokens=tokens, do_sample=False)[0, ids.shape[1] :].tolist()
-        by_tokens = b"".join(loaded.vocabulary.token_bytes[i] or b"" for i in out).decode(errors="replace")
-        by_bytes = "".join(stream(bridge, prompt, max_new_tokens=tokens))
-        size = min(len(by_tokens), len(by_bytes))
-        rows.append({"by tokens": by_tokens, "by bytes": by_bytes, "same": by_tokens[:size] == by_bytes[:size]})
+        texts = ["".join(stream(bridge, prompt, max_new_tokens=tokens)) for bridge in (by_token, by_byte)]
+        size = min(map(len, texts))  # the one by bytes ends behind a word
+        rows.append({"by tokens": texts[0], "by bytes": texts[1], "same": texts[0][:size] == texts[1][:size]})
     return rows
 
 
 def main() -> None:
     """Measures, prints, and writes the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=150)
+    parser.add_argument("--bytes", type=int, default=150, help="of the text whose bits are counted")
     parser.add_argument("--tolerance", type=float, nargs="+", default=[1e-3, 1e-6])
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--output", type=Path)
@@ -130,7 +140,7 @@ def main() -> None:
 
     report("cost", cost(loosest, arguments.tokens))
     report("same tokenizer", same_tokenizer(loosest, arguments.tokens))
-    for name in MODELS:
+    for name in MODELS if arguments.bytes else ():
         report("bits", bits(name, arguments.bytes, arguments.tolerance))
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

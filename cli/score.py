@@ -17,6 +17,7 @@ EXAMPLES = """\b
 Examples:
   vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt
   vocabridge score pair.safetensors --model smollm2-135m-instruct --text prose/ --text code/ --json
+  vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt --exact --base gemma-3-270m
 """
 
 
@@ -35,6 +36,18 @@ def score(
     target: Annotated[
         str | None, typer.Option(help="The base model's tokenizer. Without it: where the alignment found it.")
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Compare with the model's exact distribution of the next target token instead."),
+    ] = False,
+    positions: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --exact: at so many of the text's tokens, spread evenly; 200 if not set."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="With --exact: the base model that the informed carry asks; without one, only the static."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Score an alignment by one honest number.
@@ -42,7 +55,13 @@ def score(
     Bits per byte of a text when the source model predicts it in its own tokens, and when its predictions are
     carried to the other vocabulary; for every policy of what it says where its own tokens may not end, by class
     of token, and by how the tokens of both lie. The text should be one that the alignment was not counted on.
+
+    With --exact: how far each policy and carry is from the truth, KL in bits, total variation and whether the
+    likeliest token is the same. A position takes some seconds.
     """
+    if not exact and (positions, base) != (None, None):
+        hint = "--base" if positions is None else "--positions"
+        raise typer.BadParameter("only --exact has this; add it, or leave this out", param_hint=hint)
     from vocabridge.alignment import Alignment, Corpus
     from vocabridge.cli.vocabularies import remembered
     from vocabridge.models import load_model
@@ -51,6 +70,11 @@ def score(
 
     begin = perf_counter()
     alignment, corpus = Alignment.load(file), Corpus.open(text)
+    if exact:
+        from vocabridge.cli.distances import compare
+
+        compare(file, alignment, corpus, model=model, target=target, base=base, positions=positions or 200, json=json)
+        return
     vocabulary = remembered("target", target, alignment.target)
     with progress(f"scoring {file} with {model}") as tell:
         found = measure(load_model(model), vocabulary, {"": alignment}, corpus, progress=tell)[""]

@@ -189,6 +189,32 @@ class ByteModel:
             found[said] = torch.stack([one.softmax(-1)[:, order] for one in logits], 1).cpu().numpy()
         return found
 
+    def behind(self, tokens: tuple[int, ...], node: int, p: Float32) -> Read:
+        """What follows a cover by what `read` says, (k, m + s); what is known to be invalid has none of it.
+
+        Args:
+            tokens: The cover's, behind the settled ones.
+            node: The place of the last one in the tree.
+            p: May be changed.
+        """
+        size = len(self.following.lexicon.ids)
+        read = Read(node, (0, size), p[:, :size], np.zeros(size, bool), p[:, size:])
+        for (low, high), context in self.following.parts(tokens):
+            known = self.following.known(context)[low:high]
+            read.p[:, low:high][:, known == INVALID] = 0
+            read.judged[low:high] = known != 0
+        return read
+
+    def judge(self, tokens: tuple[int, ...], read: Read, chosen: Int64) -> None:
+        """Finds out which of some tokens, by their places in the lexicon, may follow."""
+        following, first = self.following, read.run[0]
+        chosen = chosen[~read.judged[chosen - first]]
+        for (low, high), context in following.parts(tokens) if len(chosen) else ():
+            part = chosen[(chosen >= low) & (chosen < high)]
+            following.judge(context, part)
+            read.p[:, part[following.known(context)[part] == INVALID] - first] = 0
+        read.judged[chosen - first] = True
+
 
 class ByteText:
     """A text as a `ByteModel` reads it. What comes after it is another text: one may go on in many ways.
@@ -197,13 +223,14 @@ class ByteText:
         model: Whose view it is.
         data: Its bytes behind what is settled: behind the last control token, or the last place where the tokenizer
             always cuts.
+        forest: What its covers, and those of all texts that began with it, are nodes of.
     """
 
     def __init__(self, model: ByteModel, forest: TokenForest, node: int, data: bytes, covers: list[Cover]) -> None:
         """A text of which `node` is the last settled token, and these are the covers behind it."""
         self.model = model
         self.data = data
-        self._forest = forest
+        self.forest = forest
         self._node = node
         self._covers = covers
         self._woken = 0
@@ -212,7 +239,7 @@ class ByteText:
     @property
     def settled(self) -> list[int]:
         """The tokens that no continuation will change, the begin token among them."""
-        tree = self._forest.trees[0]
+        tree = self.forest.trees[0]
         return [tree.tokens[node] for node in tree.ancestors(self._node)]
 
     @property
@@ -235,18 +262,18 @@ class ByteText:
 
     def _after_bytes(self, data: bytes) -> ByteText:
         covers = [found for cover in self._covers for found in self._feed(cover, data)]
-        text = ByteText(self.model, self._forest, self._node, self.data + data, covers)
+        text = ByteText(self.model, self.forest, self._node, self.data + data, covers)
         text._settle()
         return text
 
     def _after_symbol(self, symbol: int) -> ByteText:
         """A control token ends the text in front of it for good; what is left is its one encoding."""
-        ids = self._encoding()
+        ids = self.encoding()
         if ids is None or not self._covers:
-            return ByteText(self.model, self._forest, self._node, b"", [])
-        node = self._forest.trees[0].add([*ids, symbol], self._node)
+            return ByteText(self.model, self.forest, self._node, b"", [])
+        node = self.forest.trees[0].add([*ids, symbol], self._node)
         root = Cover((), node, None, np.zeros(self.model.voices), b"")
-        return ByteText(self.model, self._forest, node, b"", [root])
+        return ByteText(self.model, self.forest, node, b"", [root])
 
     def _feed(self, cover: Cover, data: bytes) -> list[Cover]:
         """What becomes of a cover when the text goes on: itself, and those with one more token that ends there."""
@@ -262,7 +289,7 @@ class ByteText:
             part = slice(low - read.run[0], high - read.run[0])
             read = replace(read, run=(low, high), p=read.p[:, part], judged=read.judged[part])
             longer = int(lexicon.bounds(read.run, len(pending))[0])
-            self._judge(cover.tokens, read, np.arange(low, longer))
+            self.model.judge(cover.tokens, read, np.arange(low, longer))
             for i in range(longer - low):
                 if read.p[:, i].any():
                     with np.errstate(divide="ignore"):  # of two voices, one may rule it out
@@ -273,17 +300,7 @@ class ByteText:
             found.append(replace(cover, pending=pending, read=read))
         return found
 
-    def _judge(self, tokens: tuple[int, ...], read: Read, chosen: Int64) -> None:
-        """Finds out which of some tokens, by their places in the lexicon, may follow."""
-        following, first = self.model.following, read.run[0]
-        chosen = chosen[~read.judged[chosen - first]]
-        for (low, high), context in following.parts(tokens) if len(chosen) else ():
-            part = chosen[(chosen >= low) & (chosen < high)]
-            following.judge(context, part)
-            read.p[:, part[following.known(context)[part] == INVALID] - first] = 0
-        read.judged[chosen - first] = True
-
-    def _encoding(self) -> tuple[int, ...] | None:
+    def encoding(self) -> tuple[int, ...] | None:
         """The tokens of what is not settled as it stands; None where it ends inside of a character."""
         try:
             return self.model.following.encode(self.data.decode())
@@ -305,11 +322,11 @@ class ByteText:
         size = len(ids)
         agreeing = [cover for cover in self._covers if cover.tokens[:size] == ids[: len(cover.tokens)]]
         if len(agreeing) == 1 and agreeing[0].read is None and len(agreeing[0].tokens) < size:
-            node, done = self._forest.trees[0].add(ids, self._node), len(text[:cut].encode())
+            node, done = self.forest.trees[0].add(ids, self._node), len(text[:cut].encode())
             agreeing = [Cover(ids, node, None, np.zeros(self.model.voices), self.data[done:])]
         self._covers = agreeing
         if agreeing and all(len(cover.tokens) >= size for cover in agreeing):
-            self._node = self._forest.trees[0].add(ids, self._node)
+            self._node = self.forest.trees[0].add(ids, self._node)
             self.data = self.data[len(text[:cut].encode()) :]
             self._covers = [replace(cover, tokens=cover.tokens[size:]) for cover in agreeing]
 
@@ -322,6 +339,20 @@ class ByteText:
     def _longer(self, cover: Cover, read: Read) -> int:
         """Where the tokens of a read cover begin that are longer than what is pending; the others end in the text."""
         return int(self.model.following.lexicon.bounds(read.run, len(cover.pending))[0])
+
+    def ways(self) -> list[tuple[Cover, Read, Float64, int]]:
+        """What `next` has read.
+
+        Returns:
+            Covers, what follows each, the weight of each, (k,), and the place in the lexicon from which on the tokens
+            that follow are longer than the text.
+        """
+        weights = self._scale() if self._covers else ()
+        return [
+            (cover, cover.read, weight, self._longer(cover, cover.read))
+            for cover, weight in zip(self._covers, weights, strict=True)
+            if cover.read
+        ]
 
     def _mass(self, weights: Float64) -> Float64:
         """The mass of the covers that have been read, (k,)."""
@@ -343,10 +374,10 @@ class ByteText:
             left = 0.0
             for cover, said, weight in read:
                 first = self._longer(cover, said)
-                share = _share(weight[:, None] * said.p[:, first - said.run[0] :], mass[:, None]).max(0)
+                share = share_of(weight[:, None] * said.p[:, first - said.run[0] :], mass[:, None]).max(0)
                 open_ = np.flatnonzero((share > 0) & ~said.judged[first - said.run[0] :])
-                chosen, unjudged = _likely(share[open_], self.model.tolerance / len(read))
-                self._judge(cover.tokens, said, first + open_[chosen])
+                chosen, unjudged = likeliest(share[open_], self.model.tolerance / len(read))
+                self.model.judge(cover.tokens, said, first + open_[chosen])
                 left += unjudged
             before, mass = mass, self._mass(weights)
         return left
@@ -359,20 +390,16 @@ class ByteText:
         weights = self._scale()
         self._judge_enough(weights)
         mass = self._mass(weights)
-        share = _share(weights[asleep], mass + weights[asleep].sum(0)).max(1)
-        chosen, _ = _likely(share, self.model.tolerance)
+        share = share_of(weights[asleep], mass + weights[asleep].sum(0)).max(1)
+        chosen, _ = likeliest(share, self.model.tolerance)
         if self.model.beam is not None:
             chosen = chosen[: max(self.model.beam - self._woken, 0 if mass.any() else 1)]
         return [asleep[i] for i in chosen.tolist()]
 
     def _wake(self, i: int, node: int, p: Float32) -> None:
         """A cover was read, and this follows it: tokens and symbols, (k, m + s)."""
-        cover, size = self._covers[i], len(self.model.following.lexicon.ids)
-        read = Read(node, (0, size), p[:, :size], np.zeros(size, bool), p[:, size:])
-        for (low, high), context in self.model.following.parts(cover.tokens):
-            known = self.model.following.known(context)[low:high]
-            read.p[:, low:high][:, known == INVALID] = 0
-            read.judged[low:high] = known != 0
+        cover = self._covers[i]
+        read = self.model.behind(cover.tokens, node, p)
         self._woken += 1
         woken = replace(cover, pending=b"", read=read)
         self._covers[i : i + 1] = self._feed(woken, cover.pending) if cover.pending else [woken]
@@ -384,7 +411,7 @@ class ByteText:
             return NextByte(p, 0.0)
         weights = self._scale()
         unjudged = self._judge_enough(weights)
-        encoding = self._encoding()
+        encoding = self.encoding()
         asleep = np.zeros(self.model.voices)
         for cover, weight in zip(self._covers, weights, strict=True):
             if cover.read is None:
@@ -398,14 +425,14 @@ class ByteText:
             if not cover.pending and cover.tokens == encoding:
                 p[:, 256:] += weight[:, None] * cover.read.symbols
         total = p.sum(1, keepdims=True)
-        lost = float(_share(asleep, asleep + total[:, 0]).max()) + unjudged
-        return NextByte(_share(p, total), lost)
+        lost = float(share_of(asleep, asleep + total[:, 0]).max()) + unjudged
+        return NextByte(share_of(p, total), lost)
 
 
 def next_bytes(texts: Sequence[ByteText]) -> list[NextByte]:
     """What may come next in each of some texts that began as one; what has to be read, is read in one forward."""
     while wanted := [(text, i) for text in texts if text._next is None for i in sorted(text._to_wake(), reverse=True)]:
-        forest = texts[0]._forest
+        forest = texts[0].forest
         covers = [text._covers[i] for text, i in wanted]
         tree = forest.trees[0]
         nodes = [tree.add(() if cover.last is None else (cover.last,), cover.parent) for cover in covers]
@@ -416,12 +443,12 @@ def next_bytes(texts: Sequence[ByteText]) -> list[NextByte]:
     return [text._next for text in texts if text._next is not None]
 
 
-def _share(part: Float64, whole: Float64) -> Float64:
+def share_of(part: Float64, whole: Float64) -> Float64:
     """A part of a whole; 0 of nothing."""
     return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
 
 
-def _likely(shares: Float64, tolerance: float) -> tuple[Int64, float]:
+def likeliest(shares: Float64, tolerance: float) -> tuple[Int64, float]:
     """The greatest of some shares, so many that the others have no more than the tolerance.
 
     Returns:

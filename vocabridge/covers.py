@@ -91,6 +91,7 @@ class Following:
 
     Attributes:
         lexicon: The tokens, by the order in which all are named here.
+        ends: The bytes, increasing, before which the tokenizer always cuts behind a character; none for "".
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -109,7 +110,7 @@ class Following:
         self._vocabulary = vocabulary
         self._cuts = safe_cuts(vocabulary)
         self._known: OrderedDict[tuple[int, ...], Int8] = OrderedDict()
-        self._ends = functools.lru_cache(maxsize=1 << 12)(self._ends_before)
+        self.ends = functools.lru_cache(maxsize=1 << 12)(self._ends_before)
 
     def known(self, context: tuple[int, ...]) -> Int8:
         """What is known of the tokens behind some others, int8 (m,): `VALID`, `INVALID`, or `UNKNOWN` so far."""
@@ -141,11 +142,16 @@ class Following:
         bounds = self.lexicon.bounds(everything, 0)
         parts: list[tuple[Range, tuple[int, ...]]] = []
         at = 0
-        for byte in self._ends(last):
+        for byte in self.ends(last):
             low, high = int(bounds[byte]), int(bounds[byte + 1])
             parts += [((at, low), tokens), ((low, high), ())]
             at = high
         return [*parts, ((at, everything[1]), tokens)]
+
+    def context(self, tokens: tuple[int, ...], at: int) -> tuple[int, ...]:
+        """Those of some tokens that matter for what follows a token behind them, the one at this place, itself last."""
+        front = next(front for (low, high), front in self.parts(tokens) if low <= at < high)
+        return (*front, int(self.lexicon.ids[at]))
 
     def settled(self, text: str) -> int:
         """The last place in a text at which its tokenizer always cuts, whatever follows; 0 if there is none."""
@@ -163,7 +169,7 @@ class Following:
         front = b"".join(self._vocabulary.token_bytes[i] or b"" for i in context)
         spelled = [front + self.lexicon.tokens[at] for at in open_]
         expected = [[*context, int(self.lexicon.ids[at])] for at in open_]
-        for ways in (_as_it_stands, _going_on):
+        for ways in (as_it_stands, going_on):
             texts: list[str] = []
             owner: list[int] = []
             for i, data in enumerate(spelled):
@@ -171,7 +177,7 @@ class Following:
                 texts += several
                 owner += [i] * len(several)
             valid = np.zeros(len(open_), bool)
-            for i, ids in zip(owner, self._encoded(texts), strict=True):
+            for i, ids in zip(owner, self.encode_batch(texts), strict=True):
                 valid[i] |= ids[: len(expected[i])] == expected[i]
             found[[at for at, is_valid in zip(open_, valid, strict=True) if is_valid]] = VALID
             rest = np.flatnonzero(~valid).tolist()
@@ -180,9 +186,10 @@ class Following:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text, those of special tokens that it spells among them."""
-        return tuple(next(self._encoded([text])))
+        return tuple(next(self.encode_batch([text])))
 
-    def _encoded(self, texts: Sequence[str]) -> Iterator[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The same of each of several texts."""
         for encoding in self._vocabulary.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
             yield encoding.ids
 
@@ -202,7 +209,7 @@ def half_character(data: bytes) -> bytes | None:
     return b""
 
 
-def _as_it_stands(data: bytes) -> list[str]:
+def as_it_stands(data: bytes) -> list[str]:
     """The text that some bytes are; where they end inside of a character, some that begin with them."""
     half = half_character(data)
     if half is None:
@@ -210,7 +217,7 @@ def _as_it_stands(data: bytes) -> list[str]:
     return [data.decode()] if not half else _completed(data, half, _LAST_BYTES)
 
 
-def _going_on(data: bytes) -> list[str]:
+def going_on(data: bytes) -> list[str]:
     """Other texts that begin with some bytes."""
     half = half_character(data)
     if half is None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_model import TOLERANCE, ByteModel, ByteText, Float64
 from vocabridge.combination import Combination, Form
 from vocabridge.models import LoadedModel
@@ -98,6 +98,7 @@ class ExactBridge:
         vocabulary: The base's.
         steerings: What steers it; strengths and combinations may be changed between two texts.
         base: The base model, byte by byte.
+        partners: Of each steering, its source's control token for each of the base's that means the same.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class ExactBridge:
         self.base = ByteModel.of(base, tolerance=tolerance, beam=beam)
         self._view = partial(ByteModel, tolerance=tolerance, beam=beam)
         self._donors: dict[tuple[int, tuple[str, ...]], ByteModel] = {}
+        self.partners = [controls(steering.source.vocabulary, self.vocabulary) for steering in self.steerings]
         for number, steering in enumerate(self.steerings):
             if not steering.is_silent:
                 self.donor(number)
@@ -168,6 +170,15 @@ class ExactBridge:
             self._donors[number, wanted] = self._view(source.vocabulary, models, make, len(wanted))
         return self._donors[number, wanted]
 
+    def translated(self, pieces: Sequence[Piece], number: int) -> list[Piece]:
+        """What a steering's source reads where the base reads these: bytes, and its own control tokens."""
+        partner = self.partners[number]
+        return [
+            piece if isinstance(piece, bytes) else partner[piece]
+            for piece in pieces
+            if isinstance(piece, bytes) or piece in partner
+        ]
+
     def text(self, pieces: Sequence[Piece] = (), donors: Sequence[Sequence[Piece]] | None = None) -> ExactText:
         """Begins a text.
 
@@ -178,7 +189,7 @@ class ExactBridge:
         heard = {}
         for number, steering in enumerate(self.steerings):
             if not steering.is_silent:
-                own = _translated(pieces, steering, self.vocabulary) if donors is None else donors[number]
+                own = self.translated(pieces, number) if donors is None else donors[number]
                 heard[number] = self.donor(number).text(own)
         text = self.base.text(pieces)
         return ExactText(self, text, heard, len(text.tokens))
@@ -220,8 +231,7 @@ class ExactText:
         """The text that goes on with some bytes, or a control token of the base's."""
         donors = {}
         for number, donor in self._donors.items():
-            steering = self._bridge.steerings[number]
-            donors[number] = donor.after(*_translated([piece], steering, self._bridge.vocabulary))
+            donors[number] = donor.after(*self._bridge.translated([piece], number))
         return ExactText(self._bridge, self._base.after(piece), donors, self._begun)
 
     def next(self) -> NextSteered:
@@ -243,19 +253,19 @@ class ExactText:
             lost = max(lost, said.lost)
             if said.p.any(1).all():
                 strength = float(alpha(steering.strength, torch.tensor([self.tokens])))
-                change += steering.change(p_base, self._shared(donor, steering, p_base, said.p), strength)
+                change += steering.change(p_base, self._shared(donor, number, p_base, said.p), strength)
         if not change.any():
             return NextSteered(p_base, p_base, lost)
         z = np.where(p_base > 0, _log(p_base) + change, -np.inf)
         p = np.exp(z - z.max())
         return NextSteered(p / p.sum(), p_base, lost)
 
-    def _shared(self, donor: ByteText, steering: ExactSteering, p_base: Float64, said: Float64) -> Float64:
-        """A donor's distributions (k, 256 + its symbols) over the bytes and the base's symbols, (k, 256 + s)."""
+    def _shared(self, donor: ByteText, number: int, p_base: Float64, said: Float64) -> Float64:
+        """A steering's distributions (k, 256 + its symbols) over the bytes and the base's symbols, (k, 256 + s)."""
         ours, theirs = self._bridge.base.symbols.tolist(), donor.model.symbols.tolist()
         shared, speaks = np.zeros((len(said), len(p_base))), np.arange(len(p_base)) < 256
         shared[:, :256] = said[:, :256]
-        partner = controls(steering.source.vocabulary, self._bridge.vocabulary)
+        partner = self._bridge.partners[number]
         for source in set(partner.values()):
             places = [256 + i for i, symbol in enumerate(ours) if partner.get(symbol) == source]
             own = p_base[places]
@@ -265,16 +275,6 @@ class ExactText:
         total = shared.sum(1, keepdims=True)
         # What is spoken for shares what the base gives it; the rest keeps what it has.
         return np.where(speaks, shared / np.where(total > 0, total, 1) * p_base[speaks].sum(), p_base)
-
-
-def _translated(pieces: Sequence[Piece], steering: ExactSteering, base: Vocabulary) -> list[Piece]:
-    """What a source reads where the base reads these: bytes, and its own control tokens of the same meaning."""
-    partner = controls(steering.source.vocabulary, base)
-    return [
-        piece if isinstance(piece, bytes) else partner[piece]
-        for piece in pieces
-        if isinstance(piece, bytes) or piece in partner
-    ]
 
 
 def _log(p: Float64) -> Float64:

@@ -11,10 +11,8 @@ the target tokens.
 
 from __future__ import annotations
 
-import bisect
-import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +23,7 @@ from torch import Tensor
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
+from vocabridge.places import Fit, places
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
@@ -43,29 +42,6 @@ _AT_ONCE = 8
 
 _FLOOR = 1e-4
 """The share of every distribution that goes to the frequencies, so that nothing is impossible."""
-
-
-class Fit(enum.Enum):
-    """How target and source tokens lie in a stretch between two common boundaries.
-
-    Attributes:
-        EQUAL: One target token, one source token.
-        LONGER: One target token that several source tokens make up.
-        SHORTER: Several target tokens inside one source token.
-        CROSSED: Several of both.
-    """
-
-    EQUAL = "equal"
-    LONGER = "target longer"
-    SHORTER = "target shorter"
-    CROSSED = "crossed"
-
-    @classmethod
-    def of(cls, targets: int, sources: int) -> Fit:
-        """The fit of so many target tokens with so many source tokens."""
-        if targets == 1:
-            return cls.EQUAL if sources == 1 else cls.LONGER
-        return cls.SHORTER if sources == 1 else cls.CROSSED
 
 
 @dataclass
@@ -191,23 +167,6 @@ class Score:
         }
 
 
-@dataclass(frozen=True)
-class _Position:
-    """A target token of a text.
-
-    Attributes:
-        token: The target token.
-        length: Its bytes.
-        native: Bits that the source's own tokens spend on these bytes.
-        fit: How the tokens lie here.
-    """
-
-    token: int
-    length: int
-    native: float
-    fit: Fit
-
-
 def score(
     model: LoadedModel,
     target: Vocabulary,
@@ -229,122 +188,103 @@ def score(
     Raises:
         VocabridgeError: An alignment is for other tokenizers; or the text has no common boundary to start at.
     """
-    source = ContrastPair(model, model)  # of which only the tuned donor is asked
-    static = Combination(Carry.STATIC, 0.0, 1.0, 0.0)
-    scorers = {
-        name: _Scorer(Steering.over(target, source, alignment, static), alignment)
-        for name, alignment in alignments.items()
-    }
+    scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
     results = {name: {policy: Carried() for policy in policies} for name in alignments}
     classes = classes_of(target)
     positions = common = done = 0
     for window in windows(corpus):
-        ids, first, places, shared = _places(model, target, window)
-        positions += len(places)
-        common += shared
-        for policy in policies if places else ():
+        found = places(model.vocabulary, target, window)
+        charged, first = found.places, found.first
+        positions += len(charged)
+        common += found.common
+        own = own_bits(model, found.sources) if charged else np.zeros(0)
+        for policy in policies if charged else ():
             for scorer in scorers.values():
                 scorer.steering.policy = policy
             listener = next(iter(scorers.values())).steering  # to what is carried, all listen alike
-            tokens = listener.pieces(ids[:-1])  # nothing is asked after the last
+            tokens = listener.pieces(found.tokens[:-1])  # nothing is asked after the last
             reading = listener.reading(1, listener.wanted)
             reading.read_on(0, tokens[: first - 1])
-            for start in range(0, len(places), _READ_AT_ONCE):
-                part = places[start : start + _READ_AT_ONCE]
+            for start in range(0, len(charged), _READ_AT_ONCE):
+                part = charged[start : start + _READ_AT_ONCE]
                 at = first - 1 + start
                 said = reading.read([tokens[at : at + len(part)]], len(part))
                 for name, scorer in scorers.items():
-                    bits, silent = scorer.bits(said.at(range(len(part))), [place.token for place in part])
                     carried = results[name][policy]
-                    carried.silent += silent
-                    for place, spent in zip(part, bits, strict=True):
-                        for cost in (
-                            carried.overall,
-                            carried.by_class[TokenClass(classes[place.token])],
-                            carried.by_fit[place.fit],
-                        ):
-                            cost.add(place.length, place.native, spent)
+                    for some, q, says in scorer.carried(said.at(range(len(part)))):
+                        truth = torch.tensor([place.token for place in part[some]], device=q.device)
+                        bits = -q.gather(1, truth[:, None])[:, 0].log2()
+                        carried.silent += int((~says).sum())
+                        for place, spent in zip(part[some], bits.tolist(), strict=True):
+                            for cost in (
+                                carried.overall,
+                                carried.by_class[TokenClass(classes[place.token])],
+                                carried.by_fit[place.fit],
+                            ):
+                                cost.add(place.length, float(own[place.sources].sum()) * place.share, spent)
         done += len(window.encode())
         progress(done, corpus.bytes, "scoring")
     if not positions:
         raise VocabridgeError("the text is too short to score: no place in it where tokens of both vocabularies start")
     return {
-        name: Score(model.name, source.vocabulary.name, target.name, alignments[name].method, positions, common, found)
-        for name, found in results.items()
+        name: Score(model.name, model.vocabulary.name, target.name, alignments[name].method, positions, common, one)
+        for name, one in results.items()
     }
 
 
-class _Scorer:
-    """Charges the tokens of a text by one alignment.
+class Scorer:
+    """Carries by one alignment what a source says.
 
     Attributes:
-        steering: Carries by it what the source says.
+        steering: By which it is heard and carried.
     """
 
-    def __init__(self, steering: Steering, alignment: Alignment) -> None:
-        self.steering = steering
+    def __init__(self, model: LoadedModel, target: Vocabulary, alignment: Alignment) -> None:
+        """Takes the source model, the target's vocabulary and the alignment of the two.
+
+        Raises:
+            VocabridgeError: The alignment is for other tokenizers.
+        """
+        source = ContrastPair(model, model)  # of which only the tuned donor is asked
+        self.steering = Steering.over(target, source, alignment, Combination(Carry.STATIC, 0.0, 1.0, 0.0))
         # Control tokens too: a text may hold the unknown token, or spell out a special one.
         frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel() + 1
         self._frequency = torch.from_numpy((frequency / frequency.sum()).astype("float32"))
 
     @torch.no_grad()
-    def bits(self, said: Said, tokens: Sequence[int]) -> tuple[list[float], int]:
-        """What tokens cost, and at how many of them the source is silent.
+    def carried(
+        self, said: Said, carry: Carry = Carry.STATIC, p_base: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """What the source says at some positions, in the target's vocabulary.
 
         Args:
-            said: What the source says where each of them follows.
-            tokens: Target tokens.
+            said: What it says.
+            carry: By which it is carried, a carry of distributions.
+            p_base: What a base says there, (n, |T|); needed for the informed carry. Without it, how often the
+                alignment has counted the target's tokens stands for it.
+
+        Yields:
+            A few positions each time, the distributions there (k, |T|), and where the source has a say, (k,).
         """
         steering = self.steering
         frequency = self._frequency.to(steering.projection.speaking.device)
 
-        def carried(part: slice) -> tuple[Tensor, Tensor]:
+        def one(part: slice) -> tuple[Tensor, Tensor]:
             scores, speaks = steering.scores(said, part, steering.wanted)
             p = torch.stack(scores.donors).softmax(-1)
-            q = steering.projection.static(p, frequency.expand(p.shape[1], -1), scores.ahead)
-            return q[0], speaks[:, 0] > 0
+            usual = frequency.expand(p.shape[1], -1) if p_base is None else p_base[part]
+            if carry is Carry.STATIC:
+                q = steering.projection.static(p, usual, scores.ahead)[0]
+            else:
+                q = (steering.projection.informed(p, usual, scores.ahead)[0] + usual.log()).softmax(-1)
+            says = speaks > 0
+            return (1 - _FLOOR) * torch.where(says, q, usual) + _FLOOR * usual, says[:, 0]
 
-        # What the base would say is not known here; what is carried without looking ahead stands in for it.
-        steering.look(said, (carried(part)[0] for part in said.parts), Carry.STATIC)
-        bits: list[float] = []
-        silent = 0
+        # Where what the base would say is not known, what is carried without looking ahead stands in for it.
+        base = (one(part)[0] if p_base is None else p_base[part] for part in said.parts)
+        steering.look(said, base, carry)
         for part in said.parts:
-            q, speaks = carried(part)
-            truth = torch.tensor(tokens[part], device=q.device)
-            usual = frequency[truth]
-            found = torch.where(speaks, q.gather(1, truth[:, None])[:, 0], usual)
-            bits += (-((1 - _FLOOR) * found + _FLOOR * usual).log2()).tolist()
-            silent += int((~speaks).sum())
-        return bits, silent
-
-
-def _places(model: LoadedModel, target: Vocabulary, text: str) -> tuple[list[int], int, list[_Position], int]:
-    """The target tokens of a text, and those that can be charged: from the second common boundary on.
-
-    Returns:
-        The ids; the index of the first that is charged; the charged ones; how many of them start where a source
-        token does.
-    """
-    ours, theirs = model.vocabulary.encode(text), target.encode(text)
-    started = theirs.starts >= 0
-    tokens, starts = theirs.ids[started].tolist(), theirs.starts[started].tolist()
-    own_starts = np.maximum.accumulate(ours.starts).tolist()  # one without a start is with the one before it
-    shared = sorted((set(starts[1:]) - {0}) & set(own_starts))  # a first token has nothing in front of it
-    if not shared:
-        return tokens, len(tokens), [], 0
-    size = len(text.encode())
-    stretches = [*shared, size]
-    own = own_bits(model, ours.ids.tolist())
-    first = bisect.bisect_left(starts, shared[0])
-    places = []
-    for i in range(first, len(tokens)):
-        end = starts[i + 1] if i + 1 < len(starts) else size
-        low, high = stretches[(n := bisect.bisect(stretches, starts[i])) - 1], stretches[n]
-        inside = slice(bisect.bisect_left(own_starts, low), bisect.bisect_left(own_starts, high))
-        targets = bisect.bisect_left(starts, high) - bisect.bisect_left(starts, low)
-        native = float(own[inside].sum()) * (end - starts[i]) / (high - low)
-        places.append(_Position(tokens[i], end - starts[i], native, Fit.of(targets, inside.stop - inside.start)))
-    return tokens, first, places, sum(start in set(own_starts) for start in starts[first:])
+            yield part, *one(part)
 
 
 def own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:

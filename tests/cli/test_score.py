@@ -45,3 +45,33 @@ def test_without_a_text_it_is_refused(run, model_folders, model_pair):
     done = run("score", model_pair, "--model", model_folders.source)
     assert done.returncode == 2
     assert "Missing option '--text'" in done.stderr
+
+
+def test_exact_prints_one_document_or_tables(run, model_folders, model_pair, text):
+    asked = ("score", model_pair, "--model", model_folders.source, "--text", text, "--exact", "--positions", 1)
+    done = run(*asked, "--base", model_folders.target, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert document["positions"] + document["impossible"] == 1
+    assert document["base"] == str(model_folders.target)
+    found = [(one["carry"], one["policy"]) for one in document["approximations"]]
+    assert found == [(carry, policy) for carry in ("static", "informed") for policy in POLICIES]
+    assert {"kl", "variation", "agreement"} < document["approximations"][0]["overall"].keys()
+    done = run(*asked)
+    assert done.returncode == 0, done.stderr
+    for word in (
+        *POLICIES,
+        "static",
+        "against the truth",
+        "total variation",
+        "same likeliest",
+        "class of target token",
+    ):
+        assert word in done.stdout
+
+
+def test_what_only_exact_has_is_refused_without_it(run, model_folders, model_pair, text):
+    for option in (("--positions", 3), ("--base", model_folders.target)):
+        done = run("score", model_pair, "--model", model_folders.source, "--text", text, *option)
+        assert done.returncode == 2
+        assert "--exact" in done.stderr

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination, Form
 from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.folder import load, save_bridge
 from vocabridge.guard import Guard
 from vocabridge.loading import build_bridge
+from vocabridge.models import LoadedModel
+from vocabridge.policy import Policy
+from vocabridge.projection import Projection
+from vocabridge.steering import Steering
 from vocabridge.streaming import stream
 from vocabridge.value_source import ContrastPair
 
@@ -102,3 +109,33 @@ def test_a_bridge_differs_in_one_argument(parts, tmp_path):
     save_bridge(parts.bridge(guard=Guard(plausible=0.1)), tmp_path / "guarded")
     with pytest.raises(VocabridgeError, match="guard"):
         load(tmp_path / "guarded", exact=True)
+
+
+def test_of_one_tokenizer_the_greedy_text_is_that_of_adding_logits_token_by_token(worlds):
+    """A base and a contrast pair that are sure of what they say: the tuned one turns the base's text into another."""
+    world = worlds["byte-level"]
+    told = {"base": "it's the then a b", "tuned": "it's all'll 12 b ba", "untuned": "it's the then a b"}
+    models = {name: _taught(world, text, seed) for seed, (name, text) in enumerate(told.items())}
+    source = ContrastPair(models["tuned"], models["untuned"])
+    identity = Projection.identity(world.vocabulary.size)
+    added = Steering(source, world.vocabulary, identity, Combination(Carry.LINEAR), policy=Policy.RETOKENIZE)
+    by_token = Bridge(models["base"], [added])
+    by_byte = ExactBridge(models["base"], [ExactSteering(source, Combination(Carry.LINEAR))], tolerance=0)
+    written = "".join(stream(by_byte, "it's", max_new_tokens=5))
+    whole = "".join(stream(by_token, "it's", max_new_tokens=5))
+    assert len(written) > 8
+    assert whole.startswith(written) or written.startswith(whole)
+    assert written.startswith(" all'll 12")
+
+
+def _taught(world, text: str, seed: int) -> LoadedModel:
+    """A copy of the world's model that has learnt one text by heart."""
+    model = copy.deepcopy(world.loaded.model).train()
+    torch.manual_seed(seed)
+    ids = torch.tensor([world.vocabulary.encode(text).ids.tolist()])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    return LoadedModel(text, "", model.eval(), world.vocabulary)

@@ -1,0 +1,67 @@
+"""`vocabridge score --exact`: how far what is carried is from the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from vocabridge.cli.output import count, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from vocabridge.alignment import Alignment, Corpus
+    from vocabridge.distance import Distance
+
+
+def compare(
+    file: Path,
+    alignment: Alignment,
+    corpus: Corpus,
+    *,
+    model: str,
+    target: str | None,
+    base: str | None,
+    positions: int,
+    json: bool,
+) -> None:
+    """Compare the approximations by an alignment with the truth, and print it."""
+    from vocabridge.cli.vocabularies import remembered
+    from vocabridge.distance import distances
+    from vocabridge.models import load_model
+
+    begin = perf_counter()
+    asked = None if base is None else load_model(base)
+    vocabulary = remembered("target", target, alignment.target) if asked is None or target else asked.vocabulary
+    with progress(f"comparing {file} with what {model} says exactly") as tell:
+        found = distances(
+            load_model(model), vocabulary, {"": alignment}, corpus, base=asked, positions=positions, progress=tell
+        )[""]
+    if json:
+        seconds = perf_counter() - begin
+        print_json({"file": file, "bytes": corpus.bytes} | found.as_dict() | {"seconds": seconds})
+        return
+    rows = found.approximations
+    print_table(
+        f"{found.model} -> {found.target} by {found.method}, against the truth at {count(found.positions)} tokens "
+        f"(of it at most {found.open:.1%} is open and {found.lost:.1%} lost)",
+        ("carry", "policy", "KL, bits", "total variation", "same likeliest", "silent at"),
+        [
+            (one.carry.value, one.policy.value, *_figures(one.overall), f"{one.silent / found.positions:.1%}")
+            for one in rows
+        ],
+    )
+    by_class = {c.label: [one.by_class[c] for one in rows] for c in found.classes}
+    by_fit = {f.value: [one.by_fit[f] for one in rows] for f in found.fits}
+    for title, parts in (("class of target token", by_class), ("how the tokens lie", by_fit)):
+        print_table(
+            f"KL in bits by {title}",
+            ("", "tokens", *(f"{one.carry.value} {one.policy.value}" for one in rows)),
+            [
+                (name, count(part[0].positions), *(f"{distance.mean_kl:.3f}" for distance in part))
+                for name, part in parts.items()
+            ],
+        )
+
+
+def _figures(distance: Distance) -> tuple[str, str, str]:
+    return f"{distance.mean_kl:.3f}", f"{distance.mean_variation:.3f}", f"{distance.agreement:.1%}"

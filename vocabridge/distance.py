@@ -1,0 +1,308 @@
+"""How far what is carried is from the truth: the approximations against the exact distribution, on real text.
+
+At some of a text's target tokens, what a source model says of the next one exactly (`truth`), and what each policy,
+carry and alignment makes of it (`score`): KL(truth || carried) in bits, total variation, and whether the likeliest
+token is the same. With a base model its own distributions go into the carries, as in a bridge, and the informed carry
+is compared, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
+from vocabridge.byte_model import ByteModel, Float64
+from vocabridge.combination import Carry
+from vocabridge.models import LoadedModel
+from vocabridge.places import Fit, Place, Places, places
+from vocabridge.policy import Policy
+from vocabridge.progress import Progress, unheard
+from vocabridge.reader import begin_tokens
+from vocabridge.score import Scorer
+from vocabridge.token_forest import TokenForest
+from vocabridge.truth import ROUNDS, TOLERANCE, NextToken, Truth
+from vocabridge.windows import windows
+
+_BYTES = 1e-3
+"""The share of the source's mass that may be left unread at a position, as `ByteModel` has it."""
+
+_CONTEXT = 100
+"""Bytes that a model has read of a window, at least: one without a begin token knows nothing of the first token."""
+
+_TINY = 1e-37
+
+
+@dataclass
+class Distance:
+    """From the truth, at some positions; sums, of which the means are made.
+
+    Attributes:
+        positions: How many.
+        kl: KL(truth || carried) in bits.
+        variation: Total variation, from 0 to 1 each.
+        agree: At how many the likeliest token is the same.
+    """
+
+    positions: int = 0
+    kl: float = 0.0
+    variation: float = 0.0
+    agree: int = 0
+
+    def add(self, kl: float, variation: float, agrees: bool) -> None:
+        """Counts one position."""
+        self.positions += 1
+        self.kl += kl
+        self.variation += variation
+        self.agree += agrees
+
+    @property
+    def mean_kl(self) -> float:
+        """KL(truth || carried) in bits."""
+        return self.kl / max(1, self.positions)
+
+    @property
+    def mean_variation(self) -> float:
+        """Total variation."""
+        return self.variation / max(1, self.positions)
+
+    @property
+    def agreement(self) -> float:
+        """The share of positions at which the likeliest token is the same."""
+        return self.agree / max(1, self.positions)
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Its JSON form: means."""
+        return {
+            "positions": self.positions,
+            "kl": self.mean_kl,
+            "variation": self.mean_variation,
+            "agreement": self.agreement,
+        }
+
+
+@dataclass
+class Approximation:
+    """What one carry under one policy is worth.
+
+    Attributes:
+        carry: How distributions change vocabulary.
+        policy: What the source says where tokens do not end together.
+        overall: All positions.
+        by_class: The same by the class of the target token that stands there.
+        by_fit: The same by how the tokens of both vocabularies lie.
+        silent: Positions at which the source said nothing.
+    """
+
+    carry: Carry
+    policy: Policy
+    overall: Distance = field(default_factory=Distance)
+    by_class: dict[TokenClass, Distance] = field(default_factory=lambda: {c: Distance() for c in TokenClass})
+    by_fit: dict[Fit, Distance] = field(default_factory=lambda: {f: Distance() for f in Fit})
+    silent: int = 0
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far the approximations by one alignment are from the truth.
+
+    Attributes:
+        model: The source model by name.
+        base: The base model by name, if one was asked.
+        source: The source vocabulary's name.
+        target: The target vocabulary's name.
+        method: How the alignment was made.
+        positions: Target tokens that were compared.
+        impossible: Those chosen that were not, as the source rules out every text that the target would have cut so.
+        open: Mean share of the truth that a continuation might still have given to other tokens, at most.
+        lost: Mean share of it that was not read or not looked at, at most.
+        approximations: Each carry under each policy.
+    """
+
+    model: str
+    base: str | None
+    source: str
+    target: str
+    method: str
+    positions: int
+    impossible: int
+    open: float
+    lost: float
+    approximations: list[Approximation]
+
+    @property
+    def classes(self) -> list[TokenClass]:
+        """The classes of which there were tokens."""
+        return [c for c in TokenClass if any(one.by_class[c].positions for one in self.approximations)]
+
+    @property
+    def fits(self) -> list[Fit]:
+        """The ways to lie of which there were tokens."""
+        return [f for f in Fit if any(one.by_fit[f].positions for one in self.approximations)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its JSON form."""
+        names = ("model", "base", "source", "target", "method", "positions", "impossible", "open", "lost")
+        return {name: getattr(self, name) for name in names} | {
+            "approximations": [
+                {
+                    "carry": one.carry.value,
+                    "policy": one.policy.value,
+                    "overall": one.overall.as_dict(),
+                    "by_class": {c.label: one.by_class[c].as_dict() for c in self.classes},
+                    "by_fit": {f.value: one.by_fit[f].as_dict() for f in self.fits},
+                    "silent": one.silent,
+                }
+                for one in self.approximations
+            ]
+        }
+
+
+def distances(
+    model: LoadedModel,
+    target: Vocabulary,
+    alignments: Mapping[str, Alignment],
+    corpus: Corpus,
+    *,
+    base: LoadedModel | None = None,
+    positions: int = 200,
+    policies: Sequence[Policy] = tuple(Policy),
+    tolerance: float = TOLERANCE,
+    rounds: int = ROUNDS,
+    progress: Progress = unheard,
+) -> dict[str, Distances]:
+    """Compares what is carried by alignments of one pair of vocabularies with the truth.
+
+    Args:
+        model: The source model.
+        target: The target vocabulary.
+        alignments: By a name of your own; each from the model's vocabulary to the target's.
+        corpus: The text, one that no alignment was built on.
+        base: A base model with the target's vocabulary: the informed carry is compared, too.
+        positions: How many of the text's target tokens are compared, at most; spread evenly over it.
+        policies: Those to compare.
+        tolerance: The share of the truth that may stay open; see `Truth`, for `rounds`, too.
+        rounds: How many times it is read on for that, at most.
+        progress: Told how many positions are done.
+
+    Raises:
+        VocabridgeError: A tokenizer has no exact view; an alignment or the base is for other tokenizers; or the text
+            is too short.
+    """
+    if base is not None and base.vocabulary.fingerprint != target.fingerprint:
+        raise VocabridgeError(
+            f"the alignment is to the tokenizer of {target.name}, and {base.name} has another; name a base "
+            "with this one"
+        )
+    truth = Truth(ByteModel.of(model, tolerance=_BYTES), target, tolerance=tolerance, rounds=rounds)
+    scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
+    carries = [Carry.STATIC] if base is None else [Carry.STATIC, Carry.INFORMED]
+    found = {
+        name: {(carry, policy): Approximation(carry, policy) for carry in carries for policy in policies}
+        for name in alignments
+    }
+    classes = classes_of(target)
+    exact: list[NextToken] = []
+    done, impossible = 0, 0
+    chosen = _chosen(model, target, corpus, positions)
+    total = sum(len(several) for _, _, several in chosen)
+    for text, laid, several in chosen:
+        truths = _truths(truth, text, laid, several)
+        impossible += sum(not one.p.any() for one in truths)
+        kept = [(place, one) for place, one in zip(several, truths, strict=True) if one.p.any()]
+        exact += [one for _, one in kept]
+        p_base = None if base is None else _said_by(base, laid.tokens, [i for (i, _), _ in kept])
+        for policy in policies if kept else ():
+            for scorer in scorers.values():
+                scorer.steering.policy = policy
+            listener = next(iter(scorers.values())).steering
+            reading, at = listener.reading(1, listener.wanted), 0
+            for number, ((i, place), one) in enumerate(kept):
+                said = reading.read([listener.pieces(laid.tokens[at:i])], 1)
+                at = i
+                own = None if p_base is None else p_base[number : number + 1]
+                for name, scorer in scorers.items():
+                    for carry in carries:
+                        approximation = found[name][carry, policy]
+                        ((_, q, says),) = scorer.carried(said.at([0]), carry, own)
+                        apart = _apart(one.p[0], q[0].double().cpu().numpy())
+                        approximation.silent += int(not says[0])
+                        approximation.overall.add(*apart)
+                        approximation.by_class[TokenClass(classes[place.token])].add(*apart)
+                        approximation.by_fit[place.fit].add(*apart)
+        done += len(several)
+        progress(done, total, "comparing")
+    if not exact:
+        raise VocabridgeError(
+            f"the text is too short to compare: behind {_CONTEXT} bytes there is no place in it where tokens of both "
+            "vocabularies start; give more text"
+        )
+    return {
+        name: Distances(
+            model=model.name,
+            base=None if base is None else base.name,
+            source=model.vocabulary.name,
+            target=target.name,
+            method=alignments[name].method,
+            positions=len(exact),
+            impossible=impossible,
+            open=float(np.mean([one.open for one in exact])),
+            lost=float(np.mean([one.lost for one in exact])),
+            approximations=list(one.values()),
+        )
+        for name, one in found.items()
+    }
+
+
+def _chosen(
+    model: LoadedModel, target: Vocabulary, corpus: Corpus, count: int
+) -> list[tuple[str, Places, list[tuple[int, Place]]]]:
+    """The windows of a text, how tokens lie there, and some of them, spread evenly, with their index."""
+    laid = [(text, places(model.vocabulary, target, text)) for text in windows(corpus)]
+    there = [
+        (window, (one.first + i, place))
+        for window, (_, one) in enumerate(laid)
+        for i, place in enumerate(one.places)
+        if place.start >= _CONTEXT
+    ]
+    some = np.unique(np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int)).tolist()
+    chosen: dict[int, list[tuple[int, Place]]] = {}
+    for window, place in (there[i] for i in some):
+        chosen.setdefault(window, []).append(place)
+    return [(*laid[window], several) for window, several in chosen.items()]
+
+
+def _truths(truth: Truth, text: str, laid: Places, several: Sequence[tuple[int, Place]]) -> list[NextToken]:
+    """What the source says of some tokens of a text."""
+    data, at, found = text.encode(), 0, []
+    here = truth.model.text()
+    for i, place in several:
+        here, at = here.after(data[at : place.start]), place.start
+        found.append(truth.next(here, data[:at], laid.tokens[:i]))
+    return found
+
+
+@torch.no_grad()
+def _said_by(base: LoadedModel, tokens: Sequence[int], wanted: Sequence[int]) -> Tensor:
+    """What a model says before some of a text's tokens, by their index, (n, |T|)."""
+    forest, nodes = TokenForest({"base": base.model}, 1), []
+    last = forest.trees[0].add(begin_tokens(base.vocabulary))
+    for token in tokens[: max(wanted, default=0)]:
+        nodes.append(last)
+        last = forest.trees[0].add([token], last)
+    nodes.append(last)
+    asked = [nodes[i] for i in wanted]
+    forest.read([asked])
+    return forest.logits([(0, node) for node in asked])["base"].softmax(-1)
+
+
+def _apart(truth: Float64, q: Float64) -> tuple[float, float, bool]:
+    """KL(truth || q) in bits, total variation, and whether the likeliest token is the same."""
+    some = truth > 0
+    kl = float((truth[some] * np.log2(truth[some] / np.maximum(q[some], _TINY))).sum())
+    return kl, float(np.abs(truth - q).sum() / 2), bool(truth.argmax() == q.argmax())
