@@ -8,7 +8,7 @@ is compared, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -212,7 +212,10 @@ def distances(
     chosen = _chosen(model, target, corpus, positions)
     total = sum(len(several) for _, _, several in chosen)
     for text, laid, several in chosen:
-        truths = _truths(truth, text, laid, several)
+        truths = []
+        for answer in _truths(truth, text, laid, several):
+            truths.append(answer)
+            progress(done := done + 1, total, "comparing")
         impossible += sum(not one.p.any() for one in truths)
         kept = [(place, one) for place, one in zip(several, truths, strict=True) if one.p.any()]
         exact += [one for _, one in kept]
@@ -235,8 +238,6 @@ def distances(
                         approximation.overall.add(*apart)
                         approximation.by_class[TokenClass(classes[place.token])].add(*apart)
                         approximation.by_fit[place.fit].add(*apart)
-        done += len(several)
-        progress(done, total, "comparing")
     if not exact:
         raise VocabridgeError(
             f"the text is too short to compare: behind {_CONTEXT} bytes there is no place in it where tokens of both "
@@ -277,14 +278,12 @@ def _chosen(
     return [(*laid[window], several) for window, several in chosen.items()]
 
 
-def _truths(truth: Truth, text: str, laid: Places, several: Sequence[tuple[int, Place]]) -> list[NextToken]:
-    """What the source says of some tokens of a text."""
-    data, at, found = text.encode(), 0, []
-    here = truth.model.text()
+def _truths(truth: Truth, text: str, laid: Places, several: Sequence[tuple[int, Place]]) -> Iterator[NextToken]:
+    """What the source says of some tokens of a text, one after the other."""
+    data, at, here = text.encode(), 0, truth.model.text()
     for i, place in several:
         here, at = here.after(data[at : place.start]), place.start
-        found.append(truth.next(here, data[:at], laid.tokens[:i]))
-    return found
+        yield truth.next(here, data[:at], laid.tokens[:i])
 
 
 @torch.no_grad()

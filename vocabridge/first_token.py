@@ -5,9 +5,9 @@ the *rest*, and after them with what is not known. The next token is the one tha
 encoding of all of it. Where that encoding does not begin with t_1 ... t_i, the text is one that the target would have
 cut otherwise, and so is none of those that are asked about (`ELSEWHERE`).
 
-As in `covers`, what may come is tried. The next token is taken for *open* where tokens begin with the rest that are
-longer, or where one of a few continuations changes it. Behind a place where the tokenizer always
-cuts only the rest itself matters, so what it begins with is remembered.
+As in `covers`, what may come is tried. The next token is taken for *open* where longer tokens begin with the rest, or
+where one of a few continuations changes it. Behind a place where the tokenizer always cuts only the rest itself
+matters, so what it begins with is remembered.
 """
 
 from __future__ import annotations
