@@ -1,13 +1,14 @@
 """How far every approximation is from the exact distribution of the next target token, on the packaged models.
 
-    python benchmarks/compare_truth.py [--sources NAME ...] [--text KIND | FILE.jsonl] [--positions N]
+    python benchmarks/compare_truth.py [--sources NAME ...] [--value FOLDER] [--text KIND | FILE.jsonl] [--positions N]
                                        [--methods NAME ...] [--policies NAME ...]
                                        [--tolerance X] [--rounds N] [--output FILE]
 
 SmolLM2 and Gemma-3, each as the source of the other, which is asked as the base of the informed carry. The text is one
 of those of `bench_score.py`, or the prompts and responses of a file with examples. For each builder, policy and carry:
 KL(truth || carried) in bits, total variation, and how often the likeliest token is the same; then the first of these by
-class of target token and by how the tokens of both lie. It is not run by `make bench`.
+class of target token and by how the tokens of both lie. With --value the change of this value network of the (one)
+source is compared, by every carry. It is not run by `make bench`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from vocabridge.models import load_model
 from vocabridge.policy import Policy
 from vocabridge.predictions import predict
 from vocabridge.truth import ROUNDS, TOLERANCE
+from vocabridge.value_network import load_value_network
 
 BYTES = 12_000
 """Of a text, over which the positions are spread."""
@@ -48,6 +50,7 @@ def main() -> None:
     """Compare, and print a table for each direction."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--value", type=Path, help="a value network of the source")
     parser.add_argument("--text", default="prose")
     parser.add_argument("--positions", type=int, default=150)
     parser.add_argument("--methods", nargs="+", default=["default"], help="builders; `all` for every one")
@@ -72,7 +75,7 @@ def main() -> None:
             alignments = {method: build(method, model, base.vocabulary, base, said) for method in chosen}
             begin = perf_counter()
             found = distances(
-                model,
+                model if arguments.value is None else load_value_network(arguments.value),
                 base.vocabulary,
                 alignments,
                 text,

@@ -28,22 +28,25 @@ def compare(
     from vocabridge.cli.vocabularies import remembered
     from vocabridge.distance import distances
     from vocabridge.models import load_model
+    from vocabridge.value_network import CONFIG, load_value_network
 
     begin = perf_counter()
     asked = None if base is None else load_model(base)
     vocabulary = remembered("target", target, alignment.target) if asked is None or target else asked.vocabulary
+    source = load_value_network(Path(model)) if (Path(model) / CONFIG).is_file() else load_model(model)
     with progress(f"comparing {file} with what {model} says exactly") as tell:
-        found = distances(
-            load_model(model), vocabulary, {"": alignment}, corpus, base=asked, positions=positions, progress=tell
-        )[""]
+        found = distances(source, vocabulary, {"": alignment}, corpus, base=asked, positions=positions, progress=tell)[
+            ""
+        ]
     if json:
         seconds = perf_counter() - begin
         print_json({"file": file, "bytes": corpus.bytes} | found.as_dict() | {"seconds": seconds})
         return
     rows = found.approximations
+    among = "" if found.mass == 1 else f", among tokens that have {found.mass:.1%} of the base's mass"
     print_table(
-        f"{found.model} -> {found.target} by {found.method}, against the truth at {count(found.positions)} tokens "
-        f"(of it at most {found.open:.1%} is open and {found.lost:.1%} lost)",
+        f"{found.model} -> {found.target} by {found.method}, against the truth at {count(found.positions)} "
+        f"tokens{among} (of it at most {found.open:.1%} is open and {found.lost:.1%} lost)",
         ("carry", "policy", "KL, bits", "total variation", "same likeliest", "silent at"),
         [
             (one.carry.value, one.policy.value, *_figures(one.overall), f"{one.silent / found.positions:.1%}")

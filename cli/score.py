@@ -18,6 +18,7 @@ Examples:
   vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt
   vocabridge score pair.safetensors --model smollm2-135m-instruct --text prose/ --text code/ --json
   vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt --exact --base gemma-3-270m
+  vocabridge score pair.safetensors --model my-values --text unseen.txt --exact --base gemma-3-270m --positions 50
 """
 
 
@@ -26,7 +27,12 @@ def score(
         Path,
         typer.Argument(metavar="ALIGNMENT", exists=True, dir_okay=False, help="An alignment.", show_default=False),
     ],
-    model: Annotated[str, typer.Option(help="The source model: packaged, hub id, folder or .gguf file.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The source model: packaged, hub id, folder or .gguf file; with --exact also a value network's folder."
+        ),
+    ],
     text: Annotated[
         list[Path],
         typer.Option(
@@ -57,7 +63,8 @@ def score(
     of token, and by how the tokens of both lie. The text should be one that the alignment was not counted on.
 
     With --exact: how far each policy and carry is from the truth, KL in bits, total variation and whether the
-    likeliest token is the same. A position takes some seconds.
+    likeliest token is the same; of a value network, how far the base with its change is, by every carry. A position
+    takes some seconds.
     """
     if not exact and (positions, base) != (None, None):
         hint = "--base" if positions is None else "--positions"

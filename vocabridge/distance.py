@@ -1,9 +1,9 @@
 """How far what is carried is from the truth: the approximations against the exact distribution, on real text.
 
 At some of a text's target tokens, what a source model says of the next one exactly (`truth`), and what each policy,
-carry and alignment makes of it (`score`): KL(truth || carried) in bits, total variation, and whether the likeliest
+carry and alignment makes of it: KL(truth || carried) in bits, total variation, and whether the likeliest
 token is the same. With a base model its own distributions go into the carries, as in a bridge, and the informed carry
-is compared, too.
+is compared, too. Of a value source it is what it changes in the base's distributions that is compared (`compared`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
-from vocabridge.byte_model import ByteModel, Float64
+from vocabridge.byte_model import Float64
 from vocabridge.combination import Carry
+from vocabridge.compared import Change, Distribution, Subject
 from vocabridge.models import LoadedModel
 from vocabridge.places import Fit, Place, Places, places
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
-from vocabridge.score import Scorer
 from vocabridge.token_forest import TokenForest
 from vocabridge.truth import ROUNDS, TOLERANCE, NextToken, Truth
+from vocabridge.value_source import ValueSource
 from vocabridge.windows import windows
-
-_BYTES = 1e-3
-"""The share of the source's mass that may be left unread at a position, as `ByteModel` has it."""
 
 _CONTEXT = 100
 """Bytes that a model has read of a window, at least: one without a begin token knows nothing of the first token."""
@@ -119,6 +117,7 @@ class Distances:
         method: How the alignment was made.
         positions: Target tokens that were compared.
         impossible: Those chosen that were not, as the source rules out every text that the target would have cut so.
+        mass: Of a change: the mean share of the base's mass that the compared tokens have; else 1.
         open: Mean share of the truth that a continuation might still have given to other tokens, at most.
         lost: Mean share of it that was not read or not looked at, at most.
         approximations: Each carry under each policy.
@@ -131,6 +130,7 @@ class Distances:
     method: str
     positions: int
     impossible: int
+    mass: float
     open: float
     lost: float
     approximations: list[Approximation]
@@ -147,7 +147,7 @@ class Distances:
 
     def as_dict(self) -> dict[str, Any]:
         """Its JSON form."""
-        names = ("model", "base", "source", "target", "method", "positions", "impossible", "open", "lost")
+        names = ("model", "base", "source", "target", "method", "positions", "impossible", "mass", "open", "lost")
         return {name: getattr(self, name) for name in names} | {
             "approximations": [
                 {
@@ -164,7 +164,7 @@ class Distances:
 
 
 def distances(
-    model: LoadedModel,
+    model: LoadedModel | ValueSource,
     target: Vocabulary,
     alignments: Mapping[str, Alignment],
     corpus: Corpus,
@@ -179,7 +179,7 @@ def distances(
     """Compares what is carried by alignments of one pair of vocabularies with the truth.
 
     Args:
-        model: The source model.
+        model: The source model; or a value source, of which its change of the base is compared, by every carry.
         target: The target vocabulary.
         alignments: By a name of your own; each from the model's vocabulary to the target's.
         corpus: The text, one that no alignment was built on.
@@ -191,50 +191,59 @@ def distances(
         progress: Told how many positions are done.
 
     Raises:
-        VocabridgeError: A tokenizer has no exact view; an alignment or the base is for other tokenizers; or the text
-            is too short.
+        VocabridgeError: A tokenizer has no exact view; an alignment or the base is for other tokenizers; a value source
+            is given without a base; or the text is too short.
     """
     if base is not None and base.vocabulary.fingerprint != target.fingerprint:
         raise VocabridgeError(
             f"the alignment is to the tokenizer of {target.name}, and {base.name} has another; name a base "
             "with this one"
         )
-    truth = Truth(ByteModel.of(model, tolerance=_BYTES), target, tolerance=tolerance, rounds=rounds)
-    scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
-    carries = [Carry.STATIC] if base is None else [Carry.STATIC, Carry.INFORMED]
+    subject: Subject
+    if isinstance(model, LoadedModel):
+        subject = Distribution(model, target, alignments, informed=base is not None)
+    elif base is not None:
+        subject = Change(model, target, alignments)
+    else:
+        raise VocabridgeError(f"what {model.name} changes is a base model's distribution; name a base")
+    truth = Truth(subject.bytes, target, tolerance=tolerance, rounds=rounds)
     found = {
-        name: {(carry, policy): Approximation(carry, policy) for carry in carries for policy in policies}
+        name: {(carry, policy): Approximation(carry, policy) for carry in subject.carries for policy in policies}
         for name in alignments
     }
     classes = classes_of(target)
     exact: list[NextToken] = []
+    masses: list[float] = []
     done, impossible = 0, 0
-    chosen = _chosen(model, target, corpus, positions)
+    chosen = _chosen(model.vocabulary, target, corpus, positions)
     total = sum(len(several) for _, _, several in chosen)
     for text, laid, several in chosen:
         truths = []
         for answer in _truths(truth, text, laid, several):
             truths.append(answer)
             progress(done := done + 1, total, "comparing")
-        impossible += sum(not one.p.any() for one in truths)
-        kept = [(place, one) for place, one in zip(several, truths, strict=True) if one.p.any()]
+        kept = [(place, one) for place, one in zip(several, truths, strict=True) if (one.p > 0).all(0).any()]
+        impossible += len(several) - len(kept)
         exact += [one for _, one in kept]
-        p_base = None if base is None else _said_by(base, laid.tokens, [i for (i, _), _ in kept])
+        own: Sequence[Tensor | None] = [None] * len(kept)
+        if base is not None and kept:
+            own = list(_said_by(base, laid.tokens, [i for (i, _), _ in kept]))
+        compared = [subject.truth(one, p_base) for (_, one), p_base in zip(kept, own, strict=True)]
+        masses += [mass for _, _, mass in compared]
         for policy in policies if kept else ():
-            for scorer in scorers.values():
-                scorer.steering.policy = policy
-            listener = next(iter(scorers.values())).steering
-            reading, at = listener.reading(1, listener.wanted), 0
-            for number, ((i, place), one) in enumerate(kept):
+            for steering in subject.steerings.values():
+                steering.policy = policy
+            listener = next(iter(subject.steerings.values()))  # to what is carried, all listen alike
+            reading, at = listener.reading(1, subject.wanted), 0
+            for ((i, place), _), (p, some, _), p_base in zip(kept, compared, own, strict=True):
                 said = reading.read([listener.pieces(laid.tokens[at:i])], 1)
                 at = i
-                own = None if p_base is None else p_base[number : number + 1]
-                for name, scorer in scorers.items():
-                    for carry in carries:
-                        approximation = found[name][carry, policy]
-                        ((_, q, says),) = scorer.carried(said.at([0]), carry, own)
-                        apart = _apart(one.p[0], q[0].double().cpu().numpy())
-                        approximation.silent += int(not says[0])
+                for name, one in found.items():
+                    for carry in subject.carries:
+                        approximation = one[carry, policy]
+                        q, says = subject.carried(name, said.at([0]), carry, p_base)
+                        apart = _apart(p, q.double().cpu().numpy()[some])
+                        approximation.silent += int(not says)
                         approximation.overall.add(*apart)
                         approximation.by_class[TokenClass(classes[place.token])].add(*apart)
                         approximation.by_fit[place.fit].add(*apart)
@@ -252,6 +261,7 @@ def distances(
             method=alignments[name].method,
             positions=len(exact),
             impossible=impossible,
+            mass=float(np.mean(masses)),
             open=float(np.mean([one.open for one in exact])),
             lost=float(np.mean([one.lost for one in exact])),
             approximations=list(one.values()),
@@ -261,10 +271,10 @@ def distances(
 
 
 def _chosen(
-    model: LoadedModel, target: Vocabulary, corpus: Corpus, count: int
+    source: Vocabulary, target: Vocabulary, corpus: Corpus, count: int
 ) -> list[tuple[str, Places, list[tuple[int, Place]]]]:
     """The windows of a text, how tokens lie there, and some of them, spread evenly, with their index."""
-    laid = [(text, places(model.vocabulary, target, text)) for text in windows(corpus)]
+    laid = [(text, places(source, target, text)) for text in windows(corpus)]
     there = [
         (window, (one.first + i, place))
         for window, (_, one) in enumerate(laid)
@@ -301,7 +311,8 @@ def _said_by(base: LoadedModel, tokens: Sequence[int], wanted: Sequence[int]) ->
 
 
 def _apart(truth: Float64, q: Float64) -> tuple[float, float, bool]:
-    """KL(truth || q) in bits, total variation, and whether the likeliest token is the same."""
+    """KL(truth || q) in bits, total variation, and whether the likeliest token is the same; q is scaled to 1."""
+    q = q / max(float(q.sum()), _TINY)
     some = truth > 0
     kl = float((truth[some] * np.log2(truth[some] / np.maximum(q[some], _TINY))).sum())
     return kl, float(np.abs(truth - q).sum() / 2), bool(truth.argmax() == q.argmax())

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from vocabridge.value_network import new_value_network, save_value_network
+
 POLICIES = ["skip", "retokenize", "heal", "look-ahead"]
 
 
@@ -68,6 +70,21 @@ def test_exact_prints_one_document_or_tables(run, model_folders, model_pair, tex
         "class of target token",
     ):
         assert word in done.stdout
+
+
+def test_exact_compares_the_change_of_a_value_network(run, model_folders, model_pair, text, tmp_path):
+    save_value_network(new_value_network(str(model_folders.source), method="lora", rank=1), tmp_path / "values", {})
+    asked = ("score", model_pair, "--model", tmp_path / "values", "--text", text, "--exact", "--positions", 1)
+    done = run(*asked, "--base", model_folders.target, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert {one["carry"] for one in document["approximations"]} == {"linear", "exponential", "static", "informed"}
+    assert 0 < document["mass"] <= 1
+    # Its change is none yet, so that all carries are the base.
+    assert all(one["overall"]["variation"] < 1e-3 for one in document["approximations"])
+    done = run(*asked)
+    assert done.returncode == 1
+    assert "name a base" in done.stderr
 
 
 def test_what_only_exact_has_is_refused_without_it(run, model_folders, model_pair, text):

@@ -9,11 +9,14 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
+from transformers import LlamaForCausalLM
 
-from vocabridge.alignment import Alignment, Corpus, VocabridgeError, VocabularyCard
+from vocabridge.alignment import Alignment, Corpus, VocabridgeError, Vocabulary, VocabularyCard
 from vocabridge.combination import Carry
 from vocabridge.distance import distances
 from vocabridge.policy import Policy
+from vocabridge.value_source import ContrastPair
 
 LINE = "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.\n"
 
@@ -32,13 +35,10 @@ def test_of_one_vocabulary_what_is_carried_is_the_truth_but_for_tokens_that_may_
     path.write_text(
         "the then there aab abab aaab b a it's all'll 12 123 ba bba 1 the then there aab abab aaab the b\n" * 2
     )
-    size = world.vocabulary.size
-    card = VocabularyCard.of(world.vocabulary)
-    identity = Alignment(sp.csr_array(sp.eye(size), dtype=np.float32), card, card, "by hand", {})
     found = distances(
         world.loaded,
         world.vocabulary,
-        {"": identity},
+        {"": of_itself(world.vocabulary)},
         Corpus.open([path]),
         base=world.loaded,
         positions=6,
@@ -52,6 +52,42 @@ def test_of_one_vocabulary_what_is_carried_is_the_truth_but_for_tokens_that_may_
         assert one.overall.mean_variation == pytest.approx(left, abs=slack)
         assert one.overall.mean_kl == pytest.approx(0.0, abs=3)
         assert one.silent == 0
+
+
+def test_of_one_vocabulary_a_change_of_logits_is_carried_as_it_is_by_every_carry(worlds, corpus):
+    """The identity adds the change; the truth has it but for tokens that may not follow, which are not compared."""
+    world = worlds["byte-level"]
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        other = LlamaForCausalLM(world.loaded.model.config).eval()
+    pair = ContrastPair(replace(world.loaded, model=other), world.loaded)
+    one = partial(distances, pair, world.vocabulary, {"": of_itself(world.vocabulary)}, corpus, base=world.loaded)
+    found = one(positions=4, policies=[Policy.RETOKENIZE])[""]
+    assert [one.carry for one in found.approximations] == list(Carry)
+    assert 0 < found.mass <= 1
+    for one in found.approximations:
+        assert one.overall.mean_variation <= found.open + found.lost + 1e-3, one.carry
+        assert one.overall.mean_kl < 0.05
+    with pytest.raises(VocabridgeError, match="name a base"):
+        distances(pair, world.vocabulary, {"": of_itself(world.vocabulary)}, corpus)
+
+
+def of_itself(vocabulary: Vocabulary) -> Alignment:
+    """The identity."""
+    card = VocabularyCard.of(vocabulary)
+    return Alignment(sp.csr_array(sp.eye(vocabulary.size), dtype=np.float32), card, card, "by hand", {})
+
+
+def test_the_change_of_a_value_network_is_compared_by_every_carry_under_every_policy(parts, corpus):
+    target = parts.base.vocabulary
+    source = parts.residual(0.2)
+    found = distances(source, target, {"": parts.alignment}, corpus, base=parts.base, positions=2, tolerance=0.5)[""]
+    assert [(one.carry, one.policy) for one in found.approximations] == [
+        (carry, policy) for carry in Carry for policy in Policy
+    ]
+    assert (found.model, found.base) == (source.name, parts.base.name)
+    assert 0 < found.mass <= 1
+    assert all(0 < one.overall.mean_variation <= 1 for one in found.approximations)
 
 
 def positions(world, text: str, count: int) -> list[tuple[int, ...]]:

@@ -1,0 +1,125 @@
+"""What is compared with the truth (`distance`): what a source model says, or what a value source changes.
+
+    distribution   the model's q, exactly                                          beside what is carried of it
+    change         log p_base + log q_tuned - log q_untuned, each q exactly        beside a bridge at (1, 1, 1)
+
+A change is compared among the tokens of which both donors' truth was looked at: of the others the ratio of two next to
+nothings is not known.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.byte_model import ByteModel, Float64
+from vocabridge.combination import Carry, Combination
+from vocabridge.covers import Bool
+from vocabridge.guard import Guard
+from vocabridge.models import LoadedModel
+from vocabridge.said import Said
+from vocabridge.score import Scorer
+from vocabridge.steering import Steering, steer
+from vocabridge.truth import NextToken
+from vocabridge.value_source import ValueSource
+
+_BYTES = 1e-3
+"""The share of the source's mass that may be left unread at a position, as `ByteModel` has it."""
+
+_TINY = 1e-37
+
+Chosen: TypeAlias = Bool | slice
+"""Which of the target's tokens."""
+
+
+class Subject(ABC):
+    """What is compared.
+
+    Attributes:
+        bytes: The source, byte by byte, for the truth.
+        carries: By which it can be carried.
+        steerings: Hear it, and carry it by each alignment.
+        wanted: The fields of `Scores` that the carries need.
+    """
+
+    bytes: ByteModel
+    carries: Sequence[Carry]
+    steerings: Mapping[str, Steering]
+    wanted: Sequence[str]
+
+    @abstractmethod
+    def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
+        """The truth at a position, over some tokens; which; and the share of the base's mass (|T|,) that they have."""
+
+    @abstractmethod
+    def carried(self, name: str, said: Said, carry: Carry, p_base: Tensor | None) -> tuple[Tensor, bool]:
+        """What is carried by an alignment at a position, (|T|,), and whether the source has a say."""
+
+
+class Distribution(Subject):
+    """The distribution of one model."""
+
+    def __init__(
+        self, model: LoadedModel, target: Vocabulary, alignments: Mapping[str, Alignment], *, informed: bool
+    ) -> None:
+        """Carries it by each alignment, also by the informed carry where the base is known."""
+        self.bytes = ByteModel.of(model, tolerance=_BYTES)
+        self.carries = [Carry.STATIC, Carry.INFORMED] if informed else [Carry.STATIC]
+        self.wanted = ("tuned",)
+        self._scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
+        self.steerings = {name: scorer.steering for name, scorer in self._scorers.items()}
+
+    def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
+        """See `Subject.truth`."""
+        return one.p[0], slice(None), 1.0
+
+    def carried(self, name: str, said: Said, carry: Carry, p_base: Tensor | None) -> tuple[Tensor, bool]:
+        """See `Subject.carried`."""
+        ((_, q, says),) = self._scorers[name].carried(said, carry, None if p_base is None else p_base[None])
+        return q[0], bool(says[0])
+
+
+class Change(Subject):
+    """A base's distribution with the whole change of a value source."""
+
+    def __init__(self, source: ValueSource, target: Vocabulary, alignments: Mapping[str, Alignment]) -> None:
+        """Carries it by each alignment.
+
+        Raises:
+            VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no exact view.
+        """
+        self.wanted = ("tuned", "untuned")
+        models = {name: source.models[name] for name in source.needed(tuned=True, untuned=True)}
+
+        def voices(logits: Mapping[str, Tensor]) -> list[Tensor]:
+            return source.scores(logits).donors
+
+        self.bytes = ByteModel(source.vocabulary, models, voices, 2, tolerance=_BYTES)
+        self.carries = list(Carry)
+        self.steerings = {
+            name: Steering.over(target, source, alignment, Combination()) for name, alignment in alignments.items()
+        }
+
+    def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
+        """See `Subject.truth`."""
+        assert p_base is not None
+        some = (one.p > 0).all(0)
+        own = p_base.double().cpu().numpy()[some]
+        steered = own * (one.p[0, some] / one.p[1, some])
+        return steered / max(float(steered.sum()), _TINY), some, float(own.sum())
+
+    @torch.no_grad()
+    def carried(self, name: str, said: Said, carry: Carry, p_base: Tensor | None) -> tuple[Tensor, bool]:
+        """See `Subject.carried`."""
+        assert p_base is not None
+        steering = self.steerings[name]
+        steering.combination = Combination(carry)
+        _, speaks = steering.scores(said, slice(0, 1), self.wanted)
+        logits = p_base.clamp_min(_TINY).log()[None]
+        steered = steer(logits, [(steering, said)], torch.zeros(1, dtype=torch.int64), Guard())
+        return steered.softmax(-1)[0], bool(speaks[0])
