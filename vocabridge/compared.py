@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +109,7 @@ class Change(Subject):
     def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
         """See `Subject.truth`."""
         assert p_base is not None
-        some = (one.p > 0).all(0)
+        some: Bool = np.all(one.p > 0, axis=0)
         own = p_base.double().cpu().numpy()[some]
         steered = own * (one.p[0, some] / one.p[1, some])
         return steered / max(float(steered.sum()), _TINY), some, float(own.sum())
