@@ -31,6 +31,9 @@ from vocabridge.boundary import UNLIKELY, Boundary, kind
 _JUDGED = 16
 """So many of the likeliest continuations are judged one by one, the others by kind."""
 
+_ROUNDS = 8
+"""So many times, at most: when those have turned out to count nothing, others are the likeliest."""
+
 _GOOD_PART = 0.1
 """The share of all mass that makes it worth finding out what an unsure token counts."""
 
@@ -127,10 +130,9 @@ class Healer(nn.Module):
             else:
                 running.index_add_(0, run.rests.to(device), arriving)
         total = whole + running
-        judged = self._judged(total, written)
         by_kind = torch.from_numpy(self._boundary.by_kind(written)).to(device)
         counts = torch.nn.functional.pad(by_kind[self.kinds], (0, 1), value=1.0)
-        counts[list(judged)] = torch.tensor(list(judged.values()), device=device)
+        judged = self._judge(total, counts, written)
         total *= counts
         divisor = total.sum().clamp_min(torch.finfo(total.dtype).tiny)
         unsure = {w: count for w, count in judged.items() if UNLIKELY < count < _SURE}
@@ -141,13 +143,32 @@ class Healer(nn.Module):
         data = self._source.token_bytes[w] or b""
         return self._boundary.counts(written, [data + (self._source.token_bytes[v] or b" ") for v in following])
 
-    def _judged(self, total: Tensor, written: bytes) -> dict[int, float]:
-        """What the likeliest tokens count behind the text; from the masses of all, (|S| + 1,)."""
-        masses, tokens = total[:-1].topk(min(_JUDGED, len(self.kinds)))
-        likely = (masses > _LIKELY * total.sum()).tolist()
-        judged = [w for w, is_likely in zip(tokens.tolist(), likely, strict=True) if is_likely]
-        counts = self._boundary.counts(written, [self._source.token_bytes[w] or b"" for w in judged])
-        return dict(zip(judged, counts, strict=True))
+    def _judge(self, total: Tensor, counts: Tensor, written: bytes) -> dict[int, float]:
+        """Judges the likely continuations one by one.
+
+        Behind a space words have nearly all mass, and count nothing: then ` "` has it, which a target may have whole.
+
+        Args:
+            total: The masses of all source tokens, and of what the source cannot spell, (|S| + 1,).
+            counts: What each counts by its kind, (|S| + 1,); for those that are judged, what they count.
+            written: The end of the text.
+
+        Returns:
+            What they count.
+        """
+        judged: dict[int, float] = {}
+        masses = total
+        for _ in range(_ROUNDS):
+            likeliest, tokens = masses[:-1].topk(min(_JUDGED, len(self.kinds)))
+            likely = (likeliest > _LIKELY * masses.sum()).tolist()
+            new = [w for w, is_likely in zip(tokens.tolist(), likely, strict=True) if is_likely and w not in judged]
+            if not new:
+                break
+            found = self._boundary.counts(written, [self._source.token_bytes[w] or b"" for w in new])
+            judged |= dict(zip(new, found, strict=True))
+            counts[new] = torch.tensor(found, device=counts.device)
+            masses = total * counts
+        return judged
 
     def _run(self, pending: bytes) -> Run:
         part = slice(*run_behind(self._sorted, pending))

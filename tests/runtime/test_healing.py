@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -87,17 +88,22 @@ def written_out(source: Vocabulary, judge, several: list[Way], written: bytes) -
                 same = [i for i, other in enumerate(source.token_bytes) if other == rest]
                 running[same[0] if same else source.segment(rest)[0]] += mass
     mass = whole + running
-    order, least, certain = np.argsort(-mass), mass.sum() / 1000, True
-    p, counts, across = np.zeros(source.size), {}, 0.0
-    for rank, w in enumerate(order):
-        one_by_one, by_kind = judge.count(written, source.token_bytes[w]), judge.by_kind(written, source.token_bytes[w])
-        count = one_by_one if rank < 16 and mass[w] > least else by_kind
-        if count == one_by_one and 1e-6 < count < 0.99 and rank < 16 and mass[w] > least:
-            counts[int(w)] = count
-        p[w] = mass[w] * count
-        across += running[w] * count
-        close = abs(mass[w] - least) < 1e-3 * least or (rank < 17 and mass[w] < 1.001 * mass[order[16]])
-        certain &= one_by_one == by_kind or not close or mass[w] == 0
+    one_by_one = np.array([judge.count(written, data) for data in source.token_bytes])
+    by_kind = np.array([judge.by_kind(written, data) for data in source.token_bytes])
+    every, judged, certain, masses = by_kind.copy(), set(), True, mass
+    for _ in range(8):  # when those that are judged turn out to count nothing, others are the likeliest
+        order, least = np.argsort(-masses), masses.sum() / 1000
+        new = [int(w) for w in order[:16] if masses[w] > least and w not in judged]
+        for w in order[:17]:
+            close = abs(masses[w] - least) < 1e-3 * least or masses[w] < 1.001 * masses[order[16]]
+            certain &= w in judged or one_by_one[w] == by_kind[w] or not close or masses[w] == 0
+        if not new:
+            break
+        judged |= set(new)
+        every[new] = one_by_one[new]
+        masses = mass * every
+    p, across = mass * every, float(running @ every)
+    counts = {w: every[w] for w in judged if 1e-6 < every[w] < 0.99}
     shares = {w: (others := p.sum() - p[w], mass[w] / (others + mass[w]))[1] for w in counts}  # were its count 1
     certain &= all(abs(share - 0.1) > 1e-4 for share in shares.values())
     unsure = {w for w, share in shares.items() if share > 0.1}
@@ -194,6 +200,26 @@ def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny
         found = healer.heal([b""], torch.zeros(1), p.log()[None], b"t")
         assert float(found.p[of[b"h"]]) == pytest.approx(mass * count / (mass * count + 1 - mass))
         assert found.counts == ({of[b"h"]: 0.001} if count < 1 else {})
+
+
+def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_some_count(tiny, monkeypatch):
+    """Of 40 tokens of a kind that counts 1, in falling order, all but the last three count next to nothing."""
+    healer = Healer(tiny["source"], tiny["target"])
+    spelled = [bytes([byte]) for byte in range(65, 105)]
+    asked: list[bytes] = []
+
+    def counts(written: bytes, rests: list[bytes]) -> list[float]:
+        asked.extend(rests)
+        return [1.0 if rest in spelled[-3:] else 1e-6 for rest in rests]
+
+    kinds = np.ones(len(healer._boundary.by_kind(b"t")), dtype="float32")
+    monkeypatch.setattr(healer, "_boundary", SimpleNamespace(counts=counts, by_kind=lambda written: kinds))
+    ids = [tiny["source"].canonical[data] for data in spelled]
+    p = torch.zeros(SIZE)
+    p[ids] = torch.linspace(40, 20, 40)
+    found = healer.heal([b""], torch.zeros(1), (p / p.sum()).log()[None], b"t")
+    assert asked == spelled  # each once
+    assert float(found.p[ids[-3:]].sum()) == pytest.approx(1, abs=1e-4)
 
 
 def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all():

@@ -334,7 +334,10 @@ def covers_alone(reading, position, model) -> list[tuple[bytes, torch.Tensor, to
 
 
 def unsure(source: Vocabulary, judge, covers, written: bytes) -> dict[int, float]:
-    """What the 16 likeliest tokens with more than a thousandth count, where that is neither 1 nor next to nothing."""
+    """What the 16 likeliest tokens with more than a thousandth count, where that is neither 1 nor next to nothing.
+
+    And so of those that are the likeliest now that these are known, eight times at most.
+    """
     if len(covers) == 1 and not covers[0][0]:
         return {}
     mass = torch.zeros(source.size, dtype=torch.float64)
@@ -346,8 +349,16 @@ def unsure(source: Vocabulary, judge, covers, written: bytes) -> dict[int, float
                 rest = data[len(pending) :]
                 mass[source.canonical[rest] if rest in source.canonical else source.segment(rest)[0]] += arriving[w]
         mass += 0 if pending else arriving
-    order = mass.argsort(descending=True).tolist()
-    counts = {w: judge.count(written, source.token_bytes[w] or b"") for w in order[:16] if mass[w] > mass.sum() / 1000}
+    every = torch.tensor([judge.by_kind(written, data or b"") for data in source.token_bytes], dtype=torch.float64)
+    counts, by_now = dict[int, float](), mass
+    for _ in range(8):
+        likeliest = [w for w in by_now.argsort(descending=True).tolist()[:16] if by_now[w] > by_now.sum() / 1000]
+        new = {w: judge.count(written, source.token_bytes[w] or b"") for w in likeliest if w not in counts}
+        if not new:
+            break
+        counts |= new
+        every[list(new)] = torch.tensor(list(new.values()), dtype=torch.float64)
+        by_now = mass * every
     return {w: count for w, count in counts.items() if 1e-6 < count < 0.99}
 
 
