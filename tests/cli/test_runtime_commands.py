@@ -56,7 +56,8 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"evaluating {model_folders.target}\n"
     report = json.loads(done.stdout)
-    assert [one["name"] for one in report["measured"]] == ["base", "donor alone", "bridge", "mixture", "nudging"]
+    kinds = ["base", "donor alone", "bridge", "mixture", "nudging", "contrast pair"]
+    assert [one["name"] for one in report["measured"]] == kinds
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert {file.name for file in (tmp_path / "run").iterdir()} >= {"run.json", "records-0.jsonl"}
     assert (report["items"], report["answered"]) == (2, 1)
@@ -106,4 +107,6 @@ def test_a_contrast_pair_steers_without_training(run, model_folders, model_pair,
     data = write(tmp_path / "data.jsonl", [3])
     done = run("eval", "--base", model_folders.target, *models, "--data", data, "--answers", 0, "--json")
     assert done.returncode == 0, done.stderr
-    assert [one["accuracy"] for one in json.loads(done.stdout)["measured"]] == [None] * 3
+    assert [one["accuracy"] for one in json.loads(done.stdout)["measured"]] == [
+        None
+    ] * 4  # with the contrast pair as it is
