@@ -196,9 +196,12 @@ class LookAhead(nn.Module):
         return [[w for w in several if w >= 0] for several in chosen]
 
     def _may_begin(self, w: int, v: int) -> Candidates | None:
-        """The candidates of w v; None where that is no text, or one that the target cannot spell."""
+        """The candidates of w v; None where that is no text, or one that the target cannot spell.
+
+        And where the alignment has w speak for no target token: it has no say in a carry, so it gets none here.
+        """
         own, more = self._source.token_bytes[w], self._source.token_bytes[v]
-        if not own or not more:
+        if not own or not more or self._columns.indptr[w] == self._columns.indptr[w + 1]:
             return None
         text = own + more
         first = (*self._target.segment(text), -1)[0]

@@ -168,6 +168,20 @@ def test_what_is_carried_stays_a_distribution(tiny, columns, case, carry):
 
 @given(case=cases(), carry=st.sampled_from(CARRIES))
 @settings(max_examples=30, deadline=None)
+def test_a_token_that_speaks_for_no_target_token_gets_no_say_by_being_looked_behind(tiny, case, carry):
+    """Else what is carried would have more than all mass."""
+    whole = with_columns(tiny, {})
+    counts = whole.counts.tolil()
+    p, after, p_target, position, ws = case.parts(tiny["source"])
+    counts[:, ws] = 0
+    alignment = dataclasses.replace(whole, counts=counts.tocsr())
+    ahead = LookAhead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
+    carry_over = carry_of(alignment, carry)
+    torch.testing.assert_close(carry_over(p, p_target, ahead), carry_over(p, p_target), atol=1e-6, rtol=1e-4)
+
+
+@given(case=cases(), carry=st.sampled_from(CARRIES))
+@settings(max_examples=30, deadline=None)
 def test_a_position_where_nothing_was_looked_behind_is_carried_as_ever(tiny, case, carry):
     alignment = with_columns(tiny, {})
     case = dataclasses.replace(case, looked=tuple({(0, word) for _, word in case.looked}))
