@@ -22,7 +22,7 @@ from vocabridge.said import Asked, Position, Said
 from vocabridge.token_forest import TokenForest
 from vocabridge.tree import ROOT
 from vocabridge.value_source import ValueSource
-from vocabridge.weighing import weigh
+from vocabridge.weighing import Step, weigh
 
 _WORD = 6
 """At most so many of the base's tokens are taken for one word."""
@@ -127,9 +127,10 @@ class Reading:
                 positions.append(self._position(row))
         if keep > 1:  # what is in front of other covers is not read yet: it decides which of them are
             self._hear(positions, [position.trunk for position in positions])
-        positions = weigh(self.source, self.forest, positions)
+        known: dict[Step, dict[str, float]] = {}
+        positions = weigh(self.source, self.forest, positions, known)
         self._hear(positions, [position.nodes for position in positions])
-        positions = weigh(self.source, self.forest, positions)
+        positions = weigh(self.source, self.forest, positions, known)
         for row, text in enumerate(self._texts):
             if text.head != ROOT:
                 self.forest.settle(row, text.head)

@@ -31,8 +31,12 @@ Step: TypeAlias = tuple[int, int, int]
 """Row, parent, token."""
 
 
-def weigh(source: ValueSource, forest: TokenForest, positions: Sequence[Position]) -> list[Position]:
+def weigh(
+    source: ValueSource, forest: TokenForest, positions: Sequence[Position], known: dict[Step, dict[str, float]]
+) -> list[Position]:
     """Weighs the covers of positions by what is known, and leaves out those that have next to no say.
+
+    What is known of steps, by donor, is kept in `known`, for when more has been read.
 
     Where the text as it stands has not been read, or ends within a character, or in white space (what follows decides
     there, not what is in front), none is left out.
@@ -44,7 +48,7 @@ def weigh(source: ValueSource, forest: TokenForest, positions: Sequence[Position
         for one in position.asked
         for step in one.steps
     }
-    known = _log_p(source, forest, [step for step in steps if forest.knows(*step[:2])])
+    known |= _log_p(source, forest, [step for step in steps - known.keys() if forest.knows(*step[:2])])
     return [_weighed(position, known) if len(position.asked) > 1 else position for position in positions]
 
 

@@ -59,7 +59,7 @@ def both(**p: float) -> dict[str, list[float]]:
 
 
 def heard(asked, p, written=b" with"):
-    (position,) = weigh(Source(), Forest(p), [Position(3, written, tuple(asked))])
+    (position,) = weigh(Source(), Forest(p), [Position(3, written, tuple(asked))], {})
     return position.asked
 
 
