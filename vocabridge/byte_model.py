@@ -34,6 +34,7 @@ from vocabridge.models import LoadedModel
 from vocabridge.reader import Piece, begin_tokens
 from vocabridge.token_forest import TokenForest
 from vocabridge.tree import ROOT
+from vocabridge.value_source import ValueSource
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -151,6 +152,24 @@ class ByteModel:
         """One causal language model; arguments and errors as above."""
         models = {"model": loaded.model}
         return cls(loaded.vocabulary, models, lambda logits: [logits["model"]], 1, tolerance=tolerance, beam=beam)
+
+    @classmethod
+    def of_donors(
+        cls,
+        source: ValueSource,
+        names: Sequence[str],
+        *,
+        tolerance: float = TOLERANCE,
+        beam: int | None = None,
+    ) -> ByteModel:
+        """Donors of a value source, "tuned" or "untuned", one voice each; arguments and errors as above."""
+        models = {name: source.models[name] for name in source.needed(**dict.fromkeys(names, True))}
+
+        def make(logits: Mapping[str, Tensor]) -> list[Tensor]:
+            scores = source.scores(logits)
+            return [getattr(scores, name) for name in names]
+
+        return cls(source.vocabulary, models, make, len(names), tolerance=tolerance, beam=beam)
 
     def limit(self, *, tolerance: float, beam: int | None = None) -> None:
         """Sets how exact it is from now on; arguments and errors as above."""

@@ -95,12 +95,7 @@ class Change(Subject):
             VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no exact view.
         """
         self.wanted = ("tuned", "untuned")
-        models = {name: source.models[name] for name in source.needed(tuned=True, untuned=True)}
-
-        def voices(logits: Mapping[str, Tensor]) -> list[Tensor]:
-            return source.scores(logits).donors
-
-        self.bytes = ByteModel(source.vocabulary, models, voices, 2, tolerance=_BYTES)
+        self.bytes = ByteModel.of_donors(source, self.wanted, tolerance=_BYTES)
         self.carries = list(Carry)
         self.steerings = {
             name: Steering.over(target, source, alignment, Combination()) for name, alignment in alignments.items()

@@ -13,13 +13,12 @@ more; a base that has none is an error. The strengths of several steerings add u
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_model import TOLERANCE, ByteModel, ByteText, Float64
@@ -124,7 +123,7 @@ class ExactBridge:
         self.vocabulary = base.vocabulary
         self.steerings = list(steerings)
         self.base = ByteModel.of(base, tolerance=tolerance, beam=beam)
-        self._view = partial(ByteModel, tolerance=tolerance, beam=beam)
+        self._view = partial(ByteModel.of_donors, tolerance=tolerance, beam=beam)
         self._donors: dict[tuple[int, tuple[str, ...]], ByteModel] = {}
         self.partners = [controls(steering.source.vocabulary, self.vocabulary) for steering in self.steerings]
         for number, steering in enumerate(self.steerings):
@@ -153,7 +152,7 @@ class ExactBridge:
         Raises:
             VocabridgeError: A setting is out of its range.
         """
-        self._view = partial(ByteModel, tolerance=tolerance, beam=beam)
+        self._view = partial(ByteModel.of_donors, tolerance=tolerance, beam=beam)
         for model in (self.base, *self._donors.values()):
             model.limit(tolerance=tolerance, beam=beam)
 
@@ -161,13 +160,7 @@ class ExactBridge:
         """The donors that a steering needs, byte by byte; one voice each."""
         source, wanted = self.steerings[number].source, tuple(self.steerings[number].weights)
         if (number, wanted) not in self._donors:
-            models = {name: source.models[name] for name in source.needed(**dict.fromkeys(wanted, True))}
-
-            def make(logits: Mapping[str, Tensor]) -> list[Tensor]:
-                scores = source.scores(logits)
-                return [getattr(scores, name) for name in wanted]
-
-            self._donors[number, wanted] = self._view(source.vocabulary, models, make, len(wanted))
+            self._donors[number, wanted] = self._view(source, wanted)
         return self._donors[number, wanted]
 
     def translated(self, pieces: Sequence[Piece], number: int) -> list[Piece]:
