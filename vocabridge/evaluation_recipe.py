@@ -20,7 +20,7 @@ from vocabridge.parts import Names
 from vocabridge.reference import weights_digest
 from vocabridge.saved_bridge import BRIDGE, SavedBridge, file_digest
 from vocabridge.task import Template, digest
-from vocabridge.value_network import CONFIG, WEIGHTS
+from vocabridge.value_network import CONFIG, WEIGHTS, is_value_network
 
 
 def recipe(
@@ -62,7 +62,7 @@ def recipe(
 def _model(name: str) -> str:
     """The commit of a hub id, or a digest of a model's or a value network's weights, the small base's among them."""
     folder = Path(name)
-    if (folder / CONFIG).is_file():
+    if is_value_network(folder):
         try:
             base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base"]
         except (ValueError, KeyError, TypeError) as error:

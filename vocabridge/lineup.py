@@ -24,7 +24,6 @@ from vocabridge.contenders import ByBytes, Contender, in_one_vocabulary, of_mode
 from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.examples import Example
 from vocabridge.fitting import Features, Fit
-from vocabridge.guard import Guard
 from vocabridge.kinds import Kind
 from vocabridge.models import load_model
 from vocabridge.nudging import CARRIED_DONOR, Nudging, fit_threshold
@@ -34,7 +33,7 @@ from vocabridge.progress import Progress
 from vocabridge.run import Run
 from vocabridge.saved_bridge import SavedBridge
 from vocabridge.strength import as_json, from_json
-from vocabridge.value_network import CONFIG, load_value_network
+from vocabridge.value_network import is_value_network, load_value_network
 
 IN_TURN = (
     *(Kind.BASE, Kind.CONTROL, Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST, Kind.EXACT),
@@ -102,7 +101,7 @@ class Lineup:
         if self.parts.sources != 1:
             alone = (Kind.DONOR, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST)
             needs |= dict.fromkeys(alone, "a bridge with one value source")
-        if saved is not None and saved.guard != Guard():
+        if saved is not None and saved.is_guarded:
             needs[Kind.EXACT] = "a bridge without a guard, which limits logits of tokens"
         return needs
 
@@ -197,7 +196,7 @@ class Lineup:
     def _ceiling(self, _run: Run) -> Contender:
         name = self._names.ceiling
         assert name is not None
-        if (Path(name) / CONFIG).is_file():
+        if is_value_network(Path(name)):
             return of_source(Kind.CEILING.label, load_value_network(Path(name), device=self._device))
         loaded = load_model(name, device=self._device)
         return of_model(Kind.CEILING.label, loaded.model, loaded.vocabulary)
@@ -290,7 +289,7 @@ def _as_saved(saved: SavedBridge) -> dict[str, Any]:
         }
         for one in saved.steerings
     ]
-    return _together(each) | ({} if saved.guard == Guard() else {"guard": saved.guard.as_dict()})
+    return _together(each) | ({"guard": saved.guard.as_dict()} if saved.is_guarded else {})
 
 
 def _together(settings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -160,6 +160,11 @@ class SavedBridge:
         except VocabridgeError as error:
             raise VocabridgeError(f"{path}: {error}") from error
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether it has limits of steering."""
+        return self.guard != Guard()
+
     def load_base(self, **place: Any) -> LoadedModel:
         """The base model; `place` says where it goes, as for `load_model`.
 
@@ -174,7 +179,7 @@ class SavedBridge:
         Raises:
             VocabridgeError: It has a guard.
         """
-        if self.guard != Guard():
+        if self.is_guarded:
             raise VocabridgeError(
                 f"{self.folder / BRIDGE}: a guard limits logits of tokens, which an exact bridge has none of; take it "
                 "out"

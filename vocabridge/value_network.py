@@ -102,6 +102,11 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
+def is_value_network(folder: Path) -> bool:
+    """Whether there is a value network in a folder."""
+    return (folder / CONFIG).is_file()
+
+
 def load_value_network(
     folder: Path,
     *,
