@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--output", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
+    if arguments.value is not None and len(arguments.sources) > 1:
+        parser.error("--value is of one source; name it with --sources")
     models = {name: load_model(short) for name, short in MODELS.items()}
     methods = {"default": ["default"], "all": [*METHODS, *CHAINS, "cooccurrence,embedding"]}
     chosen = [one for name in arguments.methods for one in methods.get(name, [name])]
@@ -108,8 +110,8 @@ def print_distances(pair: str, found: dict[str, Distances], seconds: float) -> N
         figures = (f"{apart.mean_kl:.3f}", f"{apart.mean_variation:.3f}", f"{apart.agreement:.1%}", str(one.silent))
         table.add_row(method, one.carry.value, one.policy.value, *figures)
     Console(width=120).print(table)
-    by_class = {c.label: [one.by_class[c] for _, one in rows] for c in some.classes}
-    by_fit = {f.value: [one.by_fit[f] for _, one in rows] for f in some.fits}
+    by_class = {c.label: [one.by_class[c] for _, one in rows] for c in rows[0][1].classes}
+    by_fit = {f.value: [one.by_fit[f] for _, one in rows] for f in rows[0][1].fits}
     for parts in (by_class, by_fit):
         sizes = [f"{name} ({part[0].positions})" for name, part in parts.items()]
         table = Table("builder", "carry", "policy", *sizes, title="KL in bits")

@@ -28,16 +28,16 @@ def compare(
     from vocabridge.cli.vocabularies import remembered
     from vocabridge.distance import distances
     from vocabridge.models import load_model
-    from vocabridge.value_network import CONFIG, load_value_network
+    from vocabridge.value_network import is_value_network, load_value_network
 
     begin = perf_counter()
     asked = None if base is None else load_model(base)
     vocabulary = remembered("target", target, alignment.target) if asked is None or target else asked.vocabulary
-    source = load_value_network(Path(model)) if (Path(model) / CONFIG).is_file() else load_model(model)
+    source = load_value_network(Path(model)) if is_value_network(Path(model)) else load_model(model)
     with progress(f"comparing {file} with what {model} says exactly") as tell:
-        found = distances(source, vocabulary, {"": alignment}, corpus, base=asked, positions=positions, progress=tell)[
-            ""
-        ]
+        (found,) = distances(
+            source, vocabulary, {"": alignment}, corpus, base=asked, positions=positions, progress=tell
+        ).values()
     if json:
         seconds = perf_counter() - begin
         print_json({"file": file, "bytes": corpus.bytes} | found.as_dict() | {"seconds": seconds})
@@ -53,8 +53,8 @@ def compare(
             for one in rows
         ],
     )
-    by_class = {c.label: [one.by_class[c] for one in rows] for c in found.classes}
-    by_fit = {f.value: [one.by_fit[f] for one in rows] for f in found.fits}
+    by_class = {c.label: [one.by_class[c] for one in rows] for c in rows[0].classes}
+    by_fit = {f.value: [one.by_fit[f] for one in rows] for f in rows[0].fits}
     for title, parts in (("class of target token", by_class), ("how the tokens lie", by_fit)):
         print_table(
             f"KL in bits by {title}",

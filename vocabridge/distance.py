@@ -1,15 +1,15 @@
 """How far what is carried is from the truth: the approximations against the exact distribution, on real text.
 
 At some of a text's target tokens, what a source model says of the next one exactly (`truth`), and what each policy,
-carry and alignment makes of it: KL(truth || carried) in bits, total variation, and whether the likeliest
-token is the same. With a base model its own distributions go into the carries, as in a bridge, and the informed carry
-is compared, too. Of a value source it is what it changes in the base's distributions that is compared (`compared`).
+carry and alignment makes of it: KL(truth || carried) in bits, total variation, and whether the likeliest token is the
+same. With a base model its own distributions go into the carries, as in a bridge, and the informed carry is compared,
+too. Of a value source it is what it changes in the base's distributions that is compared (`compared`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
+from vocabridge.breakdown import Breakdown
 from vocabridge.byte_model import Float64
 from vocabridge.combination import Carry
 from vocabridge.compared import Change, Distribution, Subject
 from vocabridge.models import LoadedModel
-from vocabridge.places import Fit, Place, Places, places
+from vocabridge.places import Place, Places, places
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
 from vocabridge.reader import begin_tokens
@@ -84,25 +85,23 @@ class Distance:
         }
 
 
-@dataclass
-class Approximation:
+class Approximation(Breakdown[Distance]):
     """What one carry under one policy is worth.
 
     Attributes:
         carry: How distributions change vocabulary.
         policy: What the source says where tokens do not end together.
-        overall: All positions.
-        by_class: The same by the class of the target token that stands there.
-        by_fit: The same by how the tokens of both vocabularies lie.
-        silent: Positions at which the source said nothing.
     """
 
-    carry: Carry
-    policy: Policy
-    overall: Distance = field(default_factory=Distance)
-    by_class: dict[TokenClass, Distance] = field(default_factory=lambda: {c: Distance() for c in TokenClass})
-    by_fit: dict[Fit, Distance] = field(default_factory=lambda: {f: Distance() for f in Fit})
-    silent: int = 0
+    def __init__(self, carry: Carry, policy: Policy) -> None:
+        """Of no positions yet."""
+        super().__init__(Distance)
+        self.carry = carry
+        self.policy = policy
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its JSON form."""
+        return {"carry": self.carry.value, "policy": self.policy.value} | super().as_dict()
 
 
 @dataclass(frozen=True)
@@ -135,32 +134,9 @@ class Distances:
     lost: float
     approximations: list[Approximation]
 
-    @property
-    def classes(self) -> list[TokenClass]:
-        """The classes of which there were tokens."""
-        return [c for c in TokenClass if any(one.by_class[c].positions for one in self.approximations)]
-
-    @property
-    def fits(self) -> list[Fit]:
-        """The ways to lie of which there were tokens."""
-        return [f for f in Fit if any(one.by_fit[f].positions for one in self.approximations)]
-
     def as_dict(self) -> dict[str, Any]:
         """Its JSON form."""
-        names = ("model", "base", "source", "target", "method", "positions", "impossible", "mass", "open", "lost")
-        return {name: getattr(self, name) for name in names} | {
-            "approximations": [
-                {
-                    "carry": one.carry.value,
-                    "policy": one.policy.value,
-                    "overall": one.overall.as_dict(),
-                    "by_class": {c.label: one.by_class[c].as_dict() for c in self.classes},
-                    "by_fit": {f.value: one.by_fit[f].as_dict() for f in self.fits},
-                    "silent": one.silent,
-                }
-                for one in self.approximations
-            ]
-        }
+        return vars(self) | {"approximations": [one.as_dict() for one in self.approximations]}
 
 
 def distances(
@@ -244,9 +220,7 @@ def distances(
                         q, says = subject.carried(name, said.at([0]), carry, p_base)
                         apart = _apart(p, q.double().cpu().numpy()[some])
                         approximation.silent += int(not says)
-                        approximation.overall.add(*apart)
-                        approximation.by_class[TokenClass(classes[place.token])].add(*apart)
-                        approximation.by_fit[place.fit].add(*apart)
+                        approximation.add(TokenClass(classes[place.token]), place.fit, *apart)
     if not exact:
         raise VocabridgeError(
             f"the text is too short to compare: behind {_CONTEXT} bytes there is no place in it where tokens of both "
@@ -299,12 +273,7 @@ def _truths(truth: Truth, text: str, laid: Places, several: Sequence[tuple[int, 
 @torch.no_grad()
 def _said_by(base: LoadedModel, tokens: Sequence[int], wanted: Sequence[int]) -> Tensor:
     """What a model says before some of a text's tokens, by their index, (n, |T|)."""
-    forest, nodes = TokenForest({"base": base.model}, 1), []
-    last = forest.trees[0].add(begin_tokens(base.vocabulary))
-    for token in tokens[: max(wanted, default=0)]:
-        nodes.append(last)
-        last = forest.trees[0].add([token], last)
-    nodes.append(last)
+    forest, nodes = TokenForest.along({"base": base.model}, begin_tokens(base.vocabulary), tokens)
     asked = [nodes[i] for i in wanted]
     forest.read([asked])
     return forest.logits([(0, node) for node in asked])["base"].softmax(-1)

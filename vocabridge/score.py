@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
+from vocabridge.breakdown import Breakdown
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
 from vocabridge.places import Fit, places
@@ -92,21 +93,12 @@ class Cost:
         return self.carried / self.native - 1 if self.native else math.nan
 
 
-@dataclass
-class Carried:
-    """What one policy made of one alignment.
+class Carried(Breakdown[Cost]):
+    """What one policy made of one alignment."""
 
-    Attributes:
-        overall: All target tokens.
-        by_class: The same by the class of the target token.
-        by_fit: The same by how the tokens of both vocabularies lie.
-        silent: Target tokens at which the source said nothing.
-    """
-
-    overall: Cost = field(default_factory=Cost)
-    by_class: dict[TokenClass, Cost] = field(default_factory=lambda: {c: Cost() for c in TokenClass})
-    by_fit: dict[Fit, Cost] = field(default_factory=lambda: {f: Cost() for f in Fit})
-    silent: int = 0
+    def __init__(self) -> None:
+        """Of no tokens yet."""
+        super().__init__(Cost)
 
 
 @dataclass(frozen=True)
@@ -139,12 +131,12 @@ class Score:
     @property
     def classes(self) -> list[TokenClass]:
         """The classes of which the text has tokens."""
-        return [c for c in TokenClass if any(p.by_class[c].tokens for p in self.policies.values())]
+        return next(iter(self.policies.values())).classes
 
     @property
     def fits(self) -> list[Fit]:
         """The ways to lie of which the text has tokens."""
-        return [f for f in Fit if any(p.by_fit[f].tokens for p in self.policies.values())]
+        return next(iter(self.policies.values())).fits
 
     def as_dict(self) -> dict[str, Any]:
         """Its JSON form."""
@@ -155,15 +147,7 @@ class Score:
             "method": self.method,
             "positions": self.positions,
             "common_share": self.common_share,
-            "policies": {
-                policy.value: {
-                    "overall": carried.overall.as_dict(),
-                    "by_class": {c.label: carried.by_class[c].as_dict() for c in self.classes},
-                    "by_fit": {f.value: carried.by_fit[f].as_dict() for f in self.fits},
-                    "silent": carried.silent,
-                }
-                for policy, carried in self.policies.items()
-            },
+            "policies": {policy.value: carried.as_dict() for policy, carried in self.policies.items()},
         }
 
 
@@ -216,12 +200,8 @@ def score(
                         bits = -q.gather(1, truth[:, None])[:, 0].log2()
                         carried.silent += int((~says).sum())
                         for place, spent in zip(part[some], bits.tolist(), strict=True):
-                            for cost in (
-                                carried.overall,
-                                carried.by_class[TokenClass(classes[place.token])],
-                                carried.by_fit[place.fit],
-                            ):
-                                cost.add(place.length, float(own[place.sources].sum()) * place.share, spent)
+                            native = float(own[place.sources].sum()) * place.share
+                            carried.add(TokenClass(classes[place.token]), place.fit, place.length, native, spent)
         done += len(window.encode())
         progress(done, corpus.bytes, "scoring")
     if not positions:
@@ -289,12 +269,7 @@ class Scorer:
 
 def own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:
     """What each of a text's own tokens costs the model; 0 for a first token that has nothing in front of it."""
-    forest, begin = TokenForest({"model": model.model}, 1), begin_tokens(model.vocabulary)
-    tree, nodes = forest.trees[0], []
-    last = tree.add(begin)
-    for token in ids:
-        nodes.append(last)
-        last = tree.add([token], last)
+    forest, nodes = TokenForest.along({"model": model.model}, begin_tokens(model.vocabulary), ids)
     asked = [node for node in nodes if node != ROOT]
     forest.read([asked])
     bits = [0.0] * (len(nodes) - len(asked))

@@ -45,6 +45,18 @@ class TokenForest:
         self._forwards = 0
         self.interrupted = False
 
+    @classmethod
+    def along(
+        cls, models: Mapping[str, nn.Module], beginning: Sequence[int], tokens: Sequence[int]
+    ) -> tuple[TokenForest, list[int]]:
+        """A forest of one text, not read yet, and the node in front of each of its tokens; `ROOT` for none."""
+        forest, nodes = cls(models, 1), list[int]()
+        last = forest.trees[0].add(beginning)
+        for token in tokens:
+            nodes.append(last)
+            last = forest.trees[0].add([token], last)
+        return forest, nodes
+
     @torch.no_grad()
     def read(self, wanted: Sequence[Sequence[int]]) -> None:
         """Reads nodes, and what is in front of them, where they were not read yet.
