@@ -14,9 +14,10 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from vocabridge.connection import run
+from vocabridge.grouped_attention import grouped_attention
+from vocabridge.roomy_cache import RoomyCache
 from vocabridge.tree import ROOT, Mask, TokenTree, attention_masks
 
 _KEPT = 4
@@ -39,7 +40,7 @@ class TokenForest:
         self._slots: list[dict[int, int]] = [{} for _ in range(batch)]  # of every node that was read
         self._depths = np.zeros((batch, 0), np.int64)  # of every slot; -1 for slots that hold nothing
         self._anchors = [(ROOT, np.zeros(0, bool)) for _ in range(batch)]  # a node, and the slots on its path
-        self._caches = {name: DynamicCache() for name in self.models}
+        self._caches = {name: RoomyCache() for name in self.models}
         self._said: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
         self._chunks: dict[int, dict[str, Tensor]] = {}
         self._forwards = 0
@@ -133,7 +134,8 @@ class TokenForest:
                 "use_cache": True,
             }
 
-        return run(self.models, inputs, torch.tensor(columns))
+        with grouped_attention(self.models.values()):
+            return run(self.models, inputs, torch.tensor(columns))
 
     def knows(self, row: int, node: int) -> bool:
         """Whether `logits` can be asked for what follows a node."""

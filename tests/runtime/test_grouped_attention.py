@@ -1,0 +1,52 @@
+"""Grouped attention: what transformers' attention gives, and models that are afterwards as they were."""
+
+import pytest
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from vocabridge.grouped_attention import _grouped, grouped_attention
+
+
+class Attention(torch.nn.Module):
+    """What an attention layer tells its attention function."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.num_key_value_groups = groups
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("new", [1, 4])
+@pytest.mark.parametrize("masked", [True, False])
+def test_it_is_what_transformers_computes(groups, new, masked):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(2, heads, n, 8) for heads, n in ((2 * groups, new), (2, 7), (2, 7)))
+    mask = torch.where(torch.rand(2, 1, new, 7) < 0.6, 0.0, -1e9) if masked else None
+    several = [
+        attend(Attention(groups), query, key, value, mask, scaling=0.2) for attend in (_grouped, sdpa_attention_forward)
+    ]
+    torch.testing.assert_close(several[0][0], several[1][0])
+    assert several[0][1] is several[1][1] is None
+
+
+def test_masks_that_differ_by_head_are_left_to_transformers():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, n, 8) for heads, n in ((4, 3), (2, 7), (2, 7)))
+    mask = torch.randn(1, 4, 3, 7)
+    several = [attend(Attention(2), query, key, value, mask) for attend in (_grouped, sdpa_attention_forward)]
+    torch.testing.assert_close(several[0][0], several[1][0])
+
+
+def test_a_model_attends_so_inside_and_as_before_afterwards(loaded):
+    model, eager = loaded["source"].model, loaded["tuned"].model
+    before = eager.config._attn_implementation
+    eager.config._attn_implementation = "eager"
+    try:
+        with pytest.raises(KeyError), grouped_attention([model, eager]):
+            assert model.config._attn_implementation not in ("sdpa", "eager")
+            assert eager.config._attn_implementation == "eager"
+            raise KeyError
+        assert model.config._attn_implementation == "sdpa"
+        assert eager.config._attn_implementation == "eager"
+    finally:
+        eager.config._attn_implementation = before
