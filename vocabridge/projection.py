@@ -238,20 +238,15 @@ class SparseMatrix(nn.Module):
 def _csr_product(pointers: Tensor, indices: Tensor, weights: Tensor, values: Tensor) -> Tensor:
     """The product of a CSR matrix with vectors, (n, columns) -> (n, rows); an operator because compilers take no CSR.
 
-    On a CPU a few vectors at a time are laid out vocabulary first, which is what MKL is fast with. CUDA's library
-    reads them where they lie.
+    On a CPU one vector after the other: no layout of several has been as fast (benchmarks/bench_projection.py).
     """
     shape = (len(pointers) - 1, values.shape[-1])
     matrix = torch.sparse_csr_tensor(pointers, indices, weights, size=shape, check_invariants=False)
+    if values.device.type != "cpu":
+        return (matrix @ values.T).T.contiguous()
     found = values.new_empty(len(values), shape[0])
-    if len(values) == 1:
-        torch.mv(matrix, values[0], out=found[0])
-    elif values.device.type != "cpu":
-        found.copy_((matrix @ values.T).T)
-    else:
-        for part, out in zip(values.split(8), found.split(8), strict=True):
-            # The third dimension leads past torch's blocked transposition, half as fast for so few rows.
-            out.copy_((matrix @ part.unsqueeze(1).permute(2, 1, 0).contiguous().squeeze(1)).T)
+    for vector, out in zip(values, found, strict=True):
+        torch.mv(matrix, vector, out=out)
     return found
 
 
