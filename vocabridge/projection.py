@@ -144,11 +144,12 @@ class Projection(nn.Module):
         split, added, at = ahead.split(p_source, image, p_target)
         ratio.index_put_((_all(p_source), ahead.position, ahead.token), split * scale[:, ahead.position, 0])
         change = self.rows.logs(ratio)
-        places, which = torch.unique(torch.stack([at, ahead.candidates]), dim=1, return_inverse=True)
-        more = added.new_zeros(len(added), places.shape[1]).index_add_(1, which, added * scale[:, at, 0])
-        log_more = (more / p_target[places[0], places[1]].clamp_min(_TINY)).clamp_(_TINY, 1 / _TINY).log_()
-        both = torch.logaddexp(change[:, places[0], places[1]], log_more)
-        return change.index_put_((_all(p_source), places[0], places[1]), both)
+        places, which = torch.unique(at * p_target.shape[1] + ahead.candidates, return_inverse=True)
+        more = added.new_zeros(len(added), len(places)).index_add_(1, which, added * scale[:, at, 0])
+        log_more = (more / p_target.flatten()[places].clamp_min(_TINY)).clamp_(_TINY, 1 / _TINY).log_()
+        flat = change.view(len(change), -1)
+        flat[:, places] = torch.logaddexp(flat[:, places], log_more)
+        return change
 
     def image(self, p_target: Tensor) -> Tensor:
         """The base's distribution on the source vocabulary, R^T @ p_T: (n, |T|) -> (n, |S|), nowhere 0."""
