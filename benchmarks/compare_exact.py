@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from vocabridge.batch import prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.byte_model import ByteModel
 from vocabridge.combination import Carry, Combination
@@ -119,8 +120,45 @@ def same_tokenizer(tolerance: float, tokens: int) -> list[dict[str, Any]]:
     for prompt in PROMPTS:
         texts = ["".join(stream(bridge, prompt, max_new_tokens=tokens)) for bridge in (by_token, by_byte)]
         size = min(map(len, texts))  # the one by bytes ends behind a word
-        rows.append({"by tokens": texts[0], "by bytes": texts[1], "same": texts[0][:size] == texts[1][:size]})
+        row = {"by tokens": texts[0], "by bytes": texts[1], "same": texts[0][:size] == texts[1][:size]}
+        rows.append(row if row["same"] else row | parting(by_token, prompt, *(text.encode() for text in texts)))
     return rows
+
+
+def parting(by_token: Bridge, prompt: str, one: bytes, other: bytes) -> dict[str, Any]:
+    """Where two texts part: the likeliest token in front, and what the tokens there say of the byte: their sum."""
+    vocabulary = by_token.vocabulary
+    ids, done = prompt_ids(vocabulary, prompt), 0
+    common = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+
+    def following() -> np.ndarray:
+        with torch.no_grad():
+            return by_token(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1).numpy()
+
+    def bytes_behind(p: np.ndarray, begun: bytes) -> np.ndarray:
+        sums = np.zeros(256)
+        for piece, mass in zip(vocabulary.token_bytes, p.tolist(), strict=True):
+            if piece and piece.startswith(begun) and len(piece) > len(begun):
+                sums[piece[len(begun)]] += mass
+        return sums
+
+    while True:
+        p = following()
+        token = int(p.argmax())
+        data = vocabulary.token_bytes[token] or b""
+        if done + len(data) >= common:  # what goes on behind it counts, too, if it ends there
+            break
+        ids, done = [*ids, token], done + len(data)
+    sums = bytes_behind(p, one[done:common])
+    if done + len(data) == common:
+        ids = [*ids, token]
+        sums += p[token] * bytes_behind(following(), b"")
+    return {
+        "behind": one[:done].decode(errors="replace"),
+        "likeliest token": [data.decode(errors="replace"), float(p[token])],
+        "likeliest byte there by tokens": chr(int(sums.argmax())),
+        "byte by bytes": chr(other[common]),
+    }
 
 
 def main() -> None:
