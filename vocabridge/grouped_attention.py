@@ -3,8 +3,8 @@
     (batch, groups * heads, q, d) queries  ->  (batch, heads, groups * q, d),   mask (batch, 1, q, n) once a group
 
 In grouped-query attention several query heads share the keys and values of one head. With a mask and more than one new
-token transformers repeats keys and values for every query head, at each layer and step; here the queries that share them
-stand below each other instead, and the result is the same (measured in docs/bridge.md).
+token transformers repeats keys and values for every query head, at each layer and step; here the queries that share
+them stand below each other instead, and the result is the same (measured in docs/bridge.md).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """An attention cache with room for what comes, so that a step writes what is new and copies nothing.
 
-transformers' dynamic layer joins the old keys and values with the new ones at each step, which copies them all; a static
-one needs to know the longest text beforehand. Here the tensors have room for an eighth more, and are copied when it is used up.
+transformers' dynamic layer joins the old keys and values with the new ones at each step, which copies them all; a
+static one needs to know the longest text beforehand. Here the tensors have room for an eighth more, and are copied
+when it is used up.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class _RoomyLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
         self.keys = self._append(0, self.keys, key_states)
         self.values = self._append(1, self.values, value_states)
         return self.keys, self.values

@@ -37,16 +37,30 @@ def test_masks_that_differ_by_head_are_left_to_transformers():
     torch.testing.assert_close(several[0][0], several[1][0])
 
 
-def test_a_model_attends_so_inside_and_as_before_afterwards(loaded):
-    model, eager = loaded["source"].model, loaded["tuned"].model
-    before = eager.config._attn_implementation
-    eager.config._attn_implementation = "eager"
-    try:
-        with pytest.raises(KeyError), grouped_attention([model, eager]):
-            assert model.config._attn_implementation not in ("sdpa", "eager")
-            assert eager.config._attn_implementation == "eager"
-            raise KeyError
-        assert model.config._attn_implementation == "sdpa"
+@pytest.fixture
+def eager(loaded):
+    model = loaded["tuned"].model
+    before, model.config._attn_implementation = model.config._attn_implementation, "eager"
+    yield model
+    model.config._attn_implementation = before
+
+
+def test_a_model_attends_so_inside_and_as_before_afterwards(loaded, eager):
+    model = loaded["source"].model
+    with grouped_attention([model, eager]):
+        assert model.config._attn_implementation not in ("sdpa", "eager")
         assert eager.config._attn_implementation == "eager"
-    finally:
-        eager.config._attn_implementation = before
+    assert model.config._attn_implementation == "sdpa"
+    assert eager.config._attn_implementation == "eager"
+
+
+def broken_off(model):
+    with grouped_attention([model]):
+        raise KeyboardInterrupt
+
+
+def test_a_forward_that_is_broken_off_leaves_the_model_as_it_was(loaded):
+    model = loaded["source"].model
+    with pytest.raises(KeyboardInterrupt):
+        broken_off(model)
+    assert model.config._attn_implementation == "sdpa"
