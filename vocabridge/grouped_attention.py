@@ -41,7 +41,8 @@ def _grouped(
     """An attention function of transformers: (batch, heads, q, d) queries in, (batch, q, heads, d) out."""
     batch, heads, q, d = query.shape
     groups = heads // key.shape[1]
-    if groups == 1 or attention_mask is None or attention_mask.shape[1] != 1:
+    more = any(kwargs.get(name) is not None for name in ("position_bias", "softcap"))
+    if groups == 1 or attention_mask is None or attention_mask.shape[1] != 1 or more:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     out = torch.nn.functional.scaled_dot_product_attention(
         query.reshape(batch, heads // groups, groups * q, d),

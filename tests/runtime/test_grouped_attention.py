@@ -37,6 +37,17 @@ def test_masks_that_differ_by_head_are_left_to_transformers():
     torch.testing.assert_close(several[0][0], several[1][0])
 
 
+def test_a_bias_by_position_is_left_to_transformers():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, n, 8) for heads, n in ((4, 3), (2, 7), (2, 7)))
+    mask, bias = torch.zeros(1, 1, 3, 7), torch.randn(1, 4, 3, 7)
+    several = [
+        attend(Attention(2), query, key, value, mask, position_bias=bias)
+        for attend in (_grouped, sdpa_attention_forward)
+    ]
+    torch.testing.assert_close(several[0][0], several[1][0])
+
+
 @pytest.fixture
 def eager(loaded):
     model = loaded["tuned"].model
