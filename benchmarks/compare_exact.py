@@ -2,17 +2,17 @@
 
     python benchmarks/compare_exact.py [--bytes 150] [--tolerance 1e-3 1e-6] [--tokens 8] [--output FILE]
 
-Of each model: bits of a text by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the shipped
-value network: seconds a byte, and forwards, of the exact mode, beside the projected bridge on the same prompt, which
-ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy decoding byte by
-byte gives the text that adding logits token by token gives. It is not run by `make bench`.
+Of each model: bits of three texts by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the
+shipped value network: seconds a byte, and forwards, of the exact mode, beside the projected bridge on the same prompt,
+which ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy decoding
+byte by byte gives the text that adding logits token by token gives, and where not, what the tokens there say. It is
+not run by `make bench`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,20 +25,23 @@ from vocabridge.batch import prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.byte_model import ByteModel
 from vocabridge.combination import Carry, Combination
+from vocabridge.data import task_file, value_network_folder
 from vocabridge.exact import ExactBridge, ExactSteering
+from vocabridge.examples import load_examples
 from vocabridge.loading import build_bridge
 from vocabridge.models import load_model
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
+from vocabridge.reader import begin_tokens
 from vocabridge.score import own_bits
 from vocabridge.steering import Steering
 from vocabridge.streaming import stream
 from vocabridge.value_network import load_value_source
 
-TEXT = Path(__file__).parent.parent / "docs" / "training.md"
+ROOT = Path(__file__).parent.parent
 PROMPT = "Question: A baker sells 24 loaves a day. How many loaves does she sell in 7 days?\nAnswer: She se"
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
-VALUE = str(files("vocabridge.data") / "value_network" / "gsm_symbolic-smollm2-135m")
+VALUE = str(value_network_folder())
 PROMPTS = (
     "The capital of France is",
     "Water boils at",
@@ -49,35 +52,41 @@ PROMPTS = (
 )
 
 
-def bits(name: str, size: int, tolerances: list[float]) -> list[dict[str, Any]]:
-    """Bits of a text, from a place on where a token begins behind a letter."""
+def passages(size: int) -> dict[str, str]:
+    """A piece of this project's documentation, of its code, and of the problems that it ships."""
+    prose = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    code = (ROOT / "vocabridge" / "tree.py").read_text(encoding="utf-8")
+    sums = load_examples(task_file("test"), 1)[0]
+    several = {"prose": prose[2000:], "code": code[code.index("class") :], "sums": sums.prompt + sums.response}
+    return {kind: text[:size] for kind, text in several.items()}
+
+
+def bits(name: str, kind: str, text: str, tolerances: list[float]) -> list[dict[str, Any]]:
+    """Bits of a text behind the begin token, but for its last token: what ends there may go on."""
     loaded = load_model(name, dtype=torch.float32)
-    text = TEXT.read_text(encoding="utf-8")[2000 : 2000 + size]
-    data, encoding = text.encode(), loaded.vocabulary.encode(text)
-    starts = encoding.starts.tolist()
-    first = next(
-        i for i, at in enumerate(starts) if at > 40 and data[at - 1 : at].isalpha() and data[at : at + 1] == b" "
-    )
-    begin, end = starts[first], starts[-1]
-    tokens = float(own_bits(loaded, encoding.ids.tolist())[first:-1].sum())
+    encoding, begin = loaded.vocabulary.encode(text), loaded.vocabulary.roles["begin"]
+    added = [] if begin_tokens(loaded.vocabulary) else [begin]
+    tokens = float(own_bits(loaded, added + encoding.ids.tolist())[len(added) : -1].sum())
+    data = text.encode()[: int(encoding.starts[-1])]
     rows = []
     for tolerance in tolerances:
         model = ByteModel.of(loaded, tolerance=tolerance)
-        here, spent, lost = model.text([data[:begin]]), 0.0, []
+        here, spent, lost = model.text([begin]), 0.0, []
         here.next()
         before, clock = model.forwards, perf_counter()
-        for byte in data[begin:end]:
+        for byte in data:
             found = here.next()
             spent -= float(np.log2(found.p[0, byte]))
             lost.append(found.lost)
             here = here.after(bytes([byte]))
-        seconds, size = perf_counter() - clock, end - begin
+        seconds, size = perf_counter() - clock, len(data)
         rows.append(
             {
                 "model": name,
+                "text": kind,
                 "tolerance": tolerance,
                 "bytes": size,
-                "tokens": len(starts) - 1 - first,
+                "tokens": len(encoding.ids) - 1,
                 "bits by tokens": tokens,
                 "bits by bytes": spent,
                 "difference, %": 100 * (spent / tokens - 1),
@@ -164,7 +173,7 @@ def parting(by_token: Bridge, prompt: str, one: bytes, other: bytes) -> dict[str
 def main() -> None:
     """Measures, prints, and writes the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=150, help="of the text whose bits are counted")
+    parser.add_argument("--bytes", type=int, default=150, help="of each text whose bits are counted")
     parser.add_argument("--tolerance", type=float, nargs="+", default=[1e-3, 1e-6])
     parser.add_argument("--tokens", type=int, default=8)
     parser.add_argument("--output", type=Path)
@@ -179,7 +188,8 @@ def main() -> None:
     report("cost", cost(loosest, arguments.tokens))
     report("same tokenizer", same_tokenizer(loosest, arguments.tokens))
     for name in MODELS if arguments.bytes else ():
-        report("bits", bits(name, arguments.bytes, arguments.tolerance))
+        for kind, text in passages(arguments.bytes).items():
+            report("bits", bits(name, kind, text, arguments.tolerance))
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -1,0 +1,106 @@
+"""The exact mode beside genlm-bytes: the same weights, the same text, in one run.
+
+    pip install genlm-bytes
+    python benchmarks/compare_genlm.py [--bytes 60] [--beam 5] [--tolerance 1e-3] [--output FILE]
+
+Byte by byte along an English sentence, SmolLM2 in float32: total variation of the two distributions of the next byte,
+how often the likeliest one is the same, the bits of the text, and seconds a byte. Then Gemma-3, byte fallback and all,
+which genlm-bytes may refuse. genlm-bytes counts tokenisations that no tokenizer makes, too; here they are left out.
+It is no dependency of this project, and not run by `make bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from genlm.backend.llm.hf import AsyncTransformer
+from genlm.bytes import BeamParams, ByteBeamState
+from transformers import AutoTokenizer
+
+from vocabridge.byte_model import ByteModel
+from vocabridge.models import LoadedModel, load_model, model_folder
+from vocabridge.reader import begin_tokens
+
+TEXT = " The value network reads the text that the base model writes, cut anew into tokens of its own."
+MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
+
+
+def ours(loaded: LoadedModel, text: bytes, tolerance: float) -> tuple[np.ndarray, float]:
+    """The distributions of the next byte in front of each of a text, (n, 256), and seconds a byte."""
+    model = ByteModel.of(loaded, tolerance=tolerance)
+    here = model.text(begin_tokens(loaded.vocabulary))
+    here.next()  # what is cached at first use
+    found, begin = [], perf_counter()
+    for byte in text:
+        found.append(here.next().p[0, :256])
+        here = here.after(bytes([byte]))
+    return np.array(found), (perf_counter() - begin) / len(text)
+
+
+def theirs(loaded: LoadedModel, tokenizer: Any, text: bytes, beam: int) -> tuple[np.ndarray, float]:
+    """The same of genlm-bytes, with a beam of so many tokenisations and none of them pruned."""
+
+    async def along() -> tuple[np.ndarray, float]:
+        model = AsyncTransformer(loaded.model, tokenizer)
+        state = await ByteBeamState.initial(model, BeamParams(K=beam, prune_threshold=0.0))
+        await state.logp_next()
+        found, begin = [], perf_counter()
+        for byte in text:
+            found.append(np.exp(np.asarray((await state.logp_next()).ps)[:256]))
+            state = await (state << byte)
+        return np.array(found), (perf_counter() - begin) / len(text)
+
+    return asyncio.run(along())
+
+
+def main() -> None:
+    """Compares, prints, and writes the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bytes", type=int, default=60)
+    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--tolerance", type=float, default=1e-3)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    text = TEXT.encode()[: arguments.bytes]
+    rows = []
+    for name in MODELS:
+        loaded = load_model(name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
+        here, seconds = ours(loaded, text, arguments.tolerance)
+        here = here / here.sum(1, keepdims=True)  # without the control tokens
+        row = {"model": name, "bytes": len(text), "s a byte": seconds, "bits": bits(here, text)}
+        try:
+            there, their_seconds = theirs(loaded, tokenizer, text, arguments.beam)
+        except Exception as error:  # whatever it refuses a tokenizer with
+            row |= {"genlm-bytes": f"refuses it: {error}"[:300]}
+        else:
+            there = there / there.sum(1, keepdims=True)
+            variation = np.abs(here - there).sum(1) / 2
+            row |= {
+                "genlm-bytes: s a byte": their_seconds,
+                "ratio": seconds / their_seconds,
+                "genlm-bytes: bits": bits(there, text),
+                "variation, mean": float(variation.mean()),
+                "variation, most": float(variation.max()),
+                "same likeliest byte": float((here.argmax(1) == there.argmax(1)).mean()),
+            }
+        rows.append(row)
+        print(json.dumps(row, indent=2, ensure_ascii=False), flush=True)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def bits(p: np.ndarray, text: bytes) -> float:
+    """What a text costs by distributions of the next byte."""
+    return -float(np.log2(p[np.arange(len(text)), list(text)]).sum())
+
+
+if __name__ == "__main__":
+    main()
