@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -61,30 +62,44 @@ def bits_of(combination: Combination, log_p: Tensor, several: list[Tensor], trut
 
 
 @torch.no_grad()
+def heard(bridge: Bridge, example: Example) -> tuple[list[int], Tensor, Tensor]:
+    """What a base reads of an example, its response's tokens (n,), and the base's logits in front of each, (n, |T|)."""
+    tokens = tokenize(example, bridge.vocabulary)
+    truth, ids = torch.tensor(tokens.ids[tokens.first :]), tokens.ids[:-1]
+    logits = bridge.base(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=len(truth)).logits[0]
+    return ids, truth, logits.float()
+
+
+@torch.no_grad()
+def spent(
+    bridge: Bridge, ids: list[int], truth: Tensor, logits: Tensor, used: Mapping[str, Combination]
+) -> dict[str, float]:
+    """Bits of a response that was `heard`, by combination, with the policy that is set."""
+    carries = list(dict.fromkeys(combination.carry for combination in used.values()))
+    said, bits = hear(bridge.steering, ids, len(truth), carries), dict.fromkeys(used, 0.0)
+    for part, log_p, features, speaks in carried_features(bridge.steering, said, logits, carries):
+        alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
+        for name, combination in used.items():
+            found = bits_of(combination, log_p, list(features[combination.carry]), truth[part])
+            bits[name] += torch.where(speaks, found, alone).sum().item()
+    return bits
+
+
 def measure(
     bridge: Bridge, examples: list[Example], fits: dict[tuple[Policy, Carry], list[Fit]]
 ) -> dict[tuple[Policy, Carry], dict[str, np.ndarray]]:
     """Bits of every response, by policy and carry and what was made of it."""
-    donor = Combination(Carry.INFORMED, 0.0, 1.0, 0.0)
     bits: dict[tuple[Policy, Carry], dict[str, np.ndarray]] = {}
     for number, example in enumerate(track(examples, "test items")):
-        tokens = tokenize(example, bridge.vocabulary)
-        truth = torch.tensor(tokens.ids[tokens.first :])
-        ids = tokens.ids[:-1]
-        logits = bridge.base(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=len(truth)).logits[0]
-        for key, fitted in fits.items():
-            bridge.steering.policy, carry = key
+        one = heard(bridge, example)
+        for (policy, carry), fitted in fits.items():
             used = {fit.combination.form.value: fit.combination for fit in fitted}
             if not carry.of_delta:
-                used["donor"] = donor
-            said = hear(bridge.steering, ids, len(truth), [carry])
-            for part, log_p, features, speaks in carried_features(bridge.steering, said, logits.float(), [carry]):
-                several = list(features[carry])
-                alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
-                for name, combination in used.items():
-                    found = torch.where(speaks, bits_of(combination, log_p, several, truth[part]), alone)
-                    kept = bits.setdefault(key, {}).setdefault(name, np.zeros(len(examples)))
-                    kept[number] += found.sum().item()
+                used["donor"] = Combination(carry, 0.0, 1.0, 0.0)
+            bridge.steering.policy = policy
+            for name, found in spent(bridge, *one, used).items():
+                kept = bits.setdefault((policy, carry), {}).setdefault(name, np.zeros(len(examples)))
+                kept[number] = found
     return bits
 
 

@@ -64,14 +64,14 @@ def passages(size: int) -> dict[str, str]:
 def bits(name: str, kind: str, text: str, tolerances: list[float]) -> list[dict[str, Any]]:
     """Bits of a text behind the begin token, but for its last token: what ends there may go on."""
     loaded = load_model(name, dtype=torch.float32)
-    encoding, begin = loaded.vocabulary.encode(text), loaded.vocabulary.roles["begin"]
-    added = [] if begin_tokens(loaded.vocabulary) else [begin]
+    encoding = loaded.vocabulary.encode(text)
+    added = [] if begin_tokens(loaded.vocabulary) else [loaded.vocabulary.roles["begin"]]
     tokens = float(own_bits(loaded, added + encoding.ids.tolist())[len(added) : -1].sum())
     data = text.encode()[: int(encoding.starts[-1])]
     rows = []
     for tolerance in tolerances:
         model = ByteModel.of(loaded, tolerance=tolerance)
-        here, spent, lost = model.text([begin]), 0.0, []
+        here, spent, lost = model.text(added), 0.0, []
         here.next()
         before, clock = model.forwards, perf_counter()
         for byte in data:

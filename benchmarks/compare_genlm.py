@@ -1,7 +1,7 @@
 """The exact mode beside genlm-bytes: the same weights, the same text, in one run.
 
     pip install genlm-bytes
-    python benchmarks/compare_genlm.py [--bytes 60] [--beam 5] [--tolerance 1e-3] [--output FILE]
+    python benchmarks/compare_genlm.py [--bytes 20] [--beam 5] [--tolerance 1e-3] [--output FILE]
 
 Byte by byte along an English sentence, SmolLM2 in float32: total variation of the two distributions of the next byte,
 how often the likeliest one is the same, the bits of the text, and seconds a byte. Then Gemma-3, byte fallback and all,
@@ -35,7 +35,7 @@ MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 def ours(loaded: LoadedModel, text: bytes, tolerance: float) -> tuple[np.ndarray, float]:
     """The distributions of the next byte in front of each of a text, (n, 256), and seconds a byte."""
     model = ByteModel.of(loaded, tolerance=tolerance)
-    here = model.text(begin_tokens(loaded.vocabulary))
+    here = model.text([] if begin_tokens(loaded.vocabulary) else [loaded.vocabulary.roles["begin"]])
     here.next()  # what is cached at first use
     found, begin = [], perf_counter()
     for byte in text:
@@ -63,7 +63,7 @@ def theirs(loaded: LoadedModel, tokenizer: Any, text: bytes, beam: int) -> tuple
 def main() -> None:
     """Compares, prints, and writes the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=60)
+    parser.add_argument("--bytes", type=int, default=20)
     parser.add_argument("--beam", type=int, default=5)
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument("--output", type=Path)

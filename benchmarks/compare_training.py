@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +21,15 @@ from time import perf_counter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-import torch
-from compare_carries import bits_of
+from compare_carries import heard, spent
 from rich.console import Console
 from rich.table import Table
 
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.contenders import of_model, of_source
-from vocabridge.examples import Example, load_examples, tokenize
-from vocabridge.fitting import carried_features, fit_combination, hear
+from vocabridge.examples import Example, load_examples
+from vocabridge.fitting import fit_combination
 from vocabridge.intervals import ratio
 from vocabridge.loading import build_bridge
 from vocabridge.measuring import response_bits
@@ -57,25 +55,14 @@ def recipe_of(text: str, base: str) -> Recipe:
     return Recipe(base=base, **fields)
 
 
-@torch.no_grad()
 def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> dict[str, np.ndarray]:
     """Bits of every response, by what the source's words are made into."""
     fits = fit_combination(bridge, held_out, carries=CARRIES)
     used = {f"{fit.combination.carry.value} {fit.combination.form.value}": fit.combination for fit in fits}
     used["carried donor"] = Combination(Carry.INFORMED, 0.0, 1.0, 0.0)
     used["the paper's sum"] = Combination(Carry.EXPONENTIAL, 1.0, 1.0, 1.0)
-    bits = {name: np.zeros(len(examples)) for name in used}
-    for number, example in enumerate(examples):
-        tokens = tokenize(example, bridge.vocabulary)
-        truth, ids = torch.tensor(tokens.ids[tokens.first :]), tokens.ids[:-1]
-        logits = bridge.base(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=len(truth)).logits[0]
-        said = hear(bridge.steering, ids, len(truth), CARRIES)
-        for part, log_p, features, speaks in carried_features(bridge.steering, said, logits.float(), CARRIES):
-            alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
-            for name, combination in used.items():
-                found = bits_of(combination, log_p, list(features[combination.carry]), truth[part])
-                bits[name][number] += torch.where(speaks, found, alone).sum().item()
-    return bits
+    found = [spent(bridge, *heard(bridge, example), used) for example in examples]
+    return {name: np.array([bits[name] for bits in found]) for name in used}
 
 
 def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namespace) -> dict[str, Any]:
