@@ -1,12 +1,13 @@
 """The exact mode beside genlm-bytes: the same weights, the same text, in one run.
 
     pip install genlm-bytes
-    python benchmarks/compare_genlm.py [--bytes 20] [--beam 5] [--tolerance 1e-3] [--output FILE]
+    python benchmarks/compare_genlm.py [--models NAME ...] [--bytes 16] [--beam 5] [--prune 0]
+                                      [--tolerance 1e-3] [--output FILE]
 
-Byte by byte along an English sentence, SmolLM2 in float32: total variation of the two distributions of the next byte,
-how often the likeliest one is the same, the bits of the text, and seconds a byte. Then Gemma-3, byte fallback and all,
-which genlm-bytes may refuse. genlm-bytes counts tokenisations that no tokenizer makes, too; here they are left out.
-It is no dependency of this project, and not run by `make bench`.
+Byte by byte along an English sentence, in float32: total variation of the two distributions of the next byte, how often
+the likeliest one is the same, the bits of the text, and seconds a byte; of SmolLM2 and of Gemma-3, which genlm-bytes may
+refuse. It counts tokenisations that no tokenizer makes, too; here they are left out. It needs gigabytes, the more
+bytes, the more. It is no dependency of this project, and this is not run by `make bench`.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ def ours(loaded: LoadedModel, text: bytes, tolerance: float) -> tuple[np.ndarray
     return np.array(found), (perf_counter() - begin) / len(text)
 
 
-def theirs(loaded: LoadedModel, tokenizer: Any, text: bytes, beam: int) -> tuple[np.ndarray, float]:
-    """The same of genlm-bytes, with a beam of so many tokenisations and none of them pruned."""
+def theirs(loaded: LoadedModel, tokenizer: Any, text: bytes, limits: BeamParams) -> tuple[np.ndarray, float]:
+    """The same of genlm-bytes."""
 
     async def along() -> tuple[np.ndarray, float]:
         model = AsyncTransformer(loaded.model, tokenizer)
-        state = await ByteBeamState.initial(model, BeamParams(K=beam, prune_threshold=0.0))
+        state = await ByteBeamState.initial(model, limits)
         await state.logp_next()
         found, begin = [], perf_counter()
         for byte in text:
@@ -63,21 +64,23 @@ def theirs(loaded: LoadedModel, tokenizer: Any, text: bytes, beam: int) -> tuple
 def main() -> None:
     """Compares, prints, and writes the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bytes", type=int, default=20)
-    parser.add_argument("--beam", type=int, default=5)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--bytes", type=int, default=16)
+    parser.add_argument("--beam", type=int, default=5, help="so many tokenisations are kept there")
+    parser.add_argument("--prune", type=float, default=0.0, help="and none that is less probable, beside the likeliest")
     parser.add_argument("--tolerance", type=float, default=1e-3)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     text = TEXT.encode()[: arguments.bytes]
-    rows = []
-    for name in MODELS:
+    limits, rows = BeamParams(K=arguments.beam, prune_threshold=arguments.prune), []
+    for name in arguments.models:
         loaded = load_model(name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
         here, seconds = ours(loaded, text, arguments.tolerance)
         here = here / here.sum(1, keepdims=True)  # without the control tokens
         row = {"model": name, "bytes": len(text), "s a byte": seconds, "bits": bits(here, text)}
         try:
-            there, their_seconds = theirs(loaded, tokenizer, text, arguments.beam)
+            there, their_seconds = theirs(loaded, tokenizer, text, limits)
         except Exception as error:  # whatever it refuses a tokenizer with
             row |= {"genlm-bytes": f"refuses it: {error}"[:300]}
         else:
