@@ -4,8 +4,8 @@
     python benchmarks/compare_genlm.py [--models NAME ...] [--bytes 16] [--beam 5] [--prune 0]
                                       [--tolerance 1e-3] [--output FILE]
 
-Byte by byte along an English sentence, in float32: total variation of the two distributions of the next byte, how often
-the likeliest one is the same, the bits of the text, and seconds a byte; of SmolLM2 and of Gemma-3, which genlm-bytes may
+Byte by byte along an English sentence, float32: total variation of the two distributions of the next byte, how often
+the likeliest is the same, the bits of the text, and seconds a byte; of SmolLM2, and of Gemma-3, which genlm-bytes may
 refuse. It counts tokenisations that no tokenizer makes, too; here they are left out. It needs gigabytes, the more
 bytes, the more. It is no dependency of this project, and this is not run by `make bench`.
 """
