@@ -31,8 +31,8 @@ from vocabridge.boundary import UNLIKELY, Boundary, kind
 _JUDGED = 16
 """So many of the likeliest continuations are judged one by one, the others by kind."""
 
-_ROUNDS = 8
-"""So many times, at most: when those have turned out to count nothing, others are the likeliest."""
+_ROUNDS = 5
+"""So many times, at most, each time twice as many: when those turn out to count nothing, others may be likely."""
 
 _GOOD_PART = 0.1
 """The share of all mass that makes it worth finding out what an unsure token counts."""
@@ -146,7 +146,8 @@ class Healer(nn.Module):
     def _judge(self, total: Tensor, counts: Tensor, written: bytes) -> dict[int, float]:
         """Judges the likely continuations one by one.
 
-        Behind a space words have nearly all mass, and count nothing: then ` "` has it, which a target may have whole.
+        Behind a space words have nearly all mass, and count nothing: then ` "` has it, which a target may have whole,
+        or a word that the target cuts. So what would be likely if it counted in full is judged.
 
         Args:
             total: The masses of all source tokens, and of what the source cannot spell, (|S| + 1,).
@@ -157,17 +158,17 @@ class Healer(nn.Module):
             What they count.
         """
         judged: dict[int, float] = {}
-        masses = total
-        for _ in range(_ROUNDS):
-            likeliest, tokens = masses[:-1].topk(min(_JUDGED, len(self.kinds)))
-            likely = (likeliest > _LIKELY * masses.sum()).tolist()
-            new = [w for w, is_likely in zip(tokens.tolist(), likely, strict=True) if is_likely and w not in judged]
+        unjudged, mass = total.clone(), total.sum()
+        for number in range(_ROUNDS):
+            likeliest, tokens = unjudged[:-1].topk(min(_JUDGED << number, len(self.kinds)))
+            new = tokens[likeliest > _LIKELY * mass].tolist()
             if not new:
                 break
             found = self._boundary.counts(written, [self._source.token_bytes[w] or b"" for w in new])
             judged |= dict(zip(new, found, strict=True))
             counts[new] = torch.tensor(found, device=counts.device)
-            masses = total * counts
+            unjudged[new] = 0.0
+            mass = (total * counts).sum()
         return judged
 
     def _run(self, pending: bytes) -> Run:

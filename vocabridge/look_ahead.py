@@ -228,14 +228,15 @@ class LookAhead(nn.Module):
 
 
 def _beginnings(source: Vocabulary, target: Vocabulary) -> np.ndarray:
-    """The target tokens that a text may begin with inside a word that begins with w, (|S|, a few), -1 for none.
+    """The target tokens that a text may begin with inside a word, or a run of spaces, that begins with w.
 
-    The one that the target cuts from w itself is not among them.
+    The one that the target cuts from w itself is not among them. (|S|, a few), -1 for none.
     """
-    words = [data for data in source.canonical if kind(data[-1:]) == LETTER]
+    words = [data for data in source.canonical if kind(data[-1:]) == LETTER or data.isspace()]
     found = np.full((source.size, _BEGINNINGS), -1, np.int64)
     for data, cut in zip(words, target.segment_batch(words), strict=True):
-        shorter = [target.canonical.get(data[:size], -1) for size in range(len(data) - 1, 0, -1) if data[:size].strip()]
+        begun = [data[:size] for size in range(len(data) - 1, 0, -1)]
+        shorter = [target.canonical.get(part, -1) for part in begun if part.strip() or data.isspace()]
         several = [y for y in shorter if y >= 0 and y not in cut[:1]][:_BEGINNINGS]
         found[source.canonical[data], : len(several)] = several
     return found

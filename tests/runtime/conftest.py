@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -171,6 +172,40 @@ class Judge:
     def by_kind(self, written: bytes, rest: bytes) -> float:
         """What a continuation of this kind counts, whichever it is."""
         return self.count(written, SAMPLES[self.kind(rest)])
+
+    def weighed(
+        self, source: Vocabulary, written: bytes, mass: np.ndarray
+    ) -> tuple[np.ndarray, dict[int, float], bool]:
+        """What all tokens count: what may be likely is judged one by one, in five rounds of more and more tokens.
+
+        Args:
+            source: Whose tokens.
+            written: The end of the text.
+            mass: Of every token, and last of what is none, if it is there, which counts 1.
+
+        Returns:
+            What they count; of those that were judged; and whether small errors could judge others, and that matters.
+        """
+        counts = np.ones(len(mass))
+        counts[: source.size] = [self.by_kind(written, data or b"") for data in source.token_bytes]
+        by_kind, judged, certain, unjudged = counts.copy(), {}, True, mass[: source.size].copy()
+        least = mass.sum() / 1000
+        for number in range(5):
+            most = 16 * 2**number
+            order = np.argsort(-unjudged, kind="stable")[: most + 1].tolist()
+            rank = unjudged[order[most]] if len(order) > most else 0.0
+            new = [w for w in order[:most] if unjudged[w] > least]
+            for w in order:
+                close = abs(unjudged[w] - least) < 0.01 * least or abs(unjudged[w] - rank) < 0.01 * rank
+                one_by_one = self.count(written, source.token_bytes[w] or b"") if close else by_kind[w]
+                certain &= one_by_one == by_kind[w]
+            if not new:
+                break
+            judged |= {w: self.count(written, source.token_bytes[w] or b"") for w in new}
+            counts[new] = [judged[w] for w in new]
+            unjudged[new] = 0.0
+            least = (mass * counts).sum() / 1000
+        return counts, judged, certain
 
     @staticmethod
     def kind(rest: bytes) -> int:

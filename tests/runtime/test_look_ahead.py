@@ -208,13 +208,15 @@ def test_by_hand_what_follows_decides_between_longer_and_shorter_tokens(tiny, ca
 
 
 def beginnings(source: Vocabulary, target: Vocabulary, w: int) -> list[int]:
-    """The target tokens that a word may begin with which goes on behind w: the four longest, and not w's own first."""
+    """What a word, or a run of spaces, that goes on behind w may begin with: the four longest, not w's own first."""
     data, found = source.token_bytes[w], []
-    if not data or source.canonical[data] != w or not (data[-1:].isalpha() or data[-1] >= 0x80):
+    word = data and (data[-1:].isalpha() or data[-1] >= 0x80)
+    if not data or source.canonical[data] != w or not (word or data.isspace()):
         return []
     for size in range(len(data) - 1, 0, -1):
         for y, other in enumerate(target.token_bytes):
-            if other == data[:size] and target.canonical[other] == y and other.strip() and y != target.segment(data)[0]:
+            is_one = other == data[:size] and target.canonical[other] == y and (other.strip() or data.isspace())
+            if is_one and y != target.segment(data)[0]:
                 found.append(y)
     return found[:4]
 
@@ -348,10 +350,7 @@ def covers_alone(reading, position, model) -> list[tuple[bytes, torch.Tensor, to
 
 
 def unsure(source: Vocabulary, judge, covers, written: bytes) -> dict[int, float]:
-    """What the 16 likeliest tokens with more than a thousandth count, where that is neither 1 nor next to nothing.
-
-    And so of those that are the likeliest now that these are known, eight times at most.
-    """
+    """What the likely tokens count, where that is neither 1 nor next to nothing."""
     if len(covers) == 1 and not covers[0][0]:
         return {}
     mass = torch.zeros(source.size, dtype=torch.float64)
@@ -363,16 +362,7 @@ def unsure(source: Vocabulary, judge, covers, written: bytes) -> dict[int, float
                 rest = data[len(pending) :]
                 mass[source.canonical[rest] if rest in source.canonical else source.segment(rest)[0]] += arriving[w]
         mass += 0 if pending else arriving
-    every = torch.tensor([judge.by_kind(written, data or b"") for data in source.token_bytes], dtype=torch.float64)
-    counts, by_now = dict[int, float](), mass
-    for _ in range(8):
-        likeliest = [w for w in by_now.argsort(descending=True).tolist()[:16] if by_now[w] > by_now.sum() / 1000]
-        new = {w: judge.count(written, source.token_bytes[w] or b"") for w in likeliest if w not in counts}
-        if not new:
-            break
-        counts |= new
-        every[list(new)] = torch.tensor(list(new.values()), dtype=torch.float64)
-        by_now = mass * every
+    _, counts, _ = judge.weighed(source, written, mass.numpy())
     return {w: count for w, count in counts.items() if 1e-6 < count < 0.99}
 
 

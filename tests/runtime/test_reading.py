@@ -150,24 +150,8 @@ class Oracle:
         masses = np.zeros((2, size + 1))  # those that end at the text's end, and those that run across it
         for first, logs, is_across in arriving:
             masses[is_across, size if first is None else first] += np.exp(logs - highest)
-        mass, counts, judged, certain = masses.sum(0), np.ones(size + 1), {}, True
-        counts[:-1] = [self.judge.by_kind(written, data or b"") for data in self.source.vocabulary.token_bytes]
-        by_kind, by_now = counts.copy(), mass
-        for _ in range(8):
-            order, least, new = np.argsort(-by_now[:-1]), by_now.sum() / 1000, {}
-            for rank, w in enumerate(order[:18].tolist()):
-                if w in judged or by_now[w] < 0.99 * least:
-                    continue
-                one_by_one = self.judge.count(written, self.source.vocabulary.token_bytes[w] or b"")
-                if rank < 16 and by_now[w] > least:
-                    new[w] = one_by_one
-                close = by_now[w] < 1.01 * least or 0.99 * by_now[order[15]] < by_now[w] < 1.01 * by_now[order[16]]
-                certain &= by_kind[w] == one_by_one or not close
-            if not new:
-                break
-            judged |= new
-            counts[list(new)] = list(new.values())
-            by_now = mass * counts
+        mass = masses.sum(0)
+        counts, judged, certain = self.judge.weighed(self.source.vocabulary, written, mass)
         unsure = {w: count for w, count in judged.items() if 1e-6 < count < 0.99}
         everything = (mass * counts).sum()
         return Healing(mass[:-1] * counts[:-1] / everything, (masses[1] * counts).sum() / everything, unsure, certain)
