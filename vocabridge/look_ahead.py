@@ -12,10 +12,10 @@ carry has it.
 
 It takes a further forward of the source for the tokens looked behind, so only those are that much depends on. At stake
 are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w, other what it gives
-those that are longer, or that are a beginning of w at which the target may have cut a word that goes on. The target
-tokens that begin with w are one run of the vocabulary sorted by bytes, so what the base gives them is a difference
-of two running sums. The token that the text goes on with is often among those looked behind, and then it has been
-read already.
+those that are longer, or that are a beginning of w at which the target may have cut a word, or a run of spaces, that
+goes on. The target tokens that begin with w are one run of the vocabulary sorted by bytes, so what the base gives them
+is a difference of two running sums. The token that the text goes on with is often among those looked behind, and then
+it has been read already.
 """
 
 from __future__ import annotations
