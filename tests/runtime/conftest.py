@@ -193,10 +193,11 @@ class Judge:
         for number in range(5):
             most = 16 * 2**number
             order = np.argsort(-unjudged, kind="stable")[: most + 1].tolist()
-            rank = unjudged[order[most]] if len(order) > most else 0.0
+            last = unjudged[order[most]] if len(order) > most else 0.0  # that is left out
+            tie = unjudged[order[most - 1]] < 1.001 * last if last else False
             new = [w for w in order[:most] if unjudged[w] > least]
             for w in order:
-                close = abs(unjudged[w] - least) < 0.01 * least or abs(unjudged[w] - rank) < 0.01 * rank
+                close = abs(unjudged[w] - least) < 1e-3 * least or (tie and abs(unjudged[w] - last) < 1e-3 * last)
                 one_by_one = self.count(written, source.token_bytes[w] or b"") if close else by_kind[w]
                 certain &= one_by_one == by_kind[w]
             if not new:
