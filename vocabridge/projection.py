@@ -44,7 +44,8 @@ with warnings.catch_warnings():  # torch says once in a process that CSR and CSC
 class Projection(nn.Module):
     """The maps from source scores to target scores, as buffers that move with the module.
 
-    Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out. No method waits for the device.
+    Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out. No method waits for the device, but for
+    the informed carry's where it is told what comes after some tokens: it sorts their candidates.
     """
 
     covered: Tensor
