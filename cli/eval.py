@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -20,7 +20,7 @@ Examples:
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
       --records my-run --html report.html
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --contenders base,donor,bridge --json
-  vocabridge eval --bridge my-bridge --data test.jsonl --contenders base,bridge,exact --limit 20
+  vocabridge eval --bridge my-bridge --data test.jsonl --exact --limit 20
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
       --combination report.json --alpha 0.5 --alpha 0.75 --alpha 1
   vocabridge eval --base gemma-3-270m --value my-values --data gsm8k-test.jsonl --validation gsm8k-validation.jsonl
@@ -122,6 +122,12 @@ def evaluate(
             "be made, without exact, which is slow.",
         ),
     ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="The bridge over bytes, too (exact), beside base and bridge or those that are named."
+        ),
+    ] = False,
     prompt: Annotated[
         str, typer.Option(callback=template, help="How a line's fields make a prompt; \\n is a line break.")
     ] = "{prompt}",
@@ -179,8 +185,11 @@ def evaluate(
     }
     if bridge is not None and (given := [name for name, one in beside.items() if one]):
         raise typer.BadParameter(f"A bridge has its own; leave out {', '.join(given)}.", param_hint="--bridge")
-    if tolerance is not None and Kind.EXACT not in (contenders or ()):
-        raise typer.BadParameter("Only the contender exact has a tolerance; name it.", param_hint="--tolerance")
+    compared = cast("list[Kind] | None", contenders)  # what the callback made of it
+    if exact:
+        compared = list(dict.fromkeys([*(compared or (Kind.BASE, Kind.BRIDGE)), Kind.EXACT]))
+    if tolerance is not None and Kind.EXACT not in (compared or ()):
+        raise typer.BadParameter("Only the contender exact has a tolerance; add --exact.", param_hint="--tolerance")
     from vocabridge.answers import Extractor
     from vocabridge.byte_model import TOLERANCE
     from vocabridge.evaluation import evaluate as measure
@@ -206,7 +215,7 @@ def evaluate(
                 tolerance=TOLERANCE if tolerance is None else tolerance,
                 ceiling=ceiling,
                 control=control,
-                contenders=contenders,  # type: ignore[arg-type]  # what the callback made of it
+                contenders=compared,
                 template=Template(prompt, response, Extractor(extract)),
                 limit=limit,
                 answers=answers,
