@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from vocabridge.alignment import Vocabulary
 from vocabridge.batch import prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.byte_model import ByteModel
@@ -61,11 +62,15 @@ def passages(size: int) -> dict[str, str]:
     return {kind: text[:size] for kind, text in several.items()}
 
 
+def beginning(vocabulary: Vocabulary) -> list[int]:
+    """What a text has to begin with to stand behind the begin token: nothing, where that is added by itself."""
+    return [] if begin_tokens(vocabulary) else [vocabulary.roles["begin"]]
+
+
 def bits(name: str, kind: str, text: str, tolerances: list[float]) -> list[dict[str, Any]]:
     """Bits of a text behind the begin token, but for its last token: what ends there may go on."""
     loaded = load_model(name, dtype=torch.float32)
-    encoding = loaded.vocabulary.encode(text)
-    added = [] if begin_tokens(loaded.vocabulary) else [loaded.vocabulary.roles["begin"]]
+    encoding, added = loaded.vocabulary.encode(text), beginning(loaded.vocabulary)
     tokens = float(own_bits(loaded, added + encoding.ids.tolist())[len(added) : -1].sum())
     data = text.encode()[: int(encoding.starts[-1])]
     rows = []

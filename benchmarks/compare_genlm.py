@@ -21,22 +21,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from compare_exact import MODELS, beginning
 from genlm.backend.llm.hf import AsyncTransformer
 from genlm.bytes import BeamParams, ByteBeamState
 from transformers import AutoTokenizer
 
 from vocabridge.byte_model import ByteModel
 from vocabridge.models import LoadedModel, load_model, model_folder
-from vocabridge.reader import begin_tokens
 
 TEXT = " The value network reads the text that the base model writes, cut anew into tokens of its own."
-MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
 
 
 def ours(loaded: LoadedModel, text: bytes, tolerance: float) -> tuple[np.ndarray, float]:
     """The distributions of the next byte in front of each of a text, (n, 256), and seconds a byte."""
     model = ByteModel.of(loaded, tolerance=tolerance)
-    here = model.text([] if begin_tokens(loaded.vocabulary) else [loaded.vocabulary.roles["begin"]])
+    here = model.text(beginning(loaded.vocabulary))
     here.next()  # what is cached at first use
     found, begin = [], perf_counter()
     for byte in text:

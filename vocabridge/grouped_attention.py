@@ -4,7 +4,8 @@
 
 In grouped-query attention several query heads share the keys and values of one head. With a mask and more than one new
 token transformers repeats keys and values for every query head, at each layer and step; here the queries that share
-them stand below each other instead, and the result is the same (measured in docs/bridge.md).
+them stand below each other instead, and the result is the same (measured in docs/bridge.md). It is the mask that is
+repeated then; where that is larger than the keys and values, as for a long prompt, transformers' way is taken.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def _grouped(
     batch, heads, q, d = query.shape
     groups = heads // key.shape[1]
     more = any(kwargs.get(name) is not None for name in ("position_bias", "softcap"))
-    if groups == 1 or attention_mask is None or attention_mask.shape[1] != 1 or more:
+    long = q > 2 * key.shape[1] * d  # groups * q * n of a mask, 2 * heads * n * d of keys and values
+    if groups == 1 or attention_mask is None or attention_mask.shape[1] != 1 or more or long:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     out = torch.nn.functional.scaled_dot_product_attention(
         query.reshape(batch, heads // groups, groups * q, d),

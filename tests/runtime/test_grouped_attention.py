@@ -16,12 +16,13 @@ class Attention(torch.nn.Module):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("new", [1, 4])
+@pytest.mark.parametrize("new", [1, 4, 32, 33])  # from 33 on the mask is larger than keys and values
 @pytest.mark.parametrize("masked", [True, False])
 def test_it_is_what_transformers_computes(groups, new, masked):
     torch.manual_seed(0)
-    query, key, value = (torch.randn(2, heads, n, 8) for heads, n in ((2 * groups, new), (2, 7), (2, 7)))
-    mask = torch.where(torch.rand(2, 1, new, 7) < 0.6, 0.0, -1e9) if masked else None
+    size = new + 3
+    query, key, value = (torch.randn(2, heads, n, 8) for heads, n in ((2 * groups, new), (2, size), (2, size)))
+    mask = torch.where(torch.rand(2, 1, new, size) < 0.6, 0.0, -1e9) if masked else None
     several = [
         attend(Attention(groups), query, key, value, mask, scaling=0.2) for attend in (_grouped, sdpa_attention_forward)
     ]
