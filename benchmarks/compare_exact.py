@@ -5,8 +5,7 @@
 Of each model: bits of three texts by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the
 shipped value network: seconds a byte, and forwards, of the exact mode, beside the projected bridge on the same prompt,
 which ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy decoding
-byte by byte gives the text that adding logits token by token gives, and where not, what the tokens there say. It is
-not run by `make bench`.
+in the exact mode gives the text that adding logits token by token gives. It is not run by `make bench`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ import torch
 from rich.console import Console
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.batch import prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.byte_model import ByteModel
 from vocabridge.combination import Carry, Combination
@@ -50,6 +48,20 @@ PROMPTS = (
     "Question: Anna has 12 apples and eats 5. How many are left?\nAnswer:",
     "Question: A pack holds 6 pens. How many pens are in 7 packs?\nAnswer:",
     "Question: Tom runs 3 km a day for 5 days and then 10 km. How far does he run?\nAnswer:",
+    "Question: A farmer has 3 fields with 15 cows each. How many cows are there?\nAnswer:",
+    "Question: Eva reads 20 pages a day. How many pages does she read in 9 days?\nAnswer:",
+    "Q: What is 12 * 12?\nA:",
+    "My favourite season is",
+    "The quick brown fox",
+    "Once upon a time",
+    "She opened the door and saw",
+    "To be, or not to be,",
+    "The three primary colours are",
+    "Dear Sir,\n\nI am writing to",
+    "Die Hauptstadt von Deutschland ist",
+    "SELECT name FROM users WHERE",
+    "import numpy as np\n\ndef mean(x):\n    ",
+    "for i in range(10):\n",
 )
 
 
@@ -133,46 +145,8 @@ def same_tokenizer(tolerance: float, tokens: int) -> list[dict[str, Any]]:
     rows = []
     for prompt in PROMPTS:
         texts = ["".join(stream(bridge, prompt, max_new_tokens=tokens)) for bridge in (by_token, by_byte)]
-        size = min(map(len, texts))  # the one by bytes ends behind a word
-        row = {"by tokens": texts[0], "by bytes": texts[1], "same": texts[0][:size] == texts[1][:size]}
-        rows.append(row if row["same"] else row | parting(by_token, prompt, *(text.encode() for text in texts)))
+        rows.append({"by tokens": texts[0], "by bytes": texts[1], "same": texts[0] == texts[1]})
     return rows
-
-
-def parting(by_token: Bridge, prompt: str, one: bytes, other: bytes) -> dict[str, Any]:
-    """Where two texts part: the likeliest token in front, and what the tokens there say of the byte: their sum."""
-    vocabulary = by_token.vocabulary
-    ids, done = prompt_ids(vocabulary, prompt), 0
-    common = next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-
-    def following() -> np.ndarray:
-        with torch.no_grad():
-            return by_token(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].softmax(-1).numpy()
-
-    def bytes_behind(p: np.ndarray, begun: bytes) -> np.ndarray:
-        sums = np.zeros(256)
-        for piece, mass in zip(vocabulary.token_bytes, p.tolist(), strict=True):
-            if piece and piece.startswith(begun) and len(piece) > len(begun):
-                sums[piece[len(begun)]] += mass
-        return sums
-
-    while True:
-        p = following()
-        token = int(p.argmax())
-        data = vocabulary.token_bytes[token] or b""
-        if done + len(data) >= common:  # what goes on behind it counts, too, if it ends there
-            break
-        ids, done = [*ids, token], done + len(data)
-    sums = bytes_behind(p, one[done:common])
-    if done + len(data) == common:
-        ids = [*ids, token]
-        sums += p[token] * bytes_behind(following(), b"")
-    return {
-        "behind": one[:done].decode(errors="replace"),
-        "likeliest token": [data.decode(errors="replace"), float(p[token])],
-        "likeliest byte there by tokens": chr(int(sums.argmax())),
-        "byte by bytes": chr(other[common]),
-    }
 
 
 def main() -> None:

@@ -423,6 +423,18 @@ class ByteText:
         woken = replace(cover, pending=b"", read=read)
         self._covers[i : i + 1] = self._feed(woken, cover.pending) if cover.pending else [woken]
 
+    def _by_byte(self, cover: Cover, weight: Float64) -> Float64:
+        """The mass of a cover that has been read, by the byte or symbol that comes next, (k, 256 + s)."""
+        found = np.zeros((self.model.voices, 256 + len(self.model.symbols)))
+        if cover.read is not None:
+            bounds = self.model.following.lexicon.bounds(cover.read.run, len(cover.pending)) - cover.read.run[0]
+            filled = np.flatnonzero(bounds[1:] > bounds[:-1])
+            if len(filled):
+                found[:, filled] = np.add.reduceat(cover.read.p, bounds[filled], axis=1, dtype=np.float64)
+            if not cover.pending and cover.tokens == self.encoding():
+                found[:, 256:] = cover.read.symbols
+        return weight[:, None] * found
+
     def _answer(self) -> NextByte:
         """What may come next, now that enough was read."""
         p = np.zeros((self.model.voices, 256 + len(self.model.symbols)))
@@ -430,22 +442,39 @@ class ByteText:
             return NextByte(p, 0.0)
         weights = self._scale()
         unjudged = self._judge_enough(weights)
-        encoding = self.encoding()
         asleep = np.zeros(self.model.voices)
         for cover, weight in zip(self._covers, weights, strict=True):
             if cover.read is None:
                 asleep += weight
-                continue
-            bounds = self.model.following.lexicon.bounds(cover.read.run, len(cover.pending)) - cover.read.run[0]
-            filled = np.flatnonzero(bounds[1:] > bounds[:-1])
-            if len(filled):
-                sums = np.add.reduceat(cover.read.p, bounds[filled], axis=1, dtype=np.float64)
-                p[:, filled] += weight[:, None] * sums
-            if not cover.pending and cover.tokens == encoding:
-                p[:, 256:] += weight[:, None] * cover.read.symbols
+            p += self._by_byte(cover, weight)
         total = p.sum(1, keepdims=True)
         lost = float(share_of(asleep, asleep + total[:, 0]).max()) + unjudged
         return NextByte(share_of(p, total), lost)
+
+    def _is_cut(self, cover: Cover, size: int) -> bool:
+        """Whether a cover's last token ends with the text, and has its last so many bytes."""
+        last = self.forest.trees[0].tokens[cover.parent] if cover.last is None else cover.last
+        return not cover.pending and len(self.model.vocabulary.token_bytes[last] or b"") >= size
+
+    def cuts(self, size: int) -> Float64:
+        """How likely it is that a token ends here which has the last bytes.
+
+        Args:
+            size: So many of the last bytes.
+
+        Returns:
+            By what comes next, byte or symbol, the share of its mass that is of such covers, (k, 256 + s).
+        """
+        self.next()
+        p = np.zeros((2, self.model.voices, 256 + len(self.model.symbols)))
+        for cover, weight in zip(self._covers, self._scale() if self._covers else (), strict=True):
+            p[int(self._is_cut(cover, size))] += self._by_byte(cover, weight)
+        return share_of(p[1], p.sum(0))
+
+    def cut(self, size: int) -> ByteText:
+        """The text of which is known that a token ends here which has the last bytes, so many of them."""
+        covers = [cover for cover in self._covers if self._is_cut(cover, size)]
+        return ByteText(self.model, self.forest, self._node, self.data, covers)
 
 
 def next_bytes(texts: Sequence[ByteText]) -> list[NextByte]:

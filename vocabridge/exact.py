@@ -201,11 +201,15 @@ class ExactBridge:
 
 
 class ExactText:
-    """A text as all models of an exact bridge read it; what comes after it is another."""
+    """A text as all models of an exact bridge read it; what comes after it is another.
+
+    Attributes:
+        bridge: The bridge.
+    """
 
     def __init__(self, bridge: ExactBridge, base: ByteText, donors: dict[int, ByteText], begun: int) -> None:
         """A text that began with so many of the base's tokens; the donors are by the number of their steering."""
-        self._bridge = bridge
+        self.bridge = bridge
         self._base = base
         self._donors = donors
         self._begun = begun
@@ -224,8 +228,28 @@ class ExactText:
         """The text that goes on with some bytes, or a control token of the base's."""
         donors = {}
         for number, donor in self._donors.items():
-            donors[number] = donor.after(*self._bridge.translated([piece], number))
-        return ExactText(self._bridge, self._base.after(piece), donors, self._begun)
+            donors[number] = donor.after(*self.bridge.translated([piece], number))
+        return ExactText(self.bridge, self._base.after(piece), donors, self._begun)
+
+    def cuts(self, size: int) -> Float64:
+        """How likely it is that one of the base's tokens ends here which has the last bytes; as for `ByteText`.
+
+        Returns:
+            By the byte or symbol that comes next, (256 + s,).
+        """
+        return self._base.cuts(size)[0]
+
+    def cut(self, size: int) -> ExactText:
+        """The text of which is known that one of the base's tokens ends here which has the last bytes, so many.
+
+        A donor that has the base's tokenizer knows it, too; to others it says nothing.
+        """
+        fingerprint, steerings = self.bridge.vocabulary.fingerprint, self.bridge.steerings
+        donors = {
+            number: donor.cut(size) if steerings[number].source.vocabulary.fingerprint == fingerprint else donor
+            for number, donor in self._donors.items()
+        }
+        return ExactText(self.bridge, self._base.cut(size), donors, self._begun)
 
     def next(self) -> NextSteered:
         """What may come next.
@@ -237,12 +261,12 @@ class ExactText:
         p_base, lost = found.p[0], found.lost
         if not p_base.any():
             raise VocabridgeError(
-                f"the tokenizer of {self._bridge.vocabulary.name} has no tokens for this text, or never makes them; "
+                f"the tokenizer of {self.bridge.vocabulary.name} has no tokens for this text, or never makes them; "
                 "give other text, or bridge it by projection, without exact"
             )
         change = np.zeros_like(p_base)
         for number, donor in self._donors.items():
-            steering, said = self._bridge.steerings[number], donor.next()
+            steering, said = self.bridge.steerings[number], donor.next()
             lost = max(lost, said.lost)
             if said.p.any(1).all():
                 strength = float(alpha(steering.strength, torch.tensor([self.tokens])))
@@ -255,10 +279,10 @@ class ExactText:
 
     def _shared(self, donor: ByteText, number: int, p_base: Float64, said: Float64) -> Float64:
         """A steering's distributions (k, 256 + its symbols) over the bytes and the base's symbols, (k, 256 + s)."""
-        ours, theirs = self._bridge.base.symbols.tolist(), donor.model.symbols.tolist()
+        ours, theirs = self.bridge.base.symbols.tolist(), donor.model.symbols.tolist()
         shared, speaks = np.zeros((len(said), len(p_base))), np.arange(len(p_base)) < 256
         shared[:, :256] = said[:, :256]
-        partner = self._bridge.partners[number]
+        partner = self.bridge.partners[number]
         for source in set(partner.values()):
             places = [256 + i for i, symbol in enumerate(ours) if partner.get(symbol) == source]
             own = p_base[places]

@@ -1,4 +1,8 @@
-"""A text that an exact bridge writes, byte by byte, given out in whole characters as it comes."""
+"""A text that an exact bridge writes, given out in whole characters as it comes.
+
+Greedy decoding takes the base's likeliest token each time (`likeliest_token`), as a bridge by projection does. What is
+drawn is drawn byte by byte, so that it is a text of the combination over bytes; it ends behind a word.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_model import Float64
 from vocabridge.chat import Messages, chat_pieces
 from vocabridge.exact import ExactBridge, ExactText
+from vocabridge.likeliest_token import likeliest_token
 from vocabridge.reader import begin_tokens
 from vocabridge.stopping import stop_bytes, whole_characters
 
@@ -44,7 +49,8 @@ class ExactStream(Iterator[str]):
         self._temperature, self._top_p = temperature, top_p
         self._steps = self._changed = 0
         self._ends = _end_tokens(bridge, chat=not isinstance(prompt, str))
-        self._text = whole_characters(self._data(_begun(bridge, prompt)), stop_bytes(stop))
+        write = self._drawn if temperature > 0 else self._greedy
+        self._text = whole_characters(write(_begun(bridge, prompt)), stop_bytes(stop))
 
     def __next__(self) -> str:
         """The next piece."""
@@ -56,14 +62,32 @@ class ExactStream(Iterator[str]):
         silent = all(steering.is_silent for steering in self._bridge.steerings)
         return None if silent or not self._steps else self._changed / self._steps
 
-    def _data(self, text: ExactText) -> Iterator[bytes]:
+    def _greedy(self, text: ExactText) -> Iterator[bytes]:
+        """The likeliest token each time."""
+        while self.tokens < self._max:
+            found = likeliest_token(text)
+            text = found.text
+            self.lost = max(self.lost, found.lost)
+            self._changed += found.changed
+            self.tokens += 1
+            if isinstance(found.piece, bytes):
+                self._steps += len(found.piece)
+                self.bytes += len(found.piece)
+                yield found.piece
+                continue
+            self._steps += 1
+            if found.piece in self._ends:
+                return
+
+    def _drawn(self, text: ExactText) -> Iterator[bytes]:
+        """A byte each time."""
         symbols = self._bridge.base.symbols.tolist()
         while True:
             found = text.next()
             self.lost = max(self.lost, found.lost)
             self._steps += 1
             self._changed += int(found.p.argmax() != found.p_base.argmax())
-            chosen = self._chosen(found.p)
+            chosen = self._draw(found.p)
             if chosen >= 256:
                 if symbols[chosen - 256] in self._ends:
                     return
@@ -77,10 +101,8 @@ class ExactStream(Iterator[str]):
             self.bytes += 1
             yield bytes([chosen])
 
-    def _chosen(self, p: Float64) -> int:
-        """The likeliest, or one that is drawn."""
-        if self._temperature == 0:
-            return int(p.argmax())
+    def _draw(self, p: Float64) -> int:
+        """A byte or symbol by its probability, at the temperature and within top-p."""
         scaled = (p / p.max()) ** (1 / self._temperature)
         scaled /= scaled.sum()
         order = np.argsort(-scaled)

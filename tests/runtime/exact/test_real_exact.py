@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 import torch
 
+from vocabridge.bridge import Bridge
 from vocabridge.byte_model import ByteModel
+from vocabridge.combination import Carry, Combination
+from vocabridge.data import value_network_folder
+from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.models import LoadedModel, load_model
+from vocabridge.policy import Policy
+from vocabridge.projection import Projection
 from vocabridge.score import own_bits
+from vocabridge.steering import Steering
+from vocabridge.streaming import stream
+from vocabridge.value_network import load_value_source
 
 pytestmark = pytest.mark.real
 
@@ -37,3 +46,15 @@ def test_by_bytes_a_text_costs_no_more_than_by_its_own_tokens(loaded):
 def test_a_prompt_that_ends_inside_of_a_word_goes_on_as_the_text_would(loaded):
     found = ByteModel.of(loaded, tolerance=1e-3).text([b"Paris is the capital of Fra"]).next()
     assert found.p[0, ord("n")] > 0.9
+
+
+@pytest.mark.parametrize("prompt", ["Question: Anna has 12 apples and eats 5.\nAnswer:", "Water boils at"])
+def test_with_one_tokenizer_the_greedy_text_is_that_of_adding_logits_token_by_token(prompt):
+    base = load_model("smollm2-135m-instruct", dtype=torch.float32)
+    source = load_value_source(str(value_network_folder()), dtype=torch.float32)
+    plain = Combination(Carry.LINEAR)
+    identity = Projection.identity(base.vocabulary.size)
+    by_token = Bridge(base, [Steering(source, base.vocabulary, identity, plain, policy=Policy.RETOKENIZE)])
+    by_byte = ExactBridge(base, [ExactSteering(source, plain)], tolerance=1e-3)
+    texts = ["".join(stream(bridge, prompt, max_new_tokens=6)) for bridge in (by_token, by_byte)]
+    assert texts[0] == texts[1]
