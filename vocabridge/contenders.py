@@ -167,7 +167,7 @@ class ByBytes(Contender):
         return {"bits": bits, "ends": [*range(1, len(response) + 1)], "likeliest": likeliest}
 
     def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
-        """See `Contender.write`; one after the other, to the end of the word."""
+        """See `Contender.write`; one after the other."""
         return [self._written(prompt, longest, extractor) for prompt in prompts]
 
     def _written(self, prompt: str, longest: int, extractor: Extractor | None) -> dict[str, Any]:
