@@ -160,8 +160,8 @@ class Healer(nn.Module):
         judged: dict[int, float] = {}
         unjudged, mass = total.clone(), total.sum()
         for number in range(_ROUNDS):
-            likeliest, tokens = unjudged[:-1].topk(min(_JUDGED << number, len(self.kinds)))
-            new = tokens[likeliest > _LIKELY * mass].tolist()
+            likely = (unjudged[:-1] > _LIKELY * mass).nonzero().squeeze(1)  # few: the greatest of all take a search
+            new = likely[unjudged[likely].topk(min(_JUDGED << number, len(likely))).indices].tolist()
             if not new:
                 break
             found = self._boundary.counts(written, [self._source.token_bytes[w] or b"" for w in new])

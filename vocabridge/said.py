@@ -28,6 +28,9 @@ _RUNS_ON = 0.5
 _FOLLOWING = 16
 """So many of the tokens that may follow an unsure one are judged with it."""
 
+_REMEMBERED = 1 << 26
+"""Of healed distributions so many numbers are remembered until look-ahead has read on; others are healed again."""
+
 _AT_ONCE = 8
 """Positions that are carried at the same time: some ten float32 tensors of this many rows of |T|."""
 
@@ -100,6 +103,7 @@ class Said:
         self._policy = policy
         # What was heard last and what of it: look-ahead asks for the same scores again.
         self._last: tuple[tuple[slice, tuple[str, ...]], Scores, Tensor] | None = None
+        self._healed: dict[tuple[int, tuple[str, ...]], tuple[dict[str, Tensor], Tensor]] = {}  # by position and donors
         self._behind: dict[int, dict[int, list[tuple[int, int]]]] = {}  # position -> w -> (cover, node) each
         self._counts: dict[tuple[int, str], dict[int, float]] = {}  # position, donor -> `Healed.counts`
         self._unsure: dict[int, list[int]] = {}  # position -> of these tokens, those that the donor may well mean
@@ -179,22 +183,30 @@ class Said:
 
     def _heal(self, at: int, i: int, scores: Scores) -> Tensor:
         """Replaces row i of the scores by what all covers of a position say; the share that runs across its end."""
-        healer, policy, position = self._healer, self._policy, self.positions[at]
-        names = ("untuned", "tuned") if scores.delta is not None else tuple(_donors(scores))  # the tuned one decides
-        healed, across = {}, torch.zeros(())
-        for name, ends in self._ends(position, names).items():
-            weights = _weights(position, name, ends)
-            found = healer.heal([one.pending for one in position.asked], weights, ends, position.written)
-            across, self._counts[at, name] = found.across, found.counts
-            if policy is Policy.LOOK_AHEAD:
-                self._unsure[at] = found.unsure()
-            healed[name] = found.p.clamp_min_(torch.finfo(found.p.dtype).tiny).log_()
-        if policy is not Policy.SKIP:
+        names = ("untuned", "tuned") if scores.delta is not None else tuple(_donors(scores))
+        healed, across = self._healed.get((at, names)) or self._all_covers(at, names)
+        room = _REMEMBERED // (len(names) * self._source.vocabulary.size)
+        if self._policy is Policy.LOOK_AHEAD and len(self._healed) < room:
+            self._healed[at, names] = healed, across
+        if self._policy is not Policy.SKIP:
             if scores.delta is not None:
                 scores.delta[i] = healed["tuned"] - healed["untuned"]
             for name in _donors(scores):
                 getattr(scores, name)[i] = healed[name]
         return across
+
+    def _all_covers(self, at: int, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """What all covers of a position say, by donor (|S|,); the share of the last one's that runs across its end."""
+        healer, position = self._healer, self.positions[at]
+        healed, across = {}, torch.zeros(())
+        for name, ends in self._ends(position, names).items():
+            weights = _weights(position, name, ends)
+            found = healer.heal([one.pending for one in position.asked], weights, ends, position.written)
+            across, self._counts[at, name] = found.across, found.counts
+            if self._policy is Policy.LOOK_AHEAD:
+                self._unsure[at] = found.unsure()
+            healed[name] = found.p.clamp_min_(torch.finfo(found.p.dtype).tiny).log_()
+        return healed, across
 
     def _ends(self, position: Position, names: Sequence[str]) -> dict[str, Tensor]:
         """Log-probabilities after each of k covers, (k, |S|), by donor."""
