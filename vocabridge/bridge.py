@@ -239,7 +239,7 @@ class Bridge(PreTrainedModel, GenerationMixin):
         """The base's logits (batch, k, |T|) and the changes that the steerings ask for, float32."""
         batch, keep, _ = logits.shape
         heard = self.listen(input_ids, mask, keep=keep, cache=cache, past=past)
-        flat = logits.float().flatten(0, 1)
+        flat = logits.flatten(0, 1)
         n = torch.arange(keep, device=flat.device).repeat(batch) + (cache.positions if cache is not None else 0)
         steered = steer(flat, heard, n, self.guard)
         if cache is not None:

@@ -197,7 +197,7 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
     """The base's logits with the changes that all steerings ask for.
 
     Args:
-        base_logits: The base model's at k positions, float32 (k, |T|).
+        base_logits: The base model's at k positions, (k, |T|), of any floating dtype.
         heard: The steerings that have a say, not none, and what their sources say at these positions.
         n: Positions since the prompt, int64 (k,).
         guard: Limits of the changes.
@@ -206,22 +206,23 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
         Logits, float32 (k, |T|); the base's own where no source has a say.
     """
     parts = heard[0][1].parts
-    only = base_logits.softmax(-1) if len(parts) == 1 else None
+    only = base_logits.float().softmax(-1) if len(parts) == 1 else None
 
     def p_base(part: slice) -> Tensor:
-        return base_logits[part].softmax(-1) if only is None else only
+        return base_logits[part].float().softmax(-1) if only is None else only
 
     for steering, said in heard:
         steering.look(said, map(p_base, parts), steering.combination.carry)
-    steered = torch.empty_like(base_logits)
+    steered = torch.empty_like(base_logits, dtype=torch.float32)
     for part in parts:
-        change, speaks, p = None, torch.zeros(1, device=base_logits.device), p_base(part)
+        logits, p = base_logits[part].float(), p_base(part)
+        change, speaks = None, torch.zeros(1, device=base_logits.device)
         for steering, said in heard:
-            one, says = steering.change(said, part, base_logits[part], p, n[part], guard)
+            one, says = steering.change(said, part, logits, p, n[part], guard)
             change = one if change is None else change.add_(one)
             speaks = torch.maximum(speaks, says)
         assert change is not None
-        steered[part] = guard.limit(base_logits[part], p, change, speaks)
+        steered[part] = guard.limit(logits, p, change, speaks)
     return steered
 
 
