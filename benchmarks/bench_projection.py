@@ -74,6 +74,7 @@ def candidates(matrix: sp.csr_array, device: str) -> dict[str, Candidate]:
     coo = torch.sparse_coo_tensor(torch.stack([row, column]), weights, matrix.shape, check_invariants=True).coalesce()
     pointers = plain.crow_indices()
     ours = SparseMatrix(matrix).to(device)
+    form = "gather, rest CSR" if ours.gathers else "scatter, rest CSR; of one CSR" if ours.scatters else "CSR"
     height = matrix.shape[0]
 
     def parts(compressed: Tensor) -> list[Tensor]:
@@ -109,7 +110,7 @@ def candidates(matrix: sp.csr_array, device: str) -> dict[str, Candidate]:
         ),
         "embedding_bag": (bag, [pointers, column, weights]),
         "padded to 4, rest index_add": padded(matrix, 4, device),
-        "ours: " + ("gather, rest CSR" if ours.gathers else "CSR"): (ours, list(ours.buffers())),
+        f"ours: {form}": (ours, list(ours.buffers())),
     }
 
 

@@ -221,10 +221,11 @@ def test_changes_differ_no_more_than_what_the_tokens_say(problem, kind):
 def test_a_product_of_either_form_is_the_dense_one(rows, columns, often, n, seed):
     draw = np.random.default_rng(seed)
     dense = np.where(draw.random((rows, columns)) < often, draw.random((rows, columns)), 0)
-    values = draw.random((2, n, columns)).astype("float32")
     wide = np.zeros((3 * rows, columns))  # most entries alone: one gather and the few others
     wide[np.arange(3 * rows), draw.integers(0, columns, 3 * rows)] = draw.random(3 * rows)
-    for matrix in (dense, np.concatenate([wide, np.zeros((1, columns)), dense[:1]])):
+    wide = np.concatenate([wide, np.zeros((1, columns)), dense[:1]])
+    for matrix in (dense, wide, wide.T):
+        values = draw.random((2, n, matrix.shape[1])).astype("float32")
         one, products = SparseMatrix(sp.csr_array(matrix.astype("float32"))), values.astype(float) @ matrix.T
         np.testing.assert_allclose(one(torch.from_numpy(values)), products, rtol=1e-4, atol=1e-5)
         logs = np.log(products, where=(matrix != 0).any(1), out=np.zeros_like(products))
@@ -232,8 +233,11 @@ def test_a_product_of_either_form_is_the_dense_one(rows, columns, often, n, seed
 
 
 def test_the_forms_are_chosen_by_how_many_entries_are_alone():
-    assert projection(np.eye(6)[[0, 0, 1, 2, 3]]).rows.gathers
-    assert not projection(np.ones((4, 4))).rows.gathers
+    one = projection(np.eye(6)[[0, 0, 1, 1, 2]])
+    full = projection(np.ones((4, 4)))
+    assert [one.rows.gathers, one.rows.scatters] == [True, False]
+    assert [one.rows_transposed.gathers, one.rows_transposed.scatters] == [False, True]
+    assert [full.rows.gathers, full.rows.scatters] == [False, False]
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
@@ -260,7 +264,7 @@ def test_one_compilation_serves_every_batch_above_one():
 
 
 def test_the_operator_is_what_compilers_are_told_it_is():
-    matrix = projection(COUNTS).rows_transposed
+    matrix = projection(COUNTS).rows_transposed.rest
     for n in (1, 3):
         arguments = (matrix.pointers, matrix.indices, matrix.weights, torch.randn(n, 5))
         torch.library.opcheck(_csr_product, arguments)
