@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError, write_whole
-from vocabridge.look_ahead import Ahead
 from vocabridge.projection import Projection
 from vocabridge.value_source import Scores
 
@@ -152,7 +151,7 @@ class Combination:
             terms = [(self.tuned, scores.tuned), (-self.untuned, scores.untuned)]
         weights = [weight for weight, _ in terms if weight != 0]
         logits = [_given(logits) for weight, logits in terms if weight != 0]
-        changes = carried(self.carry, projection, logits, base_logits, p_base, scores.ahead)
+        changes = carried(self.carry, projection, logits, base_logits, p_base, scores)
         change = None
         for weight, one in zip(weights, changes, strict=True):
             change = one.mul_(weight) if change is None else change.add_(one, alpha=weight)
@@ -169,7 +168,7 @@ class Combination:
             return torch.zeros_like(base_logits)
         share = p_base.new_ones(1, 1) * strength * (self.tuned / (self.base + self.tuned))
         share = share.clamp(0.0, 1.0)
-        (change,) = carried(self.carry, projection, [_given(scores.tuned)], base_logits, p_base, scores.ahead)
+        (change,) = carried(self.carry, projection, [_given(scores.tuned)], base_logits, p_base, scores)
         return torch.logaddexp((1 - share).log(), change.add_(share.log()))
 
     def save(self, path: Path) -> None:
@@ -224,37 +223,37 @@ class Combination:
 def carried(
     carry: Carry,
     projection: Projection,
-    scores: Sequence[Tensor],
+    logits: Sequence[Tensor],
     base_logits: Tensor,
     p_base: Tensor,
-    ahead: Ahead | None = None,
+    scores: Scores,
 ) -> tuple[Tensor, ...]:
     """What a carry makes of scores, as changes of the base's logits.
 
     Args:
         carry: How scores change vocabulary.
         projection: From the source vocabulary to the target's.
-        scores: A change of logits for the carries of a delta, else the logits of donors; float32 (n, |S|) each.
+        logits: Of the scores, a change of logits for the carries of a delta, else the donors'; float32 (n, |S|) each.
         base_logits: The base model's, float32 (n, |T|).
         p_base: Their softmax.
-        ahead: What these donors say after some of their tokens.
+        scores: What goes with them.
 
     Returns:
-        For each of the scores the carried change of logits, or log(q / p_base) of the carried distribution q; finite,
+        For each of the logits the carried change of logits, or log(q / p_base) of the carried distribution q; finite,
         (n, |T|), in memory of its own.
     """
-    if not scores:
+    if not logits:
         return ()
     if carry.of_delta:
         carry_over = projection.linear if carry is Carry.LINEAR else projection.exponential
-        return tuple(carry_over(delta, p_base) for delta in scores)
-    donors = torch.stack(tuple(scores)).softmax(-1)  # carried together, they share the base's image
+        return tuple(carry_over(delta, p_base) for delta in logits)
+    donors = torch.stack(tuple(logits)).softmax(-1)  # carried together, they share the base's image
     if carry is Carry.INFORMED:
-        changes = projection.informed(donors, p_base, ahead)
+        changes = projection.informed(donors, p_base, scores.ahead, scores.image)
     else:
         log_p = finite(base_logits).sub_(log_total(base_logits, p_base))
-        changes = projection.static(donors, p_base, ahead).clamp_min_(_TINY).log_().sub_(log_p)
-    return tuple(changes[donor] for donor in range(len(scores)))  # unbind's views could not be written to
+        changes = projection.static(donors, p_base, scores.ahead).clamp_min_(_TINY).log_().sub_(log_p)
+    return tuple(changes[donor] for donor in range(len(logits)))  # unbind's views could not be written to
 
 
 def _given(logits: Tensor | None) -> Tensor:

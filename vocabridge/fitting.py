@@ -246,7 +246,7 @@ def carried_features(
         p_base = log_p.exp()
         features = {}
         for c in carries:
-            changes = carried(c, steering.projection, _used(c, scores), logits[part], p_base, scores.ahead)
+            changes = carried(c, steering.projection, _used(c, scores), logits[part], p_base, scores)
             features[c] = changes if c.of_delta else tuple(change.add_(log_p) for change in changes)
         yield part, log_p, features, speaks.squeeze(-1) > 0
 

@@ -130,15 +130,18 @@ class Projection(nn.Module):
             return carried
         return carried.index_put_((_all(p_source), at, ahead.candidates), added * scale[:, at, 0], accumulate=True)
 
-    def informed(self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None) -> Tensor:
-        """log(q_T / p_T) = log(R @ (p_S / (R^T @ p_T))); arguments as for `static`.
+    def informed(
+        self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None, image: Tensor | None = None
+    ) -> Tensor:
+        """log(q_T / p_T) = log(R @ (p_S / (R^T @ p_T))); arguments as for `static`, and R^T @ p_T if it is known.
 
         What the donor gives to source tokens whose every target token has a p_T that float32 holds as 0 is lost.
 
         Returns:
             Changes of the base's logits (m, n, |T|), finite; 0 where nobody speaks.
         """
-        image, scale = self.image(p_target), self._scale(p_source, p_target)
+        image = self.image(p_target) if image is None else image
+        scale = self._scale(p_source, p_target)
         ratio = (p_source / image).mul_(scale)
         if ahead is None:
             return self.rows.logs(ratio)
@@ -194,7 +197,7 @@ class SparseMatrix(nn.Module):
         self.scatters = not self.gathers and 2 * int((per_column == 1).sum()) > matrix.nnz
         others = np.flatnonzero(per_row > 1)
         self.rest = _Csr(matrix[others] if self.gathers else matrix)
-        tensors = {"others": others, "empty": np.flatnonzero(per_row == 0)}
+        tensors: dict[str, np.ndarray | None] = {"others": others, "empty": np.flatnonzero(per_row == 0)}
         if self.gathers:
             tensors["first"], tensors["alone"] = _alone(matrix, per_row, nowhere=0)
         if self.scatters:

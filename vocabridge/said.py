@@ -90,6 +90,7 @@ class Said:
 
     Attributes:
         positions: The positions, row by row.
+        image: The base's distribution on the source vocabulary, (n, |S|), where look-ahead has made it of all at once.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Said:
     ) -> None:
         """Of positions whose nodes the forest has read."""
         self.positions = positions
+        self.image: Tensor | None = None
         self._source = source
         self._forest = forest
         self._healer = healer

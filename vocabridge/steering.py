@@ -7,6 +7,7 @@ networks, each with its own tokenizer, weights and strength, can steer one base.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +162,9 @@ class Steering(nn.Module):
         chosen: list[list[int]] = []
         for part, p in zip(said.parts, p_base, strict=True):
             scores, _ = self.scores(said, part, self.wanted)
-            worth = self.look_ahead.choose(scores.donors[0].softmax(-1), self.projection.image(p), p)
+            image = self.projection.image(p)
+            worth = self.look_ahead.choose(scores.donors[0].softmax(-1), image, p)
+            said.image = image if len(said.parts) == 1 else None
             chosen += [
                 [*dict.fromkeys(unsure + others)] for unsure, others in zip(said.unsure(part), worth, strict=True)
             ]
@@ -184,6 +187,7 @@ class Steering(nn.Module):
             The change, float32 (n, |T|), and where the source has a say, (n, 1).
         """
         scores, speaks = self.scores(said, part, self.wanted)
+        scores = replace(scores, image=said.image)
         gate = guard.gate(base_logits, p_base, scores)
         strength = alpha(self.strength, n) * (speaks if gate is None else speaks * gate)
         return self.combination.change(self.projection, base_logits, p_base, scores, strength), speaks

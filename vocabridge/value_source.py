@@ -40,12 +40,14 @@ class Scores:
         tuned: The donor's own logits, delta included, or None.
         untuned: The donor's logits without the delta, or None.
         ahead: What it says after some of its tokens, of the donors that are there; None if nobody asked.
+        image: The base's distribution on the source vocabulary, where look-ahead has made it already.
     """
 
     delta: Tensor | None = None
     tuned: Tensor | None = None
     untuned: Tensor | None = None
     ahead: Ahead | None = None
+    image: Tensor | None = None
 
     @property
     def donors(self) -> list[Tensor]:
