@@ -340,8 +340,7 @@ class Vocabulary:
     def encode(self, text: str) -> Encoding:
         """Encode a text without adding any special token; see `Encoding`.
 
-        Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL,
-            with a start.
+        Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL, with a start.
         """
         return self.encode_batch([text])[0]
 
@@ -370,10 +369,9 @@ class Vocabulary:
     def segment_batch(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
         """Cut byte strings into ids of this vocabulary.
 
-        The first of these that succeeds: what the tokenizer itself makes of it, if that spells the very
-            bytes; the
-        longest match over bytes, if it covers the data from its first byte on; what the tokenizer makes of it
-        after changing it (case, accents, spaces between words); the unknown token. () when all fail.
+        The first of these that succeeds: what the tokenizer itself makes of it, if that spells the very bytes; the
+        longest match over bytes, if it covers the data from its first byte on; what the tokenizer makes of it after
+        changing it (case, accents, spaces between words); the unknown token. () when all fail.
         """
         results = self._try_tokenizer(batch)
         for i, (data, own) in enumerate(zip(batch, results, strict=True)):
