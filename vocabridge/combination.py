@@ -136,12 +136,15 @@ class Combination:
         Returns:
             The change, float32 (n, |T|), in memory of its own.
         """
+        strength = p_base.new_ones(1, 1) * strength
         if self.form is Form.MIXTURE:
             return self._mixture(projection, base_logits, p_base, scores, strength)
-        return self._product(projection, base_logits, p_base, scores).mul_(strength)
+        return self._product(projection, base_logits, p_base, scores, strength)
 
-    def _product(self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor:
-        """(a - 1) z_base + b f_tuned - c f_untuned.
+    def _product(
+        self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: Tensor
+    ) -> Tensor:
+        """Strength times (a - 1) z_base + b f_tuned - c f_untuned.
 
         Of distributions f = log q = z_base + log(q / p_base), but for a number a position, which changes nothing.
         """
@@ -154,20 +157,20 @@ class Combination:
         changes = carried(self.carry, projection, logits, base_logits, p_base, scores)
         change = None
         for weight, one in zip(weights, changes, strict=True):
-            change = one.mul_(weight) if change is None else change.add_(one, alpha=weight)
+            scale = strength * weight
+            change = one.mul_(scale) if change is None else change.addcmul_(one, scale)
         if change is None:
             change = torch.zeros_like(base_logits)
         base = self.base - 1 + (0 if self.carry.of_delta else math.fsum(weights))
-        return change if base == 0 else change.add_(finite(base_logits), alpha=base)
+        return change if base == 0 else change.addcmul_(finite(base_logits), strength * base)
 
     def _mixture(
-        self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: float | Tensor
+        self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: Tensor
     ) -> Tensor:
         """log((1 - s) p_base + s q_tuned) - log p_base at the donor's share s = alpha b / (a + b)."""
         if self.tuned == 0:
             return torch.zeros_like(base_logits)
-        share = p_base.new_ones(1, 1) * strength * (self.tuned / (self.base + self.tuned))
-        share = share.clamp(0.0, 1.0)
+        share = (strength * (self.tuned / (self.base + self.tuned))).clamp(0.0, 1.0)
         (change,) = carried(self.carry, projection, [_given(scores.tuned)], base_logits, p_base, scores)
         return torch.logaddexp((1 - share).log(), change.add_(share.log()))
 

@@ -93,24 +93,21 @@ class Guard:
             gates.append(donor >= self.confidence * p_base.amax(-1, keepdim=True))
         return torch.stack(gates).all(0).to(p_base.dtype) if gates else None
 
-    def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor, speaks: Tensor) -> Tensor:
-        """The steered logits: the base's and the change, as far as it is allowed.
+    def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor, speaks: Tensor, out: Tensor) -> None:
+        """Writes the steered logits: the base's and the change, as far as it is allowed.
 
         Args:
             base_logits: The base model's, float32 (n, |T|).
             p_base: Their softmax.
-            change: The sum of all changes, float32 (n, |T|), finite; its memory becomes the result's.
+            change: The sum of all changes, float32 (n, |T|), finite; may be changed.
             speaks: Where any source has a say, (n, 1), 1 or 0; elsewhere nothing is limited.
-
-        Returns:
-            Logits, float32 (n, |T|).
+            out: Where the logits go, float32 (n, |T|).
         """
         if self.max_norm < math.inf:
             change = change.mul_((self.max_norm / norm(p_base, change)).clamp_max(1.0))
-        logits = change.add_(base_logits)
+        torch.add(base_logits, change, out=out)
         if self.plausible > 0:
-            logits = logits.masked_fill_(p_base < self.plausible * speaks * p_base.amax(-1, keepdim=True), -torch.inf)
-        return logits
+            out.masked_fill_(p_base < self.plausible * speaks * p_base.amax(-1, keepdim=True), -torch.inf)
 
     def as_dict(self) -> dict[str, float | None]:
         """Its JSON form; JSON knows no infinity, so no cap is None."""

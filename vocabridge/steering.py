@@ -226,7 +226,7 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
             change = one if change is None else change.add_(one)
             speaks = torch.maximum(speaks, says)
         assert change is not None
-        steered[part] = guard.limit(logits, p, change, speaks)
+        guard.limit(logits, p, change, speaks, out=steered[part])
     return steered
 
 

@@ -24,6 +24,12 @@ def logits(seed: int, spread: float = 3.0, n: int = 3) -> torch.Tensor:
     return torch.randn(n, SIZE, generator=torch.Generator().manual_seed(seed)) * spread
 
 
+def limited(guard: Guard, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, speaks: torch.Tensor) -> torch.Tensor:
+    out = torch.empty_like(z)
+    guard.limit(z, p, change, speaks, out=out)
+    return out
+
+
 def entropy(z: torch.Tensor) -> torch.Tensor:
     p = z.double().softmax(-1)
     return torch.special.entr(p).sum(-1) / math.log(2)
@@ -33,14 +39,14 @@ def entropy(z: torch.Tensor) -> torch.Tensor:
 def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
     z, change, guard = logits(seed), logits(seed + 1), Guard()
     assert guard.gate(z, z.softmax(-1), Scores()) is None
-    assert torch.equal(guard.limit(z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
+    assert torch.equal(limited(guard, z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
 
 
 @given(seed=seeds, spread=st.sampled_from([0.0, 1.0, 100.0]), plausible=st.floats(0, 1, exclude_min=True))
 def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spread, plausible):
     z, change = logits(seed, spread), logits(seed + 1)
     p = z.softmax(-1)
-    found = Guard(plausible=plausible).limit(z, p, change.clone(), EVERYWHERE)
+    found = limited(Guard(plausible=plausible), z, p, change.clone(), EVERYWHERE)
     stays = p >= plausible * p.amax(-1, keepdim=True)
     assert torch.equal(found.isfinite(), stays)
     assert torch.equal(found[stays], (z + change)[stays])
@@ -49,7 +55,7 @@ def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spr
 
 def test_a_token_at_the_mask_itself_stays():
     z = torch.tensor([[0.5, 0.25, 0.249, 0.001]]).log()
-    found = Guard(plausible=0.5).limit(z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4), EVERYWHERE)
+    found = limited(Guard(plausible=0.5), z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4), EVERYWHERE)
     assert found.isfinite().tolist() == [[True, True, False, False]]
 
 
@@ -59,7 +65,7 @@ def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
     z, change = logits(seed), logits(seed + 1, spread)
     change[0] = 0.0
     p = z.softmax(-1)
-    allowed = Guard(max_norm=cap).limit(z, p, change.clone(), EVERYWHERE) - z
+    allowed = limited(Guard(max_norm=cap), z, p, change.clone(), EVERYWHERE) - z
     deviation = (p.double() * (change - (p.double() * change).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     after = (p.double() * (allowed - (p.double() * allowed).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     torch.testing.assert_close(after, deviation.clamp_max(cap), atol=1e-4, rtol=1e-3)
@@ -72,8 +78,8 @@ def test_constants_do_not_matter(seed, added, to):
     """Neither one added to the change nor one added to the base's logits."""
     z, change = logits(seed), logits(seed + 1)
     guard = Guard(plausible=0.01, max_norm=0.7)
-    expected = guard.limit(z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
-    found = guard.limit(z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
+    expected = limited(guard, z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
+    found = limited(guard, z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     for guard in (Guard(min_entropy=2.0), Guard(min_entropy=2.0, confidence=0.5)):
         one, two = (guard.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
@@ -132,7 +138,7 @@ def test_it_compiles_in_one_graph():
 
     def steer(z, change, tuned):
         p = z.softmax(-1)
-        return guard.limit(z, p, change * guard.gate(z, p, Scores(tuned=tuned)), EVERYWHERE)
+        return limited(guard, z, p, change * guard.gate(z, p, Scores(tuned=tuned)), EVERYWHERE)
 
     arguments = logits(0), logits(1), logits(2)
     torch._dynamo.reset()
