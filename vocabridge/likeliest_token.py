@@ -53,12 +53,12 @@ def likeliest_token(text: ExactText) -> NextToken:
     while beginnings and -beginnings[0][0] > best.p:
         negative_p, data, beginning, changed, lost = heapq.heappop(beginnings)
         found = beginning.next()
+        lost = max(lost, found.lost)
         if data:
             p = -negative_p * float(found.p @ beginning.cuts(len(data)))
             if p > best.p:
                 best = NextToken(data, beginning.cut(len(data)), p, changed, lost)
         changed += int(found.p.argmax() != found.p_base.argmax())
-        lost = max(lost, found.lost)
         symbol = 256 + int(found.p[256:].argmax()) if found.p[256:].any() and not data else None
         if symbol is not None and found.p[symbol] > best.p:
             token = int(text.bridge.base.symbols[symbol - 256])

@@ -246,7 +246,8 @@ def _alone(matrix: sp.csr_array, per_row: np.ndarray, nowhere: int) -> tuple[np.
     """The column of every row's only entry, int64 (rows,), and its weight, None if all are 1; some place for others."""
     at = np.minimum(matrix.indptr[:-1], matrix.nnz - 1)
     weights = np.where(per_row == 1, matrix.data[at], 1.0).astype("float32")
-    return np.where(per_row == 1, matrix.indices[at], nowhere), None if (weights == 1).all() else weights
+    columns = np.where(per_row == 1, matrix.indices[at], nowhere).astype("int64")
+    return columns, None if (weights == 1).all() else weights
 
 
 class _Csr(nn.Module):
