@@ -6,9 +6,9 @@ w's mass p(w) by u(y, w) = p_T(y) R[y, w] (informed) or C[y, w] (static). With t
     q(y) = p(w) * sum over v of p(v | w) u(y, w) / (sum of u over the candidates of w v),   y among these candidates
 
 where the candidates are the target tokens that a text may begin with which goes on with w and v: the first that the
-target's tokenizer cuts from w v, with R and C of 1, and where the text may run on in one token, all that begin with
-it, also those that never stood with w, but then with a small u. What the unlikely v have of p(w) is split as the
-carry has it.
+target's tokenizer cuts from w v, in front of a word where v ends in white space, with R and C of 1, and where the text
+may run on in one token, all that begin with it, also those that never stood with w, but then with a small u. What the
+unlikely v have of p(w) is split as the carry has it.
 
 It takes a further forward of the source for the tokens looked behind, so only those are that much depends on. At stake
 are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w, other what it gives
@@ -54,6 +54,9 @@ _BEGINNINGS = 4
 
 _STRANGE = 0.01
 """R[y, w] of a target token y that begins with w but has never stood with it; C[y, w] is a hundredth of it."""
+
+_WORD = b"a"
+"""What mostly follows white space. It decides how that is cut: the last space goes with the word."""
 
 _TINY = 1e-37
 
@@ -204,8 +207,11 @@ class LookAhead(nn.Module):
         if not own or not more or self._columns.indptr[w] == self._columns.indptr[w + 1]:
             return None
         text = own + more
-        first = (*self._target.segment(text), -1)[0]
-        size = 0 if first < 0 else len(self._target.token_bytes[first] or b"")
+        alone = first = self._first_of(text)
+        if text[-1:].isspace():
+            in_front = self._first_of(text + _WORD)
+            first = in_front if 0 < len(self._spelling(in_front)) <= len(text) else alone
+        size = len(self._spelling(first))
         if not size:
             return None
         running: list[int] = []
@@ -213,6 +219,8 @@ class LookAhead(nn.Module):
             low = bisect.bisect_left(self._spelled, text)
             running = self._targets[low : bisect.bisect_left(self._spelled, after(text), low)]
             running = sorted(running, key=lambda y: -self._frequency[y])[:_RUNNING_ON]
+        if alone != first and self._spelling(alone):
+            running = [*running, alone]
         rows, columns = self._column(w)
         weights = {y: (max(rows.get(y, 0.0), _STRANGE), max(columns.get(y, 0.0), 0.01 * _STRANGE)) for y in running}
         weights[first] = (1.0, 1.0)
@@ -221,6 +229,13 @@ class LookAhead(nn.Module):
             rows=tuple(row for row, _ in weights.values()),
             columns=tuple(column for _, column in weights.values()),
         )
+
+    def _first_of(self, text: bytes) -> int:
+        """The token that the target's tokenizer cuts from a text; -1 for none."""
+        return (*self._target.segment(text), -1)[0]
+
+    def _spelling(self, y: int) -> bytes:
+        return self._target.token_bytes[y] or b"" if y >= 0 else b""
 
     def _both_columns(self, w: int) -> tuple[dict[int, float], dict[int, float]]:
         """R[., w] and C[., w], their entries."""

@@ -23,7 +23,7 @@ from vocabridge.batch import prompt_ids
 from vocabridge.combination import Carry
 from vocabridge.healing import Healer
 from vocabridge.look_ahead import _FOLLOWING, _MOST, _WORTH, LookAhead
-from vocabridge.models import LoadedModel
+from vocabridge.models import LoadedModel, resolve_vocabulary
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.reading import Reading
@@ -487,3 +487,13 @@ def test_by_hand_an_unsure_token_is_decided_by_what_follows_it(tiny, wanted):
         assert follows[0] == pytest.approx([0.6 / counted, 0.0004 / counted], rel=1e-3)
         assert follows[1:] == [pytest.approx([0.2, 0.8], rel=1e-3)] * (len(wanted) - 1)
     assert shares(None) == [pytest.approx({"tuned": before, "untuned": as_it_is}[name], rel=1e-3) for name in wanted]
+
+
+@pytest.mark.real
+def test_white_space_is_cut_as_in_front_of_a_word_which_takes_the_last_space():
+    source, target = resolve_vocabulary("gemma-3-270m"), resolve_vocabulary("smollm2-135m-instruct")
+    ahead = LookAhead(align(source, target, method="exact", cache=False), source, target)
+    found = ahead.candidates(source.canonical[b"\n"], source.canonical[b"    "])
+    rows = {target.token_bytes[y]: row for y, row in zip(found.targets, found.rows, strict=True)}
+    assert rows[b"\n   "] == 1
+    assert rows[b"\n    "] < 1
