@@ -235,6 +235,7 @@ def test_a_product_of_either_form_is_the_dense_one(rows, columns, often, n, seed
 def test_the_forms_are_chosen_by_how_many_entries_are_alone():
     one = projection(np.eye(6)[[0, 0, 1, 1, 2]])
     full = projection(np.ones((4, 4)))
+    assert projection(np.eye(6)[[0, 0, 1, 2, 3]]).rows.gathers
     assert [one.rows.gathers, one.rows.scatters] == [True, False]
     assert [one.rows_transposed.gathers, one.rows_transposed.scatters] == [False, True]
     assert [full.rows.gathers, full.rows.scatters] == [False, False]
