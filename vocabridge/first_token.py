@@ -20,10 +20,12 @@ import numpy as np
 from vocabridge.alignment import Vocabulary
 from vocabridge.covers import Bool, Following, Int64, as_it_stands, going_on, half_character
 from vocabridge.healing import run_behind
-from vocabridge.reader import WORD_GOES_ON
 
 ELSEWHERE = -1
 """In place of a token: the target would not have cut the text so far as it is cut."""
+
+_REACHING_ON = 16
+"""So many tokens are tried that reach beyond a text, from each place in its last word on."""
 
 _REMEMBERED = 1 << 19
 """For so many beginnings of words it is remembered what they begin with."""
@@ -116,7 +118,7 @@ class FirstTokens:
                 found[rest] = token, True
             elif not self._is_settled(front.data, rest):
                 unsure.append((rest, token))
-        texts = [self._continuations(front.data, rest, token) for rest, token in unsure]
+        texts = [self._continuations(front.data, rest) for rest, _ in unsure]
         for (rest, token), tokens in zip(unsure, self._tokens(front, texts), strict=True):
             found[rest] = token, any(other != token for other in tokens)
 
@@ -142,9 +144,14 @@ class FirstTokens:
         text = (front + rest).decode(errors="ignore")
         return len(text[: self._following.settled(text)].encode()) > len(front)
 
-    def _continuations(self, front: bytes, rest: bytes, token: int) -> list[str]:
-        """Texts that begin so; where the next token ends inside of the last word, with several letters behind that."""
-        behind = rest if token == ELSEWHERE else rest[len(self._token_bytes[token] or b"") :]
-        if behind.isalpha():
-            return [(front + rest).decode() + letter for letter in WORD_GOES_ON]
-        return going_on(front + rest)
+    def _continuations(self, front: bytes, rest: bytes) -> list[str]:
+        """Texts that begin so: with any letter or sign behind, and with the shortest tokens that reach beyond the rest.
+
+        If the tokens are others in a longer text, one of them reaches beyond the rest, from somewhere in it on.
+        """
+        tokens, texts = self._following.lexicon.tokens, going_on(front + rest)
+        for size in range(1, len(rest) + 1):
+            low, high = run_behind(tokens, rest[-size:])
+            for data in sorted(tokens[low:high], key=len)[:_REACHING_ON]:
+                texts += as_it_stands(front + rest + data[size:])
+        return texts
