@@ -12,6 +12,7 @@ matters, so what it begins with is remembered.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ ELSEWHERE = -1
 """In place of a token: the target would not have cut the text so far as it is cut."""
 
 _REACHING_ON = 16
-"""So many tokens are tried that reach beyond a text, from each place in its last word on."""
+"""So many tokens are tried that reach beyond a text, from each place in it on."""
 
 _REMEMBERED = 1 << 19
 """For so many beginnings of words it is remembered what they begin with."""
@@ -56,6 +57,7 @@ class FirstTokens:
         self._following = Following(target)
         self._token_bytes = target.token_bytes
         self._known: dict[bytes, tuple[int, bool]] = {}
+        self._reaching_on = functools.lru_cache(maxsize=1 << 16)(self._shortest_behind)
 
     def front(self, data: bytes, ids: Sequence[int]) -> Front:
         """What matters of a text so far.
@@ -149,9 +151,14 @@ class FirstTokens:
 
         If the tokens are others in a longer text, one of them reaches beyond the rest, from somewhere in it on.
         """
-        tokens, texts = self._following.lexicon.tokens, going_on(front + rest)
+        texts = going_on(front + rest)
         for size in range(1, len(rest) + 1):
-            low, high = run_behind(tokens, rest[-size:])
-            for data in sorted(tokens[low:high], key=len)[:_REACHING_ON]:
-                texts += as_it_stands(front + rest + data[size:])
+            for more in self._reaching_on(rest[-size:]):
+                texts += as_it_stands(front + rest + more)
         return texts
+
+    def _shortest_behind(self, data: bytes) -> list[bytes]:
+        """Of the shortest tokens that begin with some bytes what they have behind them."""
+        tokens = self._following.lexicon.tokens
+        low, high = run_behind(tokens, data)
+        return [token[len(data) :] for token in sorted(tokens[low:high], key=len)[:_REACHING_ON]]
