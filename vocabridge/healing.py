@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import bisect
 import functools
+import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,25 +63,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Healed:
-    """What a source says after a text, after all covers of it.
+    """What a source says after n texts, after all covers of each.
 
     Attributes:
-        p: The distribution, (|S|,): it sums to 1 but for what the source cannot spell, and is 0 everywhere if it has no
-            token for the pending bytes.
-        across: The share of it that comes from tokens that run across the text's end.
-        counts: What the likely tokens count before which a boundary of the target's is neither certain nor excluded.
+        p: The distributions, (n, |S|): each sums to 1 but for what the source cannot spell, and is 0 everywhere if it
+            has no token for the pending bytes.
+        across: The share of each that comes from tokens that run across the text's end, (n,).
+        counts: Of each what the likely tokens count before which a boundary of the target's is neither certain nor
+            excluded.
     """
 
     p: Tensor
     across: Tensor
-    counts: dict[int, float]
+    counts: list[dict[int, float]]
 
-    def unsure(self) -> list[int]:
+    def unsure(self) -> list[list[int]]:
         """Of these tokens those that have a good part of the mass if there is a boundary before them after all."""
-        tokens = list(self.counts)
-        p = self.p[tokens].tolist()
-        most = [mass / count / (mass / count + 1 - mass) for mass, count in zip(p, self.counts.values(), strict=True)]
-        return [w for w, share in zip(tokens, most, strict=True) if share > _GOOD_PART]
+        both = [(i, w) for i, several in enumerate(self.counts) for w in several]
+        found: list[list[int]] = [[] for _ in self.counts]
+        for (i, w), mass in zip(both, _at(self.p, both).tolist(), strict=True):
+            whole = mass / self.counts[i][w]
+            if whole > _GOOD_PART * (whole + 1 - mass):
+                found[i].append(w)
+        return found
 
 
 class Healer(nn.Module):
@@ -102,73 +108,91 @@ class Healer(nn.Module):
         kinds = self.run(pending).kinds
         return bool((self._boundary.by_kind(written)[kinds] > UNLIKELY).any())
 
-    def heal(self, pendings: Sequence[bytes], weights: Tensor, logits: Tensor, written: bytes) -> Healed:
-        """Sums up the covers of a text.
+    def heal(
+        self, pendings: Sequence[Sequence[bytes]], weights: Tensor, logits: Tensor, written: Sequence[bytes]
+    ) -> Healed:
+        """Sums up the covers of n texts.
 
         Args:
-            pendings: The bytes that each of k covers leaves pending.
-            weights: log P(s) of each, less the log-sum-exp of its logits, (k,), up to a constant that they share.
+            pendings: The bytes that each cover of each text leaves pending; k covers in all.
+            weights: log P(s) of each cover, less the log-sum-exp of its logits, (k,), up to a constant that those of a
+                text share.
             logits: The model's after each, float32 (k, |S|).
-            written: The end of the text, as `Boundary.counts` takes it.
+            written: The end of each text, as `Boundary.counts` takes it.
         """
-        device = logits.device
-        whole, running = logits.new_zeros(2, logits.shape[1] + 1)  # the last is for rests that the source cannot spell
+        # The last is for rests that the source cannot spell.
+        whole, running = logits.new_zeros(2, len(pendings), logits.shape[1] + 1)
+        first = 0
+        for several, at_end, across in zip(pendings, whole, running, strict=True):
+            covers = slice(first, first := first + len(several))
+            self._sum_up(several, weights[covers], logits[covers], at_end, across)
+        total = whole.add_(running)
+        by_kind = torch.from_numpy(np.stack([self._boundary.by_kind(end) for end in written])).to(logits.device)
+        counts = torch.nn.functional.pad(by_kind[:, self.kinds], (0, 1), value=1.0)
+        judged = self._judge(total, counts, written)
+        total *= counts
+        divisor = total.sum(-1, keepdim=True).clamp_min_(torch.finfo(total.dtype).tiny)
+        return Healed(
+            p=total[:, :-1] / divisor,
+            across=(running * counts).sum(-1) / divisor[:, 0],
+            counts=[{w: count for w, count in one.items() if UNLIKELY < count < _SURE} for one in judged],
+        )
+
+    def _sum_up(
+        self, pendings: Sequence[bytes], weights: Tensor, logits: Tensor, at_end: Tensor, across: Tensor
+    ) -> None:
+        """Sums up the covers of one text: what they give to tokens behind its end, and to rests of those across it."""
         runs = [self.run(pending) if pending else None for pending in pendings]
         joint = [
-            weight + (said if run is None else said[run.ids.to(device)])
+            weight + (said if run is None else said[run.ids.to(said.device)])
             for weight, said, run in zip(weights, logits, runs, strict=True)
         ]
         highest = [logs.amax() for logs in joint if len(logs)]
         if not highest:
-            return Healed(whole[:-1], running.sum(), {})
+            return
         # Of all that arrives: the likeliest cover may have next to nothing that begins with its pending bytes.
         shift = torch.stack(highest).max().clamp_min(torch.finfo(logits.dtype).min)
         for run, logs in zip(runs, joint, strict=True):
             arriving = (logs - shift).exp()
             if run is None:
-                whole[:-1] += arriving
+                at_end[:-1] += arriving
             else:
-                running.index_add_(0, run.rests.to(device), arriving)
-        total = whole + running
-        by_kind = torch.from_numpy(self._boundary.by_kind(written)).to(device)
-        counts = torch.nn.functional.pad(by_kind[self.kinds], (0, 1), value=1.0)
-        judged = self._judge(total, counts, written)
-        total *= counts
-        divisor = total.sum().clamp_min(torch.finfo(total.dtype).tiny)
-        unsure = {w: count for w, count in judged.items() if UNLIKELY < count < _SURE}
-        return Healed(total[:-1] / divisor, (running * counts).sum() / divisor, unsure)
+                across.index_add_(0, run.rests.to(across.device), arriving)
 
     def counts_behind(self, written: bytes, w: int, following: Sequence[int]) -> list[float]:
         """What a source token counts when others follow it."""
         data = self._source.token_bytes[w] or b""
         return self._boundary.counts(written, [data + (self._source.token_bytes[v] or b" ") for v in following])
 
-    def _judge(self, total: Tensor, counts: Tensor, written: bytes) -> dict[int, float]:
-        """Judges the likely continuations one by one.
+    def _judge(self, total: Tensor, counts: Tensor, written: Sequence[bytes]) -> list[dict[int, float]]:
+        """Judges the likely continuations of n texts one by one.
 
         Behind a space words have nearly all mass, and count nothing: then ` "` has it, which a target may have whole,
         or a word that the target cuts. So what would be likely if it counted in full is judged.
 
         Args:
-            total: The masses of all source tokens, and of what the source cannot spell, (|S| + 1,).
-            counts: What each counts by its kind, (|S| + 1,); for those that are judged, what they count.
-            written: The end of the text.
+            total: The masses of all source tokens, and of what the source cannot spell, (n, |S| + 1).
+            counts: What each counts by its kind, (n, |S| + 1); for those that are judged, what they count.
+            written: The end of each text.
 
         Returns:
-            What they count.
+            What they count, of each text.
         """
-        judged: dict[int, float] = {}
-        unjudged, mass = total.clone(), total.sum()
+        judged: list[dict[int, float]] = [{} for _ in written]
+        unjudged, mass = total.clone(), total.sum(-1, keepdim=True)
         for number in range(_ROUNDS):
-            likely = (unjudged[:-1] > _LIKELY * mass).nonzero().squeeze(1)  # few: the greatest of all take a search
-            new = likely[unjudged[likely].topk(min(_JUDGED << number, len(likely))).indices].tolist()
-            if not new:
+            likely = (unjudged[:, :-1] > _LIKELY * mass).nonzero()  # few: the greatest of all take a search
+            new = likely[_greatest(unjudged[likely[:, 0], likely[:, 1]], likely[:, 0], _JUDGED << number)]
+            if not len(new):
                 break
-            found = self._boundary.counts(written, [self._source.token_bytes[w] or b"" for w in new])
-            judged |= dict(zip(new, found, strict=True))
-            counts[new] = torch.tensor(found, device=counts.device)
-            unjudged[new] = 0.0
-            mass = (total * counts).sum()
+            rows, tokens = new.unbind(1)
+            for i, several in itertools.groupby(new.tolist(), key=operator.itemgetter(0)):
+                of_text = [w for _, w in several]
+                found = self._boundary.counts(written[i], [self._source.token_bytes[w] or b"" for w in of_text])
+                judged[i] |= dict(zip(of_text, found, strict=True))
+            counts[rows, tokens] = counts.new_tensor([judged[i][w] for i, w in new.tolist()])
+            unjudged[rows, tokens] = 0.0
+            mass = (total * counts).sum(-1, keepdim=True)
         return judged
 
     def _run(self, pending: bytes) -> Run:
@@ -183,6 +207,20 @@ class Healer(nn.Module):
             rests=torch.tensor(first, dtype=torch.int64),
             kinds=np.unique([kind(rest) for rest in rests]).astype(np.int64),
         )
+
+
+def _at(values: Tensor, places: Sequence[Sequence[int]]) -> Tensor:
+    """Those of some values (n, m) at these rows and columns."""
+    rows, columns = torch.tensor(places, dtype=torch.int64, device=values.device).view(-1, 2).unbind(1)
+    return values[rows, columns]
+
+
+def _greatest(values: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Where the k greatest of the values (m,) of each row stand, row by row, the greatest first; rows ascend, (m,)."""
+    order = values.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
+    return order[rank < k]
 
 
 def run_behind(ordered: Sequence[bytes], prefix: bytes) -> tuple[int, int]:

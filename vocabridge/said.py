@@ -29,7 +29,7 @@ _FOLLOWING = 16
 """So many of the tokens that may follow an unsure one are judged with it."""
 
 _REMEMBERED = 1 << 26
-"""Of healed distributions so many numbers are remembered until look-ahead has read on; others are healed again."""
+"""Of what is heard and of images so many numbers are remembered until look-ahead has read on; others are made again."""
 
 _AT_ONCE = 8
 """Positions that are carried at the same time: some ten float32 tensors of this many rows of |T|."""
@@ -77,6 +77,11 @@ class Position:
         return list(dict.fromkeys([*(one.node for one in self.asked), *steps]))
 
     @property
+    def heals(self) -> bool:
+        """Whether the text's end need not be the end of a token."""
+        return len(self.asked) > 1 or any(one.pending for one in self.asked)
+
+    @property
     def trunk(self) -> list[int]:
         """Those of them that have to be read whichever covers are worth it: those of the text as it stands."""
         if len(self.asked) < 2:
@@ -90,7 +95,6 @@ class Said:
 
     Attributes:
         positions: The positions, row by row.
-        image: The base's distribution on the source vocabulary, (n, |S|), where look-ahead has made it of all at once.
     """
 
     def __init__(
@@ -98,14 +102,13 @@ class Said:
     ) -> None:
         """Of positions whose nodes the forest has read."""
         self.positions = positions
-        self.image: Tensor | None = None
         self._source = source
         self._forest = forest
         self._healer = healer
         self._policy = policy
-        # What was heard last and what of it: look-ahead asks for the same scores again.
-        self._last: tuple[tuple[slice, tuple[str, ...]], Scores, Tensor] | None = None
-        self._healed: dict[tuple[int, tuple[str, ...]], tuple[dict[str, Tensor], Tensor]] = {}  # by position and donors
+        # Look-ahead asks for all, and then it is carried: by the positions, and the fields that were wanted.
+        self._heard: dict[tuple[range, tuple[str, ...]], tuple[Scores, Tensor]] = {}
+        self._images: dict[range, Tensor] = {}
         self._behind: dict[int, dict[int, list[tuple[int, int]]]] = {}  # position -> w -> (cover, node) each
         self._counts: dict[tuple[int, str], dict[int, float]] = {}  # position, donor -> `Healed.counts`
         self._unsure: dict[int, list[int]] = {}  # position -> of these tokens, those that the donor may well mean
@@ -134,25 +137,28 @@ class Said:
         Returns:
             Scores (n, |S|), and where the source has a say: float32 (n, 1), 1 or 0.
         """
-        asked = (part, tuple(wanted))
-        if self._last is None or self._last[0] != asked:
-            scores, speaks = self._heard(part, wanted)
-            there = {name: getattr(scores, name).to(device) for name in wanted}
-            self._last = asked, Scores(**there), speaks.to(device)
-        _, scores, speaks = self._last
-        looked = [(i, w, nodes) for i in self._range(part) for w, nodes in self._behind.get(i, {}).items()]
+        places = self._range(part)
+        heard = self._heard.get((places, tuple(wanted))) or self._hear(places, wanted, device)
+        if self._is_worth_keeping(places):
+            self._heard[places, tuple(wanted)] = heard
+        scores, speaks = replace(heard[0], image=self._images.get(places)), heard[1]
+        looked = [(i, w, nodes) for i in places for w, nodes in self._behind.get(i, {}).items()]
         if look_ahead is None or not looked:
             return scores, speaks
         names = [name for name in ("tuned", "untuned") if name in wanted]
         after = self._after(looked, names)
         changes = self._decided(looked, names, after)
-        start = self._range(part).start
         for name in {name for name, _, _, _ in changes}:
             scores = replace(scores, **{name: getattr(scores, name).clone()})
         for name, i, w, change in changes:
-            getattr(scores, name)[i - start, w] += change.to(device)
-        position, tokens = [i - start for i, _, _ in looked], [w for _, w, _ in looked]
+            getattr(scores, name)[i - places.start, w] += change.to(device)
+        position, tokens = [i - places.start for i, _, _ in looked], [w for _, w, _ in looked]
         return replace(scores, ahead=look_ahead.ahead(position, tokens, after.to(device))), speaks
+
+    def remember(self, part: slice, image: Tensor) -> None:
+        """Keeps the base's distributions on the source vocabulary, (n, |S|), for when the positions are carried."""
+        if self._is_worth_keeping(places := self._range(part)):
+            self._images[places] = image
 
     def unsure(self, part: slice) -> list[list[int]]:
         """The source's tokens at some positions that it means only if it means them to go on in some way."""
@@ -161,12 +167,15 @@ class Said:
     def _range(self, part: slice) -> range:
         return range(*part.indices(len(self.positions)))
 
-    def _heard(self, part: slice, wanted: Sequence[str]) -> tuple[Scores, Tensor]:
-        """What `scores` gives, on the source's device and without looking ahead."""
-        start, positions = self._range(part).start, self.positions[part]
+    def _is_worth_keeping(self, places: range) -> bool:
+        room = places.stop * self._source.vocabulary.size <= _REMEMBERED
+        return self._policy is Policy.LOOK_AHEAD and room
+
+    def _hear(self, places: range, wanted: Sequence[str], device: torch.device) -> tuple[Scores, Tensor]:
+        """What `scores` gives, without looking ahead."""
+        positions = [self.positions[at] for at in places]
         forest, source = self._forest, self._source
         speaking = [position for position in positions if position.asked]
-        device = next(source.parameters()).device
         speaks = torch.tensor([[float(bool(position.asked))] for position in positions], device=device)
         if not speaking:
             silence = torch.zeros(len(positions), source.vocabulary.size, device=device)
@@ -175,44 +184,38 @@ class Said:
         # A position without a say repeats another's scores, to keep the shape.
         first = [position if position.asked else speaking[0] for position in positions]
         said = source.scores(forest.logits([(position.row, position.asked[0].node) for position in first]))
-        scores = Scores(**{name: getattr(said, name) for name in wanted})
-        for i, position in enumerate(positions):
-            if len(position.asked) > 1 or any(one.pending for one in position.asked):
-                across = self._heal(start + i, i, scores)
-                if self._policy is Policy.SKIP:
-                    speaks[i] = (across <= _RUNS_ON).to(speaks.dtype)
-        return scores, speaks
+        scores = {name: getattr(said, name) for name in wanted}
+        if several := [i for i, position in enumerate(positions) if position.heals]:
+            names = [name for name in ("untuned", "tuned") if name in wanted or "delta" in wanted]
+            healed, across = self._all_covers([places[i] for i in several], names)
+            if self._policy is Policy.SKIP:
+                speaks[several, 0] = (across <= _RUNS_ON).to(speaks)
+            else:
+                if "delta" in wanted:
+                    healed["delta"] = healed["tuned"] - healed["untuned"]
+                for name, logits in scores.items():
+                    logits[several] = healed[name]
+        return Scores(**{name: logits.to(device) for name, logits in scores.items()}), speaks
 
-    def _heal(self, at: int, i: int, scores: Scores) -> Tensor:
-        """Replaces row i of the scores by what all covers of a position say; the share that runs across its end."""
-        names = ("untuned", "tuned") if scores.delta is not None else tuple(_donors(scores))
-        healed, across = self._healed.get((at, names)) or self._all_covers(at, names)
-        room = _REMEMBERED // (len(names) * self._source.vocabulary.size)
-        if self._policy is Policy.LOOK_AHEAD and len(self._healed) < room:
-            self._healed[at, names] = healed, across
-        if self._policy is not Policy.SKIP:
-            if scores.delta is not None:
-                scores.delta[i] = healed["tuned"] - healed["untuned"]
-            for name in _donors(scores):
-                getattr(scores, name)[i] = healed[name]
-        return across
-
-    def _all_covers(self, at: int, names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """What all covers of a position say, by donor (|S|,); the share of the last one's that runs across its end."""
-        healer, position = self._healer, self.positions[at]
+    def _all_covers(self, places: Sequence[int], names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+        """What all covers say at n positions, logits (n, |S|) by donor; the share of the last's that runs across."""
+        positions = [self.positions[at] for at in places]
         healed, across = {}, torch.zeros(())
-        for name, ends in self._ends(position, names).items():
-            weights = _weights(position, name, ends)
-            found = healer.heal([one.pending for one in position.asked], weights, ends, position.written)
-            across, self._counts[at, name] = found.across, found.counts
+        for name, ends in self._ends(positions, names).items():
+            weights = torch.cat([_weights(position, name, ends) for position in positions])
+            pendings = [[one.pending for one in position.asked] for position in positions]
+            found = self._healer.heal(pendings, weights, ends, [position.written for position in positions])
+            across = found.across
+            self._counts |= {(at, name): counts for at, counts in zip(places, found.counts, strict=True)}
             if self._policy is Policy.LOOK_AHEAD:
-                self._unsure[at] = found.unsure()
+                self._unsure |= dict(zip(places, found.unsure(), strict=True))
             healed[name] = found.p.clamp_min_(torch.finfo(found.p.dtype).tiny).log_()
         return healed, across
 
-    def _ends(self, position: Position, names: Sequence[str]) -> dict[str, Tensor]:
-        """Log-probabilities after each of k covers, (k, |S|), by donor."""
-        said = self._source.scores(self._forest.logits([(position.row, one.node) for one in position.asked]))
+    def _ends(self, positions: Sequence[Position], names: Sequence[str]) -> dict[str, Tensor]:
+        """Log-probabilities after each of k covers of some positions, (k, |S|), by donor."""
+        ends = [(position.row, one.node) for position in positions for one in position.asked]
+        said = self._source.scores(self._forest.logits(ends))
         return {name: getattr(said, name).log_softmax(-1) for name in names}
 
     def look_behind(self, chosen: Sequence[Sequence[int]]) -> None:
@@ -272,6 +275,13 @@ class Said:
 
     def _mixed(self, looked: Sequence[Looked], names: Sequence[str], after: Tensor) -> Tensor:
         """Of several covers with the same token behind them, the mean by how probable each is with it."""
+        places = list(dict.fromkeys(i for i, _, nodes in looked if len(nodes) > 1))
+        positions = [self.positions[i] for i in places]
+        sizes = [len(position.asked) for position in positions]
+        ends = {
+            name: dict(zip(places, found.split(sizes), strict=True))
+            for name, found in self._ends(positions, names).items()
+        }
         mixed, entry = after.new_empty(len(names), len(looked), after.shape[-1]), 0
         for k, (i, _, nodes) in enumerate(looked):
             several = after[:, entry : entry + len(nodes)]
@@ -281,15 +291,12 @@ class Said:
                 continue
             position = self.positions[i]
             tree = self._forest.trees[position.row]
-            for d, (name, ends) in enumerate(self._ends(position, names).items()):
-                weights = _weights(position, name, ends)
-                shares = torch.stack([weights[c] + ends[c, tree.tokens[node]] for c, node in nodes]).softmax(0)
+            for d, name in enumerate(names):
+                said = ends[name][i]
+                weights = _weights(position, name, said)
+                shares = torch.stack([weights[c] + said[c, tree.tokens[node]] for c, node in nodes]).softmax(0)
                 mixed[d, k] = shares @ several[d]
         return mixed
-
-
-def _donors(scores: Scores) -> list[str]:
-    return [name for name in ("untuned", "tuned") if getattr(scores, name) is not None]
 
 
 def _weights(position: Position, name: str, ends: Tensor) -> Tensor:

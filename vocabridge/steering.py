@@ -7,7 +7,6 @@ networks, each with its own tokenizer, weights and strength, can steer one base.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -164,7 +163,7 @@ class Steering(nn.Module):
             scores, _ = self.scores(said, part, self.wanted)
             image = self.projection.image(p)
             worth = self.look_ahead.choose(scores.donors[0].softmax(-1), image, p)
-            said.image = image if len(said.parts) == 1 else None
+            said.remember(part, image)
             chosen += [
                 [*dict.fromkeys(unsure + others)] for unsure, others in zip(said.unsure(part), worth, strict=True)
             ]
@@ -187,7 +186,6 @@ class Steering(nn.Module):
             The change, float32 (n, |T|), and where the source has a say, (n, 1).
         """
         scores, speaks = self.scores(said, part, self.wanted)
-        scores = replace(scores, image=said.image)
         gate = guard.gate(base_logits, p_base, scores)
         strength = alpha(self.strength, n) * (speaks if gate is None else speaks * gate)
         return self.combination.change(self.projection, base_logits, p_base, scores, strength), speaks
@@ -212,14 +210,13 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
     parts = heard[0][1].parts
     only = base_logits.float().softmax(-1) if len(parts) == 1 else None
 
-    def p_base(part: slice) -> Tensor:
-        return base_logits[part].float().softmax(-1) if only is None else only
-
     for steering, said in heard:
-        steering.look(said, map(p_base, parts), steering.combination.carry)
+        p_base = (base_logits[part].float().softmax(-1) if only is None else only for part in parts)
+        steering.look(said, p_base, steering.combination.carry)
     steered = torch.empty_like(base_logits, dtype=torch.float32)
     for part in parts:
-        logits, p = base_logits[part].float(), p_base(part)
+        logits = base_logits[part].float()
+        p = logits.softmax(-1) if only is None else only
         change, speaks = None, torch.zeros(1, device=base_logits.device)
         for steering, said in heard:
             one, says = steering.change(said, part, logits, p, n[part], guard)

@@ -217,6 +217,15 @@ def test_any_text_in_any_steps_is_as_from_scratch(parts, policy, kind, ids, size
             close(found[:, n - 1], bridge(text[:, :n], use_cache=False, logits_to_keep=1).logits[:, 0])
 
 
+@pytest.mark.parametrize("places", [0, 8])
+def test_what_there_is_no_room_to_remember_is_heard_again(parts, monkeypatch, places):
+    bridge, ids = parts.bridge(), encode(parts.base.vocabulary, PROMPTS[1] + PROMPTS[2])
+    with torch.no_grad():
+        remembered = bridge(ids, use_cache=False).logits
+        monkeypatch.setattr("vocabridge.said._REMEMBERED", places * parts.pair.vocabulary.size)
+        assert torch.equal(bridge(ids, use_cache=False).logits, remembered)
+
+
 def test_logits_to_keep_and_labels(bridge):
     ids = encode(bridge.vocabulary, PROMPTS[1])
     with torch.no_grad():

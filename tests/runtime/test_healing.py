@@ -57,10 +57,24 @@ def ways(draw: st.DrawFn) -> list[Way]:
     return draw(st.permutations(several))
 
 
-def heal(healer: Healer, several: list[Way], written: bytes) -> Healed:
+@dataclass(frozen=True)
+class One:
+    """What is found of one text."""
+
+    p: torch.Tensor
+    across: torch.Tensor
+    counts: dict[int, float]
+    unsure: list[int]
+
+    @classmethod
+    def of(cls, found: Healed, i: int = 0) -> One:
+        return cls(found.p[i], found.across[i], found.counts[i], found.unsure()[i])
+
+
+def heal(healer: Healer, several: list[Way], written: bytes) -> One:
     weights = torch.tensor([one.weight for one in several])
     log_p = torch.from_numpy(np.stack([one.log_p for one in several]))
-    return healer.heal([one.pending for one in several], weights, log_p, written)
+    return One.of(healer.heal([[one.pending for one in several]], weights, log_p, [written]))
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(tiny, 
     np.testing.assert_allclose(found.p, expected.p, atol=1e-6, rtol=1e-4)
     assert float(found.across) == pytest.approx(expected.across, abs=1e-6, rel=1e-4)
     assert found.counts == pytest.approx(expected.counts)
-    assert set(found.unsure()) == expected.unsure
+    assert set(found.unsure) == expected.unsure
 
 
 @given(several=ways(), written=ends)
@@ -130,10 +144,25 @@ def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no
     each = torch.tensor(each[: len(several)])
     weights = torch.tensor([one.weight + shift for one in several]) - each
     logits = torch.from_numpy(np.stack([one.log_p for one in several])) + each[:, None]
-    moved = healer.heal([one.pending for one in several], weights, logits, written)
+    moved = One.of(healer.heal([[one.pending for one in several]], weights, logits, [written]))
     torch.testing.assert_close(moved.p, found.p, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(moved.across, found.across, atol=1e-5, rtol=1e-3)
     assert moved.counts == found.counts
+
+
+@given(texts=st.lists(st.tuples(ways(), ends), min_size=2, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_several_texts_are_healed_as_each_is_by_itself(tiny, healer, judge, texts):
+    assume(all(written_out(tiny["source"], judge(tiny["target"]), *one).certain for one in texts))
+    weights = torch.tensor([way.weight for several, _ in texts for way in several])
+    log_p = torch.from_numpy(np.stack([way.log_p for several, _ in texts for way in several]))
+    pendings = [[way.pending for way in several] for several, _ in texts]
+    found = healer.heal(pendings, weights, log_p, [written for _, written in texts])
+    for i, one in enumerate(texts):
+        together, alone = One.of(found, i), heal(healer, *one)
+        torch.testing.assert_close(together.p, alone.p)
+        torch.testing.assert_close(together.across, alone.across)
+        assert (together.counts, together.unsure) == (alone.counts, alone.unsure)
 
 
 @given(several=ways())
@@ -184,7 +213,7 @@ def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny
         p = torch.zeros(SIZE)
         p[[of[bytes([byte])] for byte in b"abcdfgijklmnopqr"[:others]]] = (1 - mass) / others
         p[of[b"h"]] = mass
-        found = healer.heal([b""], torch.zeros(1), p.log()[None], b"t")
+        found = One.of(healer.heal([[b""]], torch.zeros(1), p.log()[None], [b"t"]))
         assert float(found.p[of[b"h"]]) == pytest.approx(mass * count / (mass * count + 1 - mass))
         assert found.counts == ({of[b"h"]: 0.001} if count < 1 else {})
 
@@ -204,7 +233,7 @@ def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_som
     ids = [tiny["source"].canonical[data] for data in spelled]
     p = torch.zeros(SIZE)
     p[ids] = torch.linspace(40, 20, 40)
-    found = healer.heal([b""], torch.zeros(1), (p / p.sum()).log()[None], b"t")
+    found = One.of(healer.heal([[b""]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
     assert asked == spelled  # each once
     assert float(found.p[ids[-3:]].sum()) == pytest.approx(1, abs=1e-4)
 
@@ -221,9 +250,8 @@ def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all
     for w, (mass, _) in masses.items():
         p[w] = mass
     p[9] = 1 - p.sum()  # counts 1
-    found = Healed(p, torch.tensor(0.0), {w: count for w, (_, count) in masses.items()})
-    assert found.unsure() == [7, 3, 2]
-    assert Healed(p, torch.tensor(0.0), {}).unsure() == []
+    found = Healed(torch.stack([p, p]), torch.zeros(2), [{}, {w: count for w, (_, count) in masses.items()}])
+    assert found.unsure() == [[], [7, 3, 2]]
 
 
 def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny, vocabularies, judge):
@@ -266,13 +294,13 @@ def test_a_likely_cover_that_has_nothing_to_say_leaves_the_word_to_others(tiny, 
 def test_where_no_token_begins_with_what_is_pending_nothing_is_said(healer):
     found = heal(healer, [Way(b"z", 0.0), Way(b"\xff", -1.0)], b"z")
     assert not found.p.any()
-    assert (float(found.across), found.counts, found.unsure()) == (0, {}, [])
+    assert (float(found.across), found.counts, found.unsure) == (0, {}, [])
 
 
 def test_where_nothing_of_what_is_said_begins_with_what_is_pending_nothing_is_said(tiny, healer):
     found = heal(healer, [Way(b" ", 0.0, certain=tiny["source"].canonical[b"z"])], b" ")
     assert not found.p.any()
-    assert (float(found.across), found.counts, found.unsure()) == (0, {}, [])
+    assert (float(found.across), found.counts, found.unsure) == (0, {}, [])
 
 
 def test_it_has_no_weights_that_a_checkpoint_would_hold(healer):

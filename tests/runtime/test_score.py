@@ -227,15 +227,15 @@ class Alone:
         """Where there is one way, it is what the model says."""
         log_p = torch.from_numpy(np.stack([way.log_p[-1] for way in ways]))
         if len(ways) == 1 and not ways[0].pending:
-            return Healed(log_p[0].exp(), torch.tensor(0.0), {})
+            return Healed(log_p[:1].exp(), torch.zeros(1), [{}])
         weights = torch.tensor([way.weight() for way in ways])
-        return self.healer.heal([way.pending for way in ways], weights, log_p, written)
+        return self.healer.heal([[way.pending for way in ways]], weights, log_p, [written])
 
     def at(self, policy: Policy, text: bytes, written: bytes) -> np.ndarray | None:
         """The source's distribution; None where it is silent."""
         as_it_stands, ways = (self.ways(text, written, all_ways=every) for every in (False, True))
         if policy is Policy.HEAL:
-            return self.healed(ways, written).p.double().numpy() if ways else None
+            return self.healed(ways, written).p[0].double().numpy() if ways else None
         if not as_it_stands or (policy is Policy.SKIP and self.healed(ways, written).across > 0.5):
             return None
         return np.exp(as_it_stands[0].log_p[-1].astype(np.float64))
@@ -248,7 +248,7 @@ class Alone:
         """
         ws, after, ways = [], [], self.ways(text, written, all_ways=True)
         healed = self.healed(ways, written)
-        p = healed.p.clone()
+        p = healed.p[0].clone()
         for w in chosen:
             shares, several = [], []
             for way in ways:
@@ -260,8 +260,8 @@ class Alone:
             if several:
                 ws.append(w)
                 after.append(torch.tensor(shares).softmax(0) @ torch.stack(several))
-                if w in healed.counts:
-                    change, after[-1] = self.judge.decided(self.source, written, w, healed.counts[w], after[-1])
+                if w in healed.counts[0]:
+                    change, after[-1] = self.judge.decided(self.source, written, w, healed.counts[0][w], after[-1])
                     p[w] *= change
         ahead = look_ahead.ahead([0] * len(ws), ws, torch.stack(after)[None]) if ws else None
         return p / p.sum(), ahead
@@ -302,10 +302,10 @@ def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, ju
             i = encoding.starts.tolist().index(start)
             y, written = encoding.ids[i], alone.written(encoding.ids[:i])
             healed = alone.healed(alone.ways(data[:start], written, all_ways=True), written)
-            p = (healed.p / healed.p.sum())[None]
+            p = healed.p / healed.p.sum()
             without = projection.static(p[None], usual)[0]
             (chosen,) = look_ahead.choose(p, projection.image(without), without)
-            chosen = list(dict.fromkeys(healed.unsure() + chosen))
+            chosen = list(dict.fromkeys(healed.unsure()[0] + chosen))
             p, ahead = alone.ahead(look_ahead, chosen, data[:start], written)
             looked += ahead is not None
             bits += charged(float(projection.static(p[None, None], usual, ahead)[0, 0, y]), frequency[y])
