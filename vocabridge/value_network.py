@@ -94,7 +94,8 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     """
     value = network.value
     tensors = {f"projection.{name}": tensor for name, tensor in value.projection.state_dict().items()}
-    tensors |= {f"model.{name}": tensor for name, tensor in _trained_state(value.model, network.config).items()}
+    trained = network.adapter or _trained_state(value.model, network.config)
+    tensors |= {f"model.{name}": tensor for name, tensor in trained.items()}
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
     config = asdict(network.config) | {"training": dict(training)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +118,8 @@ def load_value_network(
 ) -> ValueNetwork:
     """Loads what `save_value_network` wrote, and its small base.
 
+    An adapter is added to the weights beside which it stood in training, so that a forward takes no more than theirs.
+
     Args:
         folder: The folder.
         base: The small base, if it is not where the folder says.
@@ -137,8 +140,11 @@ def load_value_network(
             f"{loaded.vocabulary.fingerprint[:12]}; use the base it was trained on"
         )
     value = _initial_delta_model(loaded, config)
-    _load_state(value, config, folder / WEIGHTS)
-    return ValueNetwork(loaded, value.eval(), config, str(folder))
+    trained = _load_state(value, config, folder / WEIGHTS)
+    if config.method == "full":
+        return ValueNetwork(loaded, value.eval(), config, str(folder))
+    _merge_adapter(value.model)
+    return ValueNetwork(loaded, value.eval(), config, str(folder), adapter=trained)
 
 
 def load_value_source(
@@ -188,6 +194,15 @@ def _add_adapter(model: PreTrainedModel, rank: int) -> None:
             parameter.data = parameter.data.float()
 
 
+def _merge_adapter(model: PreTrainedModel) -> None:
+    """Adds an adapter to the weights that it stands beside, and takes it away."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]:
+        layer.merge()
+        model.set_submodule(name, layer.get_base_layer())
+
+
 def _trained_state(model: PreTrainedModel, config: ValueNetworkConfig) -> dict[str, Tensor]:
     if config.method == "lora":
         from peft import get_peft_model_state_dict
@@ -197,7 +212,8 @@ def _trained_state(model: PreTrainedModel, config: ValueNetworkConfig) -> dict[s
     return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
 
 
-def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> None:
+def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> dict[str, Tensor]:
+    """Loads a file into a value network; what of it is the model's."""
     try:
         tensors = load_file(path)
     except FileNotFoundError:
@@ -225,6 +241,7 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> No
         raise VocabridgeError(
             f"{path} does not fit {config.base}: its tensors have other shapes; use the base it was trained on"
         ) from error
+    return state
 
 
 def _read_config(path: Path) -> ValueNetworkConfig:

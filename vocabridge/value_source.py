@@ -117,12 +117,26 @@ class ContrastPair(ValueSource):
 
 
 class ValueNetwork(ValueSource):
-    """A frozen small base and the value network trained on it: z_post = z_base + z_delta."""
+    """A frozen small base and the value network trained on it: z_post = z_base + z_delta.
 
-    def __init__(self, base: LoadedModel, value: DeltaModel, config: ValueNetworkConfig, name: str) -> None:
+    Attributes:
+        config: What it is.
+        adapter: The adapter that was added to the value network's weights, as its file holds it; None where there is
+            none, or where it still stands beside them.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        value: DeltaModel,
+        config: ValueNetworkConfig,
+        name: str,
+        adapter: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Pairs a base with its value network."""
         super().__init__(base.vocabulary, {"base": base.model, "value": value}, name)
         self.config = config
+        self.adapter = adapter
 
     @property
     def base(self) -> PreTrainedModel:
