@@ -6,8 +6,8 @@ Generating: greedy steps behind a context of so many tokens. The parts are the b
 the value source by themselves, each writing its own text behind the same context; the figure is the bridge's time a
 step over the sum of theirs, medians of steps that are taken in turn, and beside it the share of the carry (the
 projection) in it. A bridge's step may take no forward of the source or two, so its mean is there, too. Scoring: the
-cross-entropy of the context in one forward, against the parts' own. Memory: the most that the process held while
-each generated.
+cross-entropy of the context in one forward, against the parts' own, in turn, too. Memory: the most that the
+process held while each generated.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from vocabridge.policy import Policy
 from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
 
-ROUNDS = 2
+ROUNDS = 4
 TOKENS = 24
 TEXT = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
 POLICIES = (Policy.RETOKENIZE, Policy.HEAL, Policy.LOOK_AHEAD)
@@ -178,7 +178,8 @@ def main() -> None:
             "base": lambda: read({"base": bridge.base}, ids),
             "source": lambda: read(models, own),
         } | {policy.value: partial(bridged, policy) for policy in POLICIES}
-        times = {name: [work() for _ in range(ROUNDS + 1)][1:] for name, work in works.items()}
+        rounds = [{name: work() for name, work in works.items()} for _ in range(ROUNDS + 1)][1:]
+        times = {name: [one[name] for one in rounds] for name in works}
         middle = {name: statistics.median(several) for name, several in times.items()}
         return [
             {
