@@ -239,10 +239,11 @@ def carried_features(
     """
     # Looking ahead is for carries of distributions; of several they share what the first of these asked.
     carry = next((carry for carry in (Carry.INFORMED, Carry.STATIC) if carry in carries), Carry.LINEAR)
-    steering.look(said, (logits[part].softmax(-1) for part in said.parts), carry)
+    wanted = _wanted(carries)
+    steering.look(said, (logits[part].softmax(-1) for part in said.parts), carry, wanted)
     for part in said.parts:
         log_p = logits[part].log_softmax(-1)
-        scores, speaks = steering.scores(said, part, _wanted(carries))
+        scores, speaks = steering.scores(said, part, wanted)
         p_base = log_p.exp()
         features = {}
         for c in carries:

@@ -148,19 +148,20 @@ class Steering(nn.Module):
         data = self.target.token_bytes[i]
         return self._controls.get(i, b"") if data is None else data
 
-    def look(self, said: Said, p_base: Iterable[Tensor], carry: Carry) -> None:
+    def look(self, said: Said, p_base: Iterable[Tensor], carry: Carry, wanted: Sequence[str] | None = None) -> None:
         """Has the source look ahead where the policy says so and much depends on it.
 
         Args:
             said: What the source says at some positions, the tuned donor among it.
             p_base: The base's probabilities (n, |T|) at the positions of each of its parts.
             carry: By which its distribution is to be carried; a change of logits has no mass that could be split.
+            wanted: The fields of `Scores` that will be asked for, a donor among them; those of the combination if None.
         """
         if self.policy is not Policy.LOOK_AHEAD or self.look_ahead is None or carry.of_delta:
             return
         chosen: list[list[int]] = []
         for part, p in zip(said.parts, p_base, strict=True):
-            scores, _ = self.scores(said, part, self.wanted)
+            scores, _ = self.scores(said, part, self.wanted if wanted is None else wanted)
             image = self.projection.image(p)
             worth = self.look_ahead.choose(scores.donors[0].softmax(-1), image, p)
             said.remember(part, image)

@@ -97,6 +97,13 @@ def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
             assert fit.paper_bits == pytest.approx(paper, rel=2e-3)
 
 
+def test_a_fit_does_not_look_at_the_bridges_own_combination(parts):
+    expected = fit_combination(parts.bridge(), ITEMS)
+    for carry, weights in ((Carry.LINEAR, (1.0, 1.0, 1.0)), (Carry.INFORMED, (1.0, 0.0, 0.0))):
+        found = fit_combination(parts.bridge(carry=carry, weights=weights), ITEMS)
+        assert [fit.combination for fit in found] == [fit.combination for fit in expected]
+
+
 def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypatch):
     """With most of the vocabulary left out, bits and weights are nearly those of the whole vocabulary."""
     whole = {(f.combination.carry, f.combination.form): f for f in fit_combination(parts.bridge(), ITEMS)}
