@@ -22,6 +22,7 @@ import scipy.sparse as sp
 from .corpus import CorpusCard
 from .errors import VocabridgeError
 from .sealed import Seal
+from .sparse import sums
 from .vocabulary import Vocabulary
 
 FORMAT = 2
@@ -126,13 +127,13 @@ class Alignment:
 
     @functools.cached_property
     def row_weights(self) -> sp.csr_array:
-        """W and R: (|target|, |source|) float32 CSR, each row sums to 1 or is empty."""
-        return _scaled(self.counts, np.asarray(self.counts.sum(axis=1, dtype=np.float64)), rows=True)
+        """W and R: (|target|, |source|) float32 CSR, each row sums to 1 (within 1e-7) or is empty."""
+        return _scaled(self.counts, sums(self.counts, axis=1), rows=True)
 
     @functools.cached_property
     def column_weights(self) -> sp.csr_array:
-        """C: (|target|, |source|) float32 CSR, each column sums to 1 or is empty."""
-        return _scaled(self.counts, np.asarray(self.counts.sum(axis=0, dtype=np.float64)), rows=False)
+        """C: (|target|, |source|) float32 CSR, each column sums to 1 (within 1e-7) or is empty."""
+        return _scaled(self.counts, sums(self.counts, axis=0), rows=False)
 
     def summary(self) -> Summary:
         """Count what is covered."""
@@ -203,8 +204,8 @@ class Alignment:
         return loaded
 
 
-def _scaled(counts: sp.csr_array, sums: np.ndarray[Any, Any], *, rows: bool) -> sp.csr_array:
+def _scaled(counts: sp.csr_array, totals: np.ndarray[Any, Any], *, rows: bool) -> sp.csr_array:
     """Divide every entry by the sum of its row or column."""
-    per_entry = np.repeat(sums, np.diff(counts.indptr)) if rows else sums[counts.indices]
+    per_entry = np.repeat(totals, np.diff(counts.indptr)) if rows else totals[counts.indices]
     data = (counts.data / per_entry).astype(np.float32)
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)

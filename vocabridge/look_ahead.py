@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.alignment.sparse import sums
 from vocabridge.boundary import LETTER, kind
 from vocabridge.healing import after, run_behind
 
@@ -136,7 +137,7 @@ class LookAhead(nn.Module):
         super().__init__()
         self._source, self._target = source, target
         self._rows, self._columns = alignment.row_weights.tocsc(), alignment.column_weights.tocsc()
-        self._frequency = np.asarray(alignment.counts.sum(axis=1)).ravel()
+        self._frequency = sums(alignment.counts, axis=1)
         order = sorted((data, y) for y, data in enumerate(target.token_bytes) if data)
         self._targets = [y for _, y in order]
         self._spelled = [data for data, _ in order]

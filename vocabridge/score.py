@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
+from vocabridge.alignment.sparse import sums
 from vocabridge.breakdown import Breakdown
 from vocabridge.combination import Carry, Combination
 from vocabridge.models import LoadedModel
@@ -228,7 +229,7 @@ class Scorer:
         source = ContrastPair(model, model)  # of which only the tuned donor is asked
         self.steering = Steering.over(target, source, alignment, Combination(Carry.STATIC, 0.0, 1.0, 0.0))
         # Control tokens too: a text may hold the unknown token, or spell out a special one.
-        frequency = np.asarray(alignment.counts.sum(axis=1, dtype=np.float64)).ravel() + 1
+        frequency = sums(alignment.counts, axis=1) + 1
         self._frequency = torch.from_numpy((frequency / frequency.sum()).astype("float32"))
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ import scipy.sparse as sp
 from ..builder import Builder, Progress, Reads, occurrence
 from ..corpus import Corpus
 from ..errors import VocabridgeError
+from ..sparse import sums
 from ..vocabulary import Int64, Vocabulary
 
 
@@ -96,12 +97,12 @@ def _filled(
         occurrence: (n,), what one occurrence of each row's token counts.
     """
     scale = np.zeros(counts.shape[0])
-    sums = filler.sum(axis=1)
-    found = rows[sums[rows] > 0]
-    scale[found] = occurrence[found] / sums[found]
+    per_row = sums(filler, axis=1)
+    found = rows[per_row[rows] > 0]
+    scale[found] = occurrence[found] / per_row[found]
     fill = _times_rows(filler, scale)
     fill.eliminate_zeros()
-    load = np.where(counts.sum(axis=0) > 0, fill.sum(axis=0), 0.0)
+    load = np.where(sums(counts, axis=0) > 0, sums(fill, axis=0), 0.0)
     entries = np.repeat(np.arange(len(scale)), np.diff(fill.indptr))
     heaviest = np.ones(len(scale))
     np.maximum.at(heaviest, entries, load[fill.indices])

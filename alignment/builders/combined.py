@@ -21,6 +21,7 @@ import scipy.sparse as sp
 from ..builder import Reads
 from ..counting import CountingBuilder
 from ..pair_counts import PairCounts
+from ..sparse import sums
 from ..vocabulary import Vocabulary
 from .cooccurrence import count_starts
 from .retokenize import Retokenize
@@ -41,7 +42,7 @@ class Combined(CountingBuilder):
     def _finish(self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
         prior = Retokenize()._count(source, target, None, lambda done, total: None).tocsc()
         seen = np.diff(counts.tocsc().indptr)
-        mass = np.asarray(prior.sum(axis=0)).ravel()
+        mass = sums(prior, axis=0)
         scale = np.where(seen > 0, np.minimum(1.0, seen / np.maximum(mass, 1e-300)), 1.0)
         prior.data *= np.repeat(scale, np.diff(prior.indptr))
         return sp.csr_array(counts + prior.tocsr())

@@ -35,6 +35,7 @@ from rapidfuzz.process import cdist
 from ..builder import matrix
 from ..counting import CountingBuilder
 from ..pair_counts import PairCounts
+from ..sparse import sums
 from ..vocabulary import Encoding, Int64, Vocabulary
 from .edit_distance import characters
 from .frequency import Float64
@@ -81,7 +82,7 @@ def scaled(counts: sp.csr_array) -> Float64:
     A column whose entries are all equal has no scale; they count 1.
     """
     per_row = np.diff(counts.indptr)
-    means = np.asarray(counts.sum(axis=1)).ravel() / np.maximum(1, per_row)
+    means = sums(counts, axis=1) / np.maximum(1, per_row)
     centred = counts.data - np.repeat(means, per_row)
     least, largest = np.full(counts.shape[1], np.inf), np.full(counts.shape[1], -np.inf)
     np.minimum.at(least, counts.indices, centred)

@@ -34,6 +34,7 @@ from ..corpus import Corpus
 from ..distributions import Distributions
 from ..errors import VocabridgeError
 from ..pair_counts import PairCounts
+from ..sparse import sums
 from ..vocabulary import Int32, Int64, Vocabulary
 from .combined import Combined
 from .cooccurrence import textual_starts
@@ -155,7 +156,7 @@ def fit_columns(
         progress: Told iterations done, and to do.
     """
     columns = start.indices
-    share = weights = start.data / np.asarray(start.sum(axis=0))[columns]
+    share = weights = start.data / sums(start, axis=0)[columns]
     prior = strength * start.data
     chunks = list(_chunks(start, observations))
     objective: list[float] = []
@@ -165,9 +166,9 @@ def fit_columns(
         expected, total = np.zeros(len(weights)), float(prior @ np.log(weights / share))
         for chunk in chunks:
             joint = chunk.probabilities * weights[chunk.entries]
-            sums = np.bincount(chunk.positions, joint, minlength=len(chunk.rest)) + chunk.rest
-            expected += np.bincount(chunk.entries, joint / sums[chunk.positions], minlength=len(weights))
-            total += float(np.log(sums).sum())
+            explained = np.bincount(chunk.positions, joint, minlength=len(chunk.rest)) + chunk.rest
+            expected += np.bincount(chunk.entries, joint / explained[chunk.positions], minlength=len(weights))
+            total += float(np.log(explained).sum())
         objective.append(total)
         return expected
 
@@ -209,7 +210,7 @@ def _chunks(start: sp.csr_array, observations: Observations) -> Iterator[_Chunk]
     """Find the entries of the pattern that each position meets; drop positions that nothing can explain."""
     size = start.shape[1]
     keys = np.repeat(np.arange(start.shape[0], dtype=np.int64), np.diff(start.indptr)) * size + start.indices
-    occurrence = np.asarray(start.sum(axis=1)) / start.sum()
+    occurrence = sums(start, axis=1) / start.data.sum(dtype=np.float64)
     for at in range(0, len(observations.targets), _POSITIONS):
         y = observations.targets[at : at + _POSITIONS]
         p = observations.probabilities[at : at + _POSITIONS]
