@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from vocabridge.cli import (
@@ -34,8 +36,21 @@ app = typer.Typer(
 )
 
 
+def print_version(asked: bool) -> None:
+    """Print which version this is, and leave."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"vocabridge {version('vocabridge')}")
+        raise typer.Exit()
+
+
 @app.callback()
-def prepare() -> None:
+def prepare(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Carry what a small model learned in post-training to a model of another family, at inference."""
     log_to_stderr()
     silence_libraries()

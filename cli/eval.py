@@ -10,7 +10,15 @@ import typer
 
 from vocabridge.cli.errors import fail, interrupted
 from vocabridge.cli.evaluations import print_evaluation
-from vocabridge.cli.options import AlignmentFile, CombinationFile, Untuned, in_existing_folder, output_file
+from vocabridge.cli.options import (
+    AlignmentFile,
+    CombinationFile,
+    Dtype,
+    DtypeName,
+    Untuned,
+    in_existing_folder,
+    output_file,
+)
 from vocabridge.cli.output import Json, is_first_process, shared_progress
 from vocabridge.kinds import Kind
 from vocabridge.policy import Policy
@@ -164,6 +172,7 @@ def evaluate(
         ),
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="Where the models go: cpu, cuda:0, ...")] = "cpu",
+    dtype: Dtype = DtypeName.bfloat16,
     json: Json = False,
 ) -> None:
     """Measure what the bridge is worth.
@@ -190,6 +199,8 @@ def evaluate(
         compared = list(dict.fromkeys([*(compared or (Kind.BASE, Kind.BRIDGE)), Kind.EXACT]))
     if tolerance is not None and Kind.EXACT not in (compared or ()):
         raise typer.BadParameter("Only the contender exact has a tolerance; add --exact.", param_hint="--tolerance")
+    import torch
+
     from vocabridge.answers import Extractor
     from vocabridge.byte_model import TOLERANCE
     from vocabridge.evaluation import evaluate as measure
@@ -222,6 +233,7 @@ def evaluate(
                 max_new_tokens=max_new_tokens,
                 records=records,
                 device=device,
+                dtype=getattr(torch, dtype.value),
                 progress=tell,
             )
         except KeyboardInterrupt:

@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_model import TOLERANCE
 from vocabridge.combination import Combination
@@ -56,6 +58,7 @@ def evaluate(
     max_new_tokens: int = _LONGEST,
     records: Path | None = None,
     device: str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
     progress: Progress = unheard,
 ) -> Evaluation:
     """Measures a bridge beside all else that can be made of the same models.
@@ -87,6 +90,7 @@ def evaluate(
         records: A folder in which results are kept as they come; the same call goes on with what is there. Without one
             they are kept until the call ends.
         device: Where the models go; of several processes on "cuda" each has a GPU of its own.
+        dtype: What the weights of all models are cast to.
         progress: Told of every step.
 
     Raises:
@@ -117,6 +121,7 @@ def evaluate(
         alphas=alphas,
         tolerance=tolerance,
         device=workers.device(device),
+        dtype=dtype,
         progress=progress,
     )
     kinds = _asked(contenders, lineup)
@@ -132,6 +137,7 @@ def evaluate(
         limit=limit,
         answers=answers,
         max_new_tokens=max_new_tokens,
+        dtype=str(dtype).removeprefix("torch."),
         **({"tolerance": tolerance} if Kind.EXACT in kinds else {}),
     )
     with ExitStack() as stack:

@@ -12,23 +12,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import AutoTokenizer
+from vocabridge.alignment.errors import VocabridgeError
 
-from vocabridge.alignment import VocabridgeError
-from vocabridge.folder import load
-from vocabridge.models import model_folder
-
-try:
+try:  # first: without it, that is said before torch is imported
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
     from tqdm import tqdm
 except ImportError as error:
     missing = "lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'"
     if __name__ == "__main__":
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(f"{__doc__}\nThe options are those of lm_eval. {missing[0].upper()}{missing[1:]}")
+            sys.exit(0)
         sys.exit(f"error: {missing}")
     raise VocabridgeError(missing) from error
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from vocabridge.folder import load
+from vocabridge.models import model_folder
 
 
 @register_model("vocabridge")

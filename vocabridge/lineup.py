@@ -16,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge import Bridge
 from vocabridge.byte_model import TOLERANCE
@@ -61,6 +63,7 @@ class Lineup:
         alphas: Sequence[float] = (1.0,),
         tolerance: float = TOLERANCE,
         device: str,
+        dtype: torch.dtype = torch.bfloat16,
         progress: Progress,
     ) -> None:
         """Loads nothing yet.
@@ -73,6 +76,7 @@ class Lineup:
             alphas: Its strengths; likewise.
             tolerance: Of the exact bridge.
             device: Where the models go.
+            dtype: What their weights are cast to.
             progress: Told of every step of a fit.
 
         Raises:
@@ -84,9 +88,9 @@ class Lineup:
         self._policies = policies
         self._alphas = alphas
         self._tolerance = tolerance
-        self._device = device
+        self._place: dict[str, Any] = {"device": device, "dtype": dtype}
         self._progress = progress
-        self.parts = Parts(names, device)
+        self.parts = Parts(names, device, dtype)
 
     def missing(self) -> dict[Kind, str]:
         """The kinds that cannot be made of what is there, and what each of them needs."""
@@ -181,7 +185,7 @@ class Lineup:
     def _control(self, run: Run) -> Contender:
         base, name = self.parts.base(), self._names.control
         assert name is not None
-        source = load_value_network(Path(name), device=self._device)
+        source = load_value_network(Path(name), **self._place)
         if source.vocabulary.fingerprint != base.vocabulary.fingerprint:
             raise VocabridgeError(
                 f"{name} has another tokenizer than {base.name}; a control is a value network of the base's own"
@@ -197,8 +201,8 @@ class Lineup:
         name = self._names.ceiling
         assert name is not None
         if is_value_network(Path(name)):
-            return of_source(Kind.CEILING.label, load_value_network(Path(name), device=self._device))
-        loaded = load_model(name, device=self._device)
+            return of_source(Kind.CEILING.label, load_value_network(Path(name), **self._place))
+        loaded = load_model(name, **self._place)
         return of_model(Kind.CEILING.label, loaded.model, loaded.vocabulary)
 
     def _over_base(self) -> Bridge:

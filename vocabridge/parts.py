@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vocabridge.alignment import VocabridgeError
 from vocabridge.loading import build_steering
 from vocabridge.models import LoadedModel, load_model
@@ -68,15 +70,20 @@ class Parts:
         saved: The saved bridge, or None.
     """
 
-    def __init__(self, names: Names, device: str) -> None:
+    def __init__(self, names: Names, device: str, dtype: torch.dtype) -> None:
         """Loads nothing yet.
+
+        Args:
+            names: What the contenders are made of.
+            device: Where the models go.
+            dtype: What their weights are cast to.
 
         Raises:
             VocabridgeError: The bridge cannot be read.
         """
         self.saved = None if names.bridge is None else SavedBridge.read(names.bridge)
         self._names = names
-        self._device = device
+        self._place: dict[str, Any] = {"device": device, "dtype": dtype}
         self._held: dict[str, Any] = {}
 
     @property
@@ -95,10 +102,10 @@ class Parts:
         if "base" not in self._held:
             name = self._names.base
             if self.saved is not None:
-                self._held["base"] = self.saved.load_base(device=self._device)
+                self._held["base"] = self.saved.load_base(**self._place)
             else:
                 assert name is not None
-                self._held["base"] = load_model(name, device=self._device)
+                self._held["base"] = load_model(name, **self._place)
         loaded: LoadedModel = self._held["base"]
         return loaded
 
@@ -107,13 +114,11 @@ class Parts:
         if "steerings" not in self._held:
             target, names = self.base().vocabulary, self._names
             if self.saved is not None:
-                steerings = [one.load(target, device=self._device) for one in self.saved.steerings]
+                steerings = [one.load(target, **self._place) for one in self.saved.steerings]
             else:
                 assert names.value is not None
                 steerings = [
-                    build_steering(
-                        target, names.value, untuned=names.untuned, alignment=names.alignment, device=self._device
-                    )
+                    build_steering(target, names.value, untuned=names.untuned, alignment=names.alignment, **self._place)
                 ]
             self._held["steerings"] = steerings
         held: list[Steering] = self._held["steerings"]
@@ -130,6 +135,6 @@ class Parts:
         if "steerings" in self._held:
             return [steering.source for steering in self._held["steerings"]]
         if self.saved is not None:
-            return [one.load_source(device=self._device) for one in self.saved.steerings]
+            return [one.load_source(**self._place) for one in self.saved.steerings]
         assert self._names.value is not None
-        return [load_value_source(self._names.value, untuned=self._names.untuned, device=self._device)]
+        return [load_value_source(self._names.value, untuned=self._names.untuned, **self._place)]

@@ -119,3 +119,17 @@ def test_the_best_of_several_strengths_is_taken_and_the_loss_at_others_shown(run
     assert "Bits a token on the validation items, by alpha" in done.stdout
     assert re.search(r"look-ahead", done.stdout)
     assert re.search(r"alpha +0 +0.25 +0.4 +0.5 +0.6", done.stdout)
+
+
+def test_the_dtype_of_all_models_can_be_named(run, models, raw):
+    command = ("eval", *models, "--data", raw, *TEMPLATE, "--limit", 1, "--answers", 0, "--records", "run", "--json")
+    done = run(*command, "--contenders", "base,donor,bridge", "--dtype", "float32")
+    assert done.returncode == 0, done.stderr
+    wide = json.loads(done.stdout)
+    assert wide["recipe"]["dtype"] == "float32"
+    other = run(*command, "--contenders", "base,donor,bridge")
+    assert other.returncode == 1
+    assert "error: run holds an evaluation with another dtype (float32, now bfloat16)" in other.stderr
+    narrow = json.loads(run(*command[:-3], "--contenders", "base,donor,bridge", "--json").stdout)
+    for one, another in zip(wide["measured"], narrow["measured"], strict=True):
+        assert one["bits_per_byte"]["value"] != another["bits_per_byte"]["value"]

@@ -1,5 +1,6 @@
 """`--help` answers at once, and a wrong command line is status 2 with a sentence."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -41,7 +42,13 @@ def test_the_help_of_a_command_has_examples_and_json(run, command):
     assert "--json" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", ["--help", *(f"{command} --help" for command in COMMANDS)])
+def test_the_version_is_printed(run):
+    done = run("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"vocabridge {importlib.metadata.version('vocabridge')}\n"
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", *(f"{command} --help" for command in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments):
     script = (
         "import sys\n"

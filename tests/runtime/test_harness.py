@@ -182,3 +182,18 @@ def test_without_the_harness_it_says_what_to_install(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr == "error: lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'\n"
+
+
+def test_without_the_harness_help_answers_before_torch_is_imported(tmp_path):
+    script = (
+        "import runpy, sys\n"
+        "sys.modules['lm_eval.api.registry'] = None\n"
+        "sys.argv = ['harness', '--help']\n"
+        "try:\n    runpy.run_module('vocabridge.harness', run_name='__main__')\n"
+        "finally:\n    print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert "--model_args bridge=my-bridge" in done.stdout
+    assert "pip install 'vocabridge[harness]'" in done.stdout
+    assert done.stderr == "set()\n"
