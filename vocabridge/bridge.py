@@ -11,6 +11,7 @@ the base model's. What the base reads and writes is read along by every value so
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from vocabridge.alignment import Alignment, VocabridgeError
 from vocabridge.bridge_cache import BridgeCache
 from vocabridge.combination import Combination
+from vocabridge.end_tokens import end_tokens
 from vocabridge.guard import Guard
 from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
@@ -61,7 +63,8 @@ class Bridge(PreTrainedModel, GenerationMixin):
         self.vocabulary = base.vocabulary
         self._steerings = nn.ModuleList(steerings)
         self.guard = guard or Guard()
-        self.generation_config = base.model.generation_config
+        self.generation_config = copy.deepcopy(base.model.generation_config)
+        self.generation_config.eos_token_id = list(end_tokens(base.vocabulary, base.model)) or None
         width = base.model.get_output_embeddings().weight.shape[0]
         if width != base.vocabulary.size:
             raise VocabridgeError(

@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.connection import run
+from vocabridge.end_tokens import end_tokens
 from vocabridge.exact import ExactBridge
 from vocabridge.examples import Example, tokenize
 from vocabridge.models import LoadedModel
@@ -63,7 +65,7 @@ class Contender(ABC):
         Args:
             prompts: The prompts.
             longest: At most so many tokens, or about as many.
-            extractor: Says when the final answer is complete, which ends a text, as the end token does. Without one
+            extractor: Says when the final answer is complete, which ends a text, as an end token does. Without one
                 the text need not end before.
 
         Returns:
@@ -114,13 +116,19 @@ class ByTokens(Contender):
         pad = padding(vocabulary)
         batch = left_padded([prompt_ids(vocabulary, prompt) for prompt in prompts], pad, self.device)
         width = batch["input_ids"].shape[1]
-        end = None if extractor is None else vocabulary.roles.get("end")
-        config = GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=end, pad_token_id=pad)
+        ends = end_tokens(vocabulary, self.model)
+        config = GenerationConfig(
+            max_new_tokens=longest,
+            min_new_tokens=longest if extractor is None else None,
+            do_sample=False,
+            eos_token_id=list(ends) or None,
+            pad_token_id=pad,
+        )
         stops = [] if extractor is None else [_Answered(extractor, vocabulary, width)]
         output = self.model.generate(  # type: ignore[operator]  # the mixin is in every causal LM
             **batch, generation_config=config, stopping_criteria=StoppingCriteriaList(stops)
         )
-        new = [row[: row.index(end)] if end in row else row for row in output[:, width:].tolist()]
+        new = [list(takewhile(lambda i: i not in ends, row)) for row in output[:, width:].tolist()]
         return [{"text": _text_of(vocabulary, ids), "tokens": len(ids)} for ids in new]
 
 

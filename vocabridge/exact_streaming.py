@@ -14,6 +14,7 @@ import torch
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_model import Float64
 from vocabridge.chat import Messages, chat_pieces
+from vocabridge.end_tokens import end_tokens
 from vocabridge.exact import ExactBridge, ExactText
 from vocabridge.likeliest_token import likeliest_token
 from vocabridge.reader import begin_tokens
@@ -48,7 +49,7 @@ class ExactStream(Iterator[str]):
         self._max = max_new_tokens
         self._temperature, self._top_p = temperature, top_p
         self._steps = self._changed = 0
-        self._ends = _end_tokens(bridge, chat=not isinstance(prompt, str))
+        self._ends = end_tokens(bridge.vocabulary, bridge.loaded.model, chat=not isinstance(prompt, str))
         write = self._drawn if temperature > 0 else self._greedy
         self._text = whole_characters(write(_begun(bridge, prompt)), stop_bytes(stop))
 
@@ -119,11 +120,3 @@ def _begun(bridge: ExactBridge, prompt: str | Messages) -> ExactText:
     if not prompt and not begin_tokens(bridge.vocabulary):
         raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")
     return bridge.text(bridge.vocabulary.pieces(prompt))
-
-
-def _end_tokens(bridge: ExactBridge, *, chat: bool) -> set[int]:
-    """The end token of the tokenizer, in a chat that of a turn, and those of the base's generation configuration."""
-    configured = bridge.loaded.model.generation_config.eos_token_id
-    ends = {configured} if isinstance(configured, int) else set(configured or ())
-    roles = ("end", "turn end") if chat else ("end",)
-    return ends | {i for role, i in bridge.vocabulary.roles.items() if role in roles}

@@ -21,6 +21,7 @@ from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
 from vocabridge.chat import Messages, chat_prompt
+from vocabridge.end_tokens import end_tokens
 from vocabridge.exact import ExactBridge
 from vocabridge.exact_streaming import ExactStream
 from vocabridge.stopping import StopStrings, stop_bytes, whole_characters
@@ -72,7 +73,7 @@ def stream(
         max_new_tokens=max_new_tokens,
         num_beams=beams,
         do_sample=temperature > 0,
-        eos_token_id=_end_tokens(bridge, chat=not isinstance(prompt, str)) or None,
+        eos_token_id=list(end_tokens(bridge.vocabulary, bridge, chat=not isinstance(prompt, str))) or None,
         pad_token_id=padding(bridge.vocabulary),
         use_cache=True,
         **(drawing if temperature > 0 else {"temperature": 1.0, "top_p": 1.0, "top_k": 50}),
@@ -169,11 +170,3 @@ def _inputs(bridge: Bridge, prompt: str | Messages) -> dict[str, Any]:
     if not ids:
         raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")
     return left_padded([ids], padding(bridge.vocabulary), bridge.device)
-
-
-def _end_tokens(bridge: Bridge, *, chat: bool) -> list[int]:
-    """The end token of the tokenizer, in a chat that of a turn, and those of the base's generation configuration."""
-    configured = bridge.generation_config.eos_token_id
-    ends = {configured} if isinstance(configured, int) else set(configured or ())
-    roles = ("end", "turn end") if chat else ("end",)
-    return sorted(ends | {i for role, i in bridge.vocabulary.roles.items() if role in roles})

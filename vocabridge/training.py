@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
@@ -163,7 +163,7 @@ def train_value_network(
     torch.manual_seed(recipe.seed)
     network = _new_network(recipe, str(arguments.device))
     others = load_others(recipe.other_bases, network.vocabulary, str(arguments.device))
-    texts, held_out = _texts(recipe, data, validation, network.vocabulary, others)
+    texts, held_out = _texts(recipe, data, validation, network, others)
     made_of = {
         "base": Reference.of(network.base, network.config.fingerprint).as_dict(output),
         "other_bases": [Reference.of(one.model, one.vocabulary.fingerprint).as_dict(output) for one in others],
@@ -346,21 +346,24 @@ def _texts(
     recipe: Recipe,
     data: str | Path,
     validation: str | Path | float | None,
-    vocabulary: Vocabulary,
+    network: ValueNetwork,
     others: Sequence[TrainingBase],
 ) -> tuple[list[TrainingText], list[TrainingText]]:
     """The texts to train on and those to validate on."""
-    across = [base.vocabulary for base in others if base.projection is not None]
+    across = [base for base in others if base.projection is not None]
     if across and recipe.packing:
         raise VocabridgeError(
-            f"texts cannot be packed for {across[0].name}, which has another tokenizer; leave out packing"
+            f"texts cannot be packed for {across[0].vocabulary.name}, which has another tokenizer; leave out packing"
         )
 
+    def written(source: str | Path, vocabulary: Vocabulary, model: PreTrainedModel) -> list[TrainingText]:
+        return load_training_texts(source, vocabulary, max_length=recipe.max_length, model=model)
+
     def load(source: str | Path) -> list[TrainingText]:
-        texts = load_training_texts(source, vocabulary, max_length=recipe.max_length)
+        texts = written(source, network.vocabulary, network.base)
         sides = [
-            beside(texts, vocabulary, load_training_texts(source, target, max_length=recipe.max_length), target)
-            for target in across
+            beside(texts, network.vocabulary, written(source, base.vocabulary, base.model), base.vocabulary)
+            for base in across
         ]
         return [replace(text, sides=several) for text, *several in zip(texts, *sides, strict=True)] if sides else texts
 

@@ -6,7 +6,7 @@
     {"text": ...}                                        text + end token; all of it is learned
 
 The first token of a text is never learned: nothing predicts it. The begin token stands in front of a text once, where
-the model expects it; the end token is the vocabulary's, where it has one.
+the model expects it; the end token is the first of `end_tokens`, where the model has one.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.batch import prompt_ids
+from vocabridge.end_tokens import end_tokens
 from vocabridge.examples import as_example, tokenize
 from vocabridge.reader import begin_tokens
 from vocabridge.records import Record, checked_string, read_records
@@ -72,7 +74,9 @@ class TrainingText:
         return [place for start, end in zip(self.starts, ends, strict=True) for place in range(end - start)]
 
 
-def load_training_texts(source: str | Path, vocabulary: Vocabulary, *, max_length: int) -> list[TrainingText]:
+def load_training_texts(
+    source: str | Path, vocabulary: Vocabulary, *, max_length: int, model: PreTrainedModel | None = None
+) -> list[TrainingText]:
     """Reads records and writes each in a model's tokens.
 
     Args:
@@ -80,6 +84,7 @@ def load_training_texts(source: str | Path, vocabulary: Vocabulary, *, max_lengt
             are of one kind.
         vocabulary: The model's.
         max_length: Longest text in tokens; longer ones are an error, never cut.
+        model: The model, whose generation configuration may name further end tokens (`end_tokens`).
 
     Returns:
         One text a record, in order.
@@ -98,7 +103,7 @@ def load_training_texts(source: str | Path, vocabulary: Vocabulary, *, max_lengt
                 f'{record.where}, has "{kind}" where the first record has "{kinds[record.source]}"; give each kind a '
                 "file of its own"
             )
-        text = _KINDS[kind](record, vocabulary)
+        text = _KINDS[kind](record, vocabulary, end_tokens(vocabulary, model, chat=kind == "messages"))
         if len(text.ids) > max_length:
             raise VocabridgeError(
                 f"{record.where}, has {len(text.ids)} tokens, more than the limit of {max_length}; raise the limit or "
@@ -179,42 +184,41 @@ def _kind(record: Record) -> str:
     raise VocabridgeError(f'{record.where}, has neither "prompt" and "response" nor "messages" nor "text"; add them')
 
 
-def _from_example(record: Record, vocabulary: Vocabulary) -> TrainingText:
+def _from_example(record: Record, vocabulary: Vocabulary, ends: Sequence[int]) -> TrainingText:
     tokens = tokenize(as_example(record), vocabulary)
-    return _ended(tokens.ids, tokens.first, vocabulary)
+    return _ended(tokens.ids, tokens.first, ends)
 
 
-def _from_plain_text(record: Record, vocabulary: Vocabulary) -> TrainingText:
+def _from_plain_text(record: Record, vocabulary: Vocabulary, ends: Sequence[int]) -> TrainingText:
     text = record.string("text")
     if not text:
         raise VocabridgeError(f'{record.where}, has an empty "text"; fill it or remove the line')
-    return _ended(prompt_ids(vocabulary, text), 1, vocabulary)
+    return _ended(prompt_ids(vocabulary, text), 1, ends)
 
 
-def _ended(ids: list[int], first: int, vocabulary: Vocabulary) -> TrainingText:
-    """Tokens that are learned from the first on, and the end token behind them, if it is not there."""
-    end = vocabulary.roles.get("end")
-    if end is not None and ids[-1:] != [end]:
-        ids = [*ids, end]
+def _ended(ids: list[int], first: int, ends: Sequence[int]) -> TrainingText:
+    """Tokens that are learned from the first on, and behind them the first end token, if none is there."""
+    if ends and not set(ids[-1:]) & set(ends):
+        ids = [*ids, ends[0]]
     first = max(first, 1)
     return TrainingText(ids, [i >= first for i in range(len(ids))])
 
 
-def _from_chat(record: Record, vocabulary: Vocabulary) -> TrainingText:
+def _from_chat(record: Record, vocabulary: Vocabulary, ends: Sequence[int]) -> TrainingText:
     messages = _messages(record)
     text = _rendered(messages, record, vocabulary)
     encoding = vocabulary.encode(text)
     ids = encoding.ids.tolist()
     # A token without a start of its own is of the same character as the one before it.
     starts = np.maximum.accumulate(encoding.starts)
-    ends = np.append(starts, len(text.encode()))[np.searchsorted(starts, starts, side="right")]
+    stops = np.append(starts, len(text.encode()))[np.searchsorted(starts, starts, side="right")]
     learns = np.zeros(len(ids), bool)
     for turn, message in enumerate(messages):
         if message["role"] == "assistant":
             first, last = _words(messages, turn, text, record, vocabulary)
-            learns |= (ends > first) & (starts < last)
+            learns |= (stops > first) & (starts < last)
             behind = int(np.searchsorted(starts, last))
-            learns[behind : _turn_end(ids, behind, vocabulary)] = True
+            learns[behind : _turn_end(ids, behind, vocabulary, ends)] = True
     begin = begin_tokens(vocabulary)
     if ids[: len(begin)] != begin:
         ids, learns = begin + ids, np.append(np.zeros(len(begin), bool), learns)
@@ -272,9 +276,8 @@ def _shared(*texts: str) -> int:
     return next(unlike, min(map(len, texts)))
 
 
-def _turn_end(ids: Sequence[int], behind: int, vocabulary: Vocabulary) -> int:
+def _turn_end(ids: Sequence[int], behind: int, vocabulary: Vocabulary, ends: Sequence[int]) -> int:
     """Where a turn is over: behind the token that ends it and white space before that; else where its words end."""
-    ends = {vocabulary.roles.get("turn end"), vocabulary.roles.get("end")}
     at = behind
     while at < len(ids) and (vocabulary.token_bytes[ids[at]] or b"").isspace():
         at += 1
