@@ -1,13 +1,16 @@
 """The real entry point, run as a user runs it."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_server import CommandServer
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -17,20 +20,33 @@ def entry_point() -> Path:
     return Path(sysconfig.get_path("scripts")) / "vocabridge"
 
 
+@pytest.fixture(scope="session")
+def command_server(entry_point: Path) -> Iterator[CommandServer]:
+    with contextlib.closing(CommandServer(entry_point)) as server:
+        yield server
+
+
 @pytest.fixture
-def run(entry_point: Path, tmp_path: Path) -> Run:
-    def run(*arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [entry_point, *map(str, arguments)],
-            cwd=tmp_path,
-            # One thread: for tiny models more of them only wait for each other.
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+def run(command_server: CommandServer, entry_point: Path, tmp_path: Path) -> Run:
+    """Run a command in a child of the server or, if its environment is not the server's, as a user does."""
+
+    def run(*arguments: object, stdin: bytes = b"", **environment: object) -> subprocess.CompletedProcess[str]:
+        words = [str(argument) for argument in arguments]
+        # One thread: for tiny models more of them only wait for each other.
+        env = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
+        if command_server.can_run(env):
+            done = command_server.run(words, cwd=tmp_path, env=env, input=stdin)
+        else:
+            done = subprocess.run(
+                [entry_point, *words], cwd=tmp_path, env=env, input=stdin, capture_output=True, timeout=300
+            )
+        return subprocess.CompletedProcess(words, done.returncode, _text(done.stdout), _text(done.stderr))
 
     return run
+
+
+def _text(output: bytes) -> str:
+    return io.TextIOWrapper(io.BytesIO(output)).read()  # as subprocess reads with text=True
 
 
 @pytest.fixture

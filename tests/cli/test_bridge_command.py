@@ -95,18 +95,11 @@ def test_the_nth_option_belongs_to_the_nth_source(run, own, model_pair):
     answer(run, "bridge", "The fox")
 
 
-def test_a_prompt_comes_from_stdin_as_it_is(entry_point, make, own):
+def test_a_prompt_comes_from_stdin_as_it_is(entry_point, run, make, own):
     make()
     texts = []
     for arguments in (["bridge"], ["bridge", "-"], ["bridge", "The fox\n"]):
-        done = subprocess.run(
-            [entry_point, "generate", *arguments, "--max-new-tokens", "8", "--json"],
-            cwd=own,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            input=b"The fox\n",
-            capture_output=True,
-            timeout=100,
-        )
+        done = run("generate", *arguments, "--max-new-tokens", 8, "--json", stdin=b"The fox\n")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["prompt"] == "The fox\n"
         texts.append(json.loads(done.stdout)["text"])
