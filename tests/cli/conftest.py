@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -32,8 +31,7 @@ def run(command_server: CommandServer, entry_point: Path, tmp_path: Path) -> Run
 
     def run(*arguments: object, stdin: bytes = b"", **environment: object) -> subprocess.CompletedProcess[str]:
         words = [str(argument) for argument in arguments]
-        # One thread: for tiny models more of them only wait for each other.
-        env = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
+        env = command_server.environment(**{name: str(value) for name, value in environment.items()})
         if command_server.can_run(env):
             done = command_server.run(words, cwd=tmp_path, env=env, input=stdin)
         else:

@@ -19,9 +19,9 @@ def test_a_child_prints_and_ends_as_a_process_does(run, entry_point, text, argum
 
 
 def test_a_command_with_another_environment_runs_in_a_process_of_its_own(command_server):
-    same = os.environ | {"OMP_NUM_THREADS": "1"}
-    assert command_server.can_run(same | {"VOCABRIDGE_CACHE": "elsewhere", "COLUMNS": "40"})
-    assert not command_server.can_run(same | {"HF_HUB_OFFLINE": "1"})
+    same = command_server.environment()
+    assert command_server.can_run(command_server.environment(VOCABRIDGE_CACHE="elsewhere", COLUMNS="40"))
+    assert not command_server.can_run(command_server.environment(HF_HUB_OFFLINE="1"))
     without = {name: value for name, value in same.items() if name != "PATH"}
     assert not command_server.can_run(without)
 
@@ -32,8 +32,8 @@ def waiting(command_server, tmp_path):
     reading, writing = os.pipe()
     with open(reading, "rb") as stdin, open(writing, "wb"), (tmp_path / "err").open("w+b") as err:
         arguments = ["generate", str(tmp_path)]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        with command_server.start(arguments, cwd=tmp_path, env=env, files=(stdin, err, err)) as child:
+        files = (stdin, err, err)
+        with command_server.start(arguments, cwd=tmp_path, env=command_server.environment(), files=files) as child:
             yield child, err
 
 

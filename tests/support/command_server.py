@@ -54,12 +54,15 @@ FORKABLE = {
 
 MESSAGE = 1 << 20
 
+_AT_START = dict(os.environ)
+
 
 class CommandServer:
     """The test's side: starts the server, and runs commands in children of it."""
 
     def __init__(self, entry_point: Path) -> None:
-        self._environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        # One thread: for tiny models more of them only wait for each other.
+        self._environment = dict(_AT_START, OMP_NUM_THREADS="1")
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._server = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno()), str(entry_point)],
@@ -75,6 +78,14 @@ class CommandServer:
         """End the server; children that run go on."""
         self._socket.close()
         self._server.wait(timeout=60)
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """What a command runs in: the environment in which the tests began, with these changes.
+
+        Libraries that a test has used may have set variables of their own; no command sees them.
+        """
+        own = {name: os.environ[name] for name in READ_WHEN_CALLED & os.environ.keys()}
+        return self._environment | own | changes
 
     def can_run(self, environment: Mapping[str, str]) -> bool:
         """Whether a command with this environment does in a child what it does in a process of its own."""
