@@ -13,17 +13,24 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from .errors import VocabridgeError
+from .gguf_pre_tokenizers import word_cutting
 
 CONTROL, USER_DEFINED, UNUSED, BYTE = 3, 4, 5, 6
 """Token types of `tokenizer.ggml.token_type` (1 is a normal token, 2 the unknown one)."""
 
+Types: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
+
 _ROLE_KEYS = {"begin": "bos", "end": "eos", "pad": "padding", "unknown": "unknown"}
+_SENTENCEPIECE_ROLES = {"unknown": 0, "begin": 1, "end": 2}
+"""llama.cpp's roles of a SentencePiece vocabulary whose file does not name them."""
+_NO_ID = 0xFFFFFFFF
+"""-1 as an unsigned number, by which some converters say that there is no such token."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -35,19 +42,26 @@ class GGUFTokenizer:
 
     Attributes:
         tokenizer: A fast tokenizer that segments as the model's own does; adds no begin token.
-        size: The number of rows, which is the logit width.
+        tokens: The spelling of every id; several ids may have one spelling.
         roles: "begin", "end", "pad", "unknown" -> id, those that the file names.
         adds_begin: Whether the model expects the begin token in front of every text.
         token_types: llama.cpp's type of every id, (size,) int32.
+        added: The tokens that are looked for in the text before it is cut into words, by id.
         chat_template: The Jinja template, if there is one.
     """
 
     tokenizer: Tokenizer
-    size: int
+    tokens: tuple[str, ...]
     roles: Mapping[str, int]
     adds_begin: bool
-    token_types: np.ndarray[Any, np.dtype[np.int32]]
+    token_types: Types
+    added: Mapping[int, AddedToken]
     chat_template: str | None
+
+    @property
+    def size(self) -> int:
+        """The number of rows, which is the logit width."""
+        return len(self.tokens)
 
 
 def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
@@ -60,33 +74,33 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
     path = Path(path)
     fields = _read_tokenizer_fields(path)
     try:
-        tokenizer, types = _build(fields)
+        tokenizer, types, added = _build(fields)
     except VocabridgeError as error:
         raise VocabridgeError(f"{path}: {error}") from None
     except Exception as error:  # tokenizers raises no other, e.g. for a merge of tokens that do not exist
         raise VocabridgeError(
             f"{path}: its tokenizer cannot be built ({error}); use the model's tokenizer.json."
         ) from error
-    ids = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLE_KEYS.items()}
-    roles = {role: int(i) for role, i in ids.items() if i is not None}
-    # llama.cpp adds the begin token to a SentencePiece vocabulary that does not say otherwise.
-    adds_begin = fields.get("tokenizer.ggml.add_bos_token", fields["tokenizer.ggml.model"] == "llama")
+    roles = _roles(fields)
     return GGUFTokenizer(
         tokenizer=tokenizer,
-        size=len(types),
+        tokens=tuple(fields["tokenizer.ggml.tokens"]),
         roles=roles,
-        adds_begin="begin" in roles and bool(adds_begin),
+        adds_begin="begin" in roles and _adds_begin(fields),
         token_types=types,
+        added=added,
         chat_template=fields.get("tokenizer.chat_template"),
     )
 
 
-def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, np.ndarray[Any, np.dtype[np.int32]]]:
-    """Build the tokenizer that the fields describe; return it with the type of every id, (size,) int32."""
+def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, Types, dict[int, AddedToken]]:
+    """Build the tokenizer that the fields describe; return it with the type of every id and the added tokens."""
     kind, tokens = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.tokens")
     if kind is None or tokens is None:
         raise VocabridgeError("this GGUF file carries no tokenizer; name one that does.")
-    types = np.array(fields.get("tokenizer.ggml.token_type", [1] * len(tokens)), np.int32)
+    types = np.ones(len(tokens), np.int32)
+    if "tokenizer.ggml.token_type" in fields:
+        types[:] = _per_token(fields, "token_type", len(tokens))
     marked = np.flatnonzero((types == CONTROL) | (types == USER_DEFINED)).tolist()
     if kind == "gpt2":
         tokenizer = _byte_level(tokens, fields)
@@ -101,94 +115,81 @@ def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, np.ndarray[Any, np.dty
         raise VocabridgeError(
             f"a GGUF tokenizer of model {kind!r} cannot be read (gpt2 and llama can); use its tokenizer.json."
         )
-    tokenizer.add_tokens([AddedToken(tokens[i], special=bool(types[i] == CONTROL), normalized=False) for i in marked])
-    return tokenizer, types
+    added = {i: AddedToken(tokens[i], special=bool(types[i] == CONTROL), normalized=False) for i in marked}
+    tokenizer.add_tokens(list(added.values()))
+    return tokenizer, types, added
 
 
-_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_MARKS = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}"
-_LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+def _roles(fields: Mapping[str, Any]) -> dict[str, int]:
+    """Return the roles that the file names and, for SentencePiece, llama.cpp's defaults for the others.
+
+    A default that is the id of a named role, or beyond the vocabulary, is none.
+    """
+    ids = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLE_KEYS.items()}
+    roles = {role: int(i) for role, i in ids.items() if i not in (None, _NO_ID, -1)}
+    if fields["tokenizer.ggml.model"] == "llama":
+        size, taken = len(fields["tokenizer.ggml.tokens"]), set(roles.values())
+        for role, i in _SENTENCEPIECE_ROLES.items():
+            if ids[role] is None and i not in taken and i < size:
+                roles[role] = i
+    return roles
 
 
-def _cased(ending: str, numbers: str) -> str:
-    """Return GPT-4o's pattern: words are cut where a small letter is followed by a large one."""
-    start = r"[^\r\n\p{L}\p{N}]?"
-    words = rf"{start}{_LARGE}*{_SMALL}+{ending}|{start}{_LARGE}+{_SMALL}*{ending}"
-    return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
+def _adds_begin(fields: Mapping[str, Any]) -> bool:
+    """Whether the file says that the begin token stands in front of a text; else what llama.cpp does."""
+    said = fields.get("tokenizer.ggml.add_bos_token")
+    if said is not None:
+        return bool(said)
+    if fields["tokenizer.ggml.model"] == "llama":
+        return True
+    return word_cutting(fields.get("tokenizer.ggml.pre", "default")).adds_begin
 
 
-_LLAMA_3 = rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_MARKS}"
-_GPT_4O = _cased(f"{_CONTRACTION}?", r"\p{N}{1,3}")
-_PATTERNS = {
-    "llama-bpe": (_LLAMA_3,),
-    "llama3": (_LLAMA_3,),
-    "llama-v3": (_LLAMA_3,),
-    "dbrx": (_LLAMA_3,),
-    "smaug-bpe": (_LLAMA_3,),
-    "qwen2": (rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_MARKS}",),
-    "qwen35": (
-        rf"{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}"
-        rf"| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",
-    ),
-    "gpt-4o": (_GPT_4O,),
-    "llama4": (_GPT_4O,),
-    "tekken": (_cased("", r"\p{N}"),),
-    "deepseek-v3": (
-        r"\p{N}{1,3}",
-        "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
-        r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-        rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACE}",
-    ),
-}
-"""By the names of `tokenizer.ggml.pre`: text is cut by the first pattern, what that gives by the next."""
+def _per_token(fields: Mapping[str, Any], name: str, size: int) -> Sequence[Any]:
+    """Return an array of one entry a token; llama.cpp, too, ignores entries beyond the last token.
 
-_NFC = ("qwen2", "qwen35")
-_KEEPS_WHOLE_TOKENS = ("llama-bpe", "llama3", "llama-v3", "tekken", "gpt-4o", "llama4")
-"""Those that keep a word that is a token whole, even where no chain of merges leads to it."""
-
-
-def _pre_tokenizer(name: str) -> pre_tokenizers.PreTokenizer:
-    """Return the pre-tokenizer that `tokenizer.ggml.pre` names."""
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if name in ("gpt-2", "default"):
-        return whole
-    if name == "smollm":
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), whole])
-    if name not in _PATTERNS:
+    Raises:
+        VocabridgeError: It is shorter than the tokens.
+    """
+    values: Sequence[Any] = fields[f"tokenizer.ggml.{name}"]
+    if len(values) < size:
         raise VocabridgeError(
-            f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use its tokenizer.json."
+            f"it has {size} tokens but {len(values)} entries in tokenizer.ggml.{name}; download it again or convert "
+            "the model again."
         )
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _PATTERNS[name]]
-    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return values[:size]
+
+
+def _ids(tokens: Sequence[str]) -> dict[str, int]:
+    """Return the id that encoding gives for each spelling: of several ids the last, as transformers has it."""
+    return {token: i for i, token in enumerate(tokens)}
 
 
 def _byte_level(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
     """Build a byte-level BPE from tokens and merges."""
-    name = fields.get("tokenizer.ggml.pre", "default")
-    pre_tokenizer = _pre_tokenizer(name)
+    cutting = word_cutting(fields.get("tokenizer.ggml.pre", "default"))
     merges = [tuple(merge.split(" ", 1)) for merge in fields.get("tokenizer.ggml.merges", ())]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=name in _KEEPS_WHOLE_TOKENS))
-    if name in _NFC:
+    vocab = _ids(tokens)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=cutting.keeps_whole))
+    if cutting.composes:
         tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.pre_tokenizer = cutting.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
 def _sentencepiece(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
     """Build a SentencePiece-style BPE with byte fallback from tokens and scores."""
-    vocab = {token: i for i, token in enumerate(tokens)}
+    vocab = _ids(tokens)
     if str(fields.get("general.architecture", "")).startswith("gemma"):
         ranks: Sequence[float] = range(len(tokens))  # Gemma's order of merging is its order of ids
     else:
-        ranks = [-score for score in fields["tokenizer.ggml.scores"]]
-    unknown = fields.get("tokenizer.ggml.unknown_token_id")
+        ranks = [-score for score in _per_token(fields, "scores", len(tokens))]
+    unknown = _roles(fields).get("unknown")
     model = models.BPE(
         vocab=vocab,
         merges=_merges(tokens, ranks, vocab),
-        unk_token=None if unknown is None else tokens[unknown],
+        unk_token=None if unknown is None or unknown >= len(tokens) else tokens[unknown],
         fuse_unk=True,
         byte_fallback=True,
     )
@@ -208,8 +209,8 @@ def _merges(tokens: Sequence[str], ranks: Sequence[float], vocab: Mapping[str, i
     """
     get = vocab.get
     found = [
-        (rank, -cut, -len(token), left, right)
-        for token, rank in zip(tokens, ranks, strict=True)
+        (ranks[i], -cut, -len(token), left, right)
+        for token, i in vocab.items()
         for cut in range(1, len(token))
         if (left := get(token[:cut])) is not None and (right := get(token[cut:])) is not None
     ]

@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,24 +100,27 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
     Each line is a byte string in base64, a space, and its rank.
 
     Raises:
-        VocabridgeError: It cannot be read, or a line is not of this form.
+        VocabridgeError: It cannot be read, a line is not of this form, or two lines have one byte string or one rank.
     """
     path = Path(path)
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
-    ranks = {}
+    pairs = []
     for number, line in enumerate(lines, 1):
         if line:
             try:
                 data, rank = line.split()
-                ranks[base64.b64decode(data, validate=True)] = int(rank)
+                pairs.append((base64.b64decode(data, validate=True), int(rank)))
             except ValueError as error:  # binascii.Error is one
                 raise VocabridgeError(
                     f"{path}: line {number} is no base64 string with a rank; name a file in tiktoken's format."
                 ) from error
-    return ranks
+    try:
+        return _one_to_one(pairs)
+    except ValueError as error:
+        raise VocabridgeError(f"{path}: {error}; download it again.") from error
 
 
 def read_tekken(path: str | Path) -> TekkenTokenizer:
@@ -143,7 +146,7 @@ def _tekken(document: Mapping[str, Any]) -> TekkenTokenizer:
     names = {t["token_str"]: int(t["rank"]) for t in listed} if listed else _numbered(_TEKKEN_SPECIAL)
     used = set(names.values())
     special = names | {f"<SPECIAL_{i}>": i for i in range(reserved) if i not in used}
-    ranks = {base64.b64decode(entry["token_bytes"]): entry["rank"] for entry in document["vocab"]}
+    ranks = _one_to_one((base64.b64decode(entry["token_bytes"]), int(entry["rank"])) for entry in document["vocab"])
     kept = {data: rank + reserved for data, rank in ranks.items() if rank + reserved < size}
     tokenizer = tiktoken_tokenizer(kept, config["pattern"], special)
     return TekkenTokenizer(
@@ -151,6 +154,19 @@ def _tekken(document: Mapping[str, Any]) -> TekkenTokenizer:
         size=size,
         roles={role: special[content] for content, role in _TEKKEN_ROLES.items() if content in special},
     )
+
+
+def _one_to_one(pairs: Iterable[tuple[bytes, int]]) -> dict[bytes, int]:
+    """Return byte string -> rank; raise ValueError if two lines have one byte string or one rank."""
+    ranks: dict[bytes, int] = {}
+    owners: dict[int, bytes] = {}
+    for data, rank in pairs:
+        if data in ranks:
+            raise ValueError(f"the byte string {data!r} has two ranks, {ranks[data]} and {rank}")
+        if rank in owners:
+            raise ValueError(f"the rank {rank} has two byte strings, {owners[rank]!r} and {data!r}")
+        ranks[data], owners[rank] = rank, data
+    return ranks
 
 
 def _numbered(names: tuple[str, ...]) -> dict[str, int]:

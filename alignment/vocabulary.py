@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from .byteview import Spelling, components, is_unused_name
 from .changes import text_changes
@@ -181,6 +181,8 @@ class Vocabulary:
                 roles=read.roles,
                 adds_begin=read.adds_begin,
                 unused=unused,
+                tokens=list(enumerate(read.tokens)),
+                added=read.added,
                 template=read.chat_template,
             )
         if path.suffix in (".tiktoken", ".model") and path.is_file():
@@ -245,13 +247,19 @@ class Vocabulary:
         roles: Mapping[str, int],
         adds_begin: bool | None,
         unused: frozenset[int] = frozenset(),
+        tokens: Sequence[tuple[int, str]] | None = None,
+        added: Mapping[int, AddedToken] | None = None,
         template: str | None = None,
     ) -> Vocabulary:
-        """Take the view of a tokenizer that is ours to change."""
+        """Take the view of a tokenizer that is ours to change.
+
+        Its own map from spelling to id has one id for each spelling, so a file in which several ids have one spelling
+        gives `tokens` and `added` itself.
+        """
         spec = json.loads(tokenizer.to_str())
         spelling = Spelling.of(spec)
-        tokens = sorted((i, token) for token, i in tokenizer.get_vocab(with_added_tokens=False).items())
-        added = tokenizer.get_added_tokens_decoder()
+        tokens = _tokens(spec["model"]) if tokens is None else tokens
+        added = tokenizer.get_added_tokens_decoder() if added is None else added
         if size is None:
             size = 1 + max((*added, *(i for i, _ in tokens)), default=-1)
         unknown = _unknown_id(spec["model"], tokenizer)
@@ -526,6 +534,14 @@ def _named_tokens(tokenizer: Tokenizer, roles: Mapping[str, int]) -> dict[str, s
     """Return what a chat template may refer to: bos_token and so on, "" where there is none."""
     named = {f"{token}_token": roles.get(role) for role, token in _ROLE_TOKENS.items()}
     return {token: "" if i is None else tokenizer.id_to_token(i) or "" for token, i in named.items()}
+
+
+def _tokens(model: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return the ids of a model's vocabulary with their spellings; a Unigram's may give one spelling to several ids."""
+    vocab = model["vocab"]
+    if isinstance(vocab, dict):
+        return sorted((i, token) for token, i in vocab.items())
+    return [(i, token) for i, (token, _) in enumerate(vocab)]
 
 
 def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:

@@ -106,7 +106,8 @@ def load_model(
     model = load_weights(name, device=device, dtype=dtype, device_map=device_map, revision=revision)
     folder, size = model_folder(name), model.get_output_embeddings().weight.shape[0]
     if (commit := commit_of(model)) is None:
-        vocabulary = Vocabulary.load(folder, size=size)
+        # Of a GGUF file's tokenizer the converted folder cannot say all: its tokenizer.json has one id a spelling.
+        vocabulary = Vocabulary.load(name if name.endswith(".gguf") else folder, size=size)
     else:
         files = snapshot_download(folder, revision=commit, allow_patterns=_TOKENIZER_FILES)
         vocabulary = replace(Vocabulary.load(files, size=size), name=name)
@@ -236,7 +237,7 @@ def _convert(gguf: Path, folder: Path) -> None:
         chat_template=tokenizer.chat_template,
         add_bos_token=tokenizer.adds_begin,
         **{
-            f"{token}_token": tokenizer.tokenizer.id_to_token(tokenizer.roles[role])
+            f"{token}_token": tokenizer.tokens[tokenizer.roles[role]]
             for role, token in (("begin", "bos"), ("end", "eos"), ("pad", "pad"), ("unknown", "unk"))
             if role in tokenizer.roles
         },

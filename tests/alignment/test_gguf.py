@@ -28,8 +28,10 @@ def write(path: Path, architecture: str = "llama", **fields: Any) -> Path:
         writer.add_tokenizer_pre(fields["pre"])
     if "space_prefix" in fields:
         writer.add_add_space_prefix(fields["space_prefix"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
+    for role, i in fields.get("roles", {"bos": 0, "eos": 1}).items():
+        getattr(writer, f"add_{role}_token_id")(i)
+    if "adds_begin" in fields:
+        writer.add_add_bos_token(fields["adds_begin"])
     writer.add_chat_template(fields.get("template", "{{ messages }}"))
     writer.add_tensor("t", np.zeros((2, 2), np.float32))
     writer.write_header_to_file()
@@ -180,3 +182,124 @@ def test_a_missing_file_and_a_foreign_file_are_errors(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04" * 100)
     with pytest.raises(VocabridgeError, match="does not begin with GGUF"):
         Vocabulary.load(tmp_path / "x.gguf")
+
+
+BEGINS = [
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "tekken",
+    "chameleon",
+]
+
+
+@pytest.mark.parametrize("pre", BEGINS)
+def test_the_begin_token_is_added_where_llama_cpp_adds_it_by_default(tmp_path, bpe, pre):
+    assert Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).adds_begin
+    assert not Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, adds_begin=False, **bpe)).adds_begin
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "dbrx", "gpt-4o", "deepseek-v3", "glm4"])
+def test_no_begin_token_is_added_where_llama_cpp_adds_none_by_default(tmp_path, bpe, pre):
+    assert not Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).adds_begin
+    assert Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, adds_begin=True, **bpe)).adds_begin
+
+
+@pytest.mark.parametrize(
+    ("pre", "known"),
+    [
+        ("deepseek-r1-qwen", "qwen2"),
+        ("megrez", "qwen2"),
+        ("falcon3", "llama-bpe"),
+        ("lfm2", "llama-bpe"),
+        ("glm4", "dbrx"),
+        ("hunyuan-dense", "deepseek-v3"),
+        ("minimax-m2", "gpt-4o"),
+        ("starcoder", "smollm"),
+        ("command-r", "smollm"),
+        ("exaone4", "gpt-2"),
+        ("phi-2", "gpt-2"),
+    ],
+)
+def test_a_name_of_a_known_group_means_what_the_group_means(tmp_path, bpe, pre, known):
+    one, other = (Vocabulary.load(write(tmp_path / f"{n}.gguf", pre=n, **bpe)) for n in (pre, known))
+    assert one.fingerprint == other.fingerprint
+    assert one.adds_begin == other.adds_begin
+
+
+def test_chameleon_cuts_punctuation_and_digits_one_by_one(tmp_path, bpe):
+    tokenizer = read_gguf_tokenizer(write(tmp_path / "m.gguf", pre="chameleon", **bpe)).tokenizer
+    text = "it's 12..\n<sentinel:12>x"
+    found = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    # What one pattern cuts off the next ones cut again, as in llama.cpp.
+    pieces = ["it", "'", "s", " ", "1", "2", ".", ".", "\n", "<", "sentinel", ":", "1", "2", ">", "x"]
+    assert [text[first:end] for _, (first, end) in found] == pieces
+
+
+@pytest.fixture
+def plain_spm() -> dict[str, Any]:
+    """A SentencePiece vocabulary in its usual order, without byte tokens."""
+    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "ab"]
+    return {"model": "llama", "tokens": tokens, "scores": [0.0] * 7, "types": [2, 3, 3, 1, 1, 1, 1], "roles": {}}
+
+
+def test_a_sentencepiece_file_without_roles_has_those_of_llama_cpp(tmp_path, plain_spm):
+    v = Vocabulary.load(write(tmp_path / "m.gguf", space_prefix=False, **plain_spm))
+    assert v.roles == {"unknown": 0, "begin": 1, "end": 2}
+    assert v.adds_begin
+    assert v.kinds[:3].tolist() == [Kind.CONTROL] * 3
+    assert v.encode("a日b").ids.tolist() == [4, 0, 5]  # what it cannot spell is not lost
+
+
+def test_a_role_that_the_file_names_is_never_overridden_by_a_default(tmp_path, plain_spm):
+    named = plain_spm | {"roles": {"bos": 2, "eos": 0}}
+    assert Vocabulary.load(write(tmp_path / "m.gguf", **named)).roles == {"begin": 2, "end": 0}
+    absent = plain_spm | {"roles": {"unk": 0, "pad": 0xFFFFFFFF, "bos": 0xFFFFFFFF}}
+    assert Vocabulary.load(write(tmp_path / "n.gguf", **absent)).roles == {"unknown": 0, "end": 2}
+
+
+def test_each_of_two_ids_of_one_text_keeps_its_bytes(tmp_path, bpe, spm, plain_spm):
+    tokens = [*bpe["tokens"], "ab", "<think>", "é"]
+    twice = bpe | {"tokens": tokens, "types": [*bpe["types"], 1, 4, 4]}
+    v = Vocabulary.load(write(tmp_path / "a.gguf", pre="gpt-2", **twice))
+    assert v.token_bytes[7] == v.token_bytes[12] == b"ab"
+    assert v.token_bytes[10] == v.token_bytes[13] == b"<think>"
+    assert v.token_bytes[14] == "é".encode()
+    assert v.ids_of(b"ab") == (7, 12)
+    assert v.encode("ab").ids.tolist() == [v.canonical[b"ab"]]
+    # Gemma's runs of spaces, spelled in both ways.
+    tokens = [*spm["tokens"], "▁▁", "ab"]
+    twice = spm | {"tokens": tokens, "types": [*spm["types"], 1, 1], "scores": [*spm["scores"], -2.0, -5.0]}
+    for architecture in ("llama", "gemma3"):
+        v = Vocabulary.load(write(tmp_path / f"{architecture}.gguf", architecture, **twice))
+        assert v.ids_of(b"  ") == (11, 13)
+        assert v.ids_of(b"ab") == (7, 14)
+        assert v.encode("a  ab").ids.tolist()[0] == 4
+        assert b"".join(v.token_bytes[i] for i in v.encode("a  abc").ids) == b"a  abc"
+    # Of two control tokens of one name neither stands for text.
+    tokens = [*plain_spm["tokens"], "<s>"]
+    twice = plain_spm | {"tokens": tokens, "types": [*plain_spm["types"], 3], "scores": [0.0] * 8}
+    v = Vocabulary.load(write(tmp_path / "c.gguf", **twice))
+    assert v.kinds[[1, 7]].tolist() == [Kind.CONTROL] * 2
+
+
+def test_a_merge_of_a_token_with_two_ids_has_the_rank_of_the_one_that_is_emitted(tmp_path, spm):
+    tokens = ["<s>", "</s>", "a", "b", "c", "ab", "bc", "ab"]
+    scores = [0.0, 0.0, -9.0, -9.0, -9.0, -5.0, -3.0, -1.0]
+    v = Vocabulary.load(write(tmp_path / "m.gguf", model="llama", tokens=tokens, scores=scores, space_prefix=False))
+    assert v.encode("abc").ids.tolist() == [7, 4]
+
+
+@pytest.mark.parametrize("name", ["types", "scores"])
+def test_an_array_shorter_than_the_tokens_is_an_error_and_a_longer_one_is_cut(tmp_path, spm, name):
+    key = {"types": "token_type", "scores": "scores"}[name]
+    short = write(tmp_path / "m.gguf", **spm | {name: spm[name][:-2]})
+    with pytest.raises(VocabridgeError, match=rf"m\.gguf: it has 13 tokens but 11 entries in tokenizer\.ggml\.{key}; "):
+        Vocabulary.load(short)
+    longer = Vocabulary.load(write(tmp_path / "n.gguf", **spm | {name: [*spm[name], spm[name][0]]}))
+    assert longer.fingerprint == Vocabulary.load(write(tmp_path / "o.gguf", **spm)).fingerprint

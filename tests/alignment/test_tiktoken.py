@@ -138,6 +138,21 @@ def test_a_line_that_is_no_rank_is_an_error_that_names_it(tmp_path, line):
         read_tiktoken(tmp_path / "none.tiktoken")
 
 
+def test_ranks_that_are_not_one_to_one_are_refused(tmp_path, ranks):
+    path = tmp_path / "bad.tiktoken"
+    path.write_bytes(b"IQ== 0\nYQ== 1\nIQ== 2\n")
+    with pytest.raises(VocabridgeError, match=r"bad\.tiktoken: the byte string b'!' has two ranks, 0 and 2; download"):
+        read_tiktoken(path)
+    path.write_bytes(b"IQ== 0\nYQ== 0\n")
+    with pytest.raises(VocabridgeError, match=r"bad\.tiktoken: the rank 0 has two byte strings, b'!' and b'a'"):
+        read_tiktoken(path)
+    document = tekken(ranks)
+    document["vocab"][-3]["token_bytes"] = document["vocab"][-4]["token_bytes"]
+    (tmp_path / "tekken.json").write_text(json.dumps(document))
+    with pytest.raises(VocabridgeError, match=r"tekken\.json: .* has two ranks"):
+        Vocabulary.load(tmp_path / "tekken.json")
+
+
 def tekken(ranks: dict[bytes, int], **more: object) -> dict[str, object]:
     """A tekken.json with 30 special tokens, and two ranks more than the model has rows for."""
     ordered = sorted(ranks, key=ranks.__getitem__)

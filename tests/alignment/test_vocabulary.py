@@ -579,3 +579,11 @@ def test_a_tokenizer_that_changes_nothing_spells_any_text(vocabularies, text):
         if not any(c in text for c in ("<s>", "</s>", "<unk>", "▁")):
             spelled = [v.token_bytes[i] for i in v.encode(text).ids]
             assert b"".join(spelled) == text.encode()
+
+
+def test_each_of_two_unigram_ids_of_one_text_keeps_its_bytes():
+    pieces = [("<unk>", 0.0), ("a", -1.0), ("ab", -1.5), ("b", -2.0), ("ab", -1.5)]
+    v = Vocabulary.from_tokenizer(Tokenizer(models.Unigram(pieces, unk_id=0)))
+    assert v.token_bytes == (None, b"a", b"ab", b"b", b"ab")
+    assert v.ids_of(b"ab") == (2, 4)
+    assert v.encode("ab").ids.tolist() == [v.canonical[b"ab"]]

@@ -1,0 +1,54 @@
+"""Models from GGUF files: a tiny one, written here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gguf import GGUFWriter
+
+from vocabridge.models import load_model
+
+
+def write_model(path: Path, tokens: list[str]) -> Path:
+    """Write a Llama of one layer whose first two tokens are control tokens."""
+    writer = GGUFWriter(path, "llama")
+    width, inner, size = 32, 48, len(tokens)
+    writer.add_context_length(128)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(8)
+    writer.add_vocab_size(size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, *[1] * (size - 2)])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    shapes = {"token_embd": (size, width), "output_norm": (width,), "output": (size, width)}
+    shapes |= {f"blk.0.{name}": (width,) for name in ("attn_norm", "ffn_norm")}
+    shapes |= {f"blk.0.attn_{name}": (width, width) for name in ("q", "output")}
+    shapes |= {f"blk.0.attn_{name}": (16, width) for name in ("k", "v")}
+    shapes |= {"blk.0.ffn_gate": (inner, width), "blk.0.ffn_up": (inner, width), "blk.0.ffn_down": (width, inner)}
+    random = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", (random.standard_normal(shape) * 0.1).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gguf_model_whose_vocabulary_holds_one_text_twice_keeps_the_bytes_of_both_ids(tmp_path):
+    """The tokenizer.json of the converted folder has one id for each spelling."""
+    path = write_model(tmp_path / "tiny.gguf", ["<s>", "</s>", "a", "b", "ab", "Ġ", "ab"])
+    vocabulary = load_model(str(path)).vocabulary
+    assert vocabulary.token_bytes == (None, None, b"a", b"b", b"ab", b" ", b"ab")
