@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import VocabridgeError
+from .jsonio import parse_json, read_json
 from .vocabulary import Int64, Vocabulary
 
 _BFLOAT16 = np.dtype("<u2")  # no other table holds unsigned integers
@@ -80,7 +80,7 @@ class EmbeddingTable:
             if path.suffix == ".npy":
                 return cls.of(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
             if path.suffix == ".json":
-                weights: Mapping[str, str] = json.loads(path.read_bytes())["weight_map"]
+                weights: Mapping[str, str] = read_json(path)["weight_map"]
                 path = path.with_name(weights[_named(weights, path)])
             if path.suffix == ".safetensors":
                 return cls(_mapped(path), str(path))
@@ -146,7 +146,9 @@ def _mapped(path: Path) -> np.ndarray[Any, Any]:
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        if length > path.stat().st_size:
+            raise ValueError("its header is longer than the file")
+        header = parse_json(file.read(length))
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__" and len(entry["shape"]) == 2}
     chosen = tensors[next(iter(tensors)) if len(tensors) == 1 else _named(tensors, path)]
     if chosen["dtype"] not in _DTYPES:

@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from .errors import VocabridgeError
 from .files import write_whole
+from .jsonio import parse_json
 
 Tensors: TypeAlias = dict[str, np.ndarray[Any, Any]]
 
@@ -74,7 +75,7 @@ class Seal:
                 if self.key not in metadata:
                     raise VocabridgeError(f"{path}: a safetensors file, but not {self.what}; {self.again}.")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            facts = json.loads(metadata[self.key])
+            facts = parse_json(metadata[self.key])
             found = facts.pop("format", None)
             if found != self.format:
                 raise VocabridgeError(f"{path}: of format {found}, and this version reads {self.format}; {self.again}.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from .byteview import byte_level_alphabet
 from .errors import VocabridgeError
+from .jsonio import read_json
 
 _SPELLING = {byte: character for character, byte in byte_level_alphabet().items()}
 
@@ -131,7 +131,7 @@ def read_tekken(path: str | Path) -> TekkenTokenizer:
     """
     path = Path(path)
     try:
-        return _tekken(json.loads(path.read_text(encoding="utf-8")))
+        return _tekken(read_json(path))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise VocabridgeError(f"{path}: not a readable tekken.json ({error!r}); download it again.") from error
     except VocabridgeError as error:

@@ -24,10 +24,13 @@ from tokenizers import AddedToken, Tokenizer
 
 from .byteview import Spelling, components, is_unused_name
 from .changes import text_changes
-from .chat import TemplateError, chat_roles, render
+from .chat import chat_roles
 from .errors import VocabridgeError
 from .gguf import UNUSED as GGUF_UNUSED
 from .gguf import read_gguf_tokenizer
+from .jsonio import read_json
+from .panics import panics_as_errors
+from .template_renderer import TemplateError, render
 from .tiktoken import read_tekken
 
 logger = logging.getLogger("vocabridge")
@@ -215,7 +218,10 @@ class Vocabulary:
                 f"{path}: no such file; save the fast tokenizer there, with transformers' save_pretrained."
             )
         try:
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            with panics_as_errors(str(path)):
+                tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except VocabridgeError:
+            raise
         except Exception as error:  # tokenizers raises bare Exception for every malformed file
             raise VocabridgeError(f"{path}: not a tokenizer.json ({error}); download it again.") from error
         settings = _read_json(files.get("tokenizer_config.json"))
@@ -293,7 +299,8 @@ class Vocabulary:
         if template is not None:
             roles |= _chat_roles(template, tokenizer, roles, set(np.flatnonzero(kinds == Kind.CONTROL).tolist()), name)
 
-        begins = "begin" in roles and (adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
+        with panics_as_errors(name):
+            begins = "begin" in roles and (adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
         bare = _bare(spec)
         return cls(
             name=name,
@@ -311,7 +318,8 @@ class Vocabulary:
     @functools.cached_property
     def changes(self) -> tuple[str, ...]:
         """What the tokenizer changes in a text, so that its tokens do not spell it; see `text_changes`."""
-        return text_changes(self.tokenizer)
+        with panics_as_errors(self.name):
+            return text_changes(self.tokenizer)
 
     @functools.cached_property
     def usable(self) -> Int64:
@@ -355,7 +363,7 @@ class Vocabulary:
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode many texts in parallel; see `encode`."""
         results: list[Encoding | None] = []
-        for text, quick in zip(texts, self._ids(texts), strict=True):
+        for text, quick in zip(texts, self.ids_batch(texts), strict=True):
             ids = np.array(quick, np.int32)
             known = ids.max(initial=0) < self.size
             if known and b"".join(self._written[0][ids].tolist()) == text.encode():
@@ -365,7 +373,8 @@ class Vocabulary:
                 results.append(None)
         # The rest: the tokenizer changed or skipped some text. Offsets tell where.
         changed = [i for i, result in enumerate(results) if result is None]
-        offsets = self.tokenizer.encode_batch([texts[i] for i in changed], add_special_tokens=False)
+        with panics_as_errors(self.name):
+            offsets = self.tokenizer.encode_batch([texts[i] for i in changed], add_special_tokens=False)
         for i, found in zip(changed, offsets, strict=True):
             results[i] = self._locate(texts[i], found.ids, found.offsets)
         return [result for result in results if result is not None]
@@ -414,7 +423,8 @@ class Vocabulary:
 
     def pieces(self, text: str) -> list[bytes | int]:
         """Cut a text at its control tokens: runs of text as UTF-8, none empty, and ids of control tokens."""
-        found = self.tokenizer.encode(text, add_special_tokens=False)
+        with panics_as_errors(self.name):
+            found = self.tokenizer.encode(text, add_special_tokens=False)
         unknown = self.roles.get("unknown")
         pieces: list[bytes | int] = []
         at = 0
@@ -435,8 +445,10 @@ class Vocabulary:
         written[:] = [names.get(i, _NOWHERE) if data is None else data for i, data in enumerate(self.token_bytes)]
         return written, np.fromiter(map(len, written), np.int64, self.size)
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    def ids_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, as the tokenizer gives them: ids that the model has no row for among them."""
+        with panics_as_errors(self.name):
+            found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
     def _try_tokenizer(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
@@ -448,7 +460,7 @@ class Vocabulary:
                 texts[i] = data.decode()
             except UnicodeDecodeError:
                 continue
-        for i, ids in zip(texts, self._ids(list(texts.values())), strict=True):
+        for i, ids in zip(texts, self.ids_batch(list(texts.values())), strict=True):
             results[i] = tuple(ids)
         return results
 
@@ -520,7 +532,8 @@ def _chat_roles(
     unknown = roles.get("unknown")
 
     def controls(text: str) -> list[int]:
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        with panics_as_errors(name):
+            ids = tokenizer.encode(text, add_special_tokens=False).ids
         return [i for i in ids if i in control and i != unknown]
 
     try:
@@ -643,7 +656,7 @@ def _read_json(path: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError) as error:
         raise VocabridgeError(f"{path}: not readable as JSON ({error}); download it again.") from error
     if not isinstance(value, dict):

@@ -40,6 +40,12 @@ class Commands(TyperGroup):
             if hasattr(error, "exit_code"):
                 raise
             fail(sentence(error))
+        except BaseException as error:
+            from vocabridge.alignment.panics import is_panic
+
+            if not is_panic(error):
+                raise
+            fail(_defect(error))
 
 
 def fail(message: str) -> NoReturn:
@@ -77,7 +83,7 @@ def sentence(error: Exception) -> str:
     return _defect(error)
 
 
-def _defect(error: Exception) -> str:
+def _defect(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment.jsonio import read_json
 from vocabridge.projection import Projection
 from vocabridge.value_source import Scores
 
@@ -215,7 +216,7 @@ class Combination:
             VocabridgeError: The file is missing or is not a combination.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             return cls.from_dict(fields.get("combination", fields) if isinstance(fields, dict) else fields)
         except FileNotFoundError:
             raise VocabridgeError(f"there is no file {path}; `vocabridge eval` writes a combination") from None

@@ -19,7 +19,7 @@ from __future__ import annotations
 import codecs
 import functools
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -186,12 +186,11 @@ class Following:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """The ids of a text, those of special tokens that it spells among them."""
-        return tuple(next(self.encode_batch([text])))
+        return tuple(self.encode_batch([text])[0])
 
-    def encode_batch(self, texts: Sequence[str]) -> Iterator[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The same of each of several texts."""
-        for encoding in self._vocabulary.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            yield encoding.ids
+        return self._vocabulary.ids_batch(texts)
 
     def _ends_before(self, last: str) -> Iterable[int]:
         """The bytes, increasing, before which the tokenizer always cuts behind this character."""

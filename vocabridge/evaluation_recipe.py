@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.models import is_local, weight_files
 from vocabridge.parts import Names
 from vocabridge.reference import weights_digest
@@ -64,7 +64,7 @@ def _model(name: str) -> str:
     folder = Path(name)
     if is_value_network(folder):
         try:
-            base = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["base"]
+            base = read_json_object(folder / CONFIG)["base"]
         except (ValueError, KeyError, TypeError) as error:
             raise VocabridgeError(f"{folder / CONFIG} is not a value network's configuration ({error})") from error
         own = weights_digest([folder / WEIGHTS]) if (folder / WEIGHTS).is_file() else "none"

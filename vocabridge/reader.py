@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from vocabridge.alignment import Encoding, Vocabulary
+from vocabridge.alignment.panics import panics_as_errors
 
 Piece: TypeAlias = bytes | int
 """What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
@@ -103,7 +104,8 @@ def _is_safe(vocabulary: Vocabulary, place: _Place) -> bool:
     if isinstance(vocabulary.tokenizer.model, Unigram):
         # Of two ways to cut that are equally likely (## and ###, ### and ##) it takes one by what was added up before
         # them: only where the text is parted before it is cut is what is behind the place cut as by itself.
-        parts.append([_words(vocabulary.tokenizer, text) for text in texts])
+        with panics_as_errors(vocabulary.name):
+            parts.append([_words(vocabulary.tokenizer, text) for text in texts])
     return all(found[i] + found[i + 1] == found[i + 2] for found in parts for i in range(0, len(texts), 3))
 
 

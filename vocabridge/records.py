@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.jsonio import parse_json
 
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?::([\w.-]+))?/([^/]+)")
 
@@ -122,11 +123,11 @@ def _read_file(file: Path) -> list[Record]:
 def _record(line: bytes, file: Path, number: int) -> Record:
     where = f"{file}, line {number}"
     try:
-        fields = json.loads(line.decode())
+        fields = parse_json(line.decode())
     except UnicodeDecodeError as error:
         raise VocabridgeError(f"{where}, is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except (ValueError, RecursionError) as error:  # nested too deep, or a number of thousands of digits
-        reason = getattr(error, "msg", str(error))
+    except ValueError as error:
+        reason = getattr(error.__cause__, "msg", str(error))  # its line and column are not the file's
         raise VocabridgeError(f"{where}, is not valid JSON ({reason}); correct that line") from None
     if not isinstance(fields, dict):
         raise VocabridgeError(f"{where}, is not a JSON object; correct that line")

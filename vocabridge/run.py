@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment.jsonio import parse_json, read_json_object
 
 RECIPE = "run.json"
 
@@ -120,7 +121,7 @@ class Run:
         for file in self._files():
             for number, line in enumerate(file.read_bytes().splitlines(), start=1):
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                     key = row["contender"], row["part"], row["item"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise VocabridgeError(f"{file}, line {number}, is no record ({error}); remove that line") from None
@@ -170,7 +171,7 @@ class Run:
         known: dict[str, Any] = {}
         if path.exists():
             try:
-                known = json.loads(path.read_text(encoding="utf-8"))
+                known = read_json_object(path)
             except ValueError as error:
                 raise VocabridgeError(f"{path} is damaged ({error}); name another folder") from error
         plain = json.loads(json.dumps(recipe))

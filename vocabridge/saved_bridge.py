@@ -7,12 +7,12 @@ the bridge was saved with.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
+from vocabridge.alignment.jsonio import read_json
 from vocabridge.combination import Combination
 from vocabridge.guard import Guard
 from vocabridge.models import LoadedModel, load_model
@@ -140,7 +140,7 @@ class SavedBridge:
         """
         path = folder / BRIDGE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_json(path)
             if isinstance(values, dict) and values.get("format") != FORMAT:
                 raise VocabridgeError(
                     f"it is of format {values.get('format')}, and this version reads {FORMAT}; make the bridge again"

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.lesson import Lesson
 from vocabridge.progress import Progress, unheard
 from vocabridge.reference import Reference
@@ -248,7 +249,10 @@ def _checkpoint(output: Path, run: Mapping[str, Any]) -> str | None:
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if last is None:
         return None
-    then = json.loads((Path(last) / RUN).read_text(encoding="utf-8"))
+    try:
+        then = read_json_object(Path(last) / RUN)
+    except (OSError, ValueError) as error:
+        raise VocabridgeError(f"{Path(last) / RUN} cannot be read ({error}); remove {last}, or {output}") from error
     for name in run:
         if then.get(name) != run[name]:
             raise VocabridgeError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment.jsonio import read_json
 from vocabridge.depth import cut_to
 from vocabridge.models import LoadedModel, commit_of, load_model, load_weights
 from vocabridge.scheme import Initialisation, Scheme
@@ -246,7 +247,7 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> di
 
 def _read_config(path: Path) -> ValueNetworkConfig:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
         if not all(isinstance(fields[name], str) for name in ("base", "fingerprint", "method")):
             raise TypeError("base, fingerprint and method are strings")
         if not isinstance(fields.get("layers"), int | None):

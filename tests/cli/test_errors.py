@@ -39,6 +39,10 @@ def test_an_error_is_one_sentence(error, says):
     assert "\n" not in sentence(error)
 
 
+PanicException = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+"""As pyo3 makes it, which gives no other way to it."""
+
+
 def failing(error):
     app = typer.Typer(cls=Commands, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -59,6 +63,7 @@ def failing(error):
         (VocabridgeError("The corpus is empty."), "error: The corpus is empty.\n"),
         (KeyboardInterrupt(), "error: interrupted; nothing is left half-written\n"),
         (ZeroDivisionError("division by zero"), "error: unexpected ZeroDivisionError: division by zero"),
+        (PanicException("out of range"), "error: unexpected PanicException: out of range"),
     ],
 )
 def test_a_command_that_fails_ends_with_its_sentence_and_status_1(capsys, error, says):
