@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from .chat import chat_roles
 from .errors import VocabridgeError
 from .gguf import UNUSED as GGUF_UNUSED
 from .gguf import read_gguf_tokenizer
+from .hub import reach_repository
 from .jsonio import read_json
 from .panics import panics_as_errors
 from .template_renderer import TemplateError, render
@@ -197,11 +197,7 @@ class Vocabulary:
             return cls._from_tekken(path, str(path), size)
         if path.is_file():
             return cls._from_files({"tokenizer.json": path}, str(path), size)
-        if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and path.suffix not in (".json", ".gguf"):
-            return cls._from_files(_fetch(str(source)), str(source), size)
-        raise VocabridgeError(
-            f"{source}: no such file or folder; give a tokenizer.json, a folder, a .gguf or a hub id."
-        )
+        return cls._from_files(_fetch(str(source)), str(source), size)
 
     @classmethod
     def _from_tekken(cls, path: Path, name: str, size: int | None) -> Vocabulary:
@@ -666,20 +662,23 @@ def _read_json(path: Path | None) -> dict[str, Any]:
 
 def _fetch(hub_id: str) -> dict[str, Path]:
     """Fetch a hub repository's small JSON files into the hub's own cache, those that it has."""
+    reached = reach_repository(hub_id)
     import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
+    absent = RemoteEntryNotFoundError if reached else LocalEntryNotFoundError
     download: Callable[..., str] = huggingface_hub.hf_hub_download
     files: dict[str, Path] = {}
     for name in _FOLDER_FILES:
         try:
-            files[name] = Path(download(hub_id, name))
-        except EntryNotFoundError as error:
+            files[name] = Path(download(hub_id, name, local_files_only=not reached))
+        except absent as error:
             if name == "tokenizer.json":
-                raise VocabridgeError(f"{hub_id}: this repository has no tokenizer.json.") from error
-        except Exception as error:  # offline, no such repository, no permission: the hub raises many kinds
+                lacks = (
+                    "has no tokenizer.json" if reached else "cannot be reached now, and its tokenizer.json is not here"
+                )
+                raise VocabridgeError(f"{hub_id}: this repository {lacks}.") from error
+        except Exception as error:  # no permission, a connection that breaks: the hub raises many kinds
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise VocabridgeError(
-                f"{hub_id}: neither a local path nor a repository that the hub lets us read ({reason})."
-            ) from error
+            raise VocabridgeError(f"{hub_id}: the hub does not let us read {name} ({reason}); try again.") from error
     return files

@@ -91,10 +91,10 @@ def align(
         tables = alignment.EmbeddingTable.open(source_embeddings), alignment.EmbeddingTable.open(target_embeddings)
     said = None if distributions is None else alignment.Distributions.open(distributions)
     builder = alignment.make_builder(method, embeddings=tables, distributions=said)
-    vocabularies = vocabulary(source), vocabulary(target)
     if shard is not None and output is not None:
         text = alignment.Corpus.open(corpus or corpus_files()).in_processes(jobs)
         with progress(f"counting shard {shard} for {source} and {target}") as tell:
+            vocabularies = vocabulary(source), vocabulary(target)
             partial = alignment.count_shard(builder, *vocabularies, text, alignment.Shard.parse(shard), tell)
         partial.save(output)
         seconds = perf_counter() - begin
@@ -107,6 +107,7 @@ def align(
     if corpus is None and builder.reads is not alignment.Reads.NOTHING:
         corpus = corpus_files()
     with progress(f"aligning {source} and {target}") as tell:
+        vocabularies = vocabulary(source), vocabulary(target)
         built = alignment.align(*vocabularies, method=builder, corpus=corpus, jobs=jobs, progress=tell)
     if output is not None:
         built.save(output)

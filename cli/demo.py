@@ -30,7 +30,7 @@ def demo(
     """
     from vocabridge.demo import run_demo
 
-    with progress("demo") as tell:
+    with progress("preparing the demo") as tell:
         report = run_demo(output, limit=limit, progress=tell)
     print_evaluation(report, json=json)
     if not json:

@@ -1,4 +1,4 @@
-"""Where output goes: a command's result to stdout, progress bars and log lines to stderr.
+"""Where output goes: a command's result to stdout, progress and log lines to stderr.
 
 A result is a table for people or, with --json, one JSON document and nothing else.
 """
@@ -12,8 +12,12 @@ import logging
 import math
 import os
 import sys
+import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +26,12 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+PROGRESS_SECONDS = 5.0
+"""Where stderr is no terminal, a line of progress is printed this often."""
+
+PIPED_WIDTH = 120
+"""The most columns of a table where stdout is no terminal and COLUMNS is not set."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 """The option that every command has."""
@@ -57,16 +67,23 @@ def print_facts(title: str, facts: Mapping[str, object]) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; columns after the first are right-aligned where it has a header."""
+    """Print a table, as wide as the terminal at most; piped, as COLUMNS or `PIPED_WIDTH`.
+
+    Columns after the first are right-aligned where it has a header.
+    """
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    if not console.is_terminal:  # a pipe or a file: as wide as the content
-        console = Console(width=1_000)
-    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        columns = os.environ.get("COLUMNS", "")
+        console = Console(width=int(columns) if columns.isdecimal() and int(columns) else PIPED_WIDTH)
+    for line in title.splitlines():
+        # Wrapped between words only, so that a path can be copied.
+        wrapped = textwrap.wrap(line, console.width, break_long_words=False, break_on_hyphens=False)
+        console.print("\n".join(wrapped), style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_header=bool(header))
     rows = [tuple(row) for row in rows]
     for number, name in enumerate(header or ("",) * len(rows[0] if rows else ())):
@@ -97,7 +114,7 @@ def stderr() -> Console:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        stderr().print(level + record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+        _print_line(level + record.getMessage())
 
 
 def log_to_stderr() -> None:
@@ -112,6 +129,7 @@ def log_to_stderr() -> None:
 def silence_libraries() -> None:
     """Keep other libraries' progress bars and remarks off stderr; they read this when they are imported."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -130,26 +148,57 @@ def shared_progress(what: str) -> Iterator[Callable[..., None]]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; where that is no terminal, a line that says what has begun.
+    """Show on stderr how far some work is: a bar, or where that is no terminal a line every few seconds.
 
     Yields:
         A function of what is done, what there is to do and, if it changes, what is going on.
     """
+    with _bar(what) if stderr().is_terminal else _lines(what) as tell:
+        yield tell
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    console = stderr()
-    if not console.is_terminal:
-        console.print(what, markup=False, highlight=False, soft_wrap=True)
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=stderr(), transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def tell(done: int, total: int, now: str = what) -> None:
             bar.update(task, completed=done, total=total, description=now)
 
         yield tell
+
+
+@contextmanager
+def _lines(what: str) -> Iterator[Callable[..., None]]:
+    """A line that says what has begun, then every few seconds the time so far and what is done."""
+    begin, state, ended = time.monotonic(), what, threading.Event()
+
+    def tell(done: int, total: int, now: str = what) -> None:
+        nonlocal state
+        state = f"{now}: {count(done)} of {count(total)} ({done / total:.0%})" if total > 1 else now
+
+    def repeat() -> None:
+        while not ended.wait(PROGRESS_SECONDS):
+            _print_line(f"{timedelta(seconds=int(time.monotonic() - begin))} {state}")
+
+    _print_line(what)
+    # A thread, because a model's loading and a long step tell nothing.
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _print_line(line: str) -> None:
+    stderr().print(line, markup=False, highlight=False, soft_wrap=True)

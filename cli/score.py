@@ -82,8 +82,8 @@ def score(
 
         compare(file, alignment, corpus, model=model, target=target, base=base, positions=positions or 200, json=json)
         return
-    vocabulary = remembered("target", target, alignment.target)
     with progress(f"scoring {file} with {model}") as tell:
+        vocabulary = remembered("target", target, alignment.target)
         found = measure(load_model(model), vocabulary, {"": alignment}, corpus, progress=tell)[""]
     seconds = perf_counter() - begin
     if json:

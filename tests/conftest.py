@@ -4,9 +4,11 @@ Fast tests see a new, empty cache each. Tests marked `real` share one, in which 
 converted once: the folder in VOCABRIDGE_TEST_CACHE if that is set, else the user's own.
 """
 
+import http.server
 import json
 import os
 import shutil
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +125,39 @@ def own(model_folders: ModelFolders, tmp_path: Path) -> Path:
     for name, folder in vars(model_folders).items():
         shutil.copytree(folder, tmp_path / name)
     return tmp_path
+
+
+@pytest.fixture
+def hub():
+    """A hub that answers every request with this status and these headers."""
+    servers = []
+
+    def hub(status, **headers):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_HEAD(self):
+                if "/resolve/" in self.path:
+                    requests.append(self.path)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_HEAD  # noqa: N815
+
+            def log_message(self, *_):
+                pass
+
+        requests = []
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}", requests
+
+    yield hub
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 def _byte_level(size: int) -> Tokenizer:

@@ -30,8 +30,10 @@ def run_demo(output: Path, *, limit: int | None = None, progress: Progress = unh
     Raises:
         VocabridgeError: A packaged model is not installed, or the report cannot be written.
     """
-    progress(0, 1, "preparing the models and their alignment")
-    align(resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET), corpus=corpus_files())
+    progress(0, 1, "preparing the models")
+    vocabularies = resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET)
+    what = f"aligning {SOURCE} and {TARGET}"
+    align(*vocabularies, corpus=corpus_files(), progress=lambda done, total: progress(done, total, what))
     evaluation = evaluate(
         task_file("test"),
         base=TARGET,

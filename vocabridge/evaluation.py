@@ -198,6 +198,7 @@ def _measure(
     run.workers.wait()  # until all have seen what is to do
     if priced and not any(pending.values()):
         return
+    tell(0, 1, f"{name}: loading")
     contender = lineup.make(kind, run)
     for part, what, _, measure in work:
         mine = pending[part][run.workers.rank :: run.workers.count]
@@ -206,6 +207,7 @@ def _measure(
             tell(number, len(mine), f"{name}: {what}")
     run.workers.wait()  # what is timed is timed alone
     if run.workers.is_first and not priced:
+        tell(0, 1, f"{name}: timing")
         run.append(name, "cost", {None: cost(contender, examples[0])})
     run.workers.wait()
     run.reload()

@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.models import is_local, weight_files
 from vocabridge.parts import Names
@@ -71,10 +72,9 @@ def _model(name: str) -> str:
         return hashlib.sha256(f"{own} {_model(base)}".encode()).hexdigest()
     if is_local(name):
         return weights_digest(weight_files(name))
+    offline = not reach_repository(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json"])).name
-    except Exception as error:  # no such model, no network: the hub's client raises many kinds
+        return Path(snapshot_download(name, allow_patterns=["config.json"], local_files_only=offline)).name
+    except Exception as error:  # the connection breaks: the hub's client raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise VocabridgeError(
-            f"{name!r} is neither here nor can it be had from the hub ({reason}); correct the name"
-        ) from error
+        raise VocabridgeError(f"{name}: the hub does not let us read config.json ({reason}); try again") from error

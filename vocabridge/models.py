@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
+from vocabridge.alignment.hub import reach_repository
 from vocabridge.memory import is_out_of_memory
 
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
@@ -105,12 +106,13 @@ def load_model(
     """
     model = load_weights(name, device=device, dtype=dtype, device_map=device_map, revision=revision)
     folder, size = model_folder(name), model.get_output_embeddings().weight.shape[0]
-    if (commit := commit_of(model)) is None:
-        # Of a GGUF file's tokenizer the converted folder cannot say all: its tokenizer.json has one id a spelling.
-        vocabulary = Vocabulary.load(name if name.endswith(".gguf") else folder, size=size)
-    else:
-        files = snapshot_download(folder, revision=commit, allow_patterns=_TOKENIZER_FILES)
-        vocabulary = replace(Vocabulary.load(files, size=size), name=name)
+    # Of a GGUF file's tokenizer the converted folder cannot say all: its tokenizer.json has one id a spelling.
+    files = name if name.endswith(".gguf") else folder
+    if (commit := commit_of(model)) is not None:
+        files = snapshot_download(
+            folder, revision=commit, allow_patterns=_TOKENIZER_FILES, local_files_only=not reach_repository(name)
+        )
+    vocabulary = replace(Vocabulary.load(files, size=size), name=name)
     return LoadedModel(name=name, folder=folder, model=model, vocabulary=vocabulary)
 
 
@@ -130,9 +132,10 @@ def load_weights(
         raise VocabridgeError("give one device, or a device_map over several, not both")
     place = None if device_map is not None else _device(device or "cpu")
     folder = model_folder(name)
+    offline = not is_local(name) and not reach_repository(name)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map=device_map, revision=revision
+            folder, dtype=dtype, device_map=device_map, revision=revision, local_files_only=offline
         )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         if is_out_of_memory(error):
@@ -180,7 +183,7 @@ def resolve_vocabulary(name: str) -> Vocabulary:
     Raises:
         VocabridgeError: Nothing by that name holds a tokenizer.
     """
-    return Vocabulary.load(model_folder(name) if name in PACKAGED else name)
+    return replace(Vocabulary.load(model_folder(name) if name in PACKAGED else name), name=name)
 
 
 def model_folder(name: str) -> str:

@@ -60,6 +60,23 @@ def test_a_tokenizer_that_is_not_there_is_named(run, tokenizer_folders, tmp_path
     assert name in one_sentence(done)
 
 
+NOSUCH = ["align nosuch nosuch", "predict nosuch -o said.safetensors", "bridge --base nosuch --value v -o b"]
+
+
+@pytest.mark.parametrize("command", NOSUCH)
+def test_without_a_network_a_mistyped_name_is_one_sentence(run, tmp_path, command):
+    done = run(*command.split(), HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=tmp_path / "hub")
+    assert "nosuch: no file or folder here has this name, and the hub cannot be reached" in one_sentence(done)
+
+
+@pytest.mark.parametrize("command", NOSUCH)
+def test_a_hub_that_does_not_work_is_asked_once_by_a_command(run, hub, tmp_path, command):
+    endpoint, requests = hub(503)
+    done = run(*command.split(), HF_ENDPOINT=endpoint, HF_HOME=tmp_path / "hub")
+    assert "nosuch: no file or folder here has this name, and the hub cannot be reached" in one_sentence(done)
+    assert len(requests) == 1
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {"type": "none"}}'])
 def test_a_broken_tokenizer_is_named(run, tokenizer_folders, tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
