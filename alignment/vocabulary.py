@@ -31,6 +31,7 @@ from .hub import reach_repository
 from .jsonio import read_json
 from .panics import panics_as_errors
 from .template_renderer import TemplateError, render
+from .text import as_utf8
 from .tiktoken import read_tekken
 
 logger = logging.getLogger("vocabridge")
@@ -353,16 +354,20 @@ class Vocabulary:
         """Encode a text without adding any special token; see `Encoding`.
 
         Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL, with a start.
+
+        Raises:
+            VocabridgeError: The text holds half of a surrogate pair.
         """
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode many texts in parallel; see `encode`."""
         results: list[Encoding | None] = []
-        for text, quick in zip(texts, self.ids_batch(texts), strict=True):
+        data = [*map(as_utf8, texts)]
+        for written, quick in zip(data, self.ids_batch(texts), strict=True):
             ids = np.array(quick, np.int32)
             known = ids.max(initial=0) < self.size
-            if known and b"".join(self._written[0][ids].tolist()) == text.encode():
+            if known and b"".join(self._written[0][ids].tolist()) == written:
                 lengths = self._written[1][ids]
                 results.append(Encoding(ids, np.cumsum(lengths) - lengths))
             else:
@@ -418,7 +423,12 @@ class Vocabulary:
             ) from error
 
     def pieces(self, text: str) -> list[bytes | int]:
-        """Cut a text at its control tokens: runs of text as UTF-8, none empty, and ids of control tokens."""
+        """Cut a text at its control tokens: runs of text as UTF-8, none empty, and ids of control tokens.
+
+        Raises:
+            VocabridgeError: The text holds half of a surrogate pair.
+        """
+        as_utf8(text)
         with panics_as_errors(self.name):
             found = self.tokenizer.encode(text, add_special_tokens=False)
         unknown = self.roles.get("unknown")

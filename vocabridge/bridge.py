@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vocabridge.alignment import Alignment, VocabridgeError
 from vocabridge.bridge_cache import BridgeCache
@@ -28,13 +29,17 @@ from vocabridge.end_tokens import end_tokens
 from vocabridge.guard import Guard
 from vocabridge.models import LoadedModel
 from vocabridge.policy import Policy
+from vocabridge.pretrained_methods import PretrainedMethods, check_is_text
 from vocabridge.said import Said
 from vocabridge.steering import Steering, steer
 from vocabridge.strength import Strength
 from vocabridge.value_source import ValueSource
 
+# The names of models that pipelines take for text generation; one that is not there is warned of.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["vocabridge"] = "Bridge"
 
-class Bridge(PreTrainedModel, GenerationMixin):
+
+class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A base model steered by value sources of other families.
 
     While no steering has a say, all is bit for bit the base model's.
@@ -122,15 +127,16 @@ class Bridge(PreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         labels: Tensor | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """One forward of the bridge.
 
         Args:
@@ -141,15 +147,20 @@ class Bridge(PreTrainedModel, GenerationMixin):
             use_cache: Whether to return a cache; by default as the base's configuration says.
             logits_to_keep: Give logits for the last that many positions only; 0 for all.
             labels: (batch, n) ids to compute the mean cross-entropy on, -100 where there is none.
-            **kwargs: Passed to the base model.
+            return_dict: Whether to return an object, not a tuple; by default as the base's configuration says.
+            **kwargs: Passed to the base model, `output_hidden_states` and `output_attentions` among them.
 
         Returns:
-            Logits (batch, k, |T|), float32 unless nothing steers, and the cache. Rows that `generate` has finished
-            have logits of 0.
+            Logits (batch, k, |T|), float32 unless nothing steers, the cache, and where they are asked for the base's
+            hidden states and attentions. Rows that `generate` has finished have zeros everywhere.
 
         Raises:
-            VocabridgeError: `past_key_values` is another model's cache, or has not read this text from its start.
+            VocabridgeError: There are no `input_ids`; `past_key_values` is another model's cache, or has not read this
+                text from its start.
         """
+        check_is_text(kwargs)
+        if input_ids is None:
+            raise VocabridgeError("a bridge reads text; give its tokens as input_ids")
         if use_cache is None:
             use_cache = self.config.get_text_config(decoder=True).use_cache
         if past_key_values is None and use_cache:
@@ -176,17 +187,26 @@ class Bridge(PreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            return_dict=True,
             **kwargs,
         )
         logits = output.logits
         if any(not steering.is_silent for steering in self.steerings):
             logits = self._steered(logits, input_ids, attention_mask, past_key_values, past)
-        if rows is not None:
-            logits = logits.new_zeros(batch, *logits.shape[1:]).index_copy_(0, rows, logits)
+        logits = _among(batch, rows, logits)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocabulary.size)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        result = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=past_key_values,
+            hidden_states=_all_among(batch, rows, getattr(output, "hidden_states", None)),
+            attentions=_all_among(batch, rows, getattr(output, "attentions", None)),
+        )
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        return result if return_dict else result.to_tuple()
 
     @torch.no_grad()
     def listen(
@@ -286,6 +306,15 @@ class Bridge(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> torch.nn.Module:
         """The base model's."""
         return self.base.get_output_embeddings()
+
+
+def _among(batch: int, rows: Tensor | None, values: Tensor) -> Tensor:
+    """Values of some rows of a batch, None for all, at these rows; 0 elsewhere."""
+    return values if rows is None else values.new_zeros(batch, *values.shape[1:]).index_copy_(0, rows, values)
+
+
+def _all_among(batch: int, rows: Tensor | None, values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    return None if values is None else tuple(_among(batch, rows, one) for one in values)
 
 
 def _without_begin(row: list[int], begin: int) -> list[int]:

@@ -130,7 +130,7 @@ def load_weights(
     """
     if device is not None and device_map is not None:
         raise VocabridgeError("give one device, or a device_map over several, not both")
-    place = None if device_map is not None else _device(device or "cpu")
+    place = None if device_map is not None else find_device(device or "cpu")
     folder = model_folder(name)
     offline = not is_local(name) and not reach_repository(name)
     try:
@@ -247,8 +247,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _device(name: str) -> torch.device:
-    """A device that is there."""
+def find_device(name: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        VocabridgeError: It is not.
+    """
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:

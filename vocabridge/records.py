@@ -131,6 +131,11 @@ def _record(line: bytes, file: Path, number: int) -> Record:
         raise VocabridgeError(f"{where}, is not valid JSON ({reason}); correct that line") from None
     if not isinstance(fields, dict):
         raise VocabridgeError(f"{where}, is not a JSON object; correct that line")
+    if b"\\u" in line:  # only an escape can be half of a surrogate pair
+        try:
+            json.dumps(fields, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise VocabridgeError(f"{where}, holds half of a surrogate pair as an escape; correct that line") from None
     return Record(str(file), number, where, fields)
 
 

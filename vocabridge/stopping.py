@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment.text import as_utf8
 
 
 class StopStrings(StoppingCriteria):
@@ -97,12 +98,12 @@ def stop_bytes(stop: str | Sequence[str]) -> tuple[bytes, ...]:
     """Stop strings as bytes.
 
     Raises:
-        VocabridgeError: One is empty.
+        VocabridgeError: One is empty, or holds half of a surrogate pair.
     """
     several = (stop,) if isinstance(stop, str) else tuple(stop)
     if "" in several:
         raise VocabridgeError("a stop string is empty, which would end every text before it begins; leave it out")
-    return tuple(one.encode() for one in several)
+    return tuple(map(as_utf8, several))
 
 
 def stopped(data: bytes, stops: Sequence[bytes]) -> int | None:

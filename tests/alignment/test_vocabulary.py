@@ -587,3 +587,13 @@ def test_each_of_two_unigram_ids_of_one_text_keeps_its_bytes():
     assert v.token_bytes == (None, b"a", b"ab", b"b", b"ab")
     assert v.ids_of(b"ab") == (2, 4)
     assert v.encode("ab").ids.tolist() == [v.canonical[b"ab"]]
+
+
+@pytest.mark.parametrize("text", ["a\ud800b", "\udcff", "🙂\ud83d"])
+def test_half_of_a_surrogate_pair_is_named(tokenizer_folders, text):
+    vocabulary = Vocabulary.load(tokenizer_folders.source)
+    for read in (vocabulary.encode, vocabulary.pieces):
+        with pytest.raises(
+            VocabridgeError, match=r"half of a surrogate pair \(U\+D[0-9A-F]{3}\) at character \d; replace"
+        ):
+            read(text)

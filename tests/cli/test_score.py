@@ -59,7 +59,7 @@ def test_exact_prints_one_document_or_tables(run, model_folders, model_pair, tex
     found = [(one["carry"], one["policy"]) for one in document["approximations"]]
     assert found == [(carry, policy) for carry in ("static", "informed") for policy in POLICIES]
     assert {"kl", "variation", "agreement"} < document["approximations"][0]["overall"].keys()
-    done = run(*asked)
+    done = run(*asked, COLUMNS=300)
     assert done.returncode == 0, done.stderr
     for word in (
         *POLICIES,

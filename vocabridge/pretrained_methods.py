@@ -1,0 +1,201 @@
+"""What a bridge makes of the methods of transformers' `PreTrainedModel` and `GenerationMixin`.
+
+A bridge holds several models and refers to them by name, so most of what these methods do to one model's weights is
+wrong for it. Saving and loading mean `save_bridge` and `load`; what asks about the base model is the base's to answer;
+moving to a device moves every model; all that would change weights or vocabularies is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import nn
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.models import find_device
+
+if TYPE_CHECKING:
+    from vocabridge.bridge import Bridge
+
+_LOADING = ("device", "device_map", "dtype", "value_device", "value_dtype")
+
+_CHANGED = "a bridge leaves its models as they are; change the model, save it, and make a bridge of the new one"
+_TRAINED = "a bridge is not trained; train a value network with train_value_network, and make a bridge of it"
+_SAVED = "a bridge is no single checkpoint; save it with save_pretrained, and upload its folder with `hf upload`"
+_SERVED = "a bridge keeps the text of each batch by itself; write texts with generate or vocabridge.stream"
+
+
+def _refused(name: str, reason: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise VocabridgeError(f"{name}: {reason}")
+
+    refuse.__name__ = refuse.__qualname__ = name
+    refuse.__doc__ = f"Refuse: {reason}."
+    return refuse
+
+
+def _of_base(name: str) -> Callable[..., Any]:
+    def ask(self: Bridge, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.base, name)(*args, **kwargs)
+
+    ask.__name__ = ask.__qualname__ = name
+    ask.__doc__ = "Do as the base model does."
+    return ask
+
+
+class PretrainedMethods(nn.Module):
+    """The methods of a bridge that transformers' own would get wrong."""
+
+    def save_pretrained(self: Bridge, save_directory: str | Path, **settings: Any) -> None:  # type: ignore[misc]
+        """Write the bridge as a folder; the same as `save_bridge`.
+
+        Args:
+            save_directory: A new or empty folder, or a bridge, which is replaced.
+            **settings: None; transformers has some for a model's own weights.
+
+        Raises:
+            VocabridgeError: As `save_bridge`; or there is a setting.
+        """
+        from vocabridge.folder import save_bridge
+
+        if settings:
+            raise VocabridgeError(
+                f"a bridge is saved without {', '.join(sorted(settings))}, as its models are referred to and not "
+                "copied; give the folder only"
+            )
+        save_bridge(self, save_directory)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **place: Any) -> Bridge:
+        """Load a bridge; the same as `load`.
+
+        Args:
+            folder: What `save_pretrained` or `vocabridge bridge` wrote.
+            **place: device, dtype, device_map, value_device and value_dtype, as for `load`.
+
+        Raises:
+            VocabridgeError: As `load`; or an argument is another one.
+        """
+        from vocabridge.folder import load
+
+        if unknown := sorted(place.keys() - set(_LOADING)):
+            raise VocabridgeError(f"a bridge is loaded without {', '.join(unknown)}; it takes {', '.join(_LOADING)}")
+        return load(folder, **place)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Write texts, as transformers' `generate` does; prompts are ids.
+
+        Raises:
+            VocabridgeError: A prompt is given as embeddings, which no value source can read; or as `forward`.
+        """
+        check_is_text(kwargs)
+        return super().generate(*args, **kwargs)  # type: ignore[misc,operator]
+
+    def to(self: Bridge, *args: Any, **kwargs: Any) -> Bridge:  # type: ignore[misc,override]
+        """Move every model to a device; arguments as for `torch.nn.Module.to`.
+
+        Raises:
+            VocabridgeError: There is no such device, the base is spread over several, or a model would be cast to
+                another dtype.
+        """
+        args = tuple(find_device(one) if isinstance(one, str) else one for one in args)
+        if isinstance(named := kwargs.get("device"), str):
+            kwargs["device"] = find_device(named)
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        models = [self.base, *(model for steering in self.steerings for model in steering.source.models.values())]
+        if dtype is not None and any(next(model.parameters()).dtype != dtype for model in models):
+            raise VocabridgeError(
+                "a bridge's models keep the dtype that they were loaded in, because an adapter is added to them in "
+                f"that dtype; load the bridge again with dtype={dtype}"
+            )
+        if device is None:
+            return self
+        if len(set(getattr(self.base, "hf_device_map", {}).values())) > 1:
+            raise VocabridgeError("the base model is spread over devices; load the bridge again with device= instead")
+        nn.Module.to(self, find_device(str(device)), non_blocking=non_blocking)
+        return self
+
+    def cuda(self, device: int | str | torch.device | None = None) -> Bridge:
+        """Move every model to a GPU."""
+        return self.to(torch.device("cuda", device) if isinstance(device, int) else device or "cuda")
+
+    def cpu(self) -> Bridge:
+        """Move every model to the CPU."""
+        return self.to("cpu")
+
+    def half(self) -> Bridge:
+        """As `to(torch.float16)`."""
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> Bridge:
+        """As `to(torch.bfloat16)`."""
+        return self.to(torch.bfloat16)
+
+    def float(self) -> Bridge:
+        """As `to(torch.float32)`."""
+        return self.to(torch.float32)
+
+    def double(self) -> Bridge:
+        """As `to(torch.float64)`."""
+        return self.to(torch.float64)
+
+    def type(self, dst_type: torch.dtype | str) -> Bridge:
+        """As `to(dst_type)`."""
+        return self.to(dst_type)
+
+
+for _names, _reason in {
+    ("push_to_hub", "save_distributed_checkpoint", "register_for_auto_class"): _SAVED,
+    (
+        "dequantize",
+        "init_weights",
+        "initialize_weights",
+        "resize_position_embeddings",
+        "resize_token_embeddings",
+        "set_decoder",
+        "set_encoder",
+        "set_input_embeddings",
+        "set_output_embeddings",
+    ): _CHANGED,
+    (
+        "activation_checkpointing_enable",
+        "active_adapters",
+        "add_adapter",
+        "delete_adapter",
+        "disable_adapters",
+        "enable_adapters",
+        "enable_input_require_grads",
+        "enable_peft_hotswap",
+        "get_adapter_state_dict",
+        "gradient_checkpointing_enable",
+        "load_adapter",
+        "set_adapter",
+    ): _TRAINED,
+    ("continuous_batching_context_manager", "generate_batch", "init_continuous_batching"): _SERVED,
+}.items():
+    for _name in _names:
+        setattr(PretrainedMethods, _name, _refused(_name, _reason))
+
+for _name in (
+    "get_decoder",
+    "get_encoder",
+    "get_experts_implementation",
+    "get_position_embeddings",
+    "set_attn_implementation",
+    "set_experts_implementation",
+    "set_use_kernels",
+):
+    setattr(PretrainedMethods, _name, _of_base(_name))
+
+
+def check_is_text(inputs: dict[str, Any]) -> None:
+    """Check that a prompt is ids.
+
+    Raises:
+        VocabridgeError: It is embeddings.
+    """
+    if inputs.get("inputs_embeds") is not None:
+        raise VocabridgeError("a bridge reads text, which inputs_embeds is not; give its tokens as input_ids")
