@@ -21,11 +21,12 @@ import scipy.sparse as sp
 
 from .corpus import CorpusCard
 from .errors import VocabridgeError
+from .roles import pin_again
 from .sealed import Seal
 from .sparse import sums
 from .vocabulary import Vocabulary
 
-FORMAT = 2
+FORMAT = 3
 """Of the file and of what the builders count: a change of either makes older files stale."""
 
 _VERSION = importlib.metadata.version("vocabridge")
@@ -42,7 +43,8 @@ class VocabularyCard:
         size: The number of ids.
         usable: How many of them stand for bytes.
         fingerprint: The vocabulary's fingerprint.
-        roles: "begin", "end", "pad", "unknown", "turn begin", "turn content", "turn end" -> id, those that it has.
+        control_roles: "begin", "end", "pad", "unknown", "turn begin", "turn content", "turn end" -> id, those that
+            control tokens have.
         changes: What the tokenizer changes in a text, in plain words.
     """
 
@@ -50,14 +52,14 @@ class VocabularyCard:
     size: int
     usable: int
     fingerprint: str
-    roles: Mapping[str, int]
+    control_roles: Mapping[str, int]
     changes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> VocabularyCard:
         """Take the card of a vocabulary."""
         v = vocabulary
-        return cls(v.name, v.size, len(v.usable), v.fingerprint, dict(v.roles), v.changes)
+        return cls(v.name, v.size, len(v.usable), v.fingerprint, dict(v.control_roles), v.changes)
 
     @classmethod
     def read(cls, facts: Mapping[str, Any]) -> VocabularyCard:
@@ -148,11 +150,14 @@ class Alignment:
             largest_row=int(per_row.max(initial=0)),
         )
 
-    def check(self, source: Vocabulary | None = None, target: Vocabulary | None = None) -> None:
-        """Check that it was made for these vocabularies.
+    def fitted(self, source: Vocabulary | None = None, target: Vocabulary | None = None) -> Alignment:
+        """Return it for these vocabularies: their names, their width, and their control tokens pinned by role.
+
+        What it counts depends on text tokens alone, so rows that stand for no text may be more or fewer, and roles
+        may have gone to other tokens, since it was made.
 
         Raises:
-            VocabridgeError: A fingerprint differs; the message says on which side.
+            VocabridgeError: A tokenizer makes other tokens; the message says on which side.
         """
         for side, card, given in (("source", self.source, source), ("target", self.target, target)):
             if given is not None and given.fingerprint != card.fingerprint:
@@ -161,6 +166,15 @@ class Alignment:
                     f"{card.fingerprint[:12]}), not {given.name} ({given.size} ids, {given.fingerprint[:12]}): build "
                     "it again for this pair."
                 )
+        sides = [
+            card if given is None else VocabularyCard.of(given)
+            for card, given in ((self.source, source), (self.target, target))
+        ]
+        pinned = [(one.size, one.control_roles) for one in sides]
+        counts = self.counts
+        if pinned != [(one.size, one.control_roles) for one in (self.source, self.target)]:
+            counts = pin_again(counts, (self.source, self.target), *sides)
+        return dataclasses.replace(self, counts=counts, source=sides[0], target=sides[1])
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; the file is either complete or not there.
@@ -185,7 +199,7 @@ class Alignment:
 
     @classmethod
     def load(cls, path: str | Path, *, source: Vocabulary | None = None, target: Vocabulary | None = None) -> Alignment:
-        """Read an alignment, and check that it is whole and made for these vocabularies.
+        """Read an alignment, check that it is whole, and fit it to these vocabularies; see `fitted`.
 
         Raises:
             VocabridgeError: No such file, not an alignment, altered or cut off, or made for other tokenizers.
@@ -200,8 +214,7 @@ class Alignment:
             loaded = cls(counts, cards["source"], cards["target"], *made, corpus, facts["version"])
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.again}.") from error
-        loaded.check(source, target)
-        return loaded
+        return loaded.fitted(source, target)
 
 
 def _scaled(counts: sp.csr_array, totals: np.ndarray[Any, Any], *, rows: bool) -> sp.csr_array:

@@ -19,16 +19,11 @@ import scipy.sparse as sp
 from .alignment import Alignment, VocabularyCard
 from .corpus import Corpus, CorpusCard
 from .errors import VocabridgeError
-from .vocabulary import Int64, Kind, Vocabulary
+from .roles import pin_roles
+from .vocabulary import Int64, Vocabulary
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with what is done and what there is to do, in bytes of text or in tokens."""
-
-PINNED_ROLES = ("end", "begin", "turn end", "turn begin", "turn content", "pad", "unknown")
-"""The roles in which tokens are paired, the strongest first."""
-
-_MEANING = {"turn end": "end", "turn begin": "begin"}
-"""Roles that mean what another one means: a response stops, something starts."""
 
 DUPLICATE = 2.0**-20
 """What an id counts that never occurs because another id has its bytes, where that one counts 1."""
@@ -144,50 +139,3 @@ def occurrence(vocabulary: Vocabulary) -> np.ndarray[Any, np.dtype[np.float64]]:
     counts = np.full(vocabulary.size, DUPLICATE)
     counts[list(vocabulary.canonical.values())] = 1.0
     return counts
-
-
-def pin_roles(counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
-    """Let tokens of the same role speak for each other and for nothing else.
-
-    A token may have several roles. Where its roles mean one thing, as `end` and `turn end` do, it is paired with
-    each of its partners, and they share it: the one `<|im_end|>` of a source speaks in full for the `<eos>` and for
-    the `<end_of_turn>` of a target (a row each), and its probability is split evenly between the two (its column).
-    Where they mean different things, the role that comes first in `PINNED_ROLES` has the token: GPT-2's one token
-    for begin and end is the end.
-
-    Many tokens become the unknown token, so it keeps them beside its partner.
-
-    Args:
-        counts: (|T|, |S|).
-        source: S.
-        target: T.
-
-    Returns:
-        (|T|, |S|) float32 CSR.
-    """
-    pairs = _role_pairs(source, target)
-    entries = counts.tocoo()
-    rows, columns = entries.coords
-    alone = [(y, w) for role, y, w in pairs if role != "unknown"]
-    taken = np.isin(rows, [y for y, _ in alone]) | np.isin(columns, [w for _, w in alone])
-    taken |= np.isin(rows * source.size + columns, [y * source.size + w for _, y, w in pairs])
-    pinned = np.array(sorted({(y, w) for _, y, w in pairs}), np.int64).reshape(-1, 2)
-    return matrix(
-        np.concatenate((rows[~taken], pinned[:, 0])),
-        np.concatenate((columns[~taken], pinned[:, 1])),
-        np.concatenate((entries.data[~taken], np.ones(len(pinned)))),
-        (target.size, source.size),
-    ).astype(np.float32)
-
-
-def _role_pairs(source: Vocabulary, target: Vocabulary) -> list[tuple[str, int, int]]:
-    """Return (role, target id, source id) of the roles that both have, without those that a stronger one excludes."""
-    pairs: list[tuple[str, int, int]] = []
-    for role in PINNED_ROLES:
-        y, w = target.roles.get(role), source.roles.get(role)
-        if y is None or w is None or target.kinds[y] != Kind.CONTROL or source.kinds[w] != Kind.CONTROL:
-            continue
-        touching = [other for other, other_y, other_w in pairs if y == other_y or w == other_w]
-        if all(_MEANING.get(other, other) == _MEANING.get(role, role) for other in touching):
-            pairs.append((role, y, w))
-    return pairs

@@ -1,13 +1,12 @@
 """The cache of built alignments: addressed by content, written whole, built once, rebuilt when damaged.
 
 An entry's key is a hash over everything that decides its counts: both fingerprints, the method with its
-parameters, the corpus, and the version of the format. Names do not count, and a changed tokenizer is
-another key.
+parameters, the corpus, and the version of the format. Names, roles and unused rows do not count (an entry is fitted
+to the vocabularies that ask for it), and a changed tokenizer is another key.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 import json
@@ -19,7 +18,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from .alignment import FORMAT, Alignment, VocabularyCard
+from .alignment import FORMAT, Alignment
 from .builder import Builder, Progress
 from .corpus import Corpus
 from .errors import VocabridgeError
@@ -91,12 +90,9 @@ def cached_alignment(
     try:
         if path.exists():
             try:
-                loaded = Alignment.load(path, source=source, target=target)
+                return Alignment.load(path, source=source, target=target)
             except VocabridgeError as error:
                 logger.warning("Building a damaged cache entry again: %s", error)
-            else:  # under the names that these vocabularies have here
-                cards = VocabularyCard.of(source), VocabularyCard.of(target)
-                return dataclasses.replace(loaded, source=cards[0], target=cards[1])
         built = builder.build(source, target, corpus, progress)
         try:
             built.save(path)

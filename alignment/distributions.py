@@ -22,7 +22,7 @@ from .vocabulary import Int32, Int64, Vocabulary
 _SEAL = Seal(
     what="a file of distributions",
     key="vocabridge.distributions",
-    format=1,
+    format=2,
     again="write it again from the source model",
 )
 

@@ -74,8 +74,8 @@ class PartialCounts:
             shard=Shard(**facts["shard"]),
             method=facts["method"],
             parameters=facts["parameters"],
-            source=VocabularyCard(**facts["source"]),
-            target=VocabularyCard(**facts["target"]),
+            source=VocabularyCard.read(facts["source"]),
+            target=VocabularyCard.read(facts["target"]),
             corpus=CorpusCard(**facts["corpus"]),
         )
 
@@ -85,6 +85,7 @@ class PartialCounts:
         return {
             "source tokenizer": self.source.fingerprint,
             "target tokenizer": self.target.fingerprint,
+            "number of ids": (self.source.size, self.target.size),
             "method": self.method,
             "parameters": dict(self.parameters),
             "corpus": self.corpus,
@@ -136,7 +137,9 @@ def merge_shards(
     assert isinstance(builder, CountingBuilder)
     source = _vocabulary("source", first.source, source)
     target = _vocabulary("target", first.target, target)
-    merged = builder.finish(counts, source, target, first.corpus)
+    sizes = first.source.size, first.target.size  # by which the counts are keyed
+    merged = builder.finish(counts, source.resized(sizes[0]), target.resized(sizes[1]), first.corpus)
+    merged = merged.fitted(source, target)
     names = {"source": first.source.name, "target": first.target.name}
     return dataclasses.replace(
         merged, **{side: dataclasses.replace(getattr(merged, side), name=name) for side, name in names.items()}

@@ -2,8 +2,10 @@
 
 A `Vocabulary` is as wide as the model's logits, which is neither the tokenizer's length nor its highest id
 plus one: a model may have more rows than the tokenizer has tokens (padding: UNUSED), the tokenizer may skip
-ids (holes: UNUSED), or know ids that the model has no row for (dropped). Its `fingerprint` depends on
-content, not on names.
+ids (holes: UNUSED), or know ids that the model has no row for (dropped).
+
+Two vocabularies may be the same in three ways: they make the same tokens of any text (`fingerprint`), their control
+tokens have the same roles (`control_roles`), they have as many rows (`size`).
 """
 
 from __future__ import annotations
@@ -97,10 +99,11 @@ class Vocabulary:
         roles: "begin", "end", "pad", "unknown" -> id, those that the tokenizer's files name, and "turn begin",
             "turn content", "turn end", those that its chat template has (see `chat`).
         adds_begin: Whether the model expects the begin token in front of every text.
-        fingerprint: Hex SHA-256 over size, bytes, kinds, roles and all that decides segmentation.
+        fingerprint: Hex SHA-256 over the ids and bytes of text tokens and all that decides how text is cut. Width,
+            roles, control tokens and the chat template have no part in it.
         tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space,
             so that a text is encoded as itself.
-        template: Its chat template, None if it has none; no part of the fingerprint.
+        template: Its chat template, None if it has none.
     """
 
     name: str
@@ -277,14 +280,18 @@ class Vocabulary:
         token_bytes: list[bytes | None] = [None] * size
         kinds = np.full(size, Kind.UNUSED, np.int8)
 
+        spelled: dict[int, tuple[Kind, bytes]] = {}  # by the tokenizer alone, whatever roles are given
+
         def put(i: int, token: str, data: bytes, special: bool) -> None:
             if i >= size or i in unused or not data or is_unused_name(token):
                 return
+            spelled.pop(i, None)
+            if not special and i != unknown:
+                spelled[i] = (Kind.BYTE if spelling.is_byte_token(token, data) else Kind.TEXT), data
             if special or i in control:
                 kinds[i], token_bytes[i] = Kind.CONTROL, None
             else:
-                kinds[i] = Kind.BYTE if spelling.is_byte_token(token, data) else Kind.TEXT
-                token_bytes[i] = data
+                kinds[i], token_bytes[i] = spelled[i]
 
         for i, token in tokens:
             put(i, token, spelling.token_bytes(token), special=False)
@@ -307,7 +314,7 @@ class Vocabulary:
             lengths=lengths,
             roles=roles,
             adds_begin=begins if adds_begin is None else adds_begin and "begin" in roles,
-            fingerprint=_fingerprint(size, token_bytes, kinds, roles, bare),
+            fingerprint=_fingerprint(spelled, bare),
             tokenizer=_made_bare(tokenizer, spec, bare),
             template=template,
         )
@@ -322,6 +329,41 @@ class Vocabulary:
     def usable(self) -> Int64:
         """The ids that stand for bytes (TEXT and BYTE), sorted, int64."""
         return np.flatnonzero((self.kinds == Kind.TEXT) | (self.kinds == Kind.BYTE))
+
+    @functools.cached_property
+    def control_roles(self) -> Mapping[str, int]:
+        """The roles that control tokens have."""
+        return {role: i for role, i in self.roles.items() if self.kinds[i] == Kind.CONTROL}
+
+    def resized(self, size: int) -> Vocabulary:
+        """Return the same vocabulary with another number of rows: unused ones are added, or the last are cut.
+
+        A control token may be cut, and its role with it, and the chat template that writes it.
+
+        Raises:
+            VocabridgeError: A token that stands for text would be cut.
+        """
+        if size == self.size:
+            return self
+        if size <= (last := int(self.usable.max(initial=-1))):
+            raise VocabridgeError(f"{self.name} cannot be cut to {size} ids, as id {last} stands for text.")
+        more = max(0, size - self.size)
+        kinds = np.concatenate((self.kinds[:size], np.full(more, Kind.UNUSED, np.int8)))
+        lengths = np.concatenate((self.lengths[:size], np.zeros(more, np.int32)))
+        kinds.flags.writeable = lengths.flags.writeable = False
+        cut = [self.tokenizer.id_to_token(i) or "" for i in np.flatnonzero(self.kinds[size:] == Kind.CONTROL) + size]
+        written = self.template is not None and any(name and name in self.template for name in cut)
+        roles = {role: i for role, i in self.roles.items() if i < size}
+        return replace(
+            self,
+            size=size,
+            token_bytes=(*self.token_bytes[:size], *[None] * more),
+            kinds=kinds,
+            lengths=lengths,
+            roles=roles,
+            adds_begin=self.adds_begin and "begin" in roles,
+            template=None if written else self.template,
+        )
 
     @functools.cached_property
     def _by_bytes(self) -> dict[bytes, tuple[int, ...]]:
@@ -608,17 +650,15 @@ def _without_prepended_space(part: Any) -> Any:
     return part
 
 
-def _fingerprint(
-    size: int,
-    token_bytes: Sequence[bytes | None],
-    kinds: Int8,
-    roles: Mapping[str, int],
-    spec: Mapping[str, Any],
-) -> str:
-    """Hash all that decides what a text's ids are and what an id stands for.
+def _fingerprint(spelled: Mapping[int, tuple[Kind, bytes]], spec: Mapping[str, Any]) -> str:
+    """Hash all that decides which tokens a text without control tokens becomes, and what they stand for.
 
     Settings of the model at an empty default are left out, so that a later tokenizers library that adds one
     changes nothing.
+
+    Args:
+        spelled: The kinds and bytes of text tokens by id.
+        spec: What describes the bare tokenizer.
     """
     digest = hashlib.sha256()
 
@@ -631,17 +671,22 @@ def _fingerprint(
 
     model = {k: v for k, v in spec["model"].items() if v not in (None, False, "") and k not in ("vocab", "merges")}
     vocab = spec["model"]["vocab"]
-    add("size", str(size).encode())
-    add("lengths", b",".join(b"-" if b is None else b"%d" % len(b) for b in token_bytes))
-    add("bytes", b"".join(b for b in token_bytes if b is not None))
-    add("kinds", kinds.tobytes())
-    add("roles", compact(dict(roles)))
-    add("model", compact(model))
+    special = {entry["id"] for entry in spec["added_tokens"] if entry["special"]}
     # Scores to six digits: reading a tokenizer.json back can move the last of a Unigram's seventeen.
-    entries = sorted(vocab.items()) if isinstance(vocab, dict) else [(token, f"{score:.6g}") for token, score in vocab]
-    add("vocab", compact(entries))
+    entries = (
+        [(i, token, "") for token, i in vocab.items()]
+        if isinstance(vocab, dict)
+        else [(i, token, f"{score:.6g}") for i, (token, score) in enumerate(vocab)]
+    )
+    ids = sorted(spelled)
+    add("ids", np.array(ids, "<i8").tobytes())
+    add("lengths", np.array([len(spelled[i][1]) for i in ids], "<i8").tobytes())
+    add("bytes", b"".join(spelled[i][1] for i in ids))
+    add("kinds", bytes(spelled[i][0] for i in ids))
+    add("model", compact(model))
+    add("vocab", compact(sorted(e for e in entries if e[0] not in special and not is_unused_name(e[1]))))
     add("merges", compact(spec["model"].get("merges", [])))
-    add("added", compact(spec["added_tokens"]))
+    add("added", compact([entry for entry in spec["added_tokens"] if not entry["special"]]))
     add("normalizer", compact(spec["normalizer"]))
     add("pre_tokenizer", compact(spec["pre_tokenizer"]))
     return digest.hexdigest()

@@ -198,6 +198,8 @@ def of_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> Conte
 
 def of_source(name: str, source: ValueSource) -> Contender:
     """A donor alone, read in its own vocabulary."""
+    if isinstance(source, ContrastPair):
+        return of_model(name, source.tuned, source.tuned_vocabulary)
     return ByTokens(name, donor(source), source.vocabulary, _donor_logits(source))
 
 

@@ -227,6 +227,7 @@ class Scorer:
             VocabridgeError: The alignment is for other tokenizers.
         """
         source = ContrastPair(model, model)  # of which only the tuned donor is asked
+        alignment = alignment.fitted(model.vocabulary, target)
         self.steering = Steering.over(target, source, alignment, Combination(Carry.STATIC, 0.0, 1.0, 0.0))
         # Control tokens too: a text may hold the unknown token, or spell out a special one.
         frequency = sums(alignment.counts, axis=1) + 1

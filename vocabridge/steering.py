@@ -89,7 +89,7 @@ class Steering(nn.Module):
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
-        alignment.check(source=source.vocabulary, target=target)
+        alignment = alignment.fitted(source=source.vocabulary, target=target)
         projection = Projection.of(alignment)
         return cls(source, target, projection, combination, policy=policy, strength=strength, alignment=alignment)
 
@@ -103,7 +103,7 @@ class Steering(nn.Module):
         Raises:
             VocabridgeError: It is for another vocabulary, or lacks what the guard looks at.
         """
-        if self.target.fingerprint != target.fingerprint:
+        if (self.target.fingerprint, self.target.size) != (target.fingerprint, target.size):
             raise VocabridgeError(
                 f"{self.source.name} steers models with the tokenizer of {self.target.name}, and {target.name} has "
                 "another; align it with this one"

@@ -47,7 +47,7 @@ class TrainingBase:
         """A loaded base, for value networks with this vocabulary; the alignment comes by way of the cache."""
         model = loaded.model.requires_grad_(False)
         projection = None
-        if loaded.vocabulary.fingerprint != source.fingerprint:
+        if _rows(loaded.vocabulary) != _rows(source):
             projection = Projection.of(align(source, loaded.vocabulary, corpus=corpus_files())).to(model.device)
         return cls(model, loaded.vocabulary, projection, _does_more(model))
 
@@ -66,6 +66,12 @@ class TrainingBase:
         return self.model.base_model(
             input_ids=input_ids, **places
         ).last_hidden_state, self.model.get_output_embeddings()
+
+
+def _rows(vocabulary: Vocabulary) -> tuple[str, int, dict[str, int]]:
+    """What is equal where two vocabularies mean the same by each row; padding is never learned."""
+    roles = {role: i for role, i in vocabulary.control_roles.items() if role != "pad"}
+    return vocabulary.fingerprint, vocabulary.size, roles
 
 
 def load_others(names: Sequence[str], source: Vocabulary, device: str) -> list[TrainingBase]:

@@ -32,6 +32,7 @@ from vocabridge.value_source import (
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
+FORMAT = 2
 
 
 def new_value_network(
@@ -98,7 +99,7 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     trained = network.adapter or _trained_state(value.model, network.config)
     tensors |= {f"model.{name}": tensor for name, tensor in trained.items()}
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-    config = asdict(network.config) | {"training": dict(training)}
+    config = {"format": FORMAT} | asdict(network.config) | {"training": dict(training)}
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / WEIGHTS, save(tensors))
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -248,6 +249,10 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> di
 def _read_config(path: Path) -> ValueNetworkConfig:
     try:
         fields = read_json(path)
+        if not isinstance(fields, dict):
+            raise TypeError("it holds no JSON object")
+        if (found := fields.pop("format", 1)) != FORMAT:
+            raise ValueError(f"it is of format {found}, and this version reads {FORMAT}")
         if not all(isinstance(fields[name], str) for name in ("base", "fingerprint", "method")):
             raise TypeError("base, fingerprint and method are strings")
         if not isinstance(fields.get("layers"), int | None):

@@ -12,6 +12,7 @@ via Inverse Value Learning", arXiv 2410.21027; for the pair Liu et al., "Tuning 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ from vocabridge.scheme import Initialisation, Scheme
 
 if TYPE_CHECKING:
     from vocabridge.look_ahead import Ahead
+
+logger = logging.getLogger("vocabridge")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,14 @@ class ValueSource(nn.Module, ABC):
 
 
 class ContrastPair(ValueSource):
-    """A tuned model minus the same model untuned."""
+    """A tuned model minus the same model untuned.
+
+    The two have to make the same tokens of any text. Where their control tokens have other roles, those of the tuned
+    model hold; rows that only one of them has are cut.
+
+    Attributes:
+        tuned_vocabulary: The tuned model's own vocabulary, as wide as its logits.
+    """
 
     def __init__(self, tuned: LoadedModel, untuned: LoadedModel) -> None:
         """Pairs two models.
@@ -94,8 +104,9 @@ class ContrastPair(ValueSource):
                 f"{tuned.name} and {untuned.name} have different tokenizers; a contrast pair is one model before and "
                 "after tuning"
             )
+        self.tuned_vocabulary = tuned.vocabulary
         super().__init__(
-            tuned.vocabulary,
+            _shared_vocabulary(tuned, untuned),
             {"tuned": tuned.model, "untuned": untuned.model},
             f"{tuned.name} - {untuned.name}",
         )
@@ -111,9 +122,34 @@ class ContrastPair(ValueSource):
 
     def scores(self, logits: Mapping[str, Tensor]) -> Scores:
         """See `ValueSource.scores`."""
-        tuned, untuned = logits.get("tuned"), logits.get("untuned")
+        size = self.vocabulary.size
+        shared = {name: one if one.shape[-1] <= size else one[..., :size] for name, one in logits.items()}
+        tuned, untuned = shared.get("tuned"), shared.get("untuned")
         delta = None if tuned is None or untuned is None else tuned - untuned
         return Scores(delta=delta, tuned=tuned, untuned=untuned)
+
+
+def _shared_vocabulary(tuned: LoadedModel, untuned: LoadedModel) -> Vocabulary:
+    """Return the tuned model's vocabulary over the rows that both have; says in a line what differs."""
+    own, other = tuned.vocabulary, untuned.vocabulary
+    differing = [role for role, i in own.roles.items() if role != "pad" and other.roles.get(role, i) != i]
+    if differing:
+        logger.info(
+            "%s and %s differ in the %s token: that of %s is used.",
+            tuned.name,
+            untuned.name,
+            ", ".join(differing),
+            tuned.name,
+        )
+    vocabulary = own.resized(min(own.size, other.size))
+    if lost := [role for role in own.roles if role != "pad" and role not in vocabulary.roles]:
+        logger.warning(
+            "%s has no %s token, so the one of %s is left out; tune a model whose tokens both have.",
+            untuned.name,
+            ", ".join(lost),
+            tuned.name,
+        )
+    return vocabulary
 
 
 class ValueNetwork(ValueSource):

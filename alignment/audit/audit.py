@@ -83,7 +83,7 @@ class Audit:
         Raises:
             VocabridgeError: The alignment was made for other vocabularies; the text cannot be read.
         """
-        alignment.check(source, target)
+        alignment = alignment.fitted(source, target)
         w, y, pairs, fertility = read(source, target, corpus, progress or (lambda done, total: None))
         carry = Carry.of(alignment, *sides(alignment, source, target), pairs)
         return cls(

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from filelock import FileLock
+from tokenizers import Tokenizer
 
 from vocabridge.alignment import (
     Alignment,
@@ -51,11 +52,13 @@ def test_everything_that_decides_the_counts_is_in_the_key(pair, builds, tmp_path
     source, target = pair
     (tmp_path / "a").write_text("a text")
     (tmp_path / "b").write_text("b text")
-    wide = Vocabulary.from_tokenizer(target.tokenizer, size=target.size + 5, roles=target.roles)
+    more = Tokenizer.from_str(target.tokenizer.to_str())
+    more.add_tokens(["another word"])
+    other = Vocabulary.from_tokenizer(more, roles=target.roles)
     calls = [
         lambda: align(source, target),
         lambda: align(target, source),
-        lambda: align(source, wide),
+        lambda: align(source, other),
         lambda: align(source, target, method="exact"),
         lambda: align(source, target, method=DTWCounts(passage=9), corpus=tmp_path / "a"),
         lambda: align(source, target, method=DTWCounts(passage=8), corpus=tmp_path / "a"),

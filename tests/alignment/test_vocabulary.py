@@ -286,9 +286,8 @@ def test_whatever_decides_segmentation_changes_the_fingerprint():
     added.add_tokens(["b"])
     variants = [base, digits, nfc, added, byte_level(vocab)]
     prints = {Vocabulary.from_tokenizer(tokenizer).fingerprint for tokenizer in variants}
-    prints.add(Vocabulary.from_tokenizer(base, size=9).fingerprint)
-    prints.add(Vocabulary.from_tokenizer(base, roles={"end": 1}).fingerprint)
-    assert len(prints) == len(variants) + 2
+    prints.add(Vocabulary.from_tokenizer(base, size=3).fingerprint)  # a text token has no row
+    assert len(prints) == len(variants) + 1
 
 
 @pytest.fixture
@@ -449,11 +448,13 @@ def test_a_damaged_or_hostile_chat_template_is_a_warning_and_no_roles(tmp_path, 
     assert time.monotonic() - begin < 20
 
 
-def test_chat_roles_are_part_of_the_fingerprint(tmp_path):
+def test_a_chat_template_changes_roles_and_not_the_fingerprint(tmp_path):
     folder = chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], CHATML)
     with_template = Vocabulary.load(folder)
     chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], None)
-    assert Vocabulary.load(folder).fingerprint != with_template.fingerprint
+    without = Vocabulary.load(folder)
+    assert without.fingerprint == with_template.fingerprint
+    assert without.control_roles != with_template.control_roles
 
 
 @pytest.mark.parametrize("rstrip", [False, True])

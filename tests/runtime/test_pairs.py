@@ -1,0 +1,157 @@
+"""Contrast pairs of one tokenizer: a model before and after tuning, whatever else its files say."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+import vocabridge
+from vocabridge.alignment import VocabridgeError
+from vocabridge.cli.app import app
+from vocabridge.contenders import of_source
+from vocabridge.models import load_model
+from vocabridge.value_source import ContrastPair
+
+CHATML = (
+    "{% for m in messages %}{{ '<|begin|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|begin|>assistant\n' }}{% endif %}"
+)
+
+
+def settings(folder: Path, **changes: object) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def widen(folder: Path, rows: int) -> None:
+    """Add rows to a model that its tokenizer does not use."""
+    model = LlamaForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(model.config.vocab_size + rows, mean_resizing=False)
+    model.save_pretrained(folder)
+
+
+def add_controls(folder: Path, *names: str) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(list(names))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+CHANGES = {
+    "nothing": lambda folder: None,
+    "chat template": lambda folder: settings(folder, chat_template=CHATML),
+    "pad token": lambda folder: settings(folder, pad_token="<|begin|>"),
+    "end token": lambda folder: settings(folder, eos_token="<|begin|>"),
+    "no roles": lambda folder: settings(folder, eos_token=None, bos_token=None),
+    "padded rows": lambda folder: widen(folder, 16),
+    "a new pad token": lambda folder: (
+        add_controls(folder, "[PAD]"),
+        settings(folder, pad_token="[PAD]"),
+        widen(folder, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("side", ["source", "tuned"])
+@pytest.mark.parametrize("what", list(CHANGES))
+def test_a_pair_may_differ_in_all_but_its_text_tokens(own, what, side, tmp_path):
+    file = tmp_path / "alignment.safetensors"
+    vocabridge.alignment.align(own / "source", own / "target", method="retokenize", cache=False).save(file)
+    CHANGES[what](own / side)
+    models = {name: load_model(str(own / name), dtype=torch.float32) for name in ("source", "tuned", "target")}
+    pair = ContrastPair(models["tuned"], models["source"])
+    shared = min(models["source"].vocabulary.size, models["tuned"].vocabulary.size)
+    assert pair.vocabulary.size == shared
+    assert {k: v for k, v in pair.vocabulary.roles.items() if k != "pad"} == {
+        k: v for k, v in models["tuned"].vocabulary.roles.items() if k != "pad"
+    }
+    ids = torch.tensor([models["tuned"].vocabulary.encode("Question: 12 foxes?").ids.tolist()])
+    logits = {name: model(input_ids=ids).logits for name, model in pair.models.items()}
+    scores = pair.scores(logits)
+    expected = logits["tuned"][..., :shared] - logits["untuned"][..., :shared]
+    assert torch.equal(scores.delta, expected)
+
+    done = CliRunner().invoke(
+        app,
+        f"bridge -o {tmp_path}/bridge --base {own}/target --value {own}/tuned --untuned {own}/source "
+        f"--alignment {file}".split(),
+    )
+    assert done.exit_code == 0, done.output
+    bridge = vocabridge.load(tmp_path / "bridge")
+    assert bridge.steering.alignment.source.size == shared
+    text = "".join(vocabridge.stream(bridge, "Question: 12 foxes?", max_new_tokens=4))
+    assert isinstance(text, str)
+
+
+@pytest.mark.parametrize("what", ["chat template", "pad token", "end token"])
+def test_a_saved_bridge_outlives_a_pad_token_an_end_token_and_a_chat_template(own, what, tmp_path):
+    models = {name: load_model(str(own / name), dtype=torch.float32) for name in ("source", "tuned", "target")}
+    source = ContrastPair(models["tuned"], models["source"])
+    alignment = vocabridge.alignment.align(source.vocabulary, models["target"].vocabulary, method="retokenize")
+    vocabridge.save_bridge(vocabridge.Bridge.over(models["target"], source, alignment), tmp_path / "bridge")
+    for name in ("source", "tuned", "target"):
+        CHANGES[what](own / name)
+    bridge = vocabridge.load(tmp_path / "bridge")
+    counts, end = bridge.steering.alignment.counts, bridge.vocabulary.roles["end"]
+    assert counts[[end]].indices.tolist() == [bridge.steering.source.vocabulary.roles["end"]]
+
+
+def test_a_pair_says_in_one_line_whose_roles_are_used(own, caplog):
+    CHANGES["end token"](own / "tuned")
+    models = [load_model(str(own / name)) for name in ("tuned", "source")]
+    with caplog.at_level(logging.INFO, "vocabridge"):
+        ContrastPair(*models)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "vocabridge"]
+    assert line == f"{models[0].name} and {models[1].name} differ in the end token: that of {models[0].name} is used."
+
+
+def test_a_pair_says_which_token_it_has_to_leave_out_and_the_donor_alone_keeps_it(own, caplog):
+    add_controls(own / "tuned", *(f"<|{i}|>" for i in range(17)))
+    settings(own / "tuned", eos_token="<|16|>")
+    widen(own / "tuned", 8)
+    tuned, untuned = (load_model(str(own / name)) for name in ("tuned", "source"))
+    end = tuned.vocabulary.roles["end"]
+    assert end >= untuned.vocabulary.size
+    with caplog.at_level(logging.WARNING, "vocabridge"):
+        pair = ContrastPair(tuned, untuned)
+    assert f"has no end token, so the one of {tuned.name} is left out" in caplog.text
+    assert "end" not in pair.vocabulary.roles
+    assert of_source("donor", pair).vocabulary.roles["end"] == end
+
+
+def test_a_pair_that_differs_in_one_merge_or_one_tokens_bytes_is_refused(own):
+    path = own / "tuned" / "tokenizer.json"
+    spec = json.loads(path.read_text())
+    vocab, merges = spec["model"]["vocab"], spec["model"]["merges"]
+    last = max(vocab, key=vocab.__getitem__)
+    untuned = load_model(str(own / "source"))
+    for changed in (
+        {"merges": [*merges[:-2], merges[-1], merges[-2]]},
+        {"merges": merges[:-1]},
+        {"merges": merges[:-1], "vocab": {(t if t != last else "é" + t): i for t, i in vocab.items()}},
+    ):
+        path.write_text(json.dumps(spec | {"model": spec["model"] | changed}))
+        with pytest.raises(VocabridgeError, match="have different tokenizers"):
+            ContrastPair(load_model(str(own / "tuned")), untuned)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_plain_adapter_folder_is_the_tuned_half_of_a_pair(own, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer
+
+    model = LlamaForCausalLM.from_pretrained(own / "source")
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(own / "source")
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "config.json").exists()
+    pair = ContrastPair(load_model(str(tmp_path / "adapter")), load_model(str(own / "source")))
+    assert pair.vocabulary.size == LlamaConfig.from_pretrained(own / "source").vocab_size
