@@ -22,7 +22,7 @@ from vocabridge.cli import (
     train,
 )
 from vocabridge.cli.errors import Commands, fail, interrupted
-from vocabridge.cli.output import log_to_stderr, silence_libraries
+from vocabridge.cli.output import check_standard_files, log_to_stderr, silence_libraries
 
 app = typer.Typer(
     name="vocabridge",
@@ -73,6 +73,7 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 
 def main() -> None:
     """Run the command line; the exit status is 0, 1 for an error, 2 for wrong usage."""
+    check_standard_files()
     try:
         app(prog_name="vocabridge")
     except KeyboardInterrupt:  # before a command had begun

@@ -9,9 +9,10 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vocabridge.cli.options import Base, output_folder
+from vocabridge.cli.options import Base, as_usage, number, output_folder
 from vocabridge.cli.output import Json, print_facts, print_json, progress
 from vocabridge.policy import Policy
+from vocabridge.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_OR_INFINITE
 
 EXAMPLES = """\b
 Examples:
@@ -76,16 +77,18 @@ def bridge(
         Policy, typer.Option(help="What a source says where its tokens and the base's do not end together.")
     ] = Policy.LOOK_AHEAD,
     plausible: Annotated[
-        float, typer.Option(help="Tokens under this fraction of the base's best probability stay out; 0 is off.")
+        float, number(FRACTION, "Tokens under this fraction of the base's best probability stay out; 0 is off.")
     ] = 0.0,
     min_entropy: Annotated[
-        float, typer.Option(help="Steer only where the base's entropy is at least so many bits.")
+        float, number(NOT_NEGATIVE, "Steer only where the base's entropy is at least so many bits.")
     ] = 0.0,
     confidence: Annotated[
-        float, typer.Option(help="Steer only where the source's best token is so many times as probable as the base's.")
+        float,
+        number(NOT_NEGATIVE, "Steer only where the source's best token is so many times as probable as the base's."),
     ] = 0.0,
     max_norm: Annotated[
-        float, typer.Option(help="Most that steering may change, in nats: the standard deviation of the change.")
+        float,
+        number(POSITIVE_OR_INFINITE, "Most that steering may change, in nats: the standard deviation of the change."),
     ] = math.inf,
     json: Json = False,
 ) -> None:
@@ -112,7 +115,8 @@ def bridge(
     from vocabridge.models import load_model
 
     guard = Guard(plausible, min_entropy, confidence, max_norm)
-    strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
+    with as_usage("--strength"):
+        strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
     with progress(f"loading {base}") as tell:
         target = load_model(base)
         steerings = []

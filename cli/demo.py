@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from vocabridge.cli.evaluations import print_evaluation
+from vocabridge.cli.options import number
 from vocabridge.cli.output import Json, progress
+from vocabridge.ranges import COUNT
 
 EXAMPLES = """\b
 Examples:
@@ -21,7 +23,7 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", file_okay=False, help="Folder for report.html and report.json.")
     ] = Path("report"),
-    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate on only so many items.")] = None,
+    limit: Annotated[int | None, number(COUNT, "Evaluate on only so many items.")] = None,
     json: Json = False,
 ) -> None:
     """Do the main job on two packaged models.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -17,11 +16,13 @@ from vocabridge.cli.options import (
     DtypeName,
     Untuned,
     in_existing_folder,
+    number,
     output_file,
 )
 from vocabridge.cli.output import Json, is_first_process, shared_progress
 from vocabridge.kinds import Kind
 from vocabridge.policy import Policy
+from vocabridge.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 
 EXAMPLES = """\b
 Examples:
@@ -50,11 +51,11 @@ def kinds(names: str | None) -> list[Kind] | None:
     return [Kind(name.strip()) for name in names.split(",")]
 
 
-def finite(alphas: list[float] | None) -> list[float] | None:
+def strengths(alphas: list[float] | None) -> list[float] | None:
     """Refuse a strength that is no number."""
     for alpha in alphas or ():
-        if not math.isfinite(alpha):
-            raise typer.BadParameter(f"{alpha} is no strength; give a number such as 0.5.")
+        if alpha not in STRENGTH:
+            raise typer.BadParameter(f"{alpha} is no strength; give {STRENGTH}.")
     return alphas
 
 
@@ -110,7 +111,7 @@ def evaluate(
         list[float] | None,
         typer.Option(
             metavar="A",
-            callback=finite,
+            callback=strengths,
             help="Strength of the bridge; may be repeated, then the best on the validation items is taken.",
             show_default="1",
         ),
@@ -148,12 +149,12 @@ def evaluate(
             show_default="the number after ####, else the last number",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take only so many items.")] = None,
-    answers: Annotated[int | None, typer.Option(min=0, help="Ask for the answers of only so many items.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 96,
+    limit: Annotated[int | None, number(COUNT, "Take only so many items.")] = None,
+    answers: Annotated[int | None, number(COUNT_OR_NONE, "Ask for the answers of only so many items.")] = None,
+    max_new_tokens: Annotated[int, number(COUNT, "The longest answer.")] = 96,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Of exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."),
+        number(TOLERANCES, "Of exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."),
     ] = None,
     records: Annotated[
         Path | None,

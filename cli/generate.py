@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vocabridge.cli.errors import fail, interrupted
-from vocabridge.cli.options import Device, Dtype, DtypeName, ValueDevice, text_or_stdin
+from vocabridge.cli.options import Device, Dtype, DtypeName, ValueDevice, number, text_or_stdin
 from vocabridge.cli.output import Json, print_json, progress
+from vocabridge.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
 
 if TYPE_CHECKING:
     from vocabridge.exact_streaming import ExactStream
@@ -48,23 +49,21 @@ def generate(
     chat: Annotated[
         bool, typer.Option("--chat", help="The prompt is a user's message; each model reads it in its own template.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many tokens.")] = 256,
+    max_new_tokens: Annotated[int, number(COUNT, "Stop after so many tokens.")] = 256,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be repeated.")
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token, above it is drawn.")] = 0.0,
-    top_p: Annotated[
-        float, typer.Option(help="Draw from the likeliest tokens that have this probability together.")
-    ] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
-    beams: Annotated[int, typer.Option(min=1, help="Look for the likeliest text with so many beams.")] = 1,
+    temperature: Annotated[float, number(TEMPERATURE, "0 takes the likeliest token, above it is drawn.")] = 0.0,
+    top_p: Annotated[float, number(TOP_P, "Draw from the likeliest tokens that have this probability together.")] = 1.0,
+    seed: Annotated[int, number(SEED, "Of what is drawn.")] = 0,
+    beams: Annotated[int, number(BEAMS, "Look for the likeliest text with so many beams.")] = 1,
     exact: Annotated[
         bool, typer.Option("--exact", help="Combine the models byte by byte, without projection: exact, and slow.")
     ] = False,
     tolerance: Annotated[
         float | None,
-        typer.Option(
-            help="With --exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."
+        number(
+            TOLERANCES, "With --exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."
         ),
     ] = None,
     device: Device = None,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.models import OptionInfo
+
+from vocabridge.ranges import PROCESSES, Range
 
 Base = Annotated[str, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")]
 
@@ -35,6 +39,29 @@ Device = Annotated[
 ValueDevice = Annotated[
     str | None, typer.Option(metavar="NAME", help="Where the value sources go. By default where the base does.")
 ]
+
+
+@contextmanager
+def as_usage(option: str) -> Iterator[None]:
+    """Say what the library finds wrong with an option's value as wrong usage of this option."""
+    from vocabridge.alignment.errors import VocabridgeError
+
+    try:
+        yield
+    except VocabridgeError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def number(range_: Range, what: str, **more: Any) -> OptionInfo:
+    """Return an option that takes the numbers of a range; `what` is its help, `more` as for `typer.Option`."""
+
+    def checked(value: Any) -> Any:
+        if value is not None and value not in range_:
+            raise typer.BadParameter(f"{value} is out of range; give {range_}.")
+        return value
+
+    option: OptionInfo = typer.Option(callback=checked, help=what, **more)
+    return option
 
 
 class DtypeName(str, Enum):
@@ -89,19 +116,20 @@ CorpusPaths = Annotated[
     ),
 ]
 
-Jobs = Annotated[
-    int, typer.Option(min=1, help="Count the text in so many processes; the result is the same for any number.")
-]
+Jobs = Annotated[int, number(PROCESSES, "Count the text in so many processes; the result is the same for any number.")]
 
 
 def text_or_stdin(text: str) -> str:
     """A text that is given as such or, for "-", on stdin, every character of it.
 
     Raises:
+        typer.BadParameter: It is on stdin, which is closed.
         VocabridgeError: It is not UTF-8.
     """
     from vocabridge.alignment.errors import VocabridgeError
 
+    if text == "-" and sys.stdin is None:
+        raise typer.BadParameter("stdin is closed; give the text itself", param_hint="PROMPT")
     try:
         data = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
         return data.decode()

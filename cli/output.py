@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vocabridge.cli.errors import fail
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -115,6 +117,22 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         _print_line(level + record.getMessage())
+
+
+def check_standard_files() -> None:
+    """Refuse a stdout that is closed, and open stdin and stderr on nothing where they are.
+
+    A file that a command opens would have the number of a closed one, and get what is meant for that.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the least number that is free
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (it stays open)
+    if sys.stdout is None:
+        fail("stdout is closed; let it go to a file, or to /dev/null")
 
 
 def log_to_stderr() -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import CorpusPaths, output_file
+from vocabridge.cli.options import CorpusPaths, number, output_file
 from vocabridge.cli.output import Json, print_facts, print_json, progress
+from vocabridge.ranges import COUNT
 
 EXAMPLES = """\b
 Examples:
@@ -22,7 +23,7 @@ def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The source model.", show_default=False)],
     output: Annotated[Path, output_file("Write to this file.")],
     corpus: CorpusPaths = None,
-    top: Annotated[int, typer.Option(min=1, help="Keep so many tokens at a position.")] = 64,
+    top: Annotated[int, number(COUNT, "Keep so many tokens at a position.")] = 64,
     json: Json = False,
 ) -> None:
     """Write down what a source model says along a text.

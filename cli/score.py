@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vocabridge.cli.options import number
 from vocabridge.cli.output import Json, count, print_json, print_table, progress
+from vocabridge.ranges import COUNT
 
 if TYPE_CHECKING:
     from vocabridge.score import Cost
@@ -48,7 +50,7 @@ def score(
     ] = False,
     positions: Annotated[
         int | None,
-        typer.Option(min=1, help="With --exact: at so many of the text's tokens, spread evenly; 200 if not set."),
+        number(COUNT, "With --exact: at so many of the text's tokens, spread evenly; 200 if not set."),
     ] = None,
     base: Annotated[
         str | None,

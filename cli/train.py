@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from vocabridge.cli.errors import fail, interrupted
-from vocabridge.cli.options import output_folder
+from vocabridge.cli.options import number, output_folder
 from vocabridge.cli.output import Json, count, is_first_process, print_facts, print_json, shared_progress
+from vocabridge.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme, Turns
 
@@ -48,9 +49,12 @@ def texts(source: str) -> str:
 def texts_or_share(value: str | None) -> str | float | None:
     """Read `--validation`: a share of the data, or other texts."""
     try:
-        return None if value is None else float(value)
+        share = None if value is None else float(value)
     except ValueError:
         return texts(str(value))
+    if share is not None and share not in HELD_OUT:
+        raise typer.BadParameter(f"{value} is no share of the data; give {HELD_OUT}, or other texts.")
+    return share
 
 
 def train(
@@ -84,18 +88,18 @@ def train(
         Scheme, typer.Option(help="What it reads: the tokens, what the base expects next, or both (cascade+).")
     ] = Scheme.RESIDUAL,
     layers: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many layers of the base.", show_default="all")
+        int | None, number(COUNT, "Only the first so many layers of the base.", show_default="all")
     ] = None,
     initialisation: Annotated[
         Initialisation, typer.Option(help="Start from the base's weights, or from random ones.")
     ] = Initialisation.PRETRAINED,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 1,
+    epochs: Annotated[int, number(COUNT, "Passes over the data.")] = 1,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak of the cosine schedule.", show_default="0.0003; of an adapter 0.001"),
+        number(LEARNING_RATE, "Peak of the cosine schedule.", show_default="0.0003; of an adapter 0.001"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts a step, over all processes and parts.")] = 8,
-    rank: Annotated[int, typer.Option(min=1, help="The adapter's rank.")] = 8,
+    batch_size: Annotated[int, number(COUNT, "Texts a step, over all processes and parts.")] = 8,
+    rank: Annotated[int, number(RANK, "The adapter's rank.")] = 8,
     regulariser: Annotated[
         Regulariser,
         typer.Option(
@@ -103,8 +107,8 @@ def train(
             "the paper's code has it."
         ),
     ] = Regulariser.L1,
-    regulariser_weight: Annotated[float, typer.Option(min=0.0, help="Its weight; `released` has its own.")] = 0.1,
-    max_length: Annotated[int, typer.Option(min=2, help="Longest text, in tokens; a longer one is an error.")] = 1024,
+    regulariser_weight: Annotated[float, number(WEIGHT, "Its weight; `released` has its own.")] = 0.1,
+    max_length: Annotated[int, number(TEXT_LENGTH, "Longest text, in tokens; a longer one is an error.")] = 1024,
     packing: Annotated[
         bool, typer.Option("--packing", help="Put several texts in one sequence of that length.")
     ] = False,
@@ -112,12 +116,12 @@ def train(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, to save memory.")
     ] = False,
-    gradient_accumulation: Annotated[int, typer.Option(min=1, help="Do a step in so many parts, to save memory.")] = 1,
+    gradient_accumulation: Annotated[int, number(COUNT, "Do a step in so many parts, to save memory.")] = 1,
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="Stop after so many epochs without better validation; keep the best weights."),
+        number(COUNT, "Stop after so many epochs without better validation; keep the best weights."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order and the initialisation.")] = 0,
+    seed: Annotated[int, number(SEED, "Of the order and the initialisation.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, or cuda: a device for each process.")] = "cpu",
     json: Json = False,
 ) -> None:

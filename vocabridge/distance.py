@@ -25,6 +25,7 @@ from vocabridge.models import LoadedModel
 from vocabridge.places import Place, Places, places
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
+from vocabridge.ranges import COUNT, TOLERANCES
 from vocabridge.reader import begin_tokens
 from vocabridge.token_forest import TokenForest
 from vocabridge.truth import ROUNDS, TOLERANCE, NextToken, Truth
@@ -170,6 +171,8 @@ def distances(
         VocabridgeError: A tokenizer has no exact view; an alignment or the base is for other tokenizers; a value source
             is given without a base; or the text is too short.
     """
+    COUNT.check("positions", positions)
+    TOLERANCES.check("tolerance", tolerance)
     if base is not None and base.vocabulary.fingerprint != target.fingerprint:
         raise VocabridgeError(
             f"the alignment is to the tokenizer of {target.name}, and {base.name} has another; name a base "

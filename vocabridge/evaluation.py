@@ -28,6 +28,7 @@ from vocabridge.measuring import batches, choose, cost
 from vocabridge.parts import Names
 from vocabridge.policy import Policy
 from vocabridge.progress import Progress, unheard
+from vocabridge.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 from vocabridge.run import Run, Workers
 from vocabridge.summary import SHOWN, Evaluation, summarize
 from vocabridge.task import Task, Template, load_task
@@ -97,6 +98,15 @@ def evaluate(
         VocabridgeError: Something cannot be read or does not fit, test items stand in the validation file, or the
             folder holds another evaluation.
     """
+    for name, number, range_ in (
+        ("limit", limit, COUNT),
+        ("answers", answers, COUNT_OR_NONE),
+        ("max_new_tokens", max_new_tokens, COUNT),
+        ("tolerance", tolerance, TOLERANCES),
+        *(("alpha", alpha, STRENGTH) for alpha in alphas),
+    ):
+        if number is not None:
+            range_.check(name, number)
     for several, what in ((policies, "policies"), (alphas, "alphas")):
         if validation is None and len(several) > 1:
             raise VocabridgeError(

@@ -248,17 +248,20 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 
 def find_device(name: str) -> torch.device:
-    """A device that is there.
+    """A device that is there, and keeps numbers: the device "meta" keeps none.
 
     Raises:
         VocabridgeError: It is not.
     """
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if is_out_of_memory(error):
             raise
         raise VocabridgeError(f"there is no device {name!r} here ({_first_line(error)}); give cpu or cuda:0") from error
+    if device.type == "meta":
+        raise VocabridgeError("the device 'meta' keeps no numbers; give cpu or cuda:0")
+    return device
 
 
 def _digest(path: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from vocabridge.alignment import Corpus, Distributions
 from vocabridge.models import LoadedModel
 from vocabridge.progress import Progress, unheard
+from vocabridge.ranges import COUNT
 from vocabridge.reader import begin_tokens
 from vocabridge.windows import windows
 
@@ -27,6 +28,7 @@ def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progre
     Returns:
         The distributions; nothing for a window's first token where the model expects no begin token.
     """
+    COUNT.check("k", k)
     vocabulary, begin = model.vocabulary, begin_tokens(model.vocabulary)
     texts, offsets, ids, probabilities = [], [], [], []
     done = 0

@@ -8,7 +8,6 @@ string with the token that decides. Beams are known at the end alone, so with se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from vocabridge.chat import Messages, chat_prompt
 from vocabridge.end_tokens import end_tokens
 from vocabridge.exact import ExactBridge
 from vocabridge.exact_streaming import ExactStream
+from vocabridge.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
 from vocabridge.stopping import StopStrings, stop_bytes, whole_characters
 
 
@@ -56,13 +56,10 @@ def stream(
         VocabridgeError: The prompt is empty and the base model has no begin token to start from; a model has no chat
             template; or a setting is out of its range, such as beams of an exact bridge.
     """
-    if max_new_tokens < 1 or beams < 1:
-        raise VocabridgeError(f"cannot write {max_new_tokens} tokens with {beams} beams; give numbers from 1 up")
-    if not (0 <= temperature < math.inf and 0 < top_p <= 1):
-        raise VocabridgeError(
-            f"cannot draw at temperature {temperature} and top-p {top_p}; give a temperature from 0 up, and a top-p "
-            "above 0 that is at most 1"
-        )
+    COUNT.check("max_new_tokens", max_new_tokens)
+    BEAMS.check("beams", beams)
+    TEMPERATURE.check("temperature", temperature)
+    TOP_P.check("top_p", top_p)
     if isinstance(bridge, ExactBridge):
         if beams > 1:
             raise VocabridgeError("an exact bridge writes byte by byte and has no beams; leave beams at 1")

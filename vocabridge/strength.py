@@ -9,13 +9,13 @@ the base begin. In text a strength is "0.5", or "1:0.2:64" for start:end:tokens;
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.ranges import COUNT, STRENGTH
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ class Schedule:
         Raises:
             VocabridgeError: One is out of range.
         """
-        if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise VocabridgeError(f"a strength cannot go from {self.start} to {self.end}; give finite numbers")
-        if self.tokens < 1:
+        if self.start not in STRENGTH or self.end not in STRENGTH:
+            raise VocabridgeError(
+                f"a strength cannot go from {self.start} to {self.end}; give finite numbers from -1000 to 1000"
+            )
+        if self.tokens not in COUNT:
             raise VocabridgeError(f"a strength cannot change within {self.tokens} tokens; give at least 1")
 
 
@@ -78,7 +80,7 @@ def parse(text: str) -> Strength:
     """
     parts = text.split(":")
     try:
-        if len(parts) == 1 and math.isfinite(number := float(text)):
+        if len(parts) == 1 and (number := float(text)) in STRENGTH:
             return number
         if len(parts) == 3:
             return Schedule(float(parts[0]), float(parts[1]), int(parts[2]))
@@ -98,7 +100,7 @@ def from_json(value: Any) -> Strength:
     Raises:
         VocabridgeError: That is no strength.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if value in STRENGTH:
         return float(value)
     if isinstance(value, dict) and set(value) == {"start", "end", "tokens"}:
         try:

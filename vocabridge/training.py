@@ -26,7 +26,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.lesson import Lesson
+from vocabridge.models import find_device
 from vocabridge.progress import Progress, unheard
+from vocabridge.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 from vocabridge.reference import Reference
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme, Turns
@@ -40,6 +42,19 @@ from vocabridge.value_source import ValueNetwork
 from vocabridge.value_trainer import RUN, ValueTrainer, validations
 
 CHECKPOINTS = "checkpoints"
+
+_RANGES = {
+    "layers": COUNT,
+    "epochs": COUNT,
+    "learning_rate": LEARNING_RATE,
+    "batch_size": COUNT,
+    "rank": RANK,
+    "regulariser_weight": WEIGHT,
+    "max_length": TEXT_LENGTH,
+    "gradient_accumulation": COUNT,
+    "patience": COUNT,
+    "seed": SEED,
+}
 
 LEARNING_RATES = {"full": 3e-4, "lora": 1e-3}
 
@@ -97,6 +112,16 @@ class Recipe:
     gradient_accumulation: int = 1
     patience: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            VocabridgeError: One is out of range.
+        """
+        for name, range_ in _RANGES.items():
+            if (value := getattr(self, name)) is not None:
+                range_.check(name, value)
 
 
 @dataclass(frozen=True)
@@ -159,6 +184,7 @@ def train_value_network(
     _check_folder(output)
     if recipe.patience is not None and validation is None:
         raise VocabridgeError("patience needs texts to validate on; name them, or leave out patience")
+    find_device(device)
     started = time.monotonic()
     arguments = _arguments(recipe, output, device)
     torch.manual_seed(recipe.seed)

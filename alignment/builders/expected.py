@@ -22,6 +22,7 @@ The alignment's counts are E + a: columns that sum to 1 give C, rows P(w | y) as
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -71,8 +72,10 @@ class Expected(Builder):
     iterations: int = 20
 
     def __post_init__(self) -> None:
-        if not self.strength > 0:
-            raise VocabridgeError(f"A prior of strength {self.strength} leaves columns undecided: give more than 0.")
+        if not 0 < self.strength < math.inf:
+            raise VocabridgeError(
+                f"A prior of strength {self.strength} leaves columns undecided: give a finite number above 0."
+            )
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         self.distributions.check(source)

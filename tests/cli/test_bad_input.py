@@ -382,18 +382,19 @@ def test_models_of_two_families_are_no_contrast_pair(run, model_folders):
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "status", "says"),
     [
-        (("--combination", "data.jsonl"), "data.jsonl is not a combination"),
-        (("--strength", "much"), "'much' is no strength"),
-        (("--plausible", 2), "plausible is a fraction"),
-        (("--max-norm", 0), "max_norm cannot be 0.0"),
+        (("--combination", "data.jsonl"), 1, "data.jsonl is not a combination"),
+        (("--strength", "much"), 2, "'much' is no strength"),
+        (("--plausible", 2), 2, "Invalid value for '--plausible': 2.0"),
+        (("--max-norm", 0), 2, "Invalid value for '--max-norm': 0.0"),
     ],
 )
-def test_how_to_steer_is_checked(run, model_folders, examples, model_pair, tmp_path, options, says):
+def test_how_to_steer_is_checked(run, model_folders, examples, model_pair, tmp_path, options, status, says):
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
     done = run("bridge", "-o", "out", *models, "--alignment", model_pair, *options)
-    assert says in one_sentence(done)
+    assert done.returncode == status
+    assert says in (one_sentence(done) if status == 1 else done.stderr)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,101 @@
+"""Numbers that settings may be: the library refuses the others where they are given, not where they do harm."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vocabridge import ranges
+from vocabridge.alignment import VocabridgeError
+from vocabridge.evaluation import evaluate
+from vocabridge.models import find_device
+from vocabridge.ranges import Range
+from vocabridge.streaming import stream
+from vocabridge.strength import Schedule, from_json
+from vocabridge.training import Recipe, train_value_network
+
+
+@pytest.mark.parametrize(
+    ("range_", "inside", "outside"),
+    [
+        (
+            ranges.TEMPERATURE,
+            (0, 0.0, 0.001, 1, 1000, np.float32(0.7)),
+            (1e-320, -1, math.nan, math.inf, 1e4, "1", None),
+        ),
+        (ranges.TOP_P, (1, 1e-9), (0, 1.1, math.nan)),
+        (ranges.TOLERANCES, (0, 0.999), (1, -1e-9)),
+        (ranges.SEED, (0, 2**32 - 1, np.int64(7)), (-1, 2**32, 2**64, 1.0, True, math.nan)),
+        (ranges.POSITIVE_OR_INFINITE, (1e-9, math.inf), (0, -math.inf, math.nan)),
+        (Range(2, 5, whole=True, below=True), (2, 4), (1, 5)),
+    ],
+)
+def test_a_range_holds_its_numbers_and_no_others(range_, inside, outside):
+    assert all(value in range_ for value in inside)
+    assert not any(value in range_ for value in outside)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", math.nan),
+        ("learning_rate", -1.0),
+        ("learning_rate", math.inf),
+        ("learning_rate", 1e-320),
+        ("regulariser_weight", math.inf),
+        ("regulariser_weight", -0.1),
+        ("seed", 2**64),
+        ("seed", -1),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("rank", 0),
+        ("max_length", 1),
+        ("gradient_accumulation", 0),
+        ("patience", 0),
+        ("layers", 0),
+        ("epochs", 1.5),
+    ],
+)
+def test_a_recipe_has_no_number_that_is_out_of_range(name, value):
+    with pytest.raises(VocabridgeError, match=f"^{name} cannot be .*; give a "):
+        replace(Recipe(base="nowhere"), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"temperature": 1e-320}, {"temperature": math.nan}, {"top_p": 0.0}, {"beams": 100_000}, {"max_new_tokens": 0}],
+)
+def test_what_is_written_has_settings_that_are_in_range(setting):
+    (name,) = setting
+    with pytest.raises(VocabridgeError, match=f"^{name} cannot be"):
+        stream(None, "The", **{"max_new_tokens": 1} | setting)
+
+
+@pytest.mark.parametrize("strength", [math.nan, math.inf, 1e300, True])
+def test_no_strength_is_out_of_range(strength):
+    with pytest.raises(VocabridgeError, match="is no strength"):
+        from_json(strength)
+    with pytest.raises(VocabridgeError, match="a strength cannot go from"):
+        Schedule(0.0, strength, 5)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"limit": 0}, {"answers": -1}, {"max_new_tokens": 10**12}, {"tolerance": math.nan}, {"alphas": (1e300,)}],
+)
+def test_an_evaluation_says_so_before_it_reads_anything(setting):
+    with pytest.raises(VocabridgeError, match="cannot be"):
+        evaluate("nowhere.jsonl", base="nowhere", value="nowhere", **setting)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nowhere", "meta"])
+def test_training_on_a_device_that_is_not_here_ends_before_anything_is_loaded(tmp_path, device):
+    with pytest.raises(VocabridgeError, match=device):
+        train_value_network(Recipe(base="nowhere"), "nowhere.jsonl", Path(tmp_path / "values"), device=device)
+    assert not (tmp_path / "values").exists()
+
+
+def test_a_device_that_is_here_is_found():
+    assert find_device("cpu").type == "cpu"
