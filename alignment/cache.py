@@ -7,6 +7,7 @@ to the vocabularies that ask for it), and a changed tokenizer is another key.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import json
@@ -70,14 +71,16 @@ def cached_alignment(
 ) -> Alignment:
     """Take an alignment from the cache, or build it and put it there.
 
-    Processes that want the same one at the same time wait for the first to build it. An entry that is
-    damaged is built again, with a warning to the logger "vocabridge"; so is one that cannot be stored,
-    which is only returned.
+    Processes that want the same one at the same time wait for the first to build it. An entry that is there is taken
+    from a cache that can only be read, too. An entry that is damaged is built again, with a warning to the logger
+    "vocabridge"; so is one that cannot be stored, which is only returned.
 
     Raises:
         VocabridgeError: As `Builder.build`; or the cache's folder cannot be used.
     """
     path = _alignments() / f"{_key(builder, source, target, corpus)}.safetensors"
+    with contextlib.suppress(VocabridgeError):  # entries are written whole, so that reading one needs no lock
+        return Alignment.load(path, source=source, target=target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"))

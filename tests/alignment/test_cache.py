@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import subprocess
 import sys
@@ -150,6 +151,26 @@ def test_a_cache_folder_that_cannot_be_used_is_an_error_that_says_what_to_set(pa
     monkeypatch.setenv("VOCABRIDGE_CACHE", str(tmp_path / "file"))
     with pytest.raises(VocabridgeError, match="set VOCABRIDGE_CACHE to a folder"):
         align(*pair)
+
+
+def test_an_entry_is_taken_from_a_cache_that_can_only_be_read(pair, builds, monkeypatch):
+    align(*pair)
+    (entry,) = entries()
+    entry.path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("vocabridge.alignment.cache.FileLock", read_only)  # root may write everywhere
+    entry.path.parent.chmod(0o555)
+    try:
+        assert align(*pair).counts.nnz
+        assert builds == ["default"]
+        assert [path.name for path in entry.path.parent.iterdir()] == [entry.path.name]
+        with pytest.raises(VocabridgeError, match=r"cannot be used \(Read-only file system\); set VOCABRIDGE_CACHE"):
+            align(*pair, method="exact")
+    finally:
+        entry.path.parent.chmod(0o755)
 
 
 def test_the_folder_is_the_variable_or_the_platforms(monkeypatch, tmp_path):
