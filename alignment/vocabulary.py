@@ -46,6 +46,9 @@ _ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
 _NOWHERE = b"\xff"
 """In no UTF-8 text: what is written for an id that stands in none."""
 
+_WIDEST = 1 << 24
+"""Ids: some 60 times as many as any model has, and what a few hundred megabytes hold."""
+
 _FOLDER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -268,6 +271,11 @@ class Vocabulary:
         added = tokenizer.get_added_tokens_decoder() if added is None else added
         if size is None:
             size = 1 + max((*added, *(i for i, _ in tokens)), default=-1)
+        if not 0 < size <= _WIDEST:
+            raise VocabridgeError(
+                f"{name}: a vocabulary of {size} ids cannot be; correct vocab_size in its config.json, or load a "
+                "tokenizer that has tokens."
+            )
         unknown = _unknown_id(spec["model"], tokenizer)
         roles = dict(roles) if unknown is None else {"unknown": unknown} | dict(roles)
         if roles.get("pad", 0) >= size:  # added to the tokenizer for batches; the model never predicts it

@@ -74,7 +74,7 @@ def main() -> None:
     limits, rows = BeamParams(K=arguments.beam, prune_threshold=arguments.prune), []
     for name in arguments.models:
         loaded = load_model(name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(name))
+        tokenizer = AutoTokenizer.from_pretrained(model_folder(name), trust_remote_code=False)
         here, seconds = ours(loaded, text, arguments.tolerance)
         here = here / here.sum(1, keepdims=True)  # without the control tokens
         row = {"model": name, "bytes": len(text), "s a byte": seconds, "bits": bits(here, text)}

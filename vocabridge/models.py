@@ -21,11 +21,11 @@ from typing import TypeAlias
 import torch
 from filelock import FileLock
 from huggingface_hub import snapshot_download, try_to_load_from_cache
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
 from vocabridge.alignment.hub import reach_repository
+from vocabridge.loading_errors import loading_error
 from vocabridge.memory import is_out_of_memory
 
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
@@ -135,17 +135,20 @@ def load_weights(
     offline = not is_local(name) and not reach_repository(name)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map=device_map, revision=revision, local_files_only=offline
+            folder,
+            dtype=dtype,
+            device_map=device_map,
+            revision=revision,
+            local_files_only=offline,
+            trust_remote_code=False,  # or it would ask, on stdin
         )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # a strange configuration may raise any
         if is_out_of_memory(error):
             raise
         if device_map is not None and importlib.util.find_spec("accelerate") is None:
             raise VocabridgeError("device_map needs accelerate; run: pip install 'vocabridge[train]'") from error
-        raise VocabridgeError(
-            f"cannot load a causal language model from {name!r} ({_first_line(error)}); "
-            f"give a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
-        ) from error
+        others = f"a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
+        raise loading_error(name, error, others) from error
     if place is not None:
         torch.nn.Module.to(model, place)
     model.name_or_path = name
