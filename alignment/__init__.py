@@ -24,7 +24,7 @@ from .corpus import Corpus, CorpusCard, Shard
 from .counting import CountingBuilder, count_texts
 from .distributions import Distributions
 from .embedding_table import EmbeddingTable
-from .errors import VocabridgeError
+from .errors import Terminated, VocabridgeError
 from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
 from .methods import METHODS, align, make_builder
@@ -65,6 +65,7 @@ __all__ = [
     "Search",
     "Shard",
     "Summary",
+    "Terminated",
     "TokenClass",
     "VocabridgeError",
     "Vocabulary",

@@ -27,7 +27,7 @@ from typing import Protocol
 
 from .builder import Progress
 from .corpus import WHOLE, Corpus, Shard
-from .errors import VocabridgeError
+from .errors import Terminated, VocabridgeError
 from .pair_counts import PairCounts, RunningSum
 from .vocabulary import Encoding, Vocabulary
 
@@ -182,8 +182,10 @@ def _worker(connection: Connection, number: int, jobs: int) -> None:
             connection.send(error)
 
 
-def _ended(process: BaseProcess) -> VocabridgeError:
+def _ended(process: BaseProcess) -> VocabridgeError | Terminated:
     process.join()
+    if process.exitcode == -signal.SIGTERM:  # all processes are told to end, and this one was quicker than the first
+        return Terminated()
     return VocabridgeError(
         f"A counting process ended before it was done (exit status {process.exitcode}): with too little memory, "
         "take fewer jobs; in a script, align under `if __name__ == '__main__':`."

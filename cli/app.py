@@ -21,7 +21,7 @@ from vocabridge.cli import (
     score,
     train,
 )
-from vocabridge.cli.errors import Commands, fail, interrupted
+from vocabridge.cli.errors import Commands, end_stopped, heed_sigterm
 from vocabridge.cli.output import check_standard_files, log_to_stderr, silence_libraries
 
 app = typer.Typer(
@@ -72,9 +72,10 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 
 
 def main() -> None:
-    """Run the command line; the exit status is 0, 1 for an error, 2 for wrong usage."""
+    """Run the command line; the exit status is 0, 1 for an error, 2 for wrong usage, 130 or 143 for a stop."""
     check_standard_files()
     try:
+        heed_sigterm()
         app(prog_name="vocabridge")
-    except KeyboardInterrupt:  # before a command had begun
-        fail(interrupted())
+    except KeyboardInterrupt as stop:  # before a command had begun
+        end_stopped(stop)

@@ -1,11 +1,13 @@
 """Every error a command can end with becomes one sentence on stderr and exit status 1, here and nowhere else.
 
-Wrong usage (an unknown option, a named file that is not there) is typer's: a sentence too, and exit status 2.
+Wrong usage (an unknown option, a named file that is not there) is typer's: a sentence too, and exit status 2. Ctrl-C
+(SIGINT) ends a command with status 130, SIGTERM (Slurm, `docker stop`) in the same way with status 143.
 """
 
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -31,8 +33,8 @@ class Commands(TyperGroup):
         """Run the command that the command line names."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail(interrupted())
+        except KeyboardInterrupt as stop:
+            end_stopped(stop)
         except (typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -54,9 +56,25 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def interrupted(what: str = "nothing is left half-written") -> str:
-    """What to say when the user stopped the command."""
-    return f"interrupted; {what}"
+def end_stopped(stop: KeyboardInterrupt, what: str = "nothing is left half-written") -> NoReturn:
+    """Say that Ctrl-C or SIGTERM stopped the command and what is kept; leave with the status that shells expect."""
+    from vocabridge.alignment.errors import Terminated
+
+    terminated = isinstance(stop, Terminated)
+    typer.echo(f"error: {'terminated' if terminated else 'interrupted'}; {what}", err=True)
+    sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
+
+
+def heed_sigterm() -> None:
+    """Let SIGTERM stop a command as Ctrl-C does, unless whoever started it had it ignored."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(_signal: int, _frame: Any) -> NoReturn:
+    from vocabridge.alignment.errors import Terminated
+
+    raise Terminated
 
 
 def sentence(error: Exception) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from vocabridge.cli.errors import fail, interrupted
+from vocabridge.cli.errors import end_stopped
 from vocabridge.cli.evaluations import print_evaluation
 from vocabridge.cli.options import (
     AlignmentFile,
@@ -237,9 +237,9 @@ def evaluate(
                 dtype=getattr(torch, dtype.value),
                 progress=tell,
             )
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             kept = "nothing is kept without --records" if records is None else "the same command goes on from here"
-            fail(interrupted(kept))
+            end_stopped(stop, kept)
     if not is_first_process():
         return
     if output is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vocabridge.cli.errors import fail, interrupted
+from vocabridge.cli.errors import end_stopped
 from vocabridge.cli.options import Device, Dtype, DtypeName, ValueDevice, number, text_or_stdin
 from vocabridge.cli.output import Json, print_json, progress
 from vocabridge.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
@@ -124,12 +124,12 @@ def write(writing: Stream | ExactStream, *, quiet: bool) -> str:
             if not quiet:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if quiet:
             raise
         sys.stdout.write("\n")
         sys.stdout.flush()
-        fail(interrupted("the text ends where it had come to"))
+        end_stopped(stop, "the text ends where it had come to")
     if not quiet:
         sys.stdout.write("\n")
         sys.stdout.flush()

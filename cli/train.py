@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.errors import fail, interrupted
+from vocabridge.cli.errors import end_stopped
 from vocabridge.cli.options import number, output_folder
 from vocabridge.cli.output import Json, count, is_first_process, print_facts, print_json, shared_progress
 from vocabridge.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
@@ -127,8 +127,8 @@ def train(
 ) -> None:
     """Train a value network.
 
-    It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C saves a
-    checkpoint; the same command goes on from the last one.
+    It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C or
+    SIGTERM saves a checkpoint; the same command goes on from the last one.
     """
     from vocabridge.training import LEARNING_RATES, Recipe, train_value_network
 
@@ -158,7 +158,7 @@ def train(
         try:
             result = train_value_network(recipe, data, output, validation=validation, device=device, progress=tell)
         except KeyboardInterrupt as stop:
-            fail(interrupted(*map(str, stop.args)))
+            end_stopped(stop, *map(str, stop.args))
     if not is_first_process():
         return
     if json:

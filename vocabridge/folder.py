@@ -6,24 +6,30 @@
 
 All other models are referred to (`Reference`): by name, with the tokenizer's fingerprint, and the hub's commit or a
 digest of the weights. Loading checks them all. `bridge.json` may be edited: a strength, a guard, the new place of a
-model; a name that begins with "./" is inside of the folder. It is written last, and all files beside their place first,
-so a folder that has one is a bridge.
+model; a name that begins with "./" is inside of the folder.
+
+`bridge.json` names the other files. A bridge that replaces one gives its files names that are free
+(`alignment-1.2.safetensors`), so the old bridge is whole until `bridge.json` is replaced, and the new one from then on.
+Before any file is written, its name and those of the old bridge's files are in the folder's lock file; whoever holds
+the lock removes those of them that `bridge.json` does not name.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
-import os
+import re
 import shutil
-import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, BinaryIO, Literal, cast, overload
 
 import torch
 from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.bridge import Bridge
 from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.models import DeviceMap
@@ -33,6 +39,9 @@ from vocabridge.steering import Steering
 from vocabridge.strength import as_json
 from vocabridge.value_network import WEIGHTS, save_value_network
 from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
+
+_OURS = re.compile(r"(alignment-\d+(\.\d+)?\.safetensors|value-\d+(\.\d+)?)")
+"""The names of what `save_bridge` writes beside `bridge.json`."""
 
 
 def save_bridge(bridge: Bridge, folder: str | Path) -> None:
@@ -44,32 +53,29 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
 
     Raises:
         VocabridgeError: The folder holds something else, or cannot be written; or a part of the bridge cannot be
-            referred to. What was there before is then as it was.
+            referred to; or another process is writing a bridge there. What was there before is then as it was.
     """
     folder = Path(folder)
     if not _is_free(folder):
         raise VocabridgeError(f"{folder} is not empty and is no bridge; name a new folder")
-    is_new = not folder.exists()
-    part = folder / f".{uuid.uuid4().hex}.part"
-    try:
-        part.mkdir(parents=True)
-        document = {
-            "format": FORMAT,
-            "version": importlib.metadata.version("vocabridge"),
-            "base": Reference.of(bridge.base, bridge.vocabulary.fingerprint).as_dict(folder),
-            "guard": bridge.guard.as_dict(),
-            "steerings": [_write(one, number, part, folder) for number, one in enumerate(bridge.steerings, 1)],
-        }
-        write_whole(part / BRIDGE, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
-        _move_into_place(part, folder)
-    except OSError as error:
-        raise VocabridgeError(
-            f"{folder}: cannot be written ({error.strerror or error}); free some space or name another place"
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if is_new and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    with at_work(folder) as lock:
+        files = _Files(folder, lock)
+        try:
+            document = {
+                "format": FORMAT,
+                "version": importlib.metadata.version("vocabridge"),
+                "base": Reference.of(bridge.base, bridge.vocabulary.fingerprint).as_dict(folder),
+                "guard": bridge.guard.as_dict(),
+                "steerings": [_write(one, number, files) for number, one in enumerate(bridge.steerings, 1)],
+            }
+            write_whole(folder / BRIDGE, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+        except OSError as error:
+            raise VocabridgeError(
+                f"{folder}: cannot be written ({error.strerror or error}); free some space or name another place"
+            ) from error
+        finally:
+            files.sweep()
+            (folder / LOCK).unlink()
 
 
 @overload
@@ -134,25 +140,115 @@ def load(
     return Bridge(base, [one.load(base.vocabulary, **place) for one in saved.steerings], saved.guard)
 
 
+class _Files:
+    """The files of a bridge's folder beside `bridge.json`, while one process is at work in it."""
+
+    def __init__(self, folder: Path, lock: BinaryIO) -> None:
+        """Removes what a process that was killed has left.
+
+        Args:
+            folder: The bridge's.
+            lock: Its lock file, which holds names of files, one a line.
+        """
+        self.folder, self._lock = folder, lock
+        self._names = _journaled(lock.read())
+        self.sweep()
+        self._names = set()
+        lock.seek(0)
+        lock.truncate()
+        self._note(name for name in _named(folder) if _OURS.fullmatch(name))
+
+    def new(self, stem: str, suffix: str = "") -> Path:
+        """A place for a new file or folder, whose name begins with that stem."""
+        names = (f"{stem}{f'.{number}' if number > 1 else ''}{suffix}" for number in itertools.count(1))
+        name = next(name for name in names if not (self.folder / name).exists())
+        self._note([name])
+        return self.folder / name
+
+    def kept(self, new: Path, stem: str, suffix: str = "") -> Path:
+        """The old bridge's file or folder of that stem if it is the same as the new one, which is then removed."""
+        same_stem = re.compile(rf"{stem}(\.\d+)?{re.escape(suffix)}")
+        for name in sorted(filter(same_stem.fullmatch, _named(self.folder) - {new.name})):
+            if _contents(self.folder / name) == _contents(new):
+                _remove(new)
+                return self.folder / name
+        return new
+
+    def sweep(self) -> None:
+        """Removes the files that were noted, but for those that `bridge.json` names."""
+        for name in self._names - _named(self.folder):
+            _remove(self.folder / name)
+            _remove(self.folder / f".{name}{PART}")
+
+    def _note(self, names: Iterable[str]) -> None:
+        added = sorted(names)
+        self._names.update(added)
+        self._lock.write("".join(f"{name}\n" for name in added).encode())
+        self._lock.flush()
+
+
+def _journaled(content: bytes) -> set[str]:
+    """The names in a lock file; a last line without an end was being written, and its file had not been begun."""
+    lines = content.decode(errors="replace").split("\n")[:-1]
+    return {line for line in lines if _OURS.fullmatch(line)}
+
+
+def _named(folder: Path) -> set[str]:
+    """The files and folders in a bridge's folder that its `bridge.json` names; none where there is no sound one."""
+    try:
+        document = json.loads((folder / BRIDGE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return {Path(text).parts[0] for text in _strings(document) if Path(text).parts}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _strings(one)
+
+
+def _contents(path: Path) -> dict[str, str]:
+    """What tells a file, or a folder of files, from another one."""
+    if path.is_dir():
+        return {one.name: file_digest(one) for one in path.iterdir()}
+    return {"": file_digest(path)} if path.is_file() else {}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _is_free(folder: Path) -> bool:
     """Whether a bridge may be written there: it is nothing, empty but for what a killed save left, or a bridge."""
     if not folder.is_dir():
         return not folder.exists()
-    return (folder / BRIDGE).is_file() or all(path.suffix == ".part" for path in folder.iterdir())
+    if (folder / BRIDGE).is_file():
+        return True
+    lock = folder / LOCK
+    left = _journaled(lock.read_bytes()) | {LOCK} if lock.is_file() else set()
+    return all(path.name in left or path.suffix == PART for path in folder.iterdir())
 
 
-def _write(steering: Steering, number: int, part: Path, folder: Path) -> dict[str, Any]:
-    """Writes the files of a steering to `part`, from where they come to `folder`; its JSON form."""
+def _write(steering: Steering, number: int, files: _Files) -> dict[str, Any]:
+    """Writes the files of a steering; its JSON form."""
     if steering.alignment is None:
         raise VocabridgeError(
             f"steering {number}, {steering.source.name}, has a projection of its own, which a folder cannot hold; make "
             "it of an alignment with Steering.over"
         )
-    alignment = part / f"alignment-{number}.safetensors"
+    name = f"alignment-{number}", ".safetensors"
+    alignment = files.new(*name)
     steering.alignment.save(alignment)
+    alignment = files.kept(alignment, *name)
     return {
         "source": {
-            role: reference.as_dict(folder) for role, reference in _refer(steering.source, number, part, folder).items()
+            role: reference.as_dict(files.folder) for role, reference in _refer(steering.source, number, files).items()
         },
         "alignment": {"file": alignment.name, "sha256": file_digest(alignment)},
         "combination": steering.combination.as_dict(),
@@ -161,30 +257,21 @@ def _write(steering: Steering, number: int, part: Path, folder: Path) -> dict[st
     }
 
 
-def _refer(source: ValueSource, number: int, part: Path, folder: Path) -> dict[str, Reference]:
-    """References to the parts of a value source; an adapter is written to `part`."""
+def _refer(source: ValueSource, number: int, files: _Files) -> dict[str, Reference]:
+    """References to the parts of a value source; an adapter is written to the folder."""
     fingerprint = source.vocabulary.fingerprint
     if isinstance(source, ContrastPair):
         return {role: Reference.of(cast(PreTrainedModel, one), fingerprint) for role, one in source.models.items()}
     if not isinstance(source, ValueNetwork):
         raise VocabridgeError(f"{source.name} is neither a value network nor a contrast pair; only these can be saved")
+    place = Path(source.name)
     if source.config.method == "lora":
-        place, kept = folder / f"value-{number}", part / f"value-{number}"
-        save_value_network(source, kept, source.config.training)
-    elif (Path(source.name) / WEIGHTS).is_file():
-        place = kept = Path(source.name)
-    else:
+        place = files.new(f"value-{number}")
+        save_value_network(source, place, source.config.training)
+        place = files.kept(place, f"value-{number}")
+    elif not (place / WEIGHTS).is_file():
         raise VocabridgeError(
             f"{source.name!r} is no folder of a value network; save it with save_value_network and load it from there"
         )
-    network = Reference(str(place.resolve()), fingerprint, digest=weights_digest([kept / WEIGHTS]))
+    network = Reference(str(place.resolve()), fingerprint, digest=weights_digest([place / WEIGHTS]))
     return {"value_network": network, "base": Reference.of(source.base, fingerprint)}
-
-
-def _move_into_place(part: Path, folder: Path) -> None:
-    (folder / BRIDGE).unlink(missing_ok=True)
-    files = [path for path in part.rglob("*") if path.is_file() and path.name != BRIDGE]
-    for path in (*files, part / BRIDGE):
-        place = folder / path.relative_to(part)
-        place.parent.mkdir(exist_ok=True)
-        os.replace(path, place)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -24,6 +23,7 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
+from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.loading_errors import loading_error
 from vocabridge.memory import is_out_of_memory
@@ -197,7 +197,7 @@ def model_folder(name: str) -> str:
         path = Path(name)
         if not path.is_file():
             raise VocabridgeError(f"there is no file {name}; give the path of a GGUF model")
-        return str(_converted(path, f"{path.stem}-{_digest(path)}"))
+        return str(_converted(lambda _scratch: path, f"{path.stem}-{_digest(path)}"))
     return name
 
 
@@ -207,25 +207,28 @@ def _converted_package(name: str, packaged: PackagedModel) -> Path:
     if spec is None or spec.origin is None:
         raise VocabridgeError(f"{name} is not installed; run: pip install {packaged.requirement}")
     key = f"{name}-{packaged.requirement.rpartition('==')[2]}"
-    if (target := cache_folder() / "models" / key).is_dir():
-        return target
-    with tempfile.TemporaryDirectory() as scratch:
-        return _converted(packaged.gguf(Path(spec.origin).parent, Path(scratch)), key)
+    package = Path(spec.origin).parent
+    return _converted(lambda scratch: packaged.gguf(package, scratch), key)
 
 
-def _converted(gguf: Path, key: str) -> Path:
-    """Converts a GGUF file to a folder of the cache; two processes at once do the work once."""
+def _converted(gguf: Callable[[Path], Path], key: str) -> Path:
+    """Converts a GGUF file to a folder of the cache; two processes at once do the work once.
+
+    Args:
+        gguf: Gives the file, given a scratch folder to write into.
+        key: The folder's name.
+    """
     models = cache_folder() / "models"
+    if (target := models / key).is_dir():
+        return target
     models.mkdir(parents=True, exist_ok=True)
-    target = models / key
     with FileLock(models / f"{key}.lock"):
         if not target.is_dir():
-            scratch = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".partial", dir=models))
-            try:
-                _convert(gguf, scratch)
-                scratch.rename(target)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            with new_folder(target) as folder:
+                scratch = folder / "scratch"
+                scratch.mkdir()
+                _convert(gguf(scratch), folder)
+                shutil.rmtree(scratch)
     return target
 
 

@@ -13,8 +13,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.lesson import Lesson
 from vocabridge.models import find_device
@@ -37,9 +40,9 @@ from vocabridge.training_data import TrainingText, load_training_texts, pack, sp
 from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinned
 from vocabridge.training_record import CARD, command, identity, named, versions, write_card
 from vocabridge.training_stops import Stopping
-from vocabridge.value_network import WEIGHTS, new_value_network, save_value_network
+from vocabridge.value_network import CONFIG, WEIGHTS, new_value_network, save_value_network
 from vocabridge.value_source import ValueNetwork
-from vocabridge.value_trainer import RUN, ValueTrainer, validations
+from vocabridge.value_trainer import RUN, UNFINISHED, ValueTrainer, validations
 
 CHECKPOINTS = "checkpoints"
 
@@ -165,7 +168,7 @@ def train_value_network(
     """Trains a value network and writes it to a folder, or goes on where this run was stopped.
 
     The folder then has `value_network.safetensors` and `.json`, `README.md`, `training_log.jsonl`, `curves.png` and
-    `checkpoints/`. Ctrl-C (SIGINT) saves a checkpoint at the end of the step.
+    `checkpoints/`. Ctrl-C (SIGINT) and SIGTERM save a checkpoint at the end of the step.
 
     Args:
         recipe: How.
@@ -178,15 +181,30 @@ def train_value_network(
 
     Raises:
         VocabridgeError: The data or the model cannot be read, a text is too long, the loss is not finite, a checkpoint
-            cannot be written, or the folder holds something else: a value network, or checkpoints of another run.
-        KeyboardInterrupt: At Ctrl-C; its message says what is saved.
+            cannot be written, another process trains in the folder, or it holds something else: a value network, or
+            checkpoints of another run.
+        KeyboardInterrupt: At Ctrl-C, or `Terminated` at SIGTERM; its message says what is saved.
     """
     _check_folder(output)
     if recipe.patience is not None and validation is None:
         raise VocabridgeError("patience needs texts to validate on; name them, or leave out patience")
     find_device(device)
-    started = time.monotonic()
     arguments = _arguments(recipe, output, device)
+    with at_work(output) if arguments.process_index == 0 else nullcontext():
+        shutil.rmtree(output / CHECKPOINTS / UNFINISHED, ignore_errors=True)
+        return _train(recipe, data, output, validation, arguments, progress)
+
+
+def _train(
+    recipe: Recipe,
+    data: str | Path,
+    output: Path,
+    validation: str | Path | float | None,
+    arguments: TrainingArguments,
+    progress: Progress,
+) -> TrainingResult:
+    """Trains, in a folder where nobody else does."""
+    started = time.monotonic()
     torch.manual_seed(recipe.seed)
     network = _new_network(recipe, str(arguments.device))
     others = load_others(recipe.other_bases, network.vocabulary, str(arguments.device))
@@ -216,10 +234,10 @@ def train_value_network(
         callbacks=[TrainingLog(output, progress), stopping],
     )
     resumed = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
-    with stopping.at_interrupts():
+    with stopping.at_signals():
         trainer.train(resume_from_checkpoint=checkpoint)
-    if stopping.interrupted and trainer.state.global_step < steps:
-        raise KeyboardInterrupt(
+    if stopping.signal and trainer.state.global_step < steps:
+        raise stopping.error(
             f"step {trainer.state.global_step} of {steps} is saved in {output / CHECKPOINTS}; start the same run again "
             "to go on"
         )
@@ -257,14 +275,20 @@ def train_value_network(
         plot(curve, output / PLOT)
         write_card(output, network.config, record)
         save_value_network(network, output, record)
+        (output / LOCK).unlink()
     trainer.accelerator.wait_for_everyone()
     return result
 
 
 def _check_folder(output: Path) -> None:
-    """Refuses a folder that holds anything but what an unfinished run leaves."""
+    """Refuses a folder that holds anything but what an unfinished run leaves.
+
+    Until a run is over, its folder has a lock file, whatever else is in it.
+    """
     there = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    unfinished = CHECKPOINTS in there and there <= {CHECKPOINTS, LOG, PLOT, CARD, WEIGHTS}
+    there -= {f".{name}{PART}" for name in (LOG, PLOT, CARD, WEIGHTS, CONFIG)}
+    known = {CHECKPOINTS, LOG, PLOT, CARD, WEIGHTS}
+    unfinished = there <= known | {LOCK, CONFIG} if LOCK in there else CHECKPOINTS in there and there <= known
     if (there and not unfinished) or (output.exists() and not output.is_dir()):
         raise VocabridgeError(f"{output} is not empty; name a new folder, or remove it first")
 

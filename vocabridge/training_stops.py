@@ -1,4 +1,4 @@
-"""When training ends before its last step: at Ctrl-C, with a checkpoint, and when validation does not become better."""
+"""When training ends before its last step: at a signal, with a checkpoint; when validation does not become better."""
 
 from __future__ import annotations
 
@@ -11,46 +11,57 @@ from typing import Any
 import torch
 from transformers.trainer_callback import TrainerCallback
 
+from vocabridge.alignment import Terminated
 from vocabridge.value_trainer import validations
 
 
 class Stopping(TrainerCallback):
-    """Ends training at Ctrl-C, with a checkpoint, and when validation has not become better for some epochs.
+    """Ends training at Ctrl-C or SIGTERM, with a checkpoint, and when validation has not become better for some epochs.
 
     Attributes:
-        interrupted: Whether it was Ctrl-C.
+        signal: The signal that ends it; 0 for none.
     """
 
     def __init__(self, patience: int | None) -> None:
         """Waits for so many epochs without better validation; None: for all."""
-        self.interrupted = False
+        self.signal = 0
         self._patience = patience
 
     @contextmanager
-    def at_interrupts(self) -> Iterator[None]:
-        """Lets Ctrl-C wait for the end of the step; a second one does not wait."""
+    def at_signals(self) -> Iterator[None]:
+        """Lets Ctrl-C and SIGTERM wait for the end of the step; a second signal does not wait."""
         if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
             yield
             return
-        usual = signal.getsignal(signal.SIGINT)
+        usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def note(_signal: int, _frame: Any) -> None:
-            self.interrupted = True
-            signal.signal(signal.SIGINT, usual)
+        def restore() -> None:
+            for number, handler in usual.items():
+                signal.signal(number, handler)
 
-        signal.signal(signal.SIGINT, note)
+        def note(number: int, _frame: Any) -> None:
+            self.signal = number
+            restore()
+
+        for number in usual:
+            signal.signal(number, note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, usual)
+            restore()
+
+    @property
+    def error(self) -> type[KeyboardInterrupt]:
+        """What to raise for the signal."""
+        return Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stops if any process was told to."""
         if args.world_size > 1:
-            told = torch.tensor(float(self.interrupted), device=args.device)
+            told = torch.tensor(self.signal, device=args.device)
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            self.interrupted = bool(told)
-        if self.interrupted:
+            self.signal = int(told)
+        if self.signal:
             control.should_save = control.should_training_stop = True
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:

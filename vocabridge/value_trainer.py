@@ -37,6 +37,9 @@ from vocabridge.training_data import TrainingText
 RUN = "run.json"
 """The file of a checkpoint that says which run it is of."""
 
+UNFINISHED = "unfinished"
+"""Beside the checkpoints: the folder in which one is written, and in which old ones are removed."""
+
 _KEPT = 2
 
 
@@ -176,7 +179,7 @@ class ValueTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint beside its place and renames it, then removes those before the last two and the best."""
         folder, name = Path(str(self.args.output_dir)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        unfinished, main = folder / "unfinished", self.is_world_process_zero()
+        unfinished, main = folder / UNFINISHED, self.is_world_process_zero()
         if main:
             shutil.rmtree(unfinished, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -196,12 +199,13 @@ class ValueTrainer(Trainer):
             self.args.output_dir = str(folder)
         self.accelerator.wait_for_everyone()
         if main:
-            shutil.rmtree(folder / name, ignore_errors=True)
+            # What goes is moved, so that it is whole or not there, and goes first, so that a kill leaves none too many.
+            old = {int(path.name.rpartition("-")[2]) for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+            kept = {*sorted(old - {self.state.global_step})[1 - _KEPT :], self.best_step} - {self.state.global_step}
+            for step in old - kept:
+                (folder / f"{PREFIX_CHECKPOINT_DIR}-{step}").rename(unfinished / f"old-{step}")
             (unfinished / name).rename(folder / name)
-            unfinished.rmdir()
-            steps = sorted(int(path.name.rpartition("-")[2]) for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"))
-            for step in set(steps[:-_KEPT]) - {self.best_step}:
-                shutil.rmtree(folder / f"{PREFIX_CHECKPOINT_DIR}-{step}")
+            shutil.rmtree(unfinished)
 
     def trained(self) -> dict[str, Tensor]:
         """What is trained, whole and on the CPU in the first process; every process has to ask."""

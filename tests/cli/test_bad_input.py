@@ -155,6 +155,8 @@ def slow(tmp_path):
         (signal.SIGINT, "align", 2),
         (signal.SIGINT, "align --shard 1/1", 2),
         (signal.SIGINT, "pairs", 1),
+        (signal.SIGTERM, "align", 1),
+        (signal.SIGTERM, "align", 2),
         (signal.SIGKILL, "align", 2),
     ],
 )
@@ -176,25 +178,45 @@ def test_a_stopped_command_leaves_nothing_half_written(
     begun = process.stderr.readline()
     assert begun.startswith(BEGUN)
     time.sleep(0.3)  # the count has begun, or its processes are starting
-    if how is signal.SIGINT:  # as a terminal does: to every process
-        os.killpg(process.pid, how)
-    else:
+    if how is signal.SIGKILL:
         process.send_signal(how)
+    else:  # to every process, as a terminal and Slurm do
+        os.killpg(process.pid, how)
     out, err = process.communicate(timeout=60)
 
     assert out == ""
-    if how is signal.SIGINT:
+    if how is not signal.SIGKILL:
+        word = "interrupted" if how is signal.SIGINT else "terminated"
         assert "Traceback" not in err
-        assert process.returncode == 1
-        assert err.splitlines()[-1] == "error: interrupted; nothing is left half-written"
+        assert process.returncode == 128 + how
+        assert err.splitlines()[-1] == f"error: {word}; nothing is left half-written"
     else:
         assert process.returncode == -signal.SIGKILL
-    deadline = time.monotonic() + 30
-    while _lives(process.pid) and time.monotonic() < deadline:  # its processes see that it is gone
-        time.sleep(0.05)
-    assert not _lives(process.pid)
+    assert _ends(process.pid)
     assert not (tmp_path / "pair.safetensors").exists()
     assert not list(cache.rglob("*.safetensors"))
+
+
+def test_sigterm_to_a_command_alone_ends_its_worker_processes_too(entry_point, tokenizer_folders, slow):
+    """As `docker stop` sends it."""
+    pair = (tokenizer_folders.source, tokenizer_folders.target)
+    command = [entry_point, "align", *map(str, (*pair, *slow)), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    process.stderr.readline()
+    time.sleep(0.3)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "error: terminated; nothing is left half-written\n")
+    assert _ends(process.pid)
+
+
+def _ends(group: int) -> bool:
+    """Whether all processes of a group are gone before long: they see that the first one is."""
+    deadline = time.monotonic() + 30
+    while _lives(group) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not _lives(group)
 
 
 def _lives(group: int) -> bool:

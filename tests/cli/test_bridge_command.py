@@ -195,7 +195,7 @@ def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own)
     begun = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert (begun + out).endswith(b"\n")
     assert err.decode().splitlines() == ["loading bridge", "error: interrupted; the text ends where it had come to"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import typer
 
-from vocabridge.alignment import METHODS, VocabridgeError
+from vocabridge.alignment import METHODS, Terminated, VocabridgeError
 from vocabridge.cli import options, train, vocabularies
 from vocabridge.cli.errors import Commands, sentence
 from vocabridge.cli.output import plain
@@ -58,18 +58,19 @@ def failing(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "status", "says"),
     [
-        (VocabridgeError("The corpus is empty."), "error: The corpus is empty.\n"),
-        (KeyboardInterrupt(), "error: interrupted; nothing is left half-written\n"),
-        (ZeroDivisionError("division by zero"), "error: unexpected ZeroDivisionError: division by zero"),
-        (PanicException("out of range"), "error: unexpected PanicException: out of range"),
+        (VocabridgeError("The corpus is empty."), 1, "error: The corpus is empty.\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted; nothing is left half-written\n"),
+        (Terminated(), 143, "error: terminated; nothing is left half-written\n"),
+        (ZeroDivisionError("division by zero"), 1, "error: unexpected ZeroDivisionError: division by zero"),
+        (PanicException("out of range"), 1, "error: unexpected PanicException: out of range"),
     ],
 )
-def test_a_command_that_fails_ends_with_its_sentence_and_status_1(capsys, error, says):
+def test_a_command_that_fails_ends_with_its_sentence_and_its_status(capsys, error, status, says):
     with pytest.raises(SystemExit) as end:
         failing(error)(["fail"])
-    assert end.value.code == 1
+    assert end.value.code == status
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(says)

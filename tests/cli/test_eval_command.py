@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
+
+HEEDING_SIGINT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
 
 
 @pytest.fixture
@@ -46,6 +53,35 @@ def test_a_raw_file_is_evaluated_by_templates_and_a_run_goes_on(run, models, raw
     other = run(*command, "--limit", 2)
     assert other.returncode == 1
     assert "error: run holds an evaluation with another limit (None, now 2)" in other.stderr
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_stopped_evaluation_keeps_its_records_and_the_same_command_goes_on(
+    run, entry_point, models, raw, tmp_path, how
+):
+    raw.write_text(raw.read_text() * 10)
+    command = ["eval", *map(str, (*models, "--data", raw, *TEMPLATE, "--contenders", "base", "--records", "run"))]
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEEDING_SIGINT, entry_point, *command],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    records = tmp_path / "run" / "records-0.jsonl"
+    while process.poll() is None and not (records.exists() and records.stat().st_size):
+        time.sleep(0.005)
+    process.send_signal(how)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (128 + how, "")
+    word = "interrupted" if how is signal.SIGINT else "terminated"
+    assert err.splitlines()[-1] == f"error: {word}; the same command goes on from here"
+    kept = records.read_bytes()
+    again = run(*command, "--json")
+    assert again.returncode == 0, again.stderr
+    assert records.read_bytes().startswith(kept)
+    assert json.loads(again.stdout)["items"] == 40
 
 
 def test_several_processes_share_the_items_and_report_the_same(run, models, raw, tmp_path):

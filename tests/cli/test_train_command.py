@@ -70,7 +70,12 @@ def test_the_choices_are_those_of_the_library(run, choices):
     assert re.search(rf"[<\[]{re.escape('|'.join(choice.value for choice in choices))}[>\]]", offered)
 
 
-def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(entry_point, run, model_folders, data, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
+    entry_point, run, model_folders, data, tmp_path, how, word
+):
     arguments = ("train", data, "-o", tmp_path / "values", "--base", model_folders.source, "--epochs", 60)
     process = subprocess.Popen(
         [sys.executable, "-c", HEEDING_SIGINT, entry_point, *map(str, arguments)],
@@ -82,10 +87,10 @@ def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(entry_point, 
     log = tmp_path / "values" / "training_log.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 3):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "")
-    assert "error: interrupted; step " in err
+    assert (process.returncode, out) == (128 + how, "")
+    assert f"error: {word}; step " in err
     assert "start the same run again to go on" in err
     assert "Traceback" not in err
     assert not (tmp_path / "values" / "value_network.json").exists()
