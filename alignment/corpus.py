@@ -1,5 +1,6 @@
 """A corpus: any number of UTF-8 text files, read as a stream of pieces that no token should straddle.
 
+Files may be packed by gzip, may be pipes, and may begin with a byte order mark, which is no part of the text.
 A piece is about 64 KiB and ends after a line where it can, else before a space, else between two
 characters, so that the memory needed does not depend on the size or shape of a file. Piece i belongs to
 shard i mod n, for any n: who counts what depends on the text alone.
@@ -8,6 +9,7 @@ shard i mod n, for any n: who counts what depends on the text alone.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import inputs
 from .errors import VocabridgeError
 
 PIECE = 1 << 16
@@ -107,8 +110,8 @@ class Corpus:
                 below = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
                 shown = [file for file in below if not any(part.startswith(".") for part in file.parts)]
                 files += [path / file for file in sorted(shown)]
-            elif path.is_file():
-                files.append(path)
+            elif (file := _plain_file(path)).is_file():
+                files.append(file)
             else:
                 raise VocabridgeError(f"{path}: no such corpus file; give the path of a UTF-8 text file or folder.")
         corpus = cls(tuple(files))
@@ -129,12 +132,12 @@ class Corpus:
 
     @functools.cached_property
     def bytes(self) -> int:
-        """The bytes of all files together."""
-        return sum(file.stat().st_size for file in self.files)
+        """The bytes of all files together, unpacked."""
+        return sum(map(_size, self.files))
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over the files' contents in order; names do not count."""
+        """Hex SHA-256 over the files' unpacked contents in order; names do not count."""
         total = hashlib.sha256()
         for file in self.files:
             one = hashlib.sha256()
@@ -161,7 +164,7 @@ class Corpus:
 
     def _pieces(self) -> Iterator[str]:
         for file in self.files:
-            decoder = codecs.getincrementaldecoder("utf-8")()
+            decoder = codecs.getincrementaldecoder("utf-8-sig")()
             rest, read = "", 0
             for block in _blocks(file):
                 cut = _cut(rest)  # only now is it sure that the text goes on
@@ -185,10 +188,24 @@ class Corpus:
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
+    with _unreadable(file):
+        yield from inputs.blocks(file, PIECE)
+
+
+def _size(file: Path) -> int:
+    with _unreadable(file):
+        return inputs.size(file)
+
+
+def _plain_file(path: Path) -> Path:
+    with _unreadable(path):
+        return inputs.plain_file(path)
+
+
+@contextlib.contextmanager
+def _unreadable(file: Path) -> Iterator[None]:
     try:
-        with file.open("rb") as stream:
-            while block := stream.read(PIECE):
-                yield block
+        yield
     except OSError as error:
         raise VocabridgeError(f"{file}: cannot be read ({error.strerror or error}).") from error
 

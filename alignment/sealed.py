@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from .errors import VocabridgeError
 from .files import write_whole
+from .inputs import plain_file
 from .jsonio import parse_json
 
 Tensors: TypeAlias = dict[str, np.ndarray[Any, Any]]
@@ -67,10 +68,10 @@ class Seal:
             VocabridgeError: No such file, of another kind or format, altered or cut off.
         """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             raise VocabridgeError(f"{path}: no such file; {self.what} is expected there: {self.again}.")
         try:
-            with safe_open(path, framework="numpy") as file:
+            with safe_open(plain_file(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if self.key not in metadata:
                     raise VocabridgeError(f"{path}: a safetensors file, but not {self.what}; {self.again}.")

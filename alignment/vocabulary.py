@@ -30,6 +30,7 @@ from .errors import VocabridgeError
 from .gguf import UNUSED as GGUF_UNUSED
 from .gguf import read_gguf_tokenizer
 from .hub import reach_repository
+from .inputs import plain_file
 from .jsonio import read_json
 from .panics import panics_as_errors
 from .template_renderer import TemplateError, render
@@ -202,8 +203,8 @@ class Vocabulary:
             )
         if path.is_file() and "tekken" in path.name:
             return cls._from_tekken(path, str(path), size)
-        if path.is_file():
-            return cls._from_files({"tokenizer.json": path}, str(path), size)
+        if path.exists():
+            return cls._from_files({"tokenizer.json": plain_file(path)}, str(path), size)
         return cls._from_files(_fetch(str(source)), str(source), size)
 
     @classmethod
@@ -222,7 +223,7 @@ class Vocabulary:
             )
         try:
             with panics_as_errors(str(path)):
-                tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+                tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
         except VocabridgeError:
             raise
         except Exception as error:  # tokenizers raises bare Exception for every malformed file
@@ -705,7 +706,7 @@ def _read_text(path: Path | None) -> str | None:
     if path is None or not path.is_file():
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise VocabridgeError(f"{path}: not readable as UTF-8 text ({error}); download it again.") from error
 

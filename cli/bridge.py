@@ -31,7 +31,7 @@ T = TypeVar("T", str, Path)
 def are_files(paths: list[Path] | None) -> list[Path] | None:
     """Refuse a file that is not there."""
     for path in paths or ():
-        if str(path) != "-" and not path.is_file():
+        if str(path) != "-" and (not path.exists() or path.is_dir()):
             raise typer.BadParameter(f"File '{path}' does not exist.")
     return paths
 

@@ -61,7 +61,9 @@ def strengths(alphas: list[float] | None) -> list[float] | None:
 
 def items(source: str | None) -> str | None:
     """Refuse a file that is not there."""
-    if source is not None and not source.startswith("reasoning-gym:") and not Path(source).is_file():
+    if source is None or source.startswith("reasoning-gym:"):
+        return source
+    if not Path(source).exists() or Path(source).is_dir():
         raise typer.BadParameter(f"File '{source}' does not exist.")
     return source
 

@@ -138,9 +138,18 @@ def text_or_stdin(text: str) -> str:
 
 
 def in_existing_folder(path: Path | None) -> Path | None:
-    """Refuse a file to write whose folder is not there, before any work is done."""
-    if path is not None and not path.resolve().parent.is_dir():
-        raise typer.BadParameter(f"There is no folder '{path.resolve().parent}'; make it first.")
+    """Refuse a file to write whose folder is not there, before any work is done.
+
+    Where the file is stdout, all else that is printed goes to stderr.
+    """
+    if path is not None:
+        from vocabridge.alignment.files import own_descriptor
+
+        folder = os.path.dirname(os.path.realpath(path))
+        if not os.path.isdir(folder):
+            raise typer.BadParameter(f"There is no folder '{folder}'; make it first.")
+        if own_descriptor(path) == 1:
+            sys.stdout = sys.stderr
     return path
 
 

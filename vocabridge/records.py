@@ -1,7 +1,8 @@
 """Records: JSON objects, one a line, from a file, a folder of files or a data set of the hub, each with its place.
 
     train.jsonl                      one JSON object a line, UTF-8
-    folder                           all *.jsonl in it, by name
+    train.jsonl.gz                   the same, packed by gzip; a pipe (`<(command)`)
+    folder                           all *.jsonl and *.jsonl.gz in it, by name
     hf:owner/name[:config]/split     a data set of the hub, through the `datasets` library
 
 Files are read here and not by `datasets`: its reader does not say which line is bad, fills in fields that a record
@@ -10,6 +11,7 @@ lacks, and needs the `train` extra.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.inputs import content
 from vocabridge.alignment.jsonio import parse_json
 
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?::([\w.-]+))?/([^/]+)")
@@ -79,7 +82,7 @@ def read_records(source: str | Path) -> list[Record]:
 
 
 def data_digest(source: str | Path) -> str:
-    """Hex SHA-256 over the bytes of the files in order, as of `cat`; for the hub, over its rows as lines of JSON.
+    """Hex SHA-256 over the unpacked bytes of the files in order; for the hub, over its rows as lines of JSON.
 
     Raises:
         VocabridgeError: The source is missing or cannot be read.
@@ -97,7 +100,7 @@ def data_digest(source: str | Path) -> str:
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(path.glob("*.jsonl"), key=lambda file: file.name)
+    files = sorted([*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")], key=lambda file: file.name)
     if not files:
         raise VocabridgeError(f"there is no *.jsonl in {path}; name another folder, or a file")
     return files
@@ -105,7 +108,7 @@ def _files(path: Path) -> list[Path]:
 
 def _content(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return content(file)
     except FileNotFoundError:
         raise VocabridgeError(f"there is no file {file}; give a JSONL file") from None
     except OSError as error:
@@ -113,7 +116,8 @@ def _content(file: Path) -> bytes:
 
 
 def _read_file(file: Path) -> list[Record]:
-    lines = enumerate(_content(file).split(b"\n"), start=1)  # not splitlines: a string may hold U+2028
+    text = _content(file).removeprefix(codecs.BOM_UTF8)
+    lines = enumerate(text.split(b"\n"), start=1)  # not splitlines: a string may hold U+2028
     records = [_record(line, file, number) for number, line in lines if line.strip()]
     if not records:
         raise VocabridgeError(f"{file} holds no records; it needs one JSON object a line")

@@ -2,56 +2,52 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import crash_states
 import numpy as np
 import pytest
-
-SUPPORT = Path(__file__).parents[1] / "support" / "crash_states.py"
-
-
-def _support() -> Any:
-    spec = importlib.util.spec_from_file_location("crash_states", SUPPORT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["crash_states"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-crash_states = _support()
-
-
-@pytest.fixture(scope="module")
-def crashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    states = crash_states.CrashStates(tmp_path_factory.mktemp("states"))
-    yield states
-    states.close()
+from command_server import CommandServer
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """The folder in which the command works."""
-    folder = tmp_path / tmp_path.name
+    """The folder in which the command works, its cache in it."""
+    folder = tmp_path / "place"
     folder.mkdir()
     return folder
 
 
 @pytest.fixture
-def done(crashes: Any, place: Path) -> Callable[..., None]:
-    def done(*command: object) -> None:
-        ended = crashes.run(place, command)
-        assert ended.status == 0, ended.stderr
+def execute(command_server: CommandServer, place: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Runs a command there, and says how it ended."""
+
+    def execute(*command: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
+        env = command_server.environment(VOCABRIDGE_CACHE=str(place / "cache"), **environment)
+        return command_server.run([*map(str, command)], cwd=place, env=env)
+
+    return execute
+
+
+@pytest.fixture
+def done(execute: Callable[..., subprocess.CompletedProcess[bytes]]) -> Callable[..., None]:
+    """Runs a command there that has to succeed."""
+
+    def done(*command: object, **environment: str) -> None:
+        ended = execute(*command, **environment)
+        assert ended.returncode == 0, ended.stderr.decode()
 
     return done
+
+
+@pytest.fixture(autouse=True)
+def _no_progress_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def leftovers(place: Path) -> list[Path]:
@@ -60,34 +56,34 @@ def leftovers(place: Path) -> list[Path]:
     return [path for path in place.rglob("*") if path.suffix in (".part", ".partial") or path.name in names]
 
 
+@pytest.fixture
 def try_every_kill(
-    crashes: Any, place: Path, command: tuple[object, ...], sound: Callable[[], object], final: Callable[[], object]
-) -> None:
+    done: Callable[..., None], place: Path, tmp_path: Path
+) -> Callable[[tuple[object, ...], Callable[[], object], Callable[[], object]], None]:
     """Looks at every state that a kill leaves: it is sound, and the same command runs through and leaves what it did.
 
-    Args:
-        crashes: Runs commands.
-        place: Where.
-        command: Which.
-        sound: Fails if what is there does not load; called in every state.
-        final: What a command that has ended leaves, to be compared.
+    The function takes the command, what fails if what is there in some state does not load, and what gives what a
+    command that has ended leaves, to be compared.
     """
-    states = crashes.of(place, command)
-    expected = final()
-    assert len(states) > 3
-    assert leftovers(place) == []
-    for number, state in enumerate(states):
-        crash_states.put_back(state, place)
-        where = f"state {number} of {len(states)}"
-        try:
-            sound()
-            ended = crashes.run(place, command)
-            assert ended.status == 0, ended.stderr
-            assert leftovers(place) == []
-            assert final() == expected
-        except Exception as error:
-            raise AssertionError(f"{where}, {sorted(crash_states.contents(state))}") from error
-    assert leftovers(place) == []
+
+    def try_every_kill(command: tuple[object, ...], sound: Callable[[], object], final: Callable[[], object]) -> None:
+        done(*command, **{crash_states.VARIABLE: str(tmp_path / "states")})
+        states = sorted((tmp_path / "states").iterdir(), key=lambda path: int(path.name))
+        expected = final()
+        assert len(states) > 3
+        assert leftovers(place) == []
+        for state in states:
+            crash_states.put_back(state, place)
+            try:
+                sound()
+                done(*command)
+                assert leftovers(place) == []
+                assert final() == expected
+            except Exception as error:
+                held = ", ".join(crash_states.contents(state))
+                raise AssertionError(f"state {state.name} of {len(states)}: {held}") from error
+
+    return try_every_kill
 
 
 def loads(path: Path, *, methods: set[str] | None = None) -> None:
@@ -99,7 +95,7 @@ def loads(path: Path, *, methods: set[str] | None = None) -> None:
         assert methods is None or method in methods
 
 
-def test_align_over_an_old_file_and_its_cache(crashes, place, done, tokenizer_folders):
+def test_align_over_an_old_file_and_its_cache(try_every_kill, place, done, tokenizer_folders):
     (place / "text.txt").write_text("The dogs watch 12 lazy foxes.\n" * 3)
     pair = (tokenizer_folders.source, tokenizer_folders.target)
     done("align", *pair, "--method", "exact", "-o", "pair.safetensors")
@@ -110,10 +106,10 @@ def test_align_over_an_old_file_and_its_cache(crashes, place, done, tokenizer_fo
             loads(path)
 
     command = ("align", *pair, "--corpus", "text.txt", "-o", "pair.safetensors")
-    try_every_kill(crashes, place, command, sound, lambda: crash_states.contents(place))
+    try_every_kill(command, sound, lambda: crash_states.contents(place))
 
 
-def test_pairs(crashes, place, tokenizer_folders):
+def test_pairs(try_every_kill, place, tokenizer_folders):
     pair = (tokenizer_folders.source, tokenizer_folders.target)
 
     def sound():
@@ -121,10 +117,10 @@ def test_pairs(crashes, place, tokenizer_folders):
             loads(path)
 
     command = ("pairs", *pair, "--method", "exact", "-o", "pairs")
-    try_every_kill(crashes, place, command, sound, lambda: crash_states.contents(place))
+    try_every_kill(command, sound, lambda: crash_states.contents(place))
 
 
-def test_audit_over_an_old_page(crashes, place, done, tokenizer_folders):
+def test_audit_over_an_old_page(try_every_kill, place, done, tokenizer_folders):
     pytest.importorskip("matplotlib")
     (place / "text.txt").write_text("The dogs watch 12 lazy foxes.\n" * 3)
     done("align", tokenizer_folders.source, tokenizer_folders.target, "--method", "exact", "-o", "pair.safetensors")
@@ -136,7 +132,7 @@ def test_audit_over_an_old_page(crashes, place, done, tokenizer_folders):
         return page == "an old page"
 
     command = ("audit", "pair.safetensors", "--text", "text.txt", "-o", "page.html")
-    try_every_kill(crashes, place, command, sound, sound)
+    try_every_kill(command, sound, sound)
 
 
 @pytest.fixture
@@ -155,7 +151,7 @@ def adapters(model_folders, tmp_path):
 
 
 @pytest.mark.parametrize("over", ["nothing", "an old bridge", "the same bridge"])
-def test_bridge(crashes, place, done, model_folders, model_pair, adapters, tokenizer_folders, over):
+def test_bridge(try_every_kill, place, done, model_folders, model_pair, adapters, tokenizer_folders, over):
     from vocabridge.folder import load
 
     def command(name, strength, matrix):
@@ -181,12 +177,12 @@ def test_bridge(crashes, place, done, model_folders, model_pair, adapters, token
     def final():
         return bridge(), len(list((place / "bridge").iterdir()))
 
-    try_every_kill(crashes, place, new, sound, final)
+    try_every_kill(new, sound, final)
     assert final() == ((0.75, "retokenize", 1), 3)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_train(crashes, place, model_folders, method):
+def test_train(try_every_kill, place, model_folders, method):
     from vocabridge.value_network import load_value_network
 
     lines = [{"prompt": f"{n} foxes?", "response": f" {2 * n}."} for n in range(3 if method == "lora" else 1)]
@@ -203,10 +199,10 @@ def test_train(crashes, place, model_folders, method):
 
     options = ("--method", method, "--rank", 1, "--batch-size", 1, "--dtype", "float32")
     command = ("train", "data.jsonl", "-o", "values", "--base", model_folders.source, *options)
-    try_every_kill(crashes, place, command, sound, final)
+    try_every_kill(command, sound, final)
 
 
-def test_eval_with_records_report_and_page(crashes, place, model_folders, model_pair):
+def test_eval_with_records_report_and_page(try_every_kill, place, model_folders, model_pair):
     pytest.importorskip("matplotlib")
     lines = [{"prompt": f"{n} foxes?", "response": f" {2 * n}.", "answer": str(2 * n)} for n in range(2)]
     (place / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -222,7 +218,7 @@ def test_eval_with_records_report_and_page(crashes, place, model_folders, model_
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
     few = ("--contenders", "base", "--answers", 1, "--max-new-tokens", 2, "--alignment", model_pair)
     written = ("--records", "run", "-o", "report.json", "--html", "page.html")
-    try_every_kill(crashes, place, ("eval", "--data", "data.jsonl", *models, *few, *written), sound, final)
+    try_every_kill(("eval", "--data", "data.jsonl", *models, *few, *written), sound, final)
 
 
 def write_gguf(path: Path) -> None:
@@ -262,7 +258,7 @@ def write_gguf(path: Path) -> None:
     writer.close()
 
 
-def test_the_conversion_of_a_gguf_file(crashes, place):
+def test_the_conversion_of_a_gguf_file(try_every_kill, place):
     from vocabridge.alignment import Distributions
 
     write_gguf(place / "tiny.gguf")
@@ -273,10 +269,10 @@ def test_the_conversion_of_a_gguf_file(crashes, place):
             Distributions.open(place / "said.safetensors")
 
     command = ("predict", "tiny.gguf", "--corpus", "text.txt", "--top", 2, "-o", "said.safetensors")
-    try_every_kill(crashes, place, command, sound, lambda: crash_states.contents(place))
+    try_every_kill(command, sound, lambda: crash_states.contents(place))
 
 
-def test_a_second_run_in_a_folder_where_one_is_at_work_is_refused(crashes, place, done, model_folders, adapters):
+def test_a_second_run_in_a_folder_where_one_is_at_work_is_refused(execute, done, place, model_folders, adapters):
     from vocabridge.alignment.files import at_work
 
     (place / "data.jsonl").write_text('{"prompt": "3 foxes?", "response": " 6."}\n')
@@ -284,9 +280,9 @@ def test_a_second_run_in_a_folder_where_one_is_at_work_is_refused(crashes, place
     bridge = ("bridge", "-o", "bridge", "--base", model_folders.target, "--value", adapters / "new")
     for folder, command in ((place / "values", train), (place / "bridge", bridge)):
         with at_work(folder):
-            ended = crashes.run(place, command)
-            said = ended.stderr.splitlines()[-1]
-            assert ended.status == 1
+            ended = execute(*command)
+            said = ended.stderr.decode().splitlines()[-1]
+            assert ended.returncode == 1
             assert said == f"error: another process is at work in {folder.name}; wait for it, or name another folder"
         assert not folder.exists()
         done(*command)

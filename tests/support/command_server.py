@@ -27,7 +27,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-READ_WHEN_CALLED = frozenset({"COLUMNS", "PYTEST_CURRENT_TEST", "VOCABRIDGE_CACHE"})
+import crash_states
+
+READ_WHEN_CALLED = frozenset({"COLUMNS", "PYTEST_CURRENT_TEST", "VOCABRIDGE_CACHE", crash_states.VARIABLE})
 """Variables that no import reads; a command may have others than the server."""
 
 LATE = (
@@ -244,6 +246,8 @@ def _run() -> NoReturn:
         serve(requests, sys.argv[2])
     from vocabridge.cli import main
 
+    if copies := os.environ.get(crash_states.VARIABLE):
+        crash_states.record(Path.cwd(), Path(copies))
     try:
         main()
         status = 0
