@@ -14,11 +14,12 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test test-transformers lint bench clean
 
 help:
 	@echo "make demo    set up, align two real tokenizers, bridge two real models, print what it was worth"
 	@echo "make test    set up, run every test, those with the real models too"
+	@echo "make test-transformers    set up, run the tests of generation with the oldest and the newest transformers"
 	@echo "make lint    set up, run ruff and mypy"
 	@echo "make bench   set up, run the benchmarks"
 	@echo "make clean   remove .venv and what the tools left behind (the cache of models and alignments stays)"
@@ -32,6 +33,15 @@ demo: $(VENV)/ready-to-run
 test: $(VENV)/ready-to-develop
 	@echo "==> pytest: all tests, with the real models; 20 minutes or so"
 	$(BIN)/pytest $(ARGS)
+
+# Both versions lie in front of the one in .venv.
+GENERATION_TESTS = $(patsubst %,tests/runtime/test_%.py,transformers_version chat processor streaming)
+
+test-transformers: $(VENV)/transformers-oldest/ready $(VENV)/transformers-newest/ready
+	@for which in oldest newest; do \
+		echo "==> pytest: the tests of generation with the $$which transformers; two minutes or so"; \
+		PYTHONPATH=$(abspath $(VENV))/transformers-$$which $(BIN)/pytest -m 'not real' $(GENERATION_TESTS) || exit 1; \
+	done
 
 # mypy reads the four folders as they install: as one package, which it cannot see through an editable install.
 lint: $(VENV)/ready-to-develop
@@ -74,6 +84,17 @@ $(VENV)/ready-to-run: $(VENV)/created pyproject.toml constraints.txt
 $(VENV)/ready-to-develop: $(VENV)/ready-to-run
 	@echo "==> installing what tests and checks need: about 50 MB"
 	$(PIP_INSTALL) -e '.[train,models,report,test,lint]'
+	@touch $@
+
+# The ends of the range in pyproject.toml. The oldest needs an older client of the hub.
+$(VENV)/transformers-oldest/ready: PACKAGES = \
+	transformers==5.16.0 huggingface-hub==1.33.0 httpx==0.28.1 httpcore==1.0.9
+$(VENV)/transformers-newest/ready: PACKAGES = 'transformers<5.25'
+
+$(VENV)/transformers-oldest/ready $(VENV)/transformers-newest/ready: $(VENV)/ready-to-develop Makefile
+	@echo "==> installing another version of transformers: about 12 MB"
+	@rm -rf $(@D)
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS) --no-deps --target $(@D) $(PACKAGES)
 	@touch $@
 
 # Without dependencies: they ask for CUDA, web clients or other versions of numpy, and only their files are read.

@@ -38,6 +38,7 @@ from vocabridge.loading import build_bridge
 from vocabridge.policy import Policy
 from vocabridge.reader import begin_tokens
 from vocabridge.steering import Steering
+from vocabridge.transformers_version import CACHE
 
 ROUNDS = 4
 TOKENS = 24
@@ -78,7 +79,7 @@ class Writer:
         ids = self._ids
         said = run(
             self._models,
-            lambda name: {"input_ids": ids, "past_key_values": self._caches[name], "use_cache": True},
+            lambda name: {"input_ids": ids, CACHE: self._caches[name], "use_cache": True},
             keep=1,
         )
         self._ids = torch.stack([logits[:, -1] for logits in said.values()]).sum(0).argmax(-1, keepdim=True)

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationMixin, PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -33,6 +33,7 @@ from vocabridge.pretrained_methods import PretrainedMethods, check_is_text
 from vocabridge.said import Said
 from vocabridge.steering import Steering, steer
 from vocabridge.strength import Strength
+from vocabridge.transformers_version import CACHE, cache_name
 from vocabridge.value_source import ValueSource
 
 # The names of models that pipelines take for text generation; one that is not there is warned of.
@@ -98,7 +99,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             base: The base model, any family.
             source: A value network or a contrast pair.
             alignment: From the source's vocabulary to the base's.
-            combination: By default the informed carry with weights (1, 1, 1).
+            combination: By default `combination.UNFITTED`.
             policy: What the source says where tokens do not end together.
             strength: alpha.
             guard: Limits; by default none.
@@ -143,7 +144,8 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             input_ids: (batch, n) ids of the base's tokenizer.
             attention_mask: (batch, past + n), 0 for padding; padding is no text.
             position_ids: (batch, n); by default what the base model takes.
-            past_key_values: A `BridgeCache` from an earlier call.
+            past_key_values: A `BridgeCache` from an earlier call; may also be given as `cache`, as transformers 5.24
+                and later call it.
             use_cache: Whether to return a cache; by default as the base's configuration says.
             logits_to_keep: Give logits for the last that many positions only; 0 for all.
             labels: (batch, n) ids to compute the mean cross-entropy on, -100 where there is none.
@@ -155,9 +157,13 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             hidden states and attentions. Rows that `generate` has finished have zeros everywhere.
 
         Raises:
-            VocabridgeError: There are no `input_ids`; `past_key_values` is another model's cache, or has not read this
-                text from its start.
+            VocabridgeError: There are no `input_ids`; the cache is another model's, or has not read this text from its
+                start; or there are two caches.
         """
+        if (name := cache_name(kwargs)) is not None:
+            if past_key_values is not None:
+                raise VocabridgeError(f"past_key_values and {name} are both a cache; give one of them")
+            past_key_values = kwargs.pop(name)
         check_is_text(kwargs)
         if input_ids is None:
             raise VocabridgeError("a bridge reads text; give its tokens as input_ids")
@@ -184,10 +190,10 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
             return_dict=True,
+            **{CACHE: past_key_values},
             **kwargs,
         )
         logits = output.logits
@@ -197,13 +203,14 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocabulary.size)
-        result = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=past_key_values,
-            hidden_states=_all_among(batch, rows, getattr(output, "hidden_states", None)),
-            attentions=_all_among(batch, rows, getattr(output, "attentions", None)),
-        )
+        found: dict[str, Any] = {
+            "loss": loss,
+            "logits": logits,
+            CACHE: past_key_values,
+            "hidden_states": _all_among(batch, rows, getattr(output, "hidden_states", None)),
+            "attentions": _all_among(batch, rows, getattr(output, "attentions", None)),
+        }
+        result = CausalLMOutputWithPast(**found)
         if return_dict is None:
             return_dict = self.config.return_dict
         return result if return_dict else result.to_tuple()
@@ -271,23 +278,24 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
                 cache.count(flat, steered)
         return steered.view_as(logits)
 
-    def _sample(  # type: ignore[override]
-        self, input_ids: Tensor, *args: Any, stopping_criteria: StoppingCriteriaList, **kwargs: Any
-    ) -> Any:
-        """As transformers does it, but the cache is told which rows are finished, so that they cost nothing more."""
-        cache = kwargs.get("past_key_values")
-        if isinstance(cache, BridgeCache) and len(input_ids) > 1:
-            stopping_criteria = _Watched(stopping_criteria, cache)
-        return super()._sample(input_ids, *args, stopping_criteria=stopping_criteria, **kwargs)  # type: ignore[arg-type,misc]
+    # The two methods below are transformers' own. No argument of theirs is taken by its name or its place: a cache and
+    # stopping criteria are found by their types. `forward` refuses a cache that they did not see.
 
-    def _prepare_cache_for_generation(  # type: ignore[override]
-        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any
-    ) -> None:
-        """Puts the cache of any kind that transformers makes for the base into one for all models."""
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
-        cache = model_kwargs.get("past_key_values")
-        if cache is not None and not isinstance(cache, BridgeCache):
-            model_kwargs["past_key_values"] = BridgeCache(cache)
+    def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> None:
+        """Put the cache of any kind that transformers makes for the base into one for all models."""
+        super()._prepare_cache_for_generation(*args, **kwargs)  # type: ignore[misc]
+        for inputs in [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]:
+            name = cache_name(inputs)
+            if name is not None and not isinstance(inputs[name], BridgeCache):
+                inputs[name] = BridgeCache(inputs[name])
+
+    def _sample(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Do as transformers does, but tell the cache which rows are finished, so that they cost nothing more."""
+        cache = kwargs.get(cache_name(kwargs) or "")
+        if isinstance(cache, BridgeCache) and len(input_ids) > 1:
+            args = tuple(_watched(value, cache) for value in args)
+            kwargs = {name: _watched(value, cache) for name, value in kwargs.items()}
+        return super()._sample(input_ids, *args, **kwargs)  # type: ignore[misc]
 
     @property
     def device(self) -> torch.device:
@@ -321,6 +329,11 @@ def _without_begin(row: list[int], begin: int) -> list[int]:
     """A row whose first token, if it is the begin token, is no text, also where one token begins and ends texts."""
     first = next((i for i, token in enumerate(row) if token >= 0), None)
     return row if first is None or row[first] != begin else [*row[:first], -1, *row[first + 1 :]]
+
+
+def _watched(argument: Any, cache: BridgeCache) -> Any:
+    """The same, but stopping criteria whose verdict the cache hears, too."""
+    return _Watched(argument, cache) if isinstance(argument, StoppingCriteriaList) else argument
 
 
 class _Watched(StoppingCriteriaList):

@@ -112,7 +112,13 @@ class BridgeCache(Cache):
             reading.reorder(rows)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Takes back tokens, their number as one below 0; the sources keep what the texts still have in common."""
+        """Takes back tokens, their number as one below 0; the sources keep what the texts still have in common.
+
+        Raises:
+            VocabridgeError: The number is above 0, which means a length in some versions of transformers.
+        """
+        if tokens_to_remove > 0:
+            raise VocabridgeError(f"cannot take back {tokens_to_remove} tokens; give their number as one below 0")
         before = self.get_seq_length()
         super().crop(tokens_to_remove)
         self.positions = max(0, self.positions + tokens_to_remove)

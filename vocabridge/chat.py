@@ -19,6 +19,7 @@ from vocabridge.batch import left_padded, padding
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
 from vocabridge.reader import Piece, begin_tokens
+from vocabridge.transformers_version import CACHE
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 """A conversation: messages with "role" and "content" each, the last of them a user's."""
@@ -32,8 +33,8 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         messages: One conversation or several.
 
     Returns:
-        `input_ids` and `attention_mask`, (batch, n), padded on the left; and `past_key_values`, a cache for one
-        call of `generate`, which holds what the value sources read.
+        `input_ids` and `attention_mask`, (batch, n), padded on the left; and a cache for one call of `generate`, which
+        holds what the value sources read: `past_key_values`, from transformers 5.24 on `cache`.
 
     Raises:
         VocabridgeError: A model has no chat template, or one that does not take these messages; or there are none.
@@ -49,7 +50,7 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
     ]
     batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)
     cache = DynamicCache(config=bridge.config.get_text_config(decoder=True))
-    return {**batch, "past_key_values": BridgeCache(cache, prompts, batch["input_ids"].shape[1])}
+    return {**batch, CACHE: BridgeCache(cache, prompts, batch["input_ids"].shape[1])}
 
 
 def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:

@@ -27,6 +27,7 @@ from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.loading_errors import loading_error
 from vocabridge.memory import is_out_of_memory
+from vocabridge.transformers_version import check_transformers
 
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
 """Where the layers of one model go: "auto", or a device for each module, as accelerate knows it."""
@@ -102,7 +103,8 @@ def load_model(
         revision: Of a hub id: the commit, branch or tag.
 
     Raises:
-        VocabridgeError: Nothing by that name can be loaded, or there is no such device.
+        VocabridgeError: Nothing by that name can be loaded, there is no such device, or transformers is of a version
+            that vocabridge does not work with.
     """
     model = load_weights(name, device=device, dtype=dtype, device_map=device_map, revision=revision)
     folder, size = model_folder(name), model.get_output_embeddings().weight.shape[0]
@@ -128,6 +130,7 @@ def load_weights(
 
     Its `name_or_path` is `name`.
     """
+    check_transformers()
     if device is not None and device_map is not None:
         raise VocabridgeError("give one device, or a device_map over several, not both")
     place = None if device_map is not None else find_device(device or "cpu")

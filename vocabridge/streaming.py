@@ -25,6 +25,7 @@ from vocabridge.exact import ExactBridge
 from vocabridge.exact_streaming import ExactStream
 from vocabridge.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
 from vocabridge.stopping import StopStrings, stop_bytes, whole_characters
+from vocabridge.transformers_version import CACHE
 
 
 def stream(
@@ -130,7 +131,7 @@ class Stream(Iterator[str]):
                 stopping_criteria=StoppingCriteriaList([criterion]),
                 return_dict_in_generate=True,
             )
-            self._cache = output.past_key_values
+            self._cache = output[CACHE]
             yield from output.sequences[0, length:].tolist()
 
     def _one_by_one(
@@ -144,7 +145,7 @@ class Stream(Iterator[str]):
         **model_inputs: Any,
     ) -> Iterator[int]:
         """The loop of `generate` for one text, (1, n) ids."""
-        self._cache, new, finished = model_inputs["past_key_values"], input_ids, False
+        self._cache, new, finished = model_inputs[CACHE], input_ids, False
         while not finished:
             # Nobody's gradients are switched off between two tokens.
             with torch.no_grad():

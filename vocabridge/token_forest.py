@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vocabridge.connection import run
 from vocabridge.grouped_attention import grouped_attention
 from vocabridge.roomy_cache import RoomyCache
+from vocabridge.transformers_version import CACHE
 from vocabridge.tree import ROOT, Mask, TokenTree, attention_masks
 
 _KEPT = 4
@@ -130,7 +131,7 @@ class TokenForest:
                 "input_ids": torch.from_numpy(ids).to(device),
                 "position_ids": torch.from_numpy(positions).to(device),
                 "attention_mask": attention_masks(model.config, past, positions, self._depths, device, parameter.dtype),
-                "past_key_values": self._caches[name],
+                CACHE: self._caches[name],
                 "use_cache": True,
             }
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.connection import input_embeddings
@@ -249,24 +248,18 @@ class DeltaModel(nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor | dict[str, Tensor] | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool = False,
+        *,
         logits_to_keep: int | Tensor = 0,
         taken_logits: Tensor | None = None,
+        use_cache: bool = False,
+        **inputs: Any,
     ) -> DeltaOutput:
         """Changes of logits at the last `logits_to_keep` positions (0: all), or at these, (batch, k, |S|).
 
-        A cascade needs `taken_logits`, the base's after each token, (batch, n, |S|).
+        A cascade needs `taken_logits`, the base's after each token, (batch, n, |S|). The other arguments, a cache among
+        them, are the trunk's.
         """
-        hidden = self.hidden(
-            **self.inputs(input_ids, taken_logits),
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-        )
+        hidden = self.hidden(**self.inputs(input_ids, taken_logits), use_cache=use_cache, **inputs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return DeltaOutput(logits=self.unembed(hidden[:, kept]))
 

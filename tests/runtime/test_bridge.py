@@ -19,6 +19,7 @@ from vocabridge.policy import Policy
 from vocabridge.projection import Projection
 from vocabridge.steering import Steering
 from vocabridge.strength import Schedule
+from vocabridge.transformers_version import CACHE
 from vocabridge.value_source import ContrastPair
 
 PROMPTS = [
@@ -90,7 +91,7 @@ def test_a_bridge_that_is_silent_is_the_base_bit_for_bit(parts, silent):
         mask = torch.cat([inputs["attention_mask"], torch.ones(4, 1, dtype=torch.long)], 1)
         positions = (mask.cumsum(-1) - 1)[:, -1:]
         on = [
-            model(more, attention_mask=mask, position_ids=positions, past_key_values=past.past_key_values).logits
+            model(more, attention_mask=mask, position_ids=positions, **{CACHE: past[CACHE]}).logits
             for model, past in ((silent, ours), (parts.base.model, theirs))
         ]
         assert torch.equal(*on)

@@ -16,6 +16,7 @@ from vocabridge.combination import Carry, Combination
 from vocabridge.policy import Policy
 from vocabridge.steering import Steering
 from vocabridge.strength import Schedule
+from vocabridge.transformers_version import CACHE
 from vocabridge.value_source import ContrastPair
 
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京", "def f(x):\n    return"]
@@ -131,6 +132,13 @@ def test_all_tokens_that_are_taken_back_are_a_number_below_0(reverse):
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
+def test_a_number_of_tokens_to_take_back_above_0_is_refused(reverse):
+    with torch.no_grad():
+        cache = reverse(torch.tensor([[5, 6, 7]]), use_cache=True)[CACHE]
+    with pytest.raises(VocabridgeError, match="cannot take back 2 tokens; give their number as one below 0"):
+        cache.crop(2)
+
+
 def test_rows_that_are_reordered_and_repeated_go_on_as_from_scratch(bridge):
     vocabulary = bridge.vocabulary
     texts, order = [encode(vocabulary, "The quick 12")[0, :5], encode(vocabulary, "cafés é 🙂")[0, :5]], [1, 1, 0]
@@ -231,7 +239,7 @@ def test_a_cache_goes_on_where_generation_ended(bridge):
     first = bridge.generate(ids, attention_mask=torch.ones_like(ids), **arguments)
     more = torch.cat([first.sequences, torch.tensor([[300, 301, 302]])], 1)
     mask = torch.ones_like(more)
-    on = bridge.generate(more, attention_mask=mask, past_key_values=first.past_key_values, **arguments)
+    on = bridge.generate(more, attention_mask=mask, **{CACHE: first[CACHE]}, **arguments)
     assert torch.equal(on.sequences, bridge.generate(more, attention_mask=mask, **arguments).sequences)
 
 

@@ -16,6 +16,7 @@ from vocabridge.chat import chat_prompt
 from vocabridge.models import LoadedModel, model_folder, resolve_vocabulary
 from vocabridge.policy import Policy
 from vocabridge.reader import Reader
+from vocabridge.transformers_version import CACHE
 from vocabridge.value_source import ContrastPair
 
 CHATML = (
@@ -81,7 +82,7 @@ def started(bridge, conversations):
     prompt = chat_prompt(bridge, conversations)
     with torch.no_grad():
         bridge(**prompt)
-    cache = prompt["past_key_values"]
+    cache = prompt[CACHE]
     return cache, [text.reader for text in cache.readings[0]._texts]
 
 
@@ -132,7 +133,7 @@ def test_the_sources_scores_are_those_of_its_own_template(chat):
     steering = chat.bridge.steering
     prompt = chat_prompt(chat.bridge, QUESTION)
     with torch.no_grad():
-        cache = prompt.pop("past_key_values")
+        cache = prompt.pop(CACHE)
         ((_, said),) = chat.bridge.listen(**prompt, keep=1, cache=cache)
         scores, speaks = steering.scores(said, slice(0, 1), ("tuned", "untuned"))
         ids = torch.tensor([wanted(chat.source, QUESTION)])

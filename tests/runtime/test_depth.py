@@ -18,6 +18,7 @@ from transformers import (
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.depth import cut_to
+from vocabridge.transformers_version import CACHE
 
 SHAPE = {
     "vocab_size": 90,
@@ -73,7 +74,7 @@ def test_its_caches_have_so_many_layers_and_change_nothing(model, layers):
     plain, cache = DynamicCache(), DynamicCache(config=model.config)
     assert len(cache.layers) == layers
     for past in (plain, cache):
-        steps = [model(IDS[:, part], past_key_values=past, use_cache=True).logits for part in (slice(7), slice(7, 12))]
+        steps = [model(IDS[:, part], **{CACHE: past}, use_cache=True).logits for part in (slice(7), slice(7, 12))]
         torch.testing.assert_close(torch.cat(steps, 1), model(IDS).logits, atol=1e-4, rtol=1e-4)
         assert len(past.layers) == layers
 
