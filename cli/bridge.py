@@ -9,14 +9,14 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vocabridge.cli.options import Base, as_usage, number, output_folder
-from vocabridge.cli.output import Json, print_facts, print_json, progress
+from vocabridge.cli.options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
+from vocabridge.cli.output import Json, print_facts, print_json, progress, say_unfitted
 from vocabridge.policy import Policy
 from vocabridge.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_OR_INFINITE
 
 EXAMPLES = """\b
 Examples:
-  vocabridge bridge -o my-bridge --base gemma-3-270m --value my-values
+  vocabridge bridge -o my-bridge --base gemma-3-270m --value gsm-symbolic-smollm2-135m
   vocabridge bridge -o my-bridge --base gemma-3-270m --value my-values --combination report.json
   vocabridge bridge -o my-bridge --base ./big --value ./small-chat --untuned ./small --strength 1:0.2:64
 \b
@@ -43,7 +43,7 @@ def bridge(
         list[str],
         typer.Option(
             metavar="NAME",
-            help="A value network's folder; with --untuned, the tuned small model by name. "
+            help=f"What steers: {A_VALUE_NETWORK}; with --untuned, the tuned small model by name. "
             "Give it again for one more source, and the options for each source as often, in the same order.",
         ),
     ],
@@ -64,7 +64,7 @@ def bridge(
         typer.Option(
             callback=are_files,
             metavar="FILE",
-            help="Fitted weights: a report that `eval -o` wrote. Without it: 1, 1, 1.",
+            help="Fitted weights: a report that `eval -o` wrote. Without it: weights that suit most sources.",
         ),
     ] = None,
     strength: Annotated[
@@ -134,6 +134,7 @@ def bridge(
                 )
             )
         save_bridge(Bridge(target, steerings, guard), output)
+    say_unfitted(one.combination for one in steerings)
     if json:
         described = [
             {

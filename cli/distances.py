@@ -34,7 +34,7 @@ def compare(
     with progress(f"comparing {file} with what {model} says exactly") as tell:
         asked = None if base is None else load_model(base)
         vocabulary = remembered("target", target, alignment.target) if asked is None or target else asked.vocabulary
-        source = load_value_network(Path(model)) if is_value_network(Path(model)) else load_model(model)
+        source = load_value_network(model) if is_value_network(model) else load_model(model)
         (found,) = distances(
             source, vocabulary, {"": alignment}, corpus, base=asked, positions=positions, progress=tell
         ).values()

@@ -10,6 +10,7 @@ import typer
 from vocabridge.cli.errors import end_stopped
 from vocabridge.cli.evaluations import print_evaluation
 from vocabridge.cli.options import (
+    A_VALUE_NETWORK,
     AlignmentFile,
     CombinationFile,
     Dtype,
@@ -85,7 +86,7 @@ def evaluate(
     base: Annotated[str | None, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")] = None,
     value: Annotated[
         str | None,
-        typer.Option(help="The value network's folder; with --untuned, the tuned small model by name."),
+        typer.Option(help=f"What steers: {A_VALUE_NETWORK}; with --untuned, the tuned small model by name."),
     ] = None,
     untuned: Untuned = None,
     alignment: AlignmentFile = None,

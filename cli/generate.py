@@ -11,7 +11,7 @@ import typer
 
 from vocabridge.cli.errors import end_stopped
 from vocabridge.cli.options import Device, Dtype, DtypeName, ValueDevice, number, text_or_stdin
-from vocabridge.cli.output import Json, print_json, progress
+from vocabridge.cli.output import Json, print_json, progress, say_unfitted
 from vocabridge.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
 
 if TYPE_CHECKING:
@@ -74,7 +74,8 @@ def generate(
     """Continue a text with a bridged model.
 
     The text appears as it is produced; a line on stderr says at the end how fast that was, and what share of the
-    tokens steering changed; with --exact, what share of the bytes.
+    tokens steering changed; with --exact, what share of the bytes. Where no weights were fitted, a line before it says
+    how to fit them.
     """
     if tolerance is not None and not exact:
         raise typer.BadParameter("only --exact has a tolerance; add it, or leave this out", param_hint="--tolerance")
@@ -105,6 +106,7 @@ def generate(
     written = write(writing, quiet=json)
     seconds = perf_counter() - begin
     changed, speed = writing.changed_rate, writing.tokens / seconds
+    say_unfitted(one.combination for one in loaded.steerings)
     if json:
         figures = {"tokens": writing.tokens, "seconds": seconds, "tokens_per_second": speed, "changed_rate": changed}
         if isinstance(writing, ExactStream):

@@ -29,6 +29,14 @@ from vocabridge.cli.errors import fail
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from vocabridge.combination import Combination
+
+UNFITTED_NOTE = (
+    "no weights were fitted; to fit them: vocabridge eval --base BASE --value VALUE --data FILE --validation FILE "
+    "-o report.json, then vocabridge bridge --combination report.json"
+)
+"""What to say of a bridge whose weights are the default."""
+
 PROGRESS_SECONDS = 5.0
 """Where stderr is no terminal, a line of progress is printed this often."""
 
@@ -37,6 +45,12 @@ PIPED_WIDTH = 120
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
 """The option that every command has."""
+
+
+def say_unfitted(combinations: Iterable[Combination]) -> None:
+    """Say on stderr that weights are the default and how to fit them, if there are such."""
+    if not all(one.fitted for one in combinations):
+        typer.echo(f"note: {UNFITTED_NOTE}", err=True)
 
 
 def print_json(document: object) -> None:

@@ -32,7 +32,7 @@ def score(
     model: Annotated[
         str,
         typer.Option(
-            help="The source model: packaged, hub id, folder or .gguf file; with --exact also a value network's folder."
+            help="The source model: packaged, hub id, folder or .gguf file; with --exact also a value network."
         ),
     ],
     text: Annotated[

@@ -7,11 +7,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Split", "corpus_files", "task_file", "value_network_folder"]
+__all__ = ["VALUE_NETWORKS", "Split", "corpus_files", "task_file", "value_network_folder"]
 
 Split = Literal["train", "validation", "test"]
 
 _FOLDER = Path(str(files(__name__)))
+
+VALUE_NETWORKS = {"gsm-symbolic-smollm2-135m": _FOLDER / "value_network" / "gsm_symbolic-smollm2-135m"}
+"""The value networks that ship with vocabridge: their folders, by short name."""
 
 
 def corpus_files() -> list[Path]:
@@ -26,4 +29,4 @@ def task_file(split: Split) -> Path:
 
 def value_network_folder() -> Path:
     """The value network trained on the sample task's train split, from SmolLM2-135M-Instruct."""
-    return _FOLDER / "value_network" / "gsm_symbolic-smollm2-135m"
+    return VALUE_NETWORKS["gsm-symbolic-smollm2-135m"]

@@ -76,6 +76,7 @@ class Combination:
         tuned: b, the weight of the tuned donor, or of the delta.
         untuned: c, the weight of the untuned donor; not used by the carries of a delta, nor by mixtures.
         form: Product or mixture.
+        fitted: Whether somebody fitted or chose the weights; False for `UNFITTED` alone.
     """
 
     carry: Carry = Carry.INFORMED
@@ -83,6 +84,7 @@ class Combination:
     tuned: float = 1.0
     untuned: float = 1.0
     form: Form = Form.PRODUCT
+    fitted: bool = True
 
     def __post_init__(self) -> None:
         """Checks the weights.
@@ -116,8 +118,8 @@ class Combination:
         if self.form is Form.MIXTURE:
             share = min(1.0, max(0.0, strength * self.tuned / (self.base + self.tuned)))
             return replace(self, base=1 - share, tuned=share)
-        weights = 1 + strength * (self.base - 1), strength * self.tuned, strength * self.untuned
-        return Combination(self.carry, *weights)
+        base, tuned, untuned = 1 + strength * (self.base - 1), strength * self.tuned, strength * self.untuned
+        return replace(self, base=base, tuned=tuned, untuned=untuned)
 
     def change(
         self, projection: Projection, base_logits: Tensor, p_base: Tensor, scores: Scores, strength: float | Tensor
@@ -183,7 +185,7 @@ class Combination:
         """
         write_whole(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
-    def as_dict(self) -> dict[str, str | float]:
+    def as_dict(self) -> dict[str, str | float | bool]:
         """Its JSON form."""
         return {
             "carry": self.carry.value,
@@ -191,21 +193,27 @@ class Combination:
             "base": self.base,
             "tuned": self.tuned,
             "untuned": self.untuned,
+            "fitted": self.fitted,
         }
 
     @classmethod
     def from_dict(cls, fields: Any) -> Combination:
         """From its JSON form; without a form it is a product, as all were before there were others.
 
+        Weights that a file gives count as fitted, unless it says otherwise.
+
         Raises:
             VocabridgeError: That is no combination.
         """
         try:
             weights = {name: float(fields[name]) for name in ("base", "tuned", "untuned")}
-            return cls(carry=Carry(fields["carry"]), **weights, form=Form(fields.get("form", "product")))
+            form, fitted = Form(fields.get("form", "product")), fields.get("fitted", True)
+            if not isinstance(fitted, bool):
+                raise TypeError(f"fitted is true or false, not {fitted!r}")
+            return cls(carry=Carry(fields["carry"]), **weights, form=form, fitted=fitted)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise VocabridgeError(
-                f"that is no combination ({error}); one has carry, base, tuned and untuned, and may have a form"
+                f"that is no combination ({error}); one has carry, base, tuned and untuned, perhaps form and fitted"
             ) from error
 
     @classmethod
@@ -222,6 +230,10 @@ class Combination:
             raise VocabridgeError(f"there is no file {path}; `vocabridge eval` writes a combination") from None
         except (ValueError, VocabridgeError) as error:
             raise VocabridgeError(f"{path} is not a combination: {error}") from error
+
+
+UNFITTED = Combination(base=0.45, tuned=0.75, untuned=0.1, fitted=False)
+"""What a value source steers with until weights are fitted: near all fits, where (1, 1, 1) is far from them."""
 
 
 def carried(

@@ -21,7 +21,7 @@ from vocabridge.parts import Names
 from vocabridge.reference import weights_digest
 from vocabridge.saved_bridge import BRIDGE, SavedBridge, file_digest
 from vocabridge.task import Template, digest
-from vocabridge.value_network import CONFIG, WEIGHTS, is_value_network
+from vocabridge.value_network import CONFIG, WEIGHTS, is_value_network, network_folder
 
 
 def recipe(
@@ -62,7 +62,7 @@ def recipe(
 
 def _model(name: str) -> str:
     """The commit of a hub id, or a digest of a model's or a value network's weights, the small base's among them."""
-    folder = Path(name)
+    folder = network_folder(name)
     if is_value_network(folder):
         try:
             base = read_json_object(folder / CONFIG)["base"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ import torch
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge import Bridge
 from vocabridge.byte_model import TOLERANCE
-from vocabridge.combination import Carry, Combination, Form
+from vocabridge.combination import UNFITTED, Carry, Combination, Form
 from vocabridge.contenders import ByBytes, Contender, in_one_vocabulary, of_model, of_source
 from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.examples import Example
@@ -185,7 +184,7 @@ class Lineup:
     def _control(self, run: Run) -> Contender:
         base, name = self.parts.base(), self._names.control
         assert name is not None
-        source = load_value_network(Path(name), **self._place)
+        source = load_value_network(name, **self._place)
         if source.vocabulary.fingerprint != base.vocabulary.fingerprint:
             raise VocabridgeError(
                 f"{name} has another tokenizer than {base.name}; a control is a value network of the base's own"
@@ -200,8 +199,8 @@ class Lineup:
     def _ceiling(self, _run: Run) -> Contender:
         name = self._names.ceiling
         assert name is not None
-        if is_value_network(Path(name)):
-            return of_source(Kind.CEILING.label, load_value_network(Path(name), **self._place))
+        if is_value_network(name):
+            return of_source(Kind.CEILING.label, load_value_network(name, **self._place))
         loaded = load_model(name, **self._place)
         return of_model(Kind.CEILING.label, loaded.model, loaded.vocabulary)
 
@@ -220,7 +219,7 @@ class Lineup:
         if saved is not None:
             return run.setting(Kind.BRIDGE.label, lambda: _as_saved(saved))
         if not self._held_out:
-            given = given or Combination()
+            given = given or UNFITTED
         return self._setting(
             run,
             Kind.BRIDGE,

@@ -9,7 +9,7 @@ import torch
 
 from vocabridge.alignment import Alignment, Vocabulary, align
 from vocabridge.bridge import Bridge
-from vocabridge.combination import Combination
+from vocabridge.combination import UNFITTED, Combination
 from vocabridge.data import corpus_files
 from vocabridge.exact import ExactBridge, ExactSteering
 from vocabridge.models import load_model
@@ -66,7 +66,7 @@ def build_bridge(
         exact: Combine the models over bytes, without an alignment; see `ExactBridge`.
         untuned: The untuned model of a contrast pair.
         alignment: A saved alignment.
-        combination: Saved weights.
+        combination: Saved weights; without them `UNFITTED`.
         device: Where the models go.
         dtype: Of their weights.
 
@@ -77,7 +77,7 @@ def build_bridge(
     target = load_model(base, device=device, dtype=dtype)
     if exact:
         source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
-        weights = Combination() if combination is None else Combination.load(combination)
+        weights = UNFITTED if combination is None else Combination.load(combination)
         return ExactBridge(target, [ExactSteering(source, weights)])
     steering = build_steering(
         target.vocabulary,
@@ -110,7 +110,7 @@ def build_steering(
         value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
         untuned: The untuned model of the pair.
         alignment: A saved alignment; without one, the default from the shipped corpus, by way of the cache.
-        combination: Saved weights; without them the informed carry at (1, 1, 1).
+        combination: Saved weights; without them `UNFITTED`.
         policy: What the source says where its tokens and the base's do not end together.
         strength: alpha.
         device: Where the source's models go.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
-from vocabridge.combination import Carry, Combination
+from vocabridge.combination import UNFITTED, Carry, Combination
 from vocabridge.guard import Guard
 from vocabridge.healing import Healer
 from vocabridge.look_ahead import LookAhead
@@ -57,7 +57,7 @@ class Steering(nn.Module):
         self.source = source
         self.target = target
         self.projection = projection
-        self.combination = combination or Combination()
+        self.combination = combination or UNFITTED
         self.policy = policy
         self.strength = strength
         self.alignment = alignment
@@ -82,7 +82,7 @@ class Steering(nn.Module):
             target: The base model's vocabulary.
             source: A value network or a contrast pair.
             alignment: From the source's vocabulary to the base's.
-            combination: By default the informed carry with weights (1, 1, 1).
+            combination: By default `UNFITTED`.
             policy: What the source says where tokens do not end together.
             strength: alpha.
 

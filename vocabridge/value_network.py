@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
+from vocabridge.data import VALUE_NETWORKS
 from vocabridge.depth import cut_to
 from vocabridge.models import LoadedModel, commit_of, load_model, load_weights
 from vocabridge.scheme import Initialisation, Scheme
@@ -105,13 +106,18 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def is_value_network(folder: Path) -> bool:
-    """Whether there is a value network in a folder."""
-    return (folder / CONFIG).is_file()
+def network_folder(name: str | Path) -> Path:
+    """Give the folder of a value network: a shipped one by its short name, else the folder that the name is."""
+    return VALUE_NETWORKS.get(str(name), Path(name))
+
+
+def is_value_network(name: str | Path) -> bool:
+    """Whether a folder holds a value network, or the name is the short name of one."""
+    return (network_folder(name) / CONFIG).is_file()
 
 
 def load_value_network(
-    folder: Path,
+    folder: str | Path,
     *,
     base: str | None = None,
     revision: str | None = None,
@@ -123,7 +129,7 @@ def load_value_network(
     An adapter is added to the weights beside which it stood in training, so that a forward takes no more than theirs.
 
     Args:
-        folder: The folder.
+        folder: The folder, or the short name of a value network that ships with vocabridge: one of `VALUE_NETWORKS`.
         base: The small base, if it is not where the folder says.
         revision: Of the small base on the hub.
         device: Where to put both.
@@ -132,6 +138,7 @@ def load_value_network(
     Raises:
         VocabridgeError: A file is missing or damaged, or the base's tokenizer is not the one it was trained with.
     """
+    folder = network_folder(folder)
     config = _read_config(folder / CONFIG)
     if base is not None:
         config = replace(config, base=base)
@@ -152,10 +159,10 @@ def load_value_network(
 def load_value_source(
     value: str, *, untuned: str | None = None, device: str | None = None, dtype: torch.dtype = torch.bfloat16
 ) -> ValueSource:
-    """A value network's folder, or the two names of a contrast pair.
+    """A value network's folder or short name, or the two names of a contrast pair.
 
     Args:
-        value: The folder of a value network; with `untuned`, the tuned model's name.
+        value: The folder or short name of a value network; with `untuned`, the tuned model's name.
         untuned: The same model before tuning.
         device: Where to put the models.
         dtype: Of their weights.
@@ -165,7 +172,7 @@ def load_value_source(
     """
     if untuned is not None:
         return ContrastPair(*(load_model(name, device=device, dtype=dtype) for name in (value, untuned)))
-    return load_value_network(Path(value), device=device, dtype=dtype)
+    return load_value_network(value, device=device, dtype=dtype)
 
 
 def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> DeltaModel:
@@ -264,7 +271,10 @@ def _read_config(path: Path) -> ValueNetworkConfig:
         }
         return ValueNetworkConfig(**fields | choices)
     except FileNotFoundError:
-        raise VocabridgeError(f"there is no file {path}; give the folder of a trained value network") from None
+        raise VocabridgeError(
+            f"there is no file {path}; give the folder of a trained value network, or the short name of one that ships "
+            f"with vocabridge: {', '.join(VALUE_NETWORKS)}"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise VocabridgeError(
             f"{path} is not a value network's configuration ({error}); copy or train it again"

@@ -62,7 +62,7 @@ def test_all_that_can_be_set_is_in_the_folder(run, make, own):
         *("--strength", "1:0.2:64", "--policy", "heal", "--plausible", 0.01, "--min-entropy", 0.5),
         *("--confidence", 0.25, "--max-norm", 3),
     )
-    assert "informed product of weights 1, 1, 1, strength 1:0.2:64" in said.stdout
+    assert "informed product of weights 0.45, 0.75, 0.1, strength 1:0.2:64" in said.stdout
     written = json.loads((own / "bridge" / "bridge.json").read_text())
     assert written["guard"] == {"plausible": 0.01, "min_entropy": 0.5, "confidence": 0.25, "max_norm": 3.0}
     (steering,) = written["steerings"]
@@ -70,6 +70,20 @@ def test_all_that_can_be_set_is_in_the_folder(run, make, own):
     assert set(steering["source"]) == {"tuned", "untuned"}
     assert steering["source"]["tuned"]["name"] == str(own / "tuned")
     answer(run, "bridge", "The fox")
+
+
+def test_a_bridge_whose_weights_nobody_fitted_says_so_in_a_line_and_how_to_fit_them(run, make, own):
+    (own / "report.json").write_text('{"combination": {"carry": "informed", "base": 0.4, "tuned": 0.7, "untuned": 0}}')
+    for name, options, fitted in (("plain", (), False), ("fitted", ("--combination", "report.json"), True)):
+        made = make(*options, output=name)
+        (steering,) = json.loads((own / name / "bridge.json").read_text())["steerings"]
+        assert steering["combination"]["fitted"] is fitted
+        for more in ((), ("--json",), ("--exact",)):
+            done = run("generate", name, "The fox", "--max-new-tokens", 2, *more)
+            for said in (made, done):
+                notes = [line for line in said.stderr.splitlines() if line.startswith("note: ")]
+                assert len(notes) == (not fitted), said.stderr
+                assert all("no weights were fitted; to fit them: vocabridge eval" in note for note in notes)
 
 
 def test_without_an_alignment_it_is_built_once_and_kept(run, own):

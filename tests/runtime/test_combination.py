@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.combination import Carry, Combination, Form
+from vocabridge.bridge import Bridge
+from vocabridge.combination import UNFITTED, Carry, Combination, Form
+from vocabridge.lineup import CONTRAST
 from vocabridge.policy import Policy
 from vocabridge.projection import Projection
+from vocabridge.steering import Steering
 from vocabridge.value_source import Scores
 
 DISTRIBUTIONS = [carry for carry in Carry if not carry.of_delta]
@@ -285,6 +288,28 @@ def test_a_combination_comes_back_from_a_report_of_eval(tmp_path):
     assert Combination.load(tmp_path / "report.json") == combination
 
 
+def test_what_was_not_fitted_is_remembered_and_given_weights_count_as_fitted(tmp_path):
+    UNFITTED.save(tmp_path / "weights.json")
+    again = Combination.load(tmp_path / "weights.json")
+    assert again == UNFITTED
+    assert not again.fitted
+    assert not again.at(0.5).fitted
+    assert Combination(base=again.base, tuned=again.tuned, untuned=again.untuned).fitted
+    (tmp_path / "weights.json").write_text('{"carry": "informed", "base": 0.45, "tuned": 0.75, "untuned": 0.1}')
+    assert Combination.load(tmp_path / "weights.json").fitted
+
+
+def test_without_a_combination_a_bridge_has_the_unfitted_one(parts):
+    assert Bridge.over(parts.base, parts.pair, parts.alignment).steering.combination == UNFITTED
+    assert Steering.over(parts.base.vocabulary, parts.pair, parts.alignment).combination == UNFITTED
+
+
+def test_the_sum_of_the_paper_and_of_proxy_tuning_has_weights_of_1():
+    for combination in (Combination(), CONTRAST):
+        assert (combination.base, combination.tuned, combination.untuned) == (1, 1, 1)
+    assert CONTRAST.carry is Carry.STATIC
+
+
 def test_a_file_from_before_there_were_forms_is_a_product(tmp_path):
     (tmp_path / "report.json").write_text('{"carry": "informed", "base": 0.2, "tuned": 0.9, "untuned": 0.1}')
     assert Combination.load(tmp_path / "report.json") == Combination(Carry.INFORMED, 0.2, 0.9, 0.1, Form.PRODUCT)
@@ -303,6 +328,7 @@ def test_a_file_from_before_there_were_forms_is_a_product(tmp_path):
         b'{"combination": {}}',
         b'{"combination": 3}',
         b'{"carry": "guess", "base": 1, "tuned": 1, "untuned": 1}',
+        b'{"carry": "linear", "base": 1, "tuned": 1, "untuned": 1, "fitted": "no"}',
         b'{"carry": "linear", "base": null, "tuned": 1, "untuned": 1}',
         b'{"carry": "linear", "base": NaN, "tuned": 1, "untuned": 1}',
         b'{"carry": "static", "form": "sum", "base": 1, "tuned": 1, "untuned": 1}',

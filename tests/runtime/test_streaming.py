@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge import Bridge
 from vocabridge.chat import chat_prompt
+from vocabridge.combination import Combination
 from vocabridge.models import LoadedModel
 from vocabridge.projection import Projection
 from vocabridge.steering import Steering
@@ -163,7 +164,7 @@ def chatting(parts):
     small, large = (replace(model.vocabulary, template=template) for model in (parts.small, parts.base))
     source = parts.pair
     source.vocabulary = small
-    steering = Steering.over(large, source, parts.alignment)
+    steering = Steering.over(large, source, parts.alignment, Combination())
     return Bridge(LoadedModel("base", "", parts.base.model, large), [steering])
 
 

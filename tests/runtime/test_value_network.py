@@ -14,12 +14,17 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
 from vocabridge.connection import run
+from vocabridge.data import VALUE_NETWORKS
+from vocabridge.evaluation_recipe import recipe
 from vocabridge.folder import load, save_bridge
 from vocabridge.models import LoadedModel, load_model
+from vocabridge.parts import Names
 from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.task import Template
 from vocabridge.value_network import (
     CONFIG,
     WEIGHTS,
+    is_value_network,
     load_value_network,
     load_value_source,
     new_value_network,
@@ -159,6 +164,28 @@ def refused(folder) -> str:
         load_value_network(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_a_shipped_value_network_has_a_short_name_wherever_a_folder_is_taken(folder, monkeypatch, tmp_path):
+    monkeypatch.setitem(VALUE_NETWORKS, "short-name", folder)
+    monkeypatch.chdir(tmp_path.parent)
+    assert is_value_network("short-name")
+    expected = logits(load_value_network(folder))
+    for loaded in (load_value_network("short-name"), load_value_source("short-name")):
+        assert torch.equal(logits(loaded), expected)
+    base, data = str(folder.parent / "base"), folder / CONFIG
+    by_name, by_folder = (
+        recipe(Names(base=base, value=name), None, data, None, Template()) for name in ("short-name", str(folder))
+    )
+    assert by_name["value source"] == by_folder["value source"]
+
+
+def test_the_short_names_are_of_folders_and_an_error_lists_them(tmp_path):
+    assert VALUE_NETWORKS
+    for name, place in VALUE_NETWORKS.items():
+        assert is_value_network(name)
+        assert (place / WEIGHTS).is_file()
+        assert name in refused(tmp_path)
 
 
 @pytest.mark.parametrize("file", [CONFIG, WEIGHTS])
