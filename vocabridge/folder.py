@@ -37,7 +37,7 @@ from vocabridge.reference import Reference, weights_digest
 from vocabridge.saved_bridge import BRIDGE, FORMAT, SavedBridge, file_digest
 from vocabridge.steering import Steering
 from vocabridge.strength import as_json
-from vocabridge.value_network import WEIGHTS, save_value_network
+from vocabridge.value_network import WEIGHTS, network_folder, save_value_network
 from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
 
 _OURS = re.compile(r"(alignment-\d+(\.\d+)?\.safetensors|value-\d+(\.\d+)?)")
@@ -264,7 +264,7 @@ def _refer(source: ValueSource, number: int, files: _Files) -> dict[str, Referen
         return {role: Reference.of(cast(PreTrainedModel, one), fingerprint) for role, one in source.models.items()}
     if not isinstance(source, ValueNetwork):
         raise VocabridgeError(f"{source.name} is neither a value network nor a contrast pair; only these can be saved")
-    place = Path(source.name)
+    place = network_folder(source.name)
     if source.config.method == "lora":
         place = files.new(f"value-{number}")
         save_value_network(source, place, source.config.training)

@@ -24,7 +24,7 @@ from vocabridge.value_network import WEIGHTS, load_value_network
 from vocabridge.value_source import ContrastPair, ValueSource
 
 BRIDGE = "bridge.json"
-FORMAT = 2
+FORMAT = 3
 
 _NETWORK, _PAIR = {"value_network", "base"}, {"tuned", "untuned"}
 

@@ -138,7 +138,7 @@ def load_value_network(
     Raises:
         VocabridgeError: A file is missing or damaged, or the base's tokenizer is not the one it was trained with.
     """
-    folder = network_folder(folder)
+    name, folder = str(folder), network_folder(folder)
     config = _read_config(folder / CONFIG)
     if base is not None:
         config = replace(config, base=base)
@@ -151,9 +151,9 @@ def load_value_network(
     value = _initial_delta_model(loaded, config)
     trained = _load_state(value, config, folder / WEIGHTS)
     if config.method == "full":
-        return ValueNetwork(loaded, value.eval(), config, str(folder))
+        return ValueNetwork(loaded, value.eval(), config, name)
     _merge_adapter(value.model)
-    return ValueNetwork(loaded, value.eval(), config, str(folder), adapter=trained)
+    return ValueNetwork(loaded, value.eval(), config, name, adapter=trained)
 
 
 def load_value_source(

@@ -125,8 +125,9 @@ def test_a_prompt_comes_from_stdin_as_it_is(entry_point, run, make, own):
     assert done.stderr.endswith(b"error: the prompt is not UTF-8 text at byte 1; convert it\n")
 
 
-def test_generate_stops_draws_and_searches(run, make):
-    make()
+def test_generate_stops_draws_and_searches(run, make, own):
+    (own / "sum.json").write_text('{"carry": "informed", "base": 1, "tuned": 1, "untuned": 1}')
+    make("--combination", "sum.json")
     greedy = answer(run, "bridge", "The fox")
     middle = greedy["text"][len(greedy["text"]) // 2 :][:2]
     stopped = answer(run, "bridge", "The fox", "--stop", "never", "--stop", middle)["text"]
@@ -187,7 +188,8 @@ def test_a_folder_in_the_way_is_left_alone(run, own, model_pair):
 
 
 def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own):
-    make()
+    (own / "sum.json").write_text('{"carry": "informed", "base": 1, "tuned": 1, "untuned": 1}')
+    make("--combination", "sum.json")
     process = subprocess.Popen(
         [
             sys.executable,

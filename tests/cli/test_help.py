@@ -44,7 +44,7 @@ def test_the_help_of_a_command_has_examples_and_json(run, command):
 
 @pytest.mark.parametrize("command", ["bridge", "eval"])
 def test_the_short_names_of_value_networks_are_in_the_help(run, command):
-    assert "gsm-symbolic-smollm2-135m" in " ".join(run(command, "--help").stdout.split())
+    assert "gsm-symbolic-smollm2-135m" in "".join(run(command, "--help").stdout.split())
 
 
 def test_the_version_is_printed(run):

@@ -13,7 +13,7 @@ import torch
 import vocabridge
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form
+from vocabridge.combination import UNFITTED, Carry, Combination, Form
 from vocabridge.folder import load, save_bridge
 from vocabridge.guard import Guard
 from vocabridge.loading import build_steering
@@ -86,7 +86,7 @@ def test_several_sources_come_back_with_all_that_was_set(bridge, own, values, pa
     save_bridge(both, own / "bridge")
     again = load(own / "bridge", dtype=F32)
     assert again.guard == guard
-    assert [one.combination for one in again.steerings] == [Combination(), mixture]
+    assert [one.combination for one in again.steerings] == [UNFITTED, mixture]
     assert [one.policy for one in again.steerings] == [Policy.LOOK_AHEAD, Policy.HEAL]
     assert [one.strength for one in again.steerings] == [1.0, Schedule(1.0, 0.25, 8)]
     assert torch.equal(logits(again), logits(both))

@@ -173,6 +173,7 @@ def test_a_shipped_value_network_has_a_short_name_wherever_a_folder_is_taken(fol
     expected = logits(load_value_network(folder))
     for loaded in (load_value_network("short-name"), load_value_source("short-name")):
         assert torch.equal(logits(loaded), expected)
+        assert loaded.name == "short-name"
     base, data = str(folder.parent / "base"), folder / CONFIG
     by_name, by_folder = (
         recipe(Names(base=base, value=name), None, data, None, Template()) for name in ("short-name", str(folder))

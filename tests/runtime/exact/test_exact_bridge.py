@@ -123,7 +123,7 @@ def test_a_text_that_the_base_cannot_spell_is_an_error(build):
 
 
 def test_a_bridge_differs_in_one_argument(parts, tmp_path):
-    save_bridge(parts.bridge(), tmp_path / "bridge")
+    save_bridge(Bridge.over(parts.base, parts.pair, parts.alignment), tmp_path / "bridge")
     bridge = load(tmp_path / "bridge", exact=True, dtype=torch.float32)
     built = build_bridge(
         parts.base.folder, parts.tuned.folder, untuned=parts.small.folder, exact=True, dtype=torch.float32
