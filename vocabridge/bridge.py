@@ -281,7 +281,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
     # The two methods below are transformers' own. No argument of theirs is taken by its name or its place: a cache and
     # stopping criteria are found by their types. `forward` refuses a cache that they did not see.
 
-    def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> None:
+    def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Put the cache of any kind that transformers makes for the base into one for all models."""
         super()._prepare_cache_for_generation(*args, **kwargs)  # type: ignore[misc]
         for inputs in [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]:
@@ -289,13 +289,13 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             if name is not None and not isinstance(inputs[name], BridgeCache):
                 inputs[name] = BridgeCache(inputs[name])
 
-    def _sample(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def _sample(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Do as transformers does, but tell the cache which rows are finished, so that they cost nothing more."""
         cache = kwargs.get(cache_name(kwargs) or "")
         if isinstance(cache, BridgeCache) and len(input_ids) > 1:
             args = tuple(_watched(value, cache) for value in args)
             kwargs = {name: _watched(value, cache) for name, value in kwargs.items()}
-        return super()._sample(input_ids, *args, **kwargs)  # type: ignore[misc]
+        return super()._sample(input_ids, *args, **kwargs)  # type: ignore[arg-type,misc]
 
     @property
     def device(self) -> torch.device:
