@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
-from vocabridge.reader import safe_cuts
+from vocabridge.safe_cuts import safe_cuts
 
 Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]

@@ -4,27 +4,21 @@ Text arrives in pieces that follow another tokenizer. At any time the reader's i
 far from scratch, and its covers are the ways in which its tokenizer may have cut that text if more is to follow.
 
 Encoding everything anew on each token would cost the square of the text's length, so the reader encodes from
-the last *safe cut* only: a place between two characters of such kinds (a letter or digit and a space, say) that no
-token of the vocabulary spans it (checked once per vocabulary). No merge can cross it, and what is on its left is
-settled for good. A vocabulary that has a token across such places, or a pre-tokenizer that treats the two halves
-otherwise than the whole, has no safe cuts of that kind; without any, a text is encoded from its start each time.
+the last *safe cut* only (see `safe_cuts`): what is on its left is settled for good. Without any, a text is encoded from
+its start each time.
 """
 
 from __future__ import annotations
 
 import codecs
 import copy
-import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-from tokenizers import Tokenizer
-from tokenizers.models import Unigram
 
 from vocabridge.alignment import Encoding, Vocabulary
-from vocabridge.alignment.panics import panics_as_errors
+from vocabridge.safe_cuts import safe_cuts
 
 Piece: TypeAlias = bytes | int
 """What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
@@ -39,80 +33,6 @@ continuations (digits, punctuation, further space) added nothing that could be m
 WORD_GOES_ON = tuple("etaoinsrhldf")
 """How a word goes on: the target may have cut a name in two where the source would have cut elsewhere. Rarer letters
 found next to nothing more."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A kind of place in a text.
-
-    Attributes:
-        cut: Where it is: a pattern of width 0.
-        spanning: What a token that stands across such a place contains, as bytes; some that do not match, too.
-        probes: Beginnings and ends of texts that meet at such a place.
-    """
-
-    cut: str
-    spanning: re.Pattern[bytes]
-    probes: tuple[tuple[str, ...], tuple[str, ...]]
-
-
-_WORDS = ("a", "The word", "x1", "12", "naïve fo", "  f", "def f", "日本a", "it's", "A\nb", "İB", "мир", "日本", "½")
-_SPACES = (" ", "  ", " a", "  b", " 1", " \n", " é", " 日", " .", " '", " \t", "   c d", " 🙂")
-_LINES = ("\n", "\n\n", "\n a")
-_STOPS = ("日本。", "ab，", "カナ、", "12：", "é！", " ？", "。。")  # noqa: RUF001
-_LETTERS = ("日", "カナ", "ひらがな", "国a", "한국", "的 x", "中。")
-
-_PLACES = (
-    _Place(
-        cut=r"(?<=[^\W_])(?= )",
-        spanning=re.compile(rb"[A-Za-z0-9\x80-\xff] "),
-        probes=(_WORDS, _SPACES),
-    ),
-    _Place(
-        cut=r"(?<=[^\W_])(?=\n)",
-        spanning=re.compile(rb"[A-Za-z0-9\x80-\xff]\n"),
-        probes=(_WORDS, _LINES),
-    ),
-    _Place(
-        cut="(?<=[、。！，：；？])(?=[ぁ-ゖァ-ヺ㐀-䶿一-鿿가-힣])",  # noqa: RUF001
-        spanning=re.compile(
-            rb"(?:\xe3\x80[\x81\x82]|\xef\xbc[\x81\x8c\x9a\x9b\x9f]|^\x80?[\x81\x82]|^\xbc?[\x81\x8c\x9a\x9b\x9f])"
-            rb"(?:[\xe4-\xed]|\xe3(?!\x80))"
-        ),
-        probes=(_STOPS, _LETTERS),
-    ),
-)
-
-
-@lru_cache(maxsize=32)
-def safe_cuts(vocabulary: Vocabulary) -> re.Pattern[str] | None:
-    """The places of a text at which encoding always splits; None if there are no such places."""
-    safe = [place.cut for place in _PLACES if _is_safe(vocabulary, place)]
-    return re.compile("|".join(safe)) if safe else None
-
-
-def _is_safe(vocabulary: Vocabulary, place: _Place) -> bool:
-    if any(data is not None and place.spanning.search(data) for data in vocabulary.token_bytes):
-        return False
-    # A token that is matched in the raw text stands for no bytes if it is special, and may swallow spaces.
-    for token in vocabulary.tokenizer.get_added_tokens_decoder().values():
-        if place.spanning.search(token.content.encode()) or token.rstrip:
-            return False
-    lefts, rights = place.probes
-    texts = [text for left in lefts for right in rights for text in (left, right, left + right)]
-    parts = [[encoding.ids.tolist() for encoding in vocabulary.encode_batch(texts)]]
-    if isinstance(vocabulary.tokenizer.model, Unigram):
-        # Of two ways to cut that are equally likely (## and ###, ### and ##) it takes one by what was added up before
-        # them: only where the text is parted before it is cut is what is behind the place cut as by itself.
-        with panics_as_errors(vocabulary.name):
-            parts.append([_words(vocabulary.tokenizer, text) for text in texts])
-    return all(found[i] + found[i + 1] == found[i + 2] for found in parts for i in range(0, len(texts), 3))
-
-
-def _words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """What a text is parted into before each part is cut into tokens."""
-    text = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
-    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)] if tokenizer.pre_tokenizer else [text]
 
 
 def begin_tokens(vocabulary: Vocabulary) -> list[int]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import codecs
+import importlib.util
 import string
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from vocabridge.alignment import Vocabulary
+from vocabridge.alignment import Kind, Vocabulary
+from vocabridge.alignment.byteview import byte_level_alphabet
 from vocabridge.healing import Healer
 from vocabridge.models import resolve_vocabulary
-from vocabridge.reader import _GOES_ON, Cover, Piece, Reader, _completed, begin_tokens, safe_cuts
+from vocabridge.reader import _GOES_ON, Cover, Piece, Reader, _completed, begin_tokens
+from vocabridge.safe_cuts import safe_cuts
 
 FRAGMENTS = [
     "The quick brown fox", "fox", " fox", " the dogs", "a b", "x1 2", "12345", " 345", "a", "b", "Z9", "İ", "ß",
@@ -24,6 +30,7 @@ FRAGMENTS = [
     "мир", "naïve", "e\u0301", " \u0301", "a\u0301 ", "ﬁ", "½ a", "\u1100\u1161",
     "🙂", "👩‍👩‍👧", "👍🏽", "🇩🇪", "▁", "Ġ", "<0x41>", "<|end|>", "<|start of turn|>", "<|start of ", "turn|>", "<unk>",
 ]  # fmt: skip
+LETTERS_OR_OTHERS = r" ?[\p{L}\p{N}]+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 BROKEN = [b"\xff", b"\xc3", b"\xf0\x9f", b"\x80", b"\xe6\x9d", b"\xed\xa0\x80", b"\xc0\xaf", b"\x00"]
 CONTROLS = [0, 1]
 """Control tokens of every vocabulary here: begin and end."""
@@ -154,6 +161,66 @@ def test_which_kinds_have_safe_cuts(vocabularies):
     assert not at_spaces & {"no_safe_cuts", "special_with_spaces", "sentencepiece"}
 
 
+def byte_level(*tokens: bytes, pattern: str = LETTERS_OR_OTHERS) -> Vocabulary:
+    """A byte-level BPE with these tokens and all of their beginnings; it cuts words by a pattern."""
+    spell = {byte: character for character, byte in byte_level_alphabet().items()}
+    vocab = {spell[byte]: byte for byte in range(256)}
+    merges = []
+    for token in tokens:
+        spelled = "".join(spell[byte] for byte in token)
+        for end in range(2, len(spelled) + 1):
+            if spelled[:end] not in vocab:
+                vocab[spelled[:end]] = len(vocab)
+                merges.append((spelled[: end - 1], spelled[end - 1]))
+    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+    tokenizer.decoder = decoders.ByteLevel()
+    return Vocabulary.from_tokenizer(tokenizer, name="made", roles={})
+
+
+@pytest.mark.parametrize(
+    ("token", "sample"),
+    [
+        ("\u00a0 \u00a0".encode(), "fox fox"),  # ends in the last byte of "à"
+        ("\u3000 ".encode(), "fox fox"),
+        ("。\n\n".encode(), "fox\nfox"),
+        ("\u201d\n".encode(), "fox\nfox"),
+        ("\u0435\u0432".encode(), "日。国"),
+    ],
+)
+def test_a_token_that_ends_with_the_last_byte_of_a_letter_but_is_none_leaves_safe_cuts(token, sample):
+    pattern = safe_cuts(byte_level(token))
+    assert pattern
+    assert pattern.search(sample)
+
+
+def test_a_token_of_half_a_character_leaves_safe_cuts_only_where_words_are_parted_there():
+    """The token is the last byte of 】 and of many letters, and a newline."""
+    token = "】".encode()[-1:] + b"\n"
+    parted, whole = byte_level(token), byte_level(token, pattern=r"\S+\n|\S+|\s+")
+    assert safe_cuts(parted).search("fox\nfox")
+    assert not safe_cuts(whole).search("fox\nfox")
+    letter = next(c for c in map(chr, range(0x4E00, 0x9FFF)) if c.encode()[-1:] == token[:1])
+    for vocabulary in (parted, whole):
+        check(vocabulary, [bytes([byte]) for byte in f"fox {letter}\n\n{letter}\nx".encode()])
+
+
+@pytest.mark.parametrize("token", ["a b", "1\n", "日。", "。国", "日 "])
+def test_a_token_across_a_place_makes_places_of_its_kind_unsafe(token):
+    pattern = safe_cuts(byte_level(token.encode(), pattern=r"[\s\S]+"))
+    assert not pattern or not pattern.search(token)
+
+
+def test_letters_that_normalization_ends_with_a_mark_are_not_cut_behind(vocabularies):
+    """NFKC writes U+2474 as (1), so a token may span ) and a newline; U+FE70 ends in a vowel mark."""
+    pattern = safe_cuts(vocabularies["byte_level"])
+    for character in "\u2474\ufe70\u0130":
+        assert character.isalnum()
+        assert not pattern.search(f"x{character}\n")
+
+
 @given(data=texts)
 @relaxed(60)
 def test_no_token_crosses_a_safe_cut(any_vocabulary, data):
@@ -191,8 +258,8 @@ def test_a_token_that_swallows_the_spaces_behind_it_leaves_no_safe_cuts(tokenize
 
 @pytest.mark.parametrize(
     "sentence",
-    ["fo|xes| |12", "東|京は|日本|の首|都です|。", "\uff0c|カナ|\uff1a|한국"],
-    ids=["words", "stops", "commas"],
+    ["fo|xes| |12", "東|京は|日本|の首|都です|。", "\uff0c|カナ|\uff1a|한국", "a|b\n|c"],
+    ids=["words", "stops", "commas", "lines"],
 )
 def test_only_the_text_behind_the_last_safe_cut_is_encoded_again(vocabularies, encoded, sentence):
     """No more characters a piece after a thousand pieces than in the first hundred."""
@@ -307,3 +374,31 @@ def test_real_tokenizers_on_adversarial_texts(name):
     run()
     text = "".join(FRAGMENTS).encode()
     check(vocabulary, [text[i : i + 1] for i in range(len(text))])
+
+
+def packaged_tokenizers() -> dict[str, Callable[[], Vocabulary]]:
+    """The real tokenizers of the benchmarks, whose packages `make bench` installs."""
+    path = Path(__file__).parents[2] / "benchmarks" / "real_tokenizers.py"
+    spec = importlib.util.spec_from_file_location("real_tokenizers", path)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {name: each.load for name, each in module.REAL_TOKENIZERS.items()}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", packaged_tokenizers())
+def test_packaged_tokenizers_on_adversarial_texts(name):
+    try:
+        vocabulary = packaged_tokenizers()[name]()
+    except (SystemExit, ImportError) as error:
+        pytest.skip(f"run make bench first: {error}")
+    assert safe_cuts(vocabulary).search("fox fox")
+    assert safe_cuts(vocabulary).search("fox\nfox")
+    control = np.flatnonzero(vocabulary.kinds == Kind.CONTROL)[:1].tolist()  # some have none
+
+    @given(parts=pieces())
+    @settings(max_examples=100, deadline=None)
+    def run(parts):
+        check(vocabulary, [p for part in parts for p in ([part] if isinstance(part, bytes) else control)])
+
+    run()
