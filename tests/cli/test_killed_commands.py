@@ -67,7 +67,7 @@ def try_every_kill(
     """
 
     def try_every_kill(command: tuple[object, ...], sound: Callable[[], object], final: Callable[[], object]) -> None:
-        done(*command, **{crash_states.VARIABLE: str(tmp_path / "states")})
+        done(*command, RECORD_CRASH_STATES=str(tmp_path / "states"))
         states = sorted((tmp_path / "states").iterdir(), key=lambda path: int(path.name))
         expected = final()
         assert len(states) > 3

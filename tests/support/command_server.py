@@ -27,9 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-import crash_states
-
-READ_WHEN_CALLED = frozenset({"COLUMNS", "PYTEST_CURRENT_TEST", "VOCABRIDGE_CACHE", crash_states.VARIABLE})
+READ_WHEN_CALLED = frozenset({"COLUMNS", "PYTEST_CURRENT_TEST", "VOCABRIDGE_CACHE", "RECORD_CRASH_STATES"})
 """Variables that no import reads; a command may have others than the server."""
 
 LATE = (
@@ -242,11 +240,13 @@ def _supervise(request: dict[str, object], files: list[int], entry_point: str) -
 
 
 def _run() -> NoReturn:
+    import crash_states  # here, as processes that a command spawns run this file's top without this folder
+
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         serve(requests, sys.argv[2])
     from vocabridge.cli import main
 
-    if copies := os.environ.get(crash_states.VARIABLE):
+    if copies := os.environ.get("RECORD_CRASH_STATES"):
         crash_states.record(Path.cwd(), Path(copies))
     try:
         main()

@@ -3,7 +3,7 @@
 `record` copies a folder in front of every call of this process that opens a file to write, renames, removes, makes a
 folder or syncs. Such a copy is what a process that is killed there leaves on the disk: buffers that are not flushed are
 not in it, and no `finally` has run. In front of a sync there is a second copy, in which the second half of the file is
-missing. The command server calls it where the variable `VARIABLE` names a folder for the copies.
+missing. The command server calls it where the variable RECORD_CRASH_STATES names a folder for the copies.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import shutil
 import sys
 from pathlib import Path
 from typing import Any
-
-VARIABLE = "RECORD_CRASH_STATES"
 
 _CALLS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
