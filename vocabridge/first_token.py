@@ -127,7 +127,7 @@ class FirstTokens:
     def _tokens(self, front: Front, texts: Sequence[Sequence[str]]) -> list[list[int]]:
         """The next token in each of several texts, for each of n rests."""
         size = len(front.ids)
-        encodings = self._following.encode_batch([text for some in texts for text in some])
+        encodings = iter(self._following.encode_batch([text for some in texts for text in some]))
         found = []
         for some in texts:
             ids = [next(encodings) for _ in some]

@@ -33,15 +33,15 @@ class Range:
     also: float | None = None
 
     def __contains__(self, value: object) -> bool:
-        kind = numbers.Integral if self.whole else numbers.Real
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             return False
-        if value == self.also:
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        if number == self.also:
             return True
-        if not self.whole and not math.isfinite(value):
+        if not -math.inf < number < math.inf:
             return False
-        low, high = value > self.low if self.above else value >= self.low, value <= self.high
-        return low and (value < self.high if self.below else high)
+        is_high_enough = number > self.low if self.above else number >= self.low
+        return is_high_enough and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
         what = "a whole number" if self.whole else "a number"

@@ -57,10 +57,16 @@ def stream(
         VocabridgeError: The prompt is empty and the base model has no begin token to start from; a model has no chat
             template; or a setting is out of its range, such as beams of an exact bridge.
     """
-    COUNT.check("max_new_tokens", max_new_tokens)
-    BEAMS.check("beams", beams)
-    TEMPERATURE.check("temperature", temperature)
-    TOP_P.check("top_p", top_p)
+    if max_new_tokens not in COUNT or beams not in BEAMS:
+        raise VocabridgeError(
+            f"cannot write {max_new_tokens} tokens with {beams} beams; give {COUNT} for the tokens, and {BEAMS} for the "
+            "beams"
+        )
+    if temperature not in TEMPERATURE or top_p not in TOP_P:
+        raise VocabridgeError(
+            f"cannot draw at temperature {temperature} and top-p {top_p}; give {TEMPERATURE} for the temperature, and "
+            f"{TOP_P} for top-p"
+        )
     if isinstance(bridge, ExactBridge):
         if beams > 1:
             raise VocabridgeError("an exact bridge writes byte by byte and has no beams; leave beams at 1")
