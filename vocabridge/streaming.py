@@ -59,8 +59,7 @@ def stream(
     """
     if max_new_tokens not in COUNT or beams not in BEAMS:
         raise VocabridgeError(
-            f"cannot write {max_new_tokens} tokens with {beams} beams; give {COUNT} for the tokens, and {BEAMS} for the "
-            "beams"
+            f"cannot write {max_new_tokens} tokens with {beams} beams; give {COUNT} of tokens, and {BEAMS} of beams"
         )
     if temperature not in TEMPERATURE or top_p not in TOP_P:
         raise VocabridgeError(
