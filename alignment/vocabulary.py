@@ -31,11 +31,12 @@ from .gguf import UNUSED as GGUF_UNUSED
 from .gguf import read_gguf_tokenizer
 from .hub import reach_repository
 from .inputs import plain_file
-from .jsonio import read_json
 from .panics import panics_as_errors
 from .template_renderer import TemplateError, render
 from .text import as_utf8
 from .tiktoken import read_tekken
+from .tokenizer_settings import ROLE_TOKENS, TokenizerSettings, chosen_template
+from .unknown import unknown_id, with_unknown
 
 logger = logging.getLogger("vocabridge")
 
@@ -43,7 +44,6 @@ Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
 Int32: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
-_ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
 _NOWHERE = b"\xff"
 """In no UTF-8 text: what is written for an id that stands in none."""
 
@@ -149,11 +149,11 @@ class Vocabulary:
             raise VocabridgeError(
                 f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json."
             )
-        template = _template(getattr(tokenizer, "chat_template", None))
+        template = chosen_template(getattr(tokenizer, "chat_template", None))
         given = roles is not None
         if roles is None:
-            named = {role: getattr(tokenizer, f"{token}_token_id", None) for role, token in _ROLE_TOKENS.items()}
-            roles = {role: i for role, i in named.items() if i is not None}
+            named = {role: getattr(tokenizer, f"{token}_token_id", None) for role, token in ROLE_TOKENS.items()}
+            roles = {role: i for role, i in named.items() if i is not None and i >= 0}
         name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
         copy = Tokenizer.from_str(backend.to_str())
         taken = None if given else template
@@ -179,7 +179,7 @@ class Vocabulary:
         if path.is_dir():
             files = {n: path / n for n in _FOLDER_FILES}
             if (path / "tekken.json").is_file() and not files["tokenizer.json"].is_file():
-                width = size or _read_json(files["config.json"]).get("vocab_size")
+                width = size or TokenizerSettings.read({"config.json": files["config.json"]}).width
                 return cls._from_tekken(path / "tekken.json", str(path), width)
             return cls._from_files(files, str(path), size)
         if path.suffix == ".gguf" and path.is_file():
@@ -228,24 +228,16 @@ class Vocabulary:
             raise
         except Exception as error:  # tokenizers raises bare Exception for every malformed file
             raise VocabridgeError(f"{path}: not a tokenizer.json ({error}); download it again.") from error
-        settings = _read_json(files.get("tokenizer_config.json"))
-        special = _read_json(files.get("special_tokens_map.json"))
-        config = _read_json(files.get("config.json"))
-        config = config | (config.get("text_config") or {})
-        roles: dict[str, int] = {}
-        for role, token in _ROLE_TOKENS.items():
-            content = settings.get(f"{token}_token") or special.get(f"{token}_token")
-            if isinstance(content, dict):
-                content = content.get("content")
-            found = config.get(f"{token}_token_id") if content is None else tokenizer.token_to_id(content)
-            if isinstance(found, list):  # several ends: the first is the one that the tokenizer itself means
-                found = found[0] if found else None
-            if found is not None:
-                roles[role] = found
-        width = size or config.get("vocab_size")
-        adds_begin = True if settings.get("add_bos_token") is True else None
-        template = _read_text(files.get("chat_template.jinja")) or _template(settings.get("chat_template"))
-        return cls._view(tokenizer, size=width, name=name, roles=roles, adds_begin=adds_begin, template=template)
+        settings = TokenizerSettings.read(files)
+        spelled = {role: tokenizer.token_to_id(token) for role, token in settings.tokens.items()}
+        return cls._view(
+            tokenizer,
+            size=size or settings.width,
+            name=name,
+            roles={role: i for role, i in {**settings.ids, **spelled}.items() if i is not None},
+            adds_begin=settings.adds_begin,
+            template=settings.template,
+        )
 
     @classmethod
     def _view(
@@ -277,13 +269,20 @@ class Vocabulary:
                 f"{name}: a vocabulary of {size} ids cannot be; correct vocab_size in its config.json, or load a "
                 "tokenizer that has tokens."
             )
-        unknown = _unknown_id(spec["model"], tokenizer)
+        encoding = with_unknown(spec, size)
+        if encoding is not spec:
+            tokenizer = Tokenizer.from_str(json.dumps(encoding))
+        unknown = unknown_id(spec)
         roles = dict(roles) if unknown is None else {"unknown": unknown} | dict(roles)
         if roles.get("pad", 0) >= size:  # added to the tokenizer for batches; the model never predicts it
             del roles["pad"]
         for role, i in roles.items():
             if not 0 <= i < size:
-                raise VocabridgeError(f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids.")
+                raise VocabridgeError(
+                    f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids; correct "
+                    f"{ROLE_TOKENS.get(role, role)}_token_id or vocab_size in its config.json, or take the config.json "
+                    "of the model that the tokenizer belongs to."
+                )
         control = {roles[role] for role in ("begin", "end", "unknown") if role in roles} | {unknown}
 
         token_bytes: list[bytes | None] = [None] * size
@@ -314,7 +313,6 @@ class Vocabulary:
 
         with panics_as_errors(name):
             begins = "begin" in roles and (adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
-        bare = _bare(spec)
         return cls(
             name=name,
             size=size,
@@ -323,8 +321,8 @@ class Vocabulary:
             lengths=lengths,
             roles=roles,
             adds_begin=begins if adds_begin is None else adds_begin and "begin" in roles,
-            fingerprint=_fingerprint(spelled, bare),
-            tokenizer=_made_bare(tokenizer, spec, bare),
+            fingerprint=_fingerprint(spelled, _bare(spec)),
+            tokenizer=_made_bare(tokenizer, encoding, _bare(encoding)),
             template=template,
         )
 
@@ -573,15 +571,6 @@ class Vocabulary:
         return Encoding(np.array(kept, np.int32), np.array(starts, np.int64))
 
 
-def _template(given: Any) -> str | None:
-    """Return the chat template of a tokenizer's settings: one, or the default among several named ones."""
-    if isinstance(given, list):  # as tokenizer_config.json lists them
-        given = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}
-    if isinstance(given, dict):
-        given = given.get("default")
-    return given if isinstance(given, str) else None
-
-
 def _chat_roles(
     template: str, tokenizer: Tokenizer, roles: Mapping[str, int], control: set[int], name: str
 ) -> dict[str, int]:
@@ -602,7 +591,7 @@ def _chat_roles(
 
 def _named_tokens(tokenizer: Tokenizer, roles: Mapping[str, int]) -> dict[str, str]:
     """Return what a chat template may refer to: bos_token and so on, "" where there is none."""
-    named = {f"{token}_token": roles.get(role) for role, token in _ROLE_TOKENS.items()}
+    named = {f"{token}_token": roles.get(role) for role, token in ROLE_TOKENS.items()}
     return {token: "" if i is None else tokenizer.id_to_token(i) or "" for token, i in named.items()}
 
 
@@ -612,14 +601,6 @@ def _tokens(model: Mapping[str, Any]) -> list[tuple[int, str]]:
     if isinstance(vocab, dict):
         return sorted((i, token) for token, i in vocab.items())
     return [(i, token) for i, (token, _) in enumerate(vocab)]
-
-
-def _unknown_id(model: Mapping[str, Any], tokenizer: Tokenizer) -> int | None:
-    """Return the id the model itself emits for what it cannot spell."""
-    if model.get("unk_id") is not None:  # Unigram
-        return int(model["unk_id"])
-    token = model.get("unk_token")
-    return None if token is None else tokenizer.token_to_id(token)
 
 
 def _bare(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -699,29 +680,6 @@ def _fingerprint(spelled: Mapping[int, tuple[Kind, bytes]], spec: Mapping[str, A
     add("normalizer", compact(spec["normalizer"]))
     add("pre_tokenizer", compact(spec["pre_tokenizer"]))
     return digest.hexdigest()
-
-
-def _read_text(path: Path | None) -> str | None:
-    """Read a text; None if there is no such file."""
-    if path is None or not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise VocabridgeError(f"{path}: not readable as UTF-8 text ({error}); download it again.") from error
-
-
-def _read_json(path: Path | None) -> dict[str, Any]:
-    """Read a JSON object; {} if there is no such file."""
-    if path is None or not path.is_file():
-        return {}
-    try:
-        value = read_json(path)
-    except (OSError, ValueError) as error:
-        raise VocabridgeError(f"{path}: not readable as JSON ({error}); download it again.") from error
-    if not isinstance(value, dict):
-        raise VocabridgeError(f"{path}: a JSON object is expected there, not a {type(value).__name__}.")
-    return value
 
 
 def _fetch(hub_id: str) -> dict[str, Path]:

@@ -1,0 +1,161 @@
+"""What the small files beside a tokenizer.json say of it: config.json, tokenizer_config.json and their kin.
+
+Anybody may have written them, so a value of another JSON type than its key has is an error that names file and key. An
+absent key, null and, for an id, a negative number mean that there is no such thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import VocabridgeError
+from .jsonio import read_json
+
+ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
+"""Role -> the word for it in the names of settings."""
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """What is set.
+
+    Attributes:
+        tokens: Role -> spelling of its token.
+        ids: Role -> id, of roles that may have no spelling here.
+        width: The model's logit width.
+        adds_begin: True where the begin token is said to stand in front of every text.
+        template: The chat template.
+    """
+
+    tokens: Mapping[str, str]
+    ids: Mapping[str, int]
+    width: int | None
+    adds_begin: bool | None
+    template: str | None
+
+    @classmethod
+    def read(cls, files: Mapping[str, Path]) -> TokenizerSettings:
+        """Read those of the files that are there, by their names.
+
+        Raises:
+            VocabridgeError: A file cannot be read, or a value is of another type than its key has.
+        """
+        settings, special, config = (
+            _Object.read(files.get(name))
+            for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json")
+        )
+        inner = config.object("text_config")
+        spelled = {role: settings.token(f"{t}_token") or special.token(f"{t}_token") for role, t in ROLE_TOKENS.items()}
+        ids = {role: inner.id(f"{t}_token_id", config.id(f"{t}_token_id")) for role, t in ROLE_TOKENS.items()}
+        template = _read_text(files.get("chat_template.jinja"))
+        return cls(
+            tokens={role: token for role, token in spelled.items() if token},
+            ids={role: i for role, i in ids.items() if i is not None},
+            width=inner.number("vocab_size", config.number("vocab_size")),
+            adds_begin=True if settings.flag("add_bos_token") else None,
+            template=template or settings.template("chat_template"),
+        )
+
+
+@dataclass(frozen=True)
+class _Object:
+    """A JSON object and the file that it is in."""
+
+    path: Path | None
+    values: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path | None) -> _Object:
+        """Read an object; an empty one if there is no such file."""
+        if path is None or not path.is_file():
+            return cls(path, {})
+        try:
+            value = read_json(path)
+        except (OSError, ValueError) as error:
+            raise VocabridgeError(f"{path}: not readable as JSON ({error}); download it again.") from error
+        if not isinstance(value, dict):
+            raise VocabridgeError(f"{path}: a JSON object is expected there, not a {type(value).__name__}.")
+        return cls(path, value)
+
+    def object(self, key: str) -> _Object:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            self._wrong(key, "an object")
+        return _Object(self.path, value or {})
+
+    def number(self, key: str, default: int | None = None) -> int | None:
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._wrong(key, "a whole number")
+        return int(value)
+
+    def id(self, key: str, default: int | None = None) -> int | None:
+        """Return an id; of several ends the first, which is the one that the tokenizer itself means."""
+        value = self.values.get(key)
+        if isinstance(value, list):
+            if not all(isinstance(i, int) and not isinstance(i, bool) for i in value):
+                self._wrong(key, "a whole number or a list of them")
+            found = value[0] if value else None
+        else:
+            found = self.number(key, default)
+        return None if found is None or found < 0 else found
+
+    def flag(self, key: str) -> bool:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, bool):
+            self._wrong(key, "true or false")
+        return bool(value)
+
+    def token(self, key: str) -> str:
+        """Return a token's spelling, given as such or as an object with its content; "" for none."""
+        value = self.values.get(key)
+        if isinstance(value, dict):
+            value = value.get("content")
+        if value is not None and value is not False and not isinstance(value, str):
+            self._wrong(key, "a string, or an object whose content is a string")
+        return value or ""
+
+    def template(self, key: str) -> str | None:
+        value = self.values.get(key)
+        named = {entry.get("name"): entry.get("template") for entry in _objects(value)}
+        texts = list(named.values()) if isinstance(value, list) else [value]
+        if value is not None and not (isinstance(value, dict) or all(isinstance(text, str) for text in texts)):
+            self._wrong(key, "a string, or a list of objects with a name and a template each")
+        return chosen_template(value)
+
+    def _wrong(self, key: str, expected: str) -> None:
+        shown = repr(self.values[key])
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        raise VocabridgeError(
+            f"{self.path}: {key} is {shown} where {expected} is expected; correct it or download the file again."
+        )
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """Return the objects of a list whose names can be keys."""
+    entries = value if isinstance(value, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
+
+
+def chosen_template(given: Any) -> str | None:
+    """Return the chat template of a tokenizer's settings: one, or the default among several named ones."""
+    if isinstance(given, list):  # as tokenizer_config.json lists them
+        given = {entry["name"]: entry.get("template") for entry in _objects(given)}
+    if isinstance(given, dict):
+        given = given.get("default")
+    return given if isinstance(given, str) else None
+
+
+def _read_text(path: Path | None) -> str | None:
+    """Read a text; None if there is no such file."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise VocabridgeError(f"{path}: not readable as UTF-8 text ({error}); download it again.") from error
