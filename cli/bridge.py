@@ -43,7 +43,7 @@ def bridge(
         list[str],
         typer.Option(
             metavar="NAME",
-            help=f"What steers: {A_VALUE_NETWORK}; with --untuned, the tuned small model by name. "
+            help=f"What steers: {A_VALUE_NETWORK}; with --untuned, the tuned small model, or a PEFT adapter of it. "
             "Give it again for one more source, and the options for each source as often, in the same order.",
         ),
     ],

@@ -86,7 +86,9 @@ def evaluate(
     base: Annotated[str | None, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")] = None,
     value: Annotated[
         str | None,
-        typer.Option(help=f"What steers: {A_VALUE_NETWORK}; with --untuned, the tuned small model by name."),
+        typer.Option(
+            help=f"What steers: {A_VALUE_NETWORK}; with --untuned, the tuned small model, or a PEFT adapter of it."
+        ),
     ] = None,
     untuned: Untuned = None,
     alignment: AlignmentFile = None,

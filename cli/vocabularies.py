@@ -1,6 +1,8 @@
-"""Vocabularies by what a user calls them; only the packaged models, which are converted, need torch."""
+"""Vocabularies by what a user calls them; only packaged models, which are converted, and adapters need torch."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, VocabularyCard
 
@@ -9,12 +11,12 @@ PACKAGED = ("smollm2-135m-instruct", "gemma-3-270m")
 
 
 def vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a packaged model, or of what `Vocabulary.load` takes.
+    """The vocabulary of a packaged model, of a PEFT adapter, or of what `Vocabulary.load` takes.
 
     Raises:
         VocabridgeError: Nothing by that name holds a tokenizer.
     """
-    if name in PACKAGED:
+    if name in PACKAGED or (Path(name) / "adapter_config.json").is_file():
         from vocabridge.models import resolve_vocabulary
 
         return resolve_vocabulary(name)

@@ -4,9 +4,11 @@
     alignment-N.safetensors     of steering N, counted from 1
     value-N/                    its value network, where that is an adapter of some megabytes
 
-All other models are referred to (`Reference`): by name, with the tokenizer's fingerprint, and the hub's commit or a
-digest of the weights. Loading checks them all. `bridge.json` may be edited: a strength, a guard, the new place of a
-model; a name that begins with "./" is inside of the folder.
+All other models are referred to (`Reference`): by name, with the tokenizer's fingerprint, and the hub's commit or
+digests of the weights and of config.json, generation_config.json and adapter_config.json; an adapter also with the
+model that it adapts. A value network is known by its `value_network.json`, which knows its weights. Loading checks them
+all. `bridge.json` may be edited: a strength, a guard, the new place of a model; a name that begins with "./" is inside
+of the folder.
 
 `bridge.json` names the other files. A bridge that replaces one gives its files names that are free
 (`alignment-1.2.safetensors`), so the old bridge is whole until `bridge.json` is replaced, and the new one from then on.
@@ -32,12 +34,13 @@ from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.bridge import Bridge
 from vocabridge.exact import ExactBridge, ExactSteering
+from vocabridge.hashing import file_digest
 from vocabridge.models import DeviceMap
-from vocabridge.reference import Reference, weights_digest
-from vocabridge.saved_bridge import BRIDGE, FORMAT, SavedBridge, file_digest
+from vocabridge.reference import Reference
+from vocabridge.saved_bridge import BRIDGE, FORMAT, SavedBridge
 from vocabridge.steering import Steering
 from vocabridge.strength import as_json
-from vocabridge.value_network import WEIGHTS, network_folder, save_value_network
+from vocabridge.value_network import CONFIG, is_value_network, network_folder, save_value_network
 from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
 
 _OURS = re.compile(r"(alignment-\d+(\.\d+)?\.safetensors|value-\d+(\.\d+)?)")
@@ -269,9 +272,9 @@ def _refer(source: ValueSource, number: int, files: _Files) -> dict[str, Referen
         place = files.new(f"value-{number}")
         save_value_network(source, place, source.config.training)
         place = files.kept(place, f"value-{number}")
-    elif not (place / WEIGHTS).is_file():
+    elif not is_value_network(place):
         raise VocabridgeError(
             f"{source.name!r} is no folder of a value network; save it with save_value_network and load it from there"
         )
-    network = Reference(str(place.resolve()), fingerprint, digest=weights_digest([place / WEIGHTS]))
+    network = Reference(str(place.resolve()), fingerprint, digest=file_digest(place / CONFIG))
     return {"value_network": network, "base": Reference.of(source.base, fingerprint)}

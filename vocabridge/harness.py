@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from vocabridge.folder import load
-from vocabridge.models import model_folder
+from vocabridge.models import model_folder, tokenizer_place
 
 
 @register_model("vocabridge")
@@ -57,7 +57,8 @@ class HarnessModel(HFLM):
         loaded = load(Path(bridge), device=device, dtype=getattr(torch, dtype))
         for steering in loaded.steerings:
             steering.strength = steering.strength if strength is None else float(strength)
-        tokenizer = AutoTokenizer.from_pretrained(model_folder(str(loaded.base.name_or_path)), trust_remote_code=False)
+        place = model_folder(tokenizer_place(loaded.base))
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         super().__init__(pretrained=loaded, tokenizer=tokenizer, backend="causal", **more)
         self.pretrained = bridge  # a name, as reports have it
 

@@ -3,28 +3,33 @@
 Whatever the name stands for, the answer is a `LoadedModel`: the causal language model in transformers' sense,
 and the byte-exact `Vocabulary` of its tokenizer, as wide as the model's logits. GGUF files are de-quantised
 once to bf16 safetensors in the cache folder, keyed by the file's content, because reading GGUF takes twenty
-times as long.
+times as long. A PEFT adapter is a model, too: the one that it adapts, with other weights.
+
+What loading found is checked: no weight is left random, unread, NaN or infinite (`loading_checks`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from filelock import FileLock
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from vocabridge.adapters import Adapted, add_adapter, find_adapted
 from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
 from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
+from vocabridge.checkpoint_files import cached_commit, config_files, file_of, weight_files
+from vocabridge.hashing import file_digest
+from vocabridge.loading_checks import check_finite, check_generation_config, check_keys, weights_of
 from vocabridge.loading_errors import loading_error
 from vocabridge.memory import is_out_of_memory
 from vocabridge.transformers_version import check_transformers
@@ -92,30 +97,26 @@ def load_model(
     dtype: torch.dtype = torch.bfloat16,
     device_map: DeviceMap | None = None,
     revision: str | None = None,
+    adapted: Adapted | None = None,
 ) -> LoadedModel:
     """Loads a model and its vocabulary.
 
     Args:
-        name: A short name of `PACKAGED`, a folder, a `.gguf` file, or a hub id.
+        name: A short name of `PACKAGED`, a folder, a `.gguf` file, or a hub id; of a model or of a PEFT adapter.
         device: Where the weights go, in torch's words; by default "cpu".
         dtype: What the weights are cast to.
         device_map: In place of `device`, spreads the layers over several devices; needs accelerate.
         revision: Of a hub id: the commit, branch or tag.
+        adapted: Of an adapter: the model that it adapts, if it is not the one that `adapter_config.json` names.
 
     Raises:
-        VocabridgeError: Nothing by that name can be loaded, there is no such device, or transformers is of a version
-            that vocabridge does not work with.
+        VocabridgeError: Nothing by that name can be loaded, its files do not hold its weights, there is no such device,
+            or transformers is of a version that vocabridge does not work with.
     """
-    model = load_weights(name, device=device, dtype=dtype, device_map=device_map, revision=revision)
-    folder, size = model_folder(name), model.get_output_embeddings().weight.shape[0]
-    # Of a GGUF file's tokenizer the converted folder cannot say all: its tokenizer.json has one id a spelling.
-    files = name if name.endswith(".gguf") else folder
-    if (commit := commit_of(model)) is not None:
-        files = snapshot_download(
-            folder, revision=commit, allow_patterns=_TOKENIZER_FILES, local_files_only=not reach_repository(name)
-        )
-    vocabulary = replace(Vocabulary.load(files, size=size), name=name)
-    return LoadedModel(name=name, folder=folder, model=model, vocabulary=vocabulary)
+    model = load_weights(name, device=device, dtype=dtype, device_map=device_map, revision=revision, adapted=adapted)
+    size = model.get_output_embeddings().weight.shape[0]
+    vocabulary = replace(Vocabulary.load(tokenizer_place(model), size=size), name=name)
+    return LoadedModel(name=name, folder=model_folder(name), model=model, vocabulary=vocabulary)
 
 
 def load_weights(
@@ -125,6 +126,7 @@ def load_weights(
     dtype: torch.dtype = torch.bfloat16,
     device_map: DeviceMap | None = None,
     revision: str | None = None,
+    adapted: Adapted | None = None,
 ) -> PreTrainedModel:
     """Loads a model without its vocabulary; arguments and errors as for `load_model`.
 
@@ -135,15 +137,54 @@ def load_weights(
         raise VocabridgeError("give one device, or a device_map over several, not both")
     place = None if device_map is not None else find_device(device or "cpu")
     folder = model_folder(name)
-    offline = not is_local(name) and not reach_repository(name)
+    offline = _is_offline(name)
+    named = find_adapted(folder, revision, offline=offline)
+    if named is None:
+        model = _read(name, folder, dtype, device_map, revision, offline=offline)
+    else:
+        adapted = adapted or named
+        model = _read_adapted(name, adapted, dtype, device_map)
+        adapted = Adapted(adapted.name, commit_of(model))
+        model = add_adapter(model, folder, revision)
+    check_finite(repr(name), weights_of(model))
+    if place is not None:
+        torch.nn.Module.to(model, place)
+    model.name_or_path = name
+    model.adapted = adapted if named else None  # type: ignore[assignment]
+    # Where transformers kept it up to its version 5.20, and never saves it.
+    model.config._commit_hash = None if is_local(name) else cached_commit(name, revision)
+    return model.eval()
+
+
+def _read_adapted(name: str, adapted: Adapted, dtype: torch.dtype, device_map: DeviceMap | None) -> PreTrainedModel:
+    """The model that an adapter adapts, as it is without it."""
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map=device_map,
-            revision=revision,
-            local_files_only=offline,
-            trust_remote_code=False,  # or it would ask, on stdin
+        folder, offline = model_folder(adapted.name), _is_offline(adapted.name)
+        if find_adapted(folder, adapted.revision, offline=offline) is not None:
+            raise VocabridgeError(f"{adapted.name} is an adapter itself; add it to its model and save that")
+        model = _read(adapted.name, folder, dtype, device_map, adapted.revision, offline=offline)
+    except VocabridgeError as error:
+        raise VocabridgeError(f"the adapter {name} needs the model that it adapts: {error}") from error
+    model.name_or_path = adapted.name
+    model.config._commit_hash = None if is_local(adapted.name) else cached_commit(*adapted)
+    return model
+
+
+def _read(
+    name: str,
+    folder: str,
+    dtype: torch.dtype,
+    device_map: DeviceMap | None,
+    revision: str | None,
+    *,
+    offline: bool,
+) -> PreTrainedModel:
+    """What transformers makes of a folder or a hub id, if it is a whole model."""
+    if (config := file_of(folder, "generation_config.json", revision)) is not None:
+        check_generation_config(config)
+    try:
+        model, report = _from_pretrained(
+            folder, dtype=dtype, device_map=device_map, revision=revision, local_files_only=offline
         )
     except Exception as error:  # a strange configuration may raise any
         if is_out_of_memory(error):
@@ -152,14 +193,21 @@ def load_weights(
             raise VocabridgeError("device_map needs accelerate; run: pip install 'vocabridge[train]'") from error
         others = f"a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
         raise loading_error(name, error, others) from error
-    if place is not None:
-        torch.nn.Module.to(model, place)
-    model.name_or_path = name
-    if not is_local(name):
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
-        # Where transformers kept it up to its version 5.20, and never saves it.
-        model.config._commit_hash = Path(cached).parent.name if isinstance(cached, str) else None
-    return model.eval()
+    check_keys(repr(name), f"a {type(model).__name__}", report)
+    return model
+
+
+def _from_pretrained(folder: str, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model as transformers makes it, and its report on the keys, those of another shape among them."""
+    made: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        trust_remote_code=False,  # or it would ask, on stdin
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **how,
+    )
+    model, report = made
+    return model, report
 
 
 def commit_of(model: PreTrainedModel) -> str | None:
@@ -167,17 +215,56 @@ def commit_of(model: PreTrainedModel) -> str | None:
     return getattr(model.config, "_commit_hash", None)
 
 
+def adapted_by(model: PreTrainedModel) -> Adapted | None:
+    """The model that a loaded adapter adapts, with its commit; None for a model that is no adapter."""
+    return getattr(model, "adapted", None)
+
+
+def tokenizer_place(model: PreTrainedModel) -> str:
+    """The folder with the tokenizer of a loaded model; of an adapter without one, that of the model that it adapts."""
+    name, adapted = str(model.name_or_path), adapted_by(model)
+    folder = _tokenizer_folder(name, commit_of(model))
+    if adapted is not None and not _has_tokenizer(folder):
+        folder = _tokenizer_folder(*adapted)
+    return folder
+
+
+def _tokenizer_folder(name: str, commit: str | None) -> str:
+    if commit is not None:
+        return snapshot_download(
+            name, revision=commit, allow_patterns=_TOKENIZER_FILES, local_files_only=_is_offline(name)
+        )
+    # Of a GGUF file's tokenizer the converted folder cannot say all: its tokenizer.json has one id a spelling.
+    return name if name.endswith(".gguf") else model_folder(name)
+
+
+def _is_offline(name: str) -> bool:
+    """Whether a name is a hub id of which only the hub's cache here can be asked."""
+    return not is_local(name) and not reach_repository(name)
+
+
+def _has_tokenizer(folder: str) -> bool:
+    names = ("tokenizer.json", "tekken.json")
+    return Path(folder).is_file() or any((Path(folder) / name).is_file() for name in names)
+
+
 def is_local(name: str) -> bool:
     """Whether a name of a model stands for files here, which no hub knows."""
     return name in PACKAGED or Path(name).exists()
 
 
-def weight_files(name: str) -> list[Path]:
-    """The files that hold the weights of a model that is local, sorted; none where there are none."""
+def local_files(name: str) -> tuple[list[Path], list[Path]]:
+    """The files with the weights of a model that is local, and those with its configuration.
+
+    The second are none of a packaged model or a GGUF file, whose configuration is made of the file itself.
+
+    Raises:
+        VocabridgeError: No file holds weights, or one is not there.
+    """
     if name.endswith(".gguf"):
-        return [Path(name)]
+        return [Path(name)], []
     folder = Path(model_folder(name))
-    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    return weight_files(folder), [] if name in PACKAGED else config_files(folder)
 
 
 def resolve_vocabulary(name: str) -> Vocabulary:
@@ -189,7 +276,14 @@ def resolve_vocabulary(name: str) -> Vocabulary:
     Raises:
         VocabridgeError: Nothing by that name holds a tokenizer.
     """
-    return replace(Vocabulary.load(model_folder(name) if name in PACKAGED else name), name=name)
+    adapted = find_adapted(name) if Path(name).is_dir() else None
+    if adapted is None:
+        found = Vocabulary.load(model_folder(name) if name in PACKAGED else name)
+    elif _has_tokenizer(name):
+        found = Vocabulary.load(name, size=resolve_vocabulary(adapted.name).size)
+    else:
+        found = resolve_vocabulary(adapted.name)
+    return replace(found, name=name)
 
 
 def model_folder(name: str) -> str:
@@ -200,7 +294,7 @@ def model_folder(name: str) -> str:
         path = Path(name)
         if not path.is_file():
             raise VocabridgeError(f"there is no file {name}; give the path of a GGUF model")
-        return str(_converted(lambda _scratch: path, f"{path.stem}-{_digest(path)}"))
+        return str(_converted(lambda _scratch: path, f"{path.stem}-{file_digest(path)[:16]}"))
     return name
 
 
@@ -236,7 +330,10 @@ def _converted(gguf: Callable[[Path], Path], key: str) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).bfloat16()
+    model, report = _from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    check_keys(str(gguf), f"a {type(model).__name__}", report)
+    model = model.bfloat16()
+    check_finite(str(gguf), weights_of(model))
     # transformers refuses to save what it still believes to be quantised.
     model.hf_quantizer = None  # type: ignore[assignment]
     model.is_quantized = False  # type: ignore[assignment]
@@ -271,14 +368,6 @@ def find_device(name: str) -> torch.device:
     if device.type == "meta":
         raise VocabridgeError("the device 'meta' keeps no numbers; give cpu or cuda:0")
     return device
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def _first_line(error: Exception) -> str:

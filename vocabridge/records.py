@@ -12,7 +12,6 @@ lacks, and needs the `train` extra.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any
 from vocabridge.alignment import VocabridgeError
 from vocabridge.alignment.inputs import content
 from vocabridge.alignment.jsonio import parse_json
+from vocabridge.hashing import joined_digest
 
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?::([\w.-]+))?/([^/]+)")
 
@@ -87,14 +87,10 @@ def data_digest(source: str | Path) -> str:
     Raises:
         VocabridgeError: The source is missing or cannot be read.
     """
-    digest = hashlib.sha256()
     if _is_of_the_hub(source):
-        for row in _rows(str(source)):
-            digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
-    else:
-        for file in _files(Path(source)):
-            digest.update(_content(file))
-    return digest.hexdigest()
+        rows = _rows(str(source))
+        return joined_digest(json.dumps(row, sort_keys=True, default=str).encode() + b"\n" for row in rows)
+    return joined_digest(map(_content, _files(Path(source))))
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,26 +1,24 @@
 """A model by name, with what tells that it is still the same one.
 
-A model of the hub is known by its commit. One in local files is known by a digest of samples: SHA-256 over each weight
-file's name, size and 64 blocks of 64 KiB, evenly spaced from its first byte to its last. That reads 4 MiB a file, so
-100 GB take as long as 1 GB. Training changes every block; who changes single weights on purpose is not found out.
+A model of the hub is known by its commit. One in local files is known by SHA-256 of its configuration files and of its
+weights, of which large files are sampled (`hashing.sampled_digest`), so that 100 GB take as long as 1 GB. An adapter is
+known by its own files and by the model that it adapts.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
+from vocabridge.adapters import Adapted, find_adapted
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models import PACKAGED, commit_of, is_local, weight_files
-
-_BLOCKS, _BLOCK = 64, 1 << 16  # number, bytes
+from vocabridge.checkpoint_files import cached_commit
+from vocabridge.hashing import file_digest, json_digest, sampled_digest
+from vocabridge.models import PACKAGED, adapted_by, commit_of, is_local, local_files
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,19 @@ class Reference:
 
     Attributes:
         name: A short name of `PACKAGED`, a hub id, or the absolute path of local files.
-        fingerprint: Of its vocabulary.
+        fingerprint: Of its vocabulary; None for the model that an adapter adapts, whose tokenizer is not asked.
         revision: The commit of a hub id, else None.
         digest: Of local weights, else None.
+        configs: Of a local folder: SHA-256 of config.json, generation_config.json and adapter_config.json, by name.
+        adapts: The model that it adapts, if it is an adapter.
     """
 
     name: str
-    fingerprint: str
+    fingerprint: str | None
     revision: str | None = None
     digest: str | None = None
+    configs: Mapping[str, str] = field(default_factory=dict)
+    adapts: Reference | None = None
 
     @classmethod
     def of(cls, model: PreTrainedModel, fingerprint: str) -> Reference:
@@ -46,49 +48,105 @@ class Reference:
         Raises:
             VocabridgeError: It has no name by which it could be loaded again.
         """
-        name = model.name_or_path or ""
+        return cls.named(model.name_or_path or "", fingerprint, commit_of(model), adapted_by(model))
+
+    @classmethod
+    def named(
+        cls, name: str, fingerprint: str | None = None, commit: str | None = None, adapted: Adapted | None = None
+    ) -> Reference:
+        """Of a model by name.
+
+        Args:
+            name: As for `load_model`.
+            fingerprint: Of its vocabulary.
+            commit: Of a hub id; by default that of its main branch in the hub's cache.
+            adapted: What an adapter adapts, if it is not what its folder says.
+
+        Raises:
+            VocabridgeError: It has no name by which it could be loaded again.
+        """
         if name and is_local(name):
             path = name if name in PACKAGED else str(Path(name).resolve())
-            return cls(path, fingerprint, digest=weights_digest(weight_files(name)))
-        commit = commit_of(model) or _cached_commit(name)
-        if commit is None:
-            raise VocabridgeError(
-                f"nothing can be loaded by the name {name!r}, which this model has; save the model to a folder and "
-                "load it from there with load_model"
-            )
-        return cls(name, fingerprint, revision=commit)
+            weights, configs = local_files(name)
+            known: dict[str, Any] = {
+                "digest": weights_digest(weights),
+                "configs": {config.name: file_digest(config) for config in configs},
+            }
+        else:
+            path, commit = name, commit or cached_commit(name)
+            if commit is None:
+                raise VocabridgeError(
+                    f"nothing can be loaded by the name {name!r}, which this model has; save the model to a folder and "
+                    "load it from there with load_model"
+                )
+            known = {"revision": commit}
+        if adapted is None and not (name in PACKAGED or name.endswith(".gguf")):
+            adapted = find_adapted(name, commit)
+        adapts = None if adapted is None else cls.named(adapted.name, None, adapted.revision)
+        return cls(path, fingerprint, **known, adapts=adapts)
 
-    def as_dict(self, folder: Path) -> dict[str, str | None]:
+    @property
+    def adapted(self) -> Adapted | None:
+        """The model that it adapts, as `load_model` takes it."""
+        return None if self.adapts is None else Adapted(self.adapts.name, self.adapts.revision)
+
+    @property
+    def identity(self) -> str:
+        """The same for the same weights and configuration, wherever they are."""
+        adapts = None if self.adapts is None else self.adapts.identity
+        known = self.revision or self.digest
+        assert known is not None
+        return json_digest([known, dict(self.configs), adapts]) if self.configs or adapts else known
+
+    def as_dict(self, folder: Path) -> dict[str, Any]:
         """Its JSON form in a file of this folder: local files inside of it by "./" and their path from there."""
         path = Path(self.name)
         inside = path.is_absolute() and path.is_relative_to(folder.resolve())
-        name = f"./{path.relative_to(folder.resolve()).as_posix()}" if inside else self.name
-        return {"name": name, "fingerprint": self.fingerprint, "revision": self.revision, "digest": self.digest}
+        return {
+            "name": f"./{path.relative_to(folder.resolve()).as_posix()}" if inside else self.name,
+            "fingerprint": self.fingerprint,
+            "revision": self.revision,
+            "digest": self.digest,
+            "configs": dict(self.configs),
+            "adapts": None if self.adapts is None else self.adapts.as_dict(folder),
+        }
 
     @classmethod
-    def from_dict(cls, values: Any, folder: Path) -> Reference:
+    def from_dict(cls, values: Any, folder: Path, *, adapted: bool = False) -> Reference:
         """What `as_dict` made, in a file of this folder.
+
+        Args:
+            values: The dictionary.
+            folder: The file's.
+            adapted: Whether it is of a model that an adapter adapts.
 
         Raises:
             VocabridgeError: That is no reference.
         """
-        names = {"name", "fingerprint", "revision", "digest"}
+        names = {"name", "fingerprint", "revision", "digest", "configs", "adapts"}
         if not isinstance(values, dict) or set(values) != names:
             raise VocabridgeError(f"{values!r} is no reference to a model; one has {', '.join(sorted(names))}")
         known = {"revision", "digest"} - {name for name in names if values[name] is None}
-        if len(known) != 1 or not all(isinstance(values[name], str) for name in {"name", "fingerprint", *known}):
+        strings = {"name", *known} | (set() if adapted else {"fingerprint"})
+        if len(known) != 1 or not all(isinstance(values[name], str) for name in strings):
             raise VocabridgeError(
                 f"{values!r} is no reference to a model; its values are strings, and either revision or digest is null"
             )
-        name = values["name"]
-        return cls(**values | {"name": str(folder.resolve() / name) if name.startswith("./") else name})
+        configs, adapts, name = values["configs"], values["adapts"], values["name"]
+        if not isinstance(configs, dict) or not all(isinstance(one, str) for one in configs.values()):
+            raise VocabridgeError(f"{values!r} is no reference to a model; its configs are strings by name")
+        place = str(folder.resolve() / name) if name.startswith("./") else name
+        inner = None if adapts is None else cls.from_dict(adapts, folder, adapted=True)
+        return cls(**values | {"name": place, "adapts": inner})
 
     def check_place(self) -> None:
-        """Checks that its files are where it says, and their weights the ones of then.
+        """Checks that its files are where it says, and are the ones of then; and those of what it adapts.
 
         Raises:
             VocabridgeError: They are not.
         """
+        if self.adapts is not None:
+            self.adapts.check_place()
         if self.digest is None:
             if is_local(self.name):
                 raise VocabridgeError(
@@ -98,19 +156,19 @@ class Reference:
             return
         if not is_local(self.name):
             raise VocabridgeError(f"{self.name} is not there any more; put it back, or correct its name in this file")
-        self.check_weights(weight_files(self.name))
-
-    def check_weights(self, files: Iterable[Path]) -> None:
-        """Checks that these files hold the weights of then.
-
-        Raises:
-            VocabridgeError: They do not.
-        """
-        if weights_digest(files) != self.digest:
+        weights, configs = local_files(self.name)
+        if weights_digest(weights) != self.digest:
             raise VocabridgeError(
                 f"{self.name} has other weights now than when the bridge was saved; put the old ones back, or make the "
                 "bridge again"
             )
+        now = {path.name: file_digest(path) for path in configs}
+        for name in sorted(now.keys() | self.configs.keys()):
+            if now.get(name) != self.configs.get(name):
+                raise VocabridgeError(
+                    f"{self.name} has another {name} now than when the bridge was saved; put the old one back, or make "
+                    "the bridge again"
+                )
 
     def check_tokenizer(self, fingerprint: str) -> None:
         """Checks that its vocabulary, which has this fingerprint, is the one of then.
@@ -121,30 +179,17 @@ class Reference:
         if fingerprint != self.fingerprint:
             raise VocabridgeError(
                 f"{self.name} has another tokenizer now ({fingerprint[:12]}) than when the bridge was saved "
-                f"({self.fingerprint[:12]}); put the old one back, or make the bridge again"
+                f"({(self.fingerprint or '')[:12]}); put the old one back, or make the bridge again"
             )
 
 
-def _cached_commit(name: str) -> str | None:
-    """The commit of a hub id's main branch that is in the hub's cache here."""
-    try:
-        path = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:  # no hub id at all
-        return None
-    return Path(path).parent.name if isinstance(path, str) else None
-
-
 def weights_digest(files: Iterable[Path]) -> str:
-    """Hex SHA-256 of samples of these files, in this order; see above."""
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
-        with path.open("rb") as file:
-            if size <= _BLOCKS * _BLOCK:
-                digest.update(file.read())
-                continue
-            for block in range(_BLOCKS):
-                file.seek(block * (size - _BLOCK) // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()
+    """Hex SHA-256 of these files, in this order, of large ones by samples.
+
+    Raises:
+        VocabridgeError: There are none: such a digest would fit anything.
+    """
+    files = [*files]
+    if not files:
+        raise VocabridgeError("there is no file with weights, so nothing would tell them from others")
+    return sampled_digest(files)

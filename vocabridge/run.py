@@ -1,7 +1,8 @@
 """A run: a folder in which an evaluation writes down each result as it comes, so that it can be stopped at any time.
 
     run.json           what is measured: models by digest or commit, data by SHA-256, settings
-    records-0.jsonl    what was measured, one JSON object a line; of several processes each has a file of its own
+    records-0.jsonl    what was measured, one JSON object a line, with a checksum of the line; of several processes each
+                       has a file of its own
 
 A record is of a contender, of a part of the work ("setting", "reading", "writing", "choosing" or "cost") and mostly of
 an item. The same evaluation goes on where the last one stopped; another one is refused. Everything that is reported is
@@ -21,11 +22,17 @@ from filelock import FileLock, Timeout
 
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import parse_json, read_json_object
+from vocabridge.hashing import digest, json_digest
 
 RECIPE = "run.json"
+FORMAT = 2
 
 Key = tuple[str, str, int | None]
 """A contender's name, a part of the work, and the number of an item or None."""
+
+
+_SEAL_DIGITS = 16
+_SEAL = b', "sha256": "%s"}'
 
 
 class Workers:
@@ -100,12 +107,16 @@ class Run:
             ) from None
         except OSError as error:
             raise VocabridgeError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
-        if workers.is_first:
-            self._agree(recipe)
-            for file in self._files():
-                _mend(file)
-        workers.wait()
-        self.reload()
+        try:
+            if workers.is_first:
+                self._agree(recipe)
+                for file in self._files():
+                    _mend(file)
+            workers.wait()
+            self.reload()
+        except VocabridgeError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Lets others work in the folder."""
@@ -119,9 +130,11 @@ class Run:
         """
         self._records = {}
         for file in self._files():
-            for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+            for number, line in enumerate(file.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+                if not line and number == 1:
+                    break  # nothing is measured yet
                 try:
-                    row = parse_json(line)
+                    row = _opened(line)
                     key = row["contender"], row["part"], row["item"]
                 except (ValueError, KeyError, TypeError) as error:
                     raise VocabridgeError(f"{file}, line {number}, is no record ({error}); remove that line") from None
@@ -141,7 +154,7 @@ class Run:
         for item, values in rows.items():
             row = {"contender": contender, "part": part, "item": item, **values}
             self._records.setdefault((contender, part, item), row)
-            lines += json.dumps(row, ensure_ascii=False).encode() + b"\n"
+            lines += _sealed(row)
         try:
             with self._own.open("ab") as file:
                 file.write(lines)
@@ -172,8 +185,15 @@ class Run:
         if path.exists():
             try:
                 known = read_json_object(path)
+                found, sha256 = known.pop("format", None), known.pop("sha256", None)
             except ValueError as error:
                 raise VocabridgeError(f"{path} is damaged ({error}); name another folder") from error
+            if found == FORMAT and sha256 != json_digest(known):
+                raise VocabridgeError(f"{path} is altered or damaged; name another folder")
+            if found != FORMAT:
+                raise VocabridgeError(
+                    f"{path} is of format {found}, and this version goes on with {FORMAT}; name another folder"
+                )
         plain = json.loads(json.dumps(recipe))
         for name in plain.keys() & known.keys():
             if plain[name] != known[name]:
@@ -181,7 +201,29 @@ class Run:
                     f"{self._folder} holds an evaluation with another {name} ({known[name]}, now {plain[name]}); "
                     "name another folder"
                 )
-        write_whole(path, (json.dumps(known | plain, indent=2, ensure_ascii=False) + "\n").encode())
+        agreed = known | plain
+        document = {"format": FORMAT, "sha256": json_digest(agreed), **agreed}
+        write_whole(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _sealed(row: Mapping[str, Any]) -> bytes:
+    """A record as a line, whose last entry is the hash of the line without it."""
+    line = json.dumps(row, ensure_ascii=False).encode()
+    return line[:-1] + _SEAL % digest(line)[:_SEAL_DIGITS].encode() + b"\n"
+
+
+def _opened(line: bytes) -> dict[str, Any]:
+    """The record in a line.
+
+    Raises:
+        ValueError: The line is altered, or no record.
+    """
+    size = len(_SEAL % bytes(_SEAL_DIGITS))
+    row = line[:-size] + b"}"
+    if line[-size:] != _SEAL % digest(row)[:_SEAL_DIGITS].encode():
+        raise ValueError("its checksum differs: it is altered or damaged")
+    record: dict[str, Any] = parse_json(row)
+    return record
 
 
 def _mend(file: Path) -> None:

@@ -6,7 +6,6 @@ the bridge was saved with.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.combination import Combination
 from vocabridge.guard import Guard
+from vocabridge.hashing import file_digest
 from vocabridge.models import LoadedModel, load_model
 from vocabridge.policy import Policy
 from vocabridge.reference import Reference
 from vocabridge.steering import Steering
 from vocabridge.strength import Strength, from_json
-from vocabridge.value_network import WEIGHTS, load_value_network
+from vocabridge.value_network import CONFIG, is_value_network, load_value_network
 from vocabridge.value_source import ContrastPair, ValueSource
 
 BRIDGE = "bridge.json"
@@ -105,10 +105,15 @@ class SavedSteering:
         network, base = self.source["value_network"], self.source["base"]
         try:
             base.check_place()
-            if not (Path(network.name) / WEIGHTS).is_file():
-                raise VocabridgeError(f"{network.name} is not there any more; put it back, or correct its name")
-            network.check_weights([Path(network.name) / WEIGHTS])
-            source = load_value_network(Path(network.name), base=base.name, revision=base.revision, **place)
+            folder = Path(network.name)
+            if not is_value_network(folder):
+                raise VocabridgeError(f"{folder} is not there any more; put it back, or correct its name")
+            if file_digest(folder / CONFIG) != network.digest:
+                raise VocabridgeError(
+                    f"{folder} has another {CONFIG} now than when the bridge was saved; put the old one back, or make "
+                    "the bridge again"
+                )
+            source = load_value_network(folder, base=base.name, revision=base.revision, adapted=base.adapted, **place)
             base.check_tokenizer(source.vocabulary.fingerprint)
         except VocabridgeError as error:
             raise VocabridgeError(f"{path}: {error}") from error
@@ -198,13 +203,8 @@ def _load(reference: Reference, path: Path, **place: Any) -> LoadedModel:
     """The model that a reference in this file names, checked before and after."""
     try:
         reference.check_place()
-        loaded = load_model(reference.name, revision=reference.revision, **place)
+        loaded = load_model(reference.name, revision=reference.revision, adapted=reference.adapted, **place)
         reference.check_tokenizer(loaded.vocabulary.fingerprint)
     except VocabridgeError as error:
         raise VocabridgeError(f"{path}: {error}") from error
     return loaded
-
-
-def file_digest(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
+from vocabridge.hashing import json_digest
 from vocabridge.records import data_digest
 from vocabridge.value_source import ValueNetworkConfig
 
 CARD = "README.md"
 
+_IDENTITY = ("sha256", "share", "revision", "digest", "configs")
 _PACKAGES = ("vocabridge", "torch", "transformers", "peft", "accelerate")
 
 
@@ -47,8 +49,10 @@ def identity(source: Mapping[str, Any] | list[dict[str, Any]] | None) -> Any:
     """What must be the same for a run to go on."""
     if isinstance(source, list):
         return [identity(one) for one in source]
-    known = [source[name] for name in ("sha256", "share", "revision", "digest") if source and source.get(name)]
-    return known[0] if known else None
+    known = {name: source[name] for name in _IDENTITY if source.get(name)} if source else {}
+    if adapts := (source or {}).get("adapts"):
+        known["adapts"] = identity(adapts)
+    return json_digest(known) if len(known) > 1 else next(iter(known.values()), None)
 
 
 def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Value networks on disk: begun from a pretrained small model, saved as what training changed, loaded again.
 
 A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
-`value_network.json` (the small base's name, its tokenizer's fingerprint, scheme and depth, and the recipe).
+`value_network.json` (the small base's name, its tokenizer's fingerprint, scheme and depth, the recipe, and the SHA-256
+of the first file).
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vocabridge.adapters import Adapted
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
+from vocabridge.checkpoint_files import ADAPTERS
 from vocabridge.data import VALUE_NETWORKS
 from vocabridge.depth import cut_to
-from vocabridge.models import LoadedModel, commit_of, load_model, load_weights
+from vocabridge.hashing import digest, file_digest
+from vocabridge.loading_checks import check_finite
+from vocabridge.models import LoadedModel, adapted_by, commit_of, load_model, load_weights
 from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.value_source import (
     ContrastPair,
@@ -100,9 +105,10 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     trained = network.adapter or _trained_state(value.model, network.config)
     tensors |= {f"model.{name}": tensor for name, tensor in trained.items()}
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
-    config = {"format": FORMAT} | asdict(network.config) | {"training": dict(training)}
+    content = save(tensors)
+    config = {"format": FORMAT, "sha256": digest(content), **asdict(network.config), "training": dict(training)}
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, save(tensors))
+    write_whole(folder / WEIGHTS, content)
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
@@ -121,6 +127,7 @@ def load_value_network(
     *,
     base: str | None = None,
     revision: str | None = None,
+    adapted: Adapted | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> ValueNetwork:
@@ -132,24 +139,27 @@ def load_value_network(
         folder: The folder, or the short name of a value network that ships with vocabridge: one of `VALUE_NETWORKS`.
         base: The small base, if it is not where the folder says.
         revision: Of the small base on the hub.
+        adapted: What the small base adapts, if it is an adapter; see `load_model`.
         device: Where to put both.
         dtype: Of the models' weights.
 
     Raises:
-        VocabridgeError: A file is missing or damaged, or the base's tokenizer is not the one it was trained with.
+        VocabridgeError: A file is missing, damaged or altered, or the base's tokenizer is not the one it was trained
+            with.
     """
     name, folder = str(folder), network_folder(folder)
-    config = _read_config(folder / CONFIG)
+    config, sha256 = _read_config(folder / CONFIG)
     if base is not None:
         config = replace(config, base=base)
-    loaded = load_model(config.base, device=device, dtype=dtype, revision=revision)
+    tensors = _read_weights(folder / WEIGHTS, sha256)
+    loaded = load_model(config.base, device=device, dtype=dtype, revision=revision, adapted=adapted)
     if loaded.vocabulary.fingerprint != config.fingerprint:
         raise VocabridgeError(
             f"{folder} was trained on a tokenizer with fingerprint {config.fingerprint[:12]}, but {config.base} has "
             f"{loaded.vocabulary.fingerprint[:12]}; use the base it was trained on"
         )
     value = _initial_delta_model(loaded, config)
-    trained = _load_state(value, config, folder / WEIGHTS)
+    trained = _load_state(value, config, folder / WEIGHTS, tensors)
     if config.method == "full":
         return ValueNetwork(loaded, value.eval(), config, name)
     _merge_adapter(value.model)
@@ -162,7 +172,8 @@ def load_value_source(
     """A value network's folder or short name, or the two names of a contrast pair.
 
     Args:
-        value: The folder or short name of a value network; with `untuned`, the tuned model's name.
+        value: The folder or short name of a value network; with `untuned`, the name of the tuned model, or of a PEFT
+            adapter of it.
         untuned: The same model before tuning.
         device: Where to put the models.
         dtype: Of their weights.
@@ -172,12 +183,17 @@ def load_value_source(
     """
     if untuned is not None:
         return ContrastPair(*(load_model(name, device=device, dtype=dtype) for name in (value, untuned)))
+    if not is_value_network(value) and any((Path(value) / name).is_file() for name in ADAPTERS):
+        raise VocabridgeError(
+            f"{value} is a PEFT adapter, the tuned half of a contrast pair; name the model before tuning, too, with "
+            "--untuned"
+        )
     return load_value_network(value, device=device, dtype=dtype)
 
 
 def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> DeltaModel:
-    device, commit = str(base.model.device), commit_of(base.model)
-    model = load_weights(base.name, device=device, dtype=base.model.dtype, revision=commit)
+    device, commit, adapted = str(base.model.device), commit_of(base.model), adapted_by(base.model)
+    model = load_weights(base.name, device=device, dtype=base.model.dtype, revision=commit, adapted=adapted)
     if config.layers is not None:
         cut_to(model, config.layers)
     if config.method == "lora":
@@ -221,8 +237,8 @@ def _trained_state(model: PreTrainedModel, config: ValueNetworkConfig) -> dict[s
     return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
 
 
-def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> dict[str, Tensor]:
-    """Loads a file into a value network; what of it is the model's."""
+def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """The tensors in a file that has to have this hash."""
     try:
         tensors = load_file(path)
     except FileNotFoundError:
@@ -231,6 +247,19 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> di
         ) from None
     except Exception as error:
         raise VocabridgeError(f"{path} is damaged ({error}); copy or train the value network again") from error
+    if file_digest(path) != sha256:
+        raise VocabridgeError(
+            f"{path.parent} has other weights now than when it was saved: {path.name} is altered or damaged; copy or "
+            "train the value network again"
+        )
+    check_finite(str(path), tensors.items())
+    return tensors
+
+
+def _load_state(
+    value: DeltaModel, config: ValueNetworkConfig, path: Path, tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Loads the tensors of a file into a value network; what of them is the model's."""
     expected = {f"model.{name}" for name in _trained_state(value.model, config)} | {"projection.weight"}
     if set(tensors) != expected:
         name = sorted(set(tensors) ^ expected)[0]
@@ -253,13 +282,15 @@ def _load_state(value: DeltaModel, config: ValueNetworkConfig, path: Path) -> di
     return state
 
 
-def _read_config(path: Path) -> ValueNetworkConfig:
+def _read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
+    """The configuration in a file, and the SHA-256 of the weights."""
     try:
         fields = read_json(path)
         if not isinstance(fields, dict):
             raise TypeError("it holds no JSON object")
         if (found := fields.pop("format", 1)) != FORMAT:
             raise ValueError(f"it is of format {found}, and this version reads {FORMAT}")
+        sha256 = fields.pop("sha256")
         if not all(isinstance(fields[name], str) for name in ("base", "fingerprint", "method")):
             raise TypeError("base, fingerprint and method are strings")
         if not isinstance(fields.get("layers"), int | None):
@@ -269,7 +300,7 @@ def _read_config(path: Path) -> ValueNetworkConfig:
             for name, choice in (("scheme", Scheme), ("initialisation", Initialisation))
             if name in fields  # folders of before there were these have neither
         }
-        return ValueNetworkConfig(**fields | choices)
+        return ValueNetworkConfig(**fields | choices), sha256
     except FileNotFoundError:
         raise VocabridgeError(
             f"there is no file {path}; give the folder of a trained value network, or the short name of one that ships "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import random
 import weakref
 
 import pytest
@@ -57,7 +58,8 @@ def test_a_recipe_may_grow_and_not_change(open_run, tmp_path):
     open_run().close()
     open_run(RECIPE | {"ceiling": "def"}).close()
     open_run().close()
-    assert json.loads((tmp_path / "run" / "run.json").read_text()) == RECIPE | {"ceiling": "def"}
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert {name: written[name] for name in written if name not in ("format", "sha256")} == RECIPE | {"ceiling": "def"}
     for name, value in (("ceiling", "xyz"), ("policies", ["skip"]), ("limit", 3)):
         with pytest.raises(VocabridgeError, match=f"another {name}"):
             open_run(RECIPE | {name: value})
@@ -75,6 +77,45 @@ def test_a_line_that_is_no_record_is_named(open_run, tmp_path):
     open_run().close()
     (tmp_path / "run" / "records-0.jsonl").write_text("{}\n")
     with pytest.raises(VocabridgeError, match="line 1, is no record"):
+        open_run()
+
+
+def flipped(data, bit):
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_a_flipped_bit_of_a_record_is_noticed(open_run, tmp_path):
+    run = open_run()
+    run.append("base", "reading", {item: {"bits": [item / 7, 1e-9 * item], "text": "café 12"} for item in range(20)})
+    run.close()
+    file = tmp_path / "run" / "records-0.jsonl"
+    whole = file.read_bytes()
+    for bit in random.Random(0).sample(range(8 * (len(whole) - 1)), 60):
+        file.write_bytes(flipped(whole, bit))
+        with pytest.raises(VocabridgeError, match=r"line \d+, is no record \(its checksum differs: .*remove that line"):
+            open_run()
+    file.write_bytes(flipped(whole, 8 * len(whole) - 1))  # no line's end: as if it had not been written to the end
+    again = open_run()
+    assert (again.get("base", "reading", 18)["bits"][0], again.get("base", "reading", 19)) == (18 / 7, None)
+
+
+def test_a_flipped_bit_of_what_is_measured_is_noticed(open_run, tmp_path):
+    open_run().close()
+    file = tmp_path / "run" / "run.json"
+    whole = file.read_bytes()
+    values = [at for at, byte in enumerate(whole) if not chr(byte).isspace()]
+    for at in random.Random(0).sample(values, 60):
+        file.write_bytes(flipped(whole, 8 * at + at % 8))
+        with pytest.raises(VocabridgeError, match=r"run\.json is (altered or damaged|damaged|of format)"):
+            open_run({})
+
+
+def test_records_of_before_there_were_checksums_are_refused(open_run, tmp_path):
+    open_run().close()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(RECIPE))
+    with pytest.raises(VocabridgeError, match=r"run\.json is of format None"):
         open_run()
 
 

@@ -1,0 +1,306 @@
+"""A PEFT adapter is a model by name: the one that it adapts with other weights, also as the half of a contrast pair."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from vocabridge import evaluation_recipe
+from vocabridge.alignment import VocabridgeError
+from vocabridge.bridge import Bridge
+from vocabridge.folder import load, save_bridge
+from vocabridge.loading import build_steering
+from vocabridge.models import load_model, resolve_vocabulary
+from vocabridge.value_network import load_value_network, load_value_source, new_value_network, save_value_network
+
+# peft asks for a name that transformers has a new one for, and warns of tied weights.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`"),
+    pytest.mark.filterwarnings("ignore:.*tie_word_embeddings"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
+]
+F32 = torch.float32
+IDS = torch.tensor([[5, 300, 301, 17, 260]])
+
+
+def make_adapter(base, folder, targets=("q_proj", "down_proj")):
+    """An adapter of a folder's model, as PEFT saves it; what the two say together."""
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=F32), LoraConfig(r=2, target_modules=list(targets))
+    )
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    with torch.no_grad():
+        return model.eval()(IDS).logits
+
+
+def said(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.fixture
+def adapter(own):
+    """An adapter's folder beside the model that it adapts, `source`, and nothing else in it."""
+    make_adapter(own / "source", own / "adapter")
+    for path in (own / "adapter").iterdir():
+        if not path.name.startswith("adapter_"):
+            path.unlink()
+    return own / "adapter"
+
+
+@pytest.fixture
+def bridge(own, parts, adapter):
+    parts.alignment.save(own / "pair.safetensors")
+    base = load_model(str(own / "target"), dtype=F32)
+    steering = build_steering(
+        base.vocabulary,
+        str(adapter),
+        untuned=str(own / "source"),
+        alignment=own / "pair.safetensors",
+        dtype=F32,
+    )
+    return Bridge(base, [steering])
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def refused(load, *arguments, **more):
+    with pytest.raises(VocabridgeError) as error:
+        load(*arguments, **more)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("family", ["source", "target"])
+@pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["embed_tokens", "v_proj"], ["lm_head"]])
+def test_an_adapter_is_a_model_that_says_what_peft_says(own, family, targets):
+    """With tied weights, too, where what the adapter adds to the embedding is not added to the head."""
+    expected = make_adapter(own / family, own / "adapter", targets)
+    loaded = load_model(str(own / "adapter"), dtype=F32)
+    plain = load_model(str(own / family), dtype=F32)
+    torch.testing.assert_close(said(loaded.model), expected, atol=2e-4, rtol=1e-4)
+    assert (said(loaded.model) - said(plain.model)).abs().max() > 0.1
+    assert [name for name, _ in loaded.model.named_modules()] == [name for name, _ in plain.model.named_modules()]
+    assert all(parameter.requires_grad for parameter in loaded.model.parameters())
+    assert loaded.vocabulary.fingerprint == plain.vocabulary.fingerprint
+    assert loaded.vocabulary.size == plain.vocabulary.size
+    assert loaded.name == loaded.model.name_or_path == str(own / "adapter")
+
+
+def test_an_adapter_without_a_tokenizer_has_that_of_the_model_that_it_adapts(own, adapter):
+    base = resolve_vocabulary(str(own / "source"))
+    assert resolve_vocabulary(str(adapter)).fingerprint == base.fingerprint
+    shutil.copy(own / "source" / "tokenizer.json", adapter)
+    again = resolve_vocabulary(str(adapter))
+    assert (again.token_bytes, again.size) == (base.token_bytes, base.size)
+
+
+def test_an_adapter_is_the_tuned_half_of_a_contrast_pair_and_comes_back_from_a_bridge(bridge, own, adapter):
+    assert bridge.steering.source.name == f"{adapter} - {own / 'source'}"
+    save_bridge(bridge, own / "bridge")
+    tuned = json.loads((own / "bridge" / "bridge.json").read_text())["steerings"][0]["source"]["tuned"]
+    assert tuned["name"] == str(adapter)
+    assert tuned["configs"].keys() == {"adapter_config.json"}
+    assert tuned["adapts"]["name"] == str(own / "source")
+    assert tuned["adapts"]["digest"] is not None
+    assert tuned["adapts"]["configs"].keys() == {"config.json", "generation_config.json"}
+    again = load(own / "bridge", dtype=F32)
+    assert torch.equal(said(again), said(bridge))
+    assert not torch.equal(said(again), said(again.base))
+
+
+def flip_weights(folder, file):
+    data = bytearray((folder / file).read_bytes())
+    data[-6] ^= 1
+    (folder / file).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda own: flip_weights(own / "adapter", "adapter_model.safetensors"), "{adapter} has other weights now"),
+        (lambda own: flip_weights(own / "source", "model.safetensors"), "{source} has other weights now"),
+        (
+            lambda own: edit(own / "adapter" / "adapter_config.json", lora_alpha=99),
+            "{adapter} has another adapter_config.json now",
+        ),
+        (lambda own: edit(own / "source" / "config.json", rms_norm_eps=0.1), "{source} has another config.json now"),
+        (lambda own: shutil.rmtree(own / "adapter"), "{adapter} is not there any more"),
+    ],
+)
+def test_an_adapter_or_what_it_adapts_that_has_changed_is_named(bridge, own, adapter, change, says):
+    save_bridge(bridge, own / "bridge")
+    change(own)
+    message = refused(load, own / "bridge", dtype=F32)
+    assert says.format(adapter=adapter, source=own / "source") in message
+
+
+def test_what_an_adapter_adapts_may_be_moved_if_bridge_json_says_so(bridge, own):
+    save_bridge(bridge, own / "bridge")
+    (own / "source").rename(own / "elsewhere")
+    assert "source is not there any more" in refused(load, own / "bridge", dtype=F32)
+    document = json.loads((own / "bridge" / "bridge.json").read_text())
+    source = document["steerings"][0]["source"]
+    source["tuned"]["adapts"]["name"] = source["untuned"]["name"] = str(own / "elsewhere")
+    (own / "bridge" / "bridge.json").write_text(json.dumps(document))
+    assert torch.equal(said(load(own / "bridge", dtype=F32)), said(bridge))
+
+
+def renamed(tensors):
+    return {name.replace("layers.0", "layers.7"): tensor for name, tensor in tensors.items()}
+
+
+def cut(tensors):
+    return {name: tensor[:, :1] if "lora_B" in name else tensor[:1] for name, tensor in tensors.items()}
+
+
+def spoiled(tensors):
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (renamed, "it has unknown base_model.model.model.layers.7.mlp.down_proj.lora_A.weight"),
+        (renamed, "it lacks base_model.model.model.layers.0.mlp.down_proj.lora_A.default.weight"),
+        (lambda tensors: {f"x.{name}": tensor for name, tensor in tensors.items()}, "it has unknown x.base_model"),
+        (lambda tensors: dict(list(tensors.items())[2:]), "it lacks base_model"),
+        (cut, "cannot be put on"),
+        (spoiled, "NaN or infinite"),
+    ],
+)
+def test_an_adapter_whose_weights_do_not_fit_is_refused(adapter, change, says):
+    path = adapter / "adapter_model.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in change(load_file(path)).items()}, path)
+    message = refused(load_model, str(adapter))
+    assert str(adapter) in message
+    assert says in message
+
+
+def test_an_adapter_of_another_model_is_refused(own, adapter):
+    config = LlamaConfig.from_pretrained(own / "source", intermediate_size=64)
+    LlamaForCausalLM(config).save_pretrained(own / "wider")
+    edit(adapter / "adapter_config.json", base_model_name_or_path=str(own / "wider"))
+    assert f"the adapter {adapter} cannot be put on {own / 'wider'} (" in refused(load_model, str(adapter))
+
+
+def test_what_is_wrong_with_an_adapters_folder_is_named(own, adapter):
+    config = adapter / "adapter_config.json"
+    whole = config.read_text()
+    for content, says in [
+        (whole[:-9], f"{config} is damaged"),
+        ("{}", f"{config} names no model that the adapter adapts"),
+        (
+            whole.replace(str(own / "source"), str(own / "gone")),
+            f"the adapter {adapter} needs the model that it adapts: {own / 'gone'}: no such file or folder",
+        ),
+        (whole.replace(str(own / "source"), str(adapter)), f"{adapter} is an adapter itself"),
+    ]:
+        config.write_text(content)
+        assert says in refused(load_model, str(adapter))
+    config.write_text(whole)
+    (adapter / "adapter_model.safetensors").rename(adapter / "mine.safetensors")
+    assert "holds none of adapter_model.safetensors" in refused(load_model, str(adapter))
+    shutil.copy(own / "source" / "model.safetensors", adapter)
+    assert f"{adapter} holds a model and an adapter" in refused(load_model, str(adapter))
+
+
+def test_an_adapter_that_is_no_part_of_the_weights_is_refused(own):
+    model = AutoModelForCausalLM.from_pretrained(own / "source")
+    prompts = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    prompts.save_pretrained(own / "prompts")
+    assert "is an adapter of type PROMPT_TUNING" in refused(load_model, str(own / "prompts"))
+
+
+def test_where_peft_is_missing_a_sentence_says_what_to_install(adapter, monkeypatch):
+    monkeypatch.setattr("vocabridge.adapters.importlib.util.find_spec", lambda name: None)
+    assert "needs peft; run: pip install 'vocabridge[train]'" in refused(load_model, str(adapter))
+
+
+def test_an_adapter_alone_is_told_what_is_missing_to_a_pair(adapter):
+    assert f"{adapter} is a PEFT adapter, the tuned half of a contrast pair" in refused(load_value_source, str(adapter))
+
+
+def test_pickled_adapters_are_read_and_known(own, adapter):
+    expected = said(load_model(str(adapter), dtype=F32).model)
+    before = evaluation_recipe._model(str(adapter))
+    torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").unlink()
+    assert torch.equal(said(load_model(str(adapter), dtype=F32).model), expected)
+    assert evaluation_recipe._model(str(adapter)) != before
+    then = evaluation_recipe._model(str(adapter))
+    flip_weights(own / "source", "model.safetensors")
+    assert evaluation_recipe._model(str(adapter)) != then
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_value_network_may_be_trained_on_an_adapter(adapter, own, method):
+    network = new_value_network(str(adapter), method=method, rank=2)
+    torch.nn.init.normal_(network.value.projection.weight, std=0.3)
+    save_value_network(network, own / "values", {})
+    again = load_value_network(own / "values")
+    assert torch.equal(said(again.base), said(network.base))
+    assert torch.equal(again.base.lm_head.weight, again.value.model.lm_head.weight)
+
+
+HUB = """
+import sys, torch, vocabridge
+base = vocabridge.load_model("target", dtype=torch.float32)
+steering = vocabridge.build_steering(base.vocabulary, "someone/adapter", untuned="source", alignment=sys.argv[1])
+vocabridge.save_bridge(vocabridge.Bridge(base, [steering]), "bridge")
+"""
+AGAIN = """
+import torch, vocabridge
+tuned = vocabridge.load("bridge", dtype=torch.float32).steering.source.tuned
+print(float(tuned.model.layers[0].self_attn.q_proj.weight.double().sum()))
+"""
+
+
+def test_an_adapter_of_the_hub_and_what_it_adapts_are_kept_to_their_commits(own, parts, adapter):
+    """With a hub's cache made by hand, offline: both have newer commits when the bridge is loaded."""
+    edit(adapter / "adapter_config.json", base_model_name_or_path="someone/base")
+    repositories = {"adapter": adapter, "base": own / "source"}
+    for name, folder in repositories.items():
+        repository = own / "hub" / f"models--someone--{name}"
+        shutil.copytree(folder, repository / "snapshots" / ("a" * 40))
+        shutil.copytree(own / "tuned" if name == "base" else folder, repository / "snapshots" / ("b" * 40))
+        (repository / "refs").mkdir()
+        (repository / "refs" / "main").write_text("a" * 40)
+    flip_weights(own / "hub" / "models--someone--adapter" / "snapshots" / ("b" * 40), "adapter_model.safetensors")
+    parts.alignment.save(own / "pair.safetensors")
+    environment = os.environ | {"HF_HUB_CACHE": str(own / "hub"), "HF_HUB_OFFLINE": "1"}
+
+    def run(*command):
+        done = subprocess.run(
+            [sys.executable, "-c", *command], cwd=own, env=environment, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(HUB, str(own / "pair.safetensors"))
+    tuned = json.loads((own / "bridge" / "bridge.json").read_text())["steerings"][0]["source"]["tuned"]
+    assert (tuned["name"], tuned["revision"]) == ("someone/adapter", "a" * 40)
+    assert (tuned["adapts"]["name"], tuned["adapts"]["revision"]) == ("someone/base", "a" * 40)
+    before = run(AGAIN)
+    for name in repositories:
+        (own / "hub" / f"models--someone--{name}" / "refs" / "main").write_text("b" * 40)
+    assert run(AGAIN) == before
+    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(own / "source"), adapter)
+    weight = expected.merge_and_unload().model.layers[0].self_attn.q_proj.weight.double().sum()
+    assert float(before) == pytest.approx(float(weight), abs=1e-4)

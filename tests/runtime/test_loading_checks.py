@@ -1,0 +1,145 @@
+"""What loading found is looked at: weights that are missing, unknown, of another shape, NaN or infinite are named."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from vocabridge import models
+from vocabridge.alignment import VocabridgeError
+from vocabridge.models import load_model
+from vocabridge.value_network import WEIGHTS, load_value_network, new_value_network, save_value_network
+
+
+def rewrite(folder, change):
+    """Changes the tensors in a model's file."""
+    path = folder / "model.safetensors"
+    tensors = change(load_file(path))
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
+
+
+def prefixed(prefix):
+    return lambda tensors: {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without(part):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if part not in name}
+
+
+def halved(tensors):
+    return tensors | {"model.norm.weight": tensors["model.norm.weight"][:16]}
+
+
+def refused(load, *arguments):
+    with pytest.raises(VocabridgeError) as error:
+        load(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (prefixed("_orig_mod."), "has unknown _orig_mod.lm_head.weight, _orig_mod.model.embed_tokens.weight"),
+        (prefixed("base_model.model."), "lacks lm_head.weight, model.embed_tokens.weight"),
+        (without("layers.1."), "it lacks model.layers.1.input_layernorm.weight"),
+        (without("layers.1."), "and 6 more"),
+        (lambda tensors: tensors | {"v_head.weight": torch.zeros(1)}, "it has unknown v_head.weight"),
+        (halved, "it has of another shape model.norm.weight (16,), not (32,)"),
+    ],
+)
+def test_a_folder_that_does_not_hold_the_weights_of_its_model_is_refused_and_the_keys_are_named(own, change, says):
+    rewrite(own / "source", change)
+    message = refused(load_model, str(own / "source"))
+    assert str(own / "source") in message
+    assert "LlamaForCausalLM" in message
+    assert says in message
+
+
+def test_keys_that_a_class_declares_ignorable_stay_fine(own):
+    assert "lm_head.weight" not in load_file(own / "target" / "model.safetensors")  # tied
+    load_model(str(own / "target"))
+    rewrite(own / "source", lambda tensors: tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
+    load_model(str(own / "source"))  # as checkpoints of old have it
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"])
+def test_weights_that_are_no_numbers_are_named(own, value, name):
+    def spoil(tensors):
+        tensors[name][3, 5] = value
+        return tensors
+
+    rewrite(own / "source", spoil)
+    message = refused(load_model, str(own / "source"))
+    assert f"has weights that are NaN or infinite as torch.bfloat16: {name};" in message
+
+
+def test_weights_whose_sum_is_infinite_but_which_are_numbers_are_fine(own):
+    rewrite(
+        own / "source", lambda tensors: tensors | {"lm_head.weight": torch.full_like(tensors["lm_head.weight"], 3e38)}
+    )
+    load_model(str(own / "source"), dtype=torch.float32)
+
+
+def test_a_value_network_with_weights_that_are_no_numbers_is_refused(own):
+    for method in ("lora", "full"):
+        network = new_value_network(str(own / "source"), method=method, rank=2)
+        network.value.projection.weight.data[0, 0] = float("nan")
+        save_value_network(network, own / method, {})
+        message = refused(load_value_network, own / method)
+        assert f"{own / method / WEIGHTS} has weights that are NaN or infinite" in message
+        assert "projection.weight" in message
+
+
+def test_a_generation_config_that_is_damaged_is_an_error(own):
+    path = own / "source" / "generation_config.json"
+    whole = path.read_text()
+    for content in (whole[:-5], "[]", whole.replace('"eos_token_id": 1', '"eos_token_id": 1]')):
+        path.write_text(content)
+        assert f"{path} is damaged" in refused(load_model, str(own / "source"))
+    path.unlink()
+    assert load_model(str(own / "source")).model.generation_config.eos_token_id == 1
+
+
+class Incomplete:
+    """Stands for transformers, which reads a GGUF file and finds a key missing, or a weight that is no number."""
+
+    def __init__(self, **report):
+        self.report = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()} | report
+
+    def from_pretrained(self, *_arguments, **_more):
+        shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=416, **shape))
+        if not any(self.report.values()):
+            model.model.norm.weight.data[0] = float("nan")
+        return model, self.report
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        ({"missing_keys": {"model.norm.weight"}}, "it lacks model.norm.weight"),
+        ({"unexpected_keys": {"blk.0.odd"}}, "it has unknown blk.0.odd"),
+        ({}, "NaN or infinite as torch.bfloat16: model.norm.weight"),
+    ],
+)
+def test_a_gguf_conversion_that_went_wrong_is_not_kept(tmp_path, monkeypatch, report, says):
+    file = tmp_path / "small.gguf"
+    file.write_bytes(b"GGUF")
+    monkeypatch.setattr(models, "AutoModelForCausalLM", Incomplete(**report))
+    message = refused(load_model, str(file))
+    assert re.search(re.escape(f"{file}") + r".*" + re.escape(says), message)
+    kept = models.cache_folder() / "models"
+    assert [path.name for path in kept.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_one_error_names_a_few_keys_of_many(own):
+    config = json.loads((own / "source" / "config.json").read_text())
+    (own / "source" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6}))
+    assert len(refused(load_model, str(own / "source"))) < 600

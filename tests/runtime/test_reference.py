@@ -1,0 +1,188 @@
+"""What tells a model from others: every file that holds weights or says what they mean is looked at."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vocabridge import hashing
+from vocabridge.alignment import VocabridgeError
+from vocabridge.bridge import Bridge
+from vocabridge.folder import load, save_bridge
+from vocabridge.loading import build_steering
+from vocabridge.models import load_model
+from vocabridge.reference import Reference, weights_digest
+from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network, save_value_network
+
+
+def as_shards(folder):
+    """Three shards, in a folder of their own, and an index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "parts").mkdir()
+    places = {}
+    for number, name in enumerate(tensors):
+        places[name] = f"parts/{number % 3}.safetensors"
+    for place in set(places.values()):
+        kept = {name: tensors[name] for name in tensors if places[name] == place}
+        save_file(kept, folder / place, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return ["model.safetensors.index.json", *sorted(set(places.values()))]
+
+
+def as_pickle(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return ["pytorch_model.bin"]
+
+
+def as_pickled_shards(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "one.bin")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "one.bin")}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return ["pytorch_model.bin.index.json", "one.bin"]
+
+
+def as_named(folder):
+    (folder / "model.safetensors").rename(folder / "mine.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "mine.safetensors"}))
+    return ["mine.safetensors"]
+
+
+def as_it_is(folder):
+    return ["model.safetensors"]
+
+
+def flip(path, bit):
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def bits(path, count):
+    """Some bits of a file."""
+    return random.Random(0).sample(range(8 * path.stat().st_size), count)
+
+
+def referred(folder):
+    return Reference.named(str(folder), "f" * 64)
+
+
+LAYOUTS = [as_it_is, as_shards, as_pickle, as_pickled_shards, as_named]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_file_that_holds_weights_is_in_the_digest_whatever_the_layout(own, layout):
+    files = layout(own / "source")
+    model = load_model(str(own / "source")).model  # transformers reads that layout, too
+    reference = Reference.of(model, "f" * 64)
+    reference.check_place()
+    for file in files:
+        path = own / "source" / file
+        whole = path.read_bytes()
+        for bit in bits(path, 60):
+            flip(path, bit)
+            with pytest.raises(VocabridgeError, match=r"has other weights now|\.json is damaged|which is not there"):
+                reference.check_place()
+            path.write_bytes(whole)
+    reference.check_place()
+
+
+def test_a_shard_that_is_not_there_is_named(own):
+    *_, shard = as_shards(own / "source")
+    (own / "source" / shard).unlink()
+    with pytest.raises(VocabridgeError, match=r"index\.json names 2\.safetensors, which is not there"):
+        referred(own / "source")
+
+
+def test_a_digest_over_no_file_is_an_error(own):
+    (own / "source" / "model.safetensors").unlink()
+    with pytest.raises(VocabridgeError, match="source holds no weights"):
+        referred(own / "source")
+    with pytest.raises(VocabridgeError, match="there is no file with weights"):
+        weights_digest([])
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_flipped_bit_of_a_models_configuration_is_noticed(own, name):
+    reference = Reference.of(load_model(str(own / "source")).model, "f" * 64)
+    path = own / "source" / name
+    whole = path.read_bytes()
+    for bit in bits(path, 60):
+        flip(path, bit)
+        with pytest.raises(VocabridgeError, match=rf"source has another {name} now|{name} is damaged"):
+            reference.check_place()
+        path.write_bytes(whole)
+    path.unlink()
+    with pytest.raises(VocabridgeError, match=f"source has another {name} now"):
+        reference.check_place()
+
+
+def test_a_configuration_that_was_not_there_is_noticed(own):
+    (own / "source" / "generation_config.json").rename(own / "kept.json")
+    reference = referred(own / "source")
+    shutil.copy(own / "kept.json", own / "source" / "generation_config.json")
+    with pytest.raises(VocabridgeError, match=r"another generation_config\.json now"):
+        reference.check_place()
+
+
+@pytest.fixture
+def values(own):
+    network = new_value_network(str(own / "source"), method="lora", rank=2)
+    torch.nn.init.normal_(network.value.projection.weight, std=0.3)
+    save_value_network(network, own / "values", {"epochs": 1})
+    return own / "values"
+
+
+def test_a_flipped_bit_of_a_value_networks_weights_is_noticed(values):
+    whole = (values / WEIGHTS).read_bytes()
+    load_value_network(values)
+    for bit in bits(values / WEIGHTS, 60):
+        flip(values / WEIGHTS, bit)
+        with pytest.raises(VocabridgeError, match=rf"values has other weights now|{WEIGHTS} is damaged"):
+            load_value_network(values)
+        (values / WEIGHTS).write_bytes(whole)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, CONFIG])
+def test_a_flipped_bit_of_a_bridges_value_network_is_noticed(own, values, parts, file):
+    parts.alignment.save(own / "pair.safetensors")
+    base = load_model(str(own / "target"))
+    steering = build_steering(base.vocabulary, str(values), alignment=own / "pair.safetensors")
+    save_bridge(Bridge(base, [steering]), own / "bridge")
+    path = own / "bridge" / "value-1" / file
+    whole = path.read_bytes()
+    for bit in bits(path, 20):
+        flip(path, bit)
+        with pytest.raises(VocabridgeError, match=r"bridge\.json: "):
+            load(own / "bridge")
+        path.write_bytes(whole)
+    load(own / "bridge")
+
+
+def test_a_value_network_of_before_there_was_a_checksum_is_refused(values):
+    config = json.loads((values / CONFIG).read_text())
+    for name, says in (("sha256", "sha256"), ("format", "it is of format 1, and this version reads 2")):
+        config.pop(name)
+        (values / CONFIG).write_text(json.dumps(config))
+        with pytest.raises(VocabridgeError, match=rf"value_network\.json is not .* \(.*{says}"):
+            load_value_network(values)
+
+
+def test_hashes_are_of_content_and_samples_are_of_large_files_only(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(hashing.SMALL))
+    plain = hashing.sampled_digest([path])
+    flip(path, 8 * (1 << 16) + 40)
+    assert hashing.sampled_digest([path]) != plain
+    assert hashing.file_digest(path) == hashing.digest(path.read_bytes())
+    assert hashing.json_digest({"a": 1, "b": 2}) == hashing.json_digest({"b": 2, "a": 1})

@@ -1,0 +1,111 @@
+"""PEFT adapters as models: found by name, put on the model that they adapt, and added to its weights.
+
+An adapter's folder holds `adapter_config.json`, which names the model that it adapts, and `adapter_model.safetensors`
+or `.bin`. What is loaded has that model's class, modules and size; only its weights are other ones.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.checkpoint_files import ADAPTERS, model_weight_files, read_config
+from vocabridge.loading_checks import check_keys
+
+
+class Adapted(NamedTuple):
+    """The model that an adapter adapts: its name, and of a hub id the revision."""
+
+    name: str
+    revision: str | None = None
+
+
+def find_adapted(folder: str, revision: str | None = None, *, offline: bool = True) -> Adapted | None:
+    """The model that an adapter adapts; None if there is no adapter in this folder, or under this hub id.
+
+    Args:
+        folder: A folder or a hub id.
+        revision: Of the hub id.
+        offline: Whether only the hub's cache here is asked.
+
+    Raises:
+        VocabridgeError: The adapter's files do not say what it adapts, or a whole model is in the same folder.
+    """
+    try:
+        path = find_adapter_config_file(folder, revision=revision, local_files_only=offline)
+    except OSError:  # no such repository; loading a model from it says so
+        return None
+    if path is None:
+        return None
+    config = read_config(Path(path))
+    name, base_revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not name or not isinstance(name, str) or not isinstance(base_revision, str | None):
+        raise VocabridgeError(f'{path} names no model that the adapter adapts; set "base_model_name_or_path" there')
+    if Path(folder).is_dir() and model_weight_files(Path(folder)):
+        raise VocabridgeError(
+            f"{folder} holds a model and an adapter ({ADAPTER_CONFIG_NAME}); move one of them to a folder of its own"
+        )
+    return Adapted(name, base_revision)
+
+
+def add_adapter(model: PreTrainedModel, folder: str, revision: str | None = None) -> PreTrainedModel:
+    """Adds an adapter to a model's weights.
+
+    Args:
+        model: The model that it adapts; it is changed.
+        folder: The adapter's folder, or its hub id.
+        revision: Of a hub id.
+
+    Raises:
+        VocabridgeError: peft is not installed, the adapter cannot be read or added to weights, or does not fit.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise VocabridgeError(f"{folder} is a PEFT adapter, which needs peft; run: pip install 'vocabridge[train]'")
+    from peft import PeftConfig, PeftModel
+
+    place: dict[str, Any] = {} if Path(folder).is_dir() else {"revision": revision}
+    if Path(folder).is_dir() and not any((Path(folder) / name).is_file() for name in ADAPTERS):
+        raise VocabridgeError(f"{folder} holds none of {' and '.join(ADAPTERS)}; save or download the adapter again")
+    try:
+        config = PeftConfig.from_pretrained(folder, **place)
+        if config.is_prompt_learning:
+            raise VocabridgeError(
+                f"{folder} is an adapter of type {config.peft_type.value}, which is not part of the weights; train a "
+                "LoRA adapter"
+            )
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied weights, and of names that transformers has new ones for
+            adapted = PeftModel(model, config)
+            if model.get_input_embeddings() is not embedding or model.get_output_embeddings() is not head:
+                _untie(model, embedding, head)
+            report = adapted.load_adapter(folder, "default", torch_device="cpu", **place)
+            merged = cast(PreTrainedModel, adapted.merge_and_unload())
+    except VocabridgeError:
+        raise
+    except Exception as error:  # of peft, torch, safetensors and the hub's client, as many kinds as damages
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise VocabridgeError(
+            f"the adapter {folder} cannot be put on {model.name_or_path} ({reason}); check that it was trained on this "
+            "model"
+        ) from error
+    check_keys(
+        f"the adapter {folder}",
+        f"an adapter of {model.name_or_path}",
+        {"missing_keys": report.missing_keys, "unexpected_keys": report.unexpected_keys},
+    )
+    return merged.requires_grad_(True)
+
+
+def _untie(model: PreTrainedModel, embedding: nn.Module, head: nn.Module) -> None:
+    """Parts the weights of embedding and head: what an adapter adds to one is not the other's."""
+    if isinstance(tied := head.weight, nn.Parameter) and tied is embedding.weight:
+        head.weight = nn.Parameter(tied.detach().clone())
+        model.config.tie_word_embeddings = False
