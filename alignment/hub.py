@@ -50,7 +50,7 @@ def reach_repository(name: str) -> bool:
         OfflineModeIsEnabled,
         RemoteEntryNotFoundError,
     )
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)

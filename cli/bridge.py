@@ -109,14 +109,18 @@ def bridge(
     )
     from vocabridge import strength as alpha
     from vocabridge.bridge import Bridge
-    from vocabridge.folder import save_bridge
+    from vocabridge.folder import check_free, save_bridge
     from vocabridge.guard import Guard
-    from vocabridge.loading import build_steering
-    from vocabridge.models import load_model
+    from vocabridge.loading import build_steering, check_steering
+    from vocabridge.models import check_model, load_model
 
     guard = Guard(plausible, min_entropy, confidence, max_norm)
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
+    check_free(output)
+    check_model(base)
+    for name, before, matrix, weights, _ in sources:
+        check_steering(name, untuned=before, alignment=matrix, combination=weights)
     with progress(f"loading {base}") as tell:
         target = load_model(base)
         steerings = []

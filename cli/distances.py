@@ -27,14 +27,20 @@ def compare(
     """Compare the approximations by an alignment with the truth, and print it."""
     from vocabridge.cli.vocabularies import remembered
     from vocabridge.distance import distances
-    from vocabridge.models import load_model
-    from vocabridge.value_network import is_value_network, load_value_network
+    from vocabridge.models import check_model, load_model
+    from vocabridge.value_network import check_value_source, is_value_network, load_value_network
 
     begin = perf_counter()
     with progress(f"comparing {file} with what {model} says exactly") as tell:
+        of_network = is_value_network(model)
+        check_value_source(model) if of_network else check_model(model)
+        vocabulary = remembered("target", target, alignment.target) if base is None or target else None
         asked = None if base is None else load_model(base)
-        vocabulary = remembered("target", target, alignment.target) if asked is None or target else asked.vocabulary
-        source = load_value_network(model) if is_value_network(model) else load_model(model)
+        if vocabulary is None:
+            assert asked is not None
+            vocabulary = asked.vocabulary
+        alignment.fitted(target=vocabulary)  # or an error, before a model is loaded
+        source = load_value_network(model) if of_network else load_model(model)
         (found,) = distances(
             source, vocabulary, {"": alignment}, corpus, base=asked, positions=positions, progress=tell
         ).values()

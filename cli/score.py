@@ -73,7 +73,7 @@ def score(
         raise typer.BadParameter("only --exact has this; add it, or leave this out", param_hint=hint)
     from vocabridge.alignment import Alignment, Corpus
     from vocabridge.cli.vocabularies import remembered
-    from vocabridge.models import load_model
+    from vocabridge.models import check_model, load_model
     from vocabridge.policy import Policy
     from vocabridge.score import score as measure
 
@@ -85,7 +85,9 @@ def score(
         compare(file, alignment, corpus, model=model, target=target, base=base, positions=positions or 200, json=json)
         return
     with progress(f"scoring {file} with {model}") as tell:
+        check_model(model)
         vocabulary = remembered("target", target, alignment.target)
+        alignment.fitted(target=vocabulary)  # or an error, before a model is loaded
         found = measure(load_model(model), vocabulary, {"": alignment}, corpus, progress=tell)[""]
     seconds = perf_counter() - begin
     if json:

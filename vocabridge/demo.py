@@ -32,8 +32,11 @@ def run_demo(output: Path, *, limit: int | None = None, progress: Progress = unh
     """
     progress(0, 1, "preparing the models")
     vocabularies = resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET)
-    what = f"aligning {SOURCE} and {TARGET}"
-    align(*vocabularies, corpus=corpus_files(), progress=lambda done, total: progress(done, total, what))
+
+    def tell(done: int, total: int) -> None:
+        progress(done, total, f"aligning {SOURCE} and {TARGET}")
+
+    align(*vocabularies, corpus=corpus_files(), progress=tell)
     evaluation = evaluate(
         task_file("test"),
         base=TARGET,

@@ -134,6 +134,7 @@ def evaluate(
         dtype=dtype,
         progress=progress,
     )
+    names.check(lineup.parts.saved)
     kinds = _asked(contenders, lineup)
     made_of = recipe(
         names,

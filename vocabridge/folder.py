@@ -7,8 +7,9 @@
 All other models are referred to (`Reference`): by name, with the tokenizer's fingerprint, and the hub's commit or
 digests of the weights and of config.json, generation_config.json and adapter_config.json; an adapter also with the
 model that it adapts. A value network is known by its `value_network.json`, which knows its weights. Loading checks them
-all. `bridge.json` may be edited: a strength, a guard, the new place of a model; a name that begins with "./" is inside
-of the folder.
+all. `bridge.json` may be edited: a strength, a guard, the new place of a model. The name of a
+model inside of the folder or beside it is its path from there, and begins with "./" or "../"; so both can be moved
+together.
 
 `bridge.json` names the other files. A bridge that replaces one gives its files names that are free
 (`alignment-1.2.safetensors`), so the old bridge is whole until `bridge.json` is replaced, and the new one from then on.
@@ -59,8 +60,7 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
             referred to; or another process is writing a bridge there. What was there before is then as it was.
     """
     folder = Path(folder)
-    if not _is_free(folder):
-        raise VocabridgeError(f"{folder} is not empty and is no bridge; name a new folder")
+    check_free(folder)
     with at_work(folder) as lock:
         files = _Files(folder, lock)
         try:
@@ -135,6 +135,7 @@ def load(
     saved = SavedBridge.read(Path(folder))
     if exact:
         saved.check_exact()
+    saved.check(alignments=not exact)  # before a model is loaded, which may take minutes
     base = saved.load_base(device=device, dtype=dtype, device_map=device_map)
     place = {"device": value_device or device, "dtype": value_dtype or dtype}
     if exact:
@@ -225,6 +226,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def check_free(folder: Path) -> None:
+    """Checks that a bridge may be written to a folder.
+
+    Raises:
+        VocabridgeError: It holds something else.
+    """
+    if not _is_free(folder):
+        raise VocabridgeError(f"{folder} is not empty and is no bridge; name a new folder")
 
 
 def _is_free(folder: Path) -> bool:

@@ -12,11 +12,11 @@ from vocabridge.bridge import Bridge
 from vocabridge.combination import UNFITTED, Combination
 from vocabridge.data import corpus_files
 from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.models import load_model
+from vocabridge.models import check_model, load_model
 from vocabridge.policy import Policy
 from vocabridge.steering import Steering
 from vocabridge.strength import Strength
-from vocabridge.value_network import load_value_source
+from vocabridge.value_network import check_value_source, load_value_source
 
 
 @overload
@@ -74,6 +74,8 @@ def build_bridge(
         VocabridgeError: A part is missing or damaged, or the parts do not fit; or an exact bridge is asked for with a
             tokenizer that has no exact view.
     """
+    check_model(base)
+    check_steering(value, untuned=untuned, alignment=alignment, combination=combination)
     target = load_model(base, device=device, dtype=dtype)
     if exact:
         source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
@@ -126,3 +128,18 @@ def build_steering(
         matrix = align(source.vocabulary, target, corpus=corpus_files())
     weights = None if combination is None else Combination.load(combination)
     return Steering.over(target, source, matrix, weights, policy=policy, strength=strength)
+
+
+def check_steering(
+    value: str, *, untuned: str | None = None, alignment: Path | None = None, combination: Path | None = None
+) -> None:
+    """Checks, before anything big is loaded, that the parts of a steering are there; arguments as for `build_steering`.
+
+    Raises:
+        VocabridgeError: A part is missing or damaged.
+    """
+    if combination is not None:
+        Combination.load(combination)
+    if alignment is not None:
+        Alignment.load(alignment)
+    check_value_source(value, untuned)

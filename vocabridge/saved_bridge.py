@@ -20,7 +20,7 @@ from vocabridge.policy import Policy
 from vocabridge.reference import Reference
 from vocabridge.steering import Steering
 from vocabridge.strength import Strength, from_json
-from vocabridge.value_network import CONFIG, is_value_network, load_value_network
+from vocabridge.value_network import CONFIG, check_network_files, is_value_network, load_value_network
 from vocabridge.value_source import ContrastPair, ValueSource
 
 BRIDGE = "bridge.json"
@@ -78,19 +78,34 @@ class SavedSteering:
             folder=folder,
         )
 
+    def check(self, *, alignment: bool = True) -> None:
+        """Checks, without loading a model, that its parts are there and are the ones of then.
+
+        Args:
+            alignment: Whether its alignment is one of them.
+
+        Raises:
+            VocabridgeError: A file is missing, damaged or altered.
+        """
+        try:
+            for role, reference in self.source.items():
+                if role == "value_network":
+                    self._check_network(reference)
+                else:
+                    reference.check_place()
+        except VocabridgeError as error:
+            raise VocabridgeError(f"{self.folder / BRIDGE}: {error}") from error
+        if alignment:
+            Alignment.load(self._checked_alignment())
+
     def load(self, target: Vocabulary, **place: Any) -> Steering:
         """The steering, for a base model with this vocabulary; `place` as for `load_source`.
 
         Raises:
             VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then.
         """
-        source, path = self.load_source(**place), self.folder / self.alignment
-        if path.is_file() and file_digest(path) != self.sha256:
-            raise VocabridgeError(
-                f"{path}: altered or damaged, it is not the alignment that the bridge was saved with; copy or make the "
-                "bridge again"
-            )
-        alignment = Alignment.load(path, source=source.vocabulary, target=target)
+        source = self.load_source(**place)
+        alignment = Alignment.load(self._checked_alignment(), source=source.vocabulary, target=target)
         return Steering.over(target, source, alignment, self.combination, policy=self.policy, strength=self.strength)
 
     def load_source(self, **place: Any) -> ValueSource:
@@ -105,19 +120,34 @@ class SavedSteering:
         network, base = self.source["value_network"], self.source["base"]
         try:
             base.check_place()
+            self._check_network(network)
             folder = Path(network.name)
-            if not is_value_network(folder):
-                raise VocabridgeError(f"{folder} is not there any more; put it back, or correct its name")
-            if file_digest(folder / CONFIG) != network.digest:
-                raise VocabridgeError(
-                    f"{folder} has another {CONFIG} now than when the bridge was saved; put the old one back, or make "
-                    "the bridge again"
-                )
             source = load_value_network(folder, base=base.name, revision=base.revision, adapted=base.adapted, **place)
             base.check_tokenizer(source.vocabulary.fingerprint)
         except VocabridgeError as error:
             raise VocabridgeError(f"{path}: {error}") from error
         return source
+
+    def _check_network(self, network: Reference) -> None:
+        folder = Path(network.name)
+        if not is_value_network(folder):
+            raise VocabridgeError(f"{folder} is not there any more; put it back, or correct its name")
+        if file_digest(folder / CONFIG) != network.digest:
+            raise VocabridgeError(
+                f"{folder} has another {CONFIG} now than when the bridge was saved; put the old one back, or make the "
+                "bridge again"
+            )
+        check_network_files(folder)
+
+    def _checked_alignment(self) -> Path:
+        """The file of its alignment, which is the one of then if it is there at all."""
+        path = self.folder / self.alignment
+        if path.is_file() and file_digest(path) != self.sha256:
+            raise VocabridgeError(
+                f"{path}: altered or damaged, it is not the alignment that the bridge was saved with; copy or make the "
+                "bridge again"
+            )
+        return path
 
 
 @dataclass(frozen=True)
@@ -169,6 +199,22 @@ class SavedBridge:
     def is_guarded(self) -> bool:
         """Whether it has limits of steering."""
         return self.guard != Guard()
+
+    def check(self, *, alignments: bool = True) -> None:
+        """Checks, without loading a model, that all parts are there and are the ones of then.
+
+        Args:
+            alignments: Whether the alignments are among them, which an exact bridge does without.
+
+        Raises:
+            VocabridgeError: A file is missing, damaged or altered.
+        """
+        try:
+            self.base.check_place()
+        except VocabridgeError as error:
+            raise VocabridgeError(f"{self.folder / BRIDGE}: {error}") from error
+        for steering in self.steerings:
+            steering.check(alignment=alignments)
 
     def load_base(self, **place: Any) -> LoadedModel:
         """The base model; `place` says where it goes, as for `load_model`.

@@ -29,9 +29,10 @@ from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.lesson import Lesson
-from vocabridge.models import find_device
+from vocabridge.models import check_model, find_device
 from vocabridge.progress import Progress, unheard
 from vocabridge.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
+from vocabridge.records import read_records
 from vocabridge.reference import Reference
 from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme, Turns
@@ -189,6 +190,11 @@ def train_value_network(
     if recipe.patience is not None and validation is None:
         raise VocabridgeError("patience needs texts to validate on; name them, or leave out patience")
     find_device(device)
+    for name in (recipe.base, *recipe.other_bases):
+        check_model(name)
+    for source in (data, validation):
+        if isinstance(source, (str, Path)):
+            read_records(source)  # before a model is loaded, which may take minutes
     arguments = _arguments(recipe, output, device)
     with at_work(output) if arguments.process_index == 0 else nullcontext():
         shutil.rmtree(output / CHECKPOINTS / UNFINISHED, ignore_errors=True)

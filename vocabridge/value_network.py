@@ -26,7 +26,7 @@ from vocabridge.data import VALUE_NETWORKS
 from vocabridge.depth import cut_to
 from vocabridge.hashing import digest, file_digest
 from vocabridge.loading_checks import check_finite
-from vocabridge.models import LoadedModel, adapted_by, commit_of, load_model, load_weights
+from vocabridge.models import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
 from vocabridge.scheme import Initialisation, Scheme
 from vocabridge.value_source import (
     ContrastPair,
@@ -166,6 +166,38 @@ def load_value_network(
     return ValueNetwork(loaded, value.eval(), config, name, adapter=trained)
 
 
+def check_value_source(value: str, untuned: str | None = None) -> None:
+    """Checks, in a moment, that there is a value source; arguments as for `load_value_source`.
+
+    Raises:
+        VocabridgeError: A file or a model is not there.
+    """
+    if untuned is not None:
+        check_model(value)
+        check_model(untuned)
+        return
+    _refuse_adapter(value)
+    check_model(check_network_files(network_folder(value)))
+
+
+def check_network_files(folder: Path) -> str:
+    """Checks that a value network's files are there, and its weights those of then.
+
+    Returns:
+        The name of its small base, which may not be there.
+
+    Raises:
+        VocabridgeError: They are not.
+    """
+    config, sha256 = _read_config(folder / CONFIG)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise _without_weights(path)
+    if file_digest(path) != sha256:
+        raise _altered(path)
+    return config.base
+
+
 def load_value_source(
     value: str, *, untuned: str | None = None, device: str | None = None, dtype: torch.dtype = torch.bfloat16
 ) -> ValueSource:
@@ -183,12 +215,16 @@ def load_value_source(
     """
     if untuned is not None:
         return ContrastPair(*(load_model(name, device=device, dtype=dtype) for name in (value, untuned)))
+    _refuse_adapter(value)
+    return load_value_network(value, device=device, dtype=dtype)
+
+
+def _refuse_adapter(value: str) -> None:
     if not is_value_network(value) and any((Path(value) / name).is_file() for name in ADAPTERS):
         raise VocabridgeError(
             f"{value} is a PEFT adapter, the tuned half of a contrast pair; name the model before tuning, too, with "
             "--untuned"
         )
-    return load_value_network(value, device=device, dtype=dtype)
 
 
 def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> DeltaModel:
@@ -242,16 +278,11 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise VocabridgeError(
-            f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}"
-        ) from None
+        raise _without_weights(path) from None
     except Exception as error:
         raise VocabridgeError(f"{path} is damaged ({error}); copy or train the value network again") from error
     if file_digest(path) != sha256:
-        raise VocabridgeError(
-            f"{path.parent} has other weights now than when it was saved: {path.name} is altered or damaged; copy or "
-            "train the value network again"
-        )
+        raise _altered(path)
     check_finite(str(path), tensors.items())
     return tensors
 
@@ -280,6 +311,17 @@ def _load_state(
             f"{path} does not fit {config.base}: its tensors have other shapes; use the base it was trained on"
         ) from error
     return state
+
+
+def _altered(path: Path) -> VocabridgeError:
+    return VocabridgeError(
+        f"{path.parent} has other weights now than when it was saved: {path.name} is altered or damaged; copy or train "
+        "the value network again"
+    )
+
+
+def _without_weights(path: Path) -> VocabridgeError:
+    return VocabridgeError(f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}")
 
 
 def _read_config(path: Path) -> tuple[ValueNetworkConfig, str]:

@@ -41,7 +41,7 @@ def answer(run, *arguments, **environment):
 def error_of(done):
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("loading ")]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("loading ", "scoring "))]
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("error: ")
     assert "defect" not in lines[0]
@@ -68,7 +68,7 @@ def test_all_that_can_be_set_is_in_the_folder(run, make, own):
     (steering,) = written["steerings"]
     assert (steering["policy"], steering["strength"]) == ("heal", {"start": 1.0, "end": 0.2, "tokens": 64})
     assert set(steering["source"]) == {"tuned", "untuned"}
-    assert steering["source"]["tuned"]["name"] == str(own / "tuned")
+    assert steering["source"]["tuned"]["name"] == "../tuned"
     answer(run, "bridge", "The fox")
 
 
@@ -227,3 +227,23 @@ def test_an_exact_bridge_writes_and_says_how_exact_it_is(run, make):
     wrong = run("generate", "bridge", "The", "--exact", "--tolerance", 1)
     assert wrong.returncode == 2
     assert "give a number from 0 to below 1" in " ".join(wrong.stderr.split())
+
+
+def test_what_is_small_is_looked_at_before_a_model_is_loaded(run, own, model_pair):
+    """Of a base without weights, only loading it can tell."""
+    (own / "target" / "model.safetensors").unlink()
+    (own / "taken").mkdir()
+    (own / "taken" / "mine.txt").write_text("mine")
+    (own / "broken.json").write_text("{")
+    base = ("--base", "target", "--alignment", model_pair)
+    pair = (*base, "--value", "tuned", "--untuned", "source")
+    for arguments, says in (
+        (("-o", "bridge", *base, "--value", "nowhere"), "value_network.json"),
+        (("-o", "bridge", *pair[:-1], "./nowhere"), "nowhere: no"),
+        (("-o", "bridge", *pair, "--combination", "broken.json"), "broken.json"),
+        (("-o", "taken", *pair), "taken is not empty and is no bridge"),
+    ):
+        assert says in error_of(run("bridge", *arguments))
+    assert "alignment was made for the target tokenizer" in error_of(
+        run("score", model_pair, "--model", "target", "--target", "source", "--text", "broken.json")
+    )

@@ -117,7 +117,7 @@ def test_a_value_network_of_all_weights_is_referred_to(own, bridge, parts):
     save_value_network(network, own / "values", {})
     save_bridge(_over(bridge, load_value_network(own / "values"), parts, own), own / "bridge")
     assert not (own / "bridge" / "value-1").exists()
-    assert written(own / "bridge")["steerings"][0]["source"]["value_network"]["name"] == str(own / "values")
+    assert written(own / "bridge")["steerings"][0]["source"]["value_network"]["name"] == "../values"
     load(own / "bridge")
     shutil.rmtree(own / "values")
     with pytest.raises(VocabridgeError, match="values is not there any more"):
@@ -139,6 +139,28 @@ def test_a_model_inside_of_the_folder_moves_with_it(bridge, own):
     save_bridge(again, own / "moved")
     assert written(own / "moved")["base"]["name"] == "./base"
     assert torch.equal(logits(load(own / "moved", dtype=F32)), expected)
+
+
+def test_a_folder_with_a_bridge_and_its_models_may_be_moved(bridge, own, tmp_path_factory):
+    save_bridge(bridge, own / "bridge")
+    document = written(own / "bridge")
+    assert document["base"]["name"] == "../target"
+    assert document["steerings"][0]["source"]["tuned"]["name"] == "../tuned"
+    moved = tmp_path_factory.mktemp("moved") / "all"
+    shutil.move(own, moved)
+    again = load(moved / "bridge", dtype=F32)
+    assert torch.equal(logits(again), logits(bridge))
+    assert again.base.name_or_path == str(moved / "target")
+    (moved / "bridge").rename(moved.parent / "alone")
+    with pytest.raises(VocabridgeError, match=r"bridge\.json: .*target is not there any more; put it back, or correct"):
+        load(moved.parent / "alone")
+
+
+def test_a_model_elsewhere_has_its_whole_path(bridge, own):
+    (own / "deep").mkdir()
+    save_bridge(bridge, own / "deep" / "bridge")
+    assert written(own / "deep" / "bridge")["base"]["name"] == str(own / "target")
+    load(own / "deep" / "bridge")
 
 
 def test_a_strength_may_be_edited(bridge, own):
