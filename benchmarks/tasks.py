@@ -2,10 +2,12 @@
 
     python benchmarks/tasks.py gsm8k FOLDER --output DIR    FOLDER: train.jsonl and test.jsonl, `question` and `answer`
     python benchmarks/tasks.py e2e FOLDER --output DIR      FOLDER: devset.csv and testset_w_refs.csv, `mr` and `ref`
+    python benchmarks/tasks.py extraction FOLDER --output DIR   the same files; of a description the record
 
 Writes `train.jsonl`, `validation.jsonl` and `test.jsonl`: of GSM8K 600, 60 and 200 problems, without the marks of the
 calculator (`<<...>>`); of E2E 1,000 descriptions, and 95 and 200 of other restaurants, one an input. No input stands in
-two files. What is taken is drawn with a fixed seed, in that order: the first lines of a file are a smaller sample.
+two files. Extraction has 600 pairs, and 60 and 200 of restaurants whose names are in no other file; a record has a
+field a line. What is taken is drawn with a fixed seed, in that order: the first lines of a file are a smaller sample.
 """
 
 from __future__ import annotations
@@ -59,6 +61,30 @@ def e2e(folder: Path) -> dict[str, list[Item]]:
     }
 
 
+def extraction(folder: Path) -> dict[str, list[Item]]:
+    """Descriptions and their records, each field on a line of its own; names of the test are seen nowhere else."""
+
+    def items(name: str) -> list[Item]:
+        with (folder / name).open(encoding="utf-8", newline="") as file:
+            found = []
+            for row in csv.DictReader(file):
+                lines = re.sub(r"(\w+)\[(.*?)\](, )?", r"\1: \2\n", row["mr"])
+                found.append({"prompt": f"Text: {row['ref']}\nRecord:\n", "response": lines})
+            return _shuffled(found)
+
+    def name_of(item: Item) -> str:
+        return item["response"].partition("\n")[0]
+
+    known, others = items("devset.csv"), items("testset_w_refs.csv")
+    held_out = {name_of(known[0])}
+    names = {name_of(item) for item in known}
+    return {
+        "train": [item for item in known if name_of(item) not in held_out][:600],
+        "validation": [item for item in known if name_of(item) in held_out][:60],
+        "test": [item for item in others if name_of(item) not in names][:200],
+    }
+
+
 def write(splits: dict[str, list[Item]], output: Path) -> None:
     """Writes one JSONL file a split."""
     output.mkdir(parents=True, exist_ok=True)
@@ -79,11 +105,12 @@ def _shuffled(items: Iterable[Any]) -> list[Any]:
 def main() -> None:
     """Reads the arguments and writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=("gsm8k", "e2e"))
+    tasks = {"gsm8k": gsm8k, "e2e": e2e, "extraction": extraction}
+    parser.add_argument("task", choices=tasks)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    write({"gsm8k": gsm8k, "e2e": e2e}[arguments.task](arguments.folder), arguments.output)
+    write(tasks[arguments.task](arguments.folder), arguments.output)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class Boundary:
         self.kinds = np.array([kind(data or b"") for data in source.token_bytes])
         self.by_kind = functools.lru_cache(maxsize=1 << 14)(self._by_kind)
         self._known = functools.lru_cache(maxsize=1 << 16)(self._count)
+        self._known_at_end = functools.lru_cache(maxsize=1 << 12)(self._count_at_end)
 
     def counts(self, written: bytes, rests: Sequence[bytes]) -> list[float]:
         """What some continuations count, from a little to 1 each.
@@ -57,6 +58,15 @@ class Boundary:
             rests: The continuations; an empty one counts 1.
         """
         return [self._known(written, rest) for rest in rests]
+
+    def count_at_end(self, written: bytes, rest: bytes) -> float:
+        """What a continuation counts behind which a control token ends the text: nothing is tried behind it."""
+        return self._known_at_end(written, rest)
+
+    def _count_at_end(self, written: bytes, rest: bytes) -> float:
+        if not written or not rest:
+            return 1.0
+        return max(float(self._ends_at(len(written), self._target.segment(written + rest))), UNLIKELY)
 
     def _count(self, written: bytes, rest: bytes) -> float:
         if not written or not rest:

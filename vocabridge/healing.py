@@ -9,7 +9,8 @@ the model is asked after each cover, and its probabilities decide between them:
 
 P(s) is the probability of the cover's tokens after those that all covers share, w runs over the source tokens
 that begin with the pending bytes (one run of the vocabulary sorted by bytes), and r is the rest of w behind
-the text's end, again a source token or the first piece of one. Tokens across which the target would not have
+the text's end, again a source token or the first piece of one. A control token ends the text, so it follows only the
+cover that is the encoding of the text as it stands. Tokens across which the target would not have
 ended its last token count next to nothing: the target did end it. The result is a distribution over the source
 vocabulary, so that every carry works on it as on the model's own.
 """
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import Vocabulary
+from vocabridge.alignment import Kind, Vocabulary
 from vocabridge.boundary import UNLIKELY, Boundary, kind
 
 _JUDGED = 16
@@ -92,6 +93,7 @@ class Healer(nn.Module):
     """Heals distributions of one source vocabulary at the boundaries of one target vocabulary."""
 
     kinds: Tensor
+    controls: Tensor
 
     def __init__(self, source: Vocabulary, target: Vocabulary) -> None:
         """Sorts the source's tokens by their bytes."""
@@ -99,6 +101,8 @@ class Healer(nn.Module):
         self._source = source
         self._boundary = Boundary(source, target)
         self.register_buffer("kinds", torch.from_numpy(self._boundary.kinds), persistent=False)
+        controls = np.flatnonzero(source.kinds == Kind.CONTROL)
+        self.register_buffer("controls", torch.from_numpy(controls), persistent=False)
         self._sorted = sorted(source.canonical)
         self._ids = [source.canonical[data] for data in self._sorted]
         self.run = functools.lru_cache(maxsize=1 << 10)(self._run)
@@ -109,12 +113,18 @@ class Healer(nn.Module):
         return bool((self._boundary.by_kind(written)[kinds] > UNLIKELY).any())
 
     def heal(
-        self, pendings: Sequence[Sequence[bytes]], weights: Tensor, logits: Tensor, written: Sequence[bytes]
+        self,
+        pendings: Sequence[Sequence[bytes]],
+        may_end: Sequence[Sequence[bool]],
+        weights: Tensor,
+        logits: Tensor,
+        written: Sequence[bytes],
     ) -> Healed:
         """Sums up the covers of n texts.
 
         Args:
             pendings: The bytes that each cover of each text leaves pending; k covers in all.
+            may_end: Whether a control token may follow each.
             weights: log P(s) of each cover, less the log-sum-exp of its logits, (k,), up to a constant that those of a
                 text share.
             logits: The model's after each, float32 (k, |S|).
@@ -123,9 +133,9 @@ class Healer(nn.Module):
         # The last is for rests that the source cannot spell.
         whole, running = logits.new_zeros(2, len(pendings), logits.shape[1] + 1)
         first = 0
-        for several, at_end, across in zip(pendings, whole, running, strict=True):
+        for several, ends, at_end, across in zip(pendings, may_end, whole, running, strict=True):
             covers = slice(first, first := first + len(several))
-            self._sum_up(several, weights[covers], logits[covers], at_end, across)
+            self._sum_up(several, ends, weights[covers], logits[covers], at_end, across)
         total = whole.add_(running)
         by_kind = torch.from_numpy(np.stack([self._boundary.by_kind(end) for end in written])).to(logits.device)
         counts = torch.nn.functional.pad(by_kind[:, self.kinds], (0, 1), value=1.0)
@@ -139,7 +149,13 @@ class Healer(nn.Module):
         )
 
     def _sum_up(
-        self, pendings: Sequence[bytes], weights: Tensor, logits: Tensor, at_end: Tensor, across: Tensor
+        self,
+        pendings: Sequence[bytes],
+        may_end: Sequence[bool],
+        weights: Tensor,
+        logits: Tensor,
+        at_end: Tensor,
+        across: Tensor,
     ) -> None:
         """Sums up the covers of one text: what they give to tokens behind its end, and to rests of those across it."""
         runs = [self.run(pending) if pending else None for pending in pendings]
@@ -152,17 +168,19 @@ class Healer(nn.Module):
             return
         # Of all that arrives: the likeliest cover may have next to nothing that begins with its pending bytes.
         shift = torch.stack(highest).max().clamp_min(torch.finfo(logits.dtype).min)
-        for run, logs in zip(runs, joint, strict=True):
+        for run, ends, logs in zip(runs, may_end, joint, strict=True):
             arriving = (logs - shift).exp()
             if run is None:
-                at_end[:-1] += arriving
+                at_end[:-1] += arriving if ends else arriving.index_fill(0, self.controls.to(logs.device), 0.0)
             else:
                 across.index_add_(0, run.rests.to(across.device), arriving)
 
     def counts_behind(self, written: bytes, w: int, following: Sequence[int]) -> list[float]:
-        """What a source token counts when others follow it."""
-        data = self._source.token_bytes[w] or b""
-        return self._boundary.counts(written, [data + (self._source.token_bytes[v] or b" ") for v in following])
+        """What a source token counts when others follow it; a control token ends the text in front of it."""
+        data, token_bytes, kinds = self._source.token_bytes[w] or b"", self._source.token_bytes, self._source.kinds
+        found = self._boundary.counts(written, [data + (token_bytes[v] or b" ") for v in following])
+        at_end = self._boundary.count_at_end(written, data)
+        return [at_end if kinds[v] == Kind.CONTROL else one for v, one in zip(following, found, strict=True)]
 
     def _judge(self, total: Tensor, counts: Tensor, written: Sequence[bytes]) -> list[dict[int, float]]:
         """Judges the likely continuations of n texts one by one.

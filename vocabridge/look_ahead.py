@@ -7,8 +7,9 @@ w's mass p(w) by u(y, w) = p_T(y) R[y, w] (informed) or C[y, w] (static). With t
 
 where the candidates are the target tokens that a text may begin with which goes on with w and v: the first that the
 target's tokenizer cuts from w v, in front of a word where v ends in white space, with R and C of 1, and where the text
-may run on in one token, all that begin with it, also those that never stood with w, but then with a small u. What the
-unlikely v have of p(w) is split as the carry has it.
+may run on in one token, all that begin with it, also those that never stood with w, but then with a small u. A control
+token v ends the text in front of it, so the candidate is the token that the target cuts from w alone. What the unlikely
+v have of p(w) is split as the carry has it.
 
 It takes a further forward of the source for the tokens looked behind, so only those are that much depends on. At stake
 are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w, other what it gives
@@ -30,7 +31,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.alignment import Alignment, Kind, Vocabulary
 from vocabridge.alignment.sparse import sums
 from vocabridge.boundary import LETTER, kind
 from vocabridge.healing import after, run_behind
@@ -222,9 +223,15 @@ class LookAhead(nn.Module):
         """The candidates of w v; None where that is no text, or one that the target cannot spell.
 
         And where the alignment has w speak for no target token: it has no say in a carry, so it gets none here.
+        In front of a control token the text ends with w, so the target cuts w as it stands.
         """
         own, more = self._source.token_bytes[w], self._source.token_bytes[v]
-        if not own or not more or self._columns.indptr[w] == self._columns.indptr[w + 1]:
+        if not own or self._columns.indptr[w] == self._columns.indptr[w + 1]:
+            return None
+        if self._source.kinds[v] == Kind.CONTROL:
+            first = self._first_of(own)
+            return Candidates((first,), (1.0,), (1.0,)) if self._spelling(first) else None
+        if not more:
             return None
         text = own + more
         alone = first = self._first_of(text)

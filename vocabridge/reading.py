@@ -159,7 +159,7 @@ class Reading:
         if self.policy is Policy.SKIP and text.reader.half:
             return ()
         asked = []
-        for cover in covers:
+        for number, cover in enumerate(covers):
             if cover.pending and (
                 self.policy is Policy.RETOKENIZE or not written or not self.healer.may_run_on(cover.pending, written)
             ):
@@ -167,7 +167,7 @@ class Reading:
             node = tree.add(cover.ids, text.head)
             if node == ROOT:  # no token yet, and no begin token: nothing that a model could be asked after
                 continue
-            asked.append(Asked(node, cover.pending))
+            asked.append(Asked(node, cover.pending, may_end=number == 0 and not cover.pending))
         if len(asked) < 2:
             return tuple(asked)
         paths = [_below(tree.parents, one.node, text.head) for one in asked]

@@ -48,12 +48,15 @@ class Asked:
         pending: The bytes that the next token has to begin with.
         steps: The (parent, token) pairs from the node that all covers of the text share.
         log_p: Log P of these steps by donor (`weighing`); nothing where a cover is the only one.
+        may_end: Whether the cover is the encoding of the text as it stands. A tokenizer makes any other cover only of a
+            longer text, so no control token may follow it.
     """
 
     node: int
     pending: bytes
     steps: tuple[tuple[int, int], ...] = ()
     log_p: Mapping[str, float] = field(default_factory=dict)
+    may_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,8 @@ class Said:
         for name, ends in self._ends(positions, names).items():
             weights = torch.cat([_weights(position, name, ends) for position in positions])
             pendings = [[one.pending for one in position.asked] for position in positions]
-            found = self._healer.heal(pendings, weights, ends, [position.written for position in positions])
+            may_end = [[one.may_end for one in position.asked] for position in positions]
+            found = self._healer.heal(pendings, may_end, weights, ends, [position.written for position in positions])
             across = found.across
             self._counts |= {(at, name): counts for at, counts in zip(places, found.counts, strict=True)}
             if self._policy is Policy.LOOK_AHEAD:

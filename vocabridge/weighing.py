@@ -39,7 +39,7 @@ def weigh(
     What is known of steps, by donor, is kept in `known`, for when more has been read.
 
     Where the text as it stands has not been read, or ends within a character, or in white space (what follows decides
-    there, not what is in front), none is left out.
+    there, not what is in front), none is left out. The text as it stands never is: only behind it may the text end.
     """
     steps = {
         (position.row, *step)
@@ -83,7 +83,7 @@ def _weighed(position: Position, known: Mapping[Step, Mapping[str, float]]) -> P
 
     def is_audible(cover: Asked) -> bool:
         least = {name: _AUDIBLE + max(one.get(name, 0.0) for one in whole) for name in cover.log_p}
-        return not least or any(log_p > least[name] for name, log_p in cover.log_p.items())
+        return cover.may_end or not least or any(log_p > least[name] for name, log_p in cover.log_p.items())
 
     if whole and not position.written[-1:].isspace():
         covers = [cover for cover in covers if is_audible(cover)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
 
-from vocabridge.alignment import Alignment, Encoding, Vocabulary, align
+from vocabridge.alignment import Alignment, Encoding, Kind, Vocabulary, align
 from vocabridge.alignment.byteview import byte_level_alphabet
 from vocabridge.bridge import Bridge
 from vocabridge.combination import Carry, Combination
@@ -169,6 +170,10 @@ class Judge:
             share = float(self.cut(written, rest + b" "))
         return max(share, 0.001 if written[-1] in LETTERS and rest[0] in LETTERS else 1e-6)
 
+    def count_at_end(self, written: bytes, rest: bytes) -> float:
+        """What a continuation counts behind which the text ends."""
+        return max(float(self.cut(written, rest)), 1e-6) if written and rest else 1.0
+
     def by_kind(self, written: bytes, rest: bytes) -> float:
         """What a continuation of this kind counts, whichever it is."""
         return self.count(written, SAMPLES[self.kind(rest)])
@@ -230,7 +235,10 @@ class Judge:
         likely = after.argsort(descending=True)[:16].tolist()
         for v in range(len(after)):
             text = source.token_bytes[w] + (source.token_bytes[v] or b" ")
-            weighed[v] = after[v] * (self.count(written, text) if v in likely else count)
+            counted = self.count(written, text)
+            if source.kinds[v] == Kind.CONTROL:
+                counted = self.count_at_end(written, source.token_bytes[w])
+            weighed[v] = after[v] * (counted if v in likely else count)
         return float(weighed.sum()) / count, weighed / weighed.sum()
 
 
@@ -409,3 +417,41 @@ def _seeded(request: pytest.FixtureRequest) -> Iterator[None]:
         torch.manual_seed(0)
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def bigram() -> Callable[[Vocabulary, dict[bytes, dict[bytes | int, float]]], LoadedModel]:
+    """Makes models for which the last token decides what follows."""
+    return _bigram
+
+
+def _bigram(vocabulary: Vocabulary, after: dict[bytes, dict[bytes | int, float]]) -> LoadedModel:
+    """A model for which the last token decides what follows, by a table; what has no row says anything alike.
+
+    What follows is named by its bytes, or by its id where it has none.
+    """
+    size = vocabulary.size
+    width = size + size % 2
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=width,
+        intermediate_size=2,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=2,
+        rms_norm_eps=1e-12,
+        tie_word_embeddings=False,
+    )
+    model, table = LlamaForCausalLM(config).eval(), torch.zeros(size, size)
+    for w, several in after.items():
+        table[vocabulary.canonical[w]] = -40.0
+        for v, share in several.items():
+            follows = v if isinstance(v, int) else vocabulary.canonical[v]
+            table[vocabulary.canonical[w], follows] = math.log(share)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(size, width))
+        model.lm_head.weight[:, :size] = table.T / math.sqrt(width)
+    return LoadedModel("bigram", "", model, vocabulary)

@@ -74,7 +74,7 @@ class One:
 def heal(healer: Healer, several: list[Way], written: bytes) -> One:
     weights = torch.tensor([one.weight for one in several])
     log_p = torch.from_numpy(np.stack([one.log_p for one in several]))
-    return One.of(healer.heal([[one.pending for one in several]], weights, log_p, [written]))
+    return One.of(healer.heal([[one.pending for one in several]], [[True] * len(several)], weights, log_p, [written]))
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no
     each = torch.tensor(each[: len(several)])
     weights = torch.tensor([one.weight + shift for one in several]) - each
     logits = torch.from_numpy(np.stack([one.log_p for one in several])) + each[:, None]
-    moved = One.of(healer.heal([[one.pending for one in several]], weights, logits, [written]))
+    may_end = [[True] * len(several)]
+    moved = One.of(healer.heal([[one.pending for one in several]], may_end, weights, logits, [written]))
     torch.testing.assert_close(moved.p, found.p, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(moved.across, found.across, atol=1e-5, rtol=1e-3)
     assert moved.counts == found.counts
@@ -157,7 +158,8 @@ def test_several_texts_are_healed_as_each_is_by_itself(tiny, healer, judge, text
     weights = torch.tensor([way.weight for several, _ in texts for way in several])
     log_p = torch.from_numpy(np.stack([way.log_p for several, _ in texts for way in several]))
     pendings = [[way.pending for way in several] for several, _ in texts]
-    found = healer.heal(pendings, weights, log_p, [written for _, written in texts])
+    may_end = [[True] * len(several) for several, _ in texts]
+    found = healer.heal(pendings, may_end, weights, log_p, [written for _, written in texts])
     for i, one in enumerate(texts):
         together, alone = One.of(found, i), heal(healer, *one)
         torch.testing.assert_close(together.p, alone.p)
@@ -213,7 +215,7 @@ def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny
         p = torch.zeros(SIZE)
         p[[of[bytes([byte])] for byte in b"abcdfgijklmnopqr"[:others]]] = (1 - mass) / others
         p[of[b"h"]] = mass
-        found = One.of(healer.heal([[b""]], torch.zeros(1), p.log()[None], [b"t"]))
+        found = One.of(healer.heal([[b""]], [[True]], torch.zeros(1), p.log()[None], [b"t"]))
         assert float(found.p[of[b"h"]]) == pytest.approx(mass * count / (mass * count + 1 - mass))
         assert found.counts == ({of[b"h"]: 0.001} if count < 1 else {})
 
@@ -233,7 +235,7 @@ def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_som
     ids = [tiny["source"].canonical[data] for data in spelled]
     p = torch.zeros(SIZE)
     p[ids] = torch.linspace(40, 20, 40)
-    found = One.of(healer.heal([[b""]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
+    found = One.of(healer.heal([[b""]], [[True]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
     assert asked == spelled  # each once
     assert float(found.p[ids[-3:]].sum()) == pytest.approx(1, abs=1e-4)
 
@@ -255,7 +257,7 @@ def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all
 
 
 def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny, vocabularies, judge):
-    """A token without text ends the word, as a space does."""
+    """A control token ends the text: the target cuts what is in front of it as it stands."""
     source, target = vocabularies["byte_level"], tiny["target"]
     healer, cases = Healer(source, target), 0
     followed = [source.canonical[data] for data in (b"t", b"h", b"\xc3", b" ", b".")]
@@ -263,8 +265,9 @@ def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny
     assert source.token_bytes[0] is None
     for written in WRITTEN:
         for w in followed:
-            behind = [source.token_bytes[w] + (source.token_bytes[v] or b" ") for v in following]
+            behind = [source.token_bytes[w] + source.token_bytes[v] for v in following[1:]]
             expected = [judge(target).count(written, data) for data in behind]
+            expected.insert(0, judge(target).count_at_end(written, source.token_bytes[w]))
             assert healer.counts_behind(written, w, following) == pytest.approx(expected)
             cases += len(set(expected)) > 1
     assert cases > 5
@@ -333,3 +336,16 @@ def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, k
             expected = vocabulary.canonical.get(own, (vocabulary.segment(own) or (vocabulary.size,))[0])
             assert rest == expected
         assert run.kinds.tolist() == sorted({judge(vocabulary).kind(data[len(pending) :]) for data in longer})
+
+
+def test_a_control_token_follows_only_the_cover_that_is_the_text_as_it_stands(vocabularies, tiny):
+    """Any other cover is one that the tokenizer makes of a longer text."""
+    source = vocabularies["byte_level"]
+    healer, end, z = Healer(source, tiny["target"]), source.roles["end"], source.canonical[b"z"]
+    log_p = torch.full((2, source.size), -math.inf)
+    log_p[0, [end, z]] = torch.tensor([0.25, 0.75]).log()
+    log_p[1, [end, z]] = torch.tensor([0.5, 0.5]).log()
+    found = One.of(healer.heal([[b"", b""]], [[True, False]], torch.zeros(2), log_p, [b"th"]))
+    assert found.p[[end, z]].tolist() == pytest.approx([0.25 / 1.5, 1.25 / 1.5])
+    found = One.of(healer.heal([[b"", b"t"]], [[False, False]], torch.zeros(2), log_p, [b"th"]))
+    assert found.p[[end, z]].tolist() == pytest.approx([0, 1])

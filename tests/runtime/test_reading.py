@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vocabridge.alignment import Vocabulary
+from vocabridge.alignment import Kind, Vocabulary
 from vocabridge.healing import Healer
 from vocabridge.policy import Policy
 from vocabridge.reader import Cover, Piece, Reader
@@ -31,8 +31,8 @@ CONTROLS = {1: 1}
 """The end token, of the base's and of the sources'."""
 
 
-Asking = tuple[tuple[int, ...], bytes]
-"""A cover: all its tokens, and the bytes that it has pending."""
+Asking = tuple[tuple[int, ...], bytes, bool]
+"""A cover: all its tokens, the bytes that it has pending, and whether it is the encoding of the text as it stands."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ class Oracle:
         """After the text that the reader has read, which ends like this."""
         covers = reader.copy().covers(all_ways=policy is not Policy.RETOKENIZE)
         asked = []
-        for cover in covers:
+        for number, cover in enumerate(covers):
             ids = (*self._settled(reader), *cover.ids)
             runs_on = policy is not Policy.RETOKENIZE and written and self._may_run_on(cover, written)
             if ids and (not cover.pending or runs_on):
-                asked.append((ids, cover.pending))
+                asked.append((ids, cover.pending, number == 0 and not cover.pending))
         if not asked or (policy is Policy.SKIP and reader.half):
             return Expected(speaks=False)
         asked, sure = self._audible(asked, written)
@@ -115,12 +115,12 @@ class Oracle:
 
     def _audible(self, asked: list[Asking], written: bytes) -> tuple[list[Asking], bool]:
         """The covers that are at least a hundredth as probable as the text as it stands; and whether that is clear."""
-        whole = [i for i, (_, pending) in enumerate(asked) if not pending]
+        whole = [i for i, (_, pending, _) in enumerate(asked) if not pending]
         if len(asked) < 2 or not whole or written[-1:].isspace():
             return asked, True
-        kept, sure = set[int](), True
+        kept, sure = {i for i, (_, _, may_end) in enumerate(asked) if may_end}, True
         for name in ("tuned", "untuned"):
-            weights = np.array([self._weight(name, ids) for ids, _ in asked])
+            weights = np.array([self._weight(name, ids) for ids, _, _ in asked])
             above = weights - weights[whole].max() - np.log(0.01)
             kept |= set(np.flatnonzero(above > 0).tolist())
             sure &= bool((np.abs(above) > 1e-3).all())
@@ -140,10 +140,12 @@ class Oracle:
 
     def healed(self, asked: list[Asking], name: str, written: bytes) -> Healing:
         arriving = []
-        for ids, pending in asked:
+        kinds = self.source.vocabulary.kinds
+        for ids, pending, may_end in asked:
             log_p, weight = self.plain(ids)[name].double().log_softmax(-1).numpy(), self._weight(name, ids)
             if not pending:
-                arriving += [(w, weight + log_p[-1, w], 0) for w in range(log_p.shape[1])]
+                follows = [w for w in range(log_p.shape[1]) if may_end or kinds[w] != Kind.CONTROL]
+                arriving += [(w, weight + log_p[-1, w], 0) for w in follows]
             for w, first, _ in self.run(pending) if pending else ():
                 arriving.append((first, weight + log_p[-1, w], 1))
         highest, size = max(logs for _, logs, _ in arriving), self.source.vocabulary.size

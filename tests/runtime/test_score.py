@@ -183,11 +183,15 @@ def scored_starts(source: Vocabulary, target: Vocabulary, window: str) -> list[i
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A cover of a text: its tokens, what they leave pending, and what the model says after them, read alone."""
+    """A cover of a text: its tokens, what they leave pending, and what the model says after them, read alone.
+
+    And whether it is the encoding of the text as it stands.
+    """
 
     tokens: tuple[int, ...]
     pending: bytes
     log_p: np.ndarray
+    may_end: bool
 
     def weight(self, more: tuple[int, ...] = ()) -> float:
         """Log P of the tokens after the first one, which all covers share."""
@@ -214,14 +218,15 @@ class Alone:
     def ways(self, text: bytes, written: bytes, *, all_ways: bool) -> list[Way]:
         reader, found = Reader(self.source), []
         reader.push(text)
-        for cover in reader.covers(all_ways=all_ways):
+        for number, cover in enumerate(reader.covers(all_ways=all_ways)):
             tokens = (*reader.settled, *cover.ids)
             if tokens and (not cover.pending or (all_ways and self.healer.may_run_on(cover.pending, written))):
-                found.append(Way(tokens, cover.pending, self.said(tokens)))
+                may_end = number == 0 and not cover.pending
+                found.append(Way(tokens, cover.pending, self.said(tokens), may_end))
         whole = [way.weight() for way in found if not way.pending]
         if not whole or written[-1:].isspace():
             return found
-        return [way for way in found if way.weight() > max(whole) + math.log(0.01)]
+        return [way for way in found if way.may_end or way.weight() > max(whole) + math.log(0.01)]
 
     def healed(self, ways: list[Way], written: bytes) -> Healed:
         """Where there is one way, it is what the model says."""
@@ -229,7 +234,8 @@ class Alone:
         if len(ways) == 1 and not ways[0].pending:
             return Healed(log_p[:1].exp(), torch.zeros(1), [{}])
         weights = torch.tensor([way.weight() for way in ways])
-        return self.healer.heal([[way.pending for way in ways]], weights, log_p, [written])
+        may_end = [[way.may_end for way in ways]]
+        return self.healer.heal([[way.pending for way in ways]], may_end, weights, log_p, [written])
 
     def at(self, policy: Policy, text: bytes, written: bytes) -> np.ndarray | None:
         """The source's distribution; None where it is silent."""

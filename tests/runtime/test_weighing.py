@@ -93,6 +93,13 @@ def test_what_a_cover_would_be_compared_with_has_to_be_known() -> None:
     assert len(heard([longer, CUT], p | {BEHIND: both(_12=0.01)})) == 2
 
 
+def test_the_text_as_it_stands_is_heard_however_unlikely_since_only_behind_it_may_the_text_end() -> None:
+    p = {SHARED: both(_10=0.5, _11=0.0005)}
+    asked = [replace(CUT, pending=b"", may_end=True), WHOLE]
+    assert [one.node for one in heard(asked, p)] == [CUT.node, WHOLE.node]
+    assert len(heard([replace(CUT, pending=b""), WHOLE], p)) == 1
+
+
 @pytest.mark.parametrize("written", [b" with ", b"\n"])
 def test_behind_white_space_all_covers_are_heard(written) -> None:
     assert len(heard([WHOLE, CUT], {SHARED: both(_10=0.5, _11=0.0005)}, written)) == 2

@@ -1,0 +1,170 @@
+"""Where a source expects its end token, the target's next token is what trying all texts gives, and what is exact."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from vocabridge.alignment import Vocabulary, align
+from vocabridge.alignment.byteview import byte_level_alphabet
+from vocabridge.bridge import Bridge
+from vocabridge.byte_model import ByteModel
+from vocabridge.combination import Carry, Combination
+from vocabridge.models import LoadedModel
+from vocabridge.streaming import stream
+from vocabridge.truth import Truth
+from vocabridge.value_source import ContrastPair
+
+END = 1
+CARRIES = [Carry.STATIC, Carry.INFORMED]
+GPT2 = Regex(r" ?\p{L}+| ?[^\s\p{L}]+|\s+(?!\S)|\s+")
+TINY = 1e-9
+
+
+def vocabulary(*words: bytes, pattern: Regex | None = None) -> Vocabulary:
+    """Two control tokens, all bytes, and some words, each merged of what is before its last byte and this."""
+    letter = {byte: character for character, byte in byte_level_alphabet().items()}
+    spelled = ["".join(letter[byte] for byte in word) for word in words]
+    entries = {"<|begin|>": 0, "<|end|>": END} | {letter[byte]: 2 + byte for byte in range(256)}
+    entries |= {word: 258 + i for i, word in enumerate(spelled)}
+    tokenizer = Tokenizer(models.BPE(entries, [(word[:-1], word[-1]) for word in spelled]))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = (
+        byte_level
+        if pattern is None
+        else pre_tokenizers.Sequence([pre_tokenizers.Split(pattern, "isolated"), byte_level])
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("<|begin|>", "<|end|>")])
+    return Vocabulary.from_tokenizer(tokenizer, name="ends", roles={"begin": 0, "end": END})
+
+
+def bridge_of(source: LoadedModel, base: LoadedModel, carry: Carry) -> Bridge:
+    """The carried donor alone."""
+    alignment = align(source.vocabulary, base.vocabulary, method="retokenize", cache=False)
+    return Bridge.over(base, ContrastPair(source, source), alignment, Combination(carry, 0.0, 1.0, 0.0))
+
+
+def carried(bridge: Bridge, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        return bridge(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1).numpy()
+
+
+def texts(source: LoadedModel, begun: bytes, longest: int) -> Iterator[tuple[str, float]]:
+    """All texts that begin so and end with an end token, with their probabilities: by all covers that are encodings."""
+    with torch.no_grad():
+        table = source.model(torch.arange(source.vocabulary.size)[None]).logits[0].double().softmax(-1).numpy()
+    first = [i for i, data in enumerate(source.vocabulary.token_bytes) if data and begun[:1] == data]
+    open_ = [((i,), 1.0) for i in first]
+    for _ in range(longest):
+        longer = []
+        for tokens, p in open_:
+            text = b"".join(source.vocabulary.token_bytes[i] for i in tokens)
+            if text.startswith(begun) and source.vocabulary.encode(text.decode()).ids.tolist() == list(tokens):
+                yield text.decode(), p * table[tokens[-1], END]
+            for i in np.flatnonzero(table[tokens[-1]] > TINY).tolist():
+                more = source.vocabulary.token_bytes[i]
+                if more and (text + more).startswith(begun[: len(text + more)]):
+                    longer.append(((*tokens, i), p * table[tokens[-1], i]))
+        open_ = longer
+
+
+def by_trying(source: LoadedModel, target: Vocabulary, ids: list[int], longest: int = 9) -> np.ndarray:
+    """The next target token behind some others, over all texts."""
+    begun = b"".join(target.token_bytes[i] for i in ids)
+    p = np.zeros(target.size)
+    for text, share in texts(source, begun, longest):
+        encoded = [*target.encode(text).ids.tolist(), END]
+        if encoded[: len(ids)] == ids:
+            p[encoded[len(ids)]] += share
+    return p / p.sum()
+
+
+def exact(source: LoadedModel, target: Vocabulary, ids: list[int]) -> np.ndarray:
+    model = ByteModel.of(source, tolerance=0)
+    data = b"".join(target.token_bytes[i] for i in ids)
+    return Truth(model, target, tolerance=1e-4, rounds=9).next(model.text([data]), data, ids).p[0]
+
+
+def apart(p: np.ndarray, q: np.ndarray) -> float:
+    return float(np.abs(p - q).sum() / 2)
+
+
+LINES = {b"x": {b"\n": 0.9, b"y": 0.1}, b"\n": {END: 0.6, b"\n": 0.2, b"y": 0.2}, b"y": {END: 1.0}}
+WORDS = {b"x": {b"a": 1.0}, b"a": {END: 0.7, b"b": 0.2, b"y": 0.1}, b"b": {END: 0.5, b"y": 0.5}, b"y": {END: 1.0}}
+SPACES = {b"x": {b" ": 1.0}, b" ": {END: 0.8, b"a": 0.2}, b"a": {END: 1.0}}
+LONGER = {b"x": {b"ab": 1.0}, b"ab": {END: 0.5, b"c": 0.5}, b"c": {END: 1.0}}
+
+
+@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize(
+    ("says", "own", "words"),
+    [
+        (LINES, (), (b"\n\n",)),
+        (WORDS, (), (b"ab",)),
+        (SPACES, (), (b" a",)),
+        (LONGER, (b"ab",), (b"bc",)),  # the target cuts "ab" in two, and behind "a" takes "bc"
+    ],
+)
+def test_the_mass_of_a_token_that_ends_the_text_is_the_targets_token_that_ends_there(bigram, says, own, words, carry):
+    source, target = bigram(vocabulary(*own), says), vocabulary(*words)
+    ids = target.encode("x").ids.tolist()
+    expected = by_trying(source, target, ids)
+    assert apart(exact(source, target, ids), expected) < 1e-3
+    assert apart(carried(bridge_of(source, bigram(target, {}), carry), ids), expected) < 2e-3
+
+
+@pytest.mark.parametrize("carry", CARRIES)
+def test_what_ended_the_targets_last_token_is_asked_of_the_text_that_ends_behind_the_next(bigram, carry):
+    """The target has "ya" at the end of a text, but "y" and "a " in front of a space; and it has written "y"."""
+    says = {
+        b"x": {b"ya": 0.5, b"yc": 0.5},
+        b"ya": {END: 0.5, b" ": 0.5},
+        b"yc": {END: 1.0},
+        b" ": {END: 1.0},
+        b"y": {END: 1.0},
+        b"a": {END: 1.0},
+        b"c": {END: 1.0},
+    }
+    source, target = bigram(vocabulary(b"ya", b"yc"), says), vocabulary(b"a ", b"ya")
+    ids = target.encode("xy").ids.tolist()
+    expected = by_trying(source, target, ids)
+    assert expected[target.canonical[b"c"]] == pytest.approx(2 / 3)
+    assert apart(carried(bridge_of(source, bigram(target, {}), carry), ids), expected) < 0.02
+
+
+@pytest.mark.parametrize("carry", CARRIES)
+def test_a_text_ends_only_behind_the_cover_that_is_its_encoding(bigram, carry):
+    """Two line breaks are one token at the end of a text, and two in front of a word, as with most tokenizers."""
+    says = {
+        b"x": {b"\n\n": 0.02, b"\n": 0.98},
+        b"\n\n": {END: 1.0},
+        b"\n": {END: 0.8, b"y": 0.18, b"\n": 0.02},
+        b"y": {END: 1.0},
+    }
+    source, target = bigram(vocabulary(b"\n\n", pattern=GPT2), says), vocabulary()
+    ids = target.encode("x\n\n").ids.tolist()
+    expected = by_trying(source, target, ids)
+    assert expected[END] == pytest.approx(0.85, abs=0.01)
+    assert carried(bridge_of(source, bigram(target, {}), carry), ids)[END] == pytest.approx(expected[END], abs=0.02)
+
+
+@pytest.mark.parametrize("carry", CARRIES)
+def test_the_line_break_is_written_behind_which_the_source_ends(bigram, carry):
+    """Also where the base would rather write two."""
+    target = vocabulary(b"\n\n")
+    base = bigram(target, {b"x": {b"\n\n": 0.8, b"\n": 0.2}})
+    for breaks, says in itertools.product(
+        ("\n", "\n\n"), ({b"x": {b"\n": 1.0}, b"\n": {END: 0.9, b"\n": 0.1}, b"y": {END: 1.0}},)
+    ):
+        if breaks == "\n\n":
+            says = says | {b"\n": {END: 0.1, b"\n": 0.9}}
+        bridge = bridge_of(bigram(vocabulary(), says), base, carry)
+        written = "".join(stream(bridge, "x", max_new_tokens=3))
+        assert written.startswith(breaks)
+        assert (written == "\n") == (breaks == "\n")
