@@ -1,10 +1,11 @@
 """What the end of a response costs across tokenizers: bits at its last token, at its end token and before them.
 
     python benchmarks/compare_ends.py --base gemma-3-270m --value my-values --data test.jsonl [--untuned NAME]
-                                      [--weights BASE TUNED UNTUNED] [--limit N] [--write N] [--json FILE]
+                                      [--policy NAME] [--weights BASE TUNED UNTUNED] [--limit N] [--write N]
+                                      [--json FILE]
 
 Responses are read with the end token behind them, teacher-forced, in the base's tokens: by the base, by the carried
-donor (0, 1, 0) with each policy and carry of distributions, and by the bridge with the weights that are given; and by
+donor (0, 1, 0) with each carry of distributions, and by the bridge with the weights that are given; and by
 the donor in its own tokens. With --write so many prompts are continued, and it is counted how many responses end as
 the item's does: with the same white space. It is not run by `make bench`.
 """
@@ -57,6 +58,7 @@ def main() -> None:
     for name in ("base", "value", "data"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--untuned", help="with it, the value is the tuned model of a pair")
+    parser.add_argument("--policy", type=Policy, default=Policy.LOOK_AHEAD)
     parser.add_argument("--weights", nargs=3, type=float, default=(0.45, 0.75, 0.1))
     parser.add_argument("--limit", type=int, help="take the first so many items")
     parser.add_argument("--write", type=int, default=0)
@@ -67,11 +69,10 @@ def main() -> None:
     examples = load_examples(Path(arguments.data), arguments.limit)
     base, donor = of_model("base", bridge.base, bridge.vocabulary), of_source("donor", source)
     ways = {
-        f"carried donor, {policy.value}, {carry.value}": (policy, Combination(carry, 0.0, 1.0, 0.0))
-        for policy in (Policy.HEAL, Policy.LOOK_AHEAD)
-        for carry in (Carry.INFORMED, Carry.STATIC)
+        f"carried donor, {carry.value}": Combination(carry, 0.0, 1.0, 0.0) for carry in (Carry.INFORMED, Carry.STATIC)
     }
-    ways["bridge"] = (Policy.LOOK_AHEAD, Combination(Carry.INFORMED, *arguments.weights))
+    ways["bridge"] = Combination(Carry.INFORMED, *arguments.weights)
+    steering.policy = arguments.policy
 
     def bridged(ids: Tensor, keep: int) -> Tensor:
         return bridge(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0]
@@ -81,7 +82,7 @@ def main() -> None:
         ends = {name: end_tokens(one.vocabulary)[0] for name, one in (("base", base), ("donor", donor))}
         rows.setdefault("base", []).append(bits(example, base.vocabulary, ends["base"], base.logits))
         rows.setdefault("donor", []).append(bits(example, donor.vocabulary, ends["donor"], donor.logits))
-        for name, (steering.policy, steering.combination) in ways.items():
+        for name, steering.combination in ways.items():
             rows.setdefault(name, []).append(bits(example, base.vocabulary, ends["base"], bridged))
     table = Table("", "before", "last token", "end token", "bits, all", title=f"{len(examples)} items, bits an item")
     for name, several in rows.items():
@@ -89,7 +90,7 @@ def main() -> None:
         table.add_row(name, *(f"{mean:.3f}" for mean in means), f"{sum(means) * len(several):.1f}")
     Console(width=110).print(table)
     if arguments.write:
-        steering.policy, steering.combination = ways["bridge"]
+        steering.combination = ways["bridge"]
         written = [
             "".join(stream(bridge, example.prompt, max_new_tokens=96))
             for example in track(examples[: arguments.write], "writing")
