@@ -24,7 +24,7 @@ from .corpus import Corpus, CorpusCard, Shard
 from .counting import CountingBuilder, count_texts
 from .distributions import Distributions
 from .embedding_table import EmbeddingTable
-from .errors import Terminated, VocabridgeError
+from .errors import Effect, Terminated, UsageError, VocabridgeError, refuse_idle, warn_idle
 from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
 from .methods import METHODS, align, make_builder
@@ -49,6 +49,7 @@ __all__ = [
     "DTWCounts",
     "Distributions",
     "EditDistance",
+    "Effect",
     "Embedding",
     "EmbeddingTable",
     "Encoding",
@@ -67,6 +68,7 @@ __all__ = [
     "Summary",
     "Terminated",
     "TokenClass",
+    "UsageError",
     "VocabridgeError",
     "Vocabulary",
     "VocabularyCard",
@@ -80,8 +82,10 @@ __all__ = [
     "merge_shards",
     "read_gguf_tokenizer",
     "read_tiktoken",
+    "refuse_idle",
     "short_names",
     "tiktoken_tokenizer",
+    "warn_idle",
     "weak_classes",
     "write_whole",
 ]

@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from .alignment import Alignment, VocabularyCard
 from .corpus import Corpus, CorpusCard
-from .errors import VocabridgeError
+from .errors import Effect, VocabridgeError, refuse_idle
 from .roles import pin_roles
 from .vocabulary import Int64, Vocabulary
 
@@ -49,6 +49,8 @@ class Builder(abc.ABC):
 
     method: ClassVar[str]
     reads: ClassVar[Reads] = Reads.NOTHING
+    shares: ClassVar[bool] = False
+    """Whether several processes can share its counting."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -88,6 +90,15 @@ class Builder(abc.ABC):
             raise VocabridgeError(f"The method {self.method} counts on text: give it a corpus.")
         if self.reads is Reads.NOTHING and corpus is not None:
             raise VocabridgeError(f"The method {self.method} reads no text: leave the corpus out.")
+
+    def check_jobs(self, jobs: int, corpus: object) -> None:
+        """Check that several jobs have something to share.
+
+        Raises:
+            UsageError: They have not.
+        """
+        advice = f"the method {self.method} shares no counting of text among processes; leave it out"
+        refuse_idle(Effect("jobs", jobs != 1, self.shares and corpus is not None, advice))
 
     def _alignment(
         self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary, corpus: CorpusCard | None

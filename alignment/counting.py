@@ -37,6 +37,7 @@ class CountingBuilder(Builder, abc.ABC):
     """
 
     reads: ClassVar[Reads] = Reads.ALWAYS
+    shares: ClassVar[bool] = True
     symmetric: ClassVar[bool] = False
 
     def finish(

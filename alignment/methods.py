@@ -117,7 +117,7 @@ def align(
 
     Raises:
         VocabridgeError: An unknown method; a vocabulary, a corpus or another input that cannot be read or does
-            not fit the method.
+            not fit the method; or several jobs where no text is counted.
     """
     if isinstance(method, Builder):
         if embeddings is not None or distributions is not None:
@@ -138,6 +138,7 @@ def align(
     if corpus is not None and not isinstance(corpus, Corpus):
         corpus = Corpus.open([corpus] if isinstance(corpus, (str, Path)) else corpus)
     builder.check_corpus(corpus)
+    builder.check_jobs(jobs, corpus)
     if corpus is not None:
         corpus = corpus.in_processes(jobs)
     build = cached_alignment if cache else type(builder).build

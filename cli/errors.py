@@ -41,6 +41,7 @@ class Commands(TyperGroup):
             # typer's own (wrong usage, exit) all carry their status; its classes moved between versions.
             if hasattr(error, "exit_code"):
                 raise
+            self._refuse_usage(error, ctx.invoked_subcommand or "")
             fail(sentence(error))
         except BaseException as error:
             from vocabridge.alignment.panics import is_panic
@@ -48,6 +49,15 @@ class Commands(TyperGroup):
             if not is_panic(error):
                 raise
             fail(_defect(error))
+
+    def _refuse_usage(self, error: Exception, command: str) -> None:
+        """Report a setting that does not go with the others as typer reports wrong usage: by its option, status 2."""
+        from vocabridge.alignment.errors import UsageError
+
+        options = {option.name for option in self.commands[command].params} if command in self.commands else set()
+        if isinstance(error, UsageError) and error.setting in options:
+            option = f"--{error.setting.replace('_', '-')}"
+            raise typer.BadParameter(f"It {error.reason}.", param_hint=option) from error
 
 
 def fail(message: str) -> NoReturn:

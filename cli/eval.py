@@ -187,6 +187,8 @@ def evaluate(
     bridge, a plain mixture of their probabilities, nudging, proxy-tuning's sum, and where given a ceiling and a
     control. What is fitted or chosen is so on the validation items, never on the test items.
     """
+    from vocabridge.alignment.errors import Effect, refuse_idle
+
     if bridge is None and (base is None or value is None):
         raise typer.BadParameter("Give --base and --value, or a bridge that has both: --bridge.", param_hint="--base")
     beside = {
@@ -203,8 +205,8 @@ def evaluate(
     compared = cast("list[Kind] | None", contenders)  # what the callback made of it
     if exact:
         compared = list(dict.fromkeys([*(compared or (Kind.BASE, Kind.BRIDGE)), Kind.EXACT]))
-    if tolerance is not None and Kind.EXACT not in (compared or ()):
-        raise typer.BadParameter("Only the contender exact has a tolerance; add --exact.", param_hint="--tolerance")
+    advice = "Only the contender exact has a tolerance; add --exact"
+    refuse_idle(Effect("tolerance", tolerance is not None, Kind.EXACT in (compared or ()), advice))
     import torch
 
     from vocabridge.answers import Extractor

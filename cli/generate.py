@@ -27,6 +27,9 @@ Examples:
 """
 
 
+DRAWN = "nothing is drawn at temperature 0; give --temperature, or leave this out"
+
+
 def generate(
     bridge: Annotated[
         Path,
@@ -77,8 +80,13 @@ def generate(
     tokens steering changed; with --exact, what share of the bytes. Where no weights were fitted, a line before it says
     how to fit them.
     """
-    if tolerance is not None and not exact:
-        raise typer.BadParameter("only --exact has a tolerance; add it, or leave this out", param_hint="--tolerance")
+    from vocabridge.alignment.errors import Effect, refuse_idle
+
+    refuse_idle(
+        Effect("tolerance", tolerance is not None, exact, "only --exact has a tolerance; add it, or leave this out"),
+        Effect("top_p", top_p != 1, temperature > 0, DRAWN),
+        Effect("seed", seed != 0, temperature > 0, DRAWN),
+    )
     text = text_or_stdin(prompt)
     import torch
 

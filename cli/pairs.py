@@ -47,6 +47,7 @@ def pairs(
     text = None
     if corpus is not None or builder.reads is not alignment.Reads.NOTHING:
         text = alignment.Corpus.open(corpus or corpus_files()).in_processes(jobs)
+    builder.check_jobs(jobs, text)
     documents, rows = [], []
     with progress(f"aligning all pairs of {len(tokenizers)} tokenizers") as tell:
         vocabularies = [vocabulary(name) for name in tokenizers]

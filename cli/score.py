@@ -68,9 +68,10 @@ def score(
     likeliest token is the same; of a value network, how far the base with its change is, by every carry. A position
     takes some seconds.
     """
-    if not exact and (positions, base) != (None, None):
-        hint = "--base" if positions is None else "--positions"
-        raise typer.BadParameter("only --exact has this; add it, or leave this out", param_hint=hint)
+    from vocabridge.alignment.errors import Effect, refuse_idle
+
+    for name, given in (("positions", positions), ("base", base)):
+        refuse_idle(Effect(name, given is not None, exact, "only --exact has this; add it, or leave this out"))
     from vocabridge.alignment import Alignment, Corpus
     from vocabridge.cli.vocabularies import remembered
     from vocabridge.models import check_model, load_model

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, warn_idle
 from vocabridge.byte_model import TOLERANCE
 from vocabridge.combination import Combination
 from vocabridge.contenders import Contender
@@ -95,8 +95,8 @@ def evaluate(
         progress: Told of every step.
 
     Raises:
-        VocabridgeError: Something cannot be read or does not fit, test items stand in the validation file, or the
-            folder holds another evaluation.
+        VocabridgeError: Something cannot be read or does not fit, test items stand in the validation file, the
+            folder holds another evaluation, or a setting has no effect.
     """
     for name, number, range_ in (
         ("limit", limit, COUNT),
@@ -136,6 +136,21 @@ def evaluate(
     )
     names.check(lineup.parts.saved)
     kinds = _asked(contenders, lineup)
+    chosen = bool(held_out) and bridge is None
+    advice = "only the contender exact has one; add it, or leave this out"
+    refuse_idle(Effect("tolerance", tolerance != TOLERANCE, Kind.EXACT in kinds, advice))
+    _warn_idle(
+        set(kinds),
+        chosen=chosen,
+        policy=tuple(policies) != (Policy.LOOK_AHEAD,),
+        alpha=tuple(alphas) != (1.0,),
+        combination=combination is not None,
+        alignment=alignment is not None,
+        validation=validation is not None,
+        ceiling=ceiling is not None,
+        control=control is not None,
+    )
+    _judge_answers(task, template, data, answers, max_new_tokens)
     made_of = recipe(
         names,
         lineup.parts.saved,
@@ -163,6 +178,56 @@ def evaluate(
                 _measure(kind, lineup, task, run, answers=answers, max_new_tokens=max_new_tokens, tell=progress)
         target = lineup.parts.saved.base.name if lineup.parts.saved else str(base)
         return summarize(target, names.source, Path(str(data)).name, task, run, kinds, made_of)
+
+
+def _warn_idle(kinds: set[Kind], *, chosen: bool, **given: bool) -> None:
+    """Warns of settings that no contender has: who measures a few more contenders of a run has to repeat its settings.
+
+    Args:
+        kinds: The contenders.
+        chosen: Whether the bridge is chosen on validation items; the exact bridge then has what was chosen.
+        **given: The settings, and whether they are given.
+    """
+    bridges = {Kind.BRIDGE, Kind.EXACT}
+    carried = {Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST}
+    fitted = {Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST, Kind.CONTROL}
+    by_choice = bridges if chosen else {Kind.BRIDGE}
+    users = {
+        "policy": by_choice,
+        "alpha": bridges,
+        "combination": bridges,
+        "alignment": carried | by_choice,
+        "validation": fitted | (bridges if chosen else set()),
+        "ceiling": {Kind.CEILING},
+        "control": {Kind.CONTROL},
+    }
+    for name, users_of in users.items():
+        names = ", ".join(kind.value for kind in Kind if kind in users_of)
+        advice = f"none of the contenders has it; add one of them ({names}), or leave it out"
+        warn_idle(Effect(name, given[name], bool(kinds & users_of), advice))
+
+
+def _judge_answers(task: Task, template: Template, data: str | Path, answers: int | None, max_new_tokens: int) -> None:
+    """Refuses settings of answers that nothing is compared with, and warns of those of answers that nobody writes."""
+    written, extracts = answers != 0, template.extractor.pattern is not None
+    own = (template.prompt, template.response) != (Template.prompt, Template.response)
+    refuse_idle(
+        Effect(
+            "prompt", own, not str(data).startswith("reasoning-gym:"), f"{data} has its own templates; leave it out"
+        ),
+        Effect(
+            "extract",
+            extracts,
+            any(example.answer is not None for example in task.examples),
+            'no item has an answer to compare with; give the items an "answer", or a response template in which the '
+            "pattern finds one",
+        ),
+    )
+    advice = "no answers are written; ask for some with --answers"
+    warn_idle(
+        Effect("extract", extracts, written, advice),
+        Effect("max_new_tokens", max_new_tokens != _LONGEST, written, advice),
+    )
 
 
 def _asked(contenders: Sequence[Kind] | None, lineup: Lineup) -> list[Kind]:

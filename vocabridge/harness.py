@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.errors import Effect, VocabridgeError, refuse_idle
 
 try:  # first: without it, that is said before torch is imported
     from lm_eval.api.registry import register_model
@@ -55,6 +55,8 @@ class HarnessModel(HFLM):
             VocabridgeError: The folder is no bridge, or a part of it is missing.
         """
         loaded = load(Path(bridge), device=device, dtype=getattr(torch, dtype))
+        advice = "no steering of the bridge has a weight, so that it is the base alone; leave it out"
+        refuse_idle(Effect("strength", strength is not None, any(one.wanted for one in loaded.steerings), advice))
         for steering in loaded.steerings:
             steering.strength = steering.strength if strength is None else float(strength)
         place = model_folder(tokenizer_place(loaded.base))

@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 import torch
 
-from vocabridge.alignment import Alignment, Vocabulary, align
+from vocabridge.alignment import Alignment, Effect, Vocabulary, align, refuse_idle
 from vocabridge.bridge import Bridge
 from vocabridge.combination import UNFITTED, Combination
 from vocabridge.data import corpus_files
@@ -74,6 +74,7 @@ def build_bridge(
         VocabridgeError: A part is missing or damaged, or the parts do not fit; or an exact bridge is asked for with a
             tokenizer that has no exact view.
     """
+    refuse_idle(Effect("alignment", alignment is not None, not exact, "an exact bridge projects nothing; leave it out"))
     check_model(base)
     check_steering(value, untuned=untuned, alignment=alignment, combination=combination)
     target = load_model(base, device=device, dtype=dtype)
@@ -119,7 +120,7 @@ def build_steering(
         dtype: Of their weights.
 
     Raises:
-        VocabridgeError: A part is missing or damaged, or the parts do not fit.
+        VocabridgeError: A part is missing or damaged, or the parts do not fit; or the weights are of the base alone.
     """
     source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
     if alignment is not None:
@@ -127,7 +128,10 @@ def build_steering(
     else:
         matrix = align(source.vocabulary, target, corpus=corpus_files())
     weights = None if combination is None else Combination.load(combination)
-    return Steering.over(target, source, matrix, weights, policy=policy, strength=strength)
+    steering = Steering.over(target, source, matrix, weights, policy=policy, strength=strength)
+    advice = f"{combination} gives the value source no weight, so that the bridge is the base alone; fit others"
+    refuse_idle(Effect("combination", combination is not None, bool(steering.wanted), advice))
+    return steering
 
 
 def check_steering(

@@ -24,7 +24,14 @@ from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from vocabridge.adapters import Adapted, add_adapter, find_adapted
-from vocabridge.alignment import VocabridgeError, Vocabulary, cache_folder, read_gguf_tokenizer
+from vocabridge.alignment import (
+    Effect,
+    VocabridgeError,
+    Vocabulary,
+    cache_folder,
+    read_gguf_tokenizer,
+    refuse_idle,
+)
 from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.checkpoint_files import cached_commit, config_files, file_of, weight_files
@@ -133,6 +140,8 @@ def load_weights(
     Its `name_or_path` is `name`.
     """
     check_transformers()
+    advice = f"{name} is local and has no revisions; leave it out"
+    refuse_idle(Effect("revision", revision is not None, not is_local(name), advice))
     if device is not None and device_map is not None:
         raise VocabridgeError("give one device, or a device_map over several, not both")
     place = None if device_map is not None else find_device(device or "cpu")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import Effect, VocabridgeError, refuse_idle
 from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
@@ -55,7 +55,7 @@ def stream(
 
     Raises:
         VocabridgeError: The prompt is empty and the base model has no begin token to start from; a model has no chat
-            template; or a setting is out of its range, such as beams of an exact bridge.
+            template; or a setting is out of its range, such as beams of an exact bridge, or has no effect.
     """
     if max_new_tokens not in COUNT or beams not in BEAMS:
         raise VocabridgeError(
@@ -66,6 +66,7 @@ def stream(
             f"cannot draw at temperature {temperature} and top-p {top_p}; give {TEMPERATURE} for the temperature, and "
             f"{TOP_P} for top-p"
         )
+    refuse_idle(Effect("top_p", top_p != 1, temperature > 0, "nothing is drawn at temperature 0; raise it"))
     if isinstance(bridge, ExactBridge):
         if beams > 1:
             raise VocabridgeError("an exact bridge writes byte by byte and has no beams; leave beams at 1")

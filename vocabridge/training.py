@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment import Effect, VocabridgeError, Vocabulary, refuse_idle
 from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.lesson import Lesson
@@ -187,8 +187,7 @@ def train_value_network(
         KeyboardInterrupt: At Ctrl-C, or `Terminated` at SIGTERM; its message says what is saved.
     """
     _check_folder(output)
-    if recipe.patience is not None and validation is None:
-        raise VocabridgeError("patience needs texts to validate on; name them, or leave out patience")
+    _refuse_idle(recipe, validation)
     find_device(device)
     for name in (recipe.base, *recipe.other_bases):
         check_model(name)
@@ -284,6 +283,36 @@ def _train(
         (output / LOCK).unlink()
     trainer.accelerator.wait_for_everyone()
     return result
+
+
+def _refuse_idle(recipe: Recipe, validation: str | Path | float | None) -> None:
+    """Refuses settings without effect."""
+    plain, sized = Recipe(recipe.base), recipe.regulariser_weight > 0
+    released = recipe.regulariser is Regulariser.RELEASED
+    refuse_idle(
+        Effect(
+            "patience",
+            recipe.patience is not None,
+            validation is not None,
+            "patience needs texts to validate on; name them, or leave out patience",
+        ),
+        Effect(
+            "rank", recipe.rank != plain.rank, recipe.method == "lora", "only an adapter has one; take the method lora"
+        ),
+        Effect("turns", recipe.turns is not plain.turns, bool(recipe.other_bases), "there is one base; name another"),
+        Effect(
+            "regulariser_weight",
+            recipe.regulariser_weight != plain.regulariser_weight,
+            not released,
+            "the regulariser released has its own weight; choose another regulariser, or leave this out",
+        ),
+        Effect(
+            "regulariser",
+            recipe.regulariser is not plain.regulariser,
+            released or sized,
+            "its weight is 0; raise the weight, or leave this out",
+        ),
+    )
 
 
 def _check_folder(output: Path) -> None:

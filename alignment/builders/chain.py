@@ -54,6 +54,11 @@ class Chain(Builder):
         return next(need for need in (Reads.ALWAYS, Reads.IF_GIVEN, Reads.NOTHING) if need in needs)
 
     @property
+    def shares(self) -> bool:  # type: ignore[override]
+        """Whether one of the builders shares its counting."""
+        return any(builder.shares for builder in self.builders)
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of each builder, by its method."""
         return {builder.method: builder.parameters for builder in self.builders}

@@ -1,0 +1,200 @@
+"""A setting that is given and has no effect is refused by its option, or warned of; with an effect it is taken."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from vocabridge.alignment import Effect, UsageError, Vocabulary, align, make_builder, refuse_idle, warn_idle
+from vocabridge.answers import Extractor
+from vocabridge.evaluation import evaluate
+from vocabridge.kinds import Kind
+from vocabridge.loading import build_bridge, build_steering
+from vocabridge.models import load_weights
+from vocabridge.policy import Policy
+from vocabridge.regulariser import Regulariser
+from vocabridge.scheme import Turns
+from vocabridge.streaming import stream
+from vocabridge.task import Template
+from vocabridge.training import Recipe, train_value_network
+
+
+def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):
+    idle = Effect("b", given=True, effective=False, advice="a is 0; raise a")
+    sound = [Effect("a", given=True, effective=True, advice=""), Effect("c", given=False, effective=False, advice="")]
+    refuse_idle(*sound)
+    with pytest.raises(UsageError, match=r"^b has no effect here: a is 0; raise a$") as refused:
+        refuse_idle(*sound, idle, idle._replace(setting="d"))
+    assert refused.value.setting == "b"
+    with caplog.at_level(logging.WARNING, "vocabridge"):
+        warn_idle(*sound, idle)
+    assert [record.getMessage() for record in caplog.records] == ["b has no effect here: a is 0; raise a"]
+
+
+# --- the library -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def items(tmp_path) -> Path:
+    """Items without an answer."""
+    path = tmp_path / "items.jsonl"
+    lines = [{"prompt": f"{n} foxes?", "response": f" It is {2 * n}."} for n in (3, 12)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def names(model_folders, model_pair):
+    return {
+        "base": str(model_folders.target),
+        "value": str(model_folders.tuned),
+        "untuned": str(model_folders.source),
+    }
+
+
+@pytest.mark.parametrize(
+    ("setting", "contenders", "given"),
+    [
+        ("policy", [Kind.BASE], {"policies": [Policy.HEAL]}),
+        ("alpha", [Kind.BASE], {"alphas": [0.5]}),
+        ("combination", [Kind.BASE], {"combination": "weights"}),
+        ("alignment", [Kind.BASE], {"alignment": "pair"}),
+        ("validation", [Kind.BASE], {"validation": "validation"}),
+        ("ceiling", [Kind.BASE], {"ceiling": "target"}),
+        ("control", [Kind.BASE], {"control": "nowhere"}),
+    ],
+)
+def test_an_evaluation_warns_of_what_no_contender_has(
+    names, items, model_pair, model_folders, tmp_path, caplog, setting, contenders, given
+):
+    weights = tmp_path / "weights.json"
+    weights.write_text(json.dumps({"combination": {"carry": "informed", "base": 1, "tuned": 1, "untuned": 1}}))
+    held_out = tmp_path / "validation.jsonl"
+    held_out.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
+    files = {"weights": weights, "pair": model_pair, "validation": held_out, "target": str(model_folders.target)}
+    given = {name: files.get(one, one) if isinstance(one, str) else one for name, one in given.items()}
+    with caplog.at_level(logging.WARNING, "vocabridge"):
+        evaluate(items, **names, contenders=contenders, answers=0, **given)
+    said = [record.getMessage() for record in caplog.records]
+    assert [one.partition(" has no effect here: ")[0] for one in said] == [setting]
+    assert "none of the contenders has it; add one of them" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "given"),
+    [
+        ("tolerance", {"tolerance": 0.1}),
+        ("extract", {"template": Template(extractor=Extractor("is (.*)"))}),
+        ("extract", {"template": Template(response=" {response}", extractor=Extractor("was (.*)"))}),
+    ],
+)
+def test_an_evaluation_refuses_a_tolerance_and_a_pattern_that_nothing_has(names, items, setting, given):
+    with pytest.raises(UsageError, match=rf"^{setting} has no effect here: "):
+        evaluate(items, **names, **given)
+
+
+def test_a_pattern_is_taken_where_items_have_an_answer_or_their_responses_do(names, items):
+    template = Template(response=" {response}", extractor=Extractor("is (.*)\\."))
+    found = evaluate(items, **names, contenders=[Kind.BASE], template=template, max_new_tokens=2)
+    assert found.answered == 2
+
+
+def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, caplog):
+    template = Template(response=" {response}", extractor=Extractor("is (.*)\\."))
+    with caplog.at_level(logging.WARNING, "vocabridge"):
+        evaluate(items, **names, contenders=[Kind.BASE], template=template, answers=0, max_new_tokens=2)
+    said = [record.getMessage().partition(" has no effect here: ")[0] for record in caplog.records]
+    assert said == ["extract", "max_new_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "given"),
+    [
+        ("patience", {"patience": 1}),
+        ("rank", {"rank": 4}),
+        ("turns", {"turns": Turns.SAMPLED}),
+        ("regulariser_weight", {"regulariser": Regulariser.RELEASED, "regulariser_weight": 0.5}),
+        ("regulariser", {"regulariser": Regulariser.KL, "regulariser_weight": 0.0}),
+    ],
+)
+def test_training_refuses_what_changes_nothing(items, model_folders, tmp_path, setting, given):
+    with pytest.raises(UsageError, match=rf"^{setting} has no effect here: "):
+        train_value_network(Recipe(str(model_folders.source), **given), items, tmp_path / "values")
+    assert not (tmp_path / "values").exists()
+
+
+def test_a_stream_refuses_a_top_p_where_nothing_is_drawn(model_folders, names):
+    bridge = build_bridge(**names, dtype=torch.float32)
+    with pytest.raises(UsageError, match=r"^top_p has no effect here: nothing is drawn at temperature 0"):
+        stream(bridge, "a", max_new_tokens=1, top_p=0.5)
+    assert isinstance("".join(stream(bridge, "a", max_new_tokens=1, top_p=0.5, temperature=1.0)), str)
+
+
+def test_an_exact_bridge_refuses_an_alignment(names, model_pair):
+    with pytest.raises(UsageError, match=r"^alignment has no effect here: an exact bridge projects nothing"):
+        build_bridge(**names, exact=True, alignment=model_pair)
+
+
+def test_weights_of_the_base_alone_are_refused(names, model_pair, tmp_path):
+    weights = tmp_path / "weights.json"
+    weights.write_text(json.dumps({"combination": {"carry": "informed", "base": 1, "tuned": 0, "untuned": 0}}))
+    target = Vocabulary.load(names["base"])
+    pair = {"untuned": names["untuned"], "alignment": model_pair}
+    with pytest.raises(UsageError, match=r"^combination has no effect here: .* gives the value source no weight"):
+        build_steering(target, names["value"], **pair, combination=weights)
+
+
+def test_a_local_model_refuses_a_revision(names):
+    with pytest.raises(UsageError, match=r"^revision has no effect here: .* is local and has no revisions"):
+        load_weights(names["base"], revision="main")
+
+
+def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
+    source, target = model_folders.source, model_folders.target
+    for method, corpus in (("exact", None), ("edit-distance", [text]), ("default", None)):
+        with pytest.raises(UsageError, match=rf"^jobs has no effect here: the method {method} shares no counting"):
+            align(source, target, method=method, corpus=corpus, jobs=2, cache=False)
+    assert [make_builder(method).shares for method in ("exact,default", "exact,prefix")] == [True, False]
+
+
+# --- the command line --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "says"),
+    [
+        (("generate", ".", "a", "--top-p", 0.5), "--top-p", "nothing is drawn at temperature 0; give --temperature"),
+        (("generate", ".", "a", "--seed", 1), "--seed", "nothing is drawn at temperature 0; give --temperature"),
+        (("generate", ".", "a", "--tolerance", 0.1), "--tolerance", "only --exact has a tolerance"),
+        (("align", "SOURCE", "TARGET", "--method", "exact", "--jobs", 2), "--jobs", "shares no counting of text"),
+        (("pairs", "SOURCE", "TARGET", "-o", "p", "--method", "exact", "--jobs", 2), "--jobs", "shares no counting"),
+        (("train", "DATA", "-o", "v", "--base", "SOURCE", "--rank", 4), "--rank", "only an adapter has one"),
+        (("train", "DATA", "-o", "v", "--base", "SOURCE", "--turns", "sampled"), "--turns", "there is one base"),
+        (("train", "DATA", "-o", "v", "--base", "SOURCE", "--patience", 1), "--patience", "needs texts to validate on"),
+        (("eval", "MODELS", "--contenders", "base", "--extract", "is (.*)"), "--extract", "no item has an answer"),
+        (("eval", "MODELS", "--tolerance", 0.1), "--tolerance", "add --exact"),
+        (("score", "PAIR", "--model", "SOURCE", "--text", "DATA", "--positions", 5), "--positions", "only --exact"),
+        (("score", "PAIR", "--model", "SOURCE", "--text", "DATA", "--base", "TARGET"), "--base", "only --exact"),
+    ],
+    ids=lambda one: " ".join(map(str, one)) if isinstance(one, tuple) else None,
+)
+def test_the_command_line_names_the_option_and_exits_with_2(
+    run, names, items, model_pair, model_folders, command, option, says
+):
+    words = {
+        "SOURCE": [model_folders.source],
+        "TARGET": [model_folders.target],
+        "PAIR": [model_pair],
+        "DATA": [items],
+        "MODELS": [*(word for name, one in names.items() for word in (f"--{name}", one)), "--data", items],
+    }
+    done = run(*(word for one in command for word in words.get(str(one), [one])), COLUMNS=200)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert f"Invalid value for {option}: It has no effect here: " in done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
