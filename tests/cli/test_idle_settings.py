@@ -65,7 +65,7 @@ def names(model_folders, model_pair):
         ("alignment", [Kind.BASE], {"alignment": "pair"}),
         ("validation", [Kind.BASE], {"validation": "validation"}),
         ("ceiling", [Kind.BASE], {"ceiling": "target"}),
-        ("control", [Kind.BASE], {"control": "nowhere"}),
+        ("control", [Kind.BASE], {"control": "target"}),
     ],
 )
 def test_an_evaluation_warns_of_what_no_contender_has(
