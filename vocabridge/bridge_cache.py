@@ -115,10 +115,10 @@ class BridgeCache(Cache):
         """Takes back tokens, their number as one below 0; the sources keep what the texts still have in common.
 
         Raises:
-            VocabridgeError: The number is above 0, which means a length in some versions of transformers.
+            ValueError: The number is above 0, which some versions of transformers take for a length.
         """
         if tokens_to_remove > 0:
-            raise VocabridgeError(f"cannot take back {tokens_to_remove} tokens; give their number as one below 0")
+            raise ValueError(f"tokens to take back are a negative number, not {tokens_to_remove}")
         before = self.get_seq_length()
         super().crop(tokens_to_remove)
         self.positions = max(0, self.positions + tokens_to_remove)

@@ -132,13 +132,6 @@ def test_all_tokens_that_are_taken_back_are_a_number_below_0(reverse):
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
-def test_a_number_of_tokens_to_take_back_above_0_is_refused(reverse):
-    with torch.no_grad():
-        cache = reverse(torch.tensor([[5, 6, 7]]), use_cache=True)[CACHE]
-    with pytest.raises(VocabridgeError, match="cannot take back 2 tokens; give their number as one below 0"):
-        cache.crop(2)
-
-
 def test_rows_that_are_reordered_and_repeated_go_on_as_from_scratch(bridge):
     vocabulary = bridge.vocabulary
     texts, order = [encode(vocabulary, "The quick 12")[0, :5], encode(vocabulary, "cafés é 🙂")[0, :5]], [1, 1, 0]
