@@ -33,7 +33,8 @@ _UNICODE_FORMS = {
 def text_changes(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Name what the tokenizer changes in a text; () if its tokens can spell the text as it is.
 
-    That a space is spelled with another character is no change, nor is a space put in front.
+    That a space is spelled with another character is no change, nor is a space put in front; that this character,
+    where a text holds it, becomes a space is one.
     """
     parts = [p for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) for p in components(_described(part))]
     marks = {mark for mark in map(space_of, parts) if mark}
@@ -73,7 +74,14 @@ def text_changes(tokenizer: Tokenizer) -> tuple[str, ...]:
     sample = "".join(map(chr, (*range(0x21, 0x7F), *range(0xA1, 0x2580))))
     if not found and seen(sample).lstrip(" ") != sample:
         found.append("changes some characters")
+    # A character that stands for a space in tokens: where the text itself holds it, it becomes a space, too.
+    found += [mark_becomes_space(mark) for mark in sorted(marks) if seen(f"a{mark}b").strip(" ") == "a b"]
     return tuple(found)
+
+
+def mark_becomes_space(mark: str = "▁") -> str:
+    """Name the change of a text that holds the character by which a tokenizer spells a space."""
+    return f"turns {mark} (U+{ord(mark):04X}) into a space"
 
 
 def _replacement(part: Mapping[str, Any], seen: Callable[[str], str]) -> list[str]:

@@ -8,9 +8,10 @@ times as long. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -231,6 +232,23 @@ def _read_tokenizer_fields(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def promised_size(path: Path) -> int | None:
+    """Return how many bytes a GGUF file has by its own header; None if the header cannot be read."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            header = _Header(data)
+            alignment = int(header.fields().get("general.alignment", 32))
+            ends = [0]
+            for numbers, kind, offset in header.tensors():
+                block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+                ends.append(offset + numbers // block * size)
+            return -(-header.at // alignment) * alignment + max(ends)
+    except (struct.error, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None
+
+
 class _Header:
     """A cursor over the key-value part of a GGUF file."""
 
@@ -242,7 +260,12 @@ class _Header:
         (version,) = self._take("<I")
         if version not in (2, 3):
             raise ValueError(f"its version is {version}, and 2 and 3 are known")
-        _, self._count = self._take("<QQ")
+        self._tensors, self._count = self._take("<QQ")
+
+    @property
+    def at(self) -> int:
+        """The byte that is read next."""
+        return self._at
 
     def fields(self) -> dict[str, Any]:
         found = {}
@@ -250,9 +273,17 @@ class _Header:
             key = self._string()
             (kind,) = self._take("<I")
             value = self._value(kind)
-            if key.startswith("tokenizer.") or key == "general.architecture":
+            if key.startswith("tokenizer.") or key in ("general.architecture", "general.alignment"):
                 found[key] = value
         return found
+
+    def tensors(self) -> Iterator[tuple[int, int, int]]:
+        """Yield how many numbers each tensor has, their type, and where they begin; to be called after `fields`."""
+        for _ in range(self._tensors):
+            self._string()
+            (dimensions,) = self._take("<I")
+            shape = self._take(f"<{dimensions}Q")
+            yield math.prod(shape), *self._take("<IQ")
 
     def _take(self, layout: str) -> tuple[Any, ...]:
         values = struct.unpack_from(layout, self._data, self._at)

@@ -19,4 +19,5 @@ def sums(matrix: sp.sparray, axis: int) -> np.ndarray[Any, np.dtype[np.float64]]
     """
     entries = matrix.tocoo()
     kept = 1 - axis
-    return np.bincount(entries.coords[kept], weights=entries.data, minlength=matrix.shape[kept])
+    added = np.bincount(entries.coords[kept], weights=entries.data, minlength=matrix.shape[kept])
+    return added.astype(np.float64, copy=False)

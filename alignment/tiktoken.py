@@ -103,6 +103,7 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
         VocabridgeError: It cannot be read, a line is not of this form, or two lines have one byte string or one rank.
     """
     path = Path(path)
+    refuse_sentencepiece(path)
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -121,6 +122,25 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
         return _one_to_one(pairs)
     except ValueError as error:
         raise VocabridgeError(f"{path}: {error}; download it again.") from error
+
+
+def refuse_sentencepiece(path: Path) -> None:
+    """Raise an error if a file is a SentencePiece model, which often has the name of a tiktoken file.
+
+    Raises:
+        VocabridgeError: It is one.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(3)
+    except OSError:
+        return  # whoever reads it says why
+    # A Protocol Buffers message that begins with a piece, which begins with its text.
+    if start[:1] == b"\n" and start[2:] == b"\n":
+        raise VocabridgeError(
+            f"{path}: a SentencePiece model; give a tokenizer.json, which transformers makes of it with "
+            f"AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained({str(path.parent)!r})."
+        )
 
 
 def read_tekken(path: str | Path) -> TekkenTokenizer:

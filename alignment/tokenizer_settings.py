@@ -28,6 +28,8 @@ class TokenizerSettings:
         width: The model's logit width.
         adds_begin: True where the begin token is said to stand in front of every text.
         template: The chat template.
+        classes: The tokenizer's classes in Python, by the names that are given for them.
+        added_tokens: Id -> spelling of the tokens that tokenizer_config.json lists.
     """
 
     tokens: Mapping[str, str]
@@ -35,6 +37,8 @@ class TokenizerSettings:
     width: int | None
     adds_begin: bool | None
     template: str | None
+    classes: tuple[str, ...]
+    added_tokens: Mapping[int, str]
 
     @classmethod
     def read(cls, files: Mapping[str, Path]) -> TokenizerSettings:
@@ -57,6 +61,8 @@ class TokenizerSettings:
             width=inner.number("vocab_size", config.number("vocab_size")),
             adds_begin=True if settings.flag("add_bos_token") else None,
             template=template or settings.template("chat_template"),
+            classes=settings.classes(),
+            added_tokens=settings.added_tokens("added_tokens_decoder"),
         )
 
 
@@ -119,6 +125,19 @@ class _Object:
         if value is not None and value is not False and not isinstance(value, str):
             self._wrong(key, "a string, or an object whose content is a string")
         return value or ""
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of tokenizer_class and of auto_map's AutoTokenizer: a name, or a slow and a fast one."""
+        named = self.object("auto_map").values.get("AutoTokenizer")
+        found = [self.values.get("tokenizer_class"), *(named if isinstance(named, list) else [named])]
+        return tuple(name.rpartition("--")[2] for name in found if isinstance(name, str))
+
+    def added_tokens(self, key: str) -> dict[int, str]:
+        """Return id -> spelling of an object whose keys are ids and whose values say the content."""
+        entries = self.object(key).values
+        if not all(i.isdecimal() and isinstance(entry, dict) for i, entry in entries.items()):
+            self._wrong(key, "an object of ids and tokens")
+        return {int(i): _Object(self.path, entry).token("content") for i, entry in entries.items()}
 
     def template(self, key: str) -> str | None:
         value = self.values.get(key)

@@ -26,6 +26,7 @@ from tokenizers import AddedToken, Tokenizer
 from .byteview import Spelling, components, is_unused_name
 from .changes import text_changes
 from .chat import chat_roles
+from .downloads import check_downloads
 from .errors import VocabridgeError
 from .gguf import UNUSED as GGUF_UNUSED
 from .gguf import read_gguf_tokenizer
@@ -34,7 +35,8 @@ from .inputs import plain_file
 from .panics import panics_as_errors
 from .template_renderer import TemplateError, render
 from .text import as_utf8
-from .tiktoken import read_tekken
+from .tiktoken import read_tekken, refuse_sentencepiece
+from .tiktoken_folder import read_tiktoken_folder
 from .tokenizer_settings import ROLE_TOKENS, TokenizerSettings, chosen_template
 from .unknown import unknown_id, with_unknown
 
@@ -50,12 +52,15 @@ _NOWHERE = b"\xff"
 _WIDEST = 1 << 24
 """Ids: some 60 times as many as any model has, and what a few hundred megabytes hold."""
 
+_TOKENIZERS = ("tekken.json", "tokenizer.json", "tiktoken.model", "tokenizer.model")
+"""Files that hold a tokenizer; a folder is read by the first that it has."""
+
 _FOLDER_FILES = (
-    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "config.json",
     "chat_template.jinja",
+    *_TOKENIZERS,
 )
 
 
@@ -177,11 +182,9 @@ class Vocabulary:
         """
         path = Path(source)
         if path.is_dir():
-            files = {n: path / n for n in _FOLDER_FILES}
-            if (path / "tekken.json").is_file() and not files["tokenizer.json"].is_file():
-                width = size or TokenizerSettings.read({"config.json": files["config.json"]}).width
-                return cls._from_tekken(path / "tekken.json", str(path), width)
-            return cls._from_files(files, str(path), size)
+            return cls._from_folder({n: path / n for n in _FOLDER_FILES if (path / n).is_file()}, str(path), size)
+        if path.is_file():
+            check_downloads(path)
         if path.suffix == ".gguf" and path.is_file():
             read = read_gguf_tokenizer(path)
             unused = frozenset(np.flatnonzero(read.token_types == GGUF_UNUSED).tolist())
@@ -197,6 +200,7 @@ class Vocabulary:
                 template=read.chat_template,
             )
         if path.suffix in (".tiktoken", ".model") and path.is_file():
+            refuse_sentencepiece(path)
             raise VocabridgeError(
                 f"{path}: such a file does not say how text is cut into words; name the model's tokenizer.json, or "
                 "give what `alignment.tiktoken_tokenizer` makes of it and a pattern to `Vocabulary.from_tokenizer`."
@@ -205,22 +209,45 @@ class Vocabulary:
             return cls._from_tekken(path, str(path), size)
         if path.exists():
             return cls._from_files({"tokenizer.json": plain_file(path)}, str(path), size)
-        return cls._from_files(_fetch(str(source)), str(source), size)
+        return cls._from_folder(_fetch(str(source)), str(source), size)
 
     @classmethod
-    def _from_tekken(cls, path: Path, name: str, size: int | None) -> Vocabulary:
+    def _from_folder(cls, files: Mapping[str, Path], name: str, size: int | None) -> Vocabulary:
+        """Read what a folder holds: tekken.json, else tokenizer.json, else tiktoken.model.
+
+        Mistral's tokenizer.json is a conversion of its tekken.json that cuts some words otherwise.
+        """
+        for file in files.values():
+            check_downloads(file)
+        if "tekken.json" in files:
+            if "tokenizer.json" in files:
+                logger.warning("%s: its tekken.json is read, not the tokenizer.json that was made of it.", name)
+            settings = TokenizerSettings.read(files)
+            return cls._from_tekken(files["tekken.json"], name, size or settings.width, settings.template)
+        if "tokenizer.json" in files:
+            return cls._from_files(files, name, size)
+        if "tiktoken.model" in files:
+            settings = TokenizerSettings.read(files)
+            return cls._with_settings(read_tiktoken_folder(files["tiktoken.model"], settings), settings, name, size)
+        if "tokenizer.model" in files:
+            refuse_sentencepiece(files["tokenizer.model"])
+        raise VocabridgeError(
+            f"{Path(name) / 'tokenizer.json'}: no such file; save the fast tokenizer there, with transformers' "
+            "save_pretrained."
+        )
+
+    @classmethod
+    def _from_tekken(cls, path: Path, name: str, size: int | None, template: str | None = None) -> Vocabulary:
         """Read a tekken.json; Mistral's models expect the begin token."""
         read = read_tekken(path)
-        return cls._view(read.tokenizer, size=size or read.size, name=name, roles=read.roles, adds_begin=True)
+        return cls._view(
+            read.tokenizer, size=size or read.size, name=name, roles=read.roles, adds_begin=True, template=template
+        )
 
     @classmethod
     def _from_files(cls, files: Mapping[str, Path], name: str, size: int | None) -> Vocabulary:
         """Read tokenizer.json and what its companions say about width, roles and the begin token."""
         path = files["tokenizer.json"]
-        if not path.is_file():
-            raise VocabridgeError(
-                f"{path}: no such file; save the fast tokenizer there, with transformers' save_pretrained."
-            )
         try:
             with panics_as_errors(str(path)):
                 tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
@@ -228,7 +255,12 @@ class Vocabulary:
             raise
         except Exception as error:  # tokenizers raises bare Exception for every malformed file
             raise VocabridgeError(f"{path}: not a tokenizer.json ({error}); download it again.") from error
-        settings = TokenizerSettings.read(files)
+        return cls._with_settings(tokenizer, TokenizerSettings.read(files), name, size)
+
+    @classmethod
+    def _with_settings(
+        cls, tokenizer: Tokenizer, settings: TokenizerSettings, name: str, size: int | None
+    ) -> Vocabulary:
         spelled = {role: tokenizer.token_to_id(token) for role, token in settings.tokens.items()}
         return cls._view(
             tokenizer,
@@ -692,15 +724,16 @@ def _fetch(hub_id: str) -> dict[str, Path]:
     download: Callable[..., str] = huggingface_hub.hf_hub_download
     files: dict[str, Path] = {}
     for name in _FOLDER_FILES:
+        if name in ("tiktoken.model", "tokenizer.model") and {"tokenizer.json", "tekken.json"} & set(files):
+            continue  # large, and not read then
         try:
             files[name] = Path(download(hub_id, name, local_files_only=not reached))
-        except absent as error:
-            if name == "tokenizer.json":
-                lacks = (
-                    "has no tokenizer.json" if reached else "cannot be reached now, and its tokenizer.json is not here"
-                )
-                raise VocabridgeError(f"{hub_id}: this repository {lacks}.") from error
+        except absent:
+            continue
         except Exception as error:  # no permission, a connection that breaks: the hub raises many kinds
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise VocabridgeError(f"{hub_id}: the hub does not let us read {name} ({reason}); try again.") from error
+    if not any(name in files for name in _TOKENIZERS):
+        lacks = "has no tokenizer.json" if reached else "cannot be reached now, and its tokenizer.json is not here"
+        raise VocabridgeError(f"{hub_id}: this repository {lacks}.")
     return files

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
+from vocabridge.alignment.changes import mark_becomes_space
 from vocabridge.safe_cuts import safe_cuts
 
 Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
@@ -39,7 +40,7 @@ UNKNOWN, VALID, INVALID = 0, 1, 2
 _CONTEXTS = 256
 """For so many contexts it is remembered which tokens may follow: a byte for each token of the vocabulary."""
 
-_HARMLESS = "NFC: composes characters"
+_HARMLESS = ("NFC: composes characters", mark_becomes_space())
 """The one change of a text for which there is an exact view: such texts exist in one form, and the others have
 probability 0."""
 
@@ -100,7 +101,7 @@ class Following:
         Raises:
             VocabridgeError: It changes texts, so that its tokens do not spell them.
         """
-        changes = [change for change in vocabulary.changes if change != _HARMLESS]
+        changes = [change for change in vocabulary.changes if change not in _HARMLESS]
         if changes:
             raise VocabridgeError(
                 f"{vocabulary.name} has no exact view: its tokenizer {', '.join(changes)}, so its tokens do not spell "

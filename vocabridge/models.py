@@ -32,6 +32,7 @@ from vocabridge.alignment import (
     read_gguf_tokenizer,
     refuse_idle,
 )
+from vocabridge.alignment.downloads import check_downloads
 from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.checkpoint_files import cached_commit, config_files, file_of, weight_files
@@ -44,7 +45,14 @@ from vocabridge.transformers_version import check_transformers
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
 """Where the layers of one model go: "auto", or a device for each module, as accelerate knows it."""
 
-_TOKENIZER_FILES = ["tokenizer*", "tekken.json", "special_tokens_map.json", "config.json", "chat_template.jinja"]
+_TOKENIZER_FILES = [
+    "tokenizer*",
+    "tekken.json",
+    "tiktoken.model",
+    "special_tokens_map.json",
+    "config.json",
+    "chat_template.jinja",
+]
 
 
 @dataclass(frozen=True)
@@ -145,8 +153,7 @@ def load_weights(
     if device is not None and device_map is not None:
         raise VocabridgeError("give one device, or a device_map over several, not both")
     place = None if device_map is not None else find_device(device or "cpu")
-    folder = model_folder(name)
-    offline = _is_offline(name)
+    folder, offline = _checked_folder(name), _is_offline(name)
     named = find_adapted(folder, revision, offline=offline)
     if named is None:
         model = _read(name, folder, dtype, device_map, revision, offline=offline)
@@ -165,10 +172,17 @@ def load_weights(
     return model.eval()
 
 
+def _checked_folder(name: str) -> str:
+    """Where a model's files are, and that those of a local model are what was to be downloaded."""
+    if is_local(name) and name not in PACKAGED:
+        check_downloads(Path(name))
+    return model_folder(name)
+
+
 def _read_adapted(name: str, adapted: Adapted, dtype: torch.dtype, device_map: DeviceMap | None) -> PreTrainedModel:
     """The model that an adapter adapts, as it is without it."""
     try:
-        folder, offline = model_folder(adapted.name), _is_offline(adapted.name)
+        folder, offline = _checked_folder(adapted.name), _is_offline(adapted.name)
         if find_adapted(folder, adapted.revision, offline=offline) is not None:
             raise VocabridgeError(f"{adapted.name} is an adapter itself; add it to its model and save that")
         model = _read(adapted.name, folder, dtype, device_map, adapted.revision, offline=offline)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, product
+from typing import Literal
 
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
@@ -62,7 +63,7 @@ def _letters() -> str:
     Regular expression engines know different versions of Unicode, so only what has been a letter or a digit since
     version 3.2 counts; and only what ends in one after lower-casing and in every normal form.
     """
-    forms = ("NFD", "NFKC", "NFKD")
+    forms: tuple[Literal["NFD", "NFKC", "NFKD"], ...] = ("NFD", "NFKC", "NFKD")
     return "".join(
         character
         for character in map(chr, range(0x10000))

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary, read_tiktoken, tiktoken_tokenizer
 from vocabridge.alignment.byteview import byte_level_alphabet
+from vocabridge.alignment.tiktoken_folder import KIMI_PATTERN
 
 PATTERNS = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -199,3 +200,68 @@ def test_a_damaged_tekken_json_is_an_error_that_names_it(tmp_path, content):
     (tmp_path / "tekken.json").write_text(content)
     with pytest.raises(VocabridgeError, match=r"tekken\.json: not a readable tekken\.json"):
         Vocabulary.load(tmp_path / "tekken.json")
+
+
+def test_of_a_tekken_json_and_a_tokenizer_json_the_former_is_read_and_a_log_line_says_so(tmp_path, ranks, caplog):
+    """The conversion cuts some words otherwise than Mistral's own tokenizer."""
+    (tmp_path / "tekken.json").write_text(json.dumps(tekken(ranks)))
+    Tokenizer(models.BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
+    template = "{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    with caplog.at_level("WARNING"):
+        v = Vocabulary.load(tmp_path)
+    assert v.fingerprint == Vocabulary.load(tmp_path / "tekken.json").fingerprint
+    assert v.template == template
+    assert "its tekken.json is read, not the tokenizer.json" in caplog.text
+
+
+SENTENCEPIECE = b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\n\x0c\n\x03<s>\x15\x00\x00\x00\x00\x18\x03"
+
+
+def test_a_sentencepiece_model_is_recognized_as_such(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(SENTENCEPIECE)
+    for read in (lambda: Vocabulary.load(path), lambda: Vocabulary.load(tmp_path), lambda: read_tiktoken(path)):
+        with pytest.raises(VocabridgeError, match=r"tokenizer\.model: a SentencePiece model; give a tokenizer\.json"):
+            read()
+
+
+def kimi(folder: Path, ranks: dict[bytes, int], **settings: object) -> tuple[Path, int]:
+    """A folder as Kimi's are, and the first id of its special tokens."""
+    write_ranks(folder / "tiktoken.model", ranks)
+    first = max(ranks.values()) + 1
+    names = {first: "[BOS]", first + 1: "[EOS]", first + 2: "<|im_end|>"}
+    facts = {
+        "tokenizer_class": "TikTokenTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]},
+        "added_tokens_decoder": {str(i): {"content": name, "special": True} for i, name in names.items()},
+        "bos_token": "[BOS]",
+        "eos_token": "[EOS]",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts | settings))
+    return folder, first
+
+
+def test_a_folder_with_a_tiktoken_model_of_kimi_is_read(tmp_path, ranks):
+    folder, first = kimi(tmp_path, ranks)
+    v = Vocabulary.load(folder)
+    assert v.size == first + 256
+    assert v.roles == {"begin": first, "end": first + 1}
+    assert v.kinds[first:].tolist() == [Kind.CONTROL] * 3 + [Kind.UNUSED] * 253
+    assert v.encode("a<|im_end|>").ids.tolist() == [ranks[b"a"], first + 2]
+
+
+def test_kimis_pattern_cuts_chinese_from_other_letters(tmp_path, ranks):
+    """Tiktoken's own engine takes the pattern as it is."""
+    v = Vocabulary.load(kimi(tmp_path, ranks)[0])
+    theirs = tiktoken.Encoding("kimi", pat_str=KIMI_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    for text in [*ADVERSARIAL, "中文abc中文\uff0cÉté的DEF's 12345日本語かな漢字カナ x\u0301\n\n a  b"]:
+        assert v.encode(text).ids.tolist() == theirs.encode(text, disallowed_special=())
+    words = v.tokenizer.pre_tokenizer.pre_tokenize_str("中文abc日本")
+    assert [end for _, (_, end) in words] == [2, 5, 7]
+
+
+def test_a_tiktoken_model_of_an_unknown_tokenizer_is_one_sentence(tmp_path, ranks):
+    folder, _ = kimi(tmp_path, ranks, tokenizer_class="MyTokenizer", auto_map={})
+    with pytest.raises(VocabridgeError, match=r"tiktoken\.model: it does not say how text is cut into words"):
+        Vocabulary.load(folder)

@@ -27,8 +27,11 @@ def test_what_a_tokenizer_changes_and_its_roles_are_named(run, lower_casing, tok
     assert done.returncode == 0, done.stderr
     for document in (json.loads(done.stdout), json.loads(run("inspect", "p.safetensors", "--json").stdout)):
         assert document["source"]["changes"] == changes
-        assert document["target"]["changes"] == []
+        assert document["target"]["changes"] == ["turns ▁ (U+2581) into a space"]
         assert document["source"]["roles"] == {"begin": 0, "end": 1, "turn begin": 0, "turn end": 1}
     table = " ".join(run("inspect", "p.safetensors").stdout.split())
     assert "; ".join(changes) in table
-    assert "spelled as it is" in table
+    assert "turns ▁ (U+2581) into a space" in table
+    done = run("align", tokenizer_folders.source, tokenizer_folders.source, "--method", "exact", "-o", "q.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "spelled as it is" in " ".join(run("inspect", "q.safetensors").stdout.split())

@@ -1,0 +1,52 @@
+"""Model folders whose tokenizer is a tiktoken.model: ranks there, special tokens in tokenizer_config.json.
+
+The pattern that cuts text into words is in Python code, which is not run; so it is known here for the tokenizers that
+publish such folders. They are recognized by the class that tokenizer_config.json names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from .errors import VocabridgeError
+from .tiktoken import read_tiktoken, tiktoken_tokenizer
+from .tokenizer_settings import TokenizerSettings
+
+_LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+KIMI_PATTERN = (
+    r"[\p{Han}]+"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_LARGE}*{_SMALL}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_LARGE}+{_SMALL}*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Kimi's: runs of Chinese characters are words. Source: tokenization_kimi.py of moonshotai/Kimi-K2-Instruct."""
+
+_RESERVED = 256
+"""Ids of special tokens behind the ranks, as Kimi's code has it; those without a name are not used."""
+
+_PATTERNS = {"tokenization_kimi.TikTokenTokenizer": KIMI_PATTERN, "TikTokenTokenizer": KIMI_PATTERN}
+
+
+def read_tiktoken_folder(path: Path, settings: TokenizerSettings) -> Tokenizer:
+    """Make the fast tokenizer of a folder.
+
+    Args:
+        path: The tiktoken.model.
+        settings: What the files beside it say.
+
+    Raises:
+        VocabridgeError: The files do not name a tokenizer whose pattern is known here, or the ranks cannot be read.
+    """
+    pattern = next((_PATTERNS[name] for name in settings.classes if name in _PATTERNS), None)
+    if pattern is None:
+        raise VocabridgeError(
+            f"{path}: it does not say how text is cut into words, and no tokenizer_config.json beside it names a "
+            "tokenizer whose pattern is known (Kimi's is); give `Vocabulary.from_tokenizer` what "
+            "`alignment.tiktoken_tokenizer` makes of it and of the model's pattern."
+        )
+    ranks = read_tiktoken(path)
+    first = max(ranks.values()) + 1
+    names = {i: f"<|reserved_token_{i}|>" for i in range(first, first + _RESERVED)} | dict(settings.added_tokens)
+    return tiktoken_tokenizer(ranks, pattern, {name: i for i, name in names.items()})
