@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
+from vocabridge.alignment import VocabridgeError
 from vocabridge.models import load_model
 
 
@@ -52,3 +53,14 @@ def test_a_gguf_model_whose_vocabulary_holds_one_text_twice_keeps_the_bytes_of_b
     path = write_model(tmp_path / "tiny.gguf", ["<s>", "</s>", "a", "b", "ab", "Ġ", "ab"])
     vocabulary = load_model(str(path)).vocabulary
     assert vocabulary.token_bytes == (None, None, b"a", b"b", b"ab", b" ", b"ab")
+
+
+def test_a_model_whose_weights_are_cut_off_or_a_git_lfs_pointer_is_named_at_once(own):
+    weights = own / "source" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    with pytest.raises(VocabridgeError, match=r"model\.safetensors: cut off at \d+ of \d+ bytes; download it again"):
+        load_model(str(own / "source"))
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(VocabridgeError, match=r"model\.safetensors: a Git LFS pointer and not the file itself"):
+        load_model(str(own / "source"))
