@@ -390,7 +390,10 @@ class Vocabulary:
         kinds = np.concatenate((self.kinds[:size], np.full(more, Kind.UNUSED, np.int8)))
         lengths = np.concatenate((self.lengths[:size], np.zeros(more, np.int32)))
         kinds.flags.writeable = lengths.flags.writeable = False
-        cut = [self.tokenizer.id_to_token(i) or "" for i in np.flatnonzero(self.kinds[size:] == Kind.CONTROL) + size]
+        cut = [
+            self.tokenizer.id_to_token(i) or ""
+            for i in (np.flatnonzero(self.kinds[size:] == Kind.CONTROL) + size).tolist()
+        ]
         written = self.template is not None and any(name and name in self.template for name in cut)
         roles = {role: i for role, i in self.roles.items() if i < size}
         return replace(
