@@ -21,6 +21,14 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.alignment.jsonio import read_json_object
 
 CONFIGS = (CONFIG_NAME, GENERATION_CONFIG_NAME, ADAPTER_CONFIG_NAME)
+TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "tekken.json",
+    "tiktoken.model",
+)
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -60,8 +68,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def config_files(folder: Path) -> list[Path]:
-    """The files of a folder that say what its weights mean: config.json and its like, those that are there."""
-    return [folder / name for name in CONFIGS if (folder / name).is_file()]
+    """The files of a folder that say what its weights and ids mean: `CONFIGS` and `TOKENIZERS` that are there."""
+    return [folder / name for name in (*CONFIGS, *TOKENIZERS) if (folder / name).is_file()]
 
 
 def file_of(name: str, file: str, revision: str | None = None) -> Path | None:

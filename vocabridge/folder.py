@@ -5,11 +5,10 @@
     value-N/                    its value network, where that is an adapter of some megabytes
 
 All other models are referred to (`Reference`): by name, with the tokenizer's fingerprint, and the hub's commit or
-digests of the weights and of config.json, generation_config.json and adapter_config.json; an adapter also with the
-model that it adapts. A value network is known by its `value_network.json`, which knows its weights. Loading checks them
-all. `bridge.json` may be edited: a strength, a guard, the new place of a model. The name of a
-model inside of the folder or beside it is its path from there, and begins with "./" or "../"; so both can be moved
-together.
+digests of the weights and of the files with its configuration and tokenizer; an adapter also with the model that it
+adapts. A value network is known by its `value_network.json`, which knows its weights. Loading checks them all.
+`bridge.json` may be edited: a strength, a guard, the new place of a model. The name of a model inside of the folder or
+beside it is its path from there, and begins with "./" or "../"; so both can be moved together.
 
 `bridge.json` names the other files. A bridge that replaces one gives its files names that are free
 (`alignment-1.2.safetensors`), so the old bridge is whole until `bridge.json` is replaced, and the new one from then on.

@@ -1,8 +1,8 @@
 """A model by name, with what tells that it is still the same one.
 
-A model of the hub is known by its commit. One in local files is known by SHA-256 of its configuration files and of its
-weights, of which large files are sampled (`hashing.sampled_digest`), so that 100 GB take as long as 1 GB. An adapter is
-known by its own files and by the model that it adapts.
+A model of the hub is known by its commit. One in local files is known by SHA-256 of its configuration and tokenizer
+files and of its weights, of which large files are sampled (`hashing.sampled_digest`), so that 100 GB take as long as
+1 GB. An adapter is known by its own files and by the model that it adapts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from vocabridge.adapters import Adapted, find_adapted
 from vocabridge.alignment import VocabridgeError
-from vocabridge.checkpoint_files import cached_commit
+from vocabridge.checkpoint_files import TOKENIZERS, cached_commit
 from vocabridge.hashing import file_digest, json_digest, sampled_digest
 from vocabridge.models import PACKAGED, adapted_by, commit_of, is_local, local_files
 
@@ -31,7 +31,7 @@ class Reference:
         fingerprint: Of its vocabulary; None for the model that an adapter adapts, whose tokenizer is not asked.
         revision: The commit of a hub id, else None.
         digest: Of local weights, else None.
-        configs: Of a local folder: SHA-256 of config.json, generation_config.json and adapter_config.json, by name.
+        configs: Of a local folder: SHA-256 of config.json and the like and of the tokenizer's files, by name.
         adapts: The model that it adapts, if it is an adapter.
     """
 
@@ -171,9 +171,10 @@ class Reference:
         now = {path.name: file_digest(path) for path in configs}
         for name in sorted(now.keys() | self.configs.keys()):
             if now.get(name) != self.configs.get(name):
+                what = f"tokenizer now ({name})" if name in TOKENIZERS else f"{name} now"
                 raise VocabridgeError(
-                    f"{self.name} has another {name} now than when the bridge was saved; put the old one back, or make "
-                    "the bridge again"
+                    f"{self.name} has another {what} than when the bridge was saved; put the old one back, or make the "
+                    "bridge again"
                 )
 
     def check_tokenizer(self, fingerprint: str) -> None:

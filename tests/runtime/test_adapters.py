@@ -118,7 +118,7 @@ def test_an_adapter_is_the_tuned_half_of_a_contrast_pair_and_comes_back_from_a_b
     assert tuned["configs"].keys() == {"adapter_config.json"}
     assert tuned["adapts"]["name"] == "../source"
     assert tuned["adapts"]["digest"] is not None
-    assert tuned["adapts"]["configs"].keys() == {"config.json", "generation_config.json"}
+    assert tuned["adapts"]["configs"].keys() > {"config.json", "generation_config.json", "tokenizer_config.json"}
     again = load(own / "bridge", dtype=F32)
     assert torch.equal(said(again), said(bridge))
     assert not torch.equal(said(again), said(again.base))

@@ -112,18 +112,26 @@ def test_a_digest_over_no_file_is_an_error(own):
         weights_digest([])
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
-def test_a_flipped_bit_of_a_models_configuration_is_noticed(own, name):
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("config.json", "config.json now"),
+        ("generation_config.json", "generation_config.json now"),
+        ("tokenizer_config.json", "tokenizer now \\(tokenizer_config.json\\)"),
+        ("tokenizer.json", "tokenizer now \\(tokenizer.json\\)"),
+    ],
+)
+def test_a_flipped_bit_of_a_models_configuration_is_noticed(own, name, what):
     reference = Reference.of(load_model(str(own / "source")).model, "f" * 64)
     path = own / "source" / name
     whole = path.read_bytes()
     for bit in bits(path, 60):
         flip(path, bit)
-        with pytest.raises(VocabridgeError, match=rf"source has another {name} now|{name} is damaged"):
+        with pytest.raises(VocabridgeError, match=rf"source has another {what}|{name} is damaged"):
             reference.check_place()
         path.write_bytes(whole)
     path.unlink()
-    with pytest.raises(VocabridgeError, match=f"source has another {name} now"):
+    with pytest.raises(VocabridgeError, match=f"source has another {what}"):
         reference.check_place()
 
 
