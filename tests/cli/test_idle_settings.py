@@ -21,6 +21,7 @@ from vocabridge.scheme import Turns
 from vocabridge.streaming import stream
 from vocabridge.task import Template
 from vocabridge.training import Recipe, train_value_network
+from vocabridge.value_network import new_value_network, save_value_network
 
 
 def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):
@@ -65,7 +66,7 @@ def names(model_folders, model_pair):
         ("alignment", [Kind.BASE], {"alignment": "pair"}),
         ("validation", [Kind.BASE], {"validation": "validation"}),
         ("ceiling", [Kind.BASE], {"ceiling": "target"}),
-        ("control", [Kind.BASE], {"control": "target"}),
+        ("control", [Kind.BASE], {"control": "values"}),
     ],
 )
 def test_an_evaluation_warns_of_what_no_contender_has(
@@ -75,7 +76,9 @@ def test_an_evaluation_warns_of_what_no_contender_has(
     weights.write_text(json.dumps({"combination": {"carry": "informed", "base": 1, "tuned": 1, "untuned": 1}}))
     held_out = tmp_path / "validation.jsonl"
     held_out.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
-    files = {"weights": weights, "pair": model_pair, "validation": held_out, "target": str(model_folders.target)}
+    values, target = tmp_path / "values", str(model_folders.target)
+    save_value_network(new_value_network(target, method="lora", rank=1), values, {})
+    files = {"weights": weights, "pair": model_pair, "validation": held_out, "target": target, "values": str(values)}
     given = {name: files.get(one, one) if isinstance(one, str) else one for name, one in given.items()}
     with caplog.at_level(logging.WARNING, "vocabridge"):
         evaluate(items, **names, contenders=contenders, answers=0, **given)
