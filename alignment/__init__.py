@@ -3,35 +3,35 @@
 No torch and no model in here: numpy, scipy and tokenizers. `align` is the one call that users make.
 """
 
-from .alignment import Alignment, Summary, VocabularyCard
-from .all_pairs import BuiltPair, align_pairs, short_names
-from .audit import Audit, weak_classes
-from .builder import Builder, Progress, Reads
-from .builders.chain import Chain
-from .builders.combined import Combined
-from .builders.cooccurrence import Cooccurrence
-from .builders.dtw import DTW
-from .builders.dtw_counts import DTWCounts
-from .builders.edit_distance import EditDistance
-from .builders.embedding import Embedding, Search
-from .builders.exact import Exact
-from .builders.expected import Expected
-from .builders.prefix import Prefix
-from .builders.retokenize import Retokenize
-from .cache import cache_folder
-from .classes import TokenClass, classes_of
-from .corpus import Corpus, CorpusCard, Shard
-from .counting import CountingBuilder, count_texts
-from .distributions import Distributions
-from .embedding_table import EmbeddingTable
-from .errors import Effect, Terminated, UsageError, VocabridgeError, refuse_idle, warn_idle
-from .files import write_whole
-from .gguf import GGUFTokenizer, read_gguf_tokenizer
-from .methods import METHODS, align, make_builder
-from .pair_counts import PairCounts
-from .shards import PartialCounts, count_shard, merge_shards
-from .tiktoken import read_tiktoken, tiktoken_tokenizer
-from .vocabulary import Encoding, Kind, Vocabulary
+from vocabridge.alignment.alignment import Alignment, Summary, VocabularyCard
+from vocabridge.alignment.all_pairs import BuiltPair, align_pairs, short_names
+from vocabridge.alignment.audit import Audit, weak_classes
+from vocabridge.alignment.builder import Builder, Progress, Reads
+from vocabridge.alignment.builders.chain import Chain
+from vocabridge.alignment.builders.combined import Combined
+from vocabridge.alignment.builders.cooccurrence import Cooccurrence
+from vocabridge.alignment.builders.dtw import DTW
+from vocabridge.alignment.builders.dtw_counts import DTWCounts
+from vocabridge.alignment.builders.edit_distance import EditDistance
+from vocabridge.alignment.builders.embedding import Embedding, Search
+from vocabridge.alignment.builders.exact import Exact
+from vocabridge.alignment.builders.expected import Expected
+from vocabridge.alignment.builders.prefix import Prefix
+from vocabridge.alignment.builders.retokenize import Retokenize
+from vocabridge.alignment.cache import cache_folder
+from vocabridge.alignment.classes import TokenClass, classes_of
+from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
+from vocabridge.alignment.counting import CountingBuilder, count_texts
+from vocabridge.alignment.distributions import Distributions
+from vocabridge.alignment.embedding_table import EmbeddingTable
+from vocabridge.alignment.errors import Effect, Terminated, UsageError, VocabridgeError, refuse_idle, warn_idle
+from vocabridge.alignment.files import write_whole
+from vocabridge.alignment.gguf import GGUFTokenizer, read_gguf_tokenizer
+from vocabridge.alignment.methods import METHODS, align, make_builder
+from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.shards import PartialCounts, count_shard, merge_shards
+from vocabridge.alignment.tiktoken import read_tiktoken, tiktoken_tokenizer
+from vocabridge.alignment.vocabulary import Encoding, Kind, Vocabulary
 
 __all__ = [
     "DTW",

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from .corpus import CorpusCard
-from .errors import VocabridgeError
-from .roles import pin_again
-from .sealed import Seal
-from .sparse import sums
-from .vocabulary import Vocabulary
+from vocabridge.alignment.corpus import CorpusCard
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.roles import pin_again
+from vocabridge.alignment.sealed import Seal
+from vocabridge.alignment.sparse import sums
+from vocabridge.alignment.vocabulary import Vocabulary
 
 FORMAT = 3
 """Of the file and of what the builders count: a change of either makes older files stale."""

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from .alignment import Alignment
-from .builder import Builder, Progress
-from .corpus import Corpus
-from .counting import CountingBuilder
-from .errors import VocabridgeError
-from .pair_counts import PairCounts
-from .vocabulary import Vocabulary
-from .workers import Work, count_corpus
+from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.corpus import Corpus
+from vocabridge.alignment.counting import CountingBuilder
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.workers import Work, count_corpus
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from .alignment import Alignment, VocabularyCard
-from .corpus import Corpus, CorpusCard
-from .errors import Effect, VocabridgeError, refuse_idle
-from .roles import pin_roles
-from .vocabulary import Int64, Vocabulary
+from vocabridge.alignment.alignment import Alignment, VocabularyCard
+from vocabridge.alignment.corpus import Corpus, CorpusCard
+from vocabridge.alignment.errors import Effect, VocabridgeError, refuse_idle
+from vocabridge.alignment.roles import pin_roles
+from vocabridge.alignment.vocabulary import Int64, Vocabulary
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with what is done and what there is to do, in bytes of text or in tokens."""

@@ -19,11 +19,11 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from .alignment import FORMAT, Alignment
-from .builder import Builder, Progress
-from .corpus import Corpus
-from .errors import VocabridgeError
-from .vocabulary import Vocabulary
+from vocabridge.alignment.alignment import FORMAT, Alignment
+from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.corpus import Corpus
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.vocabulary import Vocabulary
 
 logger = logging.getLogger("vocabridge")
 

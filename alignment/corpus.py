@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import inputs
-from .errors import VocabridgeError
+from vocabridge.alignment import inputs
+from vocabridge.alignment.errors import VocabridgeError
 
 PIECE = 1 << 16
 

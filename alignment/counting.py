@@ -20,12 +20,12 @@ from typing import ClassVar
 
 import scipy.sparse as sp
 
-from .alignment import Alignment
-from .builder import Builder, Progress, Reads
-from .corpus import Corpus, CorpusCard
-from .pair_counts import PairCounts
-from .vocabulary import Vocabulary
-from .workers import Work, count_corpus
+from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.builder import Builder, Progress, Reads
+from vocabridge.alignment.corpus import Corpus, CorpusCard
+from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.workers import Work, count_corpus
 
 
 @dataclass(frozen=True)

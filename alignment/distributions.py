@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import VocabridgeError
-from .sealed import Seal, Tensors
-from .vocabulary import Int32, Int64, Vocabulary
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.sealed import Seal, Tensors
+from vocabridge.alignment.vocabulary import Int32, Int64, Vocabulary
 
 _SEAL = Seal(
     what="a file of distributions",

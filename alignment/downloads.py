@@ -6,8 +6,8 @@ import json
 import struct
 from pathlib import Path
 
-from .errors import VocabridgeError
-from .gguf import promised_size
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.gguf import promised_size
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _SUFFIXES = (".safetensors", ".gguf", ".bin", ".json", ".model", ".tiktoken", ".jinja")

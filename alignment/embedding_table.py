@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import VocabridgeError
-from .jsonio import parse_json, read_json
-from .vocabulary import Int64, Vocabulary
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.jsonio import parse_json, read_json
+from vocabridge.alignment.vocabulary import Int64, Vocabulary
 
 _BFLOAT16 = np.dtype("<u2")  # no other table holds unsigned integers
 _DTYPES: dict[str, np.dtype[Any]] = {

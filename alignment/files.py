@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import VocabridgeError
+from vocabridge.alignment.errors import VocabridgeError
 
 LOCK = ".lock"
 """The file in a folder that says that work in it has begun and is not over."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .errors import VocabridgeError
+from vocabridge.alignment.errors import VocabridgeError
 
 _PATH_SUFFIXES = (".bin", ".gguf", ".json", ".jsonl", ".model", ".safetensors", ".tiktoken")
 

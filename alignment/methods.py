@@ -7,25 +7,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .alignment import Alignment
-from .builder import Builder, Progress
-from .builders.chain import Chain
-from .builders.combined import Combined
-from .builders.cooccurrence import Cooccurrence
-from .builders.dtw import DTW
-from .builders.dtw_counts import DTWCounts
-from .builders.edit_distance import EditDistance
-from .builders.embedding import Embedding
-from .builders.exact import Exact
-from .builders.expected import Expected
-from .builders.prefix import Prefix
-from .builders.retokenize import Retokenize
-from .cache import cached_alignment
-from .corpus import Corpus
-from .distributions import Distributions
-from .embedding_table import EmbeddingTable
-from .errors import VocabridgeError
-from .vocabulary import Vocabulary
+from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.builders.chain import Chain
+from vocabridge.alignment.builders.combined import Combined
+from vocabridge.alignment.builders.cooccurrence import Cooccurrence
+from vocabridge.alignment.builders.dtw import DTW
+from vocabridge.alignment.builders.dtw_counts import DTWCounts
+from vocabridge.alignment.builders.edit_distance import EditDistance
+from vocabridge.alignment.builders.embedding import Embedding
+from vocabridge.alignment.builders.exact import Exact
+from vocabridge.alignment.builders.expected import Expected
+from vocabridge.alignment.builders.prefix import Prefix
+from vocabridge.alignment.builders.retokenize import Retokenize
+from vocabridge.alignment.cache import cached_alignment
+from vocabridge.alignment.corpus import Corpus
+from vocabridge.alignment.distributions import Distributions
+from vocabridge.alignment.embedding_table import EmbeddingTable
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.vocabulary import Vocabulary
 
 METHODS: dict[str, type[Builder]] = {
     builder.method: builder

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import VocabridgeError
+from vocabridge.alignment.errors import VocabridgeError
 
 
 def is_panic(error: BaseException) -> bool:

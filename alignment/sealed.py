@@ -17,10 +17,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .errors import VocabridgeError
-from .files import write_whole
-from .inputs import plain_file
-from .jsonio import parse_json
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.files import write_whole
+from vocabridge.alignment.inputs import plain_file
+from vocabridge.alignment.jsonio import parse_json
 
 Tensors: TypeAlias = dict[str, np.ndarray[Any, Any]]
 

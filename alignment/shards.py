@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .alignment import FORMAT, Alignment, VocabularyCard
-from .builder import Builder, Progress
-from .corpus import Corpus, CorpusCard, Shard
-from .counting import CountingBuilder
-from .errors import VocabridgeError
-from .methods import METHODS
-from .pair_counts import PairCounts
-from .sealed import Seal
-from .vocabulary import Vocabulary
-from .workers import Work, count_corpus
+from vocabridge.alignment.alignment import FORMAT, Alignment, VocabularyCard
+from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
+from vocabridge.alignment.counting import CountingBuilder
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.methods import METHODS
+from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.sealed import Seal
+from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.workers import Work, count_corpus
 
 _SEAL = Seal("partial counts", "vocabridge-shard", FORMAT, "count it again with `vocabridge align --shard`")
 

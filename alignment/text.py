@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import VocabridgeError
+from vocabridge.alignment.errors import VocabridgeError
 
 
 def as_utf8(text: str) -> bytes:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from .errors import VocabridgeError
-from .tiktoken import read_tiktoken, tiktoken_tokenizer
-from .tokenizer_settings import TokenizerSettings
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.tiktoken import read_tiktoken, tiktoken_tokenizer
+from vocabridge.alignment.tokenizer_settings import TokenizerSettings
 
 _LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"

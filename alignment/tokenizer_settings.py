@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import VocabridgeError
-from .jsonio import read_json
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.jsonio import read_json
 
 ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
 """Role -> the word for it in the names of settings."""

@@ -23,22 +23,22 @@ from typing import Any, TypeAlias
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from .byteview import Spelling, components, is_unused_name
-from .changes import text_changes
-from .chat import chat_roles
-from .downloads import check_downloads
-from .errors import VocabridgeError
-from .gguf import UNUSED as GGUF_UNUSED
-from .gguf import read_gguf_tokenizer
-from .hub import reach_repository
-from .inputs import plain_file
-from .panics import panics_as_errors
-from .template_renderer import TemplateError, render
-from .text import as_utf8
-from .tiktoken import read_tekken, refuse_sentencepiece
-from .tiktoken_folder import read_tiktoken_folder
-from .tokenizer_settings import ROLE_TOKENS, TokenizerSettings, chosen_template
-from .unknown import unknown_id, with_unknown
+from vocabridge.alignment.byteview import Spelling, components, is_unused_name
+from vocabridge.alignment.changes import text_changes
+from vocabridge.alignment.chat import chat_roles
+from vocabridge.alignment.downloads import check_downloads
+from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.gguf import UNUSED as GGUF_UNUSED
+from vocabridge.alignment.gguf import read_gguf_tokenizer
+from vocabridge.alignment.hub import reach_repository
+from vocabridge.alignment.inputs import plain_file
+from vocabridge.alignment.panics import panics_as_errors
+from vocabridge.alignment.template_renderer import TemplateError, render
+from vocabridge.alignment.text import as_utf8
+from vocabridge.alignment.tiktoken import read_tekken, refuse_sentencepiece
+from vocabridge.alignment.tiktoken_folder import read_tiktoken_folder
+from vocabridge.alignment.tokenizer_settings import ROLE_TOKENS, TokenizerSettings, chosen_template
+from vocabridge.alignment.unknown import unknown_id, with_unknown
 
 logger = logging.getLogger("vocabridge")
 

@@ -4,7 +4,7 @@
 bits where tokens start together; `worst`, `digits`, `overlap`, `weak`, what people ask next; `audit`, all of it.
 """
 
-from .audit import Audit
-from .weak import weak_classes
+from vocabridge.alignment.audit.audit import Audit
+from vocabridge.alignment.audit.weak import weak_classes
 
 __all__ = ["Audit", "weak_classes"]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..alignment import Alignment, VocabularyCard
-from ..builder import Progress
-from ..corpus import Corpus, CorpusCard
-from ..vocabulary import Vocabulary
-from .carry import Carry
-from .coverage import Balance, Coverage, Entries, sides
-from .digits import DigitFlow, DigitHabits, digit_flows
-from .figures import document, total
-from .overlap import Overlap
-from .reading import Fertility, read
-from .weak import weak
-from .worst import Loss, worst
+from vocabridge.alignment.alignment import Alignment, VocabularyCard
+from vocabridge.alignment.audit.carry import Carry
+from vocabridge.alignment.audit.coverage import Balance, Coverage, Entries, sides
+from vocabridge.alignment.audit.digits import DigitFlow, DigitHabits, digit_flows
+from vocabridge.alignment.audit.figures import document, total
+from vocabridge.alignment.audit.overlap import Overlap
+from vocabridge.alignment.audit.reading import Fertility, read
+from vocabridge.alignment.audit.weak import weak
+from vocabridge.alignment.audit.worst import Loss, worst
+from vocabridge.alignment.builder import Progress
+from vocabridge.alignment.corpus import Corpus, CorpusCard
+from vocabridge.alignment.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from ..alignment import Alignment
-from ..pair_counts import PairCounts
-from ..vocabulary import Int64
-from .coverage import Balance, Coverage, Side
-from .figures import CLASSES
+from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.audit.coverage import Balance, Coverage, Side
+from vocabridge.alignment.audit.figures import CLASSES
+from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.vocabulary import Int64
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

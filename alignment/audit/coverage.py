@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..alignment import Alignment
-from ..classes import TokenClass, classes_of
-from ..vocabulary import Int8, Int64, Kind, Vocabulary
-from .figures import CLASSES, Ratio
+from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.audit.figures import CLASSES, Ratio
+from vocabridge.alignment.classes import TokenClass, classes_of
+from vocabridge.alignment.vocabulary import Int8, Int64, Kind, Vocabulary
 
 Numbers: TypeAlias = np.ndarray[Any, Any]
 

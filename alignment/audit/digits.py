@@ -6,10 +6,10 @@ import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..classes import TokenClass
-from ..vocabulary import Vocabulary
-from .carry import Carry
-from .tokens import Share, Token, largest, readable
+from vocabridge.alignment.audit.carry import Carry
+from vocabridge.alignment.audit.tokens import Share, Token, largest, readable
+from vocabridge.alignment.classes import TokenClass
+from vocabridge.alignment.vocabulary import Vocabulary
 
 _RUN = "1234567"
 _SAMPLES = ("7", " 7", "10", " 10", "2024", " 2024", "1,234.5", _RUN)

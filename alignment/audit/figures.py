@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from ..classes import TokenClass
+from vocabridge.alignment.classes import TokenClass
 
 Figures = TypeVar("Figures")
 

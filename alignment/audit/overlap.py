@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..alignment import Alignment
-from ..builders.exact import exact_partners
-from ..vocabulary import Int64, Vocabulary
-from .figures import Ratio
+from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.audit.figures import Ratio
+from vocabridge.alignment.builders.exact import exact_partners
+from vocabridge.alignment.vocabulary import Int64, Vocabulary
 
 
 @dataclass(frozen=True)

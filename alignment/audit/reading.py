@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..builder import Progress
-from ..builders.cooccurrence import common_starts
-from ..classes import TokenClass, classify
-from ..corpus import Corpus
-from ..pair_counts import PairCounts
-from ..vocabulary import Encoding, Int64, Kind, Vocabulary
-from .figures import CLASSES, TEXT_CLASSES, Ratio
+from vocabridge.alignment.audit.figures import CLASSES, TEXT_CLASSES, Ratio
+from vocabridge.alignment.builder import Progress
+from vocabridge.alignment.builders.cooccurrence import common_starts
+from vocabridge.alignment.classes import TokenClass, classify
+from vocabridge.alignment.corpus import Corpus
+from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.vocabulary import Encoding, Int64, Kind, Vocabulary
 
 _BATCH = 16
 """Pieces of text encoded together, about 1 MiB."""

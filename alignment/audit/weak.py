@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..alignment import Alignment
-from ..vocabulary import Vocabulary
-from .coverage import Balance, Coverage, sides
-from .figures import TEXT_CLASSES
+from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.audit.coverage import Balance, Coverage, sides
+from vocabridge.alignment.audit.figures import TEXT_CLASSES
+from vocabridge.alignment.vocabulary import Vocabulary
 
 WEAK = 0.9
 """The share under which a class is weak.

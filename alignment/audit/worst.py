@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .carry import Carry
-from .figures import Ratio
-from .tokens import Share, Token, largest
+from vocabridge.alignment.audit.carry import Carry
+from vocabridge.alignment.audit.figures import Ratio
+from vocabridge.alignment.audit.tokens import Share, Token, largest
 
 WORST = 20
 """How many are listed."""

@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..counting import CountingBuilder
-from ..pair_counts import PairCounts
-from ..vocabulary import Encoding, Int64, Kind, Vocabulary
+from vocabridge.alignment.counting import CountingBuilder
+from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.vocabulary import Encoding, Int64, Kind, Vocabulary
 
 
 @dataclass(frozen=True)

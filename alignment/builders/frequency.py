@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..builder import occurrence
-from ..corpus import Corpus
-from ..vocabulary import Int64, Vocabulary
+from vocabridge.alignment.builder import occurrence
+from vocabridge.alignment.corpus import Corpus
+from vocabridge.alignment.vocabulary import Int64, Vocabulary
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
