@@ -50,7 +50,7 @@ lint: $(VENV)/ready-to-develop
 	$(BIN)/ruff format --check .
 	@echo "==> mypy"
 	@rm -rf $(VENV)/typecheck && mkdir -p $(VENV)/typecheck/vocabridge
-	@ln -s $(CURDIR)/vocabridge/*.py $(CURDIR)/alignment $(CURDIR)/cli $(CURDIR)/data $(VENV)/typecheck/vocabridge/
+	@ln -s $(CURDIR)/vocabridge/* $(CURDIR)/alignment $(CURDIR)/cli $(CURDIR)/data $(VENV)/typecheck/vocabridge/
 	cd $(VENV)/typecheck && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
 bench: $(VENV)/ready-to-benchmark

@@ -6,7 +6,7 @@ No torch and no model in here: numpy, scipy and tokenizers. `align` is the one c
 from vocabridge.alignment.alignment import Alignment, Summary, VocabularyCard
 from vocabridge.alignment.all_pairs import BuiltPair, align_pairs, short_names
 from vocabridge.alignment.audit import Audit, weak_classes
-from vocabridge.alignment.builder import Builder, Progress, Reads
+from vocabridge.alignment.builders.base import Builder, Progress, Reads
 from vocabridge.alignment.builders.chain import Chain
 from vocabridge.alignment.builders.combined import Combined
 from vocabridge.alignment.builders.cooccurrence import Cooccurrence
@@ -14,24 +14,24 @@ from vocabridge.alignment.builders.dtw import DTW
 from vocabridge.alignment.builders.dtw_counts import DTWCounts
 from vocabridge.alignment.builders.edit_distance import EditDistance
 from vocabridge.alignment.builders.embedding import Embedding, Search
-from vocabridge.alignment.builders.exact import Exact
 from vocabridge.alignment.builders.expected import Expected
+from vocabridge.alignment.builders.identical_bytes import Exact
 from vocabridge.alignment.builders.prefix import Prefix
 from vocabridge.alignment.builders.retokenize import Retokenize
 from vocabridge.alignment.cache import cache_folder
-from vocabridge.alignment.classes import TokenClass, classes_of
 from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
-from vocabridge.alignment.counting import CountingBuilder, count_texts
+from vocabridge.alignment.counting.counting_builder import CountingBuilder, count_texts
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.shards import PartialCounts, count_shard, merge_shards
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import Effect, Terminated, UsageError, VocabridgeError, refuse_idle, warn_idle
 from vocabridge.alignment.files import write_whole
-from vocabridge.alignment.gguf import GGUFTokenizer, read_gguf_tokenizer
 from vocabridge.alignment.methods import METHODS, align, make_builder
-from vocabridge.alignment.pair_counts import PairCounts
-from vocabridge.alignment.shards import PartialCounts, count_shard, merge_shards
-from vocabridge.alignment.tiktoken import read_tiktoken, tiktoken_tokenizer
-from vocabridge.alignment.vocabulary import Encoding, Kind, Vocabulary
+from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
+from vocabridge.alignment.tokenizers.gguf import GGUFTokenizer, read_gguf_tokenizer
+from vocabridge.alignment.tokenizers.tiktoken import read_tiktoken, tiktoken_tokenizer
+from vocabridge.alignment.tokenizers.vocabulary import Encoding, Kind, Vocabulary
 
 __all__ = [
     "DTW",

@@ -21,10 +21,10 @@ import scipy.sparse as sp
 
 from vocabridge.alignment.corpus import CorpusCard
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.roles import pin_again
 from vocabridge.alignment.sealed import Seal
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.roles import pin_again
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 FORMAT = 3
 """Of the file and of what the builders count: a change of either makes older files stale."""

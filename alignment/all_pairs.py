@@ -16,13 +16,13 @@ from pathlib import Path
 from time import perf_counter
 
 from vocabridge.alignment.alignment import Alignment
-from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.counting import CountingBuilder
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.workers import Work, count_corpus
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.pair_counts import PairCounts
-from vocabridge.alignment.vocabulary import Vocabulary
-from vocabridge.alignment.workers import Work, count_corpus
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

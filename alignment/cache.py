@@ -20,10 +20,10 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from vocabridge.alignment.alignment import FORMAT, Alignment
-from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger("vocabridge")
 

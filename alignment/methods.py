@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment.alignment import Alignment
-from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress
 from vocabridge.alignment.builders.chain import Chain
 from vocabridge.alignment.builders.combined import Combined
 from vocabridge.alignment.builders.cooccurrence import Cooccurrence
@@ -16,8 +16,8 @@ from vocabridge.alignment.builders.dtw import DTW
 from vocabridge.alignment.builders.dtw_counts import DTWCounts
 from vocabridge.alignment.builders.edit_distance import EditDistance
 from vocabridge.alignment.builders.embedding import Embedding
-from vocabridge.alignment.builders.exact import Exact
 from vocabridge.alignment.builders.expected import Expected
+from vocabridge.alignment.builders.identical_bytes import Exact
 from vocabridge.alignment.builders.prefix import Prefix
 from vocabridge.alignment.builders.retokenize import Retokenize
 from vocabridge.alignment.cache import cached_alignment
@@ -25,7 +25,7 @@ from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 METHODS: dict[str, type[Builder]] = {
     builder.method: builder

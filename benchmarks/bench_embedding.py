@@ -27,7 +27,7 @@ from rich.table import Table
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.alignment.builders.embedding import Embedding, Search, build_index, shared_space
-from vocabridge.alignment.builders.exact import exact_partners
+from vocabridge.alignment.builders.identical_bytes import exact_partners
 from vocabridge.alignment.embedding_table import EmbeddingTable
 
 NEIGHBOURS = 8
@@ -109,7 +109,7 @@ def main() -> None:
         print(json.dumps(peak(arguments.source, arguments.target, Search(arguments.only))))
         return
     # A packaged model is unpacked and named by its folder here, so that no measured process imports torch.
-    from vocabridge.models import model_folder
+    from vocabridge.models.loading import model_folder
 
     names = [str(model_folder(name)) for name in (arguments.source, arguments.target)]
 

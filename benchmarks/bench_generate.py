@@ -28,17 +28,17 @@ from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
 
-from vocabridge.batch import prompt_ids
-from vocabridge.bridge import Bridge
-from vocabridge.bridge_cache import BridgeCache
-from vocabridge.combination import Carry, Combination
-from vocabridge.connection import run
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
 from vocabridge.data import value_network_folder
-from vocabridge.loading import build_bridge
-from vocabridge.policy import Policy
-from vocabridge.reader import begin_tokens
-from vocabridge.steering import Steering
-from vocabridge.transformers_version import CACHE
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.models.joint_forward import run
+from vocabridge.models.prompts import prompt_ids
+from vocabridge.models.transformers_version import CACHE
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
 
 ROUNDS = 4
 TOKENS = 24

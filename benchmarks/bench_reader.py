@@ -19,8 +19,8 @@ from real_tokenizers import REAL_TOKENIZERS
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.data import corpus_files
-from vocabridge.reader import Reader
-from vocabridge.safe_cuts import safe_cuts
+from vocabridge.decoding.incremental_tokenizer import Reader
+from vocabridge.decoding.safe_cuts import safe_cuts
 
 SIZES = (3, 12, 48)
 """KB of text in front."""

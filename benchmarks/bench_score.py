@@ -38,10 +38,10 @@ from vocabridge.alignment import (
     make_builder,
 )
 from vocabridge.data import corpus_files
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.policy import Policy
-from vocabridge.predictions import predict
-from vocabridge.score import Score, score
+from vocabridge.decoding.record_distributions import predict
+from vocabridge.diagnostics.alignment_score import Score, score
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.options import Policy
 
 MODELS = {"SmolLM2": "smollm2-135m-instruct", "Gemma-3": "gemma-3-270m"}
 CHAINS = ("cooccurrence,prefix", "cooccurrence,retokenize")

@@ -28,12 +28,12 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from vocabridge.data import task_file
-from vocabridge.lesson import Lesson
-from vocabridge.regulariser import Regulariser
-from vocabridge.training_batches import LengthGrouped, collate
-from vocabridge.training_data import TrainingText, load_training_texts
-from vocabridge.value_network import new_value_network
-from vocabridge.value_trainer import ValueTrainer
+from vocabridge.models.value_network import new_value_network
+from vocabridge.training.collator import LengthGrouped, collate
+from vocabridge.training.dataset import TrainingText, load_training_texts
+from vocabridge.training.objective import Lesson
+from vocabridge.training.regularizers import Regulariser
+from vocabridge.training.trainer import ValueTrainer
 
 ROUNDS = 2
 

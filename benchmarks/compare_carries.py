@@ -25,16 +25,16 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form
-from vocabridge.contenders import of_model, of_source
-from vocabridge.examples import Example, load_examples, tokenize
-from vocabridge.fitting import Fit, carried_features, fit_combination, hear
-from vocabridge.intervals import Interval, ratio
-from vocabridge.loading import build_bridge
-from vocabridge.measuring import response_bits
-from vocabridge.policy import Policy
-from vocabridge.progress import unheard
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.fitting import Fit, carried_features, fit_combination, hear
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.intervals import Interval, ratio
+from vocabridge.evaluation.measuring import response_bits
+from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.models.examples import Example, load_examples, tokenize
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.utils.progress import unheard
 
 WAYS = (
     "skip:informed",

@@ -25,13 +25,13 @@ from rich.table import Table
 from torch import Tensor
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.combination import Carry, Combination
-from vocabridge.contenders import of_model, of_source
-from vocabridge.end_tokens import end_tokens
-from vocabridge.examples import Example, load_examples, tokenize
-from vocabridge.loading import build_bridge
-from vocabridge.policy import Policy
-from vocabridge.streaming import stream
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.streaming import stream
+from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.examples import Example, load_examples, tokenize
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
 
 Figures = dict[str, float]
 

@@ -21,21 +21,21 @@ import torch
 from rich.console import Console
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.bridge import Bridge
-from vocabridge.byte_model import ByteModel
-from vocabridge.combination import Carry, Combination
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
+from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.byte_level.byte_lm import ByteModel
 from vocabridge.data import task_file, value_network_folder
-from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.examples import load_examples
-from vocabridge.loading import build_bridge
-from vocabridge.models import load_model
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.reader import begin_tokens
-from vocabridge.score import own_bits
-from vocabridge.steering import Steering
-from vocabridge.streaming import stream
-from vocabridge.value_network import load_value_source
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.diagnostics.alignment_score import own_bits
+from vocabridge.models.examples import load_examples
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_source
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.projection import Projection
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "Question: A baker sells 24 loaves a day. How many loaves does she sell in 7 days?\nAnswer: She se"

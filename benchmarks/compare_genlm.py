@@ -26,8 +26,8 @@ from genlm.backend.llm.hf import AsyncTransformer
 from genlm.bytes import BeamParams, ByteBeamState
 from transformers import AutoTokenizer
 
-from vocabridge.byte_model import ByteModel
-from vocabridge.models import LoadedModel, load_model, model_folder
+from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.models.loading import LoadedModel, load_model, model_folder
 
 TEXT = " The value network reads the text that the base model writes, cut anew into tokens of its own."
 

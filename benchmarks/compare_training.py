@@ -3,7 +3,7 @@
     python benchmarks/compare_training.py RECIPE ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR
                                           --output DIR [--other MODEL] [--texts 300] [--items 100] [--across 40]
 
-RECIPE is `scheme=cascade+,method=full,seed=1` and so on, fields of `vocabridge.training.Recipe`; `default` is the
+RECIPE is `scheme=cascade+,method=full,seed=1` and so on, fields of `vocabridge.training.train.Recipe`; `default` is the
 command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the base it was trained
 on; "other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with
 weights fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1)
@@ -25,19 +25,19 @@ from compare_carries import heard, spent
 from rich.console import Console
 from rich.table import Table
 
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination
-from vocabridge.contenders import of_model, of_source
-from vocabridge.examples import Example, load_examples
-from vocabridge.fitting import fit_combination
-from vocabridge.intervals import ratio
-from vocabridge.loading import build_bridge
-from vocabridge.measuring import response_bits
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.progress import unheard
-from vocabridge.training import Recipe, train_value_network
-from vocabridge.value_network import CONFIG, load_value_network
-from vocabridge.value_source import ValueNetwork
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.fitting import fit_combination
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.intervals import ratio
+from vocabridge.evaluation.measuring import response_bits
+from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.models.examples import Example, load_examples
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import CONFIG, load_value_network
+from vocabridge.models.value_source import ValueNetwork
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.training.train import Recipe, train_value_network
+from vocabridge.utils.progress import unheard
 
 CARRIES = [Carry.INFORMED, Carry.EXPONENTIAL]
 

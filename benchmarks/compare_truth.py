@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from vocabridge.alignment import METHODS, Corpus
-from vocabridge.distance import Distances, distances
-from vocabridge.examples import load_examples
-from vocabridge.models import load_model
-from vocabridge.policy import Policy
-from vocabridge.predictions import predict
-from vocabridge.truth import ROUNDS, TOLERANCE
-from vocabridge.value_network import load_value_network
+from vocabridge.decoding.record_distributions import predict
+from vocabridge.diagnostics.approximation_error import Distances, distances
+from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE
+from vocabridge.models.examples import load_examples
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_network
+from vocabridge.options import Policy
 
 BYTES = 12_000
 """Of a text, over which the positions are spread."""

@@ -17,10 +17,10 @@ from compare_carries import heard, spent
 from rich.console import Console
 from rich.table import Table
 
-from vocabridge.combination import UNFITTED, Carry, Combination, Form
-from vocabridge.examples import load_examples
-from vocabridge.fitting import fit_combination
-from vocabridge.loading import build_bridge
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.fitting import fit_combination
+from vocabridge.models.examples import load_examples
+from vocabridge.projection.combination import UNFITTED, Carry, Combination, Form
 
 CANDIDATES = {
     "base alone": (1.0, 0.0, 0.0),

@@ -3,6 +3,6 @@
 Nothing heavy is imported before a command needs it, so that `vocabridge --help` answers at once.
 """
 
-from vocabridge.cli.app import main
+from vocabridge.cli._app import main
 
 __all__ = ["main"]

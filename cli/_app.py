@@ -21,8 +21,8 @@ from vocabridge.cli import (
     score,
     train,
 )
-from vocabridge.cli.errors import Commands, end_stopped, heed_sigterm
-from vocabridge.cli.output import check_standard_files, log_to_stderr, silence_libraries
+from vocabridge.cli._errors import Commands, end_stopped, heed_sigterm
+from vocabridge.cli._output import check_standard_files, log_to_stderr, silence_libraries
 
 app = typer.Typer(
     name="vocabridge",

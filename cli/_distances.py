@@ -6,11 +6,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from vocabridge.cli.output import count, print_json, print_table, progress
+from vocabridge.cli._output import count, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, Corpus
-    from vocabridge.distance import Distance
+    from vocabridge.diagnostics.approximation_error import Distance
 
 
 def compare(
@@ -25,10 +25,10 @@ def compare(
     json: bool,
 ) -> None:
     """Compare the approximations by an alignment with the truth, and print it."""
-    from vocabridge.cli.vocabularies import remembered
-    from vocabridge.distance import distances
-    from vocabridge.models import check_model, load_model
-    from vocabridge.value_network import check_value_source, is_value_network, load_value_network
+    from vocabridge.cli._vocabularies import remembered
+    from vocabridge.diagnostics.approximation_error import distances
+    from vocabridge.models.loading import check_model, load_model
+    from vocabridge.models.value_network import check_value_source, is_value_network, load_value_network
 
     begin = perf_counter()
     with progress(f"comparing {file} with what {model} says exactly") as tell:

@@ -44,7 +44,7 @@ class Commands(TyperGroup):
             self._refuse_usage(error, ctx.invoked_subcommand or "")
             fail(sentence(error))
         except BaseException as error:
-            from vocabridge.alignment.panics import is_panic
+            from vocabridge.alignment.tokenizers.panics import is_panic
 
             if not is_panic(error):
                 raise
@@ -90,7 +90,7 @@ def _terminate(_signal: int, _frame: Any) -> NoReturn:
 def sentence(error: Exception) -> str:
     """One sentence for an error: what it is about, and what to do where that is known."""
     from vocabridge.alignment.errors import VocabridgeError
-    from vocabridge.memory import is_out_of_memory
+    from vocabridge.utils.oom import is_out_of_memory
 
     if isinstance(error, VocabridgeError):
         return str(error)

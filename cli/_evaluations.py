@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vocabridge.cli.output import print_json, print_table
+from vocabridge.cli._output import print_json, print_table
 
 if TYPE_CHECKING:
-    from vocabridge.summary import Evaluation
+    from vocabridge.evaluation.results import Evaluation
 
 
 def print_evaluation(report: Evaluation, *, json: bool) -> None:

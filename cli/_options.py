@@ -14,7 +14,7 @@ import typer
 from typer.models import OptionInfo
 
 from vocabridge.data import VALUE_NETWORKS
-from vocabridge.ranges import PROCESSES, Range
+from vocabridge.utils.ranges import PROCESSES, Range
 
 A_VALUE_NETWORK = f"a value network's folder, or the short name of one that ships here: {', '.join(VALUE_NETWORKS)}"
 """What a value network is given by, for help texts."""

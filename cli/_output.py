@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vocabridge.cli.errors import fail
+from vocabridge.cli._errors import fail
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vocabridge.combination import Combination
+    from vocabridge.projection.combination import Combination
 
 UNFITTED_NOTE = (
     "no weights were fitted; to fit them: vocabridge eval --base BASE --value VALUE --data FILE --validation FILE "

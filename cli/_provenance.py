@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vocabridge.cli.output import count, plain, size
+from vocabridge.cli._output import count, plain, size
 
 if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, CorpusCard, PartialCounts, VocabularyCard

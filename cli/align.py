@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import CorpusPaths, Jobs, Method, output_file
-from vocabridge.cli.output import Json, print_facts, print_json, progress
-from vocabridge.cli.provenance import as_document, as_facts, shard_document, shard_facts
+from vocabridge.cli._options import CorpusPaths, Jobs, Method, output_file
+from vocabridge.cli._output import Json, print_facts, print_json, progress
+from vocabridge.cli._provenance import as_document, as_facts, shard_document, shard_facts
 
 EXAMPLES = """\b
 Examples:
@@ -82,7 +82,7 @@ def align(
     if shard is not None and output is None:
         raise typer.BadParameter("With --shard, name a file for the partial counts: -o FILE.")
     from vocabridge import alignment
-    from vocabridge.cli.vocabularies import vocabulary
+    from vocabridge.cli._vocabularies import vocabulary
     from vocabridge.data import corpus_files
 
     begin = perf_counter()

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import output_file
-from vocabridge.cli.output import Json, print_json, print_table, progress
+from vocabridge.cli._options import output_file
+from vocabridge.cli._output import Json, print_json, print_table, progress
 
 EXAMPLES = """\b
 Examples:
@@ -47,9 +47,9 @@ def audit(
     do; how finely both tokenizers cut the text. Best on text that the alignment was not counted on.
     """
     from vocabridge.alignment import Alignment, Audit, Corpus
-    from vocabridge.audit_page import Tables, write_audit_page
-    from vocabridge.cli.vocabularies import remembered
+    from vocabridge.cli._vocabularies import remembered
     from vocabridge.data import corpus_files
+    from vocabridge.diagnostics.audit_tables import Tables, write_audit_page
 
     begin = perf_counter()
     alignment = Alignment.load(file)

@@ -9,10 +9,10 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vocabridge.cli.options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
-from vocabridge.cli.output import Json, print_facts, print_json, progress, say_unfitted
-from vocabridge.policy import Policy
-from vocabridge.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_OR_INFINITE
+from vocabridge.cli._options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
+from vocabridge.cli._output import Json, print_facts, print_json, progress, say_unfitted
+from vocabridge.options import Policy
+from vocabridge.utils.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_OR_INFINITE
 
 EXAMPLES = """\b
 Examples:
@@ -107,12 +107,12 @@ def bridge(
             strict=True,
         )
     )
-    from vocabridge import strength as alpha
-    from vocabridge.bridge import Bridge
-    from vocabridge.folder import check_free, save_bridge
-    from vocabridge.guard import Guard
-    from vocabridge.loading import build_steering, check_steering
-    from vocabridge.models import check_model, load_model
+    from vocabridge.bridge.build import build_steering, check_steering
+    from vocabridge.bridge.limits import Guard
+    from vocabridge.bridge.model import Bridge
+    from vocabridge.bridge.saving import check_free, save_bridge
+    from vocabridge.models.loading import check_model, load_model
+    from vocabridge.projection import strength as alpha
 
     guard = Guard(plausible, min_entropy, confidence, max_norm)
     with as_usage("--strength"):

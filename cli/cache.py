@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.output import Json, print_facts, print_json, print_table, size
+from vocabridge.cli._output import Json, print_facts, print_json, print_table, size
 
 app = typer.Typer(
     name="cache",
@@ -50,7 +50,7 @@ def _show(json: bool) -> bool:
     """Print the entries; whether all are sound."""
     from vocabridge.alignment import cache_folder
     from vocabridge.alignment.cache import entries
-    from vocabridge.cli.provenance import as_document
+    from vocabridge.cli._provenance import as_document
 
     found = entries()
     if json:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.evaluations import print_evaluation
-from vocabridge.cli.options import number
-from vocabridge.cli.output import Json, progress
-from vocabridge.ranges import COUNT
+from vocabridge.cli._evaluations import print_evaluation
+from vocabridge.cli._options import number
+from vocabridge.cli._output import Json, progress
+from vocabridge.utils.ranges import COUNT
 
 EXAMPLES = """\b
 Examples:
@@ -30,7 +30,7 @@ def demo(
 
     Steers Gemma-3-270M with what SmolLM2-135M learned, and says what that was worth.
     """
-    from vocabridge.demo import run_demo
+    from vocabridge.evaluation.demo import run_demo
 
     with progress("preparing the demo") as tell:
         report = run_demo(output, limit=limit, progress=tell)

@@ -7,9 +7,9 @@ from typing import Annotated, cast
 
 import typer
 
-from vocabridge.cli.errors import end_stopped
-from vocabridge.cli.evaluations import print_evaluation
-from vocabridge.cli.options import (
+from vocabridge.cli._errors import end_stopped
+from vocabridge.cli._evaluations import print_evaluation
+from vocabridge.cli._options import (
     A_VALUE_NETWORK,
     AlignmentFile,
     CombinationFile,
@@ -20,10 +20,10 @@ from vocabridge.cli.options import (
     number,
     output_file,
 )
-from vocabridge.cli.output import Json, is_first_process, shared_progress
+from vocabridge.cli._output import Json, is_first_process, shared_progress
 from vocabridge.kinds import Kind
-from vocabridge.policy import Policy
-from vocabridge.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
+from vocabridge.options import Policy
+from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 
 EXAMPLES = """\b
 Examples:
@@ -209,12 +209,12 @@ def evaluate(
     refuse_idle(Effect("tolerance", tolerance is not None, Kind.EXACT in (compared or ()), advice))
     import torch
 
-    from vocabridge.answers import Extractor
-    from vocabridge.byte_model import TOLERANCE
-    from vocabridge.evaluation import evaluate as measure
-    from vocabridge.page import new_figure
-    from vocabridge.report import write_report
-    from vocabridge.task import Template
+    from vocabridge.byte_level.byte_lm import TOLERANCE
+    from vocabridge.evaluation.answers import Extractor
+    from vocabridge.evaluation.evaluate import evaluate as measure
+    from vocabridge.evaluation.html_report import write_report
+    from vocabridge.evaluation.tasks import Template
+    from vocabridge.utils.html import new_figure
 
     if html is not None:
         new_figure(1, 1)  # without matplotlib there is no page: that is said before the work

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vocabridge.cli.errors import end_stopped
-from vocabridge.cli.options import Device, Dtype, DtypeName, ValueDevice, number, text_or_stdin
-from vocabridge.cli.output import Json, print_json, progress, say_unfitted
-from vocabridge.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
+from vocabridge.cli._errors import end_stopped
+from vocabridge.cli._options import Device, Dtype, DtypeName, ValueDevice, number, text_or_stdin
+from vocabridge.cli._output import Json, print_json, progress, say_unfitted
+from vocabridge.utils.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
 
 if TYPE_CHECKING:
-    from vocabridge.exact_streaming import ExactStream
-    from vocabridge.streaming import Stream
+    from vocabridge.bridge.streaming import Stream
+    from vocabridge.byte_level.streaming import ExactStream
 
 EXAMPLES = """\b
 Examples:
@@ -90,10 +90,10 @@ def generate(
     text = text_or_stdin(prompt)
     import torch
 
-    from vocabridge.exact import ExactBridge
-    from vocabridge.exact_streaming import ExactStream
-    from vocabridge.folder import load
-    from vocabridge.streaming import stream
+    from vocabridge.bridge.saving import load
+    from vocabridge.bridge.streaming import stream
+    from vocabridge.byte_level.byte_bridge import ExactBridge
+    from vocabridge.byte_level.streaming import ExactStream
 
     with progress(f"loading {bridge}"):
         places = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.output import Json, print_facts, print_json
-from vocabridge.cli.provenance import as_document, as_facts
+from vocabridge.cli._output import Json, print_facts, print_json
+from vocabridge.cli._provenance import as_document, as_facts
 
 EXAMPLES = """\b
 Examples:

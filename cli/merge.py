@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import output_file
-from vocabridge.cli.output import Json, print_facts, print_json, progress
-from vocabridge.cli.provenance import as_document, as_facts
+from vocabridge.cli._options import output_file
+from vocabridge.cli._output import Json, print_facts, print_json, progress
+from vocabridge.cli._provenance import as_document, as_facts
 
 EXAMPLES = """\b
 Examples:
@@ -45,7 +45,7 @@ def merge(
     without shards. That a shard is missing, there twice or of another build is an error.
     """
     from vocabridge.alignment import merge_shards
-    from vocabridge.cli.vocabularies import vocabulary
+    from vocabridge.cli._vocabularies import vocabulary
 
     begin = perf_counter()
     with progress(f"merging {len(shards)} shards"):

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import CorpusPaths, Jobs, Method, output_folder
-from vocabridge.cli.output import Json, count, print_json, print_table, progress
-from vocabridge.cli.provenance import as_document
+from vocabridge.cli._options import CorpusPaths, Jobs, Method, output_folder
+from vocabridge.cli._output import Json, count, print_json, print_table, progress
+from vocabridge.cli._provenance import as_document
 
 EXAMPLES = """\b
 Examples:
@@ -38,7 +38,7 @@ def pairs(
     if len(tokenizers) < 2:
         raise typer.BadParameter("Name two tokenizers or more.")
     from vocabridge import alignment
-    from vocabridge.cli.vocabularies import vocabulary
+    from vocabridge.cli._vocabularies import vocabulary
     from vocabridge.data import corpus_files
 
     begin = perf_counter()

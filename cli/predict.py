@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.options import CorpusPaths, number, output_file
-from vocabridge.cli.output import Json, print_facts, print_json, progress
-from vocabridge.ranges import COUNT
+from vocabridge.cli._options import CorpusPaths, number, output_file
+from vocabridge.cli._output import Json, print_facts, print_json, progress
+from vocabridge.utils.ranges import COUNT
 
 EXAMPLES = """\b
 Examples:
@@ -33,8 +33,8 @@ def predict(
     """
     from vocabridge.alignment import Corpus
     from vocabridge.data import corpus_files
-    from vocabridge.models import load_model
-    from vocabridge.predictions import predict as read
+    from vocabridge.decoding.record_distributions import predict as read
+    from vocabridge.models.loading import load_model
 
     text = Corpus.open(corpus or corpus_files())
     with progress(f"reading with {model}") as tell:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vocabridge.cli.options import number
-from vocabridge.cli.output import Json, count, print_json, print_table, progress
-from vocabridge.ranges import COUNT
+from vocabridge.cli._options import number
+from vocabridge.cli._output import Json, count, print_json, print_table, progress
+from vocabridge.utils.ranges import COUNT
 
 if TYPE_CHECKING:
-    from vocabridge.score import Cost
+    from vocabridge.diagnostics.alignment_score import Cost
 
 EXAMPLES = """\b
 Examples:
@@ -73,15 +73,15 @@ def score(
     for name, given in (("positions", positions), ("base", base)):
         refuse_idle(Effect(name, given is not None, exact, "only --exact has this; add it, or leave this out"))
     from vocabridge.alignment import Alignment, Corpus
-    from vocabridge.cli.vocabularies import remembered
-    from vocabridge.models import check_model, load_model
-    from vocabridge.policy import Policy
-    from vocabridge.score import score as measure
+    from vocabridge.cli._vocabularies import remembered
+    from vocabridge.diagnostics.alignment_score import score as measure
+    from vocabridge.models.loading import check_model, load_model
+    from vocabridge.options import Policy
 
     begin = perf_counter()
     alignment, corpus = Alignment.load(file), Corpus.open(text)
     if exact:
-        from vocabridge.cli.distances import compare
+        from vocabridge.cli._distances import compare
 
         compare(file, alignment, corpus, model=model, target=target, base=base, positions=positions or 200, json=json)
         return

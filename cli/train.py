@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from vocabridge.cli.errors import end_stopped
-from vocabridge.cli.options import number, output_folder
-from vocabridge.cli.output import Json, count, is_first_process, print_facts, print_json, shared_progress
-from vocabridge.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
-from vocabridge.regulariser import Regulariser
+from vocabridge.cli._errors import end_stopped
+from vocabridge.cli._options import number, output_folder
+from vocabridge.cli._output import Json, count, is_first_process, print_facts, print_json, shared_progress
 from vocabridge.scheme import Initialisation, Scheme, Turns
+from vocabridge.training.regularizers import Regulariser
+from vocabridge.utils.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 
 EXAMPLES = """\b
 Examples:
@@ -130,7 +130,7 @@ def train(
     It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C or
     SIGTERM saves a checkpoint; the same command goes on from the last one.
     """
-    from vocabridge.training import LEARNING_RATES, Recipe, train_value_network
+    from vocabridge.training.train import LEARNING_RATES, Recipe, train_value_network
 
     recipe = Recipe(
         base=base,

@@ -10,57 +10,57 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
-    from vocabridge.bridge import Bridge
-    from vocabridge.bridge_cache import BridgeCache
-    from vocabridge.byte_model import ByteModel
-    from vocabridge.chat import chat_prompt
-    from vocabridge.combination import Carry, Combination, Form
-    from vocabridge.evaluation import evaluate
-    from vocabridge.exact import ExactBridge
-    from vocabridge.fitting import fit_combination
-    from vocabridge.folder import load, save_bridge
-    from vocabridge.guard import Guard
-    from vocabridge.loading import build_bridge, build_steering
-    from vocabridge.models import load_model
-    from vocabridge.policy import Policy
-    from vocabridge.processor import SteeringProcessor
-    from vocabridge.regulariser import Regulariser
+    from vocabridge.bridge.build import build_bridge, build_steering
+    from vocabridge.bridge.cache import BridgeCache
+    from vocabridge.bridge.chat import chat_prompt
+    from vocabridge.bridge.fitting import fit_combination
+    from vocabridge.bridge.limits import Guard
+    from vocabridge.bridge.logits_processor import SteeringProcessor
+    from vocabridge.bridge.model import Bridge
+    from vocabridge.bridge.saving import load, save_bridge
+    from vocabridge.bridge.steering import Steering
+    from vocabridge.bridge.streaming import stream
+    from vocabridge.byte_level.byte_bridge import ExactBridge
+    from vocabridge.byte_level.byte_lm import ByteModel
+    from vocabridge.decoding.stop_strings import StopStrings
+    from vocabridge.evaluation.evaluate import evaluate
+    from vocabridge.evaluation.results import Evaluation
+    from vocabridge.models.loading import load_model
+    from vocabridge.models.value_network import load_value_network
+    from vocabridge.models.value_source import ContrastPair, ValueNetwork
+    from vocabridge.options import Policy
+    from vocabridge.projection.combination import Carry, Combination, Form
+    from vocabridge.projection.strength import Schedule
     from vocabridge.scheme import Initialisation, Scheme, Turns
-    from vocabridge.steering import Steering
-    from vocabridge.stopping import StopStrings
-    from vocabridge.streaming import stream
-    from vocabridge.strength import Schedule
-    from vocabridge.summary import Evaluation
-    from vocabridge.training import Recipe, train_value_network
-    from vocabridge.value_network import load_value_network
-    from vocabridge.value_source import ContrastPair, ValueNetwork
+    from vocabridge.training.regularizers import Regulariser
+    from vocabridge.training.train import Recipe, train_value_network
 
 _HOMES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
-    "bridge": ("Bridge",),
-    "bridge_cache": ("BridgeCache",),
-    "byte_model": ("ByteModel",),
-    "chat": ("chat_prompt",),
-    "combination": ("Carry", "Combination", "Form"),
-    "evaluation": ("evaluate",),
-    "exact": ("ExactBridge",),
-    "fitting": ("fit_combination",),
-    "folder": ("load", "save_bridge"),
-    "guard": ("Guard",),
-    "loading": ("build_bridge", "build_steering"),
-    "models": ("load_model",),
-    "policy": ("Policy",),
-    "processor": ("SteeringProcessor",),
-    "regulariser": ("Regulariser",),
+    "bridge.model": ("Bridge",),
+    "bridge.cache": ("BridgeCache",),
+    "byte_level.byte_lm": ("ByteModel",),
+    "bridge.chat": ("chat_prompt",),
+    "projection.combination": ("Carry", "Combination", "Form"),
+    "evaluation.evaluate": ("evaluate",),
+    "byte_level.byte_bridge": ("ExactBridge",),
+    "bridge.fitting": ("fit_combination",),
+    "bridge.saving": ("load", "save_bridge"),
+    "bridge.limits": ("Guard",),
+    "bridge.build": ("build_bridge", "build_steering"),
+    "models.loading": ("load_model",),
+    "options": ("Policy",),
+    "bridge.logits_processor": ("SteeringProcessor",),
+    "training.regularizers": ("Regulariser",),
     "scheme": ("Initialisation", "Scheme", "Turns"),
-    "steering": ("Steering",),
-    "stopping": ("StopStrings",),
-    "streaming": ("stream",),
-    "strength": ("Schedule",),
-    "summary": ("Evaluation",),
-    "training": ("Recipe", "train_value_network"),
-    "value_network": ("load_value_network",),
-    "value_source": ("ContrastPair", "ValueNetwork"),
+    "bridge.steering": ("Steering",),
+    "decoding.stop_strings": ("StopStrings",),
+    "bridge.streaming": ("stream",),
+    "projection.strength": ("Schedule",),
+    "evaluation.results": ("Evaluation",),
+    "training.train": ("Recipe", "train_value_network"),
+    "models.value_network": ("load_value_network",),
+    "models.value_source": ("ContrastPair", "ValueNetwork"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -14,9 +14,9 @@ from vocabridge.alignment.audit.overlap import Overlap
 from vocabridge.alignment.audit.reading import Fertility, read
 from vocabridge.alignment.audit.weak import weak
 from vocabridge.alignment.audit.worst import Loss, worst
-from vocabridge.alignment.builder import Progress
+from vocabridge.alignment.builders.base import Progress
 from vocabridge.alignment.corpus import Corpus, CorpusCard
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

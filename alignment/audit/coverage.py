@@ -13,8 +13,8 @@ import numpy as np
 
 from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.audit.figures import CLASSES, Ratio
-from vocabridge.alignment.classes import TokenClass, classes_of
-from vocabridge.alignment.vocabulary import Int8, Int64, Kind, Vocabulary
+from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
+from vocabridge.alignment.tokenizers.vocabulary import Int8, Int64, Kind, Vocabulary
 
 Numbers: TypeAlias = np.ndarray[Any, Any]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from vocabridge.alignment.audit.carry import Carry
 from vocabridge.alignment.audit.tokens import Share, Token, largest, readable
-from vocabridge.alignment.classes import TokenClass
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.classes import TokenClass
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _RUN = "1234567"
 _SAMPLES = ("7", " 7", "10", " 10", "2024", " 2024", "1,234.5", _RUN)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from vocabridge.alignment.classes import TokenClass
+from vocabridge.alignment.tokenizers.classes import TokenClass
 
 Figures = TypeVar("Figures")
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment.audit.figures import CLASSES, TEXT_CLASSES, Ratio
-from vocabridge.alignment.builder import Progress
+from vocabridge.alignment.builders.base import Progress
 from vocabridge.alignment.builders.cooccurrence import common_starts
-from vocabridge.alignment.classes import TokenClass, classify
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.pair_counts import PairCounts
-from vocabridge.alignment.vocabulary import Encoding, Int64, Kind, Vocabulary
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.tokenizers.classes import TokenClass, classify
+from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, Kind, Vocabulary
 
 _BATCH = 16
 """Pieces of text encoded together, about 1 MiB."""

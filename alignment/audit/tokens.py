@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _SHOWN = 3
 _SHOWN_FROM = 1e-3

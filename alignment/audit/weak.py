@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.audit.coverage import Balance, Coverage, sides
 from vocabridge.alignment.audit.figures import TEXT_CLASSES
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 WEAK = 0.9
 """The share under which a class is weak.

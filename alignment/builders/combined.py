@@ -18,13 +18,13 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from vocabridge.alignment.builder import Reads
+from vocabridge.alignment.builders.base import Reads
 from vocabridge.alignment.builders.cooccurrence import count_starts
 from vocabridge.alignment.builders.retokenize import Retokenize
-from vocabridge.alignment.counting import CountingBuilder
-from vocabridge.alignment.pair_counts import PairCounts
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

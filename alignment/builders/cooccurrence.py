@@ -14,9 +14,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from vocabridge.alignment.counting import CountingBuilder
-from vocabridge.alignment.pair_counts import PairCounts
-from vocabridge.alignment.vocabulary import Encoding, Int64, Kind, Vocabulary
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, Kind, Vocabulary
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ import scipy.sparse as sp
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from vocabridge.alignment.builder import Builder, Progress, Reads, matrix, occurrence
+from vocabridge.alignment.builders.base import Builder, Progress, Reads, matrix, occurrence
 from vocabridge.alignment.builders.frequency import frequencies
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
 
 Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 

@@ -29,13 +29,13 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from vocabridge.alignment.builder import Builder, Progress, matrix, occurrence
+from vocabridge.alignment.builders.base import Builder, Progress, matrix, occurrence
 from vocabridge.alignment.builders.chain import open_columns, open_rows
-from vocabridge.alignment.builders.exact import Exact, exact_partners
+from vocabridge.alignment.builders.identical_bytes import Exact, exact_partners
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

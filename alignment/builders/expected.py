@@ -30,15 +30,15 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from vocabridge.alignment.builder import Builder, Progress, Reads
+from vocabridge.alignment.builders.base import Builder, Progress, Reads
 from vocabridge.alignment.builders.combined import Combined
 from vocabridge.alignment.builders.cooccurrence import textual_starts
 from vocabridge.alignment.corpus import Corpus
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.pair_counts import PairCounts
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.vocabulary import Int32, Int64, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Int32, Int64, Vocabulary
 
 logger = logging.getLogger("vocabridge")
 

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from vocabridge.alignment.builder import occurrence
+from vocabridge.alignment.builders.base import occurrence
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

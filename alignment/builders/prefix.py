@@ -25,10 +25,10 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from vocabridge.alignment.builder import Builder, Progress, Reads, matrix, occurrence
+from vocabridge.alignment.builders.base import Builder, Progress, Reads, matrix, occurrence
 from vocabridge.alignment.builders.frequency import frequencies
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.vocabulary import Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _LEAST_SHARE = 1e-20
 """Shares of a source token below this are left out: times a rare token's frequency, single precision loses them."""

@@ -15,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from vocabridge.alignment.builder import Builder, Progress, matrix, occurrence
+from vocabridge.alignment.builders.base import Builder, Progress, matrix, occurrence
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
 
 _BATCH = 1 << 14
 

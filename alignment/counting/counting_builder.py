@@ -21,11 +21,11 @@ from typing import ClassVar
 import scipy.sparse as sp
 
 from vocabridge.alignment.alignment import Alignment
-from vocabridge.alignment.builder import Builder, Progress, Reads
+from vocabridge.alignment.builders.base import Builder, Progress, Reads
 from vocabridge.alignment.corpus import Corpus, CorpusCard
-from vocabridge.alignment.pair_counts import PairCounts
-from vocabridge.alignment.vocabulary import Vocabulary
-from vocabridge.alignment.workers import Work, count_corpus
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.workers import Work, count_corpus
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

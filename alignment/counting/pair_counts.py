@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
-from vocabridge.alignment.builder import matrix
-from vocabridge.alignment.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.builders.base import matrix
+from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
 
 _FEW = 1 << 20
 """Keys that wait before they are merged; 16 MiB."""

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment.alignment import FORMAT, Alignment, VocabularyCard
-from vocabridge.alignment.builder import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress
 from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
-from vocabridge.alignment.counting import CountingBuilder
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.workers import Work, count_corpus
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.methods import METHODS
-from vocabridge.alignment.pair_counts import PairCounts
 from vocabridge.alignment.sealed import Seal
-from vocabridge.alignment.vocabulary import Vocabulary
-from vocabridge.alignment.workers import Work, count_corpus
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _SEAL = Seal("partial counts", "vocabridge-shard", FORMAT, "count it again with `vocabridge align --shard`")
 

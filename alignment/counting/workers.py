@@ -25,11 +25,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol
 
-from vocabridge.alignment.builder import Progress
+from vocabridge.alignment.builders.base import Progress
 from vocabridge.alignment.corpus import WHOLE, Corpus, Shard
+from vocabridge.alignment.counting.pair_counts import PairCounts, RunningSum
 from vocabridge.alignment.errors import Terminated, VocabridgeError
-from vocabridge.alignment.pair_counts import PairCounts, RunningSum
-from vocabridge.alignment.vocabulary import Encoding, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Encoding, Vocabulary
 
 _BATCH = 16
 """Pieces of text counted together: enough for the tokenizer's threads, about 1 MiB of text."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from vocabridge.alignment.byteview import byte_level_alphabet, components, space_of
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet, components, space_of
 
 _ALPHABET = byte_level_alphabet()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from vocabridge.alignment.template_renderer import TemplateError, render
+from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
 
 CHAT_ROLES = ("turn begin", "turn content", "turn end")
 """What opens a message, what stands between its speaker's name and its words, and what ends it."""

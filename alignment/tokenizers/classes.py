@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vocabridge.alignment.vocabulary import Int8, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Int8, Vocabulary
 
 
 class TokenClass(enum.IntEnum):

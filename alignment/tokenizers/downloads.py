@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.gguf import promised_size
+from vocabridge.alignment.tokenizers.gguf import promised_size
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _SUFFIXES = (".safetensors", ".gguf", ".bin", ".json", ".model", ".tiktoken", ".jinja")

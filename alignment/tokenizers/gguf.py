@@ -20,7 +20,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.gguf_pre_tokenizers import word_cutting
+from vocabridge.alignment.tokenizers.gguf_pre_tokenizers import word_cutting
 
 CONTROL, USER_DEFINED, UNUSED, BYTE = 3, 4, 5, 6
 """Token types of `tokenizer.ggml.token_type` (1 is a normal token, 2 the unknown one)."""

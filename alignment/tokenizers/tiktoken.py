@@ -18,9 +18,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from vocabridge.alignment.byteview import byte_level_alphabet
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.jsonio import read_json
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 
 _SPELLING = {byte: character for character, byte in byte_level_alphabet().items()}
 

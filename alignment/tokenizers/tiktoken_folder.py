@@ -11,8 +11,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.tiktoken import read_tiktoken, tiktoken_tokenizer
-from vocabridge.alignment.tokenizer_settings import TokenizerSettings
+from vocabridge.alignment.tokenizers.settings import TokenizerSettings
+from vocabridge.alignment.tokenizers.tiktoken import read_tiktoken, tiktoken_tokenizer
 
 _LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"

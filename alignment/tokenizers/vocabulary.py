@@ -23,22 +23,22 @@ from typing import Any, TypeAlias
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from vocabridge.alignment.byteview import Spelling, components, is_unused_name
-from vocabridge.alignment.changes import text_changes
-from vocabridge.alignment.chat import chat_roles
-from vocabridge.alignment.downloads import check_downloads
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.gguf import UNUSED as GGUF_UNUSED
-from vocabridge.alignment.gguf import read_gguf_tokenizer
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.inputs import plain_file
-from vocabridge.alignment.panics import panics_as_errors
-from vocabridge.alignment.template_renderer import TemplateError, render
 from vocabridge.alignment.text import as_utf8
-from vocabridge.alignment.tiktoken import read_tekken, refuse_sentencepiece
-from vocabridge.alignment.tiktoken_folder import read_tiktoken_folder
-from vocabridge.alignment.tokenizer_settings import ROLE_TOKENS, TokenizerSettings, chosen_template
-from vocabridge.alignment.unknown import unknown_id, with_unknown
+from vocabridge.alignment.tokenizers.byteview import Spelling, components, is_unused_name
+from vocabridge.alignment.tokenizers.changes import text_changes
+from vocabridge.alignment.tokenizers.chat import chat_roles
+from vocabridge.alignment.tokenizers.downloads import check_downloads
+from vocabridge.alignment.tokenizers.gguf import UNUSED as GGUF_UNUSED
+from vocabridge.alignment.tokenizers.gguf import read_gguf_tokenizer
+from vocabridge.alignment.tokenizers.panics import panics_as_errors
+from vocabridge.alignment.tokenizers.settings import ROLE_TOKENS, TokenizerSettings, chosen_template
+from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
+from vocabridge.alignment.tokenizers.tiktoken import read_tekken, refuse_sentencepiece
+from vocabridge.alignment.tokenizers.tiktoken_folder import read_tiktoken_folder
+from vocabridge.alignment.tokenizers.unknown import unknown_id, with_unknown
 
 logger = logging.getLogger("vocabridge")
 

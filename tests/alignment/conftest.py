@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from vocabridge.alignment import Vocabulary, tiktoken_tokenizer
-from vocabridge.alignment.byteview import byte_level_alphabet
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 
 TEXT = """\
 The quick brown fox jumps over the lazy dog. "Ġ" is a letter, and so is "é"; naïve café, œuvre, Straße.

@@ -26,7 +26,7 @@ from vocabridge.alignment.audit.coverage import Coverage
 from vocabridge.alignment.audit.digits import Grouping
 from vocabridge.alignment.audit.tokens import readable
 from vocabridge.alignment.audit.weak import WEAK
-from vocabridge.alignment.classes import TokenClass, classes_of
+from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
 
 SOURCE = ["a", "b", " ", "1", "2"]
 TARGET = ["a", "b", " ", "1", "2", "ab", "12"]

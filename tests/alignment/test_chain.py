@@ -27,7 +27,7 @@ from vocabridge.alignment import (
     align,
     make_builder,
 )
-from vocabridge.alignment.builder import occurrence
+from vocabridge.alignment.builders.base import occurrence
 from vocabridge.alignment.builders.chain import open_columns, open_rows
 
 

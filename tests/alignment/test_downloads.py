@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.alignment.downloads import check_downloads
-from vocabridge.alignment.gguf import promised_size
+from vocabridge.alignment.tokenizers.downloads import check_downloads
+from vocabridge.alignment.tokenizers.gguf import promised_size
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 17209920\n"
 

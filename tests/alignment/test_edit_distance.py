@@ -14,7 +14,7 @@ from rapidfuzz.process import cdist
 from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import Corpus, EditDistance, Kind, Vocabulary
-from vocabridge.alignment.builder import DUPLICATE
+from vocabridge.alignment.builders.base import DUPLICATE
 from vocabridge.alignment.builders.edit_distance import characters, nearest
 from vocabridge.alignment.builders.frequency import frequencies
 

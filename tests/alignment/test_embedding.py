@@ -12,7 +12,7 @@ from safetensors.numpy import save, save_file
 from vocabridge.alignment import Exact, Kind, VocabridgeError, Vocabulary
 from vocabridge.alignment.builders.chain import open_columns, open_rows
 from vocabridge.alignment.builders.embedding import Embedding, Search, build_index, nearest, shared_space
-from vocabridge.alignment.builders.exact import exact_partners
+from vocabridge.alignment.builders.identical_bytes import exact_partners
 from vocabridge.alignment.embedding_table import EmbeddingTable
 
 

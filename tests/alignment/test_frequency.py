@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import Corpus, Vocabulary
-from vocabridge.alignment.builder import DUPLICATE
+from vocabridge.alignment.builders.base import DUPLICATE
 from vocabridge.alignment.builders.frequency import by_rank, frequencies
 
 

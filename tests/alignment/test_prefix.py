@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import Corpus, Kind, Prefix, Vocabulary
-from vocabridge.alignment.builder import DUPLICATE
+from vocabridge.alignment.builders.base import DUPLICATE
 from vocabridge.alignment.builders.frequency import frequencies
 from vocabridge.alignment.builders.prefix import _LEAST_SHARE, Beginnings
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from tokenizers import AddedToken, Tokenizer, models
 
 from vocabridge.alignment import Combined, Exact, Retokenize, Vocabulary
-from vocabridge.alignment.builder import pin_roles
+from vocabridge.alignment.builders.base import pin_roles
 
 LETTERS = {"a": 0, "b": 1}
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vocabridge.alignment.template_renderer import TemplateError, render
+from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 GROWING = "{{% set ns = namespace(x={start}) %}}{{% for i in range(60) %}}{{% set ns.x = {more} %}}{{% endfor %}}"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary, read_tiktoken, tiktoken_tokenizer
-from vocabridge.alignment.byteview import byte_level_alphabet
-from vocabridge.alignment.tiktoken_folder import KIMI_PATTERN
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
+from vocabridge.alignment.tokenizers.tiktoken_folder import KIMI_PATTERN
 
 PATTERNS = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",

@@ -12,9 +12,11 @@ import torch
 import typer
 
 from vocabridge.alignment import METHODS, Terminated, VocabridgeError
-from vocabridge.cli import options, train, vocabularies
-from vocabridge.cli.errors import Commands, sentence
-from vocabridge.cli.output import plain
+from vocabridge.cli import _options as options
+from vocabridge.cli import _vocabularies as vocabularies
+from vocabridge.cli import train
+from vocabridge.cli._errors import Commands, sentence
+from vocabridge.cli._output import plain
 
 
 @pytest.mark.parametrize(
@@ -82,13 +84,13 @@ def test_the_methods_are_those_of_the_library():
 
 
 def test_the_packaged_models_are_those_of_the_library():
-    from vocabridge.models import PACKAGED
+    from vocabridge.models.loading import PACKAGED
 
     assert set(vocabularies.PACKAGED) == set(PACKAGED)
 
 
 def test_the_defaults_of_training_are_those_of_the_library():
-    from vocabridge.training import LEARNING_RATES, Recipe
+    from vocabridge.training.train import LEARNING_RATES, Recipe
 
     defaults = {name: one.default for name, one in inspect.signature(train.train).parameters.items()}
     assert (defaults.pop("other_base"), defaults.pop("learning_rate")) == (None, None)

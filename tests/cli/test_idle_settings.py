@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from vocabridge.alignment import Effect, UsageError, Vocabulary, align, make_builder, refuse_idle, warn_idle
-from vocabridge.answers import Extractor
-from vocabridge.evaluation import evaluate
+from vocabridge.bridge.build import build_bridge, build_steering
+from vocabridge.bridge.streaming import stream
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.tasks import Template
 from vocabridge.kinds import Kind
-from vocabridge.loading import build_bridge, build_steering
-from vocabridge.models import load_weights
-from vocabridge.policy import Policy
-from vocabridge.regulariser import Regulariser
+from vocabridge.models.loading import load_weights
+from vocabridge.models.value_network import new_value_network, save_value_network
+from vocabridge.options import Policy
 from vocabridge.scheme import Turns
-from vocabridge.streaming import stream
-from vocabridge.task import Template
-from vocabridge.training import Recipe, train_value_network
-from vocabridge.value_network import new_value_network, save_value_network
+from vocabridge.training.regularizers import Regulariser
+from vocabridge.training.train import Recipe, train_value_network
 
 
 def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):

@@ -6,7 +6,7 @@ import typing
 import pytest
 import typer
 
-from vocabridge.cli.app import app
+from vocabridge.cli._app import app
 from vocabridge.cli.cache import app as cache
 from vocabridge.cli.train import texts_or_share
 

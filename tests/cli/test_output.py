@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from vocabridge.cli import output
+from vocabridge.cli import _output as output
 
 LONG = "word " * 60
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vocabridge.value_network import new_value_network, save_value_network
+from vocabridge.models.value_network import new_value_network, save_value_network
 
 POLICIES = ["skip", "retokenize", "heal", "look-ahead"]
 
@@ -18,8 +18,8 @@ def test_it_prints_one_document_that_says_what_the_library_says(run, model_folde
     document = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
     from vocabridge.alignment import Alignment, Corpus, Vocabulary
-    from vocabridge.models import load_model
-    from vocabridge.score import score
+    from vocabridge.diagnostics.alignment_score import score
+    from vocabridge.models.loading import load_model
 
     corpus = Corpus.open([text, tmp_path / "more"])
     model, target = load_model(str(model_folders.source)), Vocabulary.load(model_folders.target)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from vocabridge.cli import train
-from vocabridge.regulariser import Regulariser
 from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.training.regularizers import Regulariser
 
 HEEDING_SIGINT = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"

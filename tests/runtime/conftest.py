@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 from transformers.utils import logging
 
 from vocabridge.alignment import Alignment, Encoding, Kind, Vocabulary, align
-from vocabridge.alignment.byteview import byte_level_alphabet
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination
-from vocabridge.models import LoadedModel
-from vocabridge.training import Recipe
-from vocabridge.value_source import ContrastPair, DeltaModel, ValueNetwork, ValueNetworkConfig
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
+from vocabridge.bridge.model import Bridge
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ContrastPair, DeltaModel, ValueNetwork, ValueNetworkConfig
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.training.train import Recipe
 
 logging.disable_progress_bar()
 

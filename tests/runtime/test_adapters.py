@@ -14,13 +14,13 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from vocabridge import evaluation_recipe
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge import Bridge
-from vocabridge.folder import load, save_bridge
-from vocabridge.loading import build_steering
-from vocabridge.models import load_model, resolve_vocabulary
-from vocabridge.value_network import load_value_network, load_value_source, new_value_network, save_value_network
+from vocabridge.bridge.build import build_steering
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.evaluation import fingerprint as evaluation_recipe
+from vocabridge.models.loading import load_model, resolve_vocabulary
+from vocabridge.models.value_network import load_value_network, load_value_source, new_value_network, save_value_network
 
 # peft asks for a name that transformers has a new one for, and warns of tied weights.
 pytestmark = [
@@ -229,7 +229,7 @@ def test_an_adapter_that_is_no_part_of_the_weights_is_refused(own):
 
 
 def test_where_peft_is_missing_a_sentence_says_what_to_install(adapter, monkeypatch):
-    monkeypatch.setattr("vocabridge.adapters.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vocabridge.models.adapters.importlib.util.find_spec", lambda name: None)
     assert "needs peft; run: pip install 'vocabridge[train]'" in refused(load_model, str(adapter))
 
 

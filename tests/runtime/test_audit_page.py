@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from vocabridge.alignment import Audit, Corpus, VocabridgeError, Vocabulary, align
 from vocabridge.alignment.audit.digits import Grouping
-from vocabridge.audit_page import Tables, write_audit_page
+from vocabridge.diagnostics.audit_tables import Tables, write_audit_page
 
 NASTY = "<script>alert(1)</script>"
 

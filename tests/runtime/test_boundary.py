@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.alignment.byteview import byte_level_alphabet
-from vocabridge.boundary import Boundary, kind
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
+from vocabridge.projection.boundary import Boundary, kind
 
 TARGETS = ["words", "byte_level", "sentencepiece", "no_safe_cuts", "wordpiece"]
 KINDS = [b"", b"a", b"0", b" ", b"\n", b"\t"]

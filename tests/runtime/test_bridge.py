@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.batch import left_padded, prompt_ids
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form
-from vocabridge.guard import Guard
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.steering import Steering
-from vocabridge.strength import Schedule
-from vocabridge.transformers_version import CACHE
-from vocabridge.value_source import ContrastPair
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.models.transformers_version import CACHE
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.strength import Schedule
 
 PROMPTS = [
     "The quick brown fox",
@@ -223,7 +223,7 @@ def test_what_there_is_no_room_to_remember_is_heard_again(parts, monkeypatch, pl
     bridge, ids = parts.bridge(), encode(parts.base.vocabulary, PROMPTS[1] + PROMPTS[2])
     with torch.no_grad():
         remembered = bridge(ids, use_cache=False).logits
-        monkeypatch.setattr("vocabridge.said._REMEMBERED", places * parts.pair.vocabulary.size)
+        monkeypatch.setattr("vocabridge.projection.source_predictions._REMEMBERED", places * parts.pair.vocabulary.size)
         assert torch.equal(bridge(ids, use_cache=False).logits, remembered)
 
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.batch import left_padded, prompt_ids
-from vocabridge.bridge import Bridge
-from vocabridge.bridge_cache import BridgeCache
-from vocabridge.combination import Carry, Combination
-from vocabridge.policy import Policy
-from vocabridge.steering import Steering
-from vocabridge.strength import Schedule
-from vocabridge.transformers_version import CACHE
-from vocabridge.value_source import ContrastPair
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.models.transformers_version import CACHE
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.strength import Schedule
 
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京", "def f(x):\n    return"]
 GREEDY = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=1)

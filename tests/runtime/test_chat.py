@@ -11,13 +11,13 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.bridge import Bridge
-from vocabridge.chat import chat_prompt
-from vocabridge.models import LoadedModel, model_folder, resolve_vocabulary
-from vocabridge.policy import Policy
-from vocabridge.reader import Reader
-from vocabridge.transformers_version import CACHE
-from vocabridge.value_source import ContrastPair
+from vocabridge.bridge.chat import chat_prompt
+from vocabridge.bridge.model import Bridge
+from vocabridge.decoding.incremental_tokenizer import Reader
+from vocabridge.models.loading import LoadedModel, model_folder, resolve_vocabulary
+from vocabridge.models.transformers_version import CACHE
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.options import Policy
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"

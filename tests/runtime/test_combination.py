@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge import Bridge
-from vocabridge.combination import UNFITTED, Carry, Combination, Form
-from vocabridge.lineup import CONTRAST
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.steering import Steering
-from vocabridge.value_source import Scores
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.evaluation.contenders import CONTRAST
+from vocabridge.models.value_source import Scores
+from vocabridge.options import Policy
+from vocabridge.projection.combination import UNFITTED, Carry, Combination, Form
+from vocabridge.projection.projection import Projection
 
 DISTRIBUTIONS = [carry for carry in Carry if not carry.of_delta]
 EVERYTHING = [(carry, Form.PRODUCT) for carry in Carry] + [(carry, Form.MIXTURE) for carry in DISTRIBUTIONS]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from vocabridge.batch import left_padded, prompt_ids
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry
-from vocabridge.connection import run
-from vocabridge.contenders import donor, of_source
-from vocabridge.policy import Policy
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.scoring import donor, of_source
+from vocabridge.models.joint_forward import run
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.models.value_network import new_value_network
+from vocabridge.models.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry
 from vocabridge.scheme import Scheme
-from vocabridge.value_network import new_value_network
-from vocabridge.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
 
 CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京"]
@@ -81,7 +81,7 @@ def test_the_change_of_logits_is_that_of_the_equations(network):
 @torch.no_grad()
 def test_more_positions_than_are_read_at_once_change_nothing(network, monkeypatch):
     expected = logits(network, IDS)["value"]
-    monkeypatch.setattr("vocabridge.connection._AT_ONCE", 7)
+    monkeypatch.setattr("vocabridge.models.joint_forward._AT_ONCE", 7)
     torch.testing.assert_close(logits(network, IDS)["value"], expected, atol=1e-4, rtol=1e-4)
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form
-from vocabridge.examples import Example, tokenize
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.contenders import ALPHAS, Lineup
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.kinds import Kind
-from vocabridge.lineup import ALPHAS, Lineup
-from vocabridge.models import load_model
-from vocabridge.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
-from vocabridge.parts import Names
-from vocabridge.policy import Policy
-from vocabridge.run import Run, Workers
-from vocabridge.value_network import load_value_network, new_value_network, save_value_network
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination, Form
 
 HELD_OUT = [Example(f"Question: {n} foxes?\nAnswer:", f" {2 * n} dogs.", None, str(n), str(n)) for n in (3, 12, 24)]
 ITEM = Example("The quick brown", " fox jumps over 12 lazy dogs.", None, "x", "x")

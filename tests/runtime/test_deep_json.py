@@ -5,13 +5,13 @@ import shutil
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.combination import Combination
-from vocabridge.evaluation_recipe import _model
-from vocabridge.models import load_model
-from vocabridge.records import read_records
-from vocabridge.run import Run, Workers
-from vocabridge.saved_bridge import SavedBridge
-from vocabridge.value_network import load_value_network
+from vocabridge.bridge.manifest import SavedBridge
+from vocabridge.evaluation.fingerprint import _model
+from vocabridge.evaluation.run_store import Run, Workers
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_network
+from vocabridge.projection.combination import Combination
+from vocabridge.utils.jsonl import read_records
 
 DEEP = "[" * 100_000
 

@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.depth import cut_to
-from vocabridge.transformers_version import CACHE
+from vocabridge.models.transformers_version import CACHE
+from vocabridge.models.truncation import cut_to
 
 SHAPE = {
     "vocab_size": 90,

@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation import evaluate
-from vocabridge.folder import load, save_bridge
-from vocabridge.loading import build_bridge
-from vocabridge.training import Recipe, train_value_network
-from vocabridge.value_network import new_value_network, save_value_network
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.models.value_network import new_value_network, save_value_network
+from vocabridge.training.train import Recipe, train_value_network
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vocabridge.answers import Extractor
-from vocabridge.contenders import of_model
-from vocabridge.end_tokens import end_tokens
-from vocabridge.exact import ExactBridge
-from vocabridge.exact_streaming import ExactStream
-from vocabridge.training_data import load_training_texts
+from vocabridge.byte_level.byte_bridge import ExactBridge
+from vocabridge.byte_level.streaming import ExactStream
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.scoring import of_model
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.training.dataset import load_training_texts
 
 CONFIGURED = (300, 301)
 """Ids that the generation configuration names, the tokenizer's being 1."""

@@ -8,22 +8,22 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from vocabridge import strength
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination
-from vocabridge.contenders import of_model
-from vocabridge.evaluation import evaluate
-from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.examples import load_examples
-from vocabridge.folder import load, save_bridge
-from vocabridge.guard import Guard
+from vocabridge.bridge.build import build_bridge, build_steering
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.html_report import write_report
+from vocabridge.evaluation.scoring import of_model
 from vocabridge.kinds import Kind
-from vocabridge.loading import build_bridge, build_steering
-from vocabridge.models import load_model
-from vocabridge.policy import Policy
-from vocabridge.report import write_report
-from vocabridge.value_network import load_value_source
+from vocabridge.models.examples import load_examples
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_source
+from vocabridge.options import Policy
+from vocabridge.projection import strength
+from vocabridge.projection.combination import Carry, Combination
 
 WEIGHTS = Combination(Carry.INFORMED, 0.7, 0.6, 0.2)
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())

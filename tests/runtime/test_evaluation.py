@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.answers import Extractor
-from vocabridge.combination import Carry, Combination
-from vocabridge.contenders import ByTokens, donor, of_model, of_source
-from vocabridge.evaluation import evaluate
-from vocabridge.examples import Example, load_examples, tokenize
-from vocabridge.intervals import ratio
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.intervals import ratio
+from vocabridge.evaluation.measuring import response_bits
+from vocabridge.evaluation.scoring import ByTokens, donor, of_model, of_source
 from vocabridge.kinds import Kind
-from vocabridge.measuring import response_bits
-from vocabridge.policy import Policy
-from vocabridge.value_network import new_value_network, save_value_network
+from vocabridge.models.examples import Example, load_examples, tokenize
+from vocabridge.models.value_network import new_value_network, save_value_network
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
 
 BASE, DONOR, BRIDGE = "base", "donor alone", "bridge"
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.answers import Extractor
 from vocabridge.data import task_file
-from vocabridge.examples import Example, load_examples, tokenize
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.models.examples import Example, load_examples, tokenize
 
 GOOD = '{"prompt": "Q", "response": "R"}'
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from vocabridge import fitting
-from vocabridge.combination import Carry, Combination, Form
-from vocabridge.examples import Example, tokenize
-from vocabridge.fitting import Features, fit_combination
-from vocabridge.policy import Policy
+from vocabridge.bridge import fitting
+from vocabridge.bridge.fitting import Features, fit_combination
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination, Form
 
 ITEMS = [
     Example(f"Question: {n} foxes?\nAnswer:", f" {n}*2={2 * n} foxes. 🙂\n#### {2 * n}\n", str(2 * n), str(n), str(n))

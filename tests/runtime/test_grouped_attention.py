@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from vocabridge.grouped_attention import _grouped, grouped_attention
+from vocabridge.decoding.gqa_attention import _grouped, grouped_attention
 
 
 class Attention(torch.nn.Module):

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.combination import Carry, Combination, Form
-from vocabridge.guard import Guard, norm
-from vocabridge.value_source import Scores
+from vocabridge.bridge.limits import Guard, norm
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.combination import Carry, Combination, Form
 
 seeds = st.integers(0, 10_000)
 SIZE = 50

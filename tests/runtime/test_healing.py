@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.healing import Healed, Healer
+from vocabridge.projection.token_healing import Healed, Healer
 
 SIZE = 265
 PENDING = [b"", b" ", b"  ", b" t", b"t", b"h", b"\xc3", b"\xff", b"z"]

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vocabridge import models
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models import load_model
-from vocabridge.value_network import WEIGHTS, load_value_network, new_value_network, save_value_network
+from vocabridge.models import loading as models
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import WEIGHTS, load_value_network, new_value_network, save_value_network
 
 
 def rewrite(folder, change):

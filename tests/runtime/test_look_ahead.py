@@ -16,17 +16,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabridge import healing, look_ahead
 from vocabridge.alignment import Alignment, Kind, Vocabulary, align
-from vocabridge.batch import prompt_ids
-from vocabridge.combination import Carry
-from vocabridge.healing import Healer
-from vocabridge.look_ahead import _FOLLOWING, _MOST, _WORTH, LookAhead
-from vocabridge.models import resolve_vocabulary
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.reading import Reading
-from vocabridge.value_source import ContrastPair
+from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.models.prompts import prompt_ids
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.options import Policy
+from vocabridge.projection import lookahead as look_ahead
+from vocabridge.projection import token_healing as healing
+from vocabridge.projection.combination import Carry
+from vocabridge.projection.lookahead import _FOLLOWING, _MOST, _WORTH, LookAhead
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_stream import Reading
+from vocabridge.projection.token_healing import Healer
 
 SIZES = (265, 263)
 WORDS = [b"t", b"th", b" t", b" ", b"h", b"he", b"\xc3", "é".encode(), b"z", b" the"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vocabridge import models
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models import check_model, load_model, resolve_vocabulary
+from vocabridge.models import loading as models
+from vocabridge.models.loading import check_model, load_model, resolve_vocabulary
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import vocabridge
 from vocabridge.alignment import VocabridgeError
-from vocabridge.cli.app import app
-from vocabridge.contenders import of_source
-from vocabridge.models import load_model
-from vocabridge.value_source import ContrastPair
+from vocabridge.cli._app import app
+from vocabridge.evaluation.scoring import of_source
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_source import ContrastPair
 
 CHATML = (
     "{% for m in messages %}{{ '<|begin|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"

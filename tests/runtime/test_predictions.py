@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vocabridge.alignment import Corpus, Distributions, VocabridgeError
-from vocabridge.predictions import predict
-from vocabridge.windows import WINDOW, windows
+from vocabridge.decoding.record_distributions import predict
+from vocabridge.utils.windows import WINDOW, windows
 
 TEXT = "The dogs watch 12 lazy foxes; cafés über 東京 🙂.\n    return {word: 1}\n"
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.batch import left_padded, prompt_ids
-from vocabridge.combination import Carry, Combination
-from vocabridge.guard import Guard
-from vocabridge.policy import Policy
-from vocabridge.processor import SteeringProcessor
-from vocabridge.steering import Steering
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.logits_processor import SteeringProcessor
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
 
 PROMPTS = ["The quick brown fox", "Question: 24*7= 🙂\nAnswer:", "cafés, naïve 東京", "x"]
 PAD = 1

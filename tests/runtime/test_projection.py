@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, VocabularyCard
-from vocabridge.projection import Projection, SparseMatrix, _csr_product
+from vocabridge.projection.projection import Projection, SparseMatrix, _csr_product
 
 # 5 target tokens, 4 source tokens; nobody speaks for target 3, source 2 speaks for nobody.
 COUNTS = np.array(

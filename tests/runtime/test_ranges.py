@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vocabridge import ranges
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation import evaluate
-from vocabridge.models import find_device
-from vocabridge.ranges import Range
-from vocabridge.streaming import stream
-from vocabridge.strength import Schedule, from_json
-from vocabridge.training import Recipe, train_value_network
+from vocabridge.bridge.streaming import stream
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.models.loading import find_device
+from vocabridge.projection.strength import Schedule, from_json
+from vocabridge.training.train import Recipe, train_value_network
+from vocabridge.utils import ranges
+from vocabridge.utils.ranges import Range
 
 
 @pytest.mark.parametrize(

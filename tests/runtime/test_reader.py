@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment import Kind, Vocabulary
-from vocabridge.alignment.byteview import byte_level_alphabet
-from vocabridge.healing import Healer
-from vocabridge.models import resolve_vocabulary
-from vocabridge.reader import _GOES_ON, Cover, Piece, Reader, _completed, begin_tokens
-from vocabridge.safe_cuts import safe_cuts
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
+from vocabridge.decoding.incremental_tokenizer import _GOES_ON, Cover, Piece, Reader, _completed, begin_tokens
+from vocabridge.decoding.safe_cuts import safe_cuts
+from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.projection.token_healing import Healer
 
 FRAGMENTS = [
     "The quick brown fox", "fox", " fox", " the dogs", "a b", "x1 2", "12345", " 345", "a", "b", "Z9", "İ", "ß",

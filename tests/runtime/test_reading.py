@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Kind, Vocabulary
-from vocabridge.healing import Healer
-from vocabridge.policy import Policy
-from vocabridge.reader import Cover, Piece, Reader
-from vocabridge.reading import Reading, _end
-from vocabridge.said import _RUNS_ON, Said
-from vocabridge.value_source import ContrastPair, ValueSource
+from vocabridge.decoding.incremental_tokenizer import Cover, Piece, Reader
+from vocabridge.models.value_source import ContrastPair, ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.source_predictions import _RUNS_ON, Said
+from vocabridge.projection.source_stream import Reading, _end
+from vocabridge.projection.token_healing import Healer
 
 TEXTS = {
     "words": "The quick brown fox jumps over the lazy dog, and 12 other foxes watch.",

@@ -7,16 +7,16 @@ import torch
 from transformers import GenerationConfig
 
 from vocabridge.alignment import Vocabulary, align
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination
-from vocabridge.connection import run
-from vocabridge.contenders import donor
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.policy import Policy
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.evaluation.scoring import donor
+from vocabridge.models.joint_forward import run
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import load_value_source, new_value_network
+from vocabridge.models.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
 from vocabridge.scheme import Scheme
-from vocabridge.steering import Steering
-from vocabridge.value_network import load_value_source, new_value_network
-from vocabridge.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
 
 pytestmark = pytest.mark.real
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.records import data_digest, read_records
+from vocabridge.utils.jsonl import data_digest, read_records
 
 ROWS = [{"text": "one", "id": None}, {"text": "two", "id": 2}]
 VALUES = st.recursive(

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vocabridge import hashing
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge import Bridge
-from vocabridge.folder import load, save_bridge
-from vocabridge.loading import build_steering
-from vocabridge.models import load_model
-from vocabridge.reference import Reference, weights_digest
-from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network, save_value_network
+from vocabridge.bridge.build import build_steering
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.models.loading import load_model
+from vocabridge.models.reference import Reference, weights_digest
+from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network, save_value_network
+from vocabridge.utils import hashing
 
 
 def as_shards(folder):

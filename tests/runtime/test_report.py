@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.gains_by_class import ClassBits
-from vocabridge.intervals import Interval
-from vocabridge.report import write_report
-from vocabridge.summary import Difference, Evaluation, Measured, Sample
+from vocabridge.evaluation.html_report import write_report
+from vocabridge.evaluation.intervals import Interval
+from vocabridge.evaluation.results import Difference, Evaluation, Measured, Sample
+from vocabridge.evaluation.token_classes import ClassBits
 
 NASTY = "<script>alert(1)</script>"
 FIT = {

@@ -10,11 +10,11 @@ import weakref
 import pytest
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.evaluation.contenders import Lineup
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.kinds import Kind
-from vocabridge.lineup import Lineup
-from vocabridge.parts import Names
-from vocabridge.policy import Policy
-from vocabridge.run import Run, Workers
+from vocabridge.options import Policy
 
 RECIPE = {"data": "abc", "limit": None, "policies": ["heal"]}
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
-from vocabridge.healing import Healed, Healer
-from vocabridge.look_ahead import LookAhead
-from vocabridge.models import LoadedModel, load_model, resolve_vocabulary
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.reader import Reader
-from vocabridge.score import _FLOOR, Carried, Cost, Fit, Score, score
-from vocabridge.windows import windows
+from vocabridge.decoding.incremental_tokenizer import Reader
+from vocabridge.diagnostics.alignment_score import _FLOOR, Carried, Cost, Fit, Score, score
+from vocabridge.models.loading import LoadedModel, load_model, resolve_vocabulary
+from vocabridge.options import Policy
+from vocabridge.projection.lookahead import LookAhead
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.token_healing import Healed, Healer
+from vocabridge.utils.windows import windows
 
 TEXTS = {
     "words": "A lazy dog sleeps, and the 12 brown foxes jump over 345 other dogs; quick words count.",

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.combination import Carry, Combination
-from vocabridge.guard import Guard
-from vocabridge.look_ahead import LookAhead
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.reader import begin_tokens
-from vocabridge.said import Said
-from vocabridge.steering import Steering, steer
-from vocabridge.strength import Schedule
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.steering import Steering, steer
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.lookahead import LookAhead
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_predictions import Said
+from vocabridge.projection.strength import Schedule
 
 
 def steering(parts, combination=None, source=None, **arguments) -> Steering:

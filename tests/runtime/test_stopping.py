@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.stopping import StopStrings, cut, held, stop_bytes, stopped
+from vocabridge.decoding.stop_strings import StopStrings, cut, held, stop_bytes, stopped
 
 ALPHABET = "ab🙂\n é"
 texts = st.text(ALPHABET, max_size=12)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge import Bridge
-from vocabridge.chat import chat_prompt
-from vocabridge.combination import Combination
-from vocabridge.models import LoadedModel
-from vocabridge.projection import Projection
-from vocabridge.steering import Steering
-from vocabridge.stopping import cut, whole_characters
-from vocabridge.streaming import stream
+from vocabridge.bridge.chat import chat_prompt
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
+from vocabridge.decoding.stop_strings import cut, whole_characters
+from vocabridge.models.loading import LoadedModel
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection import Projection
 
 PROMPTS = ["The quick brown fox", "Question: 24*7=", "🙂 東京", ""]
 MESSAGES = [{"role": "user", "content": "The quick 🙂"}]

@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vocabridge.decoding.token_tree import ROOT, TokenTree
+from vocabridge.decoding.tree_decoder import _KEPT, TokenForest
+from vocabridge.models.value_source import DeltaModel
 from vocabridge.scheme import Scheme
-from vocabridge.token_forest import _KEPT, TokenForest
-from vocabridge.tree import ROOT, TokenTree
-from vocabridge.value_source import DeltaModel
 
 KINDS = {"full": "source", "hybrid": "target"}
 """Llama; Gemma-3 with a window of 8 in one layer of two. The third kind is Mistral with a window of 5."""

@@ -10,16 +10,16 @@ import math
 import pytest
 import torch
 
-from vocabridge import training
 from vocabridge.alignment import VocabridgeError
-from vocabridge.lesson import Lesson
-from vocabridge.regulariser import Regulariser
+from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
 from vocabridge.scheme import Initialisation, Scheme
-from vocabridge.training import CHECKPOINTS, Recipe, train_value_network
-from vocabridge.training_batches import collate
-from vocabridge.training_data import load_training_texts
-from vocabridge.training_log import LOG, PLOT
-from vocabridge.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
+from vocabridge.training import train as training
+from vocabridge.training.callbacks import LOG, PLOT
+from vocabridge.training.collator import collate
+from vocabridge.training.dataset import load_training_texts
+from vocabridge.training.objective import Lesson
+from vocabridge.training.regularizers import Regulariser
+from vocabridge.training.train import CHECKPOINTS, Recipe, train_value_network
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -146,13 +146,13 @@ def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
 
 
 def test_without_matplotlib_one_line_says_that_the_plot_is_left_out(tmp_path, monkeypatch, caplog):
-    from vocabridge.training_log import plot
+    from vocabridge.training.callbacks import plot
 
     def missing(*_):
         raise VocabridgeError("matplotlib")
 
-    monkeypatch.setattr("vocabridge.training_log.new_figure", missing)
-    with caplog.at_level(logging.INFO, "vocabridge.training_log"):
+    monkeypatch.setattr("vocabridge.training.callbacks.new_figure", missing)
+    with caplog.at_level(logging.INFO, "vocabridge.training.callbacks"):
         plot([{"step": 1, "nats": 1.0}], tmp_path / PLOT)
     (message,) = caplog.messages
     assert message.startswith("curves.png is left out")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from vocabridge.tree import ROOT, TokenTree
+from vocabridge.decoding.token_tree import ROOT, TokenTree
 
 
 def branches(seed: int) -> list[list[int]]:

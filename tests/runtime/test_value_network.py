@@ -11,17 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination
-from vocabridge.connection import run
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.data import VALUE_NETWORKS
-from vocabridge.evaluation_recipe import recipe
-from vocabridge.folder import load, save_bridge
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.parts import Names
-from vocabridge.scheme import Initialisation, Scheme
-from vocabridge.task import Template
-from vocabridge.value_network import (
+from vocabridge.evaluation.fingerprint import recipe
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.tasks import Template
+from vocabridge.models.joint_forward import run
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import (
     CONFIG,
     WEIGHTS,
     is_value_network,
@@ -30,7 +28,9 @@ from vocabridge.value_network import (
     new_value_network,
     save_value_network,
 )
-from vocabridge.value_source import ContrastPair
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.scheme import Initialisation, Scheme
 
 HOW = [
     {"method": "lora"},

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vocabridge.said import Asked, Position
-from vocabridge.value_source import Scores
-from vocabridge.weighing import weigh
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.cover_pruning import weigh
+from vocabridge.projection.source_predictions import Asked, Position
 
 SHARED, BEHIND = 0, 1
 """Nodes: the one that all covers share, and one behind it."""

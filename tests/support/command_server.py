@@ -181,7 +181,7 @@ def _content(file: IO[bytes]) -> bytes:
 
 def serve(requests: socket.socket, entry_point: str) -> None:
     """Import what commands import, then fork a child for each request; return in the child, ready to run it."""
-    from vocabridge.cli.output import silence_libraries
+    from vocabridge.cli._output import silence_libraries
 
     silence_libraries()
     _import_everything()
@@ -207,7 +207,9 @@ def _import_everything() -> None:
     import vocabridge
 
     for module in pkgutil.walk_packages(vocabridge.__path__, "vocabridge."):
-        if not module.name.startswith(("vocabridge.__main__", "vocabridge.harness", "vocabridge.data.")):
+        if not module.name.startswith(
+            ("vocabridge.__main__", "vocabridge.evaluation.lm_eval_model", "vocabridge.data.")
+        ):
             importlib.import_module(module.name)
     for name in LATE:
         if importlib.util.find_spec(name.split(".")[0]):

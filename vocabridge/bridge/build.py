@@ -8,15 +8,15 @@ from typing import Literal, overload
 import torch
 
 from vocabridge.alignment import Alignment, Effect, Vocabulary, align, refuse_idle
-from vocabridge.bridge import Bridge
-from vocabridge.combination import UNFITTED, Combination
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
 from vocabridge.data import corpus_files
-from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.models import check_model, load_model
-from vocabridge.policy import Policy
-from vocabridge.steering import Steering
-from vocabridge.strength import Strength
-from vocabridge.value_network import check_value_source, load_value_source
+from vocabridge.models.loading import check_model, load_model
+from vocabridge.models.value_network import check_value_source, load_value_source
+from vocabridge.options import Policy
+from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.projection.strength import Strength
 
 
 @overload

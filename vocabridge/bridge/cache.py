@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.reader import Piece
-from vocabridge.reading import Reading
+from vocabridge.decoding.incremental_tokenizer import Piece
+from vocabridge.projection.source_stream import Reading
 
 
 class BridgeCache(Cache):

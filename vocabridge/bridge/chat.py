@@ -15,11 +15,11 @@ from typing import Any, TypeAlias, cast
 from transformers import DynamicCache
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.batch import left_padded, padding
-from vocabridge.bridge import Bridge
-from vocabridge.bridge_cache import BridgeCache
-from vocabridge.reader import Piece, begin_tokens
-from vocabridge.transformers_version import CACHE
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.model import Bridge
+from vocabridge.decoding.incremental_tokenizer import Piece, begin_tokens
+from vocabridge.models.prompts import left_padded, padding
+from vocabridge.models.transformers_version import CACHE
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 """A conversation: messages with "role" and "content" each, the last of them a user's."""

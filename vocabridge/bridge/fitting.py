@@ -21,13 +21,13 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form, carried
-from vocabridge.examples import Example, tokenize
-from vocabridge.progress import Progress, unheard
-from vocabridge.said import Said
-from vocabridge.steering import Steering
-from vocabridge.value_source import Scores
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.combination import Carry, Combination, Form, carried
+from vocabridge.projection.source_predictions import Said
+from vocabridge.utils.progress import Progress, unheard
 
 _LIKELIEST = 512  # tokens kept at each position
 _DRAWN = 128  # tokens drawn at each position to stand for the others

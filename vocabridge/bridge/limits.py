@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.combination import Combination, finite, log_total
-from vocabridge.value_source import Scores
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.combination import Combination, finite, log_total
 
 
 @dataclass(frozen=True)

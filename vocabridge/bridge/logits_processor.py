@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.guard import Guard
-from vocabridge.reading import Reading
-from vocabridge.said import Said
-from vocabridge.steering import Steering, steer
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.steering import Steering, steer
+from vocabridge.projection.source_predictions import Said
+from vocabridge.projection.source_stream import Reading
 
 _NO_TEXT = -1
 

@@ -12,16 +12,16 @@ from typing import Any
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.alignment.jsonio import read_json
-from vocabridge.combination import Combination
-from vocabridge.guard import Guard
-from vocabridge.hashing import file_digest
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.policy import Policy
-from vocabridge.reference import Reference
-from vocabridge.steering import Steering
-from vocabridge.strength import Strength, from_json
-from vocabridge.value_network import CONFIG, check_network_files, is_value_network, load_value_network
-from vocabridge.value_source import ContrastPair, ValueSource
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.reference import Reference
+from vocabridge.models.value_network import CONFIG, check_network_files, is_value_network, load_value_network
+from vocabridge.models.value_source import ContrastPair, ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.strength import Strength, from_json
+from vocabridge.utils.hashing import file_digest
 
 BRIDGE = "bridge.json"
 FORMAT = 3

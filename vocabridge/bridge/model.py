@@ -23,18 +23,18 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vocabridge.alignment import Alignment, VocabridgeError
-from vocabridge.bridge_cache import BridgeCache
-from vocabridge.combination import Combination
-from vocabridge.end_tokens import end_tokens
-from vocabridge.guard import Guard
-from vocabridge.models import LoadedModel
-from vocabridge.policy import Policy
-from vocabridge.pretrained_methods import PretrainedMethods, check_is_text
-from vocabridge.said import Said
-from vocabridge.steering import Steering, steer
-from vocabridge.strength import Strength
-from vocabridge.transformers_version import CACHE, cache_name
-from vocabridge.value_source import ValueSource
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.pretrained_methods import PretrainedMethods, check_is_text
+from vocabridge.bridge.steering import Steering, steer
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.transformers_version import CACHE, cache_name
+from vocabridge.models.value_source import ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.source_predictions import Said
+from vocabridge.projection.strength import Strength
 
 # The names of models that pipelines take for text generation; one that is not there is warned of.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["vocabridge"] = "Bridge"

@@ -32,16 +32,16 @@ from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.files import LOCK, PART, at_work
-from vocabridge.bridge import Bridge
-from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.hashing import file_digest
-from vocabridge.models import DeviceMap
-from vocabridge.reference import Reference
-from vocabridge.saved_bridge import BRIDGE, FORMAT, SavedBridge
-from vocabridge.steering import Steering
-from vocabridge.strength import as_json
-from vocabridge.value_network import CONFIG, is_value_network, network_folder, save_value_network
-from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
+from vocabridge.bridge.manifest import BRIDGE, FORMAT, SavedBridge
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.models.loading import DeviceMap
+from vocabridge.models.reference import Reference
+from vocabridge.models.value_network import CONFIG, is_value_network, network_folder, save_value_network
+from vocabridge.models.value_source import ContrastPair, ValueNetwork, ValueSource
+from vocabridge.projection.strength import as_json
+from vocabridge.utils.hashing import file_digest
 
 _OURS = re.compile(r"(alignment-\d+(\.\d+)?\.safetensors|value-\d+(\.\d+)?)")
 """The names of what `save_bridge` writes beside `bridge.json`."""

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
-from vocabridge.combination import UNFITTED, Carry, Combination
-from vocabridge.guard import Guard
-from vocabridge.healing import Healer
-from vocabridge.look_ahead import LookAhead
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.reader import Piece
-from vocabridge.reading import Reading
-from vocabridge.said import Said
-from vocabridge.strength import Strength, alpha, is_zero
-from vocabridge.value_source import Scores, ValueSource
+from vocabridge.bridge.limits import Guard
+from vocabridge.decoding.incremental_tokenizer import Piece
+from vocabridge.models.value_source import Scores, ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.combination import UNFITTED, Carry, Combination
+from vocabridge.projection.lookahead import LookAhead
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_predictions import Said
+from vocabridge.projection.source_stream import Reading
+from vocabridge.projection.strength import Strength, alpha, is_zero
+from vocabridge.projection.token_healing import Healer
 
 _SAME_MEANING = ("end", "turn begin", "turn content", "turn end")
 """Roles of control tokens that are read as the source's own; its begin token it has once, in front."""

@@ -16,16 +16,16 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from vocabridge.alignment import Effect, VocabridgeError, refuse_idle
-from vocabridge.batch import left_padded, padding, prompt_ids
-from vocabridge.bridge import Bridge
-from vocabridge.bridge_cache import BridgeCache
-from vocabridge.chat import Messages, chat_prompt
-from vocabridge.end_tokens import end_tokens
-from vocabridge.exact import ExactBridge
-from vocabridge.exact_streaming import ExactStream
-from vocabridge.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
-from vocabridge.stopping import StopStrings, stop_bytes, whole_characters
-from vocabridge.transformers_version import CACHE
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.chat import Messages, chat_prompt
+from vocabridge.bridge.model import Bridge
+from vocabridge.byte_level.byte_bridge import ExactBridge
+from vocabridge.byte_level.streaming import ExactStream
+from vocabridge.decoding.stop_strings import StopStrings, stop_bytes, whole_characters
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.prompts import left_padded, padding, prompt_ids
+from vocabridge.models.transformers_version import CACHE
+from vocabridge.utils.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
 
 
 def stream(

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.byte_model import TOLERANCE, ByteModel, ByteText, Float64
-from vocabridge.combination import Combination, Form
-from vocabridge.models import LoadedModel
-from vocabridge.reader import Piece
-from vocabridge.steering import controls
-from vocabridge.strength import Strength, alpha, is_zero
-from vocabridge.value_source import ValueSource
+from vocabridge.bridge.steering import controls
+from vocabridge.byte_level.byte_lm import TOLERANCE, ByteModel, ByteText, Float64
+from vocabridge.decoding.incremental_tokenizer import Piece
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ValueSource
+from vocabridge.projection.combination import Combination, Form
+from vocabridge.projection.strength import Strength, alpha, is_zero
 
 _LOWEST = float(np.log(np.finfo(np.float32).tiny))  # a probability of 0 is taken for this one where it has a weight
 

@@ -29,12 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.covers import INVALID, Following, Int64, Range, half_character
-from vocabridge.models import LoadedModel
-from vocabridge.reader import Piece, begin_tokens
-from vocabridge.token_forest import TokenForest
-from vocabridge.tree import ROOT
-from vocabridge.value_source import ValueSource
+from vocabridge.byte_level.lexicon import INVALID, Following, Int64, Range, half_character
+from vocabridge.decoding.incremental_tokenizer import Piece, begin_tokens
+from vocabridge.decoding.token_tree import ROOT
+from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ValueSource
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

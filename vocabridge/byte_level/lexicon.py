@@ -25,8 +25,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
-from vocabridge.alignment.changes import mark_becomes_space
-from vocabridge.safe_cuts import safe_cuts
+from vocabridge.alignment.tokenizers.changes import mark_becomes_space
+from vocabridge.decoding.safe_cuts import safe_cuts
 
 Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabridge.exact import ExactText
-from vocabridge.reader import Piece
+from vocabridge.byte_level.byte_bridge import ExactText
+from vocabridge.decoding.incremental_tokenizer import Piece
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from vocabridge.alignment import Encoding, Vocabulary
-from vocabridge.safe_cuts import safe_cuts
+from vocabridge.decoding.safe_cuts import safe_cuts
 
 Piece: TypeAlias = bytes | int
 """What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 
 from vocabridge.alignment import Corpus, Distributions
-from vocabridge.models import LoadedModel
-from vocabridge.progress import Progress, unheard
-from vocabridge.ranges import COUNT
-from vocabridge.reader import begin_tokens
-from vocabridge.windows import windows
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.models.loading import LoadedModel
+from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.ranges import COUNT
+from vocabridge.utils.windows import windows
 
 
 @torch.no_grad()

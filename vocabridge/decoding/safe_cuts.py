@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.alignment.panics import panics_as_errors
+from vocabridge.alignment.tokenizers.panics import panics_as_errors
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocabridge.connection import run
-from vocabridge.grouped_attention import grouped_attention
-from vocabridge.roomy_cache import RoomyCache
-from vocabridge.transformers_version import CACHE
-from vocabridge.tree import ROOT, Mask, TokenTree, attention_masks
+from vocabridge.decoding.gqa_attention import grouped_attention
+from vocabridge.decoding.kv_cache import RoomyCache
+from vocabridge.decoding.token_tree import ROOT, Mask, TokenTree, attention_masks
+from vocabridge.models.joint_forward import run
+from vocabridge.models.transformers_version import CACHE
 
 _KEPT = 4
 """Of so many forwards the logits are kept: a text is mostly taken back by a token or two."""

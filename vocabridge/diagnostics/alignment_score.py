@@ -22,19 +22,19 @@ from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.alignment.sparse import sums
-from vocabridge.breakdown import Breakdown
-from vocabridge.combination import Carry, Combination
-from vocabridge.models import LoadedModel
-from vocabridge.places import Fit, places
-from vocabridge.policy import Policy
-from vocabridge.progress import Progress, unheard
-from vocabridge.reader import begin_tokens
-from vocabridge.said import Said
-from vocabridge.steering import Steering
-from vocabridge.token_forest import TokenForest
-from vocabridge.tree import ROOT
-from vocabridge.value_source import ContrastPair
-from vocabridge.windows import windows
+from vocabridge.bridge.steering import Steering
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.decoding.token_tree import ROOT
+from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.diagnostics.breakdown import Breakdown
+from vocabridge.diagnostics.token_spans import Fit, places
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.source_predictions import Said
+from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.windows import windows
 
 _READ_AT_ONCE = 64
 """Positions that are read in one forward: enough that it costs little more than one of the whole text."""

@@ -17,20 +17,20 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
-from vocabridge.breakdown import Breakdown
-from vocabridge.byte_model import Float64
-from vocabridge.combination import Carry
-from vocabridge.compared import Change, Distribution, Subject
-from vocabridge.models import LoadedModel
-from vocabridge.places import Place, Places, places
-from vocabridge.policy import Policy
-from vocabridge.progress import Progress, unheard
-from vocabridge.ranges import COUNT, TOLERANCES
-from vocabridge.reader import begin_tokens
-from vocabridge.token_forest import TokenForest
-from vocabridge.truth import ROUNDS, TOLERANCE, NextToken, Truth
-from vocabridge.value_source import ValueSource
-from vocabridge.windows import windows
+from vocabridge.byte_level.byte_lm import Float64
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.diagnostics.breakdown import Breakdown
+from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject
+from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, NextToken, Truth
+from vocabridge.diagnostics.token_spans import Place, Places, places
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry
+from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.ranges import COUNT, TOLERANCES
+from vocabridge.utils.windows import windows
 
 _CONTEXT = 100
 """Bytes that a model has read of a window, at least: one without a begin token knows nothing of the first token."""

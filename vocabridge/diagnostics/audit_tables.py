@@ -17,8 +17,8 @@ from vocabridge.alignment.audit.reading import Fertility
 from vocabridge.alignment.audit.tokens import Share
 from vocabridge.alignment.audit.weak import WEAK
 from vocabridge.alignment.audit.worst import Loss
-from vocabridge.alignment.classes import TokenClass
-from vocabridge.page import new_figure, page, svg, table
+from vocabridge.alignment.tokenizers.classes import TokenClass
+from vocabridge.utils.html import new_figure, page, svg, table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

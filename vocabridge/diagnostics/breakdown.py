@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from vocabridge.alignment import TokenClass
-from vocabridge.places import Fit
+from vocabridge.diagnostics.token_spans import Fit
 
 
 class Sum(Protocol):

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Vocabulary
-from vocabridge.byte_model import ByteModel, Float64
-from vocabridge.combination import Carry, Combination
-from vocabridge.covers import Bool
-from vocabridge.guard import Guard
-from vocabridge.models import LoadedModel
-from vocabridge.said import Said
-from vocabridge.score import Scorer
-from vocabridge.steering import Steering, steer
-from vocabridge.truth import NextToken
-from vocabridge.value_source import ValueSource
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.steering import Steering, steer
+from vocabridge.byte_level.byte_lm import ByteModel, Float64
+from vocabridge.byte_level.lexicon import Bool
+from vocabridge.diagnostics.alignment_score import Scorer
+from vocabridge.diagnostics.exact_next_token import NextToken
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ValueSource
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.source_predictions import Said
 
 _BYTES = 1e-3
 """The share of the source's mass that may be left unread at a position, as `ByteModel` has it."""

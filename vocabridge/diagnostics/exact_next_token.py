@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_model import ByteModel, ByteText, Float64, Read, likeliest, share_of
-from vocabridge.covers import Bool, Int64
-from vocabridge.first_token import ELSEWHERE, FirstTokens, Front
-from vocabridge.steering import controls
+from vocabridge.bridge.steering import controls
+from vocabridge.byte_level.byte_lm import ByteModel, ByteText, Float64, Read, likeliest, share_of
+from vocabridge.byte_level.lexicon import Bool, Int64
+from vocabridge.diagnostics.first_token import ELSEWHERE, FirstTokens, Front
 
 TOLERANCE = 0.02
 ROUNDS = 3

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.covers import Bool, Following, Int64, as_it_stands, going_on, half_character
-from vocabridge.healing import run_behind
+from vocabridge.byte_level.lexicon import Bool, Following, Int64, as_it_stands, going_on, half_character
+from vocabridge.projection.token_healing import run_behind
 
 ELSEWHERE = -1
 """In place of a token: the target would not have cut the text so far as it is cut."""

@@ -18,23 +18,23 @@ from typing import Any
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge import Bridge
-from vocabridge.byte_model import TOLERANCE
-from vocabridge.combination import UNFITTED, Carry, Combination, Form
-from vocabridge.contenders import ByBytes, Contender, in_one_vocabulary, of_model, of_source
-from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.examples import Example
-from vocabridge.fitting import Features, Fit
+from vocabridge.bridge.fitting import Features, Fit
+from vocabridge.bridge.manifest import SavedBridge
+from vocabridge.bridge.model import Bridge
+from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.byte_level.byte_lm import TOLERANCE
+from vocabridge.evaluation.model_pool import Names, Parts
+from vocabridge.evaluation.nudging import CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.scoring import ByBytes, Contender, in_one_vocabulary, of_model, of_source
 from vocabridge.kinds import Kind
-from vocabridge.models import load_model
-from vocabridge.nudging import CARRIED_DONOR, Nudging, fit_threshold
-from vocabridge.parts import Names, Parts
-from vocabridge.policy import Policy
-from vocabridge.progress import Progress
-from vocabridge.run import Run
-from vocabridge.saved_bridge import SavedBridge
-from vocabridge.strength import as_json, from_json
-from vocabridge.value_network import is_value_network, load_value_network
+from vocabridge.models.examples import Example
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import is_value_network, load_value_network
+from vocabridge.options import Policy
+from vocabridge.projection.combination import UNFITTED, Carry, Combination, Form
+from vocabridge.projection.strength import as_json, from_json
+from vocabridge.utils.progress import Progress
 
 IN_TURN = (
     *(Kind.BASE, Kind.CONTROL, Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST, Kind.EXACT),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from vocabridge.alignment import align
 from vocabridge.data import corpus_files, task_file, value_network_folder
-from vocabridge.evaluation import evaluate
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.html_report import write_report
+from vocabridge.evaluation.results import Evaluation
 from vocabridge.kinds import Kind
-from vocabridge.models import resolve_vocabulary
-from vocabridge.progress import Progress, unheard
-from vocabridge.report import write_report
-from vocabridge.summary import Evaluation
+from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.utils.progress import Progress, unheard
 
 SOURCE = "smollm2-135m-instruct"
 TARGET = "gemma-3-270m"

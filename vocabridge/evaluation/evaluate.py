@@ -18,20 +18,20 @@ from typing import Any
 import torch
 
 from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, warn_idle
-from vocabridge.byte_model import TOLERANCE
-from vocabridge.combination import Combination
-from vocabridge.contenders import Contender
-from vocabridge.evaluation_recipe import recipe
+from vocabridge.byte_level.byte_lm import TOLERANCE
+from vocabridge.evaluation.contenders import IN_TURN, Lineup
+from vocabridge.evaluation.fingerprint import recipe
+from vocabridge.evaluation.measuring import batches, choose, cost
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.results import SHOWN, Evaluation, summarize
+from vocabridge.evaluation.run_store import Run, Workers
+from vocabridge.evaluation.scoring import Contender
+from vocabridge.evaluation.tasks import Task, Template, load_task
 from vocabridge.kinds import Kind
-from vocabridge.lineup import IN_TURN, Lineup
-from vocabridge.measuring import batches, choose, cost
-from vocabridge.parts import Names
-from vocabridge.policy import Policy
-from vocabridge.progress import Progress, unheard
-from vocabridge.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
-from vocabridge.run import Run, Workers
-from vocabridge.summary import SHOWN, Evaluation, summarize
-from vocabridge.task import Task, Template, load_task
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Combination
+from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 
 _LONGEST = 96  # tokens of an answer; three in four of the sample task's responses are shorter
 _BATCH = 17  # answers generated at once

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.intervals import Interval
+from vocabridge.evaluation.intervals import Interval
+from vocabridge.evaluation.results import Evaluation, Measured, Sample
 from vocabridge.kinds import Kind
-from vocabridge.page import new_figure, page, svg, table
-from vocabridge.summary import Evaluation, Measured, Sample
+from vocabridge.utils.html import new_figure, page, svg, table
 
 _STYLE = """
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem; }

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vocabridge.contenders import Contender
-from vocabridge.examples import Example
-from vocabridge.progress import Progress
-from vocabridge.task import Item
+from vocabridge.evaluation.scoring import Contender
+from vocabridge.evaluation.tasks import Item
+from vocabridge.models.examples import Example
+from vocabridge.utils.progress import Progress
 
 _TIMED = 16  # tokens
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabridge.intervals import Interval, ratio
-from vocabridge.run import Run
-from vocabridge.task import Task
+from vocabridge.evaluation.intervals import Interval, ratio
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.tasks import Task
 
 
 @dataclass(frozen=True)

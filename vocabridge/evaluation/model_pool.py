@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.loading import build_steering, check_steering
-from vocabridge.models import LoadedModel, check_model, load_model
-from vocabridge.policy import Policy
-from vocabridge.saved_bridge import SavedBridge
-from vocabridge.steering import Steering
-from vocabridge.value_network import check_value_source, is_value_network, load_value_source
-from vocabridge.value_source import ValueSource
+from vocabridge.bridge.build import build_steering, check_steering
+from vocabridge.bridge.manifest import SavedBridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.loading import LoadedModel, check_model, load_model
+from vocabridge.models.value_network import check_value_source, is_value_network, load_value_source
+from vocabridge.models.value_source import ValueSource
+from vocabridge.options import Policy
 
 
 @dataclass(frozen=True)

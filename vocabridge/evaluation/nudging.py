@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination
-from vocabridge.examples import Example, tokenize
-from vocabridge.guard import Guard
-from vocabridge.progress import Progress, unheard
-from vocabridge.value_source import Scores
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.model import Bridge
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.utils.progress import Progress, unheard
 
 CARRIED_DONOR = Combination(Carry.INFORMED, base=0.0, tuned=1.0, untuned=0.0)
 """The combination of a bridge that nudges."""

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.combination import Combination
-from vocabridge.gains_by_class import ClassBits, bits_by_class
-from vocabridge.intervals import RESAMPLES, SEED, Interval
+from vocabridge.evaluation.intervals import RESAMPLES, SEED, Interval
+from vocabridge.evaluation.metrics import ANSWERS, BITS, CHOICES, METRICS, Metric, changed_tokens, gap_recovered
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.tasks import Task
+from vocabridge.evaluation.token_classes import ClassBits, bits_by_class
 from vocabridge.kinds import Kind
-from vocabridge.metrics import ANSWERS, BITS, CHOICES, METRICS, Metric, changed_tokens, gap_recovered
-from vocabridge.run import Run
-from vocabridge.task import Task
+from vocabridge.projection.combination import Combination
 
 SHOWN = 3
 """So many items are shown with their texts."""

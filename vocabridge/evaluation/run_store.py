@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import parse_json, read_json_object
-from vocabridge.hashing import digest, json_digest
+from vocabridge.utils.hashing import digest, json_digest
 
 RECIPE = "run.json"
 FORMAT = 2

@@ -19,20 +19,20 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.answers import Extractor
-from vocabridge.batch import left_padded, padding, prompt_ids
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination
-from vocabridge.connection import run
-from vocabridge.end_tokens import end_tokens
-from vocabridge.exact import ExactBridge
-from vocabridge.examples import Example, tokenize
-from vocabridge.models import LoadedModel
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.steering import Steering
-from vocabridge.streaming import stream
-from vocabridge.value_source import ContrastPair, ValueNetwork, ValueSource
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
+from vocabridge.byte_level.byte_bridge import ExactBridge
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.joint_forward import run
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.prompts import left_padded, padding, prompt_ids
+from vocabridge.models.value_source import ContrastPair, ValueNetwork, ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.projection import Projection
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.answers import Extractor
-from vocabridge.examples import Example, as_example
-from vocabridge.records import Record, data_digest, read_records
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.models.examples import Example, as_example
+from vocabridge.utils.jsonl import Record, data_digest, read_records
 
 _GYM = "reasoning-gym:"
 _GYM_SIZE = 100

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vocabridge.alignment.classes import classify
-from vocabridge.run import Run
-from vocabridge.task import Task
+from vocabridge.alignment.tokenizers.classes import classify
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ClassBits:
     """The base's tokens of one class in the responses.
 
     Attributes:
-        name: The class, by `vocabridge.alignment.classes`; or "... boundary", by whether the donor's tokenizer has one
+        name: The class, by `vocabridge.alignment.tokenizers.classes`; or "... boundary", by whether the donor's tokenizer has one
             where the token begins.
         tokens: How many there are.
         bits_per_byte: Of each contender, over the bytes of these tokens.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.reader import begin_tokens
-from vocabridge.records import Record, read_records
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.utils.jsonl import Record, read_records
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from filelock import FileLock
 from huggingface_hub import snapshot_download
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from vocabridge.adapters import Adapted, add_adapter, find_adapted
 from vocabridge.alignment import (
     Effect,
     VocabridgeError,
@@ -32,15 +31,16 @@ from vocabridge.alignment import (
     read_gguf_tokenizer,
     refuse_idle,
 )
-from vocabridge.alignment.downloads import check_downloads
 from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
-from vocabridge.checkpoint_files import cached_commit, config_files, file_of, weight_files
-from vocabridge.hashing import file_digest
-from vocabridge.loading_checks import check_finite, check_generation_config, check_keys, weights_of
-from vocabridge.loading_errors import loading_error
-from vocabridge.memory import is_out_of_memory
-from vocabridge.transformers_version import check_transformers
+from vocabridge.alignment.tokenizers.downloads import check_downloads
+from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
+from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, weight_files
+from vocabridge.models.loading_checks import check_finite, check_generation_config, check_keys, weights_of
+from vocabridge.models.loading_errors import loading_error
+from vocabridge.models.transformers_version import check_transformers
+from vocabridge.utils.hashing import file_digest
+from vocabridge.utils.oom import is_out_of_memory
 
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
 """Where the layers of one model go: "auto", or a device for each module, as accelerate knows it."""

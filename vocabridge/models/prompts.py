@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.reader import begin_tokens
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
 
 
 def prompt_ids(vocabulary: Vocabulary, text: str) -> list[int]:

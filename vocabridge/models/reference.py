@@ -15,11 +15,11 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from vocabridge.adapters import Adapted, find_adapted
 from vocabridge.alignment import VocabridgeError
-from vocabridge.checkpoint_files import TOKENIZERS, cached_commit
-from vocabridge.hashing import file_digest, json_digest, sampled_digest
-from vocabridge.models import PACKAGED, adapted_by, commit_of, is_local, local_files
+from vocabridge.models.adapters import Adapted, find_adapted
+from vocabridge.models.checkpoint_files import TOKENIZERS, cached_commit
+from vocabridge.models.loading import PACKAGED, adapted_by, commit_of, is_local, local_files
+from vocabridge.utils.hashing import file_digest, json_digest, sampled_digest
 
 
 @dataclass(frozen=True)

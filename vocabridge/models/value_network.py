@@ -18,23 +18,23 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from vocabridge.adapters import Adapted
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
-from vocabridge.checkpoint_files import ADAPTERS
 from vocabridge.data import VALUE_NETWORKS
-from vocabridge.depth import cut_to
-from vocabridge.hashing import digest, file_digest
-from vocabridge.loading_checks import check_finite
-from vocabridge.models import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
-from vocabridge.scheme import Initialisation, Scheme
-from vocabridge.value_source import (
+from vocabridge.models.adapters import Adapted
+from vocabridge.models.checkpoint_files import ADAPTERS
+from vocabridge.models.loading import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
+from vocabridge.models.loading_checks import check_finite
+from vocabridge.models.truncation import cut_to
+from vocabridge.models.value_source import (
     ContrastPair,
     DeltaModel,
     ValueNetwork,
     ValueNetworkConfig,
     ValueSource,
 )
+from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.utils.hashing import digest, file_digest
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"

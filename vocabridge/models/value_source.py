@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.connection import input_embeddings
-from vocabridge.models import LoadedModel
+from vocabridge.models.joint_forward import input_embeddings
+from vocabridge.models.loading import LoadedModel
 from vocabridge.scheme import Initialisation, Scheme
 
 if TYPE_CHECKING:
-    from vocabridge.look_ahead import Ahead
+    from vocabridge.projection.lookahead import Ahead
 
 logger = logging.getLogger("vocabridge")
 

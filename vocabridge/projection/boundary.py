@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.reader import WORD_GOES_ON
+from vocabridge.decoding.incremental_tokenizer import WORD_GOES_ON
 
 UNLIKELY = 1e-6
 """What a continuation counts before which there would be no boundary."""

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
-from vocabridge.projection import Projection
-from vocabridge.value_source import Scores
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.projection import Projection
 
 _TINY = torch.finfo(torch.float32).tiny  # a probability of 0 is taken for this one
 _LOWEST = -1e4  # a logit of -inf is taken for this one where it has a weight; what the base rules out stays out

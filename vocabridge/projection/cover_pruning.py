@@ -17,9 +17,9 @@ from typing import TypeAlias
 
 import torch
 
-from vocabridge.said import Asked, Position
-from vocabridge.token_forest import TokenForest
-from vocabridge.value_source import ValueSource
+from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.models.value_source import ValueSource
+from vocabridge.projection.source_predictions import Asked, Position
 
 _AUDIBLE = math.log(0.01)
 """How probable a cover has to be, beside the text as it stands."""

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, Kind, Vocabulary
 from vocabridge.alignment.sparse import sums
-from vocabridge.boundary import LETTER, kind
-from vocabridge.healing import after, run_behind
+from vocabridge.projection.boundary import LETTER, kind
+from vocabridge.projection.token_healing import after, run_behind
 
 _WORTH = 0.3
 """Bits that have to be at stake for a source token to be looked behind."""

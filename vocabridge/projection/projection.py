@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from vocabridge.alignment import Alignment
 
 if TYPE_CHECKING:
-    from vocabridge.look_ahead import Ahead
+    from vocabridge.projection.lookahead import Ahead
 
 _TINY = 1e-37  # just above float32's underflow
 _FAR = 75.0  # exp(75) and exp(-75), times the greatest weight of a row (at least 1/|S|), stay in float32's range

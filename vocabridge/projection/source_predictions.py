@@ -16,11 +16,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from vocabridge.healing import Healer
-from vocabridge.look_ahead import LookAhead
-from vocabridge.policy import Policy
-from vocabridge.token_forest import TokenForest
-from vocabridge.value_source import Scores, ValueSource
+from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.models.value_source import Scores, ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.lookahead import LookAhead
+from vocabridge.projection.token_healing import Healer
 
 _RUNS_ON = 0.5
 """Policy `skip` is silent where more than this share of the source's distribution would run across the boundary."""

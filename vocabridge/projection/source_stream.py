@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from vocabridge.boundary import LETTER, kind
-from vocabridge.healing import Healer
-from vocabridge.policy import Policy
-from vocabridge.reader import Piece, Reader
-from vocabridge.said import Asked, Position, Said
-from vocabridge.token_forest import TokenForest
-from vocabridge.tree import ROOT
-from vocabridge.value_source import ValueSource
-from vocabridge.weighing import Step, weigh
+from vocabridge.decoding.incremental_tokenizer import Piece, Reader
+from vocabridge.decoding.token_tree import ROOT
+from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.models.value_source import ValueSource
+from vocabridge.options import Policy
+from vocabridge.projection.boundary import LETTER, kind
+from vocabridge.projection.cover_pruning import Step, weigh
+from vocabridge.projection.source_predictions import Asked, Position, Said
+from vocabridge.projection.token_healing import Healer
 
 _WORD = 6
 """At most so many of the base's tokens are taken for one word."""

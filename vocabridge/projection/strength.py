@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.ranges import COUNT, STRENGTH
+from vocabridge.utils.ranges import COUNT, STRENGTH
 
 
 @dataclass(frozen=True)

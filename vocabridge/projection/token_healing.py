@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Kind, Vocabulary
-from vocabridge.boundary import UNLIKELY, Boundary, kind
+from vocabridge.projection.boundary import UNLIKELY, Boundary, kind
 
 _JUDGED = 16
 """So many of the likeliest continuations are judged one by one, the others by kind."""

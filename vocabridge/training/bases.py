@@ -19,11 +19,11 @@ from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.data import corpus_files
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.projection import Projection
-from vocabridge.reader import begin_tokens
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.projection.projection import Projection
 from vocabridge.scheme import Turns
-from vocabridge.training_data import Side, TrainingText
+from vocabridge.training.dataset import Side, TrainingText
 
 
 @dataclass(frozen=True)

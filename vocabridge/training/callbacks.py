@@ -19,8 +19,8 @@ from typing import Any
 from transformers.trainer_callback import TrainerCallback
 
 from vocabridge.alignment import VocabridgeError, write_whole
-from vocabridge.page import new_figure
-from vocabridge.progress import Progress
+from vocabridge.utils.html import new_figure
+from vocabridge.utils.progress import Progress
 
 LOG = "training_log.jsonl"
 PLOT = "curves.png"

@@ -22,11 +22,11 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.batch import prompt_ids
-from vocabridge.end_tokens import end_tokens
-from vocabridge.examples import as_example, tokenize
-from vocabridge.reader import begin_tokens
-from vocabridge.records import Record, checked_string, read_records
+from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.examples import as_example, tokenize
+from vocabridge.models.prompts import prompt_ids
+from vocabridge.utils.jsonl import Record, checked_string, read_records
 
 
 @dataclass(frozen=True)

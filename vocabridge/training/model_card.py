@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.hashing import json_digest
-from vocabridge.records import data_digest
-from vocabridge.value_source import ValueNetworkConfig
+from vocabridge.models.value_source import ValueNetworkConfig
+from vocabridge.utils.hashing import json_digest
+from vocabridge.utils.jsonl import data_digest
 
 CARD = "README.md"
 

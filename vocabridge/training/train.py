@@ -28,22 +28,22 @@ from transformers.trainer_utils import get_last_checkpoint
 from vocabridge.alignment import Effect, VocabridgeError, Vocabulary, refuse_idle
 from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.alignment.jsonio import read_json_object
-from vocabridge.lesson import Lesson
-from vocabridge.models import check_model, find_device
-from vocabridge.progress import Progress, unheard
-from vocabridge.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
-from vocabridge.records import read_records
-from vocabridge.reference import Reference
-from vocabridge.regulariser import Regulariser
+from vocabridge.models.loading import check_model, find_device
+from vocabridge.models.reference import Reference
+from vocabridge.models.value_network import CONFIG, WEIGHTS, new_value_network, save_value_network
+from vocabridge.models.value_source import ValueNetwork
 from vocabridge.scheme import Initialisation, Scheme, Turns
-from vocabridge.training_bases import TrainingBase, beside, load_others
-from vocabridge.training_data import TrainingText, load_training_texts, pack, split
-from vocabridge.training_log import LOG, PLOT, TrainingLog, plot, points, thinned
-from vocabridge.training_record import CARD, command, identity, named, versions, write_card
-from vocabridge.training_stops import Stopping
-from vocabridge.value_network import CONFIG, WEIGHTS, new_value_network, save_value_network
-from vocabridge.value_source import ValueNetwork
-from vocabridge.value_trainer import RUN, UNFINISHED, ValueTrainer, validations
+from vocabridge.training.bases import TrainingBase, beside, load_others
+from vocabridge.training.callbacks import LOG, PLOT, TrainingLog, plot, points, thinned
+from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
+from vocabridge.training.model_card import CARD, command, identity, named, versions, write_card
+from vocabridge.training.objective import Lesson
+from vocabridge.training.regularizers import Regulariser
+from vocabridge.training.stopping import Stopping
+from vocabridge.training.trainer import RUN, UNFINISHED, ValueTrainer, validations
+from vocabridge.utils.jsonl import read_records
+from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 
 CHECKPOINTS = "checkpoints"
 

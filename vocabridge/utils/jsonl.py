@@ -22,7 +22,7 @@ from typing import Any
 from vocabridge.alignment import VocabridgeError
 from vocabridge.alignment.inputs import content
 from vocabridge.alignment.jsonio import parse_json
-from vocabridge.hashing import joined_digest
+from vocabridge.utils.hashing import joined_digest
 
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?::([\w.-]+))?/([^/]+)")
 

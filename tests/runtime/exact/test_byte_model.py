@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.byte_model import ByteModel
-from vocabridge.models import LoadedModel
+from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.models.loading import LoadedModel
 
 TEXTS = ["aab a\n\nb", "a   é", "it'll 12's", "🙂the then", " \n\n  \ta", "abab the 1231"]
 

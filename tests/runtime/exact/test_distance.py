@@ -13,10 +13,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, VocabridgeError, Vocabulary, VocabularyCard
-from vocabridge.combination import Carry
-from vocabridge.distance import distances
-from vocabridge.policy import Policy
-from vocabridge.value_source import ContrastPair
+from vocabridge.diagnostics.approximation_error import distances
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry
 
 LINE = "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.\n"
 

@@ -11,14 +11,14 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment import Vocabulary, align
-from vocabridge.alignment.byteview import byte_level_alphabet
-from vocabridge.bridge import Bridge
-from vocabridge.byte_model import ByteModel
-from vocabridge.combination import Carry, Combination
-from vocabridge.models import LoadedModel
-from vocabridge.streaming import stream
-from vocabridge.truth import Truth
-from vocabridge.value_source import ContrastPair
+from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.streaming import stream
+from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.diagnostics.exact_next_token import Truth
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.projection.combination import Carry, Combination
 
 END = 1
 CARRIES = [Carry.STATIC, Carry.INFORMED]

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.bridge import Bridge
-from vocabridge.combination import Carry, Combination, Form
-from vocabridge.exact import ExactBridge, ExactSteering, ExactText
-from vocabridge.folder import load, save_bridge
-from vocabridge.guard import Guard
-from vocabridge.likeliest_token import likeliest_token
-from vocabridge.loading import build_bridge
-from vocabridge.models import LoadedModel
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.steering import Steering
-from vocabridge.streaming import stream
-from vocabridge.value_source import ContrastPair
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
+from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering, ExactText
+from vocabridge.byte_level.token_search import likeliest_token
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ContrastPair
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.projection.projection import Projection
 
 TEXT = "the a\nb"
 

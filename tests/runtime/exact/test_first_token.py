@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.first_token import ELSEWHERE, FirstTokens
+from vocabridge.diagnostics.first_token import ELSEWHERE, FirstTokens
 
 TEXTS = st.text(alphabet=" \nabehlst'1é🙂", max_size=8)
 

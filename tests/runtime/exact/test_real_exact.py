@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from vocabridge.bridge import Bridge
-from vocabridge.byte_model import ByteModel
-from vocabridge.combination import Carry, Combination
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
+from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.byte_level.byte_lm import ByteModel
 from vocabridge.data import value_network_folder
-from vocabridge.exact import ExactBridge, ExactSteering
-from vocabridge.models import LoadedModel, load_model
-from vocabridge.policy import Policy
-from vocabridge.projection import Projection
-from vocabridge.score import own_bits
-from vocabridge.steering import Steering
-from vocabridge.streaming import stream
-from vocabridge.value_network import load_value_source
+from vocabridge.diagnostics.alignment_score import own_bits
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import load_value_source
+from vocabridge.options import Policy
+from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.projection import Projection
 
 pytestmark = pytest.mark.real
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vocabridge.alignment import Kind
-from vocabridge.byte_model import ByteModel
-from vocabridge.truth import NextToken, Truth
+from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.diagnostics.exact_next_token import NextToken, Truth
 
 TEXT = "it's the then a\n\nb  aab all'll 12"
 PAIRS = [("byte-level", "byte fallback"), ("byte fallback", "byte-level"), ("unigram", "byte-level")]

@@ -1,0 +1,1 @@
+"""Counts of token pairs over text: in threads, processes and shards."""

@@ -1,0 +1,1 @@
+"""Tokenizers as bytes: loading, byte views, chat templates, classes of tokens."""

@@ -1,0 +1,1 @@
+"""Bridges: a base model steered by value sources, in memory and on disk."""

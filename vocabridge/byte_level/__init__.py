@@ -1,0 +1,1 @@
+"""The byte-level mode: models combined over bytes, exactly and without an alignment."""

@@ -1,0 +1,1 @@
+"""Reading text step by step: incremental tokenization, token trees, KV caches, stop strings."""

@@ -1,0 +1,1 @@
+"""What an alignment is worth: scores, approximation errors, audits for people."""

@@ -1,0 +1,1 @@
+"""What every package may use: progress, JSON lines, HTML pages, out-of-memory errors."""
