@@ -37,8 +37,8 @@ from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.models.joint_forward import run
 from vocabridge.models.prompts import prompt_ids
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 
 ROUNDS = 4
 TOKENS = 24

@@ -29,10 +29,10 @@ from transformers.utils import logging
 
 from vocabridge.data import task_file
 from vocabridge.models.value_network import new_value_network
+from vocabridge.options import Regulariser
 from vocabridge.training.collator import LengthGrouped, collate
 from vocabridge.training.dataset import TrainingText, load_training_texts
 from vocabridge.training.objective import Lesson
-from vocabridge.training.regularizers import Regulariser
 from vocabridge.training.trainer import ValueTrainer
 
 ROUNDS = 2

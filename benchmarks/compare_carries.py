@@ -32,8 +32,8 @@ from vocabridge.evaluation.intervals import Interval, ratio
 from vocabridge.evaluation.measuring import response_bits
 from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.examples import Example, load_examples, tokenize
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.options import Carry, Form, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import unheard
 
 WAYS = (

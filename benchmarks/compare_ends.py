@@ -30,8 +30,8 @@ from vocabridge.bridge.streaming import stream
 from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.examples import Example, load_examples, tokenize
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 
 Figures = dict[str, float]
 

@@ -33,8 +33,8 @@ from vocabridge.diagnostics.alignment_score import own_bits
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_source
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
 ROOT = Path(__file__).parent.parent

@@ -33,9 +33,9 @@ from vocabridge.evaluation.measuring import response_bits
 from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.examples import Example, load_examples
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.models.value_network import CONFIG, load_value_network
-from vocabridge.models.value_source import ValueNetwork
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.models.value_network import CONFIG, ValueNetwork, load_value_network
+from vocabridge.options import Carry
+from vocabridge.projection.combination import Combination
 from vocabridge.training.train import Recipe, train_value_network
 from vocabridge.utils.progress import unheard
 

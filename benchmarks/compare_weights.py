@@ -20,7 +20,8 @@ from rich.table import Table
 from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.fitting import fit_combination
 from vocabridge.models.examples import load_examples
-from vocabridge.projection.combination import UNFITTED, Carry, Combination, Form
+from vocabridge.options import Carry, Form
+from vocabridge.projection.combination import UNFITTED, Combination
 
 CANDIDATES = {
     "base alone": (1.0, 0.0, 0.0),

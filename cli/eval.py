@@ -21,8 +21,7 @@ from vocabridge.cli._options import (
     output_file,
 )
 from vocabridge.cli._output import Json, is_first_process, shared_progress
-from vocabridge.kinds import Kind
-from vocabridge.options import Policy
+from vocabridge.options import Kind, Policy
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 
 EXAMPLES = """\b

@@ -11,8 +11,7 @@ import typer
 from vocabridge.cli._errors import end_stopped
 from vocabridge.cli._options import number, output_folder
 from vocabridge.cli._output import Json, count, is_first_process, print_facts, print_json, shared_progress
-from vocabridge.scheme import Initialisation, Scheme, Turns
-from vocabridge.training.regularizers import Regulariser
+from vocabridge.options import Initialisation, Regulariser, Scheme, Turns
 from vocabridge.utils.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 
 EXAMPLES = """\b

@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from vocabridge.decoding.stop_strings import StopStrings
     from vocabridge.evaluation.evaluate import evaluate
     from vocabridge.evaluation.results import Evaluation
+    from vocabridge.models.expert_pair import ContrastPair
     from vocabridge.models.loading import load_model
-    from vocabridge.models.value_network import load_value_network
-    from vocabridge.models.value_source import ContrastPair, ValueNetwork
-    from vocabridge.options import Policy
-    from vocabridge.projection.combination import Carry, Combination, Form
+    from vocabridge.models.value_network import ValueNetwork, load_value_network
+    from vocabridge.options import Carry, Form, Initialisation, Policy, Regulariser, Scheme, Turns
+    from vocabridge.projection.combination import Combination
     from vocabridge.projection.strength import Schedule
-    from vocabridge.scheme import Initialisation, Scheme, Turns
-    from vocabridge.training.regularizers import Regulariser
     from vocabridge.training.train import Recipe, train_value_network
 
 _HOMES = {

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import enum
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the command line reads the names without torch
+    from torch import Tensor
 
 
 class Policy(enum.Enum):
@@ -20,3 +25,125 @@ class Policy(enum.Enum):
     RETOKENIZE = "retokenize"
     HEAL = "heal"
     LOOK_AHEAD = "look-ahead"
+
+
+class Kind(str, Enum):
+    """A kind of contender; `lineup` makes them.
+
+    Attributes:
+        BASE: The base model as it is.
+        DONOR: The small tuned model alone, in its own vocabulary.
+        BRIDGE: The base steered by the small model, with vocabridge's carries.
+        EXACT: The same without projection, over bytes; slow, so measured only where it is asked for.
+        MIXTURE: A mixture of the base's and the donor's probabilities, by the static carry and the text as it stands.
+        NUDGING: Where the base is unsure, the donor speaks in its place.
+        CONTRAST: Proxy-tuning's sum at weights (1, 1, 1), by the static carry and the text as it stands.
+        CONTROL: The base with a value network of its own vocabulary, so that nothing is carried.
+        CEILING: The base fine-tuned itself.
+    """
+
+    BASE = "base"
+    DONOR = "donor"
+    BRIDGE = "bridge"
+    EXACT = "exact"
+    MIXTURE = "mixture"
+    NUDGING = "nudging"
+    CONTRAST = "contrast"
+    CONTROL = "control"
+    CEILING = "ceiling"
+
+    @property
+    def label(self) -> str:
+        """The name in tables and records."""
+        names = {
+            Kind.DONOR: "donor alone",
+            Kind.EXACT: "exact bridge",
+            Kind.CONTRAST: "contrast pair",
+            Kind.CONTROL: "same-vocabulary control",
+        }
+        return names.get(self, self.value)
+
+
+class Scheme(str, Enum):
+    """What a value network reads; `connection` has the equations."""
+
+    RESIDUAL = "residual"
+    CASCADE = "cascade"
+    CASCADE_PLUS = "cascade+"
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether the base's predictions are read, so that the base has to run first."""
+        return self is not Scheme.RESIDUAL
+
+
+class Initialisation(str, Enum):
+    """What a value network starts from; its change of logits is 0 either way."""
+
+    PRETRAINED = "pretrained"
+    RANDOM = "random"
+
+
+class Turns(str, Enum):
+    """Which of several bases a training step has."""
+
+    IN_TURN = "in-turn"
+    SAMPLED = "sampled"
+
+
+class Carry(enum.Enum):
+    """How scores get from the source vocabulary to the target's; see `projection`.
+
+    Attributes:
+        LINEAR: W @ z_delta.
+        EXPONENTIAL: log(R @ exp(z_delta)).
+        STATIC: C @ p, for the donor with and without the delta: the log-ratio at weights (1, 1, 1).
+        INFORMED: The base model itself splits each source token's mass, for both distributions.
+    """
+
+    LINEAR = "linear"
+    EXPONENTIAL = "exponential"
+    STATIC = "static"
+    INFORMED = "informed"
+
+    @property
+    def of_delta(self) -> bool:
+        """Whether it carries the change of logits; else the two distributions."""
+        return self in (Carry.LINEAR, Carry.EXPONENTIAL)
+
+
+class Form(enum.Enum):
+    """What is made of the base's distribution and the carried ones; the equations are above.
+
+    Attributes:
+        PRODUCT: A weighted sum of logits: each model can rule a token out.
+        MIXTURE: A weighted sum of probabilities: each model can bring a token in. For carries of distributions.
+    """
+
+    PRODUCT = "product"
+    MIXTURE = "mixture"
+
+
+class Regulariser(str, Enum):
+    """What is added to the loss."""
+
+    L1 = "l1"
+    L2 = "l2"
+    ENTROPY = "entropy"
+    KL = "kl"
+    RELEASED = "released"
+
+    def at(self, z_base: Tensor, z_delta: Tensor) -> Tensor:
+        """The term at each position, (k,).
+
+        Args:
+            z_base: The base's logits, float32 (k, |V|).
+            z_delta: The change of them, float32 (k, |V|).
+        """
+        if self is Regulariser.L2:
+            return z_delta.square().mean(-1)
+        if self in (Regulariser.L1, Regulariser.RELEASED):
+            return z_delta.abs().mean(-1)
+        log_p = (z_base + z_delta).log_softmax(-1)
+        against = log_p - z_base.log_softmax(-1) if self is Regulariser.KL else log_p
+        return (log_p.exp() * against).sum(-1)

@@ -15,12 +15,9 @@ from vocabridge.bridge.streaming import stream
 from vocabridge.evaluation.answers import Extractor
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.tasks import Template
-from vocabridge.kinds import Kind
 from vocabridge.models.loading import load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.options import Policy
-from vocabridge.scheme import Turns
-from vocabridge.training.regularizers import Regulariser
+from vocabridge.options import Kind, Policy, Regulariser, Turns
 from vocabridge.training.train import Recipe, train_value_network
 
 

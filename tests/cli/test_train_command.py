@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from vocabridge.cli import train
-from vocabridge.scheme import Initialisation, Scheme
-from vocabridge.training.regularizers import Regulariser
+from vocabridge.options import Initialisation, Regulariser, Scheme
 
 HEEDING_SIGINT = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"

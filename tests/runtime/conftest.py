@@ -21,9 +21,12 @@ from transformers.utils import logging
 from vocabridge.alignment import Alignment, Encoding, Kind, Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.bridge.model import Bridge
+from vocabridge.models.delta_model import DeltaModel
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ContrastPair, DeltaModel, ValueNetwork, ValueNetworkConfig
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig
+from vocabridge.options import Carry
+from vocabridge.projection.combination import Combination
 from vocabridge.training.train import Recipe
 
 logging.disable_progress_bar()

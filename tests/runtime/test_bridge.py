@@ -14,11 +14,11 @@ from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge.limits import Guard
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.options import Carry, Form, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.strength import Schedule
 

@@ -12,11 +12,11 @@ from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.strength import Schedule
 
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京", "def f(x):\n    return"]

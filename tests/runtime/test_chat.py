@@ -14,9 +14,9 @@ from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge.chat import chat_prompt
 from vocabridge.bridge.model import Bridge
 from vocabridge.decoding.incremental_tokenizer import Reader
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import LoadedModel, model_folder, resolve_vocabulary
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.models.value_source import ContrastPair
 from vocabridge.options import Policy
 
 CHATML = (

@@ -15,8 +15,8 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.evaluation.contenders import CONTRAST
 from vocabridge.models.value_source import Scores
-from vocabridge.options import Policy
-from vocabridge.projection.combination import UNFITTED, Carry, Combination, Form
+from vocabridge.options import Carry, Form, Policy
+from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.projection import Projection
 
 DISTRIBUTIONS = [carry for carry in Carry if not carry.of_delta]

@@ -10,13 +10,11 @@ from transformers import GenerationConfig
 
 from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.scoring import donor, of_source
+from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
 from vocabridge.models.prompts import left_padded, prompt_ids
-from vocabridge.models.value_network import new_value_network
-from vocabridge.models.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry
-from vocabridge.scheme import Scheme
+from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig, new_value_network
+from vocabridge.options import Carry, Policy, Scheme
 
 CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京"]

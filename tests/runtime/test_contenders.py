@@ -12,12 +12,11 @@ from vocabridge.evaluation.contenders import ALPHAS, Lineup
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
 from vocabridge.evaluation.run_store import Run, Workers
-from vocabridge.kinds import Kind
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.options import Carry, Form, Kind, Policy
+from vocabridge.projection.combination import Combination
 
 HELD_OUT = [Example(f"Question: {n} foxes?\nAnswer:", f" {2 * n} dogs.", None, str(n), str(n)) for n in (3, 12, 24)]
 ITEM = Example("The quick brown", " fox jumps over 12 lazy dogs.", None, "x", "x")

@@ -17,13 +17,12 @@ from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.scoring import of_model
-from vocabridge.kinds import Kind
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_source
-from vocabridge.options import Policy
+from vocabridge.options import Carry, Kind, Policy
 from vocabridge.projection import strength
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.projection.combination import Combination
 
 WEIGHTS = Combination(Carry.INFORMED, 0.7, 0.6, 0.2)
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())

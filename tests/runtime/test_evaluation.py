@@ -18,11 +18,10 @@ from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.intervals import ratio
 from vocabridge.evaluation.measuring import response_bits
 from vocabridge.evaluation.scoring import ByTokens, donor, of_model, of_source
-from vocabridge.kinds import Kind
 from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Kind, Policy
+from vocabridge.projection.combination import Combination
 
 BASE, DONOR, BRIDGE = "base", "donor alone", "bridge"
 

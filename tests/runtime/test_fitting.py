@@ -9,8 +9,8 @@ import torch
 from vocabridge.bridge import fitting
 from vocabridge.bridge.fitting import Features, fit_combination
 from vocabridge.models.examples import Example, tokenize
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.options import Carry, Form, Policy
+from vocabridge.projection.combination import Combination
 
 ITEMS = [
     Example(f"Question: {n} foxes?\nAnswer:", f" {n}*2={2 * n} foxes. 🙂\n#### {2 * n}\n", str(2 * n), str(n), str(n))

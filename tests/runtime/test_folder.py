@@ -20,8 +20,8 @@ from vocabridge.bridge.steering import Steering
 from vocabridge.models.loading import load_model
 from vocabridge.models.reference import weights_digest
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
-from vocabridge.options import Policy
-from vocabridge.projection.combination import UNFITTED, Carry, Combination, Form
+from vocabridge.options import Carry, Form, Policy
+from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.strength import Schedule
 
 TEXT = "The quick brown fox counts 12 cafés and 3 dogs."

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.limits import Guard, norm
 from vocabridge.models.value_source import Scores
-from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.options import Carry, Form
+from vocabridge.projection.combination import Combination
 
 seeds = st.integers(0, 10_000)
 SIZE = 50

@@ -17,7 +17,8 @@ import yaml
 from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.saving import load, save_bridge
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry
+from vocabridge.projection.combination import Combination
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the harness's own parts

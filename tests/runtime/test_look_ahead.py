@@ -17,13 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, Kind, Vocabulary, align
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import resolve_vocabulary
 from vocabridge.models.prompts import prompt_ids
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.options import Policy
+from vocabridge.options import Carry, Policy
 from vocabridge.projection import lookahead as look_ahead
 from vocabridge.projection import token_healing as healing
-from vocabridge.projection.combination import Carry
 from vocabridge.projection.lookahead import _FOLLOWING, _MOST, _WORTH, LookAhead
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_stream import Reading

@@ -16,8 +16,8 @@ import vocabridge
 from vocabridge.alignment import VocabridgeError
 from vocabridge.cli._app import app
 from vocabridge.evaluation.scoring import of_source
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import load_model
-from vocabridge.models.value_source import ContrastPair
 
 CHATML = (
     "{% for m in messages %}{{ '<|begin|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"

@@ -13,8 +13,8 @@ from vocabridge.bridge.limits import Guard
 from vocabridge.bridge.logits_processor import SteeringProcessor
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.prompts import left_padded, prompt_ids
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 
 PROMPTS = ["The quick brown fox", "Question: 24*7= 🙂\nAnswer:", "cafés, naïve 東京", "x"]
 PAD = 1

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from vocabridge.alignment import Kind, Vocabulary
 from vocabridge.decoding.incremental_tokenizer import Cover, Piece, Reader
-from vocabridge.models.value_source import ContrastPair, ValueSource
+from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import Policy
 from vocabridge.projection.source_predictions import _RUNS_ON, Said
 from vocabridge.projection.source_stream import Reading, _end

@@ -10,13 +10,12 @@ from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.evaluation.scoring import donor
+from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.models.value_network import load_value_source, new_value_network
-from vocabridge.models.value_source import DeltaModel, ValueNetwork, ValueNetworkConfig
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
-from vocabridge.scheme import Scheme
+from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig, load_value_source, new_value_network
+from vocabridge.options import Carry, Policy, Scheme
+from vocabridge.projection.combination import Combination
 
 pytestmark = pytest.mark.real
 

@@ -13,8 +13,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.evaluation.contenders import Lineup
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.run_store import Run, Workers
-from vocabridge.kinds import Kind
-from vocabridge.options import Policy
+from vocabridge.options import Kind, Policy
 
 RECIPE = {"data": "abc", "limit": None, "policies": ["heal"]}
 

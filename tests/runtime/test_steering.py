@@ -9,8 +9,8 @@ from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge.limits import Guard
 from vocabridge.bridge.steering import Steering, steer
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.lookahead import LookAhead
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_predictions import Said

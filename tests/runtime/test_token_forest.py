@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from vocabridge.decoding.token_tree import ROOT, TokenTree
 from vocabridge.decoding.tree_decoder import _KEPT, TokenForest
-from vocabridge.models.value_source import DeltaModel
-from vocabridge.scheme import Scheme
+from vocabridge.models.delta_model import DeltaModel
+from vocabridge.options import Scheme
 
 KINDS = {"full": "source", "hybrid": "target"}
 """Llama; Gemma-3 with a window of 8 in one layer of two. The third kind is Mistral with a window of 5."""

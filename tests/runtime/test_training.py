@@ -12,13 +12,12 @@ import torch
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
-from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.options import Initialisation, Regulariser, Scheme
 from vocabridge.training import train as training
 from vocabridge.training.callbacks import LOG, PLOT
 from vocabridge.training.collator import collate
 from vocabridge.training.dataset import load_training_texts
 from vocabridge.training.objective import Lesson
-from vocabridge.training.regularizers import Regulariser
 from vocabridge.training.train import CHECKPOINTS, Recipe, train_value_network
 
 

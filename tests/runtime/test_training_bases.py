@@ -15,12 +15,11 @@ from vocabridge.alignment import VocabridgeError, align
 from vocabridge.data import corpus_files
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network
-from vocabridge.scheme import Scheme, Turns
+from vocabridge.options import Regulariser, Scheme, Turns
 from vocabridge.training.bases import TrainingBase, beside, load_others, whose_turn
 from vocabridge.training.collator import collate
 from vocabridge.training.dataset import TrainingText, load_training_texts
 from vocabridge.training.objective import Lesson
-from vocabridge.training.regularizers import Regulariser
 from vocabridge.training.train import CHECKPOINTS, Recipe, train_value_network
 
 SENTENCES = ["The quick brown fox jumps", "def count(words):\n    return 12", "naïve café 東京  two   spaces"]

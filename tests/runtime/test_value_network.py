@@ -17,6 +17,7 @@ from vocabridge.data import VALUE_NETWORKS
 from vocabridge.evaluation.fingerprint import recipe
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.tasks import Template
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import (
@@ -28,9 +29,8 @@ from vocabridge.models.value_network import (
     new_value_network,
     save_value_network,
 )
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.projection.combination import Carry, Combination
-from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.options import Carry, Initialisation, Scheme
+from vocabridge.projection.combination import Combination
 
 HOW = [
     {"method": "lora"},

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vocabridge.options import Regulariser
 from vocabridge.training.collator import LengthGrouped, collate
 from vocabridge.training.dataset import TrainingText, pack
 from vocabridge.training.objective import Lesson
-from vocabridge.training.regularizers import Regulariser
 
 
 @pytest.fixture

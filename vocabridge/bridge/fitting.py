@@ -25,7 +25,8 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.value_source import Scores
-from vocabridge.projection.combination import Carry, Combination, Form, carried
+from vocabridge.options import Carry, Form
+from vocabridge.projection.combination import Combination, carried
 from vocabridge.projection.source_predictions import Said
 from vocabridge.utils.progress import Progress, unheard
 

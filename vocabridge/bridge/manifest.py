@@ -14,10 +14,11 @@ from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.bridge.limits import Guard
 from vocabridge.bridge.steering import Steering
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import CONFIG, check_network_files, is_value_network, load_value_network
-from vocabridge.models.value_source import ContrastPair, ValueSource
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import Policy
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.strength import Strength, from_json

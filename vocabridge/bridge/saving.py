@@ -36,10 +36,11 @@ from vocabridge.bridge.manifest import BRIDGE, FORMAT, SavedBridge
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import DeviceMap
 from vocabridge.models.reference import Reference
-from vocabridge.models.value_network import CONFIG, is_value_network, network_folder, save_value_network
-from vocabridge.models.value_source import ContrastPair, ValueNetwork, ValueSource
+from vocabridge.models.value_network import CONFIG, ValueNetwork, is_value_network, network_folder, save_value_network
+from vocabridge.models.value_source import ValueSource
 from vocabridge.projection.strength import as_json
 from vocabridge.utils.hashing import file_digest
 

@@ -14,18 +14,16 @@ from torch import Tensor, nn
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.bridge.limits import Guard
 from vocabridge.decoding.incremental_tokenizer import Piece
+from vocabridge.models.control_tokens import controls
 from vocabridge.models.value_source import Scores, ValueSource
-from vocabridge.options import Policy
-from vocabridge.projection.combination import UNFITTED, Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.lookahead import LookAhead
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_predictions import Said
 from vocabridge.projection.source_stream import Reading
 from vocabridge.projection.strength import Strength, alpha, is_zero
 from vocabridge.projection.token_healing import Healer
-
-_SAME_MEANING = ("end", "turn begin", "turn content", "turn end")
-"""Roles of control tokens that are read as the source's own; its begin token it has once, in front."""
 
 
 class Steering(nn.Module):
@@ -226,9 +224,3 @@ def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor
         assert change is not None
         guard.limit(logits, p, change, speaks, out=steered[part])
     return steered
-
-
-def controls(source: Vocabulary, target: Vocabulary) -> dict[int, int]:
-    """The source's control token for each of the target's that means the same."""
-    both = [role for role in _SAME_MEANING if role in source.roles and role in target.roles]
-    return {target.roles[role]: source.roles[role] for role in reversed(both)}

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.steering import controls
 from vocabridge.byte_level.byte_lm import TOLERANCE, ByteModel, ByteText, Float64
 from vocabridge.decoding.incremental_tokenizer import Piece
+from vocabridge.models.control_tokens import controls
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
-from vocabridge.projection.combination import Combination, Form
+from vocabridge.options import Form
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.strength import Strength, alpha, is_zero
 
 _LOWEST = float(np.log(np.finfo(np.float32).tiny))  # a probability of 0 is taken for this one where it has a weight

@@ -28,10 +28,10 @@ from vocabridge.decoding.token_tree import ROOT
 from vocabridge.decoding.tree_decoder import TokenForest
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.token_spans import Fit, places
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.source_predictions import Said
 from vocabridge.utils.progress import Progress, unheard
 from vocabridge.utils.windows import windows

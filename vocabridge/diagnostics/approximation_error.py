@@ -26,8 +26,7 @@ from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, NextToken
 from vocabridge.diagnostics.token_spans import Place, Places, places
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry
+from vocabridge.options import Carry, Policy
 from vocabridge.utils.progress import Progress, unheard
 from vocabridge.utils.ranges import COUNT, TOLERANCES
 from vocabridge.utils.windows import windows

@@ -26,7 +26,8 @@ from vocabridge.diagnostics.alignment_score import Scorer
 from vocabridge.diagnostics.exact_next_token import NextToken
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.source_predictions import Said
 
 _BYTES = 1e-3

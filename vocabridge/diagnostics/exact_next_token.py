@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.bridge.steering import controls
 from vocabridge.byte_level.byte_lm import ByteModel, ByteText, Float64, Read, likeliest, share_of
 from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.diagnostics.first_token import ELSEWHERE, FirstTokens, Front
+from vocabridge.models.control_tokens import controls
 
 TOLERANCE = 0.02
 ROUNDS = 3

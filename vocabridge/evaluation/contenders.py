@@ -27,12 +27,11 @@ from vocabridge.evaluation.model_pool import Names, Parts
 from vocabridge.evaluation.nudging import CARRIED_DONOR, Nudging, fit_threshold
 from vocabridge.evaluation.run_store import Run
 from vocabridge.evaluation.scoring import ByBytes, Contender, in_one_vocabulary, of_model, of_source
-from vocabridge.kinds import Kind
 from vocabridge.models.examples import Example
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import is_value_network, load_value_network
-from vocabridge.options import Policy
-from vocabridge.projection.combination import UNFITTED, Carry, Combination, Form
+from vocabridge.options import Carry, Form, Kind, Policy
+from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.strength import as_json, from_json
 from vocabridge.utils.progress import Progress
 

@@ -9,8 +9,8 @@ from vocabridge.data import corpus_files, task_file, value_network_folder
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.results import Evaluation
-from vocabridge.kinds import Kind
 from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.options import Kind
 from vocabridge.utils.progress import Progress, unheard
 
 SOURCE = "smollm2-135m-instruct"

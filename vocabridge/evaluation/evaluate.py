@@ -27,8 +27,7 @@ from vocabridge.evaluation.results import SHOWN, Evaluation, summarize
 from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.evaluation.scoring import Contender
 from vocabridge.evaluation.tasks import Task, Template, load_task
-from vocabridge.kinds import Kind
-from vocabridge.options import Policy
+from vocabridge.options import Kind, Policy
 from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, unheard
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES

@@ -11,7 +11,7 @@ from typing import Any
 from vocabridge.alignment import write_whole
 from vocabridge.evaluation.intervals import Interval
 from vocabridge.evaluation.results import Evaluation, Measured, Sample
-from vocabridge.kinds import Kind
+from vocabridge.options import Kind
 from vocabridge.utils.html import new_figure, page, svg, table
 
 _STYLE = """

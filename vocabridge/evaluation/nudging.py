@@ -19,7 +19,8 @@ from vocabridge.bridge.limits import Guard
 from vocabridge.bridge.model import Bridge
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.value_source import Scores
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry
+from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, unheard
 
 CARRIED_DONOR = Combination(Carry.INFORMED, base=0.0, tuned=1.0, untuned=0.0)

@@ -14,7 +14,7 @@ from vocabridge.evaluation.metrics import ANSWERS, BITS, CHOICES, METRICS, Metri
 from vocabridge.evaluation.run_store import Run
 from vocabridge.evaluation.tasks import Task
 from vocabridge.evaluation.token_classes import ClassBits, bits_by_class
-from vocabridge.kinds import Kind
+from vocabridge.options import Kind
 from vocabridge.projection.combination import Combination
 
 SHOWN = 3

@@ -26,12 +26,14 @@ from vocabridge.byte_level.byte_bridge import ExactBridge
 from vocabridge.evaluation.answers import Extractor
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.prompts import left_padded, padding, prompt_ids
-from vocabridge.models.value_source import ContrastPair, ValueNetwork, ValueSource
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.models.value_network import ValueNetwork
+from vocabridge.models.value_source import ValueSource
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vocabridge.scheme import Scheme
+from vocabridge.options import Scheme
 
 _AT_ONCE = 256
 """Positions whose predictions are made into probabilities at the same time: float32 rows of |S|."""

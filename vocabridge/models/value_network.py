@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file, save
@@ -23,18 +23,18 @@ from vocabridge.alignment.jsonio import read_json
 from vocabridge.data import VALUE_NETWORKS
 from vocabridge.models.adapters import Adapted
 from vocabridge.models.checkpoint_files import ADAPTERS
+from vocabridge.models.delta_model import DeltaModel
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
 from vocabridge.models.loading_checks import check_finite
 from vocabridge.models.truncation import cut_to
-from vocabridge.models.value_source import (
-    ContrastPair,
-    DeltaModel,
-    ValueNetwork,
-    ValueNetworkConfig,
-    ValueSource,
-)
-from vocabridge.scheme import Initialisation, Scheme
+from vocabridge.models.value_source import ValueSource
+from vocabridge.options import Initialisation, Scheme
 from vocabridge.utils.hashing import digest, file_digest
+
+if TYPE_CHECKING:
+    pass
+from vocabridge.models.value_source import Scores
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
@@ -352,3 +352,73 @@ def _read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
         raise VocabridgeError(
             f"{path} is not a value network's configuration ({error}); copy or train it again"
         ) from error
+
+
+class ValueNetwork(ValueSource):
+    """A frozen small base and the value network trained on it: z_post = z_base + z_delta.
+
+    Attributes:
+        config: What it is.
+        adapter: The adapter that was added to the value network's weights, as its file holds it; None where there is
+            none, or where it still stands beside them.
+    """
+
+    def __init__(
+        self,
+        base: LoadedModel,
+        value: DeltaModel,
+        config: ValueNetworkConfig,
+        name: str,
+        adapter: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Pairs a base with its value network."""
+        super().__init__(base.vocabulary, {"base": base.model, "value": value}, name)
+        self.config = config
+        self.adapter = adapter
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The frozen small base."""
+        return cast(PreTrainedModel, self.models["base"])
+
+    @property
+    def value(self) -> DeltaModel:
+        """The value network proper."""
+        return cast(DeltaModel, self.models["value"])
+
+    def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
+        """See `ValueSource.needed`."""
+        value = delta or tuned
+        base = tuned or untuned or (value and self.config.scheme.takes_base)
+        return {name for name, wanted in (("value", value), ("base", base)) if wanted}
+
+    def scores(self, logits: Mapping[str, Tensor]) -> Scores:
+        """See `ValueSource.scores`."""
+        delta, untuned = logits.get("value"), logits.get("base")
+        tuned = None if delta is None or untuned is None else untuned + delta
+        return Scores(delta=delta, tuned=tuned, untuned=untuned)
+
+
+@dataclass(frozen=True)
+class ValueNetworkConfig:
+    """What `value_network.json` holds.
+
+    Attributes:
+        base: The small base by name: short name, folder, GGUF file or hub id.
+        fingerprint: Fingerprint of the base's vocabulary.
+        method: "lora" or "full".
+        rank: Rank of the LoRA adapter; None for "full".
+        scheme: What it reads.
+        layers: It has the first so many layers of the base; None for all.
+        initialisation: What it started from.
+        training: The recipe and its losses, as recorded by training; for people.
+    """
+
+    base: str
+    fingerprint: str
+    method: str
+    rank: int | None = None
+    scheme: Scheme = Scheme.RESIDUAL
+    layers: int | None = None
+    initialisation: Initialisation = Initialisation.PRETRAINED
+    training: dict[str, Any] = field(default_factory=dict)

@@ -13,7 +13,6 @@ alpha times the donor's share. Changes of several value sources add up, and alph
 
 from __future__ import annotations
 
-import enum
 import json
 import math
 from collections.abc import Sequence
@@ -27,43 +26,11 @@ from torch import Tensor
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.models.value_source import Scores
+from vocabridge.options import Carry, Form
 from vocabridge.projection.projection import Projection
 
 _TINY = torch.finfo(torch.float32).tiny  # a probability of 0 is taken for this one
 _LOWEST = -1e4  # a logit of -inf is taken for this one where it has a weight; what the base rules out stays out
-
-
-class Carry(enum.Enum):
-    """How scores get from the source vocabulary to the target's; see `projection`.
-
-    Attributes:
-        LINEAR: W @ z_delta.
-        EXPONENTIAL: log(R @ exp(z_delta)).
-        STATIC: C @ p, for the donor with and without the delta: the log-ratio at weights (1, 1, 1).
-        INFORMED: The base model itself splits each source token's mass, for both distributions.
-    """
-
-    LINEAR = "linear"
-    EXPONENTIAL = "exponential"
-    STATIC = "static"
-    INFORMED = "informed"
-
-    @property
-    def of_delta(self) -> bool:
-        """Whether it carries the change of logits; else the two distributions."""
-        return self in (Carry.LINEAR, Carry.EXPONENTIAL)
-
-
-class Form(enum.Enum):
-    """What is made of the base's distribution and the carried ones; the equations are above.
-
-    Attributes:
-        PRODUCT: A weighted sum of logits: each model can rule a token out.
-        MIXTURE: A weighted sum of probabilities: each model can bring a token in. For carries of distributions.
-    """
-
-    PRODUCT = "product"
-    MIXTURE = "mixture"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.data import corpus_files
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.options import Turns
 from vocabridge.projection.projection import Projection
-from vocabridge.scheme import Turns
 from vocabridge.training.dataset import Side, TrainingText
 
 

@@ -16,10 +16,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ValueNetwork
+from vocabridge.models.value_network import ValueNetwork
+from vocabridge.options import Regulariser
 from vocabridge.training.bases import TrainingBase
 from vocabridge.training.collator import IGNORED
-from vocabridge.training.regularizers import Regulariser
 
 _AT_ONCE = 2**26
 """Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""

@@ -30,15 +30,13 @@ from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.models.loading import check_model, find_device
 from vocabridge.models.reference import Reference
-from vocabridge.models.value_network import CONFIG, WEIGHTS, new_value_network, save_value_network
-from vocabridge.models.value_source import ValueNetwork
-from vocabridge.scheme import Initialisation, Scheme, Turns
+from vocabridge.models.value_network import CONFIG, WEIGHTS, ValueNetwork, new_value_network, save_value_network
+from vocabridge.options import Initialisation, Regulariser, Scheme, Turns
 from vocabridge.training.bases import TrainingBase, beside, load_others
 from vocabridge.training.callbacks import LOG, PLOT, TrainingLog, plot, points, thinned
 from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
 from vocabridge.training.model_card import CARD, command, identity, named, versions, write_card
 from vocabridge.training.objective import Lesson
-from vocabridge.training.regularizers import Regulariser
 from vocabridge.training.stopping import Stopping
 from vocabridge.training.trainer import RUN, UNFINISHED, ValueTrainer, validations
 from vocabridge.utils.jsonl import read_records

@@ -27,12 +27,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.scheme import Turns
+from vocabridge.options import Regulariser, Turns
 from vocabridge.training.bases import whose_turn
 from vocabridge.training.collator import LengthGrouped, Texts, collate
 from vocabridge.training.dataset import TrainingText
 from vocabridge.training.objective import Lesson
-from vocabridge.training.regularizers import Regulariser
 
 RUN = "run.json"
 """The file of a checkpoint that says which run it is of."""

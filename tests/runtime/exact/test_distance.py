@@ -14,9 +14,8 @@ from transformers import LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, VocabridgeError, Vocabulary, VocabularyCard
 from vocabridge.diagnostics.approximation_error import distances
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry
+from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.options import Carry, Policy
 
 LINE = "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.\n"
 

@@ -16,9 +16,10 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_lm import ByteModel
 from vocabridge.diagnostics.exact_next_token import Truth
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry
+from vocabridge.projection.combination import Combination
 
 END = 1
 CARRIES = [Carry.STATIC, Carry.INFORMED]

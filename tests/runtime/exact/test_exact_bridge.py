@@ -17,10 +17,10 @@ from vocabridge.bridge.steering import Steering
 from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering, ExactText
 from vocabridge.byte_level.token_search import likeliest_token
+from vocabridge.models.expert_pair import ContrastPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ContrastPair
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination, Form
+from vocabridge.options import Carry, Form, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
 TEXT = "the a\nb"

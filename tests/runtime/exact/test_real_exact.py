@@ -15,8 +15,8 @@ from vocabridge.data import value_network_folder
 from vocabridge.diagnostics.alignment_score import own_bits
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import load_value_source
-from vocabridge.options import Policy
-from vocabridge.projection.combination import Carry, Combination
+from vocabridge.options import Carry, Policy
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
 pytestmark = pytest.mark.real
