@@ -37,13 +37,13 @@ from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.models.joint_forward import run
 from vocabridge.models.prompts import prompt_ids
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 ROUNDS = 4
 TOKENS = 24
 TEXT = " ".join(" ".join(topics[name].split()) for name in sorted(topics))
-POLICIES = (Policy.RETOKENIZE, Policy.HEAL, Policy.LOOK_AHEAD)
+POLICIES = (BoundaryPolicy.AS_IS, BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD)
 
 
 def contexts(bridge: Bridge, size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,16 +121,16 @@ def main() -> None:
     arguments = parser.parse_args()
     bridge = build_bridge(arguments.base, arguments.value)
     steering = bridge.steering
-    steering.combination = Combination(Carry.INFORMED, 0.3, 0.7, 0.0)
+    steering.combination = Combination(ProjectionMethod.INFORMED, 0.3, 0.7, 0.0)
     carried = Carried(steering)
     models = {name: steering.source.models[name] for name in sorted(steering.models(("tuned",)))}
     console, found = Console(width=110), []
 
-    def steered(policy: Policy, ids: torch.Tensor) -> Writer:
+    def steered(policy: BoundaryPolicy, ids: torch.Tensor) -> Writer:
         steering.policy = policy
         return Writer({"bridge": bridge}, ids)
 
-    def rows(size: int, batch: int, policies: Sequence[Policy]) -> list[dict[str, Any]]:
+    def rows(size: int, batch: int, policies: Sequence[BoundaryPolicy]) -> list[dict[str, Any]]:
         ids, own = contexts(bridge, size, batch)
         writers = {"base": Writer({"base": bridge.base}, ids), "source": Writer(models, own)}
         writers |= {policy.value: steered(policy, ids) for policy in policies}
@@ -138,7 +138,7 @@ def main() -> None:
         shares: dict[str, float] = {}
         for _ in range(TOKENS):
             for name, writer in writers.items():
-                steering.policy = Policy(name) if name not in ("base", "source") else steering.policy
+                steering.policy = BoundaryPolicy(name) if name not in ("base", "source") else steering.policy
                 carried.seconds, begin = 0.0, perf_counter()
                 writer.step()
                 times[name].append(1000 * (perf_counter() - begin))
@@ -171,7 +171,7 @@ def main() -> None:
             torch.nn.functional.cross_entropy(logits, text[0, 1:])
             return 1000 * (perf_counter() - begin)
 
-        def bridged(policy: Policy) -> float:
+        def bridged(policy: BoundaryPolicy) -> float:
             steering.policy = policy
             return read({"bridge": bridge}, ids)
 
@@ -208,7 +208,7 @@ def main() -> None:
     peaks = {
         "base": held(lambda: write(lambda: Writer({"base": bridge.base}, ids))),
         "source": held(lambda: write(lambda: Writer(models, own))),
-        "bridge": held(lambda: write(lambda: steered(Policy.LOOK_AHEAD, ids))),
+        "bridge": held(lambda: write(lambda: steered(BoundaryPolicy.LOOKAHEAD, ids))),
     }
     for batch in arguments.batch:
         found += rows(arguments.context, batch, POLICIES)

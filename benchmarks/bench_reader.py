@@ -19,7 +19,7 @@ from real_tokenizers import REAL_TOKENIZERS
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.data import corpus_files
-from vocabridge.decoding.incremental_tokenizer import Reader
+from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
 from vocabridge.decoding.safe_cuts import safe_cuts
 
 SIZES = (3, 12, 48)
@@ -57,13 +57,13 @@ def main() -> None:
 
 def step_time(vocabulary: Vocabulary, text: str, size: int) -> float:
     """Return the median of the seconds that a step takes behind `size` characters."""
-    reader = Reader(vocabulary)
-    reader.push(text[:size].encode())
+    reader = IncrementalTokenizer(vocabulary)
+    reader.append_piece(text[:size].encode())
     reader.covers(all_ways=True)
     seconds = []
     for piece in re.findall(r"\s*\S{1,5}|\s+", text[size : size + 8 * STEPS])[:STEPS]:
         start = time.perf_counter()
-        reader.push(piece.encode())
+        reader.append_piece(piece.encode())
         reader.covers(all_ways=True)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
@@ -71,9 +71,9 @@ def step_time(vocabulary: Vocabulary, text: str, size: int) -> float:
 
 def check(vocabulary: Vocabulary) -> None:
     """Exit with 1 if a reader's ids are not those of the text from scratch, byte by byte."""
-    reader, data = Reader(vocabulary), ADVERSARIAL.encode()
+    reader, data = IncrementalTokenizer(vocabulary), ADVERSARIAL.encode()
     for at in range(1, len(data) + 1):
-        reader.push(data[at - 1 : at])
+        reader.append_piece(data[at - 1 : at])
         reader.covers(all_ways=False)
         begin = [vocabulary.roles["begin"]] if vocabulary.adds_begin else []
         if reader.ids != begin + vocabulary.encode(data[:at].decode(errors="ignore")).ids.tolist():

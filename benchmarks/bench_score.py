@@ -41,7 +41,7 @@ from vocabridge.data import corpus_files
 from vocabridge.decoding.record_distributions import predict
 from vocabridge.diagnostics.alignment_score import Score, score
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 
 MODELS = {"SmolLM2": "smollm2-135m-instruct", "Gemma-3": "gemma-3-270m"}
 CHAINS = ("cooccurrence,prefix", "cooccurrence,retokenize")
@@ -155,15 +155,15 @@ def main() -> None:
 def print_scores(source: str, target: str, kind: str, found: dict[str, Score], built: float, seconds: float) -> None:
     """One table: every builder under every policy, as a loss against the source's own tokens."""
     some = next(iter(found.values()))
-    native = some.policies[Policy.HEAL].overall.native_bits_per_byte
+    native = some.policies[BoundaryPolicy.HEAL].overall.native_bits_per_byte
     title = (
         f"{source} -> {target}, {kind}: {native:.3f} bits per byte in its own tokens; "
         f"{some.positions:,} target tokens, {some.common_share:.1%} at common boundaries "
         f"(built in {built:.0f} s or from the cache, scored in {seconds:.0f} s)"
     )
-    table = Table("builder", *(policy.value for policy in Policy), title=title)
+    table = Table("builder", *(policy.value for policy in BoundaryPolicy), title=title)
     for method, one in found.items():
-        losses = (one.policies[policy].overall.loss for policy in Policy)
+        losses = (one.policies[policy].overall.loss for policy in BoundaryPolicy)
         table.add_row(method, *(f"{loss:+.1%}" for loss in losses))
     Console(width=120).print(table)
 

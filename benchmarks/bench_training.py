@@ -29,10 +29,10 @@ from transformers.utils import logging
 
 from vocabridge.data import task_file
 from vocabridge.models.value_network import new_value_network
-from vocabridge.options import Regulariser
+from vocabridge.options import Regularizer
 from vocabridge.training.collator import LengthGrouped, collate
 from vocabridge.training.dataset import TrainingText, load_training_texts
-from vocabridge.training.objective import Lesson
+from vocabridge.training.objective import TrainingObjective
 from vocabridge.training.trainer import ValueTrainer
 
 ROUNDS = 2
@@ -112,7 +112,7 @@ def main() -> None:
             dataloader_pin_memory=False,
         )
         ours = ValueTrainer(
-            Lesson(network, Regulariser.L1),
+            TrainingObjective(network, Regularizer.L1),
             settings,
             texts,
             [],

@@ -32,9 +32,9 @@ from vocabridge.evaluation.intervals import Interval, ratio
 from vocabridge.evaluation.measuring import response_bits
 from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.examples import Example, load_examples, tokenize
-from vocabridge.options import Carry, Form, Policy
+from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.utils.progress import unheard
+from vocabridge.utils.progress import no_progress
 
 WAYS = (
     "skip:informed",
@@ -86,15 +86,15 @@ def spent(
 
 
 def measure(
-    bridge: Bridge, examples: list[Example], fits: dict[tuple[Policy, Carry], list[Fit]]
-) -> dict[tuple[Policy, Carry], dict[str, np.ndarray]]:
+    bridge: Bridge, examples: list[Example], fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[Fit]]
+) -> dict[tuple[BoundaryPolicy, ProjectionMethod], dict[str, np.ndarray]]:
     """Bits of every response, by policy and carry and what was made of it."""
-    bits: dict[tuple[Policy, Carry], dict[str, np.ndarray]] = {}
+    bits: dict[tuple[BoundaryPolicy, ProjectionMethod], dict[str, np.ndarray]] = {}
     for number, example in enumerate(track(examples, "test items")):
         one = heard(bridge, example)
         for (policy, carry), fitted in fits.items():
             used = {fit.combination.form.value: fit.combination for fit in fitted}
-            if not carry.of_delta:
+            if not carry.of_logit_delta:
                 used["donor"] = Combination(carry, 0.0, 1.0, 0.0)
             bridge.steering.policy = policy
             for name, found in spent(bridge, *one, used).items():
@@ -117,12 +117,15 @@ def main() -> None:
     steering = bridge.steering
     held_out = load_examples(Path(arguments.validation))
     examples = load_examples(Path(arguments.data), arguments.limit)
-    ways = [(Policy(policy), Carry(carry)) for policy, carry in (way.split(":") for way in arguments.ways)]
-    fits: dict[tuple[Policy, Carry], list[Fit]] = {}
+    ways = [
+        (BoundaryPolicy(policy), ProjectionMethod(carry))
+        for policy, carry in (way.split(":") for way in arguments.ways)
+    ]
+    fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[Fit]] = {}
     for steering.policy, carry in ways:
         fits[steering.policy, carry] = fit_combination(bridge, held_out, carries=[carry])
-    base = response_bits(of_model("base", bridge.base, bridge.vocabulary), examples, unheard)
-    own = response_bits(of_source("donor", steering.source), examples, unheard)
+    base = response_bits(of_model("base", bridge.base, bridge.vocabulary), examples, no_progress)
+    own = response_bits(of_source("donor", steering.source), examples, no_progress)
     bits = measure(bridge, examples, fits)
     size = sum(len(example.response.encode()) for example in examples)
 

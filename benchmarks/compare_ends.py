@@ -30,7 +30,7 @@ from vocabridge.bridge.streaming import stream
 from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.examples import Example, load_examples, tokenize
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 Figures = dict[str, float]
@@ -58,7 +58,7 @@ def main() -> None:
     for name in ("base", "value", "data"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--untuned", help="with it, the value is the tuned model of a pair")
-    parser.add_argument("--policy", type=Policy, default=Policy.LOOK_AHEAD)
+    parser.add_argument("--policy", type=BoundaryPolicy, default=BoundaryPolicy.LOOKAHEAD)
     parser.add_argument("--weights", nargs=3, type=float, default=(0.45, 0.75, 0.1))
     parser.add_argument("--limit", type=int, help="take the first so many items")
     parser.add_argument("--write", type=int, default=0)
@@ -69,9 +69,10 @@ def main() -> None:
     examples = load_examples(Path(arguments.data), arguments.limit)
     base, donor = of_model("base", bridge.base, bridge.vocabulary), of_source("donor", source)
     ways = {
-        f"carried donor, {carry.value}": Combination(carry, 0.0, 1.0, 0.0) for carry in (Carry.INFORMED, Carry.STATIC)
+        f"carried donor, {carry.value}": Combination(carry, 0.0, 1.0, 0.0)
+        for carry in (ProjectionMethod.INFORMED, ProjectionMethod.STATIC)
     }
-    ways["bridge"] = Combination(Carry.INFORMED, *arguments.weights)
+    ways["bridge"] = Combination(ProjectionMethod.INFORMED, *arguments.weights)
     steering.policy = arguments.policy
 
     def bridged(ids: Tensor, keep: int) -> Tensor:

@@ -25,15 +25,15 @@ from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.bridge.streaming import stream
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
-from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
+from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.data import task_file, value_network_folder
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.diagnostics.alignment_score import own_bits
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_source
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
@@ -87,7 +87,7 @@ def bits(name: str, kind: str, text: str, tolerances: list[float]) -> list[dict[
     data = text.encode()[: int(encoding.starts[-1])]
     rows = []
     for tolerance in tolerances:
-        model = ByteModel.of(loaded, tolerance=tolerance)
+        model = ByteLM.of(loaded, tolerance=tolerance)
         here, spent, lost = model.text(added), 0.0, []
         here.next()
         before, clock = model.forwards, perf_counter()
@@ -138,10 +138,10 @@ def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
 def same_tokenizer(tolerance: float, tokens: int) -> list[dict[str, Any]]:
     """Greedy texts of SmolLM2 with a value network trained on it, (1, 1, 1): logits added by tokens, and by bytes."""
     base, source = load_model(MODELS[0], dtype=torch.float32), load_value_source(VALUE, dtype=torch.float32)
-    sum_of_logits = Combination(Carry.LINEAR)
+    sum_of_logits = Combination(ProjectionMethod.LINEAR)
     identity = Projection.identity(base.vocabulary.size)
-    by_token = Bridge(base, [Steering(source, base.vocabulary, identity, sum_of_logits, policy=Policy.RETOKENIZE)])
-    by_byte = ExactBridge(base, [ExactSteering(source, sum_of_logits)], tolerance=tolerance)
+    by_token = Bridge(base, [Steering(source, base.vocabulary, identity, sum_of_logits, policy=BoundaryPolicy.AS_IS)])
+    by_byte = ByteLevelBridge(base, [ByteLevelSteering(source, sum_of_logits)], tolerance=tolerance)
     rows = []
     for prompt in PROMPTS:
         texts = ["".join(stream(bridge, prompt, max_new_tokens=tokens)) for bridge in (by_token, by_byte)]

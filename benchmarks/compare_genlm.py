@@ -26,7 +26,7 @@ from genlm.backend.llm.hf import AsyncTransformer
 from genlm.bytes import BeamParams, ByteBeamState
 from transformers import AutoTokenizer
 
-from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.models.loading import LoadedModel, load_model, model_folder
 
 TEXT = " The value network reads the text that the base model writes, cut anew into tokens of its own."
@@ -34,7 +34,7 @@ TEXT = " The value network reads the text that the base model writes, cut anew i
 
 def ours(loaded: LoadedModel, text: bytes, tolerance: float) -> tuple[np.ndarray, float]:
     """The distributions of the next byte in front of each of a text, (n, 256), and seconds a byte."""
-    model = ByteModel.of(loaded, tolerance=tolerance)
+    model = ByteLM.of(loaded, tolerance=tolerance)
     here = model.text(beginning(loaded.vocabulary))
     here.next()  # what is cached at first use
     found, begin = [], perf_counter()

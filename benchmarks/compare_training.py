@@ -34,12 +34,12 @@ from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.examples import Example, load_examples
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import CONFIG, ValueNetwork, load_value_network
-from vocabridge.options import Carry
+from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.training.train import Recipe, train_value_network
-from vocabridge.utils.progress import unheard
+from vocabridge.utils.progress import no_progress
 
-CARRIES = [Carry.INFORMED, Carry.EXPONENTIAL]
+CARRIES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]
 
 
 def recipe_of(text: str, base: str) -> Recipe:
@@ -59,8 +59,8 @@ def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> 
     """Bits of every response, by what the source's words are made into."""
     fits = fit_combination(bridge, held_out, carries=CARRIES)
     used = {f"{fit.combination.carry.value} {fit.combination.form.value}": fit.combination for fit in fits}
-    used["carried donor"] = Combination(Carry.INFORMED, 0.0, 1.0, 0.0)
-    used["the paper's sum"] = Combination(Carry.EXPONENTIAL, 1.0, 1.0, 1.0)
+    used["carried donor"] = Combination(ProjectionMethod.INFORMED, 0.0, 1.0, 0.0)
+    used["the paper's sum"] = Combination(ProjectionMethod.EXPONENTIAL, 1.0, 1.0, 1.0)
     found = [spent(bridge, *heard(bridge, example), used) for example in examples]
     return {name: np.array([bits[name] for bits in found]) for name in used}
 
@@ -80,16 +80,16 @@ def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namesp
         }
 
     small = of_model("base", network.base, network.vocabulary)
-    base, own = (response_bits(one, some, unheard) for one in (small, of_source("donor", network)))
+    base, own = (response_bits(one, some, no_progress) for one in (small, of_source("donor", network)))
     figures: dict[str, Any] = {"base": of(some, base, base), "own": of(some, own, base)}
     if other is not None:
         moved = ValueNetwork(other, network.value, network.config, str(folder))
-        alone = response_bits(of_model("other", other.model, other.vocabulary), some, unheard)
+        alone = response_bits(of_model("other", other.model, other.vocabulary), some, no_progress)
         figures["other base"] = of(some, alone, alone)
-        figures["other"] = of(some, response_bits(of_source("donor", moved), some, unheard), alone)
+        figures["other"] = of(some, response_bits(of_source("donor", moved), some, no_progress), alone)
     if arguments.across:
         bridge = build_bridge(arguments.onto, str(folder))
-        target = response_bits(of_model("base", bridge.base, bridge.vocabulary), few, unheard)
+        target = response_bits(of_model("base", bridge.base, bridge.vocabulary), few, no_progress)
         figures["target"] = of(few, target, target)
         figures["donor"] = of(few, own[: arguments.across], target)
         found = across(bridge, few, load_examples(arguments.task / "validation.jsonl", arguments.fit))

@@ -25,12 +25,12 @@ from rich.table import Table
 
 from vocabridge.alignment import METHODS, Corpus
 from vocabridge.decoding.record_distributions import predict
-from vocabridge.diagnostics.approximation_error import Distances, distances
+from vocabridge.diagnostics.approximation_error import ApproximationErrors, distances
 from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_network
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 
 BYTES = 12_000
 """Of a text, over which the positions are spread."""
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--text", default="prose")
     parser.add_argument("--positions", type=int, default=150)
     parser.add_argument("--methods", nargs="+", default=["default"], help="builders; `all` for every one")
-    parser.add_argument("--policies", nargs="+", type=Policy, default=list(Policy))
+    parser.add_argument("--policies", nargs="+", type=BoundaryPolicy, default=list(BoundaryPolicy))
     parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--output", type=Path, help="write the figures here, too")
@@ -96,7 +96,7 @@ def main() -> None:
                 arguments.output.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def print_distances(pair: str, found: dict[str, Distances], seconds: float) -> None:
+def print_distances(pair: str, found: dict[str, ApproximationErrors], seconds: float) -> None:
     """Three tables of one direction."""
     some = next(iter(found.values()))
     rows = [(method, one) for method, several in found.items() for one in several.approximations]

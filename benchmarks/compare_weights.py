@@ -20,7 +20,7 @@ from rich.table import Table
 from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.fitting import fit_combination
 from vocabridge.models.examples import load_examples
-from vocabridge.options import Carry, Form
+from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
 
 CANDIDATES = {
@@ -44,8 +44,10 @@ def main() -> None:
     parser.add_argument("--fit", type=int, help="fit on the first so many validation items")
     arguments = parser.parse_args()
     bridge = build_bridge(arguments.base, arguments.value)
-    fits = fit_combination(bridge, load_examples(Path(arguments.validation), arguments.fit), carries=[Carry.INFORMED])
-    used = {name: Combination(Carry.INFORMED, *weights) for name, weights in CANDIDATES.items()}
+    fits = fit_combination(
+        bridge, load_examples(Path(arguments.validation), arguments.fit), carries=[ProjectionMethod.INFORMED]
+    )
+    used = {name: Combination(ProjectionMethod.INFORMED, *weights) for name, weights in CANDIDATES.items()}
     used |= {"UNFITTED": UNFITTED}
     used |= {f"fitted {fit.combination.form.value}": fit.combination for fit in fits}
     examples = load_examples(Path(arguments.data), arguments.limit)

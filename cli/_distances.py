@@ -10,7 +10,7 @@ from vocabridge.cli._output import count, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from vocabridge.alignment import Alignment, Corpus
-    from vocabridge.diagnostics.approximation_error import Distance
+    from vocabridge.diagnostics.approximation_error import ApproximationError
 
 
 def compare(
@@ -72,5 +72,5 @@ def compare(
         )
 
 
-def _figures(distance: Distance) -> tuple[str, str, str]:
+def _figures(distance: ApproximationError) -> tuple[str, str, str]:
     return f"{distance.mean_kl:.3f}", f"{distance.mean_variation:.3f}", f"{distance.agreement:.1%}"

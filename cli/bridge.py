@@ -11,7 +11,7 @@ import typer
 
 from vocabridge.cli._options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
 from vocabridge.cli._output import Json, print_facts, print_json, progress, say_unfitted
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 from vocabridge.utils.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_OR_INFINITE
 
 EXAMPLES = """\b
@@ -74,8 +74,8 @@ def bridge(
         ),
     ] = None,
     policy: Annotated[
-        Policy, typer.Option(help="What a source says where its tokens and the base's do not end together.")
-    ] = Policy.LOOK_AHEAD,
+        BoundaryPolicy, typer.Option(help="What a source says where its tokens and the base's do not end together.")
+    ] = BoundaryPolicy.LOOKAHEAD,
     plausible: Annotated[
         float, number(FRACTION, "Tokens under this fraction of the base's best probability stay out; 0 is off.")
     ] = 0.0,
@@ -108,13 +108,13 @@ def bridge(
         )
     )
     from vocabridge.bridge.build import build_steering, check_steering
-    from vocabridge.bridge.limits import Guard
+    from vocabridge.bridge.limits import SteeringLimits
     from vocabridge.bridge.model import Bridge
     from vocabridge.bridge.saving import check_free, save_bridge
     from vocabridge.models.loading import check_model, load_model
     from vocabridge.projection import strength as alpha
 
-    guard = Guard(plausible, min_entropy, confidence, max_norm)
+    guard = SteeringLimits(plausible, min_entropy, confidence, max_norm)
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
     check_free(output)

@@ -21,7 +21,7 @@ from vocabridge.cli._options import (
     output_file,
 )
 from vocabridge.cli._output import Json, is_first_process, shared_progress
-from vocabridge.options import Kind, Policy
+from vocabridge.options import BoundaryPolicy, Kind
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 
 EXAMPLES = """\b
@@ -108,7 +108,7 @@ def evaluate(
     ] = None,
     combination: CombinationFile = None,
     policy: Annotated[
-        list[Policy] | None,
+        list[BoundaryPolicy] | None,
         typer.Option(help="Of the bridge; may be repeated, then the best on the validation items is taken."),
     ] = None,
     alpha: Annotated[
@@ -228,7 +228,7 @@ def evaluate(
                 bridge=bridge,
                 validation=validation,
                 combination=combination,
-                policies=policy or (Policy.LOOK_AHEAD,),
+                policies=policy or (BoundaryPolicy.LOOKAHEAD,),
                 alphas=alpha or (1.0,),
                 tolerance=TOLERANCE if tolerance is None else tolerance,
                 ceiling=ceiling,

@@ -16,7 +16,7 @@ from vocabridge.utils.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES,
 
 if TYPE_CHECKING:
     from vocabridge.bridge.streaming import Stream
-    from vocabridge.byte_level.streaming import ExactStream
+    from vocabridge.byte_level.streaming import ByteLevelStream
 
 EXAMPLES = """\b
 Examples:
@@ -92,13 +92,13 @@ def generate(
 
     from vocabridge.bridge.saving import load
     from vocabridge.bridge.streaming import stream
-    from vocabridge.byte_level.byte_bridge import ExactBridge
-    from vocabridge.byte_level.streaming import ExactStream
+    from vocabridge.byte_level.byte_bridge import ByteLevelBridge
+    from vocabridge.byte_level.streaming import ByteLevelStream
 
     with progress(f"loading {bridge}"):
         places = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}
         loaded = load(bridge, exact=True, **places) if exact else load(bridge, **places)
-    if isinstance(loaded, ExactBridge) and tolerance is not None:
+    if isinstance(loaded, ByteLevelBridge) and tolerance is not None:
         loaded.limit(tolerance=tolerance)
     torch.manual_seed(seed)
     begin = perf_counter()
@@ -117,7 +117,7 @@ def generate(
     say_unfitted(one.combination for one in loaded.steerings)
     if json:
         figures = {"tokens": writing.tokens, "seconds": seconds, "tokens_per_second": speed, "changed_rate": changed}
-        if isinstance(writing, ExactStream):
+        if isinstance(writing, ByteLevelStream):
             figures |= {"bytes": writing.bytes, "lost": writing.lost}
         print_json({"bridge": bridge, "prompt": text, "text": written} | figures)
     else:
@@ -125,7 +125,7 @@ def generate(
         typer.echo(f"{writing.tokens} tokens, {speed:.1f} tokens/s, {share}", err=True)
 
 
-def write(writing: Stream | ExactStream, *, quiet: bool) -> str:
+def write(writing: Stream | ByteLevelStream, *, quiet: bool) -> str:
     """Print a text as it comes, unless quiet; all of it. What has come when the user interrupts stays there."""
     pieces = []
     try:

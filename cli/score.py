@@ -76,7 +76,7 @@ def score(
     from vocabridge.cli._vocabularies import remembered
     from vocabridge.diagnostics.alignment_score import score as measure
     from vocabridge.models.loading import check_model, load_model
-    from vocabridge.options import Policy
+    from vocabridge.options import BoundaryPolicy
 
     begin = perf_counter()
     alignment, corpus = Alignment.load(file), Corpus.open(text)
@@ -103,7 +103,7 @@ def score(
             for policy, carried in found.policies.items()
         ],
     )
-    policies = list(Policy)
+    policies = list(BoundaryPolicy)
     print_table(
         "loss by class of target token",
         ("class", "tokens", "own tokens, bits", *(policy.value for policy in policies)),

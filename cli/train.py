@@ -11,7 +11,7 @@ import typer
 from vocabridge.cli._errors import end_stopped
 from vocabridge.cli._options import number, output_folder
 from vocabridge.cli._output import Json, count, is_first_process, print_facts, print_json, shared_progress
-from vocabridge.options import Initialisation, Regulariser, Scheme, Turns
+from vocabridge.options import BaseSchedule, Initialization, Regularizer, Scheme
 from vocabridge.utils.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 
 EXAMPLES = """\b
@@ -82,16 +82,16 @@ def train(
         list[str] | None,
         typer.Option(help="One more model to train on, of any tokenizer; may be given several times."),
     ] = None,
-    turns: Annotated[Turns, typer.Option(help="Which of several bases a step has.")] = Turns.IN_TURN,
+    turns: Annotated[BaseSchedule, typer.Option(help="Which of several bases a step has.")] = BaseSchedule.IN_TURN,
     scheme: Annotated[
         Scheme, typer.Option(help="What it reads: the tokens, what the base expects next, or both (cascade+).")
     ] = Scheme.RESIDUAL,
     layers: Annotated[
         int | None, number(COUNT, "Only the first so many layers of the base.", show_default="all")
     ] = None,
-    initialisation: Annotated[
-        Initialisation, typer.Option(help="Start from the base's weights, or from random ones.")
-    ] = Initialisation.PRETRAINED,
+    initialization: Annotated[
+        Initialization, typer.Option(help="Start from the base's weights, or from random ones.")
+    ] = Initialization.PRETRAINED,
     epochs: Annotated[int, number(COUNT, "Passes over the data.")] = 1,
     learning_rate: Annotated[
         float | None,
@@ -99,14 +99,14 @@ def train(
     ] = None,
     batch_size: Annotated[int, number(COUNT, "Texts a step, over all processes and parts.")] = 8,
     rank: Annotated[int, number(RANK, "The adapter's rank.")] = 8,
-    regulariser: Annotated[
-        Regulariser,
+    regularizer: Annotated[
+        Regularizer,
         typer.Option(
             help="What holds the change of logits back: its size, the entropy, KL to the base, or l1 as "
             "the paper's code has it."
         ),
-    ] = Regulariser.L1,
-    regulariser_weight: Annotated[float, number(WEIGHT, "Its weight; `released` has its own.")] = 0.1,
+    ] = Regularizer.L1,
+    regularizer_weight: Annotated[float, number(WEIGHT, "Its weight; `released` has its own.")] = 0.1,
     max_length: Annotated[int, number(TEXT_LENGTH, "Longest text, in tokens; a longer one is an error.")] = 1024,
     packing: Annotated[
         bool, typer.Option("--packing", help="Put several texts in one sequence of that length.")
@@ -120,7 +120,7 @@ def train(
         int | None,
         number(COUNT, "Stop after so many epochs without better validation; keep the best weights."),
     ] = None,
-    seed: Annotated[int, number(SEED, "Of the order and the initialisation.")] = 0,
+    seed: Annotated[int, number(SEED, "Of the order and the initialization.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, or cuda: a device for each process.")] = "cpu",
     json: Json = False,
 ) -> None:
@@ -138,13 +138,13 @@ def train(
         turns=turns,
         scheme=scheme,
         layers=layers,
-        initialisation=initialisation,
+        initialization=initialization,
         epochs=epochs,
         learning_rate=LEARNING_RATES[method.value] if learning_rate is None else learning_rate,
         batch_size=batch_size,
         rank=rank,
-        regulariser=regulariser,
-        regulariser_weight=regulariser_weight,
+        regularizer=regularizer,
+        regularizer_weight=regularizer_weight,
         max_length=max_length,
         packing=packing,
         dtype=dtype.value,

@@ -14,21 +14,29 @@ if TYPE_CHECKING:
     from vocabridge.bridge.cache import BridgeCache
     from vocabridge.bridge.chat import chat_prompt
     from vocabridge.bridge.fitting import fit_combination
-    from vocabridge.bridge.limits import Guard
-    from vocabridge.bridge.logits_processor import SteeringProcessor
+    from vocabridge.bridge.limits import SteeringLimits
+    from vocabridge.bridge.logits_processor import SteeringLogitsProcessor
     from vocabridge.bridge.model import Bridge
     from vocabridge.bridge.saving import load, save_bridge
     from vocabridge.bridge.steering import Steering
     from vocabridge.bridge.streaming import stream
-    from vocabridge.byte_level.byte_bridge import ExactBridge
-    from vocabridge.byte_level.byte_lm import ByteModel
+    from vocabridge.byte_level.byte_bridge import ByteLevelBridge
+    from vocabridge.byte_level.byte_lm import ByteLM
     from vocabridge.decoding.stop_strings import StopStrings
     from vocabridge.evaluation.evaluate import evaluate
     from vocabridge.evaluation.results import Evaluation
-    from vocabridge.models.expert_pair import ContrastPair
+    from vocabridge.models.expert_pair import ExpertPair
     from vocabridge.models.loading import load_model
     from vocabridge.models.value_network import ValueNetwork, load_value_network
-    from vocabridge.options import Carry, Form, Initialisation, Policy, Regulariser, Scheme, Turns
+    from vocabridge.options import (
+        BaseSchedule,
+        BoundaryPolicy,
+        Form,
+        Initialization,
+        ProjectionMethod,
+        Regularizer,
+        Scheme,
+    )
     from vocabridge.projection.combination import Combination
     from vocabridge.projection.strength import Schedule
     from vocabridge.training.train import Recipe, train_value_network

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # the command line reads the names without torch
     from torch import Tensor
 
 
-class Policy(enum.Enum):
+class BoundaryPolicy(enum.Enum):
     """How a source speaks about a text that another tokenizer has cut.
 
     Attributes:
@@ -18,13 +18,13 @@ class Policy(enum.Enum):
         RETOKENIZE: What it says after the text so far, cut by its own tokenizer as it stands.
         HEAL: All ways to cut the text so far, weighted by its own probabilities (`healing`).
         LOOK_AHEAD: The same, and where a source token may be the beginning of several target tokens, the source is
-            asked what follows it (`look_ahead`). Only for carries of distributions.
+            asked what follows it (`lookahead`). Only for carries of distributions.
     """
 
     SKIP = "skip"
-    RETOKENIZE = "retokenize"
+    AS_IS = "retokenize"
     HEAL = "heal"
-    LOOK_AHEAD = "look-ahead"
+    LOOKAHEAD = "look-ahead"
 
 
 class Kind(str, Enum):
@@ -77,21 +77,21 @@ class Scheme(str, Enum):
         return self is not Scheme.RESIDUAL
 
 
-class Initialisation(str, Enum):
+class Initialization(str, Enum):
     """What a value network starts from; its change of logits is 0 either way."""
 
     PRETRAINED = "pretrained"
     RANDOM = "random"
 
 
-class Turns(str, Enum):
+class BaseSchedule(str, Enum):
     """Which of several bases a training step has."""
 
     IN_TURN = "in-turn"
     SAMPLED = "sampled"
 
 
-class Carry(enum.Enum):
+class ProjectionMethod(enum.Enum):
     """How scores get from the source vocabulary to the target's; see `projection`.
 
     Attributes:
@@ -107,9 +107,9 @@ class Carry(enum.Enum):
     INFORMED = "informed"
 
     @property
-    def of_delta(self) -> bool:
+    def of_logit_delta(self) -> bool:
         """Whether it carries the change of logits; else the two distributions."""
-        return self in (Carry.LINEAR, Carry.EXPONENTIAL)
+        return self in (ProjectionMethod.LINEAR, ProjectionMethod.EXPONENTIAL)
 
 
 class Form(enum.Enum):
@@ -124,7 +124,7 @@ class Form(enum.Enum):
     MIXTURE = "mixture"
 
 
-class Regulariser(str, Enum):
+class Regularizer(str, Enum):
     """What is added to the loss."""
 
     L1 = "l1"
@@ -140,10 +140,10 @@ class Regulariser(str, Enum):
             z_base: The base's logits, float32 (k, |V|).
             z_delta: The change of them, float32 (k, |V|).
         """
-        if self is Regulariser.L2:
+        if self is Regularizer.L2:
             return z_delta.square().mean(-1)
-        if self in (Regulariser.L1, Regulariser.RELEASED):
+        if self in (Regularizer.L1, Regularizer.RELEASED):
             return z_delta.abs().mean(-1)
         log_p = (z_base + z_delta).log_softmax(-1)
-        against = log_p - z_base.log_softmax(-1) if self is Regulariser.KL else log_p
+        against = log_p - z_base.log_softmax(-1) if self is Regularizer.KL else log_p
         return (log_p.exp() * against).sum(-1)

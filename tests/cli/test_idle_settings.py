@@ -17,7 +17,7 @@ from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.tasks import Template
 from vocabridge.models.loading import load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.options import Kind, Policy, Regulariser, Turns
+from vocabridge.options import BaseSchedule, BoundaryPolicy, Kind, Regularizer
 from vocabridge.training.train import Recipe, train_value_network
 
 
@@ -57,7 +57,7 @@ def names(model_folders, model_pair):
 @pytest.mark.parametrize(
     ("setting", "contenders", "given"),
     [
-        ("policy", [Kind.BASE], {"policies": [Policy.HEAL]}),
+        ("policy", [Kind.BASE], {"policies": [BoundaryPolicy.HEAL]}),
         ("alpha", [Kind.BASE], {"alphas": [0.5]}),
         ("combination", [Kind.BASE], {"combination": "weights"}),
         ("alignment", [Kind.BASE], {"alignment": "pair"}),
@@ -116,9 +116,9 @@ def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, capl
     [
         ("patience", {"patience": 1}),
         ("rank", {"rank": 4}),
-        ("turns", {"turns": Turns.SAMPLED}),
-        ("regulariser_weight", {"regulariser": Regulariser.RELEASED, "regulariser_weight": 0.5}),
-        ("regulariser", {"regulariser": Regulariser.KL, "regulariser_weight": 0.0}),
+        ("turns", {"turns": BaseSchedule.SAMPLED}),
+        ("regularizer_weight", {"regularizer": Regularizer.RELEASED, "regularizer_weight": 0.5}),
+        ("regularizer", {"regularizer": Regularizer.KL, "regularizer_weight": 0.0}),
     ],
 )
 def test_training_refuses_what_changes_nothing(items, model_folders, tmp_path, setting, given):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from vocabridge.cli import train
-from vocabridge.options import Initialisation, Regulariser, Scheme
+from vocabridge.options import Initialization, Regularizer, Scheme
 
 HEEDING_SIGINT = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
@@ -63,7 +63,7 @@ def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_
     assert (tmp_path / "values" / "value_network.json").is_file()
 
 
-@pytest.mark.parametrize("choices", [Scheme, Initialisation, Regulariser])
+@pytest.mark.parametrize("choices", [Scheme, Initialization, Regularizer])
 def test_the_choices_are_those_of_the_library(run, choices):
     offered = "".join(run("train", "--help", COLUMNS=200).stdout.split())
     assert re.search(rf"[<\[]{re.escape('|'.join(choice.value for choice in choices))}[>\]]", offered)

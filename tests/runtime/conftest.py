@@ -22,10 +22,10 @@ from vocabridge.alignment import Alignment, Encoding, Kind, Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.bridge.model import Bridge
 from vocabridge.models.delta_model import DeltaModel
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig
-from vocabridge.options import Carry
+from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.training.train import Recipe
 
@@ -252,7 +252,7 @@ def judge() -> Callable[[Vocabulary], Judge]:
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModelPool:
     """What bridges are made of; float32, so that equal computations give nearly equal numbers.
 
     Attributes:
@@ -268,8 +268,8 @@ class Parts:
     alignment: Alignment
 
     @property
-    def pair(self) -> ContrastPair:
-        return ContrastPair(self.tuned, self.small)
+    def pair(self) -> ExpertPair:
+        return ExpertPair(self.tuned, self.small)
 
     def residual(self, change: float = 0.0) -> ValueNetwork:
         """A value network whose change of logits is about that big; 0 as at the start of training."""
@@ -279,7 +279,7 @@ class Parts:
         config = ValueNetworkConfig(self.small.folder, self.small.vocabulary.fingerprint, "full")
         return ValueNetwork(self.small, value.eval(), config, "value network")
 
-    def bridge(self, source=None, carry=Carry.INFORMED, weights=(1.0, 1.0, 1.0), **arguments) -> Bridge:
+    def bridge(self, source=None, carry=ProjectionMethod.INFORMED, weights=(1.0, 1.0, 1.0), **arguments) -> Bridge:
         return Bridge.over(self.base, source or self.pair, self.alignment, Combination(carry, *weights), **arguments)
 
 
@@ -297,12 +297,12 @@ def loaded(model_folders) -> dict[str, LoadedModel]:
 
 
 @pytest.fixture(scope="session")
-def parts(loaded, training_text, tmp_path_factory) -> Parts:
+def parts(loaded, training_text, tmp_path_factory) -> ModelPool:
     corpus = tmp_path_factory.mktemp("corpus") / "text.txt"
     corpus.write_text("\n".join(training_text), encoding="utf-8")
     source, target = loaded["source"], loaded["target"]
     alignment = align(source.vocabulary, target.vocabulary, corpus=[corpus], cache=False)
-    return Parts(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
+    return ModelPool(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
 
 
 TURNS = {"turn begin": "<|turn|>", "turn end": "<|end of turn|>"}
@@ -310,10 +310,10 @@ TURNS = {"turn begin": "<|turn|>", "turn end": "<|end of turn|>"}
 
 
 @pytest.fixture(scope="session")
-def chatty(parts) -> Parts:
+def chatty(parts) -> ModelPool:
     """The same models, and tokenizers that have control tokens for turns, at other ids each."""
     source, target = _with_turns(parts.small.vocabulary, TURNS), _with_turns(parts.base.vocabulary, TURNS, reverse=True)
-    return Parts(
+    return ModelPool(
         base=replace(parts.base, vocabulary=target),
         small=replace(parts.small, vocabulary=source),
         tuned=replace(parts.tuned, vocabulary=source),
@@ -332,11 +332,11 @@ def _with_turns(vocabulary: Vocabulary, turns: dict[str, str], *, reverse: bool 
 
 
 @pytest.fixture(scope="session")
-def reverse(loaded) -> Parts:
+def reverse(loaded) -> ModelPool:
     """The other direction: Gemma-3, with its begin token and its window, steers Llama."""
     source, target = loaded["target"], loaded["source"]
     alignment = align(source.vocabulary, target.vocabulary, method="retokenize", cache=False)
-    return Parts(base=target, small=source, tuned=source, alignment=alignment)
+    return ModelPool(base=target, small=source, tuned=source, alignment=alignment)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from vocabridge.diagnostics.audit_tables import Tables, write_audit_page
 NASTY = "<script>alert(1)</script>"
 
 
-class Reader(HTMLParser):
+class IncrementalTokenizer(HTMLParser):
     """What a browser would make of a page: its elements, the addresses in it, its text."""
 
     def __init__(self):
@@ -65,7 +65,7 @@ def page(audit, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def read(page):
-    reader = Reader()
+    reader = IncrementalTokenizer()
     reader.feed(page)
     return reader
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.options import Carry, Form, Policy
+from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.strength import Schedule
@@ -29,9 +29,9 @@ PROMPTS = [
     "def f(x):\n    return",
 ]
 GREEDY = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=1)
-EVERYTHING = list(itertools.product(Policy, Carry))
+EVERYTHING = list(itertools.product(BoundaryPolicy, ProjectionMethod))
 NAMES = [f"{policy.value}, {carry.value}" for policy, carry in EVERYTHING]
-HEALING = (Policy.HEAL, Policy.LOOK_AHEAD)
+HEALING = (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD)
 
 
 def encode(vocabulary, text):
@@ -61,7 +61,9 @@ def several(parts, strengths, **arguments) -> Bridge:
     sources = (parts.pair, parts.residual(0.2))
     steerings = [
         Steering.over(parts.base.vocabulary, source, parts.alignment, Combination(carry), strength=strength)
-        for source, carry, strength in zip(sources, (Carry.INFORMED, Carry.LINEAR), strengths, strict=True)
+        for source, carry, strength in zip(
+            sources, (ProjectionMethod.INFORMED, ProjectionMethod.LINEAR), strengths, strict=True
+        )
     ]
     return Bridge(parts.base, steerings, **arguments)
 
@@ -69,7 +71,7 @@ def several(parts, strengths, **arguments) -> Bridge:
 SILENT = {
     "strength 0": lambda parts: parts.bridge(strength=0.0),
     "a schedule of 0": lambda parts: parts.bridge(strength=Schedule(0.0, 0.0, 5)),
-    "strength 0, guarded": lambda parts: parts.bridge(strength=0.0, guard=Guard(0.1, 1.0, 1.0, 2.0)),
+    "strength 0, guarded": lambda parts: parts.bridge(strength=0.0, guard=SteeringLimits(0.1, 1.0, 1.0, 2.0)),
     "two at strength 0": lambda parts: several(parts, (0.0, Schedule(0.0, 0.0, 1))),
     "no weight": lambda parts: parts.bridge(weights=(1, 0, 0)),
     "no steering": lambda parts: Bridge(parts.base, []),
@@ -107,10 +109,10 @@ def test_a_bridge_that_is_silent_generates_what_the_base_does_and_runs_no_source
     assert not any(seen)
 
 
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 @pytest.mark.parametrize("strength", [0.5, 3.0, Schedule(1.0, 0.2, 4)])
 def test_a_fresh_value_network_changes_no_bit_through_the_linear_carry(parts, strength, policy):
-    bridge = parts.bridge(parts.residual(), Carry.LINEAR, strength=strength, policy=policy)
+    bridge = parts.bridge(parts.residual(), ProjectionMethod.LINEAR, strength=strength, policy=policy)
     inputs = padded(bridge.vocabulary, PROMPTS)
     with torch.no_grad():
         assert torch.equal(bridge(**inputs).logits, parts.base.model(**inputs).logits.float())
@@ -120,7 +122,7 @@ def test_a_fresh_value_network_changes_no_bit_through_the_linear_carry(parts, st
 
 def test_what_no_source_has_a_say_about_is_the_base_bit_for_bit(parts):
     """Inside a character, and before any text, also where a guard would take tokens out."""
-    bridge = parts.bridge(policy=Policy.SKIP, guard=Guard(plausible=0.5))
+    bridge = parts.bridge(policy=BoundaryPolicy.SKIP, guard=SteeringLimits(plausible=0.5))
     vocabulary = bridge.vocabulary
     ids = torch.tensor([[0, *vocabulary.encode("fox").ids.tolist(), vocabulary.ids_of(b"\xf0")[0]]])
     with torch.no_grad():
@@ -134,8 +136,10 @@ def test_what_no_source_has_a_say_about_is_the_base_bit_for_bit(parts):
 
 def same_vocabulary(parts, policy, projection_of):
     small, tuned = parts.small, parts.tuned
-    pair, projection = ContrastPair(tuned, small), projection_of(small.vocabulary)
-    bridge = Bridge(small, [Steering(pair, small.vocabulary, projection, Combination(Carry.LINEAR), policy=policy)])
+    pair, projection = ExpertPair(tuned, small), projection_of(small.vocabulary)
+    bridge = Bridge(
+        small, [Steering(pair, small.vocabulary, projection, Combination(ProjectionMethod.LINEAR), policy=policy)]
+    )
     ids = encode(small.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, delta = small.model(ids).logits, tuned.model(ids).logits - small.model(ids).logits
@@ -143,19 +147,19 @@ def same_vocabulary(parts, policy, projection_of):
         return bridge, ids, bridge(ids).logits, base, delta, [len(position.asked) for position in said.positions]
 
 
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_the_identity_is_plain_addition_of_logits(parts, policy):
     """Where there is one way to cut the text; which ways there are, and what is healed of them, is `heal`'s matter."""
     _, ids, found, base, delta, ways = same_vocabulary(parts, policy, lambda v: Projection.identity(v.size))
     one, none = (torch.tensor([n == wanted for n in ways]) for wanted in (1, 0))
     assert one.sum() > 0.6 * ids.shape[1]
-    assert none.any() == (policy in (Policy.SKIP, Policy.RETOKENIZE))  # inside the emoji
+    assert none.any() == (policy in (BoundaryPolicy.SKIP, BoundaryPolicy.AS_IS))  # inside the emoji
     torch.testing.assert_close(found[0, one], (base + delta)[0, one], atol=2e-4, rtol=1e-4)
     assert torch.equal(found[0, none], base[0, none])
 
 
 def test_the_exact_alignment_of_a_vocabulary_with_itself_is_the_identity(parts):
-    vocabulary, policy = parts.small.vocabulary, Policy.RETOKENIZE
+    vocabulary, policy = parts.small.vocabulary, BoundaryPolicy.AS_IS
     alignment = align(vocabulary, vocabulary, method="exact", cache=False)
     bridge, ids, found, *_ = same_vocabulary(parts, policy, lambda _: Projection.of(alignment))
     identity, *_ = same_vocabulary(parts, policy, lambda _: Projection.identity(vocabulary.size))
@@ -201,16 +205,22 @@ def written(draw: st.DrawFn) -> list[int]:
     return [i for part in parts for i in part][:12]
 
 
-CARRIED = {Policy.SKIP: Carry.STATIC, Policy.RETOKENIZE: Carry.EXPONENTIAL, Policy.HEAL: Carry.LINEAR}
+CARRIED = {
+    BoundaryPolicy.SKIP: ProjectionMethod.STATIC,
+    BoundaryPolicy.AS_IS: ProjectionMethod.EXPONENTIAL,
+    BoundaryPolicy.HEAL: ProjectionMethod.LINEAR,
+}
 
 
 @pytest.mark.parametrize("kind", ["pair", "residual"])
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 @given(ids=written(), sizes=st.lists(st.integers(1, 4), max_size=5))
 @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_in_any_steps_is_as_from_scratch(parts, policy, kind, ids, sizes):
     source = parts.pair if kind == "pair" else parts.residual(0.2)
-    bridge = parts.bridge(source, CARRIED.get(policy, Carry.INFORMED), policy=policy, weights=(1.0, 0.8, 0.6))
+    bridge = parts.bridge(
+        source, CARRIED.get(policy, ProjectionMethod.INFORMED), policy=policy, weights=(1.0, 0.8, 0.6)
+    )
     text = torch.tensor([[0, *ids]])
     found = step_by_step(bridge, text, sizes)
     with torch.no_grad():
@@ -257,7 +267,7 @@ def test_a_text_of_padding_and_unused_ids_is_read_as_no_text(parts):
 def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_control_tokens(chatty):
     """Its begin token once and by itself; the base's turn end as its own, which has another id."""
     target, source = chatty.base.vocabulary, chatty.small.vocabulary
-    bridge = chatty.bridge(policy=Policy.RETOKENIZE, carry=Carry.STATIC)
+    bridge = chatty.bridge(policy=BoundaryPolicy.AS_IS, carry=ProjectionMethod.STATIC)
     texts = ("Hello fox", "\n24*7 🙂", "fox")
     ends = [(vocabulary.roles["turn end"], vocabulary.roles["turn begin"]) for vocabulary in (target, source)]
     assert ends[0] != ends[1]
@@ -311,8 +321,8 @@ def test_a_left_padded_batch_is_its_rows_one_by_one(bridge):
             close(ours[number], own[0])
 
 
-@pytest.mark.parametrize("carry", [Carry.LINEAR, Carry.INFORMED])
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("carry", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_beam_search_with_and_without_caches(parts, carry, policy):
     bridge = parts.bridge(carry=carry, strength=0.6, policy=policy)
     inputs = padded(bridge.vocabulary, PROMPTS[:2])
@@ -336,7 +346,7 @@ def test_sampling_draws_from_the_bridges_distribution(parts):
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_what_a_token_costs_does_not_grow_with_the_text(parts, policy, forwards, encoded):
     """300 tokens: one forward a token of the base's, at most two of the source's, a few characters encoded again."""
     bridge, ids = parts.bridge(policy=policy), encode(parts.base.vocabulary, PROMPTS[1])
@@ -350,7 +360,7 @@ def test_what_a_token_costs_does_not_grow_with_the_text(parts, policy, forwards,
             cache = bridge(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
             costs.append((sum(encoded), sum(width for _, width in tuned)))
             assert len(base) == 1
-            assert len(tuned) <= (2 if policy is Policy.LOOK_AHEAD else 1)
+            assert len(tuned) <= (2 if policy is BoundaryPolicy.LOOKAHEAD else 1)
             ids = torch.tensor([[next(following)]])
     early, late = costs[20:120], costs[200:]
     assert max(characters for characters, _ in late) <= max(characters for characters, _ in early) < 400
@@ -378,7 +388,7 @@ def test_gates_leave_the_base_as_it_is_and_change_nothing_elsewhere(parts):
         p = base.softmax(-1)
         entropy = -(p * p.clamp_min(1e-30).log2()).sum(-1)
         limit = float(entropy[1:].median()) + 1e-3
-        found = parts.bridge(guard=Guard(min_entropy=limit))(ids).logits[0]
+        found = parts.bridge(guard=SteeringLimits(min_entropy=limit))(ids).logits[0]
     unsure = entropy >= limit
     assert 0 < unsure[1:].sum() < len(unsure) - 1
     assert torch.equal(found[~unsure], base[~unsure])
@@ -390,8 +400,8 @@ def test_implausible_tokens_stay_out_and_the_change_has_its_cap(parts):
     ids = encode(parts.base.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, free = parts.base.model(ids).logits[0, 1:], parts.bridge()(ids).logits[0, 1:]
-        found = parts.bridge(guard=Guard(plausible=0.1))(ids).logits[0, 1:]
-        capped = parts.bridge(guard=Guard(max_norm=0.5))(ids).logits[0, 1:]
+        found = parts.bridge(guard=SteeringLimits(plausible=0.1))(ids).logits[0, 1:]
+        capped = parts.bridge(guard=SteeringLimits(max_norm=0.5))(ids).logits[0, 1:]
     p = base.softmax(-1)
     out = p < 0.1 * p.amax(-1, keepdim=True)
     assert (found[out] == -torch.inf).all()
@@ -402,14 +412,14 @@ def test_implausible_tokens_stay_out_and_the_change_has_its_cap(parts):
     assert deviation.max() > 0.4
 
 
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_changes_of_several_sources_with_tokenizers_of_their_own_add_up(parts, third, policy):
     target = parts.base.vocabulary
     other = align(third.vocabulary, target, method="retokenize", cache=False)
     made = [
-        (parts.pair, parts.alignment, Combination(Carry.INFORMED, 1, 0.7, 0.4), 0.8),
-        (ContrastPair(third, third), other, Combination(Carry.STATIC, 0.9, 0.5, 0.0), 0.5),
-        (parts.residual(0.2), parts.alignment, Combination(Carry.STATIC, 0.5, 0.5, form=Form.MIXTURE), 1.0),
+        (parts.pair, parts.alignment, Combination(ProjectionMethod.INFORMED, 1, 0.7, 0.4), 0.8),
+        (ExpertPair(third, third), other, Combination(ProjectionMethod.STATIC, 0.9, 0.5, 0.0), 0.5),
+        (parts.residual(0.2), parts.alignment, Combination(ProjectionMethod.STATIC, 0.5, 0.5, form=Form.MIXTURE), 1.0),
     ]
     steerings = [
         Steering.over(target, source, alignment, combination, policy=policy, strength=strength)
@@ -458,7 +468,7 @@ def test_a_base_whose_logits_are_not_as_wide_as_its_vocabulary_is_refused(parts,
 
 def test_a_guard_that_looks_at_what_is_not_computed_is_refused(parts):
     with pytest.raises(VocabridgeError, match="confidence looks at the tuned donor"):
-        parts.bridge(carry=Carry.LINEAR, guard=Guard(confidence=0.5))
+        parts.bridge(carry=ProjectionMethod.LINEAR, guard=SteeringLimits(confidence=0.5))
 
 
 def test_the_bases_weights_stay_and_need_no_gradient(parts):

@@ -12,17 +12,21 @@ from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.strength import Schedule
 
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京", "def f(x):\n    return"]
 GREEDY = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=1)
-SOME = [(Policy.SKIP, Carry.INFORMED), (Policy.RETOKENIZE, Carry.EXPONENTIAL), (Policy.HEAL, Carry.STATIC)]
-SOME += [(Policy.LOOK_AHEAD, Carry.INFORMED), (Policy.LOOK_AHEAD, Carry.STATIC)]
+SOME = [
+    (BoundaryPolicy.SKIP, ProjectionMethod.INFORMED),
+    (BoundaryPolicy.AS_IS, ProjectionMethod.EXPONENTIAL),
+    (BoundaryPolicy.HEAL, ProjectionMethod.STATIC),
+]
+SOME += [(BoundaryPolicy.LOOKAHEAD, ProjectionMethod.INFORMED), (BoundaryPolicy.LOOKAHEAD, ProjectionMethod.STATIC)]
 
 
 def encode(vocabulary, text):
@@ -38,7 +42,7 @@ def close(found, expected):
 
 
 @pytest.fixture(params=SOME, ids=[f"{policy.value}, {carry.value}" for policy, carry in SOME])
-def how(request) -> dict[str, Policy | Carry]:
+def how(request) -> dict[str, BoundaryPolicy | ProjectionMethod]:
     return dict(zip(("policy", "carry"), request.param, strict=True))
 
 
@@ -53,7 +57,7 @@ def onto_llama(request, reverse, sliding, parts, how) -> Bridge:
     """Onto a base without a window, whose cache can be cropped; from sources that have one."""
     if request.param == "hybrid source":
         return reverse.bridge(**how, weights=(1.0, 0.8, 0.6))
-    source = ContrastPair(sliding, sliding)
+    source = ExpertPair(sliding, sliding)
     alignment = align(sliding.vocabulary, parts.small.vocabulary, method="retokenize", cache=False)
     return Bridge.over(parts.small, source, alignment, Combination(how["carry"], 1.0, 0.8, 0.6), policy=how["policy"])
 
@@ -93,9 +97,9 @@ def test_after_taking_tokens_back_and_writing_others_all_is_as_from_scratch(onto
                 close(found[:, -1], bridge(torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[:, 0])
 
 
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_what_stays_is_not_read_again(reverse, policy, forwards):
-    bridge = reverse.bridge(policy=policy, carry=Carry.STATIC)
+    bridge = reverse.bridge(policy=policy, carry=ProjectionMethod.STATIC)
     seen = forwards(reverse.small.model)
     ids = encode(bridge.vocabulary, PROMPTS[1] + PROMPTS[0])
     with torch.no_grad():
@@ -266,7 +270,9 @@ def test_a_bridge_that_is_silent_or_has_written_nothing_has_no_rate(parts):
 # --- what is refused ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"strength": 1.0}, {"combination": Combination(Carry.INFORMED, 1, 1, 0)}])
+@pytest.mark.parametrize(
+    "change", [{"strength": 1.0}, {"combination": Combination(ProjectionMethod.INFORMED, 1, 1, 0)}]
+)
 def test_a_change_that_needs_other_models_in_the_middle_of_a_text_is_refused(parts, change):
     bridge = parts.bridge(strength=0.0 if "strength" in change else 1.0)
     with torch.no_grad():
@@ -278,7 +284,9 @@ def test_a_change_that_needs_other_models_in_the_middle_of_a_text_is_refused(par
         bridge(torch.tensor([[5, 6, 7]]), use_cache=True)
 
 
-@pytest.mark.parametrize("change", [{"strength": 0.5}, {"combination": Combination(Carry.STATIC, 0.5, 0.7, 0.1)}])
+@pytest.mark.parametrize(
+    "change", [{"strength": 0.5}, {"combination": Combination(ProjectionMethod.STATIC, 0.5, 0.7, 0.1)}]
+)
 def test_a_change_that_needs_no_other_models_in_the_middle_of_a_text_is_allowed(parts, change):
     bridge = parts.bridge()
     ids = encode(bridge.vocabulary, PROMPTS[0])
@@ -307,7 +315,7 @@ class InterruptedStepError(Exception):
 
 
 @pytest.mark.parametrize("where", ["base", "tuned", "untuned", "a layer of the base", "a layer of the tuned"])
-@pytest.mark.parametrize("policy", [Policy.RETOKENIZE, Policy.LOOK_AHEAD])
+@pytest.mark.parametrize("policy", [BoundaryPolicy.AS_IS, BoundaryPolicy.LOOKAHEAD])
 def test_after_an_interrupted_step_the_cache_is_refused_and_a_new_one_works(parts, where, policy):
     bridge = parts.bridge(policy=policy)
     module = {

@@ -13,11 +13,11 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge.chat import chat_prompt
 from vocabridge.bridge.model import Bridge
-from vocabridge.decoding.incremental_tokenizer import Reader
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel, model_folder, resolve_vocabulary
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
@@ -65,7 +65,7 @@ def built(parts, tokenizer_folders, templates=(CHATML, GEMMA), adds_begin=(False
     tuned, untuned = (replace(model, vocabulary=small) for model in (parts.tuned, parts.small))
     base = LoadedModel("base", "", parts.base.model, large)
     alignment = align(small, large, method="exact", cache=False)
-    return Chat(Bridge.over(base, ContrastPair(tuned, untuned), alignment, **arguments), source, target)
+    return Chat(Bridge.over(base, ExpertPair(tuned, untuned), alignment, **arguments), source, target)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_the_sources_scores_are_those_of_its_own_template(chat):
 
 @pytest.mark.parametrize("more", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
 def test_generation_of_a_batch_is_that_of_its_conversations(parts, tokenizer_folders, more):
-    bridge = built(parts, tokenizer_folders, policy=Policy.HEAL).bridge
+    bridge = built(parts, tokenizer_folders, policy=BoundaryPolicy.HEAL).bridge
     config = GenerationConfig(**GREEDY | more)
     together = bridge.generate(**chat_prompt(bridge, CONVERSATIONS), generation_config=config)
     alone = [bridge.generate(**chat_prompt(bridge, one), generation_config=config) for one in CONVERSATIONS]
@@ -197,8 +197,8 @@ def test_a_real_models_ids_are_those_of_transformers():
         [{"role": "system", "content": "Be brief."}, *QUESTION],
         [{"role": "user", "content": "  spaces\t\nand lines\n\n"}],
     ):
-        reader = Reader(vocabulary)
+        reader = IncrementalTokenizer(vocabulary)
         for piece in vocabulary.pieces(vocabulary.render(messages)):
-            reader.push(piece)
+            reader.append_piece(piece)
         assert reader.ids == wanted(tokenizer, messages)
         assert vocabulary.encode(vocabulary.render(messages)).ids.tolist() == wanted(tokenizer, messages)

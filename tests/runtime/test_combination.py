@@ -15,12 +15,12 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.evaluation.contenders import CONTRAST
 from vocabridge.models.value_source import Scores
-from vocabridge.options import Carry, Form, Policy
+from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.projection import Projection
 
-DISTRIBUTIONS = [carry for carry in Carry if not carry.of_delta]
-EVERYTHING = [(carry, Form.PRODUCT) for carry in Carry] + [(carry, Form.MIXTURE) for carry in DISTRIBUTIONS]
+DISTRIBUTIONS = [carry for carry in ProjectionMethod if not carry.of_logit_delta]
+EVERYTHING = [(carry, Form.PRODUCT) for carry in ProjectionMethod] + [(carry, Form.MIXTURE) for carry in DISTRIBUTIONS]
 seeds = st.integers(0, 10_000)
 
 
@@ -63,10 +63,10 @@ def same(seed: int, **arguments) -> Case:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds, weights=st.tuples(*[st.floats(-2, 2)] * 3), strength=st.floats(-2, 2))
-@pytest.mark.parametrize("carry", Carry)
+@pytest.mark.parametrize("carry", ProjectionMethod)
 def test_in_one_vocabulary_the_product_is_the_plain_sum_of_logits(carry, seed, weights, strength):
     case, (a, b, c) = same(seed), weights
-    if carry.of_delta:
+    if carry.of_logit_delta:
         asked = (a - 1) * case.base + b * case.scores.delta
     else:
         asked = (a - 1) * case.base + b * case.scores.tuned - c * case.scores.untuned
@@ -87,7 +87,11 @@ def test_in_one_vocabulary_the_mixture_is_the_plain_mean_of_probabilities(seed, 
     case, (a, b) = same(seed, spread=spread), weights
     base = case.base.clamp_min(-1e3)
     case = Case(case.projection, base, case.scores)
-    found = (base + case.change(Combination(Carry.STATIC, a, b, form=Form.MIXTURE), strength)).double().softmax(-1)
+    found = (
+        (base + case.change(Combination(ProjectionMethod.STATIC, a, b, form=Form.MIXTURE), strength))
+        .double()
+        .softmax(-1)
+    )
     p, q = base.double().softmax(-1), case.scores.tuned.double().softmax(-1)
     expected = (1 - strength) * p + strength * (a * p + b * q) / (a + b)
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-3)  # a float32 rounds the share to 6e-8
@@ -190,7 +194,7 @@ def test_it_compiles_in_one_graph(carry, form, projection, sizes):
     torch.testing.assert_close(compiled(case, combination, strength), case.change(combination, strength))
 
 
-@pytest.mark.parametrize("carry", [Carry.LINEAR, Carry.EXPONENTIAL])
+@pytest.mark.parametrize("carry", [ProjectionMethod.LINEAR, ProjectionMethod.EXPONENTIAL])
 def test_a_change_of_logits_has_no_mixture(carry):
     with pytest.raises(VocabridgeError, match=f"the {carry.value} carry carries a change of logits"):
         Combination(carry, form=Form.MIXTURE)
@@ -199,26 +203,26 @@ def test_a_change_of_logits_has_no_mixture(carry):
 @pytest.mark.parametrize("weights", [(-1, 2), (1, -0.1), (0, 0)])
 def test_the_weights_of_a_mixture_are_shares(weights):
     with pytest.raises(VocabridgeError, match="at least 0, not both 0"):
-        Combination(Carry.STATIC, *weights, form=Form.MIXTURE)
+        Combination(ProjectionMethod.STATIC, *weights, form=Form.MIXTURE)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -float("inf")])
 def test_weights_are_finite(weight):
     for weights in [(weight, 1, 1), (1, weight, 1), (1, 1, weight)]:
         with pytest.raises(VocabridgeError, match="finite"):
-            Combination(Carry.STATIC, *weights)
+            Combination(ProjectionMethod.STATIC, *weights)
 
 
 @pytest.mark.parametrize(
     ("combination", "needs"),
     [
-        (Combination(Carry.LINEAR), {"delta": True}),
-        (Combination(Carry.EXPONENTIAL, 1, 0, 1), {"delta": False}),
-        (Combination(Carry.INFORMED), {"tuned": True, "untuned": True}),
-        (Combination(Carry.STATIC, 1, 1, 0), {"tuned": True, "untuned": False}),
-        (Combination(Carry.INFORMED, 1, 0, 0), {"tuned": False, "untuned": False}),
-        (Combination(Carry.INFORMED, 1, 1, 1, Form.MIXTURE), {"tuned": True, "untuned": False}),
-        (Combination(Carry.INFORMED, 1, 0, 1, Form.MIXTURE), {"tuned": False, "untuned": False}),
+        (Combination(ProjectionMethod.LINEAR), {"delta": True}),
+        (Combination(ProjectionMethod.EXPONENTIAL, 1, 0, 1), {"delta": False}),
+        (Combination(ProjectionMethod.INFORMED), {"tuned": True, "untuned": True}),
+        (Combination(ProjectionMethod.STATIC, 1, 1, 0), {"tuned": True, "untuned": False}),
+        (Combination(ProjectionMethod.INFORMED, 1, 0, 0), {"tuned": False, "untuned": False}),
+        (Combination(ProjectionMethod.INFORMED, 1, 1, 1, Form.MIXTURE), {"tuned": True, "untuned": False}),
+        (Combination(ProjectionMethod.INFORMED, 1, 0, 1, Form.MIXTURE), {"tuned": False, "untuned": False}),
     ],
 )
 def test_only_scores_with_a_weight_are_needed(combination, needs):
@@ -228,13 +232,13 @@ def test_only_scores_with_a_weight_are_needed(combination, needs):
 @pytest.mark.parametrize(
     ("carry", "weights", "run"),
     [
-        (Carry.INFORMED, (1, 1, 1), {"tuned", "untuned"}),
-        (Carry.INFORMED, (1, 1, 0), {"tuned"}),
-        (Carry.STATIC, (0, 1, 0), {"tuned"}),
-        (Carry.STATIC, (1, 0, 1), {"untuned"}),
-        (Carry.INFORMED, (1, 0, 0), set()),
-        (Carry.LINEAR, (1, 1, 1), {"tuned", "untuned"}),
-        (Carry.LINEAR, (1, 0, 1), set()),
+        (ProjectionMethod.INFORMED, (1, 1, 1), {"tuned", "untuned"}),
+        (ProjectionMethod.INFORMED, (1, 1, 0), {"tuned"}),
+        (ProjectionMethod.STATIC, (0, 1, 0), {"tuned"}),
+        (ProjectionMethod.STATIC, (1, 0, 1), {"untuned"}),
+        (ProjectionMethod.INFORMED, (1, 0, 0), set()),
+        (ProjectionMethod.LINEAR, (1, 1, 1), {"tuned", "untuned"}),
+        (ProjectionMethod.LINEAR, (1, 0, 1), set()),
     ],
 )
 def test_models_of_weight_0_are_not_run(parts, carry, weights, run, forwards):
@@ -262,7 +266,7 @@ def test_the_family(parts):
     with torch.no_grad():
         base = parts.base.model(ids).logits
         several = [(0, 1, 0), (0, 0, 1), (0.5, 0.8, 0.3)]
-        at = {w: parts.bridge(weights=w, policy=Policy.HEAL)(ids).logits for w in several}
+        at = {w: parts.bridge(weights=w, policy=BoundaryPolicy.HEAL)(ids).logits for w in several}
     speaks = (at[0, 1, 0] != base).any(-1)
     expected = 0.5 * base + 0.8 * at[0, 1, 0] + 0.3 * at[0, 0, 1]
     torch.testing.assert_close(at[0.5, 0.8, 0.3][speaks], expected[speaks], atol=1e-3, rtol=1e-3)
@@ -283,7 +287,7 @@ def test_a_combination_comes_back_from_its_file(tmp_path, carry, form):
 
 
 def test_a_combination_comes_back_from_a_report_of_eval(tmp_path):
-    combination = Combination(Carry.STATIC, 0.25, 0.9, 0.1)
+    combination = Combination(ProjectionMethod.STATIC, 0.25, 0.9, 0.1)
     (tmp_path / "report.json").write_text(json.dumps({"base": "gemma", "combination": combination.as_dict()}))
     assert Combination.load(tmp_path / "report.json") == combination
 
@@ -307,12 +311,14 @@ def test_without_a_combination_a_bridge_has_the_unfitted_one(parts):
 def test_the_sum_of_the_paper_and_of_proxy_tuning_has_weights_of_1():
     for combination in (Combination(), CONTRAST):
         assert (combination.base, combination.tuned, combination.untuned) == (1, 1, 1)
-    assert CONTRAST.carry is Carry.STATIC
+    assert CONTRAST.carry is ProjectionMethod.STATIC
 
 
 def test_a_file_from_before_there_were_forms_is_a_product(tmp_path):
     (tmp_path / "report.json").write_text('{"carry": "informed", "base": 0.2, "tuned": 0.9, "untuned": 0.1}')
-    assert Combination.load(tmp_path / "report.json") == Combination(Carry.INFORMED, 0.2, 0.9, 0.1, Form.PRODUCT)
+    assert Combination.load(tmp_path / "report.json") == Combination(
+        ProjectionMethod.INFORMED, 0.2, 0.9, 0.1, Form.PRODUCT
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
 from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig, new_value_network
-from vocabridge.options import Carry, Policy, Scheme
+from vocabridge.options import BoundaryPolicy, ProjectionMethod, Scheme
 
 CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京"]
@@ -194,7 +194,9 @@ def test_the_donor_alone_is_the_base_with_the_change_added(network):
     torch.testing.assert_close(found, z_post[0, -5:], atol=1e-3, rtol=1e-3)
 
 
-@pytest.fixture(params=[(Policy.RETOKENIZE, Carry.LINEAR), (Policy.LOOK_AHEAD, Carry.INFORMED)])
+@pytest.fixture(
+    params=[(BoundaryPolicy.AS_IS, ProjectionMethod.LINEAR), (BoundaryPolicy.LOOKAHEAD, ProjectionMethod.INFORMED)]
+)
 def bridge(request, parts, scheme) -> Bridge:
     policy, carry = request.param
     return parts.bridge(network_on(parts.small, scheme), carry=carry, policy=policy, weights=(1.0, 0.8, 0.6))
@@ -212,7 +214,7 @@ def encode(bridge, text):
 def test_a_bridge_hears_the_network_as_it_is_alone(parts, scheme):
     """After a whole text, as its own tokenizer cuts it."""
     network, text = network_on(parts.small, scheme), "The quick brown fox"
-    bridge = parts.bridge(network, carry=Carry.LINEAR, policy=Policy.RETOKENIZE)
+    bridge = parts.bridge(network, carry=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
     _, z_delta = plain(network, torch.tensor([parts.small.vocabulary.encode(text).ids.tolist()]))
     ((_, said),) = bridge.listen(encode(bridge, text), keep=1)
     scores, speaks = bridge.steering.scores(said, slice(0, 1), ("delta",))
@@ -248,7 +250,7 @@ def test_beams_are_the_same_with_and_without_a_cache(bridge):
     assert torch.equal(found, bridge.generate(ids, generation_config=beams, use_cache=False))
 
 
-@pytest.mark.parametrize("carry", [Carry.LINEAR, Carry.INFORMED])
+@pytest.mark.parametrize("carry", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
 @torch.no_grad()
 def test_tokens_that_are_taken_back_leave_no_trace(reverse, scheme, carry):
     """Onto Llama, whose cache can be cropped; on Gemma-3, whose embeddings are scaled."""
@@ -263,7 +265,7 @@ def test_tokens_that_are_taken_back_leave_no_trace(reverse, scheme, carry):
 
 def test_each_model_reads_each_token_once(parts, scheme, forwards):
     network = network_on(parts.small, scheme)
-    bridge = parts.bridge(network, carry=Carry.LINEAR, policy=Policy.RETOKENIZE)
+    bridge = parts.bridge(network, carry=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
     seen = {name: forwards(model) for name, model in network.models.items()}
     bridge.generate(encode(bridge, PROMPTS[0]), generation_config=GREEDY)
     assert seen["value"]

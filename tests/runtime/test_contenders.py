@@ -8,14 +8,14 @@ import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge.model import Bridge
-from vocabridge.evaluation.contenders import ALPHAS, Lineup
+from vocabridge.evaluation.contenders import ALPHAS, ContenderFactory
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
 from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
-from vocabridge.options import Carry, Form, Kind, Policy
+from vocabridge.options import BoundaryPolicy, Form, Kind, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 HELD_OUT = [Example(f"Question: {n} foxes?\nAnswer:", f" {2 * n} dogs.", None, str(n), str(n)) for n in (3, 12, 24)]
@@ -37,7 +37,9 @@ def made(model_folders, tmp_path):
             alignment=tmp_path / "pair.safetensors",
             control=control,
         )
-        lineup = Lineup(names, held_out, policies=[Policy.HEAL], device="cpu", progress=lambda *_: None, **settings)
+        lineup = ContenderFactory(
+            names, held_out, policies=[BoundaryPolicy.HEAL], device="cpu", progress=lambda *_: None, **settings
+        )
         return lineup.make(kind, run), run.get(kind.label, "setting")
 
     return made
@@ -60,10 +62,10 @@ def only_base(bridge):
 def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_carry(made):
     contender, setting = made(Kind.MIXTURE)
     bridge, share = contender.model, setting["combination"]["tuned"]
-    assert (bridge.steering.policy, setting["combination"]["form"]) == (Policy.RETOKENIZE, "mixture")
+    assert (bridge.steering.policy, setting["combination"]["form"]) == (BoundaryPolicy.AS_IS, "mixture")
     assert 0 < share < 1
     mixed, base = probabilities(bridge), only_base(bridge)
-    bridge.steering.combination = Combination(Carry.STATIC, 0.0, 1.0, 0.0, Form.MIXTURE)
+    bridge.steering.combination = Combination(ProjectionMethod.STATIC, 0.0, 1.0, 0.0, Form.MIXTURE)
     donor = probabilities(bridge)
     torch.testing.assert_close(mixed, (1 - share) * base + share * donor, atol=1e-4, rtol=1e-3)
 
@@ -82,13 +84,13 @@ def test_nudging_is_the_donor_where_the_base_is_unsure_and_else_the_base(made):
 def test_a_contrast_pair_is_proxy_tunings_sum_by_the_static_carry(made):
     contender, setting = made(Kind.CONTRAST)
     bridge, alpha = contender.model, setting["strength"]
-    assert (bridge.steering.policy, bridge.steering.strength) == (Policy.RETOKENIZE, alpha)
-    assert setting["combination"] == Combination(Carry.STATIC).as_dict()
+    assert (bridge.steering.policy, bridge.steering.strength) == (BoundaryPolicy.AS_IS, alpha)
+    assert setting["combination"] == Combination(ProjectionMethod.STATIC).as_dict()
     log_p, bridge.steering.strength = only_base(bridge).log(), 0.75
     found, bridge.steering.strength = probabilities(bridge), 1.0
-    bridge.steering.combination = Combination(Carry.STATIC, 0.0, 1.0, 0.0)
+    bridge.steering.combination = Combination(ProjectionMethod.STATIC, 0.0, 1.0, 0.0)
     tuned = probabilities(bridge).log()
-    bridge.steering.combination = Combination(Carry.STATIC, 0.0, 0.0, -1.0)
+    bridge.steering.combination = Combination(ProjectionMethod.STATIC, 0.0, 0.0, -1.0)
     untuned = probabilities(bridge).log()
     expected = (log_p + 0.75 * (tuned - untuned)).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
@@ -116,7 +118,7 @@ def test_what_was_measured_without_validation_items_is_not_taken_for_chosen(made
 
 
 def test_weights_that_are_given_get_the_best_of_several_strengths(made):
-    given = Combination(Carry.INFORMED, 0.5, 0.6, 0.1)
+    given = Combination(ProjectionMethod.INFORMED, 0.5, 0.6, 0.1)
     contender, setting = made(Kind.BRIDGE, combination=given, alphas=(0.3, 0.6, 2.0))
     assert setting["combination"] == given.as_dict()
     assert contender.model.steering.strength == setting["strength"]
@@ -146,7 +148,7 @@ def test_a_control_adds_logits_in_one_vocabulary(made, model_folders, tmp_path):
     torch.nn.init.normal_(network.value.projection.weight, std=0.3)
     save_value_network(network, tmp_path / "own", {})
     contender, setting = made(Kind.CONTROL, held_out=[], control=str(tmp_path / "own"))
-    assert setting["combination"] == Combination(Carry.LINEAR).as_dict()
+    assert setting["combination"] == Combination(ProjectionMethod.LINEAR).as_dict()
     base, value = load_model(str(model_folders.target)), load_value_network(tmp_path / "own").value
     tokens = tokenize(ITEM, base.vocabulary)
     ids = torch.tensor([tokens.ids[:-1]])
@@ -165,4 +167,4 @@ def test_what_was_chosen_is_taken_from_the_run(made):
     contender, again = made(Kind.BRIDGE, held_out=[])
     assert again == setting
     assert contender.model.steering.combination == Combination.from_dict(setting["combination"])
-    assert contender.model.steering.policy is Policy.HEAL
+    assert contender.model.steering.policy is BoundaryPolicy.HEAL

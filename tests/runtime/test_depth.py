@@ -18,7 +18,7 @@ from transformers import (
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.models.truncation import cut_to
+from vocabridge.models.truncation import keep_layers
 
 SHAPE = {
     "vocab_size": 90,
@@ -54,7 +54,7 @@ def model(request) -> PreTrainedModel:
 @torch.no_grad()
 def test_it_has_the_whole_models_hidden_states_after_so_many_layers(model, layers):
     cut = copy.deepcopy(model)
-    cut_to(cut, layers)
+    keep_layers(cut, layers)
     states = model(IDS, output_hidden_states=True).hidden_states
     expected = states[5] if layers == 5 else model.base_model.norm(states[layers])  # transformers norms the last itself
     assert torch.equal(cut.base_model(IDS).last_hidden_state, expected)
@@ -70,7 +70,7 @@ def _logits(model, hidden):
 @pytest.mark.parametrize("layers", [1, 3])
 @torch.no_grad()
 def test_its_caches_have_so_many_layers_and_change_nothing(model, layers):
-    cut_to(model, layers)
+    keep_layers(model, layers)
     plain, cache = DynamicCache(), DynamicCache(config=model.config)
     assert len(cache.layers) == layers
     for past in (plain, cache):
@@ -80,7 +80,7 @@ def test_its_caches_have_so_many_layers_and_change_nothing(model, layers):
 
 
 def test_its_configuration_makes_the_same_model(model, tmp_path):
-    cut_to(model, 3)
+    keep_layers(model, 3)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_its_configuration_makes_the_same_model(model, tmp_path):
 def test_a_number_of_layers_that_there_are_not_is_refused_and_nothing_changes(model, layers):
     model.name_or_path = "small"
     with pytest.raises(VocabridgeError, match=f"small has 5 layers, so its first {layers} cannot be had; use 1 to 5"):
-        cut_to(model, layers)
+        keep_layers(model, layers)
     assert len(model.base_model.layers) == model.config.num_hidden_layers == 5
 
 
@@ -99,7 +99,7 @@ def test_an_architecture_without_a_list_of_layers_is_refused():
     model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=90, n_embd=32, n_layer=2, n_head=2))
     model.name_or_path = "other"
     with pytest.raises(VocabridgeError, match=r"other \(gpt2\) has no list of layers that could be cut"):
-        cut_to(model, 1)
+        keep_layers(model, 1)
 
 
 def test_an_architecture_with_weights_for_each_layer_elsewhere_is_refused():
@@ -107,4 +107,4 @@ def test_an_architecture_with_weights_for_each_layer_elsewhere_is_refused():
     more = {"vocab_size_per_layer_input": 90, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
     model = AutoModelForCausalLM.from_config(Gemma3nTextConfig(laurel_rank=4, **shape, **more))
     with pytest.raises(VocabridgeError, match="has weights outside its layers that depend on how many these are"):
-        cut_to(model, 2)
+        keep_layers(model, 2)

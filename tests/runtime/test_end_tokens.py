@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vocabridge.byte_level.byte_bridge import ExactBridge
-from vocabridge.byte_level.streaming import ExactStream
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge
+from vocabridge.byte_level.streaming import ByteLevelStream
 from vocabridge.evaluation.answers import Extractor
 from vocabridge.evaluation.scoring import of_model
 from vocabridge.models.end_tokens import end_tokens
@@ -87,7 +87,7 @@ def test_generate_of_a_bridge_stops_at_every_end_token(several, end):
 
 
 def test_an_exact_bridge_stops_at_every_end_token(several):
-    writing = ExactStream(ExactBridge(several.base, []), "x", 4, (), 0.0, 1.0)
+    writing = ByteLevelStream(ByteLevelBridge(several.base, []), "x", 4, (), 0.0, 1.0)
     assert set(writing._ends) == {1, *CONFIGURED}
 
 

@@ -10,21 +10,21 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge.build import build_bridge, build_steering
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.scoring import of_model
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_source
-from vocabridge.options import Carry, Kind, Policy
+from vocabridge.options import BoundaryPolicy, Kind, ProjectionMethod
 from vocabridge.projection import strength
 from vocabridge.projection.combination import Combination
 
-WEIGHTS = Combination(Carry.INFORMED, 0.7, 0.6, 0.2)
+WEIGHTS = Combination(ProjectionMethod.INFORMED, 0.7, 0.6, 0.2)
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.json").read_text())
 
 
@@ -48,7 +48,7 @@ def files(tmp_path, model_folders):
 def saved(files, names):
     """Saves a bridge with these settings."""
 
-    def saved(*strengths, guard=None, policy=Policy.HEAL):
+    def saved(*strengths, guard=None, policy=BoundaryPolicy.HEAL):
         base = load_model(names["base"])
         given = {"untuned": names["untuned"], "alignment": files / "pair.safetensors", "policy": policy}
         steerings = [build_steering(base.vocabulary, names["value"], strength=one, **given) for one in strengths]
@@ -77,7 +77,7 @@ def bits_per_byte(read, files):
 
 
 def test_a_saved_bridge_is_measured_as_it_is(files, saved):
-    guard = Guard(max_norm=2.0)
+    guard = SteeringLimits(max_norm=2.0)
     folder = saved(strength.Schedule(1.0, 0.25, 3), guard=guard)
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
     assert [one.name for one in report.measured] == [
@@ -99,7 +99,7 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
 
 def test_saved_or_by_name_all_contenders_are_the_same(files, saved, names):
     more = {"validation": files / "validation.jsonl"}
-    by_folder = run(files, bridge=saved(1.0, policy=Policy.LOOK_AHEAD), **more)
+    by_folder = run(files, bridge=saved(1.0, policy=BoundaryPolicy.LOOKAHEAD), **more)
     WEIGHTS.save(files / "weights.json")
     by_name = run(files, **names, alignment=files / "pair.safetensors", combination=files / "weights.json", **more)
     for one, other in zip(by_folder.measured, by_name.measured, strict=True):
@@ -144,8 +144,8 @@ def test_the_exact_bridge_has_the_weights_of_the_bridge_and_the_whole_path_works
         "tolerance": 0.01,
     }
     source = load_value_source(names["value"], untuned=names["untuned"])
-    steering = ExactSteering(source, Combination.from_dict(report.combination))
-    direct = ExactBridge(load_model(names["base"]), [steering], tolerance=0.01)
+    steering = ByteLevelSteering(source, Combination.from_dict(report.combination))
+    direct = ByteLevelBridge(load_model(names["base"]), [steering], tolerance=0.01)
     expected = bits_per_byte(lambda example: direct.bits(example.prompt, example.response), files)
     assert exact.bits_per_byte.value == pytest.approx(expected, rel=1e-6)
     assert exact.changed_tokens is None
@@ -171,7 +171,7 @@ def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, m
 
 
 def test_what_is_refused(files, saved, names):
-    folder = saved(1.0, guard=Guard(plausible=0.1))
+    folder = saved(1.0, guard=SteeringLimits(plausible=0.1))
     with pytest.raises(VocabridgeError, match="exact needs a bridge without a guard"):
         run(files, bridge=folder, contenders=[Kind.EXACT])
     with pytest.raises(VocabridgeError, match="name one of these"):

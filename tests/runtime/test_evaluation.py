@@ -20,7 +20,7 @@ from vocabridge.evaluation.measuring import response_bits
 from vocabridge.evaluation.scoring import ByTokens, donor, of_model, of_source
 from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.options import Carry, Kind, Policy
+from vocabridge.options import BoundaryPolicy, Kind, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 BASE, DONOR, BRIDGE = "base", "donor alone", "bridge"
@@ -181,7 +181,7 @@ def test_the_whole_path(files, model_folders, measure):
         ceiling=str(model_folders.tuned),
         control=str(files / "own-values"),
         answers=2,
-        policies=(Policy.RETOKENIZE, Policy.LOOK_AHEAD),
+        policies=(BoundaryPolicy.AS_IS, BoundaryPolicy.LOOKAHEAD),
         progress=lambda *args: told.append(args),
     )
     by_default = [kind.label for kind in Kind if kind is not Kind.EXACT]
@@ -189,7 +189,7 @@ def test_the_whole_path(files, model_folders, measure):
     assert (report.items, report.templates, report.answered, len(report.samples)) == (4, 2, 2, 3)
     setting = named(report, BRIDGE).setting
     assert report.combination == setting["combination"] == setting["fits"][0]["combination"]
-    assert {fit["combination"]["carry"] for fit in setting["fits"]} == {carry.value for carry in Carry}
+    assert {fit["combination"]["carry"] for fit in setting["fits"]} == {carry.value for carry in ProjectionMethod}
     assert {fit["policy"] for fit in setting["fits"]} == {"retokenize", "look-ahead"}
     assert named(report, "mixture").setting["combination"]["form"] == "mixture"
     assert 0 <= named(report, "nudging").setting["threshold"] <= 1
@@ -214,7 +214,7 @@ def test_the_whole_path(files, model_folders, measure):
 
 
 def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, measure):
-    Combination(Carry.LINEAR).save(files / "weights.json")
+    Combination(ProjectionMethod.LINEAR).save(files / "weights.json")
     report = measure(
         combination=files / "weights.json",
         ceiling=str(model_folders.target),
@@ -331,7 +331,7 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeyp
         ({"limit": 2}, "another limit"),
         ({"validation": None}, None),
         ({"max_new_tokens": 7}, "another max_new_tokens"),
-        ({"policies": (Policy.HEAL,)}, "another policies"),
+        ({"policies": (BoundaryPolicy.HEAL,)}, "another policies"),
     ],
 )
 def test_another_evaluation_in_the_folder_is_refused(files, measure, change, says):
@@ -365,7 +365,7 @@ def test_what_is_refused(files, model_folders, measure):
     with pytest.raises(VocabridgeError, match="of several alphas"):
         measure(alphas=(0.5, 1.0))
     with pytest.raises(VocabridgeError, match="of several policies"):
-        measure(policies=(Policy.HEAL, Policy.SKIP))
+        measure(policies=(BoundaryPolicy.HEAL, BoundaryPolicy.SKIP))
     with pytest.raises(VocabridgeError, match="nudging needs --validation"):
         measure(contenders=[Kind.NUDGING])
     with pytest.raises(VocabridgeError, match="ceiling needs --ceiling"):

@@ -9,7 +9,7 @@ import torch
 from vocabridge.bridge import fitting
 from vocabridge.bridge.fitting import Features, fit_combination
 from vocabridge.models.examples import Example, tokenize
-from vocabridge.options import Carry, Form, Policy
+from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 ITEMS = [
@@ -18,7 +18,9 @@ ITEMS = [
 ]
 
 
-@pytest.mark.parametrize(("carry", "weights"), [(Carry.INFORMED, (0.3, 0.9, 0.2)), (Carry.LINEAR, (0.7, 1.4))])
+@pytest.mark.parametrize(
+    ("carry", "weights"), [(ProjectionMethod.INFORMED, (0.3, 0.9, 0.2)), (ProjectionMethod.LINEAR, (0.7, 1.4))]
+)
 def test_known_weights_are_found_again(carry, weights):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4000, 50, len(weights))) * 2
@@ -41,7 +43,7 @@ def test_a_known_share_is_found_again(share):
     truth = np.array([rng.choice(50, p=(p, q)[side][i]) for i, side in enumerate(which)])
     rows = np.arange(6000)
     features = np.log(np.stack([p, q, np.full_like(p, 0.02)], -1))
-    judged = Features({Carry.STATIC: features}, np.zeros(p.shape), truth)
+    judged = Features({ProjectionMethod.STATIC: features}, np.zeros(p.shape), truth)
     fit = judged.judge(judged.fitted()[1])
     assert fit.combination.tuned == pytest.approx(share, abs=0.05)
     assert fit.combination.base == pytest.approx(1 - fit.combination.tuned, abs=1e-4)
@@ -54,10 +56,10 @@ def test_every_carry_is_fitted_in_every_form_that_it_has(parts):
     told = []
     fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: told.append(args[:2]))
     forms = [(fit.combination.carry, fit.combination.form) for fit in fits]
-    assert len(forms) == len(Carry) + 2
-    assert set(forms) == {(carry, Form.PRODUCT) for carry in Carry} | {
-        (Carry.STATIC, Form.MIXTURE),
-        (Carry.INFORMED, Form.MIXTURE),
+    assert len(forms) == len(ProjectionMethod) + 2
+    assert set(forms) == {(carry, Form.PRODUCT) for carry in ProjectionMethod} | {
+        (ProjectionMethod.STATIC, Form.MIXTURE),
+        (ProjectionMethod.INFORMED, Form.MIXTURE),
     }
     assert [fit.bits for fit in fits] == sorted(fit.bits for fit in fits)
     assert told == [(n, 4) for n in range(1, 5)]
@@ -85,7 +87,7 @@ def spoken_bits(bridge, combination, strength=1.0) -> float:
     return float(np.mean(bits))
 
 
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
     bridge = parts.bridge(policy=policy)
     for fit in fit_combination(bridge, ITEMS):
@@ -99,7 +101,7 @@ def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
 
 def test_a_fit_does_not_look_at_the_bridges_own_combination(parts):
     expected = fit_combination(parts.bridge(), ITEMS)
-    for carry, weights in ((Carry.LINEAR, (1.0, 1.0, 1.0)), (Carry.INFORMED, (1.0, 0.0, 0.0))):
+    for carry, weights in ((ProjectionMethod.LINEAR, (1.0, 1.0, 1.0)), (ProjectionMethod.INFORMED, (1.0, 0.0, 0.0))):
         found = fit_combination(parts.bridge(carry=carry, weights=weights), ITEMS)
         assert [fit.combination for fit in found] == [fit.combination for fit in expected]
 
@@ -117,9 +119,9 @@ def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypa
 @pytest.mark.parametrize(
     "combination",
     [
-        Combination(Carry.INFORMED, 0.6, 0.7, 0.2),
-        Combination(Carry.EXPONENTIAL, 0.9, 0.5, 0.5),
-        Combination(Carry.STATIC, 0.4, 0.6, 0.0, Form.MIXTURE),
+        Combination(ProjectionMethod.INFORMED, 0.6, 0.7, 0.2),
+        Combination(ProjectionMethod.EXPONENTIAL, 0.9, 0.5, 0.5),
+        Combination(ProjectionMethod.STATIC, 0.4, 0.6, 0.0, Form.MIXTURE),
     ],
 )
 def test_one_reading_tells_the_bits_at_every_strength(parts, forwards, combination):

@@ -13,14 +13,14 @@ import torch
 import vocabridge
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.bridge.build import build_steering
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.loading import load_model
 from vocabridge.models.reference import weights_digest
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
-from vocabridge.options import Carry, Form, Policy
+from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.strength import Schedule
 
@@ -77,17 +77,17 @@ def test_a_contrast_pair_comes_back_bit_for_bit(bridge, own):
 
 def test_several_sources_come_back_with_all_that_was_set(bridge, own, values, parts):
     network = load_value_network(values, dtype=F32)
-    mixture = Combination(Carry.STATIC, 0.3, 0.7, 0.0, Form.MIXTURE)
-    settings = {"policy": Policy.HEAL, "strength": Schedule(1.0, 0.25, 8)}
+    mixture = Combination(ProjectionMethod.STATIC, 0.3, 0.7, 0.0, Form.MIXTURE)
+    settings = {"policy": BoundaryPolicy.HEAL, "strength": Schedule(1.0, 0.25, 8)}
     second = Steering.over(bridge.vocabulary, network, parts.alignment, mixture, **settings)
-    guard = Guard(plausible=0.01, min_entropy=0.5, max_norm=3.0)
+    guard = SteeringLimits(plausible=0.01, min_entropy=0.5, max_norm=3.0)
     base = load_model(str(own / "target"), dtype=F32)
     both = Bridge(base, [bridge.steering, second], guard)
     save_bridge(both, own / "bridge")
     again = load(own / "bridge", dtype=F32)
     assert again.guard == guard
     assert [one.combination for one in again.steerings] == [UNFITTED, mixture]
-    assert [one.policy for one in again.steerings] == [Policy.LOOK_AHEAD, Policy.HEAL]
+    assert [one.policy for one in again.steerings] == [BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL]
     assert [one.strength for one in again.steerings] == [1.0, Schedule(1.0, 0.25, 8)]
     assert torch.equal(logits(again), logits(both))
     assert again.steerings[1].source.config.training == {"epochs": 1}

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.limits import Guard, norm
+from vocabridge.bridge.limits import SteeringLimits, norm
 from vocabridge.models.value_source import Scores
-from vocabridge.options import Carry, Form
+from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 seeds = st.integers(0, 10_000)
@@ -25,7 +25,9 @@ def logits(seed: int, spread: float = 3.0, n: int = 3) -> torch.Tensor:
     return torch.randn(n, SIZE, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-def limited(guard: Guard, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, speaks: torch.Tensor) -> torch.Tensor:
+def limited(
+    guard: SteeringLimits, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, speaks: torch.Tensor
+) -> torch.Tensor:
     out = torch.empty_like(z)
     guard.limit(z, p, change, speaks, out=out)
     return out
@@ -38,7 +40,7 @@ def entropy(z: torch.Tensor) -> torch.Tensor:
 
 @given(seeds)
 def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
-    z, change, guard = logits(seed), logits(seed + 1), Guard()
+    z, change, guard = logits(seed), logits(seed + 1), SteeringLimits()
     assert guard.gate(z, z.softmax(-1), Scores()) is None
     assert torch.equal(limited(guard, z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
 
@@ -47,7 +49,7 @@ def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
 def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spread, plausible):
     z, change = logits(seed, spread), logits(seed + 1)
     p = z.softmax(-1)
-    found = limited(Guard(plausible=plausible), z, p, change.clone(), EVERYWHERE)
+    found = limited(SteeringLimits(plausible=plausible), z, p, change.clone(), EVERYWHERE)
     stays = p >= plausible * p.amax(-1, keepdim=True)
     assert torch.equal(found.isfinite(), stays)
     assert torch.equal(found[stays], (z + change)[stays])
@@ -56,7 +58,9 @@ def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spr
 
 def test_a_token_at_the_mask_itself_stays():
     z = torch.tensor([[0.5, 0.25, 0.249, 0.001]]).log()
-    found = limited(Guard(plausible=0.5), z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4), EVERYWHERE)
+    found = limited(
+        SteeringLimits(plausible=0.5), z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4), EVERYWHERE
+    )
     assert found.isfinite().tolist() == [[True, True, False, False]]
 
 
@@ -66,7 +70,7 @@ def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
     z, change = logits(seed), logits(seed + 1, spread)
     change[0] = 0.0
     p = z.softmax(-1)
-    allowed = limited(Guard(max_norm=cap), z, p, change.clone(), EVERYWHERE) - z
+    allowed = limited(SteeringLimits(max_norm=cap), z, p, change.clone(), EVERYWHERE) - z
     deviation = (p.double() * (change - (p.double() * change).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     after = (p.double() * (allowed - (p.double() * allowed).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     torch.testing.assert_close(after, deviation.clamp_max(cap), atol=1e-4, rtol=1e-3)
@@ -78,11 +82,11 @@ def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
 def test_constants_do_not_matter(seed, added, to):
     """Neither one added to the change nor one added to the base's logits."""
     z, change = logits(seed), logits(seed + 1)
-    guard = Guard(plausible=0.01, max_norm=0.7)
+    guard = SteeringLimits(plausible=0.01, max_norm=0.7)
     expected = limited(guard, z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
     found = limited(guard, z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    for guard in (Guard(min_entropy=2.0), Guard(min_entropy=2.0, confidence=0.5)):
+    for guard in (SteeringLimits(min_entropy=2.0), SteeringLimits(min_entropy=2.0, confidence=0.5)):
         one, two = (guard.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
         assert torch.equal(one, two)
 
@@ -107,7 +111,7 @@ def test_the_entropy_gate_is_open_from_its_threshold_on(seed, spread):
     for position, bits in enumerate(entropy(z).tolist()):
         for threshold, is_open in ((bits - 1e-3, True), (bits + 1e-3, False)):
             if threshold > 0:
-                gate = Guard(min_entropy=threshold).gate(z, z.softmax(-1), Scores())
+                gate = SteeringLimits(min_entropy=threshold).gate(z, z.softmax(-1), Scores())
                 assert gate[position].item() == is_open
 
 
@@ -117,7 +121,7 @@ def test_the_confidence_gate_is_open_from_its_threshold_on(seed):
     ratio = tuned.softmax(-1).amax(-1) / z.softmax(-1).amax(-1)
     for position, times in enumerate(ratio.tolist()):
         for threshold, is_open in ((times * 0.999, 1.0), (times * 1.001, 0.0)):
-            gate = Guard(confidence=threshold).gate(z, z.softmax(-1), Scores(tuned=tuned))
+            gate = SteeringLimits(confidence=threshold).gate(z, z.softmax(-1), Scores(tuned=tuned))
             assert gate.shape == (3, 1)
             assert gate[position].item() == is_open
 
@@ -126,16 +130,20 @@ def test_two_gates_have_to_be_open_both():
     unsure, sure = torch.zeros(1, SIZE), torch.eye(1, SIZE) * 20
     z = torch.cat([unsure, unsure, sure, sure])
     tuned = torch.cat([unsure, sure, unsure, sure])
-    gates = [Guard(min_entropy=1.0), Guard(confidence=1.01), Guard(min_entropy=1.0, confidence=0.9)]
+    gates = [
+        SteeringLimits(min_entropy=1.0),
+        SteeringLimits(confidence=1.01),
+        SteeringLimits(min_entropy=1.0, confidence=0.9),
+    ]
     opened = [guard.gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() for guard in gates]
     assert opened == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]
-    assert Guard(min_entropy=1.0, confidence=2.0).gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() == [
-        *(0, 1, 0, 0)
-    ]
+    assert SteeringLimits(min_entropy=1.0, confidence=2.0).gate(
+        z, z.softmax(-1), Scores(tuned=tuned)
+    ).flatten().tolist() == [*(0, 1, 0, 0)]
 
 
 def test_it_compiles_in_one_graph():
-    guard = Guard(plausible=0.01, min_entropy=2.0, confidence=0.3, max_norm=1.0)
+    guard = SteeringLimits(plausible=0.01, min_entropy=2.0, confidence=0.3, max_norm=1.0)
 
     def steer(z, change, tuned):
         p = z.softmax(-1)
@@ -147,13 +155,16 @@ def test_it_compiles_in_one_graph():
 
 
 def test_confidence_needs_a_combination_that_computes_the_donor():
-    guard = Guard(confidence=1.0)
-    for combination in (Combination(Carry.STATIC, 1, 1, 0), Combination(Carry.INFORMED, form=Form.MIXTURE)):
+    guard = SteeringLimits(confidence=1.0)
+    for combination in (
+        Combination(ProjectionMethod.STATIC, 1, 1, 0),
+        Combination(ProjectionMethod.INFORMED, form=Form.MIXTURE),
+    ):
         guard.check(combination)
-    for combination in (Combination(Carry.LINEAR), Combination(Carry.INFORMED, 1, 0, 1)):
+    for combination in (Combination(ProjectionMethod.LINEAR), Combination(ProjectionMethod.INFORMED, 1, 0, 1)):
         with pytest.raises(VocabridgeError, match=f"the {combination.carry.value} carry does not compute"):
             guard.check(combination)
-        Guard(plausible=0.1, min_entropy=1.0, max_norm=3.0).check(combination)
+        SteeringLimits(plausible=0.1, min_entropy=1.0, max_norm=3.0).check(combination)
 
 
 @pytest.mark.parametrize(
@@ -172,15 +183,15 @@ def test_confidence_needs_a_combination_that_computes_the_donor():
 )
 def test_values_out_of_range_are_refused(values, message):
     with pytest.raises(VocabridgeError, match=message):
-        Guard(**values)
+        SteeringLimits(**values)
 
 
-@pytest.mark.parametrize("guard", [Guard(), Guard(0.1, 0.5, 0.9, 3.0), Guard(plausible=1.0)])
+@pytest.mark.parametrize("guard", [SteeringLimits(), SteeringLimits(0.1, 0.5, 0.9, 3.0), SteeringLimits(plausible=1.0)])
 def test_a_guard_comes_back_from_json(guard):
-    assert Guard.from_dict(json.loads(json.dumps(guard.as_dict(), allow_nan=False))) == guard
+    assert SteeringLimits.from_dict(json.loads(json.dumps(guard.as_dict(), allow_nan=False))) == guard
 
 
 @pytest.mark.parametrize("values", [None, 3, [], {"plausibel": 0.1}, {"plausible": "much"}, {"plausible": []}])
 def test_json_that_is_no_guard_is_refused(values):
     with pytest.raises(VocabridgeError, match="is no guard"):
-        Guard.from_dict(values)
+        SteeringLimits.from_dict(values)

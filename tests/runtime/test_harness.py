@@ -17,7 +17,7 @@ import yaml
 from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.saving import load, save_bridge
-from vocabridge.options import Carry
+from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 pytestmark = [
@@ -84,7 +84,7 @@ def bridge(tmp_path, model_folders) -> Path:
         untuned=str(model_folders.source),
         alignment=tmp_path / "pair.safetensors",
     )
-    made.steering.combination = Combination(Carry.INFORMED, 0.4, 0.6, 0.1)
+    made.steering.combination = Combination(ProjectionMethod.INFORMED, 0.4, 0.6, 0.1)
     save_bridge(made, tmp_path / "bridge")
     return tmp_path / "bridge"
 

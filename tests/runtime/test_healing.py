@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.projection.token_healing import Healed, Healer
+from vocabridge.projection.token_healing import HealedDistribution, TokenHealer
 
 SIZE = 265
 PENDING = [b"", b" ", b"  ", b" t", b"t", b"h", b"\xc3", b"\xff", b"z"]
@@ -42,8 +42,8 @@ class Way:
 
 
 @pytest.fixture(scope="module")
-def healer(tiny) -> Healer:
-    return Healer(tiny["source"], tiny["target"])
+def healer(tiny) -> TokenHealer:
+    return TokenHealer(tiny["source"], tiny["target"])
 
 
 @st.composite
@@ -67,11 +67,11 @@ class One:
     unsure: list[int]
 
     @classmethod
-    def of(cls, found: Healed, i: int = 0) -> One:
+    def of(cls, found: HealedDistribution, i: int = 0) -> One:
         return cls(found.p[i], found.across[i], found.counts[i], found.unsure()[i])
 
 
-def heal(healer: Healer, several: list[Way], written: bytes) -> One:
+def heal(healer: TokenHealer, several: list[Way], written: bytes) -> One:
     weights = torch.tensor([one.weight for one in several])
     log_p = torch.from_numpy(np.stack([one.log_p for one in several]))
     return One.of(healer.heal([[one.pending for one in several]], [[True] * len(several)], weights, log_p, [written]))
@@ -222,7 +222,7 @@ def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny
 
 def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_some_count(tiny, monkeypatch):
     """Of 40 tokens of a kind that counts 1, in falling order, all but the last three count next to nothing."""
-    healer = Healer(tiny["source"], tiny["target"])
+    healer = TokenHealer(tiny["source"], tiny["target"])
     spelled = [bytes([byte]) for byte in range(65, 105)]
     asked: list[bytes] = []
 
@@ -252,14 +252,16 @@ def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all
     for w, (mass, _) in masses.items():
         p[w] = mass
     p[9] = 1 - p.sum()  # counts 1
-    found = Healed(torch.stack([p, p]), torch.zeros(2), [{}, {w: count for w, (_, count) in masses.items()}])
+    found = HealedDistribution(
+        torch.stack([p, p]), torch.zeros(2), [{}, {w: count for w, (_, count) in masses.items()}]
+    )
     assert found.unsure() == [[], [7, 3, 2]]
 
 
 def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny, vocabularies, judge):
     """A control token ends the text: the target cuts what is in front of it as it stands."""
     source, target = vocabularies["byte_level"], tiny["target"]
-    healer, cases = Healer(source, target), 0
+    healer, cases = TokenHealer(source, target), 0
     followed = [source.canonical[data] for data in (b"t", b"h", b"\xc3", b" ", b".")]
     following = [0, *(source.canonical[data] for data in (b"h", b"e", b"\xa9", b" ", b"a", b"1", b"\xff"))]
     assert source.token_bytes[0] is None
@@ -316,7 +318,7 @@ def test_it_has_no_weights_that_a_checkpoint_would_hold(healer):
 )
 def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(tiny, pending):
     tokens = tiny["highest"].token_bytes
-    found = Healer(tiny["highest"], tiny["target"]).run(pending).ids.tolist()
+    found = TokenHealer(tiny["highest"], tiny["target"]).run(pending).ids.tolist()
     assert sorted(found) == [i for i, data in enumerate(tokens) if data.startswith(pending) and data != pending]
     assert found == sorted(found, key=lambda i: tokens[i])
 
@@ -325,7 +327,7 @@ def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(ti
 def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, kind):
     """Each rest is the token of its bytes, or the first piece of them; the run has the kinds of these rests."""
     vocabulary = vocabularies[kind]
-    healer = Healer(vocabulary, vocabulary)
+    healer = TokenHealer(vocabulary, vocabulary)
     prefixes = {data[:size] for data in vocabulary.canonical for size in (1, 2, len(data))}
     for pending in sorted(prefixes)[::3]:
         longer = sorted(data for data in vocabulary.canonical if data.startswith(pending) and data != pending)
@@ -341,7 +343,7 @@ def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, k
 def test_a_control_token_follows_only_the_cover_that_is_the_text_as_it_stands(vocabularies, tiny):
     """Any other cover is one that the tokenizer makes of a longer text."""
     source = vocabularies["byte_level"]
-    healer, end, z = Healer(source, tiny["target"]), source.roles["end"], source.canonical[b"z"]
+    healer, end, z = TokenHealer(source, tiny["target"]), source.roles["end"], source.canonical[b"z"]
     log_p = torch.full((2, source.size), -math.inf)
     log_p[0, [end, z]] = torch.tensor([0.25, 0.75]).log()
     log_p[1, [end, z]] = torch.tensor([0.5, 0.5]).log()

@@ -17,20 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, Kind, Vocabulary, align
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import resolve_vocabulary
 from vocabridge.models.prompts import prompt_ids
-from vocabridge.options import Carry, Policy
-from vocabridge.projection import lookahead as look_ahead
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
+from vocabridge.projection import lookahead as lookahead
 from vocabridge.projection import token_healing as healing
-from vocabridge.projection.lookahead import _FOLLOWING, _MOST, _WORTH, LookAhead
+from vocabridge.projection.lookahead import _FOLLOWING, _MOST, _WORTH, Lookahead
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_stream import Reading
-from vocabridge.projection.token_healing import Healer
+from vocabridge.projection.token_healing import TokenHealer
 
 SIZES = (265, 263)
 WORDS = [b"t", b"th", b" t", b" ", b"h", b"he", b"\xc3", "é".encode(), b"z", b" the"]
-CARRIES = [Carry.STATIC, Carry.INFORMED]
+CARRIES = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
 
 
 def with_columns(tiny: dict[str, Vocabulary], columns: dict[bytes, dict[bytes, float]]) -> Alignment:
@@ -81,10 +81,10 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(draw(st.integers(0, 999)), draw(st.integers(1, 2)), tuple(sorted(looked)), sharpness)
 
 
-def carry_of(alignment: Alignment, carry: Carry):
+def carry_of(alignment: Alignment, carry: ProjectionMethod):
     """A carry of distributions as a function of p_S, p_T and what was looked behind."""
     projection = Projection.of(alignment)
-    if carry is Carry.STATIC:
+    if carry is ProjectionMethod.STATIC:
         return projection.static
     return lambda p, p_target, ahead=None: projection.informed(p, p_target, ahead).exp() * p_target
 
@@ -95,13 +95,13 @@ def written_out(ahead, alignment, carry, p, p_target, looked) -> np.ndarray:
     speaking, covered = C.sum(0) > 0, R.sum(1) > 0
     q = np.zeros(SIZES[1])
     for w in range(SIZES[0]):
-        u = C[:, w] if carry is Carry.STATIC else p_target * R[:, w]
+        u = C[:, w] if carry is ProjectionMethod.STATIC else p_target * R[:, w]
         left = p[w]
         if w in looked:
             for v in np.argsort(-looked[w]["first"], kind="stable")[:_FOLLOWING]:
                 found = ahead.candidates(w, int(v))
                 known = dict(zip(found.targets, found.columns, strict=True))
-                if carry is Carry.INFORMED:
+                if carry is ProjectionMethod.INFORMED:
                     known = {y: row * p_target[y] for y, row in zip(found.targets, found.rows, strict=True)}
                 for y, weight in known.items():
                     q[y] += p[w] * looked[w]["own"][v] * weight / sum(known.values())
@@ -117,7 +117,7 @@ def written_out(ahead, alignment, carry, p, p_target, looked) -> np.ndarray:
 def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns, case, carry):
     """For one donor and for two, whose own say on what follows is taken; for any columns."""
     alignment = with_columns(tiny, columns)
-    ahead = LookAhead(alignment, tiny["source"], tiny["target"])
+    ahead = Lookahead(alignment, tiny["source"], tiny["target"])
     p, after, p_target, position, ws = case.parts(tiny["source"])
     carry_over = carry_of(alignment, carry)
     found = carry_over(p, p_target, ahead.ahead(position, ws, after))
@@ -137,7 +137,7 @@ def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns
 def test_the_candidates_are_what_a_text_may_begin_with_that_goes_on_with_both_tokens(tiny, w):
     """Among them what the target's tokenizer cuts first, and all that it may run on in; no weight is 0."""
     source, target = tiny["source"], tiny["target"]
-    ahead = LookAhead(with_columns(tiny, {}), source, target)
+    ahead = Lookahead(with_columns(tiny, {}), source, target)
     for v, more in enumerate(source.token_bytes):
         text = w + more
         found = ahead.candidates(source.canonical[w], v)
@@ -158,7 +158,7 @@ def test_the_candidates_are_what_a_text_may_begin_with_that_goes_on_with_both_to
 def test_what_is_carried_stays_a_distribution(tiny, columns, case, carry):
     alignment = with_columns(tiny, columns)
     p, after, p_target, position, ws = case.parts(tiny["source"])
-    ahead = LookAhead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
+    ahead = Lookahead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
     found = carry_of(alignment, carry)(p, p_target, ahead)
     assert found.isfinite().all()
     assert (found >= 0).all()
@@ -174,7 +174,7 @@ def test_a_token_that_speaks_for_no_target_token_gets_no_say_by_being_looked_beh
     p, after, p_target, position, ws = case.parts(tiny["source"])
     counts[:, ws] = 0
     alignment = dataclasses.replace(whole, counts=counts.tocsr())
-    ahead = LookAhead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
+    ahead = Lookahead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
     carry_over = carry_of(alignment, carry)
     torch.testing.assert_close(carry_over(p, p_target, ahead), carry_over(p, p_target), atol=1e-6, rtol=1e-4)
 
@@ -186,7 +186,7 @@ def test_a_position_where_nothing_was_looked_behind_is_carried_as_ever(tiny, cas
     case = dataclasses.replace(case, looked=tuple({(0, word) for _, word in case.looked}))
     p, after, p_target, position, ws = case.parts(tiny["source"])
     carry_over = carry_of(alignment, carry)
-    ahead = LookAhead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
+    ahead = Lookahead(alignment, tiny["source"], tiny["target"]).ahead(position, ws, after)
     torch.testing.assert_close(carry_over(p, p_target, ahead)[:, 1], carry_over(p, p_target)[:, 1])
 
 
@@ -198,7 +198,7 @@ def test_by_hand_what_follows_decides_between_longer_and_shorter_tokens(tiny, ca
     p, after = torch.zeros(1, 1, SIZES[0]), torch.zeros(1, 1, SIZES[0])
     p[..., source.canonical[b"t"]] = 1.0
     after[..., [source.canonical[b"he"], source.canonical[b"z"]]] = torch.tensor([0.25, 0.75])
-    ahead = LookAhead(alignment, source, target).ahead([0], [source.canonical[b"t"]], after)
+    ahead = Lookahead(alignment, source, target).ahead([0], [source.canonical[b"t"]], after)
     p_target = torch.full((1, SIZES[1]), 1 / SIZES[1])
     found = carry_of(alignment, carry)(p, p_target, ahead)[0, 0]
     own = float(found.sum() - (p_target * (1 - Projection.of(alignment).covered)).sum())
@@ -237,7 +237,7 @@ def test_looked_behind_is_what_has_most_at_stake(tiny, seed, sharpness, scarce):
     base[:, [target.canonical[word] for word in WORDS if word in target.canonical]] += scarce
     p, p_target = logits.softmax(-1), base.softmax(-1)
     image = Projection.of(alignment).image(p_target)
-    found = LookAhead(alignment, source, target).choose(p, image, p_target)
+    found = Lookahead(alignment, source, target).choose(p, image, p_target)
     for n in range(3):
         stakes = np.zeros(SIZES[0])
         for w in np.argsort(-p[n].numpy(), kind="stable")[:16]:
@@ -257,7 +257,7 @@ def test_looked_behind_is_what_has_most_at_stake(tiny, seed, sharpness, scarce):
 def test_by_hand_at_stake_are_longer_tokens_and_the_beginnings_of_a_word(tiny):
     """For "th": "the" is longer, and "t" a beginning at which the target may have cut a word that goes on."""
     source, target = tiny["source"], tiny["target"]
-    ahead = LookAhead(with_columns(tiny, {}), source, target)
+    ahead = Lookahead(with_columns(tiny, {}), source, target)
     th, image = source.canonical[b"th"], torch.full((1, SIZES[0]), 0.1)
     for mass, base, worth in (
         (1.0, {b"the": 0.03}, True),  # log2(1.3) = 0.38
@@ -279,7 +279,7 @@ def test_by_hand_at_stake_are_longer_tokens_and_the_beginnings_of_a_word(tiny):
 def test_the_beginnings_of_the_words_of_trained_vocabularies(vocabularies, kind):
     source, target = vocabularies["no_safe_cuts"], vocabularies[kind]
     alignment = align(source, target, method="retokenize", cache=False)
-    found, sizes = LookAhead(alignment, source, target).beginnings.tolist(), set()
+    found, sizes = Lookahead(alignment, source, target).beginnings.tolist(), set()
     for w in range(source.size):
         expected = beginnings(source, target, w)
         assert [y for y in found[w] if y >= 0] == expected
@@ -297,24 +297,24 @@ def encode(vocabulary, text):
 TEXT = "Question: A baker sells 24 loaves a day. 🙂\nAnswer: 24*7=  cafés"
 
 
-@pytest.mark.parametrize("carry", list(Carry))
+@pytest.mark.parametrize("carry", list(ProjectionMethod))
 def test_where_nothing_is_worth_looking_behind_it_is_healing_bit_for_bit(parts, monkeypatch, carry):
     ids = encode(parts.base.vocabulary, TEXT)
     with torch.no_grad():
-        healed = parts.bridge(carry=carry, policy=Policy.HEAL)(ids).logits
-        looked = parts.bridge(carry=carry, policy=Policy.LOOK_AHEAD)(ids).logits
-        monkeypatch.setattr(look_ahead, "_WORTH", math.inf)
+        healed = parts.bridge(carry=carry, policy=BoundaryPolicy.HEAL)(ids).logits
+        looked = parts.bridge(carry=carry, policy=BoundaryPolicy.LOOKAHEAD)(ids).logits
+        monkeypatch.setattr(lookahead, "_WORTH", math.inf)
         monkeypatch.setattr(healing, "_GOOD_PART", math.inf)  # nor is there any need to look
-        assert torch.equal(parts.bridge(carry=carry, policy=Policy.LOOK_AHEAD)(ids).logits, healed)
-    assert torch.equal(looked, healed) == carry.of_delta  # a change of logits has no mass that could be split
+        assert torch.equal(parts.bridge(carry=carry, policy=BoundaryPolicy.LOOKAHEAD)(ids).logits, healed)
+    assert torch.equal(looked, healed) == carry.of_logit_delta  # a change of logits has no mass that could be split
 
 
 def heard(parts, policy):
     source, target = parts.pair, parts.base.vocabulary
-    return Reading(source, set(source.models), Healer(source.vocabulary, target), policy, 1)
+    return Reading(source, set(source.models), TokenHealer(source.vocabulary, target), policy, 1)
 
 
-@pytest.mark.parametrize("policy", [Policy.RETOKENIZE, Policy.LOOK_AHEAD])
+@pytest.mark.parametrize("policy", [BoundaryPolicy.AS_IS, BoundaryPolicy.LOOKAHEAD])
 def test_a_token_that_was_looked_behind_is_not_read_again_when_the_text_goes_on_with_it(parts, policy, forwards):
     """Where the text has other covers, too, those are all that is read."""
     source, target, seen = parts.small.vocabulary, parts.base.vocabulary, forwards(parts.tuned.model)
@@ -328,7 +328,7 @@ def test_a_token_that_was_looked_behind_is_not_read_again_when_the_text_goes_on_
         said = reading.read([[source.token_bytes[w]]], 1)
         assert sum(columns for _, columns in seen) == len(reading.forest.trees[0].tokens) - known
         free += not seen
-    assert free == len(others) if policy is Policy.RETOKENIZE else free > len(others) / 3
+    assert free == len(others) if policy is BoundaryPolicy.AS_IS else free > len(others) / 3
     assert len(others) > 10
     assert target.token_bytes[703] is None
 
@@ -380,7 +380,7 @@ def test_what_follows_is_what_plain_forwards_say_after_every_cover_and_the_token
     """
     source, target = parts.small.vocabulary, parts.base.vocabulary
     models, one_judge = {"tuned": parts.tuned.model, "untuned": parts.small.model}, judge(target)
-    reading, several, changed = heard(parts, Policy.LOOK_AHEAD), 0, dict.fromkeys(models, 0)
+    reading, several, changed = heard(parts, BoundaryPolicy.LOOKAHEAD), 0, dict.fromkeys(models, 0)
     seen: list[SimpleNamespace] = []
     capture = SimpleNamespace(ahead=lambda position, tokens, after: seen.append(SimpleNamespace(**locals())))
     pieces = [target.token_bytes[i] for i in encode(target, TEXT)[0, 1:].tolist()]
@@ -433,15 +433,17 @@ def test_by_hand_an_unsure_token_is_decided_by_what_follows_it(tiny, bigram, wan
     tuned = bigram(source, {b"z": z, b"h": {half: 0.4, b"e": 0.1, b"q": 0.5}, half: {other: 0.6, b" ": 0.4}})
     untuned = bigram(source, {b"z": z, b"h": {half: 0.0005, b"e": 0.1, b"q": 0.8995}, half: {other: 0.2, b" ": 0.8}})
     of = source.canonical
-    reading = Reading(ContrastPair(tuned, untuned), {"tuned", "untuned"}, Healer(source, target), Policy.LOOK_AHEAD, 1)
+    reading = Reading(
+        ExpertPair(tuned, untuned), {"tuned", "untuned"}, TokenHealer(source, target), BoundaryPolicy.LOOKAHEAD, 1
+    )
     said = reading.read([[b"z", b"h"]], 1)
     part, seen = slice(0, 1), []
     capture = SimpleNamespace(ahead=lambda position, tokens, after: seen.append((position, tokens, after)))
     assert said.positions[0].written == b"zh"
     assert {one.pending for one in said.positions[0].asked} == {b"", b"h"}
 
-    def shares(look_ahead) -> list[list[float]]:
-        scores, _ = said.scores(part, wanted, look_ahead, torch.device("cpu"))
+    def shares(lookahead) -> list[list[float]]:
+        scores, _ = said.scores(part, wanted, lookahead, torch.device("cpu"))
         return [getattr(scores, name)[0].softmax(-1)[[of[half], of[b"e"], of[b"q"]]].tolist() for name in wanted]
 
     # P of the half 0.5 * 0.4, which counts 0.001; of "e" 0.5 * 0.1 and 0.25 for "he"; of "q" 0.5 * 0.5.
@@ -469,7 +471,7 @@ def test_by_hand_an_unsure_token_is_decided_by_what_follows_it(tiny, bigram, wan
 @pytest.mark.real
 def test_white_space_is_cut_as_in_front_of_a_word_which_takes_the_last_space():
     source, target = resolve_vocabulary("gemma-3-270m"), resolve_vocabulary("smollm2-135m-instruct")
-    ahead = LookAhead(align(source, target, method="exact", cache=False), source, target)
+    ahead = Lookahead(align(source, target, method="exact", cache=False), source, target)
     found = ahead.candidates(source.canonical[b"\n"], source.canonical[b"    "])
     rows = {target.token_bytes[y]: row for y, row in zip(found.targets, found.rows, strict=True)}
     assert rows[b"\n   "] == 1

@@ -16,7 +16,7 @@ import vocabridge
 from vocabridge.alignment import VocabridgeError
 from vocabridge.cli._app import app
 from vocabridge.evaluation.scoring import of_source
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import load_model
 
 CHATML = (
@@ -65,7 +65,7 @@ def test_a_pair_may_differ_in_all_but_its_text_tokens(own, what, side, tmp_path)
     vocabridge.alignment.align(own / "source", own / "target", method="retokenize", cache=False).save(file)
     CHANGES[what](own / side)
     models = {name: load_model(str(own / name), dtype=torch.float32) for name in ("source", "tuned", "target")}
-    pair = ContrastPair(models["tuned"], models["source"])
+    pair = ExpertPair(models["tuned"], models["source"])
     shared = min(models["source"].vocabulary.size, models["tuned"].vocabulary.size)
     assert pair.vocabulary.size == shared
     assert {k: v for k, v in pair.vocabulary.roles.items() if k != "pad"} == {
@@ -92,7 +92,7 @@ def test_a_pair_may_differ_in_all_but_its_text_tokens(own, what, side, tmp_path)
 @pytest.mark.parametrize("what", ["chat template", "pad token", "end token"])
 def test_a_saved_bridge_outlives_a_pad_token_an_end_token_and_a_chat_template(own, what, tmp_path):
     models = {name: load_model(str(own / name), dtype=torch.float32) for name in ("source", "tuned", "target")}
-    source = ContrastPair(models["tuned"], models["source"])
+    source = ExpertPair(models["tuned"], models["source"])
     alignment = vocabridge.alignment.align(source.vocabulary, models["target"].vocabulary, method="retokenize")
     vocabridge.save_bridge(vocabridge.Bridge.over(models["target"], source, alignment), tmp_path / "bridge")
     for name in ("source", "tuned", "target"):
@@ -106,7 +106,7 @@ def test_a_pair_says_in_one_line_whose_roles_are_used(own, caplog):
     CHANGES["end token"](own / "tuned")
     models = [load_model(str(own / name)) for name in ("tuned", "source")]
     with caplog.at_level(logging.INFO, "vocabridge"):
-        ContrastPair(*models)
+        ExpertPair(*models)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vocabridge"]
     assert line == f"{models[0].name} and {models[1].name} differ in the end token: that of {models[0].name} is used."
 
@@ -119,7 +119,7 @@ def test_a_pair_says_which_token_it_has_to_leave_out_and_the_donor_alone_keeps_i
     end = tuned.vocabulary.roles["end"]
     assert end >= untuned.vocabulary.size
     with caplog.at_level(logging.WARNING, "vocabridge"):
-        pair = ContrastPair(tuned, untuned)
+        pair = ExpertPair(tuned, untuned)
     assert f"has no end token, so the one of {tuned.name} is left out" in caplog.text
     assert "end" not in pair.vocabulary.roles
     assert of_source("donor", pair).vocabulary.roles["end"] == end
@@ -138,7 +138,7 @@ def test_a_pair_that_differs_in_one_merge_or_one_tokens_bytes_is_refused(own):
     ):
         path.write_text(json.dumps(spec | {"model": spec["model"] | changed}))
         with pytest.raises(VocabridgeError, match="have different tokenizers"):
-            ContrastPair(load_model(str(own / "tuned")), untuned)
+            ExpertPair(load_model(str(own / "tuned")), untuned)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -153,5 +153,5 @@ def test_a_plain_adapter_folder_is_the_tuned_half_of_a_pair(own, tmp_path):
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(tmp_path / "adapter")
     assert not (tmp_path / "adapter" / "config.json").exists()
-    pair = ContrastPair(load_model(str(tmp_path / "adapter")), load_model(str(own / "source")))
+    pair = ExpertPair(load_model(str(tmp_path / "adapter")), load_model(str(own / "source")))
     assert pair.vocabulary.size == LlamaConfig.from_pretrained(own / "source").vocab_size

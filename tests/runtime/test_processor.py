@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.limits import Guard
-from vocabridge.bridge.logits_processor import SteeringProcessor
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.logits_processor import SteeringLogitsProcessor
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.prompts import left_padded, prompt_ids
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 PROMPTS = ["The quick brown fox", "Question: 24*7= 🙂\nAnswer:", "cafés, naïve 東京", "x"]
 PAD = 1
 
 
-def processor(parts, **arguments) -> SteeringProcessor:
+def processor(parts, **arguments) -> SteeringLogitsProcessor:
     bridge = parts.bridge(**arguments)
-    return SteeringProcessor(bridge.vocabulary, bridge.steerings, bridge.guard)
+    return SteeringLogitsProcessor(bridge.vocabulary, bridge.steerings, bridge.guard)
 
 
 def padded(vocabulary, texts):
@@ -43,7 +43,7 @@ def generated(parts, prompts, settings, **arguments):
     return found
 
 
-@pytest.mark.parametrize("policy", list(Policy), ids=lambda policy: policy.value)
+@pytest.mark.parametrize("policy", list(BoundaryPolicy), ids=lambda policy: policy.value)
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one text", "a batch"])
 def test_greedy_generation_is_the_bridges(parts, policy, prompts):
     ours, theirs = generated(parts, prompts, {}, policy=policy)
@@ -64,18 +64,18 @@ def test_greedy_generation_is_the_bridges(parts, policy, prompts):
 )
 def test_all_ways_to_generate_give_what_the_bridge_gives(parts, settings):
     # Beam search processes log-probabilities; `look-ahead` looks at other tokens where they round differently.
-    ours, theirs = generated(parts, PROMPTS[:3], settings, strength=0.7, policy=Policy.HEAL)
+    ours, theirs = generated(parts, PROMPTS[:3], settings, strength=0.7, policy=BoundaryPolicy.HEAL)
     assert ours == theirs
 
 
 def test_the_bridges_logits_up_to_a_number_per_row(parts):
-    bridge = parts.bridge(policy=Policy.HEAL)
+    bridge = parts.bridge(policy=BoundaryPolicy.HEAL)
     inputs = padded(bridge.vocabulary, PROMPTS)
     with torch.no_grad():
         expected = bridge(**inputs, logits_to_keep=1).logits[:, -1]
         scores = parts.base.model(**inputs, logits_to_keep=1).logits[:, -1]
     for given_scores in (scores, scores.log_softmax(-1), scores + 3):
-        found = processor(parts, policy=Policy.HEAL)(inputs["input_ids"], given_scores)
+        found = processor(parts, policy=BoundaryPolicy.HEAL)(inputs["input_ids"], given_scores)
         torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(found.logsumexp(-1), given_scores.logsumexp(-1))
 
@@ -112,7 +112,7 @@ def said(processor, rows):
 @given(data=st.data())
 def test_whatever_comes_next_is_as_from_scratch(parts, data):
     """Rows that go on, go back, change places, end, are joined by others, or are all new."""
-    policy = data.draw(st.sampled_from([Policy.RETOKENIZE, Policy.HEAL]))
+    policy = data.draw(st.sampled_from([BoundaryPolicy.AS_IS, BoundaryPolicy.HEAL]))
     one = processor(parts, policy=policy)
     token = st.sampled_from([PAD, 0, *parts.base.vocabulary.usable.tolist()])
     rows = [[]]
@@ -128,7 +128,7 @@ def test_whatever_comes_next_is_as_from_scratch(parts, data):
 
 
 def test_only_what_is_new_is_read(parts):
-    listened = Listened(parts, policy=Policy.RETOKENIZE)
+    listened = Listened(parts, policy=BoundaryPolicy.AS_IS)
     words = parts.base.vocabulary.encode("x y z 1 2 3 4 5 6 7 8 9 10 11 12 a b c d e f g").ids.tolist()
     other = words[::-1]
     try:
@@ -150,7 +150,7 @@ def test_only_what_is_new_is_read(parts):
 
 
 def test_a_new_text_and_one_that_is_mostly_taken_back_begin_anew(parts):
-    one = processor(parts, policy=Policy.RETOKENIZE)
+    one = processor(parts, policy=BoundaryPolicy.AS_IS)
     ids = parts.base.vocabulary.encode("1 2 3 4 5 6 7 8 9 a b c").ids.tolist()
     said(one, [ids])
     reading = one._readings[0]
@@ -161,7 +161,7 @@ def test_a_new_text_and_one_that_is_mostly_taken_back_begin_anew(parts):
 
 
 def test_what_was_read_of_many_texts_with_one_beginning_does_not_pile_up(parts):
-    one = processor(parts, policy=Policy.RETOKENIZE)
+    one = processor(parts, policy=BoundaryPolicy.AS_IS)
     ids = parts.base.vocabulary.encode("1 2 3 4 5 6 7 8 9 a b c").ids.tolist()
     slots = []
     for i in range(20):
@@ -172,7 +172,7 @@ def test_what_was_read_of_many_texts_with_one_beginning_does_not_pile_up(parts):
 
 def test_a_step_that_is_interrupted_in_any_of_its_forwards_spoils_nothing(parts):
     ids = parts.base.vocabulary.encode("The quick brown").ids.tolist()
-    one = processor(parts, policy=Policy.LOOK_AHEAD)
+    one = processor(parts, policy=BoundaryPolicy.LOOKAHEAD)
     left, forwards = [-1], []
 
     def interrupt(*_):
@@ -199,7 +199,7 @@ def test_a_schedule_counts_from_the_prompt(parts):
     ids = parts.base.vocabulary.encode("The quick brown fox").ids.tolist()
 
     def strengths(*texts):
-        one, seen = processor(parts, policy=Policy.RETOKENIZE), []
+        one, seen = processor(parts, policy=BoundaryPolicy.AS_IS), []
         one.steerings[0].change = lambda said, part, logits, p, n, guard: (
             seen.append(n.tolist()) or (torch.zeros_like(logits), torch.ones(len(logits), 1))
         )
@@ -231,36 +231,38 @@ def test_while_nothing_steers_the_scores_are_returned_as_they_are(parts):
 
 
 def test_a_strength_that_is_turned_up_is_heard_from_then_on(parts):
-    one, ids = processor(parts, strength=0.0, policy=Policy.RETOKENIZE), [[0, 300, 301, 302]]
+    one, ids = processor(parts, strength=0.0, policy=BoundaryPolicy.AS_IS), [[0, 300, 301, 302]]
     said(one, [ids[0][:-1]])
     one.steerings[0].strength = 1.0
-    torch.testing.assert_close(said(one, ids), said(processor(parts, policy=Policy.RETOKENIZE), ids))
+    torch.testing.assert_close(said(one, ids), said(processor(parts, policy=BoundaryPolicy.AS_IS), ids))
 
 
 def test_padding_that_is_not_the_tokenizers_can_be_named(parts):
     bridge = parts.bridge()
     pad = bridge.vocabulary.encode("x").ids.tolist()[0]
     ids, scores = torch.tensor([[pad, pad, 0, 300]]), torch.randn(1, bridge.vocabulary.size)
-    own = SteeringProcessor(bridge.vocabulary, bridge.steerings, pad=pad)(ids, scores)
+    own = SteeringLogitsProcessor(bridge.vocabulary, bridge.steerings, pad=pad)(ids, scores)
     torch.testing.assert_close(own, processor(parts)(ids[:, 2:], scores))
     assert not torch.equal(own, processor(parts)(ids, scores))
 
 
 def test_several_steerings_and_a_guard(parts):
-    linear = Combination(Carry.LINEAR)
+    linear = Combination(ProjectionMethod.LINEAR)
     both = [Steering.over(parts.base.vocabulary, parts.pair, parts.alignment, linear, strength=s) for s in (0.2, 0.3)]
-    guard = Guard(max_norm=0.5)
+    guard = SteeringLimits(max_norm=0.5)
     ids, scores = torch.tensor([[0, 300, 301]]), torch.randn(1, parts.base.vocabulary.size)
-    found = SteeringProcessor(parts.base.vocabulary, both, guard)(ids, scores)
-    bridge = parts.bridge(carry=Carry.LINEAR, strength=0.5, guard=guard)
-    one = SteeringProcessor(parts.base.vocabulary, bridge.steerings, guard)
+    found = SteeringLogitsProcessor(parts.base.vocabulary, both, guard)(ids, scores)
+    bridge = parts.bridge(carry=ProjectionMethod.LINEAR, strength=0.5, guard=guard)
+    one = SteeringLogitsProcessor(parts.base.vocabulary, bridge.steerings, guard)
     torch.testing.assert_close(found, one(ids, scores), atol=1e-4, rtol=1e-4)
 
 
 def test_what_does_not_fit_is_refused(parts):
     with pytest.raises(VocabridgeError, match="align it with this one"):
-        SteeringProcessor(parts.small.vocabulary, parts.bridge().steerings)
+        SteeringLogitsProcessor(parts.small.vocabulary, parts.bridge().steerings)
     with pytest.raises(VocabridgeError, match="the model gives 700 logits, but the vocabulary"):
         processor(parts)(torch.tensor([[5]]), torch.zeros(1, 700))
     with pytest.raises(VocabridgeError, match="confidence looks at"):
-        SteeringProcessor(parts.base.vocabulary, parts.bridge(carry=Carry.LINEAR).steerings, Guard(confidence=0.5))
+        SteeringLogitsProcessor(
+            parts.base.vocabulary, parts.bridge(carry=ProjectionMethod.LINEAR).steerings, SteeringLimits(confidence=0.5)
+        )

@@ -17,10 +17,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from vocabridge.alignment import Kind, Vocabulary
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.decoding.incremental_tokenizer import _GOES_ON, Cover, Piece, Reader, _completed, begin_tokens
+from vocabridge.decoding.incremental_tokenizer import (
+    _GOES_ON,
+    Cover,
+    IncrementalTokenizer,
+    Piece,
+    _completed,
+    begin_tokens,
+)
 from vocabridge.decoding.safe_cuts import safe_cuts
 from vocabridge.models.loading import resolve_vocabulary
-from vocabridge.projection.token_healing import Healer
+from vocabridge.projection.token_healing import TokenHealer
 
 FRAGMENTS = [
     "The quick brown fox", "fox", " fox", " the dogs", "a b", "x1 2", "12345", " 345", "a", "b", "Z9", "İ", "ß",
@@ -83,11 +90,11 @@ def relaxed(examples: int) -> settings:
 
 
 def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
-    reader = Reader(vocabulary)
+    reader = IncrementalTokenizer(vocabulary)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     ended, text = begin_tokens(vocabulary), ""
     for number, piece in enumerate(parts):
-        reader.push(piece)
+        reader.append_piece(piece)
         if isinstance(piece, int):
             text += decoder.decode(b"", final=True)
             ended, text = [*ended, *vocabulary.encode(text).ids.tolist(), piece], ""
@@ -113,26 +120,26 @@ def test_ids_are_those_from_scratch_after_every_piece(any_vocabulary, parts):
 @given(parts=pieces(), more=pieces())
 @relaxed(30)
 def test_a_copy_reads_on_by_itself(any_vocabulary, parts, more):
-    reader, alone = Reader(any_vocabulary), Reader(any_vocabulary)
+    reader, alone = IncrementalTokenizer(any_vocabulary), IncrementalTokenizer(any_vocabulary)
     for piece in parts:
-        reader.push(piece)
-        alone.push(piece)
+        reader.append_piece(piece)
+        alone.append_piece(piece)
     copy = reader.copy()
     for piece in more:
-        copy.push(piece)
+        copy.append_piece(piece)
         copy.covers(all_ways=True)
     assert (reader.ids, reader.half) == (alone.ids, alone.half)
     for piece in more:
-        reader.push(piece)
+        reader.append_piece(piece)
     assert copy.ids == reader.ids
 
 
 def test_the_begin_token_is_put_in_front_once_and_only_where_the_model_expects_it(loaded):
     assert begin_tokens(loaded["source"].vocabulary) == []
     assert begin_tokens(loaded["target"].vocabulary) == [0]
-    reader = Reader(loaded["target"].vocabulary)
+    reader = IncrementalTokenizer(loaded["target"].vocabulary)
     for piece in (b"a ", b"b ", 1, b"c"):
-        reader.push(piece)
+        reader.append_piece(piece)
         reader.covers(all_ways=True)
     assert reader.ids.count(0) == 1
     assert reader.ids[0] == 0
@@ -141,9 +148,9 @@ def test_the_begin_token_is_put_in_front_once_and_only_where_the_model_expects_i
 def test_a_control_token_ends_the_text_in_front_of_it(vocabularies):
     """Half a character in front of it is none, and tokens that the texts on both sides would make together are not."""
     vocabulary = vocabularies["byte_level"]
-    reader = Reader(vocabulary)
+    reader = IncrementalTokenizer(vocabulary)
     for piece in (b"The fo", b"\xf0\x9f", 1, b"x"):
-        reader.push(piece)
+        reader.append_piece(piece)
     before, behind = (vocabulary.encode(text).ids.tolist() for text in ("The fo\ufffd", "x"))
     assert reader.ids == [*before, 1, *behind]
     assert reader.ids != [*vocabulary.encode("The fox").ids.tolist(), 1]
@@ -263,12 +270,12 @@ def test_a_token_that_swallows_the_spaces_behind_it_leaves_no_safe_cuts(tokenize
 )
 def test_only_the_text_behind_the_last_safe_cut_is_encoded_again(vocabularies, encoded, sentence):
     """No more characters a piece after a thousand pieces than in the first hundred."""
-    reader, costs = Reader(vocabularies["byte_level"]), []
+    reader, costs = IncrementalTokenizer(vocabularies["byte_level"]), []
     safe_cuts(vocabularies["byte_level"])
     for _ in range(200):
         for piece in sentence.split("|"):
             encoded.clear()
-            reader.push(piece.encode())
+            reader.append_piece(piece.encode())
             reader.covers(all_ways=True)
             costs.append(sum(encoded))
     assert max(costs[100:]) <= max(costs[:100]) <= 40 * len(sentence)  # a way to go on for each letter
@@ -285,8 +292,8 @@ def exact_vocabulary(request, vocabularies) -> Vocabulary:
 
 def covers_of(vocabulary: Vocabulary, data: bytes) -> list[Cover]:
     """With all tokens of each cover, the settled ones too."""
-    reader = Reader(vocabulary)
-    reader.push(data)
+    reader = IncrementalTokenizer(vocabulary)
+    reader.append_piece(data)
     found = reader.covers(all_ways=True)
     return [Cover((*reader.settled[len(begin_tokens(vocabulary)) :], *cover.ids), cover.pending) for cover in found]
 
@@ -317,8 +324,8 @@ def test_the_tokens_left_of_the_end_are_a_cover_if_a_word_follows_or_goes_on(exa
 @relaxed(80)
 def test_the_last_tokens_taken_back_are_a_cover(exact_vocabulary, text, back):
     ids = exact_vocabulary.encode(text).ids.tolist()
-    reader = Reader(exact_vocabulary)
-    reader.push(text.encode())
+    reader = IncrementalTokenizer(exact_vocabulary)
+    reader.append_piece(text.encode())
     reader.covers(all_ways=True)
     kept = max(len(reader.settled), len(ids) - back)  # what is settled is certain
     assert tuple(ids[:kept]) in {cover.ids for cover in covers_of(exact_vocabulary, text.encode())}
@@ -328,7 +335,7 @@ def test_the_last_tokens_taken_back_are_a_cover(exact_vocabulary, text, back):
 @relaxed(80)
 def test_inside_a_character_a_token_begins_with_what_is_pending(exact_vocabulary, data):
     """Else the source would have nothing to say there, and it spells every character."""
-    healer = Healer(exact_vocabulary, exact_vocabulary)
+    healer = TokenHealer(exact_vocabulary, exact_vocabulary)
     found = covers_of(exact_vocabulary, data)
     assert any(not cover.pending or len(healer.run(cover.pending).ids) for cover in found)
 
@@ -344,8 +351,8 @@ def test_what_half_a_character_may_become_are_characters_that_begin_with_it(char
 
 def test_one_way_is_the_text_as_it_stands(exact_vocabulary):
     for text in FRAGMENTS:
-        reader = Reader(exact_vocabulary)
-        reader.push(text.encode())
+        reader = IncrementalTokenizer(exact_vocabulary)
+        reader.append_piece(text.encode())
         (cover,) = reader.covers(all_ways=False)
         assert [*reader.settled, *cover.ids] == exact_vocabulary.encode(text).ids.tolist()
         assert cover.pending == b""
@@ -355,8 +362,8 @@ def test_one_way_is_the_text_as_it_stands(exact_vocabulary):
 @pytest.mark.parametrize("dropped", [0, 1])
 def test_what_a_tokenizer_drops_or_changes_is_no_error(any_vocabulary, text, dropped):
     data = text.encode()[: max(0, len(text.encode()) - dropped)]
-    reader = Reader(any_vocabulary)
-    reader.push(data)
+    reader = IncrementalTokenizer(any_vocabulary)
+    reader.append_piece(data)
     assert all(data.endswith(cover.pending) for cover in reader.covers(all_ways=True))
 
 

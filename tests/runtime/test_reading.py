@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Kind, Vocabulary
-from vocabridge.decoding.incremental_tokenizer import Cover, Piece, Reader
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.decoding.incremental_tokenizer import Cover, IncrementalTokenizer, Piece
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.source_predictions import _RUNS_ON, Said
 from vocabridge.projection.source_stream import Reading, _end
-from vocabridge.projection.token_healing import Healer
+from vocabridge.projection.token_healing import TokenHealer
 
 TEXTS = {
     "words": "The quick brown fox jumps over the lazy dog, and 12 other foxes watch.",
@@ -27,7 +27,7 @@ TEXTS = {
     "spaces": "a" + " " * 9 + "b\t\t c\n\n   d  ",
 }
 NAMES = ("delta", "tuned", "untuned")
-POLICIES = [Policy.SKIP, Policy.RETOKENIZE, Policy.HEAL]
+POLICIES = [BoundaryPolicy.SKIP, BoundaryPolicy.AS_IS, BoundaryPolicy.HEAL]
 CONTROLS = {1: 1}
 """The end token, of the base's and of the sources'."""
 
@@ -89,29 +89,29 @@ class Oracle:
                 found.append((w, first, rest))
         return found
 
-    def at(self, policy: Policy, reader: Reader, written: bytes) -> Expected:
+    def at(self, policy: BoundaryPolicy, reader: IncrementalTokenizer, written: bytes) -> Expected:
         """After the text that the reader has read, which ends like this."""
-        covers = reader.copy().covers(all_ways=policy is not Policy.RETOKENIZE)
+        covers = reader.copy().covers(all_ways=policy is not BoundaryPolicy.AS_IS)
         asked = []
         for number, cover in enumerate(covers):
             ids = (*self._settled(reader), *cover.ids)
-            runs_on = policy is not Policy.RETOKENIZE and written and self._may_run_on(cover, written)
+            runs_on = policy is not BoundaryPolicy.AS_IS and written and self._may_run_on(cover, written)
             if ids and (not cover.pending or runs_on):
                 asked.append((ids, cover.pending, number == 0 and not cover.pending))
-        if not asked or (policy is Policy.SKIP and reader.half):
+        if not asked or (policy is BoundaryPolicy.SKIP and reader.half):
             return Expected(speaks=False)
         asked, sure = self._audible(asked, written)
         as_it_stands = {name: logits[-1] for name, logits in self.plain(asked[0][0]).items()}
         healed = {name: self.healed(asked, name, written) for name in ("tuned", "untuned")}
         across = healed["tuned"].across
-        if policy is Policy.SKIP and across > _RUNS_ON:
+        if policy is BoundaryPolicy.SKIP and across > _RUNS_ON:
             return Expected(speaks=False, certain=sure and abs(across - _RUNS_ON) > 1e-3)
-        if policy is Policy.HEAL and (len(asked) > 1 or asked[0][1]):
+        if policy is BoundaryPolicy.HEAL and (len(asked) > 1 or asked[0][1]):
             certain = sure and all(one.certain for one in healed.values())
             p = {name: one.p for name, one in healed.items()}
             return Expected(speaks=True, certain=certain, p=p, healed=healed)
         p = {name: as_it_stands[name].softmax(-1).numpy() for name in ("tuned", "untuned")}
-        certain = policy is not Policy.SKIP or abs(across - _RUNS_ON) > 1e-3
+        certain = policy is not BoundaryPolicy.SKIP or abs(across - _RUNS_ON) > 1e-3
         return Expected(speaks=True, certain=sure and certain, p=p, delta=as_it_stands["delta"].numpy())
 
     def _audible(self, asked: list[Asking], written: bytes) -> tuple[list[Asking], bool]:
@@ -131,7 +131,7 @@ class Oracle:
         log_p = self.plain(ids)[name].double().log_softmax(-1).numpy()
         return sum(log_p[i - 1, ids[i]] for i in range(1, len(ids)))
 
-    def _settled(self, reader: Reader) -> list[int]:
+    def _settled(self, reader: IncrementalTokenizer) -> list[int]:
         settling = reader.copy()
         settling.covers(all_ways=False)
         return settling.settled
@@ -159,13 +159,13 @@ class Oracle:
         everything = (mass * counts).sum()
         return Healing(mass[:-1] * counts[:-1] / everything, (masses[1] * counts).sum() / everything, unsure, certain)
 
-    def along(self, policy: Policy, tokens: list[Piece], beginning: tuple[Piece, ...] = ()) -> list[Expected]:
+    def along(self, policy: BoundaryPolicy, tokens: list[Piece], beginning: tuple[Piece, ...] = ()) -> list[Expected]:
         """After every token."""
-        reader, found = Reader(self.source.vocabulary), []
+        reader, found = IncrementalTokenizer(self.source.vocabulary), []
         for piece in beginning:
-            reader.push(piece)
+            reader.append_piece(piece)
         for i, token in enumerate(tokens):
-            reader.push(token)
+            reader.append_piece(token)
             found.append(self.at(policy, reader, self.judge.end_of(tokens[: i + 1])))
         return found
 
@@ -199,16 +199,16 @@ def target(loaded) -> Vocabulary:
 def oracle(request, parts, sliding, loaded, target, judge) -> Oracle:
     sources = {
         "full": lambda: parts.pair,
-        "sliding": lambda: ContrastPair(sliding, sliding),
-        "hybrid, begin token": lambda: ContrastPair(loaded["target"], loaded["target"]),
+        "sliding": lambda: ExpertPair(sliding, sliding),
+        "hybrid, begin token": lambda: ExpertPair(loaded["target"], loaded["target"]),
         "residual": lambda: parts.residual(0.2),
     }
     return Oracle(sources[request.param](), target, judge)
 
 
-def reading(oracle: Oracle, policy: Policy, batch: int = 1) -> Reading:
+def reading(oracle: Oracle, policy: BoundaryPolicy, batch: int = 1) -> Reading:
     return Reading(
-        oracle.source, set(oracle.source.models), Healer(oracle.source.vocabulary, oracle.target), policy, batch
+        oracle.source, set(oracle.source.models), TokenHealer(oracle.source.vocabulary, oracle.target), policy, batch
     )
 
 
@@ -342,7 +342,7 @@ def test_steps_that_add_no_text_repeat_the_last_scores_and_cost_nothing(parts, t
 @pytest.mark.parametrize("policy", POLICIES)
 def test_before_any_text_a_source_without_begin_token_has_no_say(parts, loaded, target, policy, judge):
     empty = [token(target, -1), token(target, 2)]
-    for source, says in ((parts.pair, False), (ContrastPair(loaded["target"], loaded["target"]), True)):
+    for source, says in ((parts.pair, False), (ExpertPair(loaded["target"], loaded["target"]), True)):
         oracle = Oracle(source, target, judge)
         said = reading(oracle, policy).read([empty], 2)
         assert [bool(position.asked) for position in said.positions] == [says, says]
@@ -352,7 +352,7 @@ def test_before_any_text_a_source_without_begin_token_has_no_say(parts, loaded, 
 def test_inside_a_character_skip_and_retokenize_are_silent_and_heal_is_not(parts, target, judge):
     oracle = Oracle(parts.pair, target, judge)
     half = [*tokens(target, "fox "), *read_as(target, [-2 - 0xF0, -2 - 0x9F])]
-    for policy, says in ((Policy.SKIP, False), (Policy.RETOKENIZE, False), (Policy.HEAL, True)):
+    for policy, says in ((BoundaryPolicy.SKIP, False), (BoundaryPolicy.AS_IS, False), (BoundaryPolicy.HEAL, True)):
         _, speaks = reading(oracle, policy).read([half], 1).scores(slice(0, 1), NAMES, None, torch.device("cpu"))
         assert bool(speaks) == says
 
@@ -381,16 +381,17 @@ def test_the_text_s_end_is_its_last_token_with_its_word_before_it(target, judge)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_unsure_are_the_tokens_that_would_have_a_good_part_if_there_were_a_boundary_before_them(oracle, target, text):
     """Of the tuned donor's, as only look-ahead needs to know."""
-    several, reader, seen = tokens(target, text)[:28], Reader(oracle.source.vocabulary), set()
+    several, reader, seen = tokens(target, text)[:28], IncrementalTokenizer(oracle.source.vocabulary), set()
     said = {
-        policy: reading(oracle, policy).read([several], len(several)) for policy in (Policy.HEAL, Policy.LOOK_AHEAD)
+        policy: reading(oracle, policy).read([several], len(several))
+        for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD)
     }
     for one in said.values():
         one.scores(slice(0, len(several)), ("tuned", "untuned"), None, torch.device("cpu"))
-    assert not any(said[Policy.HEAL].unsure(slice(0, len(several))))
-    for i, found in enumerate(said[Policy.LOOK_AHEAD].unsure(slice(0, len(several)))):
-        reader.push(several[i])
-        healed = oracle.at(Policy.HEAL, reader, oracle.judge.end_of(several[: i + 1])).healed
+    assert not any(said[BoundaryPolicy.HEAL].unsure(slice(0, len(several))))
+    for i, found in enumerate(said[BoundaryPolicy.LOOKAHEAD].unsure(slice(0, len(several)))):
+        reader.append_piece(several[i])
+        healed = oracle.at(BoundaryPolicy.HEAL, reader, oracle.judge.end_of(several[: i + 1])).healed
         if not healed:
             assert found == []
             continue
@@ -407,7 +408,7 @@ def test_unsure_are_the_tokens_that_would_have_a_good_part_if_there_were_a_bound
 def test_only_the_named_models_run(parts, target, forwards):
     source = parts.pair
     tuned, untuned = forwards(parts.tuned.model), forwards(parts.small.model)
-    one = Reading(source, {"tuned"}, Healer(source.vocabulary, target), Policy.HEAL, 1)
+    one = Reading(source, {"tuned"}, TokenHealer(source.vocabulary, target), BoundaryPolicy.HEAL, 1)
     one.read([tokens(target, "The fox")], 2).scores(slice(0, 2), ("tuned",), None, torch.device("cpu"))
     assert tuned
     assert not untuned

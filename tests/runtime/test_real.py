@@ -14,7 +14,7 @@ from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig, load_value_source, new_value_network
-from vocabridge.options import Carry, Policy, Scheme
+from vocabridge.options import BoundaryPolicy, ProjectionMethod, Scheme
 from vocabridge.projection.combination import Combination
 
 pytestmark = pytest.mark.real
@@ -39,7 +39,7 @@ def network() -> ValueNetwork:
 @pytest.fixture(scope="module")
 def bridge(gemma, network) -> Bridge:
     alignment = align(network.vocabulary, gemma.vocabulary, method="exact", cache=False)
-    return Bridge.over(gemma, network, alignment, Combination(Carry.LINEAR))
+    return Bridge.over(gemma, network, alignment, Combination(ProjectionMethod.LINEAR))
 
 
 def inputs(vocabulary: Vocabulary, prompts: list[str]) -> dict[str, torch.Tensor]:
@@ -90,8 +90,8 @@ def test_the_reading_says_what_one_forward_of_the_source_says(gemma, network):
         gemma.vocabulary,
         network,
         align(network.vocabulary, gemma.vocabulary, method="exact", cache=False),
-        Combination(Carry.STATIC),
-        policy=Policy.RETOKENIZE,
+        Combination(ProjectionMethod.STATIC),
+        policy=BoundaryPolicy.AS_IS,
     )
     with torch.no_grad():
         ((_, said),) = Bridge(gemma, [steering]).listen(ids, keep=8)
@@ -107,7 +107,7 @@ def test_the_reading_says_what_one_forward_of_the_source_says(gemma, network):
 def test_a_batch_begins_as_its_rows_do(gemma, network):
     """Looking ahead; bf16 rounds otherwise in batches, so only the first tokens are sure to agree."""
     alignment = align(network.vocabulary, gemma.vocabulary, method="retokenize", cache=False)
-    weights = Combination(Carry.INFORMED, 0.5, 1.0, 0.0)
+    weights = Combination(ProjectionMethod.INFORMED, 0.5, 1.0, 0.0)
     bridge, first = Bridge.over(gemma, network, alignment, weights), GenerationConfig(max_new_tokens=2, pad_token_id=0)
     together = bridge.generate(**inputs(gemma.vocabulary, PROMPTS), generation_config=first)
     for row, prompt in zip(together, PROMPTS, strict=True):

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from vocabridge.decoding.kv_cache import RoomyCache
+from vocabridge.decoding.kv_cache import PreallocatedCache
 
 
 @given(steps=st.lists(st.one_of(st.integers(1, 60), st.lists(st.integers(0, 1), min_size=2, max_size=2)), max_size=12))
 def test_it_holds_what_transformers_cache_holds(steps):
     """A number adds so many tokens, a list puts the rows into an order."""
     torch.manual_seed(0)
-    caches = [RoomyCache(), DynamicCache()]
+    caches = [PreallocatedCache(), DynamicCache()]
     for step in steps:
         if isinstance(step, list):
             for cache in caches:
@@ -26,6 +26,6 @@ def test_it_holds_what_transformers_cache_holds(steps):
 
 
 def test_what_it_holds_is_not_copied_at_each_step():
-    cache, new = RoomyCache(), torch.ones(1, 1, 1, 2)
+    cache, new = PreallocatedCache(), torch.ones(1, 1, 1, 2)
     places = {cache.update(new, new, 0)[0].data_ptr() for _ in range(600)}
     assert len(places) < 20

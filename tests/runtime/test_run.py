@@ -10,10 +10,10 @@ import weakref
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation.contenders import Lineup
+from vocabridge.evaluation.contenders import ContenderFactory
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.run_store import Run, Workers
-from vocabridge.options import Kind, Policy
+from vocabridge.options import BoundaryPolicy, Kind
 
 RECIPE = {"data": "abc", "limit": None, "policies": ["heal"]}
 
@@ -120,7 +120,9 @@ def test_records_of_before_there_were_checksums_are_refused(open_run, tmp_path):
 
 def test_models_that_the_next_contender_does_not_need_are_let_go(open_run, model_folders):
     names = Names(str(model_folders.target), str(model_folders.tuned), untuned=str(model_folders.source))
-    lineup = Lineup(names, [], combination=None, policies=[Policy.LOOK_AHEAD], device="cpu", progress=lambda *_: None)
+    lineup = ContenderFactory(
+        names, [], combination=None, policies=[BoundaryPolicy.LOOKAHEAD], device="cpu", progress=lambda *_: None
+    )
     run = open_run()
     base = weakref.ref(lineup.make(Kind.BASE, run).model)
     gc.collect()

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
-from vocabridge.decoding.incremental_tokenizer import Reader
+from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
 from vocabridge.diagnostics.alignment_score import _FLOOR, Carried, Cost, Fit, Score, score
 from vocabridge.models.loading import LoadedModel, load_model, resolve_vocabulary
-from vocabridge.options import Policy
-from vocabridge.projection.lookahead import LookAhead
+from vocabridge.options import BoundaryPolicy
+from vocabridge.projection.lookahead import Lookahead
 from vocabridge.projection.projection import Projection
-from vocabridge.projection.token_healing import Healed, Healer
+from vocabridge.projection.token_healing import HealedDistribution, TokenHealer
 from vocabridge.utils.windows import windows
 
 TEXTS = {
@@ -82,7 +82,7 @@ def after_each(model: LoadedModel, ids: list[int]) -> np.ndarray:
 def of_text(tmp_path):
     """Scores one text by one alignment."""
 
-    def scored(model, target, alignment, text, policies=tuple(Policy)) -> Score:
+    def scored(model, target, alignment, text, policies=tuple(BoundaryPolicy)) -> Score:
         return score(model, target, {"": alignment}, corpus(text), policies)[""]
 
     def corpus(text) -> Corpus:
@@ -112,7 +112,7 @@ def test_with_the_same_vocabulary_on_both_sides_it_is_the_native_cost_up_to_the_
         native -= np.log2(p).sum()
         carried -= np.log2((1 - _FLOOR) * p + _FLOOR / vocabulary.size).sum()
     identity = of_counts(sp.eye(vocabulary.size), vocabulary, vocabulary)
-    overall = of_text(model, vocabulary, identity, text).policies[Policy.RETOKENIZE].overall
+    overall = of_text(model, vocabulary, identity, text).policies[BoundaryPolicy.AS_IS].overall
     assert overall.tokens == tokens
     assert overall.native == pytest.approx(native, rel=1e-5)
     assert overall.carried == pytest.approx(carried, rel=1e-5)
@@ -132,10 +132,10 @@ def test_where_every_token_is_a_byte_healing_loses_nothing_inside_a_character_ei
                 inside, bits_inside = inside + 1, bits_inside + cost
     found = of_text(model, vocabulary, of_counts(sp.eye(256), vocabulary, vocabulary), text)
     assert found.positions == found.common == tokens
-    for policy in (Policy.HEAL, Policy.LOOK_AHEAD):
+    for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD):
         assert found.policies[policy].overall.carried == pytest.approx(bits, rel=1e-5)
         assert found.policies[policy].silent == 0
-    for policy in (Policy.RETOKENIZE, Policy.SKIP):
+    for policy in (BoundaryPolicy.AS_IS, BoundaryPolicy.SKIP):
         assert found.policies[policy].overall.carried == pytest.approx(bits - bits_inside + 8 * inside, rel=1e-5)
         assert found.policies[policy].silent == inside
 
@@ -204,7 +204,7 @@ class Alone:
 
     def __init__(self, model: LoadedModel, target: Vocabulary, judge) -> None:
         self.model, self.source, self.target, self.judge = model, model.vocabulary, target, judge(target)
-        self.healer = Healer(model.vocabulary, target)
+        self.healer = TokenHealer(model.vocabulary, target)
         self.said = functools.lru_cache(None)(self._said)
 
     @torch.no_grad()
@@ -216,8 +216,8 @@ class Alone:
         return self.judge.end_of([self.target.token_bytes[i] for i in before.tolist()])
 
     def ways(self, text: bytes, written: bytes, *, all_ways: bool) -> list[Way]:
-        reader, found = Reader(self.source), []
-        reader.push(text)
+        reader, found = IncrementalTokenizer(self.source), []
+        reader.append_piece(text)
         for number, cover in enumerate(reader.covers(all_ways=all_ways)):
             tokens = (*reader.settled, *cover.ids)
             if tokens and (not cover.pending or (all_ways and self.healer.may_run_on(cover.pending, written))):
@@ -228,26 +228,26 @@ class Alone:
             return found
         return [way for way in found if way.may_end or way.weight() > max(whole) + math.log(0.01)]
 
-    def healed(self, ways: list[Way], written: bytes) -> Healed:
+    def healed(self, ways: list[Way], written: bytes) -> HealedDistribution:
         """Where there is one way, it is what the model says."""
         log_p = torch.from_numpy(np.stack([way.log_p[-1] for way in ways]))
         if len(ways) == 1 and not ways[0].pending:
-            return Healed(log_p[:1].exp(), torch.zeros(1), [{}])
+            return HealedDistribution(log_p[:1].exp(), torch.zeros(1), [{}])
         weights = torch.tensor([way.weight() for way in ways])
         may_end = [[way.may_end for way in ways]]
         return self.healer.heal([[way.pending for way in ways]], may_end, weights, log_p, [written])
 
-    def at(self, policy: Policy, text: bytes, written: bytes) -> np.ndarray | None:
+    def at(self, policy: BoundaryPolicy, text: bytes, written: bytes) -> np.ndarray | None:
         """The source's distribution; None where it is silent."""
         as_it_stands, ways = (self.ways(text, written, all_ways=every) for every in (False, True))
-        if policy is Policy.HEAL:
+        if policy is BoundaryPolicy.HEAL:
             return self.healed(ways, written).p[0].double().numpy() if ways else None
-        if not as_it_stands or (policy is Policy.SKIP and self.healed(ways, written).across > 0.5):
+        if not as_it_stands or (policy is BoundaryPolicy.SKIP and self.healed(ways, written).across > 0.5):
             return None
         return np.exp(as_it_stands[0].log_p[-1].astype(np.float64))
 
     @torch.no_grad()
-    def ahead(self, look_ahead: LookAhead, chosen: list[int], text: bytes, written: bytes):
+    def ahead(self, lookahead: Lookahead, chosen: list[int], text: bytes, written: bytes):
         """What is said after some tokens: of the covers that each can stand behind, the mean by how probable it is.
 
         And the distribution, in which unsure tokens are decided by what follows them.
@@ -269,7 +269,7 @@ class Alone:
                 if w in healed.counts[0]:
                     change, after[-1] = self.judge.decided(self.source, written, w, healed.counts[0][w], after[-1])
                     p[w] *= change
-        ahead = look_ahead.ahead([0] * len(ws), ws, torch.stack(after)[None]) if ws else None
+        ahead = lookahead.ahead([0] * len(ws), ws, torch.stack(after)[None]) if ws else None
         return p / p.sum(), ahead
 
 
@@ -277,7 +277,7 @@ class Alone:
 def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, judge, text):
     model, target, alignment = pair
     source, alone, frequency = model.vocabulary, Alone(model, target, judge), frequencies(alignment)
-    bits = {Policy.HEAL: 0.0, Policy.RETOKENIZE: 0.0, Policy.SKIP: 0.0}
+    bits = {BoundaryPolicy.HEAL: 0.0, BoundaryPolicy.AS_IS: 0.0, BoundaryPolicy.SKIP: 0.0}
     silent = dict.fromkeys(bits, 0)
     for window in windows(of_text.corpus(text)):
         data, encoding = window.encode(), target.encode(window)
@@ -299,7 +299,7 @@ def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, ju
     """Behind every unsure token, and those that much depends on, whichever of them stands in the text."""
     model, target, alignment = pair
     source, alone, frequency = model.vocabulary, Alone(model, target, judge), frequencies(alignment)
-    projection, look_ahead = Projection.of(alignment), LookAhead(alignment, source, target)
+    projection, lookahead = Projection.of(alignment), Lookahead(alignment, source, target)
     usual = torch.from_numpy(frequency).float()[None]
     bits, looked = 0.0, 0
     for window in windows(of_text.corpus(text)):
@@ -310,13 +310,13 @@ def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, ju
             healed = alone.healed(alone.ways(data[:start], written, all_ways=True), written)
             p = healed.p / healed.p.sum()
             without = projection.static(p[None], usual)[0]
-            (chosen,) = look_ahead.choose(p, projection.image(without), without)
+            (chosen,) = lookahead.choose(p, projection.image(without), without)
             chosen = list(dict.fromkeys(healed.unsure()[0] + chosen))
-            p, ahead = alone.ahead(look_ahead, chosen, data[:start], written)
+            p, ahead = alone.ahead(lookahead, chosen, data[:start], written)
             looked += ahead is not None
             bits += charged(float(projection.static(p[None, None], usual, ahead)[0, 0, y]), frequency[y])
-    found = of_text(model, target, alignment, text, (Policy.LOOK_AHEAD,))
-    assert found.policies[Policy.LOOK_AHEAD].overall.carried == pytest.approx(bits, rel=1e-4)
+    found = of_text(model, target, alignment, text, (BoundaryPolicy.LOOKAHEAD,))
+    assert found.policies[BoundaryPolicy.LOOKAHEAD].overall.carried == pytest.approx(bits, rel=1e-4)
     assert (looked > 0) == (source.name != "bytes")  # of single bytes, each speaks for all target tokens alike
 
 
@@ -365,7 +365,7 @@ def test_by_hand_positions_common_boundaries_and_how_the_tokens_lie(tiny, of_tex
         q = carried_by(alignment, np.exp(after_each(model, source.encode(before.decode()).ids.tolist())[-1]))
         bits += charged(q[target.canonical[y]], usual[target.canonical[y]])
     assert source.encode("   ").ids.tolist() == [source.canonical[b"   "]]
-    assert found.policies[Policy.RETOKENIZE].overall.carried == pytest.approx(bits, rel=1e-5)
+    assert found.policies[BoundaryPolicy.AS_IS].overall.carried == pytest.approx(bits, rel=1e-5)
     for carried in found.policies.values():
         assert (carried.by_fit[Fit.EQUAL].tokens, carried.by_fit[Fit.EQUAL].bytes) == (1, 2)
         assert (carried.by_fit[Fit.SHORTER].tokens, carried.by_fit[Fit.SHORTER].bytes) == (2, 4)
@@ -402,7 +402,7 @@ def total(costs) -> Cost:
 def test_the_whole_is_the_sum_of_the_classes_and_of_the_fits_for_every_policy(pair, of_text):
     model, target, alignment = pair
     found = of_text(model, target, alignment, "\n".join(TEXTS.values()))
-    assert set(found.policies) == set(Policy)
+    assert set(found.policies) == set(BoundaryPolicy)
     for carried in found.policies.values():
         assert carried.overall.tokens == found.positions
         for parts_of_it in (carried.by_class, carried.by_fit):
@@ -442,7 +442,7 @@ def test_alignments_scored_together_have_the_scores_that_each_has_alone(parts, o
                 assert dataclasses.asdict(there) == pytest.approx(dataclasses.asdict(here), rel=1e-5)
 
 
-@pytest.mark.parametrize("policy", Policy)
+@pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_a_policy_alone_is_what_it_is_among_all(parts, of_text, policy):
     arguments = (parts.small, parts.base.vocabulary, parts.alignment, TEXTS["code"])
     alone = of_text(*arguments, (policy,))
@@ -454,7 +454,9 @@ def test_look_ahead_changes_nothing_where_no_target_token_is_longer_than_a_sourc
     target = tiny["bytes"]
     alignment = align(parts.small.vocabulary, target, method="retokenize", cache=False)
     found = of_text(parts.small, target, alignment, TEXTS["code"]).policies
-    assert found[Policy.LOOK_AHEAD].overall.carried == pytest.approx(found[Policy.HEAL].overall.carried, rel=1e-6)
+    assert found[BoundaryPolicy.LOOKAHEAD].overall.carried == pytest.approx(
+        found[BoundaryPolicy.HEAL].overall.carried, rel=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
@@ -525,7 +527,12 @@ def test_progress_is_told_in_bytes_up_to_the_end(parts, of_text):
     alignments = {"": parts.alignment}
     target = parts.base.vocabulary
     score(
-        parts.small, target, alignments, corpus, (Policy.RETOKENIZE,), lambda done, all_, _: told.append((done, all_))
+        parts.small,
+        target,
+        alignments,
+        corpus,
+        (BoundaryPolicy.AS_IS,),
+        lambda done, all_, _: told.append((done, all_)),
     )
     assert len(told) > 1
     assert told == sorted(told)
@@ -577,8 +584,8 @@ def test_on_indented_code_healing_beats_retokenizing_and_looking_ahead_beats_hea
     alignment = align(model.vocabulary, target, method="retokenize", cache=False)
     code, prose = (of_text(model, target, alignment, text) for text in (CODE, PROSE))
     loss = {policy: carried.overall.loss for policy, carried in code.policies.items()}
-    assert loss[Policy.LOOK_AHEAD] < loss[Policy.HEAL] < loss[Policy.RETOKENIZE]
+    assert loss[BoundaryPolicy.LOOKAHEAD] < loss[BoundaryPolicy.HEAL] < loss[BoundaryPolicy.AS_IS]
     # In prose both end their tokens before spaces, and there is next to nothing to heal.
     assert prose.common_share > code.common_share
-    heal, retokenize = (prose.policies[policy].overall.loss for policy in (Policy.HEAL, Policy.RETOKENIZE))
+    heal, retokenize = (prose.policies[policy].overall.loss for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.AS_IS))
     assert abs(heal - retokenize) < 0.05

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.steering import Steering, steer
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.lookahead import LookAhead
+from vocabridge.projection.lookahead import Lookahead
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_predictions import Said
 from vocabridge.projection.strength import Schedule
@@ -50,12 +50,16 @@ def test_a_role_that_the_source_does_not_have_is_no_text(chatty, parts):
 @pytest.mark.parametrize(
     ("combination", "policy", "run"),
     [
-        (Combination(Carry.INFORMED), Policy.LOOK_AHEAD, {"base", "value"}),
-        (Combination(Carry.INFORMED, 1, 0, 1), Policy.HEAL, {"base"}),
-        (Combination(Carry.LINEAR), Policy.RETOKENIZE, {"value"}),
-        (Combination(Carry.LINEAR), Policy.HEAL, {"base", "value"}),  # covers are weighed by probabilities
-        (Combination(Carry.LINEAR), Policy.SKIP, {"base", "value"}),
-        (Combination(Carry.EXPONENTIAL, 1, 0, 0), Policy.HEAL, set()),
+        (Combination(ProjectionMethod.INFORMED), BoundaryPolicy.LOOKAHEAD, {"base", "value"}),
+        (Combination(ProjectionMethod.INFORMED, 1, 0, 1), BoundaryPolicy.HEAL, {"base"}),
+        (Combination(ProjectionMethod.LINEAR), BoundaryPolicy.AS_IS, {"value"}),
+        (
+            Combination(ProjectionMethod.LINEAR),
+            BoundaryPolicy.HEAL,
+            {"base", "value"},
+        ),  # covers are weighed by probabilities
+        (Combination(ProjectionMethod.LINEAR), BoundaryPolicy.SKIP, {"base", "value"}),
+        (Combination(ProjectionMethod.EXPONENTIAL, 1, 0, 0), BoundaryPolicy.HEAL, set()),
     ],
 )
 def test_which_models_have_to_run(parts, combination, policy, run):
@@ -75,13 +79,13 @@ def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
     small = parts.small
     ids = [*begin_tokens(small.vocabulary), *small.vocabulary.encode("The 12  foxes é").ids.tolist()]
     found = []
-    for policy in (Policy.LOOK_AHEAD, Policy.HEAL):
+    for policy in (BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL):
         one = Steering(parts.pair, small.vocabulary, Projection.identity(small.vocabulary.size), policy=policy)
-        assert one.look_ahead is None
+        assert one.lookahead is None
         said = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
         with torch.no_grad():
             logits = small.model(torch.tensor([ids])).logits[0].float()
-            found.append(steer(logits, [(one, said)], torch.arange(len(ids)), Guard()))
+            found.append(steer(logits, [(one, said)], torch.arange(len(ids)), SteeringLimits()))
     assert torch.equal(*found)
 
 
@@ -92,16 +96,18 @@ def test_many_positions_are_steered_as_each_alone(parts):
     with torch.no_grad():
         logits = parts.base.model(torch.tensor([ids])).logits[0].float()
         together = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
-        found = steer(logits, [(one, together)], torch.zeros(len(ids)).long(), Guard())
+        found = steer(logits, [(one, together)], torch.zeros(len(ids)).long(), SteeringLimits())
         reading = one.reading(1, one.wanted)
         for n, i in enumerate(ids):
             said = reading.read([one.pieces([i])], 1)
-            alone = steer(logits[n : n + 1], [(one, said)], torch.zeros(1).long(), Guard())
+            alone = steer(logits[n : n + 1], [(one, said)], torch.zeros(1).long(), SteeringLimits())
             torch.testing.assert_close(alone[0].softmax(-1), found[n].softmax(-1), atol=1e-3, rtol=1e-3)
     assert len(ids) > 20
 
 
-@pytest.mark.parametrize("guard", [Guard(), Guard(max_norm=1.0), Guard(plausible=0.01, min_entropy=2.0)])
+@pytest.mark.parametrize(
+    "guard", [SteeringLimits(), SteeringLimits(max_norm=1.0), SteeringLimits(plausible=0.01, min_entropy=2.0)]
+)
 def test_a_strength_by_schedule_is_that_of_each_position(parts, guard):
     schedule, ids = Schedule(1.5, -0.5, 5), [0, *parts.base.vocabulary.encode("The quick brown fox").ids.tolist()]
     n = torch.arange(-3, len(ids) - 3)
@@ -122,10 +128,12 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, guard):
 def test_what_is_refused(parts):
     one = steering(parts)
     with pytest.raises(VocabridgeError, match="align it with this one"):
-        one.check(parts.small.vocabulary, Guard())
+        one.check(parts.small.vocabulary, SteeringLimits())
     with pytest.raises(VocabridgeError, match="confidence"):
-        steering(parts, Combination(Carry.LINEAR)).check(parts.base.vocabulary, Guard(confidence=0.5))
-    one.check(parts.base.vocabulary, Guard(confidence=0.5))
+        steering(parts, Combination(ProjectionMethod.LINEAR)).check(
+            parts.base.vocabulary, SteeringLimits(confidence=0.5)
+        )
+    one.check(parts.base.vocabulary, SteeringLimits(confidence=0.5))
 
 
 def test_looked_behind_are_the_unsure_tokens_and_then_those_worth_it_each_once(parts, monkeypatch):
@@ -133,12 +141,12 @@ def test_looked_behind_are_the_unsure_tokens_and_then_those_worth_it_each_once(p
     looked, p_base = [], torch.full((2, parts.base.vocabulary.size), 1 / parts.base.vocabulary.size)
     monkeypatch.setattr(Said, "look_behind", lambda said, chosen: looked.append(chosen))
     monkeypatch.setattr(Said, "unsure", lambda said, part: [[7, 9], []])
-    monkeypatch.setattr(LookAhead, "choose", lambda *_: [[5, 9, 7, 6], [8]])
-    for policy in (Policy.HEAL, Policy.LOOK_AHEAD):
+    monkeypatch.setattr(Lookahead, "choose", lambda *_: [[5, 9, 7, 6], [8]])
+    for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD):
         one = steering(parts, policy=policy)
         reading = one.reading(1, one.wanted)
         with torch.no_grad():
             said = reading.read([one.pieces(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
-            for carry in Carry:
+            for carry in ProjectionMethod:
                 one.look(said, [p_base], carry)
-    assert looked == [[[7, 9, 5, 6], [8]]] * sum(not carry.of_delta for carry in Carry)
+    assert looked == [[[7, 9, 5, 6], [8]]] * sum(not carry.of_logit_delta for carry in ProjectionMethod)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.decoding.token_tree import ROOT, TokenTree
-from vocabridge.decoding.tree_decoder import _KEPT, TokenForest
+from vocabridge.decoding.tree_decoder import _KEPT, TreeDecoder
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.options import Scheme
 
@@ -31,7 +31,7 @@ def alone(models, name: str, tree: TokenTree, node: int) -> torch.Tensor:
     return models[name](input_ids=ids, use_cache=False, **taken).logits[0, -1].float()
 
 
-def compare(forest: TokenForest, wanted: list[list[int]]) -> None:
+def compare(forest: TreeDecoder, wanted: list[list[int]]) -> None:
     entries = [(row, node) for row, nodes in enumerate(wanted) for node in nodes]
     for name in forest.models if entries else ():
         found = forest.logits(entries)[name]
@@ -64,7 +64,7 @@ def grow(tree: TokenTree, seed: int) -> int:
 @given(steps=steps())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_says_what_the_model_says_after_each_sequence_alone(model, steps):
-    follow(TokenForest({"one": model}, 3), steps)
+    follow(TreeDecoder({"one": model}, 3), steps)
 
 
 @pytest.mark.parametrize("scheme", [Scheme.CASCADE, Scheme.CASCADE_PLUS])
@@ -73,10 +73,10 @@ def test_it_says_what_the_model_says_after_each_sequence_alone(model, steps):
 def test_so_it_does_where_a_model_takes_anothers_logits(model, scheme, steps):
     value = DeltaModel(copy.deepcopy(model), scheme)
     torch.nn.init.normal_(value.projection.weight, std=0.3)
-    follow(TokenForest({"value": value, "base": model}, 3), steps)
+    follow(TreeDecoder({"value": value, "base": model}, 3), steps)
 
 
-def follow(forest: TokenForest, steps: list[tuple[str, list[int]]]) -> None:
+def follow(forest: TreeDecoder, steps: list[tuple[str, list[int]]]) -> None:
     """Does what the steps say, and compares after each."""
     for kind, seeds in steps:
         if kind == "reorder":
@@ -90,11 +90,11 @@ def follow(forest: TokenForest, steps: list[tuple[str, list[int]]]) -> None:
         compare(forest, wanted)
         for row, nodes in enumerate(wanted):
             if nodes:
-                forest.settle(row, nodes[-1])
+                forest.commit_prefix(row, nodes[-1])
 
 
 def test_several_models_read_along(loaded):
-    forest = TokenForest({"one": loaded["source"].model, "two": loaded["tuned"].model}, 1)
+    forest = TreeDecoder({"one": loaded["source"].model, "two": loaded["tuned"].model}, 1)
     for tokens in ([5, 6, 7], [8]):
         node = forest.trees[0].add(tokens, len(forest.trees[0].tokens) - 1)
         forest.read([[node]])
@@ -104,7 +104,7 @@ def test_several_models_read_along(loaded):
 def test_a_node_is_read_once_as_long_as_its_logits_are_kept(loaded, forwards):
     model = loaded["source"].model
     seen = forwards(model)
-    forest = TokenForest({"one": model}, 1)
+    forest = TreeDecoder({"one": model}, 1)
     trunk = forest.trees[0].add([5, 6, 7, 8])
     forest.read([[trunk]])
     for step in range(_KEPT - 1):
@@ -120,7 +120,7 @@ def test_a_node_is_read_once_as_long_as_its_logits_are_kept(loaded, forwards):
 
 
 def test_only_as_many_logits_are_kept_as_may_be_asked_for(loaded):
-    forest = TokenForest({"one": loaded["source"].model}, 2)
+    forest = TreeDecoder({"one": loaded["source"].model}, 2)
     node = ROOT
     for step in range(30):
         for tree in forest.trees:
@@ -133,7 +133,7 @@ def test_only_as_many_logits_are_kept_as_may_be_asked_for(loaded):
 def test_rows_that_are_dropped_are_not_run_any_more(loaded, forwards):
     model = loaded["source"].model
     seen = forwards(model)
-    forest = TokenForest({"one": model}, 4)
+    forest = TreeDecoder({"one": model}, 4)
     forest.read([[tree.add([5, 6, 7])] for tree in forest.trees])
     forest.reorder(torch.tensor([3, 1]))
     wanted = [[tree.add([8 + row], len(tree.tokens) - 1)] for row, tree in enumerate(forest.trees)]
@@ -145,7 +145,7 @@ def test_rows_that_are_dropped_are_not_run_any_more(loaded, forwards):
 def test_nothing_new_is_no_forward(loaded, forwards):
     model = loaded["source"].model
     seen = forwards(model)
-    forest = TokenForest({"one": model}, 2)
+    forest = TreeDecoder({"one": model}, 2)
     forest.read([[], []])
     assert not seen
     node = forest.trees[1].add([5])

@@ -12,12 +12,12 @@ import torch
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
-from vocabridge.options import Initialisation, Regulariser, Scheme
+from vocabridge.options import Initialization, Regularizer, Scheme
 from vocabridge.training import train as training
 from vocabridge.training.callbacks import LOG, PLOT
 from vocabridge.training.collator import collate
 from vocabridge.training.dataset import load_training_texts
-from vocabridge.training.objective import Lesson
+from vocabridge.training.objective import TrainingObjective
 from vocabridge.training.train import CHECKPOINTS, Recipe, train_value_network
 
 
@@ -39,7 +39,7 @@ def test_the_loss_falls_and_the_result_is_what_the_folder_holds(model_folders, r
     network = load_value_network(tmp_path / "values")
     texts = load_training_texts(data, network.vocabulary, max_length=100)
     with torch.no_grad():
-        sums = Lesson(network, Regulariser.L1)(**collate(texts))
+        sums = TrainingObjective(network, Regularizer.L1)(**collate(texts))
     bits = float(sums["nats"] / sums["tokens"]) / math.log(2)
     assert bits == pytest.approx(result.validation_after, rel=0.03)
 
@@ -50,7 +50,7 @@ def test_the_loss_falls_and_the_result_is_what_the_folder_holds(model_folders, r
         {"scheme": Scheme.CASCADE_PLUS},
         {"scheme": Scheme.CASCADE, "method": "full"},
         {"layers": 1, "packing": True},
-        {"initialisation": Initialisation.RANDOM, "method": "full"},
+        {"initialization": Initialization.RANDOM, "method": "full"},
         {"gradient_checkpointing": True},
         {"dtype": "float32"},
     ],
@@ -98,8 +98,8 @@ def test_the_base_does_not_change_and_takes_no_gradients(recipe, data, tmp_path,
 
 
 def test_the_regulariser_makes_the_change_smaller(recipe, data, tmp_path):
-    free = train_value_network(dataclasses.replace(recipe, regulariser_weight=0.0), data, tmp_path / "free")
-    held = train_value_network(dataclasses.replace(recipe, regulariser_weight=20.0), data, tmp_path / "held")
+    free = train_value_network(dataclasses.replace(recipe, regularizer_weight=0.0), data, tmp_path / "free")
+    held = train_value_network(dataclasses.replace(recipe, regularizer_weight=20.0), data, tmp_path / "held")
     assert held.norms[-1] < 0.8 * free.norms[-1]
 
 
@@ -129,7 +129,7 @@ def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
     steps = [point for point in record["curves"] if "loss" in point]
     assert [point["step"] for point in steps] == list(range(1, 13))
     assert all(
-        point["loss"] == pytest.approx(point["nats"] + recipe.regulariser_weight * point["norm"], rel=1e-3)
+        point["loss"] == pytest.approx(point["nats"] + recipe.regularizer_weight * point["norm"], rel=1e-3)
         for point in steps
     )
     assert max(point["learning_rate"] for point in steps) == recipe.learning_rate
@@ -162,7 +162,7 @@ def test_early_stopping_keeps_the_best_weights(recipe, data, tmp_path):
     """Another text to validate on than was learned from, and a learning rate that spoils it."""
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"prompt": "Question:", "response": " The lazy dog sleeps."}) + "\n")
-    recipe = dataclasses.replace(recipe, epochs=30, learning_rate=3e-2, patience=2, regulariser_weight=0.0)
+    recipe = dataclasses.replace(recipe, epochs=30, learning_rate=3e-2, patience=2, regularizer_weight=0.0)
     result = train_value_network(recipe, data, tmp_path / "values", validation=other)
     record = json.loads((tmp_path / "values" / CONFIG).read_text())["training"]
     losses = [point["validation"] for point in record["curves"] if "validation" in point][1:]
@@ -174,7 +174,7 @@ def test_early_stopping_keeps_the_best_weights(recipe, data, tmp_path):
     network = load_value_network(tmp_path / "values")
     texts = load_training_texts(other, network.vocabulary, max_length=100)
     with torch.no_grad():
-        sums = Lesson(network, Regulariser.L1)(**collate(texts))
+        sums = TrainingObjective(network, Regularizer.L1)(**collate(texts))
     assert float(sums["nats"] / sums["tokens"]) == pytest.approx(min(losses), rel=0.05)
 
 
@@ -209,9 +209,11 @@ def test_a_text_that_is_too_long_is_named(recipe, data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_an_error_and_saves_nothing(recipe, data, tmp_path, monkeypatch):
-    forward = Lesson.forward
+    forward = TrainingObjective.forward
     monkeypatch.setattr(
-        Lesson, "forward", lambda *args, **named: {k: v * math.nan for k, v in forward(*args, **named).items()}
+        TrainingObjective,
+        "forward",
+        lambda *args, **named: {k: v * math.nan for k, v in forward(*args, **named).items()},
     )
     with pytest.raises(VocabridgeError, match="the loss became nan in step 1; lower the learning rate"):
         train_value_network(recipe, data, tmp_path / "values")

@@ -15,11 +15,11 @@ from vocabridge.alignment import VocabridgeError, align
 from vocabridge.data import corpus_files
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network
-from vocabridge.options import Regulariser, Scheme, Turns
+from vocabridge.options import BaseSchedule, Regularizer, Scheme
 from vocabridge.training.bases import TrainingBase, beside, load_others, whose_turn
 from vocabridge.training.collator import collate
 from vocabridge.training.dataset import TrainingText, load_training_texts
-from vocabridge.training.objective import Lesson
+from vocabridge.training.objective import TrainingObjective
 from vocabridge.training.train import CHECKPOINTS, Recipe, train_value_network
 
 SENTENCES = ["The quick brown fox jumps", "def count(words):\n    return 12", "naïve café 東京  two   spaces"]
@@ -61,10 +61,10 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
     network.value.scheme = scheme
     source, target = network.vocabulary, parts.base.vocabulary
     texts = in_both(source, target, SENTENCES)
-    lesson = Lesson(network, Regulariser.L2, [TrainingBase.of(parts.base, source)])
+    lesson = TrainingObjective(network, Regularizer.L2, [TrainingBase.of(parts.base, source)])
     parameters = [p for p in network.value.parameters() if p.requires_grad]
     sums = lesson(**collate(texts), base=1)
-    found = torch.autograd.grad(sums["nats"] + 0.3 * sums["regulariser"], parameters, allow_unused=True)
+    found = torch.autograd.grad(sums["nats"] + 0.3 * sums["regularizer"], parameters, allow_unused=True)
 
     w = torch.from_numpy(align(source, target, corpus=corpus_files()).row_weights.toarray())
     covered = w.sum(-1) > 0
@@ -96,13 +96,13 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
 def test_few_logits_at_a_time_make_the_same_loss_and_gradient(parts, monkeypatch, base):
     network = parts.residual(0.2)
     texts = in_both(network.vocabulary, parts.base.vocabulary, SENTENCES)
-    lesson = Lesson(network, Regulariser.KL, [TrainingBase.of(parts.base, network.vocabulary)])
+    lesson = TrainingObjective(network, Regularizer.KL, [TrainingBase.of(parts.base, network.vocabulary)])
     parameters = [p for p in network.value.parameters() if p.requires_grad]
     found = []
     for at_once in (2**26, 3 * 704):
         monkeypatch.setattr("vocabridge.training.objective._AT_ONCE", at_once)
         sums = lesson(**collate(texts), base=base)
-        loss = sums["nats"] + sums["regulariser"]
+        loss = sums["nats"] + sums["regularizer"]
         found.append((sums, torch.autograd.grad(loss, parameters, allow_unused=True)))
     (whole, gradients), (parted, others) = found
     for name in whole:
@@ -123,10 +123,10 @@ def test_a_base_that_caps_its_logits_is_heard_with_its_cap(vocabularies):
 
 
 def test_turns_are_the_same_each_time_and_sampled_ones_come_as_often():
-    assert [whose_turn(Turns.IN_TURN, step, 3, 0) for step in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-    sampled = [whose_turn(Turns.SAMPLED, step, 3, 5) for step in range(600)]
-    assert sampled == [whose_turn(Turns.SAMPLED, step, 3, 5) for step in range(600)]
-    assert sampled != [whose_turn(Turns.SAMPLED, step, 3, 6) for step in range(600)]
+    assert [whose_turn(BaseSchedule.IN_TURN, step, 3, 0) for step in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    sampled = [whose_turn(BaseSchedule.SAMPLED, step, 3, 5) for step in range(600)]
+    assert sampled == [whose_turn(BaseSchedule.SAMPLED, step, 3, 5) for step in range(600)]
+    assert sampled != [whose_turn(BaseSchedule.SAMPLED, step, 3, 6) for step in range(600)]
     assert all(150 < sampled.count(base) < 250 for base in range(3))
 
 
@@ -138,7 +138,7 @@ def several(recipe, model_folders) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    "change", [{"turns": Turns.SAMPLED}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}]
+    "change", [{"turns": BaseSchedule.SAMPLED}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}]
 )
 def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, data, tmp_path, change):
     recipe = dataclasses.replace(several, epochs=6, **change)
@@ -153,7 +153,7 @@ def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, 
     theirs = load_training_texts(data, across.vocabulary, max_length=100)
     sides = beside(texts, network.vocabulary, theirs, across.vocabulary)
     batch = collate([dataclasses.replace(t, sides=(side,)) for t, side in zip(texts, sides, strict=True)])
-    lesson = Lesson(network, Regulariser.L1, [across])
+    lesson = TrainingObjective(network, Regularizer.L1, [across])
     with torch.no_grad():
         taught = lesson(**batch, base=1)["nats"]
         network.value.projection.weight.zero_()
@@ -164,7 +164,7 @@ def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, 
 
 
 def test_a_run_on_several_bases_that_is_taken_up_gives_the_same_numbers(several, data, tmp_path):
-    recipe = dataclasses.replace(several, turns=Turns.SAMPLED)
+    recipe = dataclasses.replace(several, turns=BaseSchedule.SAMPLED)
     whole = train_value_network(recipe, data, tmp_path / "whole")
 
     def stop(done: int, *_: object) -> None:

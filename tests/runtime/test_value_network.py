@@ -17,7 +17,7 @@ from vocabridge.data import VALUE_NETWORKS
 from vocabridge.evaluation.fingerprint import recipe
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.tasks import Template
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import (
@@ -29,7 +29,7 @@ from vocabridge.models.value_network import (
     new_value_network,
     save_value_network,
 )
-from vocabridge.options import Carry, Initialisation, Scheme
+from vocabridge.options import Initialization, ProjectionMethod, Scheme
 from vocabridge.projection.combination import Combination
 
 HOW = [
@@ -37,8 +37,8 @@ HOW = [
     {"method": "full"},
     {"method": "lora", "scheme": Scheme.CASCADE_PLUS, "layers": 1},
     {"method": "full", "scheme": Scheme.CASCADE, "layers": 1},
-    {"method": "full", "scheme": Scheme.CASCADE_PLUS, "initialisation": Initialisation.RANDOM},
-    {"method": "full", "layers": 1, "initialisation": Initialisation.RANDOM},
+    {"method": "full", "scheme": Scheme.CASCADE_PLUS, "initialization": Initialization.RANDOM},
+    {"method": "full", "layers": 1, "initialization": Initialization.RANDOM},
 ]
 IDS = torch.tensor([[5, 300, 301, 17, 260]])
 
@@ -113,15 +113,15 @@ def weights(network):
 @pytest.mark.parametrize("layers", [1, None])
 @pytest.mark.parametrize("family", ["source", "target"])
 def test_a_random_start_is_as_the_models_class_starts_and_fixed_by_the_seed(model_folders, family, layers):
-    def new(seed, initialisation):
+    def new(seed, initialization):
         torch.manual_seed(seed)
         base = str(getattr(model_folders, family))
-        return new_value_network(base, method="full", rank=2, layers=layers, initialisation=initialisation)
+        return new_value_network(base, method="full", rank=2, layers=layers, initialization=initialization)
 
-    one, same, other = (new(seed, Initialisation.RANDOM) for seed in (1, 1, 2))
+    one, same, other = (new(seed, Initialization.RANDOM) for seed in (1, 1, 2))
     assert torch.equal(weights(one), weights(same))
     assert not torch.equal(weights(one), weights(other))
-    value, pretrained = one.value.model, new(1, Initialisation.PRETRAINED).value.model
+    value, pretrained = one.value.model, new(1, Initialization.PRETRAINED).value.model
     assert (value.dtype, value.training) == (pretrained.dtype, False)
     for name, parameter in pretrained.named_parameters():
         random = value.get_parameter(name).detach().float()
@@ -133,7 +133,7 @@ def test_a_random_start_is_as_the_models_class_starts_and_fixed_by_the_seed(mode
 
 def test_an_adapter_on_random_weights_is_refused(model_folders):
     with pytest.raises(VocabridgeError, match="train a value network that starts at random in full"):
-        new_value_network(str(model_folders.source), method="lora", rank=2, initialisation=Initialisation.RANDOM)
+        new_value_network(str(model_folders.source), method="lora", rank=2, initialization=Initialization.RANDOM)
 
 
 def test_more_layers_than_the_base_has_are_refused(model_folders):
@@ -218,7 +218,7 @@ def test_cut_off_weights_are_refused(folder):
         "null",
         '{"base": 1, "fingerprint": "", "method": "full"}',
         '{"base": "x", "fingerprint": "", "method": "full", "scheme": "sideways"}',
-        '{"base": "x", "fingerprint": "", "method": "full", "initialisation": null}',
+        '{"base": "x", "fingerprint": "", "method": "full", "initialization": null}',
         '{"base": "x", "fingerprint": "", "method": "full", "layers": "all"}',
     ],
 )
@@ -255,9 +255,9 @@ def test_a_base_that_is_gone_is_named(folder):
 
 def test_a_contrast_pair_is_one_model_before_and_after_tuning(loaded, model_folders):
     with pytest.raises(VocabridgeError, match="different tokenizers"):
-        ContrastPair(loaded["tuned"], loaded["target"])
+        ExpertPair(loaded["tuned"], loaded["target"])
     pair = load_value_source(str(model_folders.tuned), untuned=str(model_folders.source))
-    assert isinstance(pair, ContrastPair)
+    assert isinstance(pair, ExpertPair)
     assert str(model_folders.tuned) in pair.name
 
 
@@ -308,13 +308,13 @@ def test_the_configuration_is_json_for_people(folder):
     config = json.loads((folder / CONFIG).read_text())
     assert config["base"] == str(folder.parent / "base")
     assert config["method"] == "lora"
-    assert (config["scheme"], config["layers"], config["initialisation"]) == ("residual", None, "pretrained")
+    assert (config["scheme"], config["layers"], config["initialization"]) == ("residual", None, "pretrained")
 
 
 def test_a_folder_of_before_there_were_schemes_is_a_residual_network(folder):
     expected = logits(load_value_network(folder))
     config = json.loads((folder / CONFIG).read_text())
-    for name in ("scheme", "layers", "initialisation"):
+    for name in ("scheme", "layers", "initialization"):
         del config[name]
     (folder / CONFIG).write_text(json.dumps(config))
     network = load_value_network(folder)
@@ -328,7 +328,9 @@ def test_a_bridge_with_a_cascade_of_one_layer_comes_back(parts, model_folders, t
         perturbed(model_folders.source, "lora", scheme=Scheme.CASCADE_PLUS, layers=1), tmp_path / "values", {}
     )
     network = load_value_network(tmp_path / "values")
-    bridge = Bridge.over(load_model(str(model_folders.target)), network, parts.alignment, Combination(Carry.LINEAR))
+    bridge = Bridge.over(
+        load_model(str(model_folders.target)), network, parts.alignment, Combination(ProjectionMethod.LINEAR)
+    )
     save_bridge(bridge, tmp_path / "bridge")
     again, ids = load(tmp_path / "bridge"), torch.tensor([[0, 300, 301, 20]])
     with torch.no_grad():

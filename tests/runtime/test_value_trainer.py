@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vocabridge.options import Regulariser
+from vocabridge.options import Regularizer
 from vocabridge.training.collator import LengthGrouped, collate
 from vocabridge.training.dataset import TrainingText, pack
-from vocabridge.training.objective import Lesson
+from vocabridge.training.objective import TrainingObjective
 
 
 @pytest.fixture
@@ -32,47 +32,47 @@ def one_by_one(network, texts):
     return found
 
 
-def formula(regulariser, base, delta):
+def formula(regularizer, base, delta):
     """The term at one position, in plain sums."""
     n = len(delta)
     p, q = torch.softmax(base + delta, 0), torch.softmax(base, 0)
-    if regulariser is Regulariser.L1:
+    if regularizer is Regularizer.L1:
         return sum(abs(x) for x in delta) / n
-    if regulariser is Regulariser.L2:
+    if regularizer is Regularizer.L2:
         return sum(x * x for x in delta) / n
-    if regulariser is Regulariser.ENTROPY:
+    if regularizer is Regularizer.ENTROPY:
         return sum(p[w] * torch.log(p[w]) for w in range(n))
     return sum(p[w] * torch.log(p[w] / q[w]) for w in range(n))
 
 
-@pytest.mark.parametrize("regulariser", [r for r in Regulariser if r is not Regulariser.RELEASED])
-def test_the_sums_are_over_learned_tokens_whatever_the_padding(parts, texts, regulariser):
+@pytest.mark.parametrize("regularizer", [r for r in Regularizer if r is not Regularizer.RELEASED])
+def test_the_sums_are_over_learned_tokens_whatever_the_padding(parts, texts, regularizer):
     network = parts.residual(0.2)
-    sums = Lesson(network, regulariser)(**collate(texts))
+    sums = TrainingObjective(network, regularizer)(**collate(texts))
     rows = one_by_one(network, texts)
     nats = sum(-(base + delta).log_softmax(-1)[token] for base, delta, token in rows)
     assert sums["tokens"] == len(rows)
     assert sums["nats"].item() == pytest.approx(nats.item(), rel=1e-4)
     assert sums["norm"].item() == pytest.approx(sum(delta.abs().mean() for _, delta, _ in rows).item(), rel=1e-4)
     assert sums["changed"] == sum((base + delta).argmax() != base.argmax() for base, delta, _ in rows)
-    term = sum(formula(regulariser, base, delta) for base, delta, _ in rows)
-    assert sums["regulariser"].item() == pytest.approx(term.item(), rel=1e-3)
+    term = sum(formula(regularizer, base, delta) for base, delta, _ in rows)
+    assert sums["regularizer"].item() == pytest.approx(term.item(), rel=1e-3)
 
 
 def test_the_released_regulariser_is_over_prompt_and_padding_too(parts, texts):
     network = parts.residual(0.2)
     batch = collate(texts)
-    sums = Lesson(network, Regulariser.RELEASED)(**batch)
+    sums = TrainingObjective(network, Regularizer.RELEASED)(**batch)
     everywhere = network.models["value"](batch["input_ids"]).logits
-    assert sums["regulariser"].item() == pytest.approx(everywhere.abs().mean().item(), rel=1e-4)
+    assert sums["regularizer"].item() == pytest.approx(everywhere.abs().mean().item(), rel=1e-4)
     assert sums["tokens"] == len(one_by_one(network, texts))
 
 
 def test_gradients_are_those_of_the_plain_formula(parts, texts):
     network = parts.residual(0.2)
     parameters = list(network.value.parameters())
-    sums = Lesson(network, Regulariser.KL)(**collate(texts))
-    found = torch.autograd.grad((sums["nats"] + 0.3 * sums["regulariser"]) / sums["tokens"], parameters)
+    sums = TrainingObjective(network, Regularizer.KL)(**collate(texts))
+    found = torch.autograd.grad((sums["nats"] + 0.3 * sums["regularizer"]) / sums["tokens"], parameters)
     rows = one_by_one(network, texts)
     plain = 0.0
     for base, delta, token in rows:
@@ -84,11 +84,11 @@ def test_gradients_are_those_of_the_plain_formula(parts, texts):
 
 def test_texts_that_are_packed_are_read_as_if_alone(parts, texts):
     network = parts.residual(0.2)
-    lesson = Lesson(network, Regulariser.L1)
+    lesson = TrainingObjective(network, Regularizer.L1)
     (together,) = pack(texts, 100)
     alone, packed = lesson(**collate(texts)), lesson(**collate([together, texts[1]]))
     beside = lesson(**collate(texts[1:]))
-    for name in ("nats", "regulariser", "tokens"):
+    for name in ("nats", "regularizer", "tokens"):
         assert packed[name].item() == pytest.approx((alone[name] + beside[name]).item(), rel=1e-4)
 
 

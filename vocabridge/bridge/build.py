@@ -10,11 +10,11 @@ import torch
 from vocabridge.alignment import Alignment, Effect, Vocabulary, align, refuse_idle
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.data import corpus_files
 from vocabridge.models.loading import check_model, load_model
 from vocabridge.models.value_network import check_value_source, load_value_source
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.strength import Strength
 
@@ -44,7 +44,7 @@ def build_bridge(
     combination: Path | None = ...,
     device: str | None = ...,
     dtype: torch.dtype = ...,
-) -> ExactBridge: ...
+) -> ByteLevelBridge: ...
 
 
 def build_bridge(
@@ -57,13 +57,13 @@ def build_bridge(
     combination: Path | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
-) -> Bridge | ExactBridge:
+) -> Bridge | ByteLevelBridge:
     """Loads a base model and one value source, and puts them together at strength 1.
 
     Args:
         base: The base model by name.
         value: As for `build_steering`, and so are all others.
-        exact: Combine the models over bytes, without an alignment; see `ExactBridge`.
+        exact: Combine the models over bytes, without an alignment; see `ByteLevelBridge`.
         untuned: The untuned model of a contrast pair.
         alignment: A saved alignment.
         combination: Saved weights; without them `UNFITTED`.
@@ -81,7 +81,7 @@ def build_bridge(
     if exact:
         source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
         weights = UNFITTED if combination is None else Combination.load(combination)
-        return ExactBridge(target, [ExactSteering(source, weights)])
+        return ByteLevelBridge(target, [ByteLevelSteering(source, weights)])
     steering = build_steering(
         target.vocabulary,
         value,
@@ -101,7 +101,7 @@ def build_steering(
     untuned: str | None = None,
     alignment: Path | None = None,
     combination: Path | None = None,
-    policy: Policy = Policy.LOOK_AHEAD,
+    policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
     strength: Strength = 1.0,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,

@@ -25,10 +25,10 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.value_source import Scores
-from vocabridge.options import Carry, Form
+from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.combination import Combination, carried
 from vocabridge.projection.source_predictions import Said
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.progress import Progress, no_progress
 
 _LIKELIEST = 512  # tokens kept at each position
 _DRAWN = 128  # tokens drawn at each position to stand for the others
@@ -59,8 +59,8 @@ def fit_combination(
     bridge: Bridge,
     examples: Sequence[Example],
     *,
-    carries: Sequence[Carry] = tuple(Carry),
-    progress: Progress = unheard,
+    carries: Sequence[ProjectionMethod] = tuple(ProjectionMethod),
+    progress: Progress = no_progress,
 ) -> list[Fit]:
     """Fits every carry, in every form that it has, on the responses of some examples.
 
@@ -87,13 +87,18 @@ class Features:
         truth: Which of the k is the response's token, (n,).
     """
 
-    by_carry: dict[Carry, np.ndarray]
+    by_carry: dict[ProjectionMethod, np.ndarray]
     stands_for: np.ndarray
     truth: np.ndarray
 
     @classmethod
     def of(
-        cls, bridge: Bridge, examples: Sequence[Example], carries: Sequence[Carry], *, progress: Progress = unheard
+        cls,
+        bridge: Bridge,
+        examples: Sequence[Example],
+        carries: Sequence[ProjectionMethod],
+        *,
+        progress: Progress = no_progress,
     ) -> Features:
         """Runs the models on some texts; arguments as for `fit_combination`."""
         generator = torch.Generator().manual_seed(0)
@@ -113,7 +118,7 @@ class Features:
         found = []
         for carry in self.by_carry:
             found.append(self._product(carry))
-            if not carry.of_delta:
+            if not carry.of_logit_delta:
                 found.append(self._mixture(carry))
         return found
 
@@ -122,7 +127,7 @@ class Features:
         one = combination.at(strength)
         if one.form is Form.MIXTURE:
             return float(_mixed(one.tuned, *self._true(one.carry)).mean()) / math.log(2)
-        weights = [one.base, one.tuned] + ([] if one.carry.of_delta else [one.untuned])
+        weights = [one.base, one.tuned] + ([] if one.carry.of_logit_delta else [one.untuned])
         return self._loss(self._signed(one.carry), np.array(weights))[0] / math.log(2)
 
     def judge(self, combination: Combination, strengths: Sequence[float] = (1.0,)) -> Fit:
@@ -132,11 +137,11 @@ class Features:
         paper = self.bits(Combination(combination.carry)) if product else None
         return Fit(combination, strength, bits, paper, len(self.truth))
 
-    def _signed(self, carry: Carry) -> np.ndarray:
+    def _signed(self, carry: ProjectionMethod) -> np.ndarray:
         """The features that a product adds up, (n, k, weights)."""
-        return self.by_carry[carry].astype(np.float64) * ([1.0, 1.0] if carry.of_delta else [1.0, 1.0, -1.0])
+        return self.by_carry[carry].astype(np.float64) * ([1.0, 1.0] if carry.of_logit_delta else [1.0, 1.0, -1.0])
 
-    def _true(self, carry: Carry) -> tuple[np.ndarray, np.ndarray]:
+    def _true(self, carry: ProjectionMethod) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities of the true tokens under the base and the tuned donor, (n,) each."""
         log_p, log_q = self.by_carry[carry][np.arange(len(self.truth)), self.truth, :2].T
         return log_p, log_q
@@ -154,7 +159,7 @@ class Features:
         gradient = np.einsum("nk,nkf->nf", p / total, signed) - signed[rows, self.truth]
         return float(nats.mean()), gradient.mean(0)
 
-    def _product(self, carry: Carry) -> Combination:
+    def _product(self, carry: ProjectionMethod) -> Combination:
         """With the best weights."""
         signed = self._signed(carry)
         count = signed.shape[-1]
@@ -165,7 +170,7 @@ class Features:
             base = 1.0
         return Combination(carry, base, tuned, untuned)
 
-    def _mixture(self, carry: Carry) -> Combination:
+    def _mixture(self, carry: ProjectionMethod) -> Combination:
         """With the donor's best share."""
         log_p, log_q = self._true(carry)
         found = minimize_scalar(
@@ -194,14 +199,14 @@ class _Block:
         truth: Which of the k is the response's token, (n,).
     """
 
-    features: dict[Carry, Tensor]
+    features: dict[ProjectionMethod, Tensor]
     stands_for: Tensor
     truth: Tensor
 
 
 @torch.no_grad()
 def _blocks(
-    bridge: Bridge, example: Example, carries: Sequence[Carry], share: float, generator: torch.Generator
+    bridge: Bridge, example: Example, carries: Sequence[ProjectionMethod], share: float, generator: torch.Generator
 ) -> list[_Block]:
     """The features at a random share of an example's response tokens, where the value source has a say."""
     steering, tokens = bridge.steering, tokenize(example, bridge.vocabulary)
@@ -218,14 +223,14 @@ def _blocks(
     return blocks
 
 
-def hear(steering: Steering, ids: Sequence[int], keep: int, carries: Sequence[Carry]) -> Said:
+def hear(steering: Steering, ids: Sequence[int], keep: int, carries: Sequence[ProjectionMethod]) -> Said:
     """What the source says after each of the last `keep` of some ids of the base's, for some carries."""
     return steering.reading(1, _wanted(carries)).read([steering.pieces(ids)], keep)
 
 
 def carried_features(
-    steering: Steering, said: Said, logits: Tensor, carries: Sequence[Carry]
-) -> Iterator[tuple[slice, Tensor, dict[Carry, tuple[Tensor, ...]], Tensor]]:
+    steering: Steering, said: Said, logits: Tensor, carries: Sequence[ProjectionMethod]
+) -> Iterator[tuple[slice, Tensor, dict[ProjectionMethod, tuple[Tensor, ...]], Tensor]]:
     """What a combination weighs, a few positions at a time.
 
     Args:
@@ -239,7 +244,10 @@ def carried_features(
         scores, (n, |T|) each, in the order of their weights; and where the source has a say, bool (n,).
     """
     # Looking ahead is for carries of distributions; of several they share what the first of these asked.
-    carry = next((carry for carry in (Carry.INFORMED, Carry.STATIC) if carry in carries), Carry.LINEAR)
+    carry = next(
+        (carry for carry in (ProjectionMethod.INFORMED, ProjectionMethod.STATIC) if carry in carries),
+        ProjectionMethod.LINEAR,
+    )
     wanted = _wanted(carries)
     steering.look(said, (logits[part].softmax(-1) for part in said.parts), carry, wanted)
     for part in said.parts:
@@ -249,23 +257,23 @@ def carried_features(
         features = {}
         for c in carries:
             changes = carried(c, steering.projection, _used(c, scores), logits[part], p_base, scores)
-            features[c] = changes if c.of_delta else tuple(change.add_(log_p) for change in changes)
+            features[c] = changes if c.of_logit_delta else tuple(change.add_(log_p) for change in changes)
         yield part, log_p, features, speaks.squeeze(-1) > 0
 
 
-def _wanted(carries: Sequence[Carry]) -> tuple[str, ...]:
+def _wanted(carries: Sequence[ProjectionMethod]) -> tuple[str, ...]:
     """The scores that carries carry, as fields of `Scores`."""
-    return ("delta", "tuned", "untuned") if any(carry.of_delta for carry in carries) else ("tuned", "untuned")
+    return ("delta", "tuned", "untuned") if any(carry.of_logit_delta for carry in carries) else ("tuned", "untuned")
 
 
-def _used(carry: Carry, scores: Scores) -> list[Tensor]:
+def _used(carry: ProjectionMethod, scores: Scores) -> list[Tensor]:
     """The scores that a carry carries, in the order of their weights."""
-    used = [scores.delta] if carry.of_delta else [scores.tuned, scores.untuned]
+    used = [scores.delta] if carry.of_logit_delta else [scores.tuned, scores.untuned]
     return [score for score in used if score is not None]
 
 
 def _kept(
-    log_p: Tensor, features: dict[Carry, tuple[Tensor, ...]], truth: Tensor, generator: torch.Generator
+    log_p: Tensor, features: dict[ProjectionMethod, tuple[Tensor, ...]], truth: Tensor, generator: torch.Generator
 ) -> _Block:
     """Keeps of the base's log probabilities and of what is carried, all (n, |T|), the likeliest tokens and some others.
 
@@ -274,7 +282,7 @@ def _kept(
     highest = log_p.clone()
     for carry, several in features.items():
         # A change of logits is no score by itself; its sum with the base's is.
-        for likely in [(log_p + several[0]).log_softmax(-1)] if carry.of_delta else several:
+        for likely in [(log_p + several[0]).log_softmax(-1)] if carry.of_logit_delta else several:
             torch.maximum(highest, likely, out=highest)
     highest.scatter_(-1, truth[:, None], torch.inf)
     n, size = highest.shape

@@ -24,7 +24,7 @@ from vocabridge.projection.combination import Combination, finite, log_total
 
 
 @dataclass(frozen=True)
-class Guard:
+class SteeringLimits:
     """Limits of steering; the values by default are no limits.
 
     Attributes:
@@ -114,7 +114,7 @@ class Guard:
         return asdict(self) | {"max_norm": None if self.max_norm == math.inf else self.max_norm}
 
     @classmethod
-    def from_dict(cls, values: Any) -> Guard:
+    def from_dict(cls, values: Any) -> SteeringLimits:
         """From its JSON form; what it does not name is off.
 
         Raises:

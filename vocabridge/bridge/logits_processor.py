@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.steering import Steering, steer
 from vocabridge.projection.source_predictions import Said
 from vocabridge.projection.source_stream import Reading
@@ -24,7 +24,7 @@ from vocabridge.projection.source_stream import Reading
 _NO_TEXT = -1
 
 
-class SteeringProcessor(LogitsProcessor):
+class SteeringLogitsProcessor(LogitsProcessor):
     """Adds to a base model's scores what a `Bridge` with the same steerings adds to its logits.
 
     Put it in front of other processors. Scores keep their log-sum-exp: logits stay logits, and the log-probabilities
@@ -41,7 +41,7 @@ class SteeringProcessor(LogitsProcessor):
         self,
         vocabulary: Vocabulary,
         steerings: Sequence[Steering],
-        guard: Guard | None = None,
+        guard: SteeringLimits | None = None,
         *,
         pad: int | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class SteeringProcessor(LogitsProcessor):
         """
         self.vocabulary = vocabulary
         self.steerings = list(steerings)
-        self.guard = guard or Guard()
+        self.guard = guard or SteeringLimits()
         self.pad = vocabulary.roles.get("pad", vocabulary.roles.get("end")) if pad is None else pad
         for steering in steerings:
             steering.check(vocabulary, self.guard)

@@ -12,14 +12,14 @@ from typing import Any
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.alignment.jsonio import read_json
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.steering import Steering
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import CONFIG, check_network_files, is_value_network, load_value_network
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.strength import Strength, from_json
 from vocabridge.utils.hashing import file_digest
@@ -48,7 +48,7 @@ class SavedSteering:
     alignment: str
     sha256: str
     combination: Combination
-    policy: Policy
+    policy: BoundaryPolicy
     strength: Strength
     folder: Path
 
@@ -66,7 +66,7 @@ class SavedSteering:
             raise VocabridgeError(f"a source has {' and '.join(_NETWORK)}, or {' and '.join(_PAIR)}")
         if not isinstance(file, str) or Path(file).name != file:
             raise VocabridgeError(f"{file!r} is no name of a file in this folder")
-        policies = [one.value for one in Policy]
+        policies = [one.value for one in BoundaryPolicy]
         if policy not in policies:
             raise VocabridgeError(f"{policy!r} is no policy; choose among {', '.join(policies)}")
         return cls(
@@ -74,7 +74,7 @@ class SavedSteering:
             alignment=file,
             sha256=str(sha256),
             combination=Combination.from_dict(combination),
-            policy=Policy(policy),
+            policy=BoundaryPolicy(policy),
             strength=from_json(strength),
             folder=folder,
         )
@@ -117,7 +117,7 @@ class SavedSteering:
         """
         path = self.folder / BRIDGE
         if set(self.source) == _PAIR:
-            return ContrastPair(*(_load(self.source[role], path, **place) for role in ("tuned", "untuned")))
+            return ExpertPair(*(_load(self.source[role], path, **place) for role in ("tuned", "untuned")))
         network, base = self.source["value_network"], self.source["base"]
         try:
             base.check_place()
@@ -164,7 +164,7 @@ class SavedBridge:
 
     folder: Path
     base: Reference
-    guard: Guard
+    guard: SteeringLimits
     steerings: list[SavedSteering]
 
     @classmethod
@@ -186,7 +186,7 @@ class SavedBridge:
             if not isinstance(steerings, list):
                 raise VocabridgeError("its steerings are no list")
             cards = [SavedSteering.from_dict(one, folder) for one in steerings]
-            return cls(folder, Reference.from_dict(base, folder), Guard.from_dict(guard), cards)
+            return cls(folder, Reference.from_dict(base, folder), SteeringLimits.from_dict(guard), cards)
         except FileNotFoundError:
             raise VocabridgeError(
                 f"{folder} is no bridge, there is no {BRIDGE}; `vocabridge bridge` makes one"
@@ -199,7 +199,7 @@ class SavedBridge:
     @property
     def is_guarded(self) -> bool:
         """Whether it has limits of steering."""
-        return self.guard != Guard()
+        return self.guard != SteeringLimits()
 
     def check(self, *, alignments: bool = True) -> None:
         """Checks, without loading a model, that all parts are there and are the ones of then.

@@ -24,14 +24,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from vocabridge.alignment import Alignment, VocabridgeError
 from vocabridge.bridge.cache import BridgeCache
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.pretrained_methods import PretrainedMethods, check_is_text
 from vocabridge.bridge.steering import Steering, steer
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.transformers_version import CACHE, cache_name
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.source_predictions import Said
 from vocabridge.projection.strength import Strength
@@ -57,7 +57,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
     _supports_attention_backend = True
     _can_compile_fullgraph = False  # the value sources read text
 
-    def __init__(self, base: LoadedModel, steerings: Sequence[Steering], guard: Guard | None = None) -> None:
+    def __init__(self, base: LoadedModel, steerings: Sequence[Steering], guard: SteeringLimits | None = None) -> None:
         """Assembles a bridge from its parts; `Bridge.over` makes one from a single value source.
 
         Raises:
@@ -68,7 +68,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         self.base = base.model
         self.vocabulary = base.vocabulary
         self._steerings = nn.ModuleList(steerings)
-        self.guard = guard or Guard()
+        self.guard = guard or SteeringLimits()
         self.generation_config = copy.deepcopy(base.model.generation_config)
         self.generation_config.eos_token_id = list(end_tokens(base.vocabulary, base.model)) or None
         width = base.model.get_output_embeddings().weight.shape[0]
@@ -89,9 +89,9 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         alignment: Alignment,
         combination: Combination | None = None,
         *,
-        policy: Policy = Policy.LOOK_AHEAD,
+        policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
         strength: Strength = 1.0,
-        guard: Guard | None = None,
+        guard: SteeringLimits | None = None,
     ) -> Bridge:
         """Bridges one value source onto a base model.
 

@@ -35,8 +35,8 @@ from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.bridge.manifest import BRIDGE, FORMAT, SavedBridge
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import DeviceMap
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import CONFIG, ValueNetwork, is_value_network, network_folder, save_value_network
@@ -104,7 +104,7 @@ def load(
     device_map: DeviceMap | None = ...,
     value_device: str | None = ...,
     value_dtype: torch.dtype | None = ...,
-) -> ExactBridge: ...
+) -> ByteLevelBridge: ...
 
 
 def load(
@@ -116,12 +116,12 @@ def load(
     device_map: DeviceMap | None = None,
     value_device: str | None = None,
     value_dtype: torch.dtype | None = None,
-) -> Bridge | ExactBridge:
+) -> Bridge | ByteLevelBridge:
     """Loads what `save_bridge` wrote.
 
     Args:
         folder: The folder.
-        exact: Combine the models over bytes, without alignments; see `ExactBridge`. Policies do not matter then.
+        exact: Combine the models over bytes, without alignments; see `ByteLevelBridge`. Policies do not matter then.
         device: Where the base model goes, in torch's words; by default "cpu".
         dtype: What its weights are cast to.
         device_map: In place of `device`, spreads the base's layers over several devices; needs accelerate.
@@ -139,8 +139,10 @@ def load(
     base = saved.load_base(device=device, dtype=dtype, device_map=device_map)
     place = {"device": value_device or device, "dtype": value_dtype or dtype}
     if exact:
-        steerings = [ExactSteering(one.load_source(**place), one.combination, one.strength) for one in saved.steerings]
-        return ExactBridge(base, steerings)
+        steerings = [
+            ByteLevelSteering(one.load_source(**place), one.combination, one.strength) for one in saved.steerings
+        ]
+        return ByteLevelBridge(base, steerings)
     return Bridge(base, [one.load(base.vocabulary, **place) for one in saved.steerings], saved.guard)
 
 
@@ -274,7 +276,7 @@ def _write(steering: Steering, number: int, files: _Files) -> dict[str, Any]:
 def _refer(source: ValueSource, number: int, files: _Files) -> dict[str, Reference]:
     """References to the parts of a value source; an adapter is written to the folder."""
     fingerprint = source.vocabulary.fingerprint
-    if isinstance(source, ContrastPair):
+    if isinstance(source, ExpertPair):
         return {role: Reference.of(cast(PreTrainedModel, one), fingerprint) for role, one in source.models.items()}
     if not isinstance(source, ValueNetwork):
         raise VocabridgeError(f"{source.name} is neither a value network nor a contrast pair; only these can be saved")

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.decoding.incremental_tokenizer import Piece
 from vocabridge.models.control_tokens import controls
 from vocabridge.models.value_source import Scores, ValueSource
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
-from vocabridge.projection.lookahead import LookAhead
+from vocabridge.projection.lookahead import Lookahead
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_predictions import Said
 from vocabridge.projection.source_stream import Reading
 from vocabridge.projection.strength import Strength, alpha, is_zero
-from vocabridge.projection.token_healing import Healer
+from vocabridge.projection.token_healing import TokenHealer
 
 
 class Steering(nn.Module):
@@ -46,7 +46,7 @@ class Steering(nn.Module):
         projection: Projection,
         combination: Combination | None = None,
         *,
-        policy: Policy = Policy.LOOK_AHEAD,
+        policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
         strength: Strength = 1.0,
         alignment: Alignment | None = None,
     ) -> None:
@@ -59,8 +59,8 @@ class Steering(nn.Module):
         self.policy = policy
         self.strength = strength
         self.alignment = alignment
-        self.look_ahead = None if alignment is None else LookAhead(alignment, source.vocabulary, target)
-        self._healer = Healer(source.vocabulary, target).to(next(source.parameters()).device)
+        self.lookahead = None if alignment is None else Lookahead(alignment, source.vocabulary, target)
+        self._healer = TokenHealer(source.vocabulary, target).to(next(source.parameters()).device)
         self._controls = controls(source.vocabulary, target)
 
     @classmethod
@@ -71,7 +71,7 @@ class Steering(nn.Module):
         alignment: Alignment,
         combination: Combination | None = None,
         *,
-        policy: Policy = Policy.LOOK_AHEAD,
+        policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
         strength: Strength = 1.0,
     ) -> Steering:
         """Steers a base model with this vocabulary.
@@ -91,7 +91,7 @@ class Steering(nn.Module):
         projection = Projection.of(alignment)
         return cls(source, target, projection, combination, policy=policy, strength=strength, alignment=alignment)
 
-    def check(self, target: Vocabulary, guard: Guard) -> None:
+    def check(self, target: Vocabulary, guard: SteeringLimits) -> None:
         """Checks that it can steer a model within some limits.
 
         Args:
@@ -111,8 +111,8 @@ class Steering(nn.Module):
     def to_device(self, device: torch.device) -> None:
         """Puts what works on the base's logits where those are; the source stays where it is."""
         self.projection.to(device)
-        if self.look_ahead is not None:
-            self.look_ahead.to(device)
+        if self.lookahead is not None:
+            self.lookahead.to(device)
 
     @property
     def is_silent(self) -> bool:
@@ -127,7 +127,7 @@ class Steering(nn.Module):
     def models(self, wanted: Sequence[str]) -> set[str]:
         """The source's models that have to run for some fields of `Scores`."""
         needs = dict.fromkeys(wanted, True)
-        if "delta" in wanted and self.policy is not Policy.RETOKENIZE:
+        if "delta" in wanted and self.policy is not BoundaryPolicy.AS_IS:
             needs |= {"tuned": True, "untuned": True}  # a cover is weighed by probabilities
         return self.source.needed(**needs)
 
@@ -146,7 +146,9 @@ class Steering(nn.Module):
         data = self.target.token_bytes[i]
         return self._controls.get(i, b"") if data is None else data
 
-    def look(self, said: Said, p_base: Iterable[Tensor], carry: Carry, wanted: Sequence[str] | None = None) -> None:
+    def look(
+        self, said: Said, p_base: Iterable[Tensor], carry: ProjectionMethod, wanted: Sequence[str] | None = None
+    ) -> None:
         """Has the source look ahead where the policy says so and much depends on it.
 
         Args:
@@ -155,13 +157,13 @@ class Steering(nn.Module):
             carry: By which its distribution is to be carried; a change of logits has no mass that could be split.
             wanted: The fields of `Scores` that will be asked for, a donor among them; those of the combination if None.
         """
-        if self.policy is not Policy.LOOK_AHEAD or self.look_ahead is None or carry.of_delta:
+        if self.policy is not BoundaryPolicy.LOOKAHEAD or self.lookahead is None or carry.of_logit_delta:
             return
         chosen: list[list[int]] = []
         for part, p in zip(said.parts, p_base, strict=True):
             scores, _ = self.scores(said, part, self.wanted if wanted is None else wanted)
             image = self.projection.image(p)
-            worth = self.look_ahead.choose(scores.donors[0].softmax(-1), image, p)
+            worth = self.lookahead.choose(scores.donors[0].softmax(-1), image, p)
             said.remember(part, image)
             chosen += [
                 [*dict.fromkeys(unsure + others)] for unsure, others in zip(said.unsure(part), worth, strict=True)
@@ -169,7 +171,7 @@ class Steering(nn.Module):
         said.look_behind(chosen)
 
     def change(
-        self, said: Said, part: slice, base_logits: Tensor, p_base: Tensor, n: Tensor, guard: Guard
+        self, said: Said, part: slice, base_logits: Tensor, p_base: Tensor, n: Tensor, guard: SteeringLimits
     ) -> tuple[Tensor, Tensor]:
         """The change of the base's logits at some positions.
 
@@ -191,10 +193,10 @@ class Steering(nn.Module):
 
     def scores(self, said: Said, part: slice, wanted: Sequence[str]) -> tuple[Scores, Tensor]:
         """Scores at some positions, on the base's device, and where the source has a say; see `Said.scores`."""
-        return said.scores(part, wanted, self.look_ahead, self.projection.speaking.device)
+        return said.scores(part, wanted, self.lookahead, self.projection.speaking.device)
 
 
-def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor, guard: Guard) -> Tensor:
+def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor, guard: SteeringLimits) -> Tensor:
     """The base's logits with the changes that all steerings ask for.
 
     Args:

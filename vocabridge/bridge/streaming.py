@@ -19,8 +19,8 @@ from vocabridge.alignment import Effect, VocabridgeError, refuse_idle
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.chat import Messages, chat_prompt
 from vocabridge.bridge.model import Bridge
-from vocabridge.byte_level.byte_bridge import ExactBridge
-from vocabridge.byte_level.streaming import ExactStream
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge
+from vocabridge.byte_level.streaming import ByteLevelStream
 from vocabridge.decoding.stop_strings import StopStrings, stop_bytes, whole_characters
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.prompts import left_padded, padding, prompt_ids
@@ -29,7 +29,7 @@ from vocabridge.utils.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
 
 
 def stream(
-    bridge: Bridge | ExactBridge,
+    bridge: Bridge | ByteLevelBridge,
     prompt: str | Messages,
     *,
     max_new_tokens: int,
@@ -37,7 +37,7 @@ def stream(
     temperature: float = 0.0,
     top_p: float = 1.0,
     beams: int = 1,
-) -> Stream | ExactStream:
+) -> Stream | ByteLevelStream:
     """Continues a text, or answers a conversation.
 
     Args:
@@ -67,10 +67,10 @@ def stream(
             f"{TOP_P} for top-p"
         )
     refuse_idle(Effect("top_p", top_p != 1, temperature > 0, "nothing is drawn at temperature 0; raise it"))
-    if isinstance(bridge, ExactBridge):
+    if isinstance(bridge, ByteLevelBridge):
         if beams > 1:
             raise VocabridgeError("an exact bridge writes byte by byte and has no beams; leave beams at 1")
-        return ExactStream(bridge, prompt, max_new_tokens, stop, temperature, top_p)
+        return ByteLevelStream(bridge, prompt, max_new_tokens, stop, temperature, top_p)
     # Where nothing is drawn, the values that mean "not set" to transformers, whatever the base's own settings are.
     drawing = {"temperature": temperature, "top_p": top_p, "top_k": 0}
     config = GenerationConfig(

@@ -2,7 +2,7 @@
 
     product   z = a log p_base + b log p_tuned - c log p_untuned        mixture   p = (a p_base + b p_tuned) / (a + b)
 
-over the 256 bytes and the base's control tokens, each model seen by way of `ByteModel`. Nothing is projected, so
+over the 256 bytes and the base's control tokens, each model seen by way of `ByteLM`. Nothing is projected, so
 there is no alignment, no carry and no policy. It is built, loaded and written with as a `Bridge` is, which differs in
 one argument: `vocabridge.load(folder, exact=True)`.
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.byte_level.byte_lm import TOLERANCE, ByteModel, ByteText, Float64
+from vocabridge.byte_level.byte_lm import TOLERANCE, ByteLM, ByteState, Float64
 from vocabridge.decoding.incremental_tokenizer import Piece
 from vocabridge.models.control_tokens import controls
 from vocabridge.models.loading import LoadedModel
@@ -34,7 +34,7 @@ _LOWEST = float(np.log(np.finfo(np.float32).tiny))  # a probability of 0 is take
 
 
 @dataclass
-class ExactSteering:
+class ByteLevelSteering:
     """One value source, and how it is heard.
 
     Attributes:
@@ -51,7 +51,7 @@ class ExactSteering:
     @property
     def weights(self) -> dict[str, float]:
         """The weights of the donors that it needs, by name."""
-        untuned = self.combination.tuned if self.combination.carry.of_delta else self.combination.untuned
+        untuned = self.combination.tuned if self.combination.carry.of_logit_delta else self.combination.untuned
         both = {"tuned": self.combination.tuned, "untuned": untuned}
         return {name: both[name] for name in both if both[name] != 0 and (name == "tuned" or not self.is_mixture)}
 
@@ -91,7 +91,7 @@ class NextSteered:
     lost: float
 
 
-class ExactBridge:
+class ByteLevelBridge:
     """A base model steered by value sources, exactly.
 
     Attributes:
@@ -104,7 +104,7 @@ class ExactBridge:
     def __init__(
         self,
         base: LoadedModel,
-        steerings: Sequence[ExactSteering],
+        steerings: Sequence[ByteLevelSteering],
         *,
         tolerance: float = TOLERANCE,
         beam: int | None = None,
@@ -114,8 +114,8 @@ class ExactBridge:
         Args:
             base: The base model.
             steerings: What steers it.
-            tolerance: As for `ByteModel`: the share of a model's mass that may be left unread or unjudged at a byte.
-            beam: As for `ByteModel`.
+            tolerance: As for `ByteLM`: the share of a model's mass that may be left unread or unjudged at a byte.
+            beam: As for `ByteLM`.
 
         Raises:
             VocabridgeError: A tokenizer has no exact view; the message says why.
@@ -123,16 +123,16 @@ class ExactBridge:
         self.loaded = base
         self.vocabulary = base.vocabulary
         self.steerings = list(steerings)
-        self.base = ByteModel.of(base, tolerance=tolerance, beam=beam)
-        self._view = partial(ByteModel.of_donors, tolerance=tolerance, beam=beam)
-        self._donors: dict[tuple[int, tuple[str, ...]], ByteModel] = {}
+        self.base = ByteLM.of(base, tolerance=tolerance, beam=beam)
+        self._view = partial(ByteLM.of_donors, tolerance=tolerance, beam=beam)
+        self._donors: dict[tuple[int, tuple[str, ...]], ByteLM] = {}
         self.partners = [controls(steering.source.vocabulary, self.vocabulary) for steering in self.steerings]
         for number, steering in enumerate(self.steerings):
             if not steering.is_silent:
                 self.donor(number)
 
     @property
-    def steering(self) -> ExactSteering:
+    def steering(self) -> ByteLevelSteering:
         """The steering of a bridge that has one.
 
         Raises:
@@ -148,16 +148,16 @@ class ExactBridge:
         return self.base.forwards + sum(donor.forwards for donor in self._donors.values())
 
     def limit(self, *, tolerance: float, beam: int | None = None) -> None:
-        """Sets how exact it is from now on, and so how fast; as for `ByteModel`.
+        """Sets how exact it is from now on, and so how fast; as for `ByteLM`.
 
         Raises:
             VocabridgeError: A setting is out of its range.
         """
-        self._view = partial(ByteModel.of_donors, tolerance=tolerance, beam=beam)
+        self._view = partial(ByteLM.of_donors, tolerance=tolerance, beam=beam)
         for model in (self.base, *self._donors.values()):
             model.limit(tolerance=tolerance, beam=beam)
 
-    def donor(self, number: int) -> ByteModel:
+    def donor(self, number: int) -> ByteLM:
         """The donors that a steering needs, byte by byte; one voice each."""
         source, wanted = self.steerings[number].source, tuple(self.steerings[number].weights)
         if (number, wanted) not in self._donors:
@@ -173,7 +173,7 @@ class ExactBridge:
             if isinstance(piece, bytes) or piece in partner
         ]
 
-    def text(self, pieces: Sequence[Piece] = (), donors: Sequence[Sequence[Piece]] | None = None) -> ExactText:
+    def text(self, pieces: Sequence[Piece] = (), donors: Sequence[Sequence[Piece]] | None = None) -> ByteLevelText:
         """Begins a text.
 
         Args:
@@ -186,7 +186,7 @@ class ExactBridge:
                 own = self.translated(pieces, number) if donors is None else donors[number]
                 heard[number] = self.donor(number).text(own)
         text = self.base.text(pieces)
-        return ExactText(self, text, heard, len(text.tokens))
+        return ByteLevelText(self, text, heard, len(text.tokens))
 
     def bits(self, prompt: str, response: str) -> float:
         """What the bytes of a response cost after a prompt, in bits.
@@ -201,14 +201,14 @@ class ExactBridge:
         return bits
 
 
-class ExactText:
+class ByteLevelText:
     """A text as all models of an exact bridge read it; what comes after it is another.
 
     Attributes:
         bridge: The bridge.
     """
 
-    def __init__(self, bridge: ExactBridge, base: ByteText, donors: dict[int, ByteText], begun: int) -> None:
+    def __init__(self, bridge: ByteLevelBridge, base: ByteState, donors: dict[int, ByteState], begun: int) -> None:
         """A text that began with so many of the base's tokens; the donors are by the number of their steering."""
         self.bridge = bridge
         self._base = base
@@ -225,22 +225,22 @@ class ExactText:
         """The same without those that a continuation may still change."""
         return max(0, len(self._base.settled) - self._begun)
 
-    def after(self, piece: Piece) -> ExactText:
+    def after(self, piece: Piece) -> ByteLevelText:
         """The text that goes on with some bytes, or a control token of the base's."""
         donors = {}
         for number, donor in self._donors.items():
             donors[number] = donor.after(*self.bridge.translated([piece], number))
-        return ExactText(self.bridge, self._base.after(piece), donors, self._begun)
+        return ByteLevelText(self.bridge, self._base.after(piece), donors, self._begun)
 
     def cuts(self, size: int) -> Float64:
-        """How likely it is that one of the base's tokens ends here which has the last bytes; as for `ByteText`.
+        """How likely it is that one of the base's tokens ends here which has the last bytes; as for `ByteState`.
 
         Returns:
             By the byte or symbol that comes next, (256 + s,).
         """
         return self._base.cuts(size)[0]
 
-    def cut(self, size: int) -> ExactText:
+    def cut(self, size: int) -> ByteLevelText:
         """The text of which is known that one of the base's tokens ends here which has the last bytes, so many.
 
         A donor that has the base's tokenizer knows it, too; to others it says nothing.
@@ -250,7 +250,7 @@ class ExactText:
             number: donor.cut(size) if steerings[number].source.vocabulary.fingerprint == fingerprint else donor
             for number, donor in self._donors.items()
         }
-        return ExactText(self.bridge, self._base.cut(size), donors, self._begun)
+        return ByteLevelText(self.bridge, self._base.cut(size), donors, self._begun)
 
     def next(self) -> NextSteered:
         """What may come next.
@@ -278,7 +278,7 @@ class ExactText:
         p = np.exp(z - z.max())
         return NextSteered(p / p.sum(), p_base, lost)
 
-    def _shared(self, donor: ByteText, number: int, p_base: Float64, said: Float64) -> Float64:
+    def _shared(self, donor: ByteState, number: int, p_base: Float64, said: Float64) -> Float64:
         """A steering's distributions (k, 256 + its symbols) over the bytes and the base's symbols, (k, 256 + s)."""
         ours, theirs = self.bridge.base.symbols.tolist(), donor.model.symbols.tolist()
         shared, speaks = np.zeros((len(said), len(p_base))), np.arange(len(p_base)) < 256

@@ -32,7 +32,7 @@ from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.byte_level.lexicon import INVALID, Following, Int64, Range, half_character
 from vocabridge.decoding.incremental_tokenizer import Piece, begin_tokens
 from vocabridge.decoding.token_tree import ROOT
-from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
 
@@ -101,7 +101,7 @@ class Cover:
     read: Read | None = None
 
 
-class ByteModel:
+class ByteLM:
     """One or several distributions of models with one vocabulary, over bytes and symbols.
 
     Attributes:
@@ -124,7 +124,7 @@ class ByteModel:
         tolerance: float = TOLERANCE,
         beam: int | None = None,
     ) -> None:
-        """Looks at models byte by byte; `ByteModel.of` does it for one.
+        """Looks at models byte by byte; `ByteLM.of` does it for one.
 
         Args:
             vocabulary: As wide as their logits.
@@ -148,7 +148,7 @@ class ByteModel:
         self._order = np.concatenate([self.following.lexicon.ids, self.symbols])
 
     @classmethod
-    def of(cls, loaded: LoadedModel, *, tolerance: float = TOLERANCE, beam: int | None = None) -> ByteModel:
+    def of(cls, loaded: LoadedModel, *, tolerance: float = TOLERANCE, beam: int | None = None) -> ByteLM:
         """One causal language model; arguments and errors as above."""
         models = {"model": loaded.model}
         return cls(loaded.vocabulary, models, lambda logits: [logits["model"]], 1, tolerance=tolerance, beam=beam)
@@ -161,7 +161,7 @@ class ByteModel:
         *,
         tolerance: float = TOLERANCE,
         beam: int | None = None,
-    ) -> ByteModel:
+    ) -> ByteLM:
         """Donors of a value source, "tuned" or "untuned", one voice each; arguments and errors as above."""
         models = {name: source.models[name] for name in source.needed(**dict.fromkeys(names, True))}
 
@@ -181,18 +181,18 @@ class ByteModel:
         self.tolerance = tolerance
         self.beam = beam
 
-    def text(self, pieces: Sequence[Piece] = ()) -> ByteText:
+    def text(self, pieces: Sequence[Piece] = ()) -> ByteState:
         """Begins a text.
 
         Args:
             pieces: What it begins with: bytes, and ids of control tokens; `Vocabulary.pieces` cuts a text so.
         """
-        forest = TokenForest(self._models, 1)
+        forest = TreeDecoder(self._models, 1)
         node = forest.trees[0].add(begin_tokens(self.vocabulary))
         root = Cover((), node, None, np.zeros(self.voices), b"")
-        return ByteText(self, forest, node, b"", [root]).after(*pieces)
+        return ByteState(self, forest, node, b"", [root]).after(*pieces)
 
-    def read(self, forest: TokenForest, nodes: Sequence[int]) -> Float32:
+    def read(self, forest: TreeDecoder, nodes: Sequence[int]) -> Float32:
         """What follows some nodes: the probabilities of the lexicon's tokens and of the symbols, (nodes, k, m + s).
 
         Before any token, which is where a model is that has no begin token, each token is as likely as another.
@@ -235,8 +235,8 @@ class ByteModel:
         read.judged[chosen - first] = True
 
 
-class ByteText:
-    """A text as a `ByteModel` reads it. What comes after it is another text: one may go on in many ways.
+class ByteState:
+    """A text as a `ByteLM` reads it. What comes after it is another text: one may go on in many ways.
 
     Attributes:
         model: Whose view it is.
@@ -245,7 +245,7 @@ class ByteText:
         forest: What its covers, and those of all texts that began with it, are nodes of.
     """
 
-    def __init__(self, model: ByteModel, forest: TokenForest, node: int, data: bytes, covers: list[Cover]) -> None:
+    def __init__(self, model: ByteLM, forest: TreeDecoder, node: int, data: bytes, covers: list[Cover]) -> None:
         """A text of which `node` is the last settled token, and these are the covers behind it."""
         self.model = model
         self.data = data
@@ -272,27 +272,27 @@ class ByteText:
         """What may come next."""
         return next_bytes([self])[0]
 
-    def after(self, *pieces: Piece) -> ByteText:
+    def after(self, *pieces: Piece) -> ByteState:
         """The text that goes on with some bytes and control tokens."""
         text = self
         for piece in pieces:
             text = text._after_symbol(piece) if isinstance(piece, int) else text._after_bytes(piece)
         return text
 
-    def _after_bytes(self, data: bytes) -> ByteText:
+    def _after_bytes(self, data: bytes) -> ByteState:
         covers = [found for cover in self._covers for found in self._feed(cover, data)]
-        text = ByteText(self.model, self.forest, self._node, self.data + data, covers)
+        text = ByteState(self.model, self.forest, self._node, self.data + data, covers)
         text._settle()
         return text
 
-    def _after_symbol(self, symbol: int) -> ByteText:
+    def _after_symbol(self, symbol: int) -> ByteState:
         """A control token ends the text in front of it for good; what is left is its one encoding."""
         ids = self.encoding()
         if ids is None or not self._covers:
-            return ByteText(self.model, self.forest, self._node, b"", [])
+            return ByteState(self.model, self.forest, self._node, b"", [])
         node = self.forest.trees[0].add([*ids, symbol], self._node)
         root = Cover((), node, None, np.zeros(self.model.voices), b"")
-        return ByteText(self.model, self.forest, node, b"", [root])
+        return ByteState(self.model, self.forest, node, b"", [root])
 
     def _feed(self, cover: Cover, data: bytes) -> list[Cover]:
         """What becomes of a cover when the text goes on: itself, and those with one more token that ends there."""
@@ -471,13 +471,13 @@ class ByteText:
             p[int(self._is_cut(cover, size))] += self._by_byte(cover, weight)
         return share_of(p[1], p.sum(0))
 
-    def cut(self, size: int) -> ByteText:
+    def cut(self, size: int) -> ByteState:
         """The text of which is known that a token ends here which has the last bytes, so many of them."""
         covers = [cover for cover in self._covers if self._is_cut(cover, size)]
-        return ByteText(self.model, self.forest, self._node, self.data, covers)
+        return ByteState(self.model, self.forest, self._node, self.data, covers)
 
 
-def next_bytes(texts: Sequence[ByteText]) -> list[NextByte]:
+def next_bytes(texts: Sequence[ByteState]) -> list[NextByte]:
     """What may come next in each of some texts that began as one; what has to be read, is read in one forward."""
     while wanted := [(text, i) for text in texts if text._next is None for i in sorted(text._to_wake(), reverse=True)]:
         forest = texts[0].forest

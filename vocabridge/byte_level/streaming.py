@@ -13,7 +13,7 @@ import torch
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.chat import Messages, chat_pieces
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactText
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelText
 from vocabridge.byte_level.byte_lm import Float64
 from vocabridge.byte_level.token_search import likeliest_token
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
@@ -24,7 +24,7 @@ _LONGEST_WORD = 8
 """So many tokens too many are written in the hope of a word's end."""
 
 
-class ExactStream(Iterator[str]):
+class ByteLevelStream(Iterator[str]):
     """Pieces of a text that is being written.
 
     Attributes:
@@ -35,7 +35,7 @@ class ExactStream(Iterator[str]):
 
     def __init__(
         self,
-        bridge: ExactBridge,
+        bridge: ByteLevelBridge,
         prompt: str | Messages,
         max_new_tokens: int,
         stop: str | Sequence[str],
@@ -63,7 +63,7 @@ class ExactStream(Iterator[str]):
         silent = all(steering.is_silent for steering in self._bridge.steerings)
         return None if silent or not self._steps else self._changed / self._steps
 
-    def _greedy(self, text: ExactText) -> Iterator[bytes]:
+    def _greedy(self, text: ByteLevelText) -> Iterator[bytes]:
         """The likeliest token each time."""
         while self.tokens < self._max:
             found = likeliest_token(text)
@@ -80,7 +80,7 @@ class ExactStream(Iterator[str]):
             if found.piece in self._ends:
                 return
 
-    def _drawn(self, text: ExactText) -> Iterator[bytes]:
+    def _drawn(self, text: ByteLevelText) -> Iterator[bytes]:
         """A byte each time."""
         symbols = self._bridge.base.symbols.tolist()
         while True:
@@ -112,7 +112,7 @@ class ExactStream(Iterator[str]):
         return int(torch.multinomial(torch.from_numpy(scaled), 1))
 
 
-def _begun(bridge: ExactBridge, prompt: str | Messages) -> ExactText:
+def _begun(bridge: ByteLevelBridge, prompt: str | Messages) -> ByteLevelText:
     """The text with the prompt that each model reads."""
     if not isinstance(prompt, str):
         donors = [() if one.is_silent else chat_pieces(one.source.vocabulary, prompt) for one in bridge.steerings]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabridge.byte_level.byte_bridge import ExactText
+from vocabridge.byte_level.byte_bridge import ByteLevelText
 from vocabridge.decoding.incremental_tokenizer import Piece
 
 
@@ -36,13 +36,13 @@ class NextToken:
     """
 
     piece: Piece
-    text: ExactText
+    text: ByteLevelText
     p: float
     changed: int
     lost: float
 
 
-def likeliest_token(text: ExactText) -> NextToken:
+def likeliest_token(text: ByteLevelText) -> NextToken:
     """The likeliest token that may come next.
 
     Raises:

@@ -53,7 +53,7 @@ class Cover:
     pending: bytes
 
 
-class Reader:
+class IncrementalTokenizer:
     """The value network's view of one growing text.
 
     Bytes that end inside a UTF-8 character wait until the character is whole. Bytes that can never become a
@@ -82,7 +82,7 @@ class Reader:
         """The encoding of all whole characters so far, the begin token in front."""
         return self.settled + self._vocabulary.encode(self.tail).ids.tolist()
 
-    def copy(self) -> Reader:
+    def copy(self) -> IncrementalTokenizer:
         """An independent reader of the same text."""
         other = copy.copy(self)
         other.settled = list(self.settled)
@@ -90,7 +90,7 @@ class Reader:
         other._decoder.setstate(self._decoder.getstate())
         return other
 
-    def push(self, piece: Piece) -> None:
+    def append_piece(self, piece: Piece) -> None:
         """Reads on: some bytes, any number and cut anywhere, or a control token."""
         if isinstance(piece, int):
             self.tail += self._decoder.decode(b"", final=True)

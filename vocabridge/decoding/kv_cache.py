@@ -16,15 +16,15 @@ _LEAST = 32
 """Room for at least so many tokens."""
 
 
-class RoomyCache(Cache):
+class PreallocatedCache(Cache):
     """A cache of any number of layers that keep all tokens."""
 
     def __init__(self) -> None:
         """Starts empty."""
-        super().__init__(layer_class_to_replicate=_RoomyLayer)
+        super().__init__(layer_class_to_replicate=_PreallocatedLayer)
 
 
-class _RoomyLayer(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     """Its keys and values (batch, heads, n, d) are the beginnings of tensors with room for more."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -10,13 +10,13 @@ import torch
 from vocabridge.alignment import Corpus, Distributions
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.models.loading import LoadedModel
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT
 from vocabridge.utils.windows import windows
 
 
 @torch.no_grad()
-def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progress = unheard) -> Distributions:
+def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progress = no_progress) -> Distributions:
     """Read a text and keep the model's k most likely next tokens at every token.
 
     Args:

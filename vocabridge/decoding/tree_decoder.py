@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.decoding.gqa_attention import grouped_attention
-from vocabridge.decoding.kv_cache import RoomyCache
+from vocabridge.decoding.kv_cache import PreallocatedCache
 from vocabridge.decoding.token_tree import ROOT, Mask, TokenTree, attention_masks
 from vocabridge.models.joint_forward import run
 from vocabridge.models.transformers_version import CACHE
@@ -25,7 +25,7 @@ _KEPT = 4
 """Of so many forwards the logits are kept: a text is mostly taken back by a token or two."""
 
 
-class TokenForest:
+class TreeDecoder:
     """The trees of a batch, and what the models say after some of their nodes.
 
     Attributes:
@@ -41,7 +41,7 @@ class TokenForest:
         self._slots: list[dict[int, int]] = [{} for _ in range(batch)]  # of every node that was read
         self._depths = np.zeros((batch, 0), np.int64)  # of every slot; -1 for slots that hold nothing
         self._anchors = [(ROOT, np.zeros(0, bool)) for _ in range(batch)]  # a node, and the slots on its path
-        self._caches = {name: RoomyCache() for name in self.models}
+        self._caches = {name: PreallocatedCache() for name in self.models}
         self._said: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
         self._chunks: dict[int, dict[str, Tensor]] = {}
         self._forwards = 0
@@ -50,7 +50,7 @@ class TokenForest:
     @classmethod
     def along(
         cls, models: Mapping[str, nn.Module], beginning: Sequence[int], tokens: Sequence[int]
-    ) -> tuple[TokenForest, list[int]]:
+    ) -> tuple[TreeDecoder, list[int]]:
         """A forest of one text, not read yet, and the node in front of each of its tokens; `ROOT` for none."""
         forest, nodes = cls(models, 1), list[int]()
         last = forest.trees[0].add(beginning)
@@ -166,7 +166,7 @@ class TokenForest:
             result[name] = joined
         return result
 
-    def settle(self, row: int, node: int) -> None:
+    def commit_prefix(self, row: int, node: int) -> None:
         """Remembers the path to a node, if it was read: what comes next will mostly stand behind it."""
         if node in self._slots[row]:
             self._anchors[row] = (node, self._path(row, node))

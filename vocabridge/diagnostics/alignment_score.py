@@ -4,7 +4,7 @@
 
 beside the model's native cost, the same text in its own tokens. At every target token the source has read the
 text so far and nothing else, as when generating, and is heard and carried as a bridge does it (`reading`,
-`projection`, `look_ahead`). What it says where its own tokens may not end is the policy. No base model is asked: what
+`projection`, `lookahead`). What it says where its own tokens may not end is the policy. No base model is asked: what
 it says where nobody speaks, for a target token or at a whole position, is here how often the alignment has counted
 the target tokens.
 """
@@ -25,15 +25,15 @@ from vocabridge.alignment.sparse import sums
 from vocabridge.bridge.steering import Steering
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.decoding.token_tree import ROOT
-from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.token_spans import Fit, places
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.source_predictions import Said
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.windows import windows
 
 _READ_AT_ONCE = 64
@@ -122,7 +122,7 @@ class Score:
     method: str
     positions: int
     common: int
-    policies: dict[Policy, Carried]
+    policies: dict[BoundaryPolicy, Carried]
 
     @property
     def common_share(self) -> float:
@@ -157,8 +157,8 @@ def score(
     target: Vocabulary,
     alignments: Mapping[str, Alignment],
     corpus: Corpus,
-    policies: Sequence[Policy] = tuple(Policy),
-    progress: Progress = unheard,
+    policies: Sequence[BoundaryPolicy] = tuple(BoundaryPolicy),
+    progress: Progress = no_progress,
 ) -> dict[str, Score]:
     """Score alignments of one pair of vocabularies on one text.
 
@@ -226,16 +226,16 @@ class Scorer:
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
-        source = ContrastPair(model, model)  # of which only the tuned donor is asked
+        source = ExpertPair(model, model)  # of which only the tuned donor is asked
         alignment = alignment.fitted(model.vocabulary, target)
-        self.steering = Steering.over(target, source, alignment, Combination(Carry.STATIC, 0.0, 1.0, 0.0))
+        self.steering = Steering.over(target, source, alignment, Combination(ProjectionMethod.STATIC, 0.0, 1.0, 0.0))
         # Control tokens too: a text may hold the unknown token, or spell out a special one.
         frequency = sums(alignment.counts, axis=1) + 1
         self._frequency = torch.from_numpy((frequency / frequency.sum()).astype("float32"))
 
     @torch.no_grad()
     def carried(
-        self, said: Said, carry: Carry = Carry.STATIC, p_base: Tensor | None = None
+        self, said: Said, carry: ProjectionMethod = ProjectionMethod.STATIC, p_base: Tensor | None = None
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """What the source says at some positions, in the target's vocabulary.
 
@@ -255,7 +255,7 @@ class Scorer:
             scores, speaks = steering.scores(said, part, steering.wanted)
             p = torch.stack(scores.donors).softmax(-1)
             usual = frequency.expand(p.shape[1], -1) if p_base is None else p_base[part]
-            if carry is Carry.STATIC:
+            if carry is ProjectionMethod.STATIC:
                 q = steering.projection.static(p, usual, scores.ahead)[0]
             else:
                 q = (steering.projection.informed(p, usual, scores.ahead)[0] + usual.log()).softmax(-1)
@@ -271,7 +271,7 @@ class Scorer:
 
 def own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:
     """What each of a text's own tokens costs the model; 0 for a first token that has nothing in front of it."""
-    forest, nodes = TokenForest.along({"model": model.model}, begin_tokens(model.vocabulary), ids)
+    forest, nodes = TreeDecoder.along({"model": model.model}, begin_tokens(model.vocabulary), ids)
     asked = [node for node in nodes if node != ROOT]
     forest.read([asked])
     bits = [0.0] * (len(nodes) - len(asked))

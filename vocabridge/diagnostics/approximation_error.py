@@ -19,15 +19,15 @@ from torch import Tensor
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.byte_level.byte_lm import Float64
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject
 from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, NextToken, Truth
 from vocabridge.diagnostics.token_spans import Place, Places, places
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Carry, Policy
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
+from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, TOLERANCES
 from vocabridge.utils.windows import windows
 
@@ -38,7 +38,7 @@ _TINY = 1e-37
 
 
 @dataclass
-class Distance:
+class ApproximationError:
     """From the truth, at some positions; sums, of which the means are made.
 
     Attributes:
@@ -85,7 +85,7 @@ class Distance:
         }
 
 
-class Approximation(Breakdown[Distance]):
+class Approximation(Breakdown[ApproximationError]):
     """What one carry under one policy is worth.
 
     Attributes:
@@ -93,9 +93,9 @@ class Approximation(Breakdown[Distance]):
         policy: What the source says where tokens do not end together.
     """
 
-    def __init__(self, carry: Carry, policy: Policy) -> None:
+    def __init__(self, carry: ProjectionMethod, policy: BoundaryPolicy) -> None:
         """Of no positions yet."""
-        super().__init__(Distance)
+        super().__init__(ApproximationError)
         self.carry = carry
         self.policy = policy
 
@@ -105,7 +105,7 @@ class Approximation(Breakdown[Distance]):
 
 
 @dataclass(frozen=True)
-class Distances:
+class ApproximationErrors:
     """How far the approximations by one alignment are from the truth.
 
     Attributes:
@@ -147,11 +147,11 @@ def distances(
     *,
     base: LoadedModel | None = None,
     positions: int = 200,
-    policies: Sequence[Policy] = tuple(Policy),
+    policies: Sequence[BoundaryPolicy] = tuple(BoundaryPolicy),
     tolerance: float = TOLERANCE,
     rounds: int = ROUNDS,
-    progress: Progress = unheard,
-) -> dict[str, Distances]:
+    progress: Progress = no_progress,
+) -> dict[str, ApproximationErrors]:
     """Compares what is carried by alignments of one pair of vocabularies with the truth.
 
     Args:
@@ -229,7 +229,7 @@ def distances(
             "vocabularies start; give more text"
         )
     return {
-        name: Distances(
+        name: ApproximationErrors(
             model=model.name,
             base=None if base is None else base.name,
             source=model.vocabulary.name,
@@ -275,7 +275,7 @@ def _truths(truth: Truth, text: str, laid: Places, several: Sequence[tuple[int, 
 @torch.no_grad()
 def _said_by(base: LoadedModel, tokens: Sequence[int], wanted: Sequence[int]) -> Tensor:
     """What a model says before some of a text's tokens, by their index, (n, |T|)."""
-    forest, nodes = TokenForest.along({"base": base.model}, begin_tokens(base.vocabulary), tokens)
+    forest, nodes = TreeDecoder.along({"base": base.model}, begin_tokens(base.vocabulary), tokens)
     asked = [nodes[i] for i in wanted]
     forest.read([asked])
     return forest.logits([(0, node) for node in asked])["base"].softmax(-1)

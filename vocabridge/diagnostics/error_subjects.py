@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Vocabulary
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.steering import Steering, steer
-from vocabridge.byte_level.byte_lm import ByteModel, Float64
+from vocabridge.byte_level.byte_lm import ByteLM, Float64
 from vocabridge.byte_level.lexicon import Bool
 from vocabridge.diagnostics.alignment_score import Scorer
 from vocabridge.diagnostics.exact_next_token import NextToken
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Carry
+from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.source_predictions import Said
 
 _BYTES = 1e-3
-"""The share of the source's mass that may be left unread at a position, as `ByteModel` has it."""
+"""The share of the source's mass that may be left unread at a position, as `ByteLM` has it."""
 
 _TINY = 1e-37
 
@@ -49,8 +49,8 @@ class Subject(ABC):
         wanted: The fields of `Scores` that the carries need.
     """
 
-    bytes: ByteModel
-    carries: Sequence[Carry]
+    bytes: ByteLM
+    carries: Sequence[ProjectionMethod]
     steerings: Mapping[str, Steering]
     wanted: Sequence[str]
 
@@ -59,7 +59,7 @@ class Subject(ABC):
         """The truth at a position, over some tokens; which; and the share of the base's mass (|T|,) that they have."""
 
     @abstractmethod
-    def carried(self, name: str, said: Said, carry: Carry, p_base: Tensor | None) -> tuple[Tensor, bool]:
+    def carried(self, name: str, said: Said, carry: ProjectionMethod, p_base: Tensor | None) -> tuple[Tensor, bool]:
         """What is carried by an alignment at a position, (|T|,), and whether the source has a say."""
 
 
@@ -70,8 +70,8 @@ class Distribution(Subject):
         self, model: LoadedModel, target: Vocabulary, alignments: Mapping[str, Alignment], *, informed: bool
     ) -> None:
         """Carries it by each alignment, also by the informed carry where the base is known."""
-        self.bytes = ByteModel.of(model, tolerance=_BYTES)
-        self.carries = [Carry.STATIC, Carry.INFORMED] if informed else [Carry.STATIC]
+        self.bytes = ByteLM.of(model, tolerance=_BYTES)
+        self.carries = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED] if informed else [ProjectionMethod.STATIC]
         self.wanted = ("tuned",)
         self._scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
         self.steerings = {name: scorer.steering for name, scorer in self._scorers.items()}
@@ -80,7 +80,7 @@ class Distribution(Subject):
         """See `Subject.truth`."""
         return one.p[0], slice(None), 1.0
 
-    def carried(self, name: str, said: Said, carry: Carry, p_base: Tensor | None) -> tuple[Tensor, bool]:
+    def carried(self, name: str, said: Said, carry: ProjectionMethod, p_base: Tensor | None) -> tuple[Tensor, bool]:
         """See `Subject.carried`."""
         ((_, q, says),) = self._scorers[name].carried(said, carry, None if p_base is None else p_base[None])
         return q[0], bool(says[0])
@@ -96,8 +96,8 @@ class Change(Subject):
             VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no exact view.
         """
         self.wanted = ("tuned", "untuned")
-        self.bytes = ByteModel.of_donors(source, self.wanted, tolerance=_BYTES)
-        self.carries = list(Carry)
+        self.bytes = ByteLM.of_donors(source, self.wanted, tolerance=_BYTES)
+        self.carries = list(ProjectionMethod)
         self.steerings = {
             name: Steering.over(target, source, alignment, Combination()) for name, alignment in alignments.items()
         }
@@ -111,12 +111,12 @@ class Change(Subject):
         return steered / max(float(steered.sum()), _TINY), some, float(own.sum())
 
     @torch.no_grad()
-    def carried(self, name: str, said: Said, carry: Carry, p_base: Tensor | None) -> tuple[Tensor, bool]:
+    def carried(self, name: str, said: Said, carry: ProjectionMethod, p_base: Tensor | None) -> tuple[Tensor, bool]:
         """See `Subject.carried`."""
         assert p_base is not None
         steering = self.steerings[name]
         steering.combination = Combination(carry)
         _, speaks = steering.scores(said, slice(0, 1), self.wanted)
         logits = p_base.clamp_min(_TINY).log()[None]
-        steered = steer(logits, [(steering, said)], torch.zeros(1, dtype=torch.int64), Guard())
+        steered = steer(logits, [(steering, said)], torch.zeros(1, dtype=torch.int64), SteeringLimits())
         return steered.softmax(-1)[0], bool(speaks[0])

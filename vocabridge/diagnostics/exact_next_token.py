@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_level.byte_lm import ByteModel, ByteText, Float64, Read, likeliest, share_of
+from vocabridge.byte_level.byte_lm import ByteLM, ByteState, Float64, Read, likeliest, share_of
 from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.diagnostics.first_token import ELSEWHERE, FirstTokens, Front
 from vocabridge.models.control_tokens import controls
@@ -116,7 +116,7 @@ class Truth:
     """
 
     def __init__(
-        self, model: ByteModel, target: Vocabulary, *, tolerance: float = TOLERANCE, rounds: int = ROUNDS
+        self, model: ByteLM, target: Vocabulary, *, tolerance: float = TOLERANCE, rounds: int = ROUNDS
     ) -> None:
         """Takes the source, byte by byte, and the target's vocabulary.
 
@@ -131,7 +131,7 @@ class Truth:
         partners = controls(model.vocabulary, target)
         self._controls = {source: token for token, source in partners.items()}
 
-    def next(self, text: ByteText, data: bytes, ids: Sequence[int]) -> NextToken:
+    def next(self, text: ByteState, data: bytes, ids: Sequence[int]) -> NextToken:
         """The distribution of the next token.
 
         Args:
@@ -147,7 +147,7 @@ class Truth:
 class _Answer:
     """How one answer is come by."""
 
-    def __init__(self, truth: Truth, text: ByteText, front: Front) -> None:
+    def __init__(self, truth: Truth, text: ByteState, front: Front) -> None:
         self._truth, self._model, self._first = truth, truth.model, truth._first
         self._lexicon = self._model.following.lexicon
         self._text = text

@@ -21,16 +21,16 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.fitting import Features, Fit
 from vocabridge.bridge.manifest import SavedBridge
 from vocabridge.bridge.model import Bridge
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.byte_level.byte_lm import TOLERANCE
-from vocabridge.evaluation.model_pool import Names, Parts
+from vocabridge.evaluation.model_pool import ModelPool, Names
 from vocabridge.evaluation.nudging import CARRIED_DONOR, Nudging, fit_threshold
 from vocabridge.evaluation.run_store import Run
 from vocabridge.evaluation.scoring import ByBytes, Contender, in_one_vocabulary, of_model, of_source
 from vocabridge.models.examples import Example
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import is_value_network, load_value_network
-from vocabridge.options import Carry, Form, Kind, Policy
+from vocabridge.options import BoundaryPolicy, Form, Kind, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.strength import as_json, from_json
 from vocabridge.utils.progress import Progress
@@ -44,11 +44,11 @@ IN_TURN = (
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 """Strengths at which the loss on the validation items is reported; the contrast pair takes the best of them."""
 
-CONTRAST = Combination(Carry.STATIC)
+CONTRAST = Combination(ProjectionMethod.STATIC)
 """The sum of proxy-tuning (Liu et al., arXiv 2401.08565), carried as one would without vocabridge."""
 
 
-class Lineup:
+class ContenderFactory:
     """Makes contenders, one after the other."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Lineup:
         held_out: Sequence[Example],
         *,
         combination: Combination | None = None,
-        policies: Sequence[Policy] = (Policy.LOOK_AHEAD,),
+        policies: Sequence[BoundaryPolicy] = (BoundaryPolicy.LOOKAHEAD,),
         alphas: Sequence[float] = (1.0,),
         tolerance: float = TOLERANCE,
         device: str,
@@ -88,7 +88,7 @@ class Lineup:
         self._tolerance = tolerance
         self._place: dict[str, Any] = {"device": device, "dtype": dtype}
         self._progress = progress
-        self.parts = Parts(names, device, dtype)
+        self.parts = ModelPool(names, device, dtype)
 
     def missing(self) -> dict[Kind, str]:
         """The kinds that cannot be made of what is there, and what each of them needs."""
@@ -150,17 +150,17 @@ class Lineup:
     def _exact(self, run: Run) -> Contender:
         settings = _of_each(self._bridges(run))
         steerings = [
-            ExactSteering(source, Combination.from_dict(one["combination"]), from_json(one.get("strength", 1.0)))
+            ByteLevelSteering(source, Combination.from_dict(one["combination"]), from_json(one.get("strength", 1.0)))
             for source, one in zip(self.parts.value_sources(), settings, strict=True)
         ]
         heard = [{key: value for key, value in one.items() if key in ("combination", "strength")} for one in settings]
         run.setting(Kind.EXACT.label, lambda: _together(heard) | {"tolerance": self._tolerance})
-        return ByBytes(Kind.EXACT.label, ExactBridge(self.parts.base(), steerings, tolerance=self._tolerance))
+        return ByBytes(Kind.EXACT.label, ByteLevelBridge(self.parts.base(), steerings, tolerance=self._tolerance))
 
     def _mixture(self, run: Run) -> Contender:
         bridge = self._over_base()
         setting = self._setting(
-            run, Kind.MIXTURE, lambda: self._chosen(bridge, carries=[Carry.STATIC], form=Form.MIXTURE)
+            run, Kind.MIXTURE, lambda: self._chosen(bridge, carries=[ProjectionMethod.STATIC], form=Form.MIXTURE)
         )
         return self._set(Kind.MIXTURE, bridge, setting)
 
@@ -189,9 +189,11 @@ class Lineup:
                 f"{name} has another tokenizer than {base.name}; a control is a value network of the base's own"
             )
         bridge = Bridge(base, [in_one_vocabulary(source)])
-        given = None if self._held_out else Combination(Carry.LINEAR)
+        given = None if self._held_out else Combination(ProjectionMethod.LINEAR)
         setting = self._setting(
-            run, Kind.CONTROL, lambda: self._chosen(bridge, given=given, carries=(Carry.LINEAR, Carry.STATIC))
+            run,
+            Kind.CONTROL,
+            lambda: self._chosen(bridge, given=given, carries=(ProjectionMethod.LINEAR, ProjectionMethod.STATIC)),
         )
         return self._set(Kind.CONTROL, bridge, setting)
 
@@ -208,7 +210,7 @@ class Lineup:
 
     def _set(self, kind: Kind, bridge: Bridge, setting: dict[str, Any]) -> Contender:
         bridge.steering.combination = Combination.from_dict(setting["combination"])
-        bridge.steering.policy = Policy(setting["policy"])
+        bridge.steering.policy = BoundaryPolicy(setting["policy"])
         bridge.steering.strength = setting.get("strength", 1.0)
         return of_model(kind.label, bridge, bridge.vocabulary)
 
@@ -239,9 +241,9 @@ class Lineup:
         bridge: Bridge,
         *,
         given: Combination | None = None,
-        carries: Sequence[Carry] = tuple(Carry),
+        carries: Sequence[ProjectionMethod] = tuple(ProjectionMethod),
         form: Form | None = None,
-        policies: Sequence[Policy] = (Policy.RETOKENIZE,),
+        policies: Sequence[BoundaryPolicy] = (BoundaryPolicy.AS_IS,),
         alphas: Sequence[float] = (1.0,),
     ) -> dict[str, Any]:
         """The best combination, policy and strength on the validation items, and all that were tried.
@@ -257,7 +259,7 @@ class Lineup:
         if not self._held_out:
             assert given is not None
             return {"combination": given.as_dict(), "policy": policies[0].value, "strength": alphas[0], "fits": []}
-        found: list[tuple[Fit, Policy, Features]] = []
+        found: list[tuple[Fit, BoundaryPolicy, Features]] = []
         for policy in policies:
             bridge.steering.policy = policy
             features = Features.of(

@@ -11,7 +11,7 @@ from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.results import Evaluation
 from vocabridge.models.loading import resolve_vocabulary
 from vocabridge.options import Kind
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.progress import Progress, no_progress
 
 SOURCE = "smollm2-135m-instruct"
 TARGET = "gemma-3-270m"
@@ -19,7 +19,7 @@ _ANSWERS = 17  # items with a greedy answer, one batch: what a few minutes allow
 _CONTENDERS = (Kind.BASE, Kind.DONOR, Kind.BRIDGE)  # likewise
 
 
-def run_demo(output: Path, *, limit: int | None = None, progress: Progress = unheard) -> Evaluation:
+def run_demo(output: Path, *, limit: int | None = None, progress: Progress = no_progress) -> Evaluation:
     """Aligns the two tokenizers, bridges, evaluates, and writes `report.html` and `report.json`.
 
     Args:

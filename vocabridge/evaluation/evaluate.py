@@ -19,7 +19,7 @@ import torch
 
 from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, warn_idle
 from vocabridge.byte_level.byte_lm import TOLERANCE
-from vocabridge.evaluation.contenders import IN_TURN, Lineup
+from vocabridge.evaluation.contenders import IN_TURN, ContenderFactory
 from vocabridge.evaluation.fingerprint import recipe
 from vocabridge.evaluation.measuring import batches, choose, cost
 from vocabridge.evaluation.model_pool import Names
@@ -27,9 +27,9 @@ from vocabridge.evaluation.results import SHOWN, Evaluation, summarize
 from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.evaluation.scoring import Contender
 from vocabridge.evaluation.tasks import Task, Template, load_task
-from vocabridge.options import Kind, Policy
+from vocabridge.options import BoundaryPolicy, Kind
 from vocabridge.projection.combination import Combination
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 
 _LONGEST = 96  # tokens of an answer; three in four of the sample task's responses are shorter
@@ -46,7 +46,7 @@ def evaluate(
     bridge: Path | None = None,
     validation: str | Path | None = None,
     combination: Path | None = None,
-    policies: Sequence[Policy] = (Policy.LOOK_AHEAD,),
+    policies: Sequence[BoundaryPolicy] = (BoundaryPolicy.LOOKAHEAD,),
     alphas: Sequence[float] = (1.0,),
     tolerance: float = TOLERANCE,
     ceiling: str | None = None,
@@ -59,7 +59,7 @@ def evaluate(
     records: Path | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.bfloat16,
-    progress: Progress = unheard,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Measures a bridge beside all else that can be made of the same models.
 
@@ -77,7 +77,7 @@ def evaluate(
         combination: The bridge's weights, which are then not fitted.
         policies: Of the bridge; of several the best on the validation items.
         alphas: Its strengths; likewise.
-        tolerance: Of the exact bridge, as for `ByteModel`.
+        tolerance: Of the exact bridge, as for `ByteLM`.
         ceiling: The base model fine-tuned itself: a model by name, or a value network that was trained on it.
         control: A value network with the base's own vocabulary.
         contenders: Which to measure; by default all that can be made of what is given, but for the exact bridge, which
@@ -111,7 +111,7 @@ def evaluate(
             raise VocabridgeError(
                 f"of several {what} the best on validation items is taken; give --validation, or one of them"
             )
-    if bridge is not None and (combination, *policies, *alphas) != (None, Policy.LOOK_AHEAD, 1.0):
+    if bridge is not None and (combination, *policies, *alphas) != (None, BoundaryPolicy.LOOKAHEAD, 1.0):
         raise VocabridgeError("a saved bridge has a combination, a policy and a strength; give none of them beside it")
     workers, template = Workers(), template or Template()
     task = load_task(data, template, limit)
@@ -122,7 +122,7 @@ def evaluate(
         )
     names = Names(base, value, untuned, alignment, bridge, ceiling, control)
     weights = None if combination is None else Combination.load(combination)
-    lineup = Lineup(
+    lineup = ContenderFactory(
         names,
         held_out,
         combination=weights,
@@ -141,7 +141,7 @@ def evaluate(
     _warn_idle(
         set(kinds),
         chosen=chosen,
-        policy=tuple(policies) != (Policy.LOOK_AHEAD,),
+        policy=tuple(policies) != (BoundaryPolicy.LOOKAHEAD,),
         alpha=tuple(alphas) != (1.0,),
         combination=combination is not None,
         alignment=alignment is not None,
@@ -229,7 +229,7 @@ def _judge_answers(task: Task, template: Template, data: str | Path, answers: in
     )
 
 
-def _asked(contenders: Sequence[Kind] | None, lineup: Lineup) -> list[Kind]:
+def _asked(contenders: Sequence[Kind] | None, lineup: ContenderFactory) -> list[Kind]:
     """The contenders to measure, in the order of tables."""
     missing = lineup.missing()
     if contenders is None:
@@ -241,7 +241,14 @@ def _asked(contenders: Sequence[Kind] | None, lineup: Lineup) -> list[Kind]:
 
 
 def _measure(
-    kind: Kind, lineup: Lineup, task: Task, run: Run, *, answers: int | None, max_new_tokens: int, tell: Progress
+    kind: Kind,
+    lineup: ContenderFactory,
+    task: Task,
+    run: Run,
+    *,
+    answers: int | None,
+    max_new_tokens: int,
+    tell: Progress,
 ) -> None:
     """Measures what is not there yet of one contender; this process's share of it."""
     examples, name = task.examples, kind.label

@@ -19,7 +19,7 @@ from vocabridge.bridge.steering import Steering
 from vocabridge.models.loading import LoadedModel, check_model, load_model
 from vocabridge.models.value_network import check_value_source, is_value_network, load_value_source
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Names:
         return value if self.untuned is None else f"{value} - {self.untuned}"
 
 
-class Parts:
+class ModelPool:
     """Holds the parts that are in use.
 
     Attributes:
@@ -143,7 +143,7 @@ class Parts:
     def steering(self) -> Steering:
         """The only one, as it would be without any settings, but for the combination."""
         (steering,) = self.steerings()
-        steering.policy, steering.strength = Policy.LOOK_AHEAD, 1.0
+        steering.policy, steering.strength = BoundaryPolicy.LOOKAHEAD, 1.0
         return steering
 
     def value_sources(self) -> list[ValueSource]:

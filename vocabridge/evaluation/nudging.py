@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.value_source import Scores
-from vocabridge.options import Carry
+from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.progress import Progress, no_progress
 
-CARRIED_DONOR = Combination(Carry.INFORMED, base=0.0, tuned=1.0, untuned=0.0)
+CARRIED_DONOR = Combination(ProjectionMethod.INFORMED, base=0.0, tuned=1.0, untuned=0.0)
 """The combination of a bridge that nudges."""
 
 _THRESHOLDS = np.round(np.arange(0.0, 1.01, 0.05), 2)
 
 
 @dataclass(frozen=True)
-class Nudging(Guard):
+class Nudging(SteeringLimits):
     """Silences the donor where the base is sure; for a combination that is the donor alone.
 
     Attributes:
@@ -40,12 +40,12 @@ class Nudging(Guard):
     sure: float = 0.4
 
     def gate(self, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor:
-        """See `Guard.gate`."""
+        """See `SteeringLimits.gate`."""
         return (p_base.amax(-1, keepdim=True) < self.sure).to(p_base.dtype)
 
 
 @torch.no_grad()
-def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Progress = unheard) -> float:
+def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Progress = no_progress) -> float:
     """The threshold with the lowest loss on the responses of some examples, of 0, 0.05, ... 1.
 
     Args:

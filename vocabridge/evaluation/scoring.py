@@ -22,17 +22,17 @@ from vocabridge.alignment import Vocabulary
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.bridge.streaming import stream
-from vocabridge.byte_level.byte_bridge import ExactBridge
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.evaluation.answers import Extractor
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.examples import Example, tokenize
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.prompts import left_padded, padding, prompt_ids
 from vocabridge.models.value_network import ValueNetwork
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
@@ -156,7 +156,7 @@ class ByBytes(Contender):
         bridge: The bridge.
     """
 
-    bridge: ExactBridge
+    bridge: ByteLevelBridge
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +164,7 @@ class ByBytes(Contender):
         return self.bridge.loaded.model.device
 
     def read(self, example: Example) -> dict[str, Any]:
-        """See `Contender.read`; by bytes, as `ExactBridge.bits` adds them up."""
+        """See `Contender.read`; by bytes, as `ByteLevelBridge.bits` adds them up."""
         text, vocabulary = self.bridge.text(self.bridge.vocabulary.pieces(example.prompt)), self.bridge.vocabulary
         symbols, response = self.bridge.base.symbols.tolist(), example.response.encode()
         bits, likeliest = [], []
@@ -200,14 +200,14 @@ def of_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> Conte
 
 def of_source(name: str, source: ValueSource) -> Contender:
     """A donor alone, read in its own vocabulary."""
-    if isinstance(source, ContrastPair):
+    if isinstance(source, ExpertPair):
         return of_model(name, source.tuned, source.tuned_vocabulary)
     return ByTokens(name, donor(source), source.vocabulary, _donor_logits(source))
 
 
 def donor(source: ValueSource) -> PreTrainedModel:
     """The donor alone as a causal language model: the tuned model of a pair, or a base with its value network."""
-    if isinstance(source, ContrastPair):
+    if isinstance(source, ExpertPair):
         return source.tuned
     assert isinstance(source, ValueNetwork)
     return Bridge(LoadedModel("", "", source.base, source.vocabulary), [in_one_vocabulary(source)])
@@ -219,8 +219,8 @@ def in_one_vocabulary(source: ValueSource) -> Steering:
         source,
         source.vocabulary,
         Projection.identity(source.vocabulary.size),
-        Combination(Carry.LINEAR),
-        policy=Policy.RETOKENIZE,
+        Combination(ProjectionMethod.LINEAR),
+        policy=BoundaryPolicy.AS_IS,
     )
 
 

@@ -24,7 +24,7 @@ class DeltaModel(nn.Module):
     """
 
     def __init__(self, model: PreTrainedModel, scheme: Scheme = Scheme.RESIDUAL) -> None:
-        """Wraps a model; its parameters become the value network's initialisation.
+        """Wraps a model; its parameters become the value network's initialization.
 
         Args:
             model: A causal language model of width d.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 from vocabridge.models.value_source import Scores, ValueSource, _shared_vocabulary
 
 
-class ContrastPair(ValueSource):
+class ExpertPair(ValueSource):
     """A tuned model minus the same model untuned.
 
     The two have to make the same tokens of any text. Where their control tokens have other roles, those of the tuned

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vocabridge.alignment import VocabridgeError
 
 
-def cut_to(model: PreTrainedModel, layers: int) -> None:
+def keep_layers(model: PreTrainedModel, layers: int) -> None:
     """Takes away all layers of a model but the first.
 
     Its configuration then is that of a model of so many layers, lists with an entry a layer included.

@@ -24,12 +24,12 @@ from vocabridge.data import VALUE_NETWORKS
 from vocabridge.models.adapters import Adapted
 from vocabridge.models.checkpoint_files import ADAPTERS
 from vocabridge.models.delta_model import DeltaModel
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
 from vocabridge.models.loading_checks import check_finite
-from vocabridge.models.truncation import cut_to
+from vocabridge.models.truncation import keep_layers
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Initialisation, Scheme
+from vocabridge.options import Initialization, Scheme
 from vocabridge.utils.hashing import digest, file_digest
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def new_value_network(
     rank: int,
     scheme: Scheme = Scheme.RESIDUAL,
     layers: int | None = None,
-    initialisation: Initialisation = Initialisation.PRETRAINED,
+    initialization: Initialization = Initialization.PRETRAINED,
     device: str = "cpu",
 ) -> ValueNetwork:
     """A value network at its start: a small model with a change of logits of zero.
@@ -61,14 +61,14 @@ def new_value_network(
         rank: The adapter's rank.
         scheme: What it reads of the base.
         layers: It has the first so many layers of the base; None for all.
-        initialisation: Whether it starts from the base's weights.
+        initialization: Whether it starts from the base's weights.
         device: Where to put it.
 
     Raises:
         VocabridgeError: The model cannot be loaded, or not cut to so many layers; or an adapter is asked for on
             random weights.
     """
-    if method == "lora" and initialisation is Initialisation.RANDOM:
+    if method == "lora" and initialization is Initialization.RANDOM:
         raise VocabridgeError(
             "an adapter changes pretrained weights, and random ones would stay random; train a value network that "
             "starts at random in full"
@@ -81,10 +81,10 @@ def new_value_network(
         rank=rank if method == "lora" else None,
         scheme=scheme,
         layers=layers,
-        initialisation=initialisation,
+        initialization=initialization,
     )
     value = _initial_delta_model(loaded, config)
-    if initialisation is Initialisation.RANDOM:
+    if initialization is Initialization.RANDOM:
         value = DeltaModel(_at_random(value.model), scheme)
     return ValueNetwork(loaded, value, config, base)
 
@@ -214,7 +214,7 @@ def load_value_source(
         VocabridgeError: `value` is neither, or the pair's tokenizers differ.
     """
     if untuned is not None:
-        return ContrastPair(*(load_model(name, device=device, dtype=dtype) for name in (value, untuned)))
+        return ExpertPair(*(load_model(name, device=device, dtype=dtype) for name in (value, untuned)))
     _refuse_adapter(value)
     return load_value_network(value, device=device, dtype=dtype)
 
@@ -231,7 +231,7 @@ def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> Delta
     device, commit, adapted = str(base.model.device), commit_of(base.model), adapted_by(base.model)
     model = load_weights(base.name, device=device, dtype=base.model.dtype, revision=commit, adapted=adapted)
     if config.layers is not None:
-        cut_to(model, config.layers)
+        keep_layers(model, config.layers)
     if config.method == "lora":
         _add_adapter(model, config.rank or 0)
     return DeltaModel(model, config.scheme)
@@ -339,7 +339,7 @@ def _read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
             raise TypeError("layers is a number or null")
         choices = {
             name: choice(fields[name])
-            for name, choice in (("scheme", Scheme), ("initialisation", Initialisation))
+            for name, choice in (("scheme", Scheme), ("initialization", Initialization))
             if name in fields  # folders of before there were these have neither
         }
         return ValueNetworkConfig(**fields | choices), sha256
@@ -410,7 +410,7 @@ class ValueNetworkConfig:
         rank: Rank of the LoRA adapter; None for "full".
         scheme: What it reads.
         layers: It has the first so many layers of the base; None for all.
-        initialisation: What it started from.
+        initialization: What it started from.
         training: The recipe and its losses, as recorded by training; for people.
     """
 
@@ -420,5 +420,5 @@ class ValueNetworkConfig:
     rank: int | None = None
     scheme: Scheme = Scheme.RESIDUAL
     layers: int | None = None
-    initialisation: Initialisation = Initialisation.PRETRAINED
+    initialization: Initialization = Initialization.PRETRAINED
     training: dict[str, Any] = field(default_factory=dict)

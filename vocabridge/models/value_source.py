@@ -24,7 +24,7 @@ from vocabridge.alignment import Vocabulary
 from vocabridge.models.loading import LoadedModel
 
 if TYPE_CHECKING:
-    from vocabridge.projection.lookahead import Ahead
+    from vocabridge.projection.lookahead import LookaheadSplit
 
 logger = logging.getLogger("vocabridge")
 
@@ -44,7 +44,7 @@ class Scores:
     delta: Tensor | None = None
     tuned: Tensor | None = None
     untuned: Tensor | None = None
-    ahead: Ahead | None = None
+    ahead: LookaheadSplit | None = None
     image: Tensor | None = None
 
     @property

@@ -26,7 +26,7 @@ from torch import Tensor
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.models.value_source import Scores
-from vocabridge.options import Carry, Form
+from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.projection import Projection
 
 _TINY = torch.finfo(torch.float32).tiny  # a probability of 0 is taken for this one
@@ -46,7 +46,7 @@ class Combination:
         fitted: Whether somebody fitted or chose the weights; False for `UNFITTED` alone.
     """
 
-    carry: Carry = Carry.INFORMED
+    carry: ProjectionMethod = ProjectionMethod.INFORMED
     base: float = 1.0
     tuned: float = 1.0
     untuned: float = 1.0
@@ -63,7 +63,7 @@ class Combination:
             raise VocabridgeError(
                 f"the weights {self.base}, {self.tuned} and {self.untuned} have to be finite numbers; correct them"
             )
-        if self.form is Form.MIXTURE and self.carry.of_delta:
+        if self.form is Form.MIXTURE and self.carry.of_logit_delta:
             raise VocabridgeError(
                 f"a mixture is of distributions, and the {self.carry.value} carry carries a change of logits; "
                 "take the static or the informed carry, or a product"
@@ -76,7 +76,7 @@ class Combination:
 
     def needs(self) -> dict[str, bool]:
         """The quantities of a value source that it uses; those of weight 0 are not computed."""
-        if self.carry.of_delta:
+        if self.carry.of_logit_delta:
             return {"delta": self.tuned != 0}
         return {"tuned": self.tuned != 0, "untuned": self.form is Form.PRODUCT and self.untuned != 0}
 
@@ -118,7 +118,7 @@ class Combination:
 
         Of distributions f = log q = z_base + log(q / p_base), but for a number a position, which changes nothing.
         """
-        if self.carry.of_delta:
+        if self.carry.of_logit_delta:
             terms = [(self.tuned, scores.delta)]
         else:
             terms = [(self.tuned, scores.tuned), (-self.untuned, scores.untuned)]
@@ -131,7 +131,7 @@ class Combination:
             change = one.mul_(scale) if change is None else change.addcmul_(one, scale)
         if change is None:
             change = torch.zeros_like(base_logits)
-        base = self.base - 1 + (0 if self.carry.of_delta else math.fsum(weights))
+        base = self.base - 1 + (0 if self.carry.of_logit_delta else math.fsum(weights))
         return change if base == 0 else change.addcmul_(finite(base_logits), strength * base)
 
     def _mixture(
@@ -177,7 +177,7 @@ class Combination:
             form, fitted = Form(fields.get("form", "product")), fields.get("fitted", True)
             if not isinstance(fitted, bool):
                 raise TypeError(f"fitted is true or false, not {fitted!r}")
-            return cls(carry=Carry(fields["carry"]), **weights, form=form, fitted=fitted)
+            return cls(carry=ProjectionMethod(fields["carry"]), **weights, form=form, fitted=fitted)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise VocabridgeError(
                 f"that is no combination ({error}); one has carry, base, tuned and untuned, perhaps form and fitted"
@@ -204,7 +204,7 @@ UNFITTED = Combination(base=0.45, tuned=0.75, untuned=0.1, fitted=False)
 
 
 def carried(
-    carry: Carry,
+    carry: ProjectionMethod,
     projection: Projection,
     logits: Sequence[Tensor],
     base_logits: Tensor,
@@ -227,11 +227,11 @@ def carried(
     """
     if not logits:
         return ()
-    if carry.of_delta:
-        carry_over = projection.linear if carry is Carry.LINEAR else projection.exponential
+    if carry.of_logit_delta:
+        carry_over = projection.linear if carry is ProjectionMethod.LINEAR else projection.exponential
         return tuple(carry_over(delta, p_base) for delta in logits)
     donors = torch.stack(tuple(logits)).softmax(-1)  # carried together, they share the base's image
-    if carry is Carry.INFORMED:
+    if carry is ProjectionMethod.INFORMED:
         changes = projection.informed(donors, p_base, scores.ahead, scores.image)
     else:
         log_p = finite(base_logits).sub_(log_total(base_logits, p_base))

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import torch
 
-from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.value_source import ValueSource
 from vocabridge.projection.source_predictions import Asked, Position
 
@@ -32,7 +32,7 @@ Step: TypeAlias = tuple[int, int, int]
 
 
 def weigh(
-    source: ValueSource, forest: TokenForest, positions: Sequence[Position], known: dict[Step, dict[str, float]]
+    source: ValueSource, forest: TreeDecoder, positions: Sequence[Position], known: dict[Step, dict[str, float]]
 ) -> list[Position]:
     """Weighs the covers of positions by what is known, and leaves out those that have next to no say.
 
@@ -52,7 +52,7 @@ def weigh(
     return [_weighed(position, known) if len(position.asked) > 1 else position for position in positions]
 
 
-def _log_p(source: ValueSource, forest: TokenForest, steps: Sequence[Step]) -> dict[Step, dict[str, float]]:
+def _log_p(source: ValueSource, forest: TreeDecoder, steps: Sequence[Step]) -> dict[Step, dict[str, float]]:
     """The log-probabilities of some steps, by donor."""
     parents = list(dict.fromkeys((row, parent) for row, parent, _ in steps))
     found: dict[Step, dict[str, float]] = {}

@@ -82,7 +82,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Ahead:
+class LookaheadSplit:
     """What a source says after K of its tokens, at n positions.
 
     Attributes:
@@ -125,7 +125,7 @@ class Ahead:
         return unseen, (mass / total)[:, self.group] * u, at
 
 
-class LookAhead(nn.Module):
+class Lookahead(nn.Module):
     """Knows which source tokens are worth looking behind, and what target tokens may come of each."""
 
     order: Tensor
@@ -154,7 +154,7 @@ class LookAhead(nn.Module):
         self._column = functools.lru_cache(maxsize=1 << 10)(self._both_columns)
         self.candidates = functools.lru_cache(maxsize=1 << 16)(self._may_begin)
 
-    def ahead(self, position: Sequence[int], tokens: Sequence[int], after: Tensor) -> Ahead:
+    def ahead(self, position: Sequence[int], tokens: Sequence[int], after: Tensor) -> LookaheadSplit:
         """Puts together what the source says after some of its tokens.
 
         Args:
@@ -171,7 +171,7 @@ class LookAhead(nn.Module):
         ]
         of = _integers([k for k, _, _ in pairs], after.device)
         sizes = [len(found.targets) for _, _, found in pairs]
-        return Ahead(
+        return LookaheadSplit(
             position=_integers(position, after.device),
             token=_integers(tokens, after.device),
             after=after[:, of, _integers([v for _, v, _ in pairs], after.device)],

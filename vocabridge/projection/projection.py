@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from vocabridge.alignment import Alignment
 
 if TYPE_CHECKING:
-    from vocabridge.projection.lookahead import Ahead
+    from vocabridge.projection.lookahead import LookaheadSplit
 
 _TINY = 1e-37  # just above float32's underflow
 _FAR = 75.0  # exp(75) and exp(-75), times the greatest weight of a row (at least 1/|S|), stay in float32's range
@@ -107,7 +107,7 @@ class Projection(nn.Module):
         # A row's weights sum to 1 but for rounding: without `differs`, the change of a constant were not a constant.
         return mean.log_().mul_(differs).sub_(constant).index_fill_(-1, self.empty, 0.0)
 
-    def static(self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None) -> Tensor:
+    def static(self, p_source: Tensor, p_target: Tensor, ahead: LookaheadSplit | None = None) -> Tensor:
         """C @ p_S.
 
         Args:
@@ -131,7 +131,7 @@ class Projection(nn.Module):
         return carried.index_put_((_all(p_source), at, ahead.candidates), added * scale[:, at, 0], accumulate=True)
 
     def informed(
-        self, p_source: Tensor, p_target: Tensor, ahead: Ahead | None = None, image: Tensor | None = None
+        self, p_source: Tensor, p_target: Tensor, ahead: LookaheadSplit | None = None, image: Tensor | None = None
     ) -> Tensor:
         """log(q_T / p_T) = log(R @ (p_S / (R^T @ p_T))); arguments as for `static`, and R^T @ p_T if it is known.
 

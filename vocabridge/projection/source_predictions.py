@@ -3,7 +3,7 @@
     logits after the covers' nodes --Healer--> one distribution a position
     logits after tokens read on    --LookAhead--> how a token's mass is split
 
-A token before which the target may or may not have ended its last token (`Healed.counts`) is decided by what the source
+A token before which the target may or may not have ended its last token (`HealedDistribution.counts`) is decided by what the source
 says after it: with p(v | w) and how much w v counts, w has as much as sum over v of p(v | w) count(w v) says.
 """
 
@@ -16,11 +16,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.value_source import Scores, ValueSource
-from vocabridge.options import Policy
-from vocabridge.projection.lookahead import LookAhead
-from vocabridge.projection.token_healing import Healer
+from vocabridge.options import BoundaryPolicy
+from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.token_healing import TokenHealer
 
 _RUNS_ON = 0.5
 """Policy `skip` is silent where more than this share of the source's distribution would run across the boundary."""
@@ -101,7 +101,12 @@ class Said:
     """
 
     def __init__(
-        self, source: ValueSource, forest: TokenForest, healer: Healer, policy: Policy, positions: list[Position]
+        self,
+        source: ValueSource,
+        forest: TreeDecoder,
+        healer: TokenHealer,
+        policy: BoundaryPolicy,
+        positions: list[Position],
     ) -> None:
         """Of positions whose nodes the forest has read."""
         self.positions = positions
@@ -127,7 +132,7 @@ class Said:
         return Said(self._source, self._forest, self._healer, self._policy, [self.positions[i] for i in chosen])
 
     def scores(
-        self, part: slice, wanted: Sequence[str], look_ahead: LookAhead | None, device: torch.device
+        self, part: slice, wanted: Sequence[str], lookahead: Lookahead | None, device: torch.device
     ) -> tuple[Scores, Tensor]:
         """The scores at some of the positions.
 
@@ -146,7 +151,7 @@ class Said:
             self._heard[places, tuple(wanted)] = heard
         scores, speaks = replace(heard[0], image=self._images.get(places)), heard[1]
         looked = [(i, w, nodes) for i in places for w, nodes in self._behind.get(i, {}).items()]
-        if look_ahead is None or not looked:
+        if lookahead is None or not looked:
             return scores, speaks
         names = [name for name in ("tuned", "untuned") if name in wanted]
         after = self._after(looked, names)
@@ -156,7 +161,7 @@ class Said:
         for name, i, w, change in changes:
             getattr(scores, name)[i - places.start, w] += change.to(device)
         position, tokens = [i - places.start for i, _, _ in looked], [w for _, w, _ in looked]
-        return replace(scores, ahead=look_ahead.ahead(position, tokens, after.to(device))), speaks
+        return replace(scores, ahead=lookahead.ahead(position, tokens, after.to(device))), speaks
 
     def remember(self, part: slice, image: Tensor) -> None:
         """Keeps the base's distributions on the source vocabulary, (n, |S|), for when the positions are carried."""
@@ -172,7 +177,7 @@ class Said:
 
     def _is_worth_keeping(self, places: range) -> bool:
         room = places.stop * self._source.vocabulary.size <= _REMEMBERED
-        return self._policy is Policy.LOOK_AHEAD and room
+        return self._policy is BoundaryPolicy.LOOKAHEAD and room
 
     def _hear(self, places: range, wanted: Sequence[str], device: torch.device) -> tuple[Scores, Tensor]:
         """What `scores` gives, without looking ahead."""
@@ -191,7 +196,7 @@ class Said:
         if several := [i for i, position in enumerate(positions) if position.heals]:
             names = [name for name in ("untuned", "tuned") if name in wanted or "delta" in wanted]
             healed, across = self._all_covers([places[i] for i in several], names)
-            if self._policy is Policy.SKIP:
+            if self._policy is BoundaryPolicy.SKIP:
                 speaks[several, 0] = (across <= _RUNS_ON).to(speaks)
             else:
                 if "delta" in wanted:
@@ -211,7 +216,7 @@ class Said:
             found = self._healer.heal(pendings, may_end, weights, ends, [position.written for position in positions])
             across = found.across
             self._counts |= {(at, name): counts for at, counts in zip(places, found.counts, strict=True)}
-            if self._policy is Policy.LOOK_AHEAD:
+            if self._policy is BoundaryPolicy.LOOKAHEAD:
                 self._unsure |= dict(zip(places, found.unsure(), strict=True))
             healed[name] = found.p.clamp_min_(torch.finfo(found.p.dtype).tiny).log_()
         return healed, across

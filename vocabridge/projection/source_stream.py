@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from vocabridge.decoding.incremental_tokenizer import Piece, Reader
+from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer, Piece
 from vocabridge.decoding.token_tree import ROOT
-from vocabridge.decoding.tree_decoder import TokenForest
+from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import Policy
+from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.boundary import LETTER, kind
 from vocabridge.projection.cover_pruning import Step, weigh
 from vocabridge.projection.source_predictions import Asked, Position, Said
-from vocabridge.projection.token_healing import Healer
+from vocabridge.projection.token_healing import TokenHealer
 
 _WORD = 6
 """At most so many of the base's tokens are taken for one word."""
@@ -41,7 +41,7 @@ class _Text:
         latest: The position after the last token that was text; None before anyone has asked.
     """
 
-    reader: Reader
+    reader: IncrementalTokenizer
     beginning: tuple[Piece, ...]
     tokens: list[Piece]
     head: int = ROOT
@@ -60,7 +60,9 @@ class Reading:
         forest: The source's tokens of all rows, and what its models say after some.
     """
 
-    def __init__(self, source: ValueSource, models: set[str], healer: Healer, policy: Policy, batch: int) -> None:
+    def __init__(
+        self, source: ValueSource, models: set[str], healer: TokenHealer, policy: BoundaryPolicy, batch: int
+    ) -> None:
         """Starts with empty texts.
 
         Args:
@@ -72,7 +74,7 @@ class Reading:
         """
         self.models = models
         self.policy = policy
-        self.forest = TokenForest({name: source.models[name] for name in sorted(models)}, batch)
+        self.forest = TreeDecoder({name: source.models[name] for name in sorted(models)}, batch)
         self.source = source
         self.healer = healer
         self._texts = [self._begun(()) for _ in range(batch)]
@@ -95,9 +97,9 @@ class Reading:
         self._texts[row] = self._begun(tuple(beginning))
 
     def _begun(self, beginning: tuple[Piece, ...]) -> _Text:
-        text = _Text(Reader(self.source.vocabulary), beginning, [])
+        text = _Text(IncrementalTokenizer(self.source.vocabulary), beginning, [])
         for piece in beginning:
-            text.reader.push(piece)
+            text.reader.append_piece(piece)
         return text
 
     def read_on(self, row: int, tokens: Sequence[Piece]) -> None:
@@ -107,7 +109,7 @@ class Reading:
         if any(piece != b"" for piece in tokens):
             text.latest = None
         for token in tokens:
-            text.reader.push(token)
+            text.reader.append_piece(token)
 
     def read(self, tokens: Sequence[Sequence[Piece]], keep: int) -> Said:
         """Reads on, and hears the source after each of the last `keep` tokens.
@@ -133,7 +135,7 @@ class Reading:
         positions = weigh(self.source, self.forest, positions, known)
         for row, text in enumerate(self._texts):
             if text.head != ROOT:
-                self.forest.settle(row, text.head)
+                self.forest.commit_prefix(row, text.head)
         return Said(self.source, self.forest, self.healer, self.policy, positions)
 
     def _hear(self, positions: Sequence[Position], nodes: Sequence[Sequence[int]]) -> None:
@@ -153,15 +155,15 @@ class Reading:
     def _ask(self, row: int, written: bytes) -> tuple[Asked, ...]:
         """The covers of a row's text that are worth asking after, put into its tree."""
         text, tree = self._texts[row], self.forest.trees[row]
-        covers = text.reader.covers(all_ways=self.policy is not Policy.RETOKENIZE)
+        covers = text.reader.covers(all_ways=self.policy is not BoundaryPolicy.AS_IS)
         text.head = tree.add(text.reader.settled[text.heads :], text.head)
         text.heads = len(text.reader.settled)
-        if self.policy is Policy.SKIP and text.reader.half:
+        if self.policy is BoundaryPolicy.SKIP and text.reader.half:
             return ()
         asked = []
         for number, cover in enumerate(covers):
             if cover.pending and (
-                self.policy is Policy.RETOKENIZE or not written or not self.healer.may_run_on(cover.pending, written)
+                self.policy is BoundaryPolicy.AS_IS or not written or not self.healer.may_run_on(cover.pending, written)
             ):
                 continue
             node = tree.add(cover.ids, text.head)

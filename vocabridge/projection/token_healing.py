@@ -63,7 +63,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Healed:
+class HealedDistribution:
     """What a source says after n texts, after all covers of each.
 
     Attributes:
@@ -89,7 +89,7 @@ class Healed:
         return found
 
 
-class Healer(nn.Module):
+class TokenHealer(nn.Module):
     """Heals distributions of one source vocabulary at the boundaries of one target vocabulary."""
 
     kinds: Tensor
@@ -119,7 +119,7 @@ class Healer(nn.Module):
         weights: Tensor,
         logits: Tensor,
         written: Sequence[bytes],
-    ) -> Healed:
+    ) -> HealedDistribution:
         """Sums up the covers of n texts.
 
         Args:
@@ -142,7 +142,7 @@ class Healer(nn.Module):
         judged = self._judge(total, counts, written)
         total *= counts
         divisor = total.sum(-1, keepdim=True).clamp_min_(torch.finfo(total.dtype).tiny)
-        return Healed(
+        return HealedDistribution(
             p=total[:, :-1] / divisor,
             across=(running * counts).sum(-1) / divisor[:, 0],
             counts=[{w: count for w, count in one.items() if UNLIKELY < count < _SURE} for one in judged],

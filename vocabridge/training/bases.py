@@ -21,7 +21,7 @@ from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.data import corpus_files
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.options import Turns
+from vocabridge.options import BaseSchedule
 from vocabridge.projection.projection import Projection
 from vocabridge.training.dataset import Side, TrainingText
 
@@ -83,9 +83,9 @@ def load_others(names: Sequence[str], source: Vocabulary, device: str) -> list[T
     return [TrainingBase.of(load_model(name, device=device), source) for name in names]
 
 
-def whose_turn(turns: Turns, step: int, bases: int, seed: int) -> int:
+def whose_turn(turns: BaseSchedule, step: int, bases: int, seed: int) -> int:
     """Which of so many bases a step has: always the same, so that a run that is taken up again goes on alike."""
-    return step % bases if turns is Turns.IN_TURN else random.Random(f"{seed}:{step}").randrange(bases)
+    return step % bases if turns is BaseSchedule.IN_TURN else random.Random(f"{seed}:{step}").randrange(bases)
 
 
 def beside(

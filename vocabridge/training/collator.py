@@ -68,7 +68,7 @@ class Texts(Dataset[TrainingText]):
 
 
 def collate(texts: Sequence[TrainingText]) -> dict[str, Any]:
-    """A batch as `Lesson` takes it.
+    """A batch as `TrainingObjective` takes it.
 
     Places go on through the padding, which no token in front of it sees: only where several texts are packed does
     attention need a mask.

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import ValueNetwork
-from vocabridge.options import Regulariser
+from vocabridge.options import Regularizer
 from vocabridge.training.bases import TrainingBase
 from vocabridge.training.collator import IGNORED
 
@@ -25,12 +25,12 @@ _AT_ONCE = 2**26
 """Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""
 
 
-class Lesson(nn.Module):
+class TrainingObjective(nn.Module):
     """What a value network learns from a batch. Its parameters are the value network's; the base has none here."""
 
     accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
 
-    def __init__(self, network: ValueNetwork, regulariser: Regulariser, others: Sequence[TrainingBase] = ()) -> None:
+    def __init__(self, network: ValueNetwork, regularizer: Regularizer, others: Sequence[TrainingBase] = ()) -> None:
         """Takes a network to train, on its own base and others."""
         super().__init__()
         self.value = network.value
@@ -39,7 +39,7 @@ class Lesson(nn.Module):
         self.bases = (TrainingBase.of(small, network.vocabulary), *others)
         across = [number for number, base in enumerate(self.bases) if base.projection is not None]
         self.sides = {base: side for side, base in enumerate(across)}  # which side of a batch is in a base's tokens
-        self.regulariser = regulariser
+        self.regularizer = regularizer
 
     def forward(
         self,
@@ -60,7 +60,7 @@ class Lesson(nn.Module):
 
         Returns:
             nats: Cross-entropy of z_base + z_delta.
-            regulariser: The regulariser; of `released` the mean over all positions.
+            regularizer: The regularizer; of `released` the mean over all positions.
             norm: |z_delta|_1 / |V|, without gradient, as is all below.
             changed: How often the likeliest token is another than the base's.
             tokens: How many tokens are learned.
@@ -85,11 +85,11 @@ class Lesson(nn.Module):
         else:  # logits are not kept for the gradients but made again
             sums = sum(checkpoint(self._sums, chosen, unembed, *part, use_reentrant=False) for part in parts)
         nats, term, norm, changed = sums
-        if self.regulariser is Regulariser.RELEASED:
+        if self.regularizer is Regularizer.RELEASED:
             term = self.value.unembed(hidden).float().abs().mean()
         return {
             "nats": nats,
-            "regulariser": term,
+            "regularizer": term,
             "norm": norm.detach(),
             "changed": changed,
             "tokens": learned.sum().float(),
@@ -98,7 +98,7 @@ class Lesson(nn.Module):
     def _sums(
         self, base: TrainingBase, unembed: nn.Module | None, heard: Tensor, said: Tensor, tokens: Tensor
     ) -> Tensor:
-        """Sums over k learned tokens: cross-entropy, regulariser, size and change of the likeliest, (4,).
+        """Sums over k learned tokens: cross-entropy, regularizer, size and change of the likeliest, (4,).
 
         Args:
             base: Which base.
@@ -117,7 +117,7 @@ class Lesson(nn.Module):
         return torch.stack(
             [
                 functional.cross_entropy(z, tokens, reduction="sum"),
-                self.regulariser.at(z_base, z_delta).sum(),
+                self.regularizer.at(z_base, z_delta).sum(),
                 z_delta.abs().mean(-1).sum(),
                 (z.argmax(-1) != z_base.argmax(-1)).sum().float(),
             ]

@@ -1,9 +1,9 @@
 """Trains a value network: z_post = z_base + z_delta with the small base frozen.
 
-    loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regulariser
+    loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regularizer
 
 over its own base or several (`training_bases`), by AdamW, a cosine schedule and gradients clipped at 1. Source: Lu et
-al., arXiv 2410.21027; `regulariser` says how the released code differs. Checkpoints are in `checkpoints/` of the output
+al., arXiv 2410.21027; `regularizer` says how the released code differs. Checkpoints are in `checkpoints/` of the output
 folder until the network is written there at the end; the same call takes up the last one. Under a launcher of several
 processes (`torchrun`, `accelerate launch`) each has its share of every step, and the first one writes.
 """
@@ -31,16 +31,16 @@ from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.models.loading import check_model, find_device
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import CONFIG, WEIGHTS, ValueNetwork, new_value_network, save_value_network
-from vocabridge.options import Initialisation, Regulariser, Scheme, Turns
+from vocabridge.options import BaseSchedule, Initialization, Regularizer, Scheme
 from vocabridge.training.bases import TrainingBase, beside, load_others
 from vocabridge.training.callbacks import LOG, PLOT, TrainingLog, plot, points, thinned
 from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
 from vocabridge.training.model_card import CARD, command, identity, named, versions, write_card
-from vocabridge.training.objective import Lesson
+from vocabridge.training.objective import TrainingObjective
 from vocabridge.training.stopping import Stopping
 from vocabridge.training.trainer import RUN, UNFINISHED, ValueTrainer, validations
 from vocabridge.utils.jsonl import read_records
-from vocabridge.utils.progress import Progress, unheard
+from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 
 CHECKPOINTS = "checkpoints"
@@ -51,7 +51,7 @@ _RANGES = {
     "learning_rate": LEARNING_RATE,
     "batch_size": COUNT,
     "rank": RANK,
-    "regulariser_weight": WEIGHT,
+    "regularizer_weight": WEIGHT,
     "max_length": TEXT_LENGTH,
     "gradient_accumulation": COUNT,
     "patience": COUNT,
@@ -75,13 +75,13 @@ class Recipe:
         turns: Which of the bases a step has.
         scheme: What the value network reads of its base.
         layers: It has the first so many layers of the base; None for all.
-        initialisation: Whether it starts from the base's weights.
+        initialization: Whether it starts from the base's weights.
         epochs: Passes over the data, at most.
         learning_rate: Peak of a cosine schedule with 3% warm-up; `LEARNING_RATES` has what was good for a method.
         batch_size: Texts a step, over all processes and parts.
         rank: The adapter's rank.
-        regulariser: What is added to the loss.
-        regulariser_weight: Its weight; `released` has its own.
+        regularizer: What is added to the loss.
+        regularizer_weight: Its weight; `released` has its own.
         max_length: Longest text in tokens; longer ones are an error, never cut.
         packing: Whether several texts share a sequence of up to `max_length` tokens, each read by itself; a step then
             has `batch_size` such sequences.
@@ -97,16 +97,16 @@ class Recipe:
     base: str
     method: str = "full"
     other_bases: tuple[str, ...] = ()
-    turns: Turns = Turns.IN_TURN
+    turns: BaseSchedule = BaseSchedule.IN_TURN
     scheme: Scheme = Scheme.RESIDUAL
     layers: int | None = None
-    initialisation: Initialisation = Initialisation.PRETRAINED
+    initialization: Initialization = Initialization.PRETRAINED
     epochs: int = 1
     learning_rate: float = 3e-4
     batch_size: int = 8
     rank: int = 8
-    regulariser: Regulariser = Regulariser.L1
-    regulariser_weight: float = 0.1
+    regularizer: Regularizer = Regularizer.L1
+    regularizer_weight: float = 0.1
     max_length: int = 1024
     packing: bool = False
     dtype: str = "bfloat16"
@@ -162,7 +162,7 @@ def train_value_network(
     *,
     validation: str | Path | float | None = None,
     device: str = "cpu",
-    progress: Progress = unheard,
+    progress: Progress = no_progress,
 ) -> TrainingResult:
     """Trains a value network and writes it to a folder, or goes on where this run was stopped.
 
@@ -227,11 +227,11 @@ def _train(
     _schedule(arguments, each, steps, evaluate=bool(held_out), start=checkpoint is None)
     stopping = Stopping(recipe.patience)
     trainer = ValueTrainer(
-        Lesson(network, recipe.regulariser, others),
+        TrainingObjective(network, recipe.regularizer, others),
         arguments,
         sequences,
         held_out,
-        weight=recipe.regulariser_weight,
+        weight=recipe.regularizer_weight,
         turns=recipe.turns,
         run=run,
         callbacks=[TrainingLog(output, progress), stopping],
@@ -274,7 +274,7 @@ def _train(
     if trainer.is_world_process_zero():
         if trainer.is_fsdp_enabled:  # the parts that are here do not make a network
             network = _new_network(recipe, "cpu")
-            Lesson(network, recipe.regulariser).load_state_dict(state, strict=False)
+            TrainingObjective(network, recipe.regularizer).load_state_dict(state, strict=False)
         plot(curve, output / PLOT)
         write_card(output, network.config, record)
         save_value_network(network, output, record)
@@ -285,8 +285,8 @@ def _train(
 
 def _refuse_idle(recipe: Recipe, validation: str | Path | float | None) -> None:
     """Refuses settings without effect."""
-    plain, sized = Recipe(recipe.base), recipe.regulariser_weight > 0
-    released = recipe.regulariser is Regulariser.RELEASED
+    plain, sized = Recipe(recipe.base), recipe.regularizer_weight > 0
+    released = recipe.regularizer is Regularizer.RELEASED
     refuse_idle(
         Effect(
             "patience",
@@ -299,14 +299,14 @@ def _refuse_idle(recipe: Recipe, validation: str | Path | float | None) -> None:
         ),
         Effect("turns", recipe.turns is not plain.turns, bool(recipe.other_bases), "there is one base; name another"),
         Effect(
-            "regulariser_weight",
-            recipe.regulariser_weight != plain.regulariser_weight,
+            "regularizer_weight",
+            recipe.regularizer_weight != plain.regularizer_weight,
             not released,
-            "the regulariser released has its own weight; choose another regulariser, or leave this out",
+            "the regularizer released has its own weight; choose another regularizer, or leave this out",
         ),
         Effect(
-            "regulariser",
-            recipe.regulariser is not plain.regulariser,
+            "regularizer",
+            recipe.regularizer is not plain.regularizer,
             released or sized,
             "its weight is 0; raise the weight, or leave this out",
         ),
@@ -392,7 +392,7 @@ def _new_network(recipe: Recipe, device: str) -> ValueNetwork:
         rank=recipe.rank,
         scheme=recipe.scheme,
         layers=recipe.layers,
-        initialisation=recipe.initialisation,
+        initialization=recipe.initialization,
         device=device,
     )
     if recipe.dtype == "float32":

@@ -1,6 +1,6 @@
 """transformers' `Trainer` for value networks: what a step minimises, what is logged, what a checkpoint holds.
 
-    loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regulariser) / their number
+    loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regularizer) / their number
 
 over the whole step (`lesson` has the sums), however many processes and parts it is spread over; each step has one of
 the bases. What is trained, wrapped and saved is the value network; its bases stand beside it.
@@ -27,11 +27,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.options import Regulariser, Turns
+from vocabridge.options import BaseSchedule, Regularizer
 from vocabridge.training.bases import whose_turn
 from vocabridge.training.collator import LengthGrouped, Texts, collate
 from vocabridge.training.dataset import TrainingText
-from vocabridge.training.objective import Lesson
+from vocabridge.training.objective import TrainingObjective
 
 RUN = "run.json"
 """The file of a checkpoint that says which run it is of."""
@@ -43,17 +43,17 @@ _KEPT = 2
 
 
 class ValueTrainer(Trainer):
-    """Trains a `Lesson`. Every number that it logs is of the whole step, over all processes."""
+    """Trains a `TrainingObjective`. Every number that it logs is of the whole step, over all processes."""
 
     def __init__(
         self,
-        lesson: Lesson,
+        lesson: TrainingObjective,
         arguments: TrainingArguments,
         texts: Sequence[TrainingText],
         held_out: Sequence[TrainingText],
         *,
         weight: float,
-        turns: Turns = Turns.IN_TURN,
+        turns: BaseSchedule = BaseSchedule.IN_TURN,
         run: Mapping[str, Any],
         callbacks: list[TrainerCallback],
     ) -> None:
@@ -64,7 +64,7 @@ class ValueTrainer(Trainer):
             arguments: The Trainer's.
             texts: To train on.
             held_out: To validate on, perhaps none.
-            weight: Of the regulariser.
+            weight: Of the regularizer.
             turns: Which of the lesson's bases a step has.
             run: What must be the same when a checkpoint is taken up again; kept in it.
             callbacks: Told of what happens.
@@ -81,7 +81,7 @@ class ValueTrainer(Trainer):
         self._lesson = lesson
         self._held_out = sorted(held_out, key=lambda text: len(text.ids))
         self._weight, self._turns, self._run = weight, turns, dict(run)
-        self._released = lesson.regulariser is Regulariser.RELEASED
+        self._released = lesson.regularizer is Regularizer.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -121,9 +121,9 @@ class ValueTrainer(Trainer):
         scale = self.accelerator.num_processes / num_items_in_batch
         loss = said["nats"] * scale
         if self._released:
-            loss = loss + said["regulariser"] / self.current_gradient_accumulation_steps
+            loss = loss + said["regularizer"] / self.current_gradient_accumulation_steps
         else:
-            loss = loss + self._weight * said["regulariser"] * scale
+            loss = loss + self._weight * said["regularizer"] * scale
         return (loss, said) if return_outputs else loss
 
     @torch.no_grad()

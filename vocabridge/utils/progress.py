@@ -9,5 +9,5 @@ Progress: TypeAlias = Callable[[int, int, str], object]
 """Called with (done, total, what is going on)."""
 
 
-def unheard(done: int, total: int, what: str) -> None:
+def no_progress(done: int, total: int, what: str) -> None:
     """Tell nobody."""

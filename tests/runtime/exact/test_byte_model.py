@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.models.loading import LoadedModel
 
 TEXTS = ["aab a\n\nb", "a   é", "it'll 12's", "🙂the then", " \n\n  \ta", "abab the 1231"]
@@ -14,7 +14,7 @@ TEXTS = ["aab a\n\nb", "a   é", "it'll 12's", "🙂the then", " \n\n  \ta", "ab
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_prefix_of_a_text_has_the_distribution_that_trying_all_covers_gives(world, text):
-    model = ByteModel.of(world.loaded, tolerance=0)
+    model = ByteLM.of(world.loaded, tolerance=0)
     data, here = text.encode(), model.text()
     for at in range(len(data) + 1):
         found, expected = here.next(), world.next_byte(data[:at])
@@ -26,7 +26,7 @@ def test_every_prefix_of_a_text_has_the_distribution_that_trying_all_covers_give
 
 @pytest.mark.parametrize("text", ["the then there  aab", "it's all'll a\n b", "ab🙂é"])
 def test_a_text_read_at_once_says_what_it_says_when_it_comes_byte_by_byte(world, text):
-    model = ByteModel.of(world.loaded, tolerance=0)
+    model = ByteLM.of(world.loaded, tolerance=0)
     here = model.text()
     for at in range(len(text.encode())):
         here = here.after(text.encode()[at : at + 1])
@@ -37,7 +37,7 @@ def test_a_text_read_at_once_says_what_it_says_when_it_comes_byte_by_byte(world,
 def test_what_is_lost_bounds_what_a_tolerance_or_a_beam_changes(world):
     data = b"the then a\n\nb"
     for settings in ({"tolerance": 1e-2}, {"tolerance": 0.2}, {"beam": 1}):
-        exact, here = ByteModel.of(world.loaded, tolerance=0).text(), ByteModel.of(world.loaded, **settings).text()
+        exact, here = ByteLM.of(world.loaded, tolerance=0).text(), ByteLM.of(world.loaded, **settings).text()
         for at in range(len(data)):
             exact, here = exact.after(data[at : at + 1]), here.after(data[at : at + 1])
             found = here.next()
@@ -45,7 +45,7 @@ def test_what_is_lost_bounds_what_a_tolerance_or_a_beam_changes(world):
 
 
 def test_a_control_token_ends_a_text_for_good(world):
-    model = ByteModel.of(world.loaded, tolerance=0)
+    model = ByteLM.of(world.loaded, tolerance=0)
     ids = world.vocabulary.encode("the").ids.tolist()
     expected = world.p((*ids, 1))
     found = model.text([b"the", 1]).next().p[0]
@@ -55,14 +55,14 @@ def test_a_control_token_ends_a_text_for_good(world):
 
 def test_bytes_that_are_no_text_and_what_a_tokenizer_cannot_spell_leave_no_cover(worlds):
     for world, data in ((worlds["byte-level"], b"a\xffb c"), (worlds["unigram"], "a東".encode())):
-        found = ByteModel.of(world.loaded).text([data]).next()
+        found = ByteLM.of(world.loaded).text([data]).next()
         assert not found.p.any()
 
 
 def test_a_tokenizer_that_loses_text_is_refused_with_the_reason(vocabularies):
     for kind, reason in (("wordpiece", "lower-cases"), ("unigram", "compatibility characters")):
         with pytest.raises(VocabridgeError, match=reason):
-            ByteModel.of(_without_model(vocabularies[kind]))
+            ByteLM.of(_without_model(vocabularies[kind]))
 
 
 def _without_model(vocabulary: Vocabulary) -> LoadedModel:

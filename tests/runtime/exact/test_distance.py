@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, VocabridgeError, Vocabulary, VocabularyCard
 from vocabridge.diagnostics.approximation_error import distances
-from vocabridge.models.expert_pair import ContrastPair
-from vocabridge.options import Carry, Policy
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 
 LINE = "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.\n"
 
@@ -41,10 +41,10 @@ def test_of_one_vocabulary_what_is_carried_is_the_truth_but_for_tokens_that_may_
         Corpus.open([path]),
         base=world.loaded,
         positions=6,
-        policies=[Policy.RETOKENIZE],
+        policies=[BoundaryPolicy.AS_IS],
     )[""]
     assert found.positions == 6
-    assert [one.carry for one in found.approximations] == [Carry.STATIC, Carry.INFORMED]
+    assert [one.carry for one in found.approximations] == [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
     for one in found.approximations:
         left = np.mean([left_out(world, i) for i in positions(world, path.read_text(), 6)])
         slack = found.open + found.lost + 1e-3
@@ -59,10 +59,10 @@ def test_of_one_vocabulary_a_change_of_logits_is_carried_as_it_is_by_every_carry
     with torch.random.fork_rng():
         torch.manual_seed(7)
         other = LlamaForCausalLM(world.loaded.model.config).eval()
-    pair = ContrastPair(replace(world.loaded, model=other), world.loaded)
+    pair = ExpertPair(replace(world.loaded, model=other), world.loaded)
     one = partial(distances, pair, world.vocabulary, {"": of_itself(world.vocabulary)}, corpus, base=world.loaded)
-    found = one(positions=4, policies=[Policy.RETOKENIZE])[""]
-    assert [one.carry for one in found.approximations] == list(Carry)
+    found = one(positions=4, policies=[BoundaryPolicy.AS_IS])[""]
+    assert [one.carry for one in found.approximations] == list(ProjectionMethod)
     assert 0 < found.mass <= 1
     for one in found.approximations:
         assert one.overall.mean_variation <= found.open + found.lost + 1e-3, one.carry
@@ -82,7 +82,7 @@ def test_the_change_of_a_value_network_is_compared_by_every_carry_under_every_po
     source = parts.residual(0.2)
     found = distances(source, target, {"": parts.alignment}, corpus, base=parts.base, positions=2, tolerance=0.5)[""]
     assert [(one.carry, one.policy) for one in found.approximations] == [
-        (carry, policy) for carry in Carry for policy in Policy
+        (carry, policy) for carry in ProjectionMethod for policy in BoundaryPolicy
     ]
     assert (found.model, found.base) == (source.name, parts.base.name)
     assert 0 < found.mass <= 1
@@ -109,7 +109,7 @@ def test_every_policy_and_carry_is_compared_at_the_same_positions(parts, corpus)
     rough = partial(distances, parts.small, target, {"": parts.alignment}, corpus, tolerance=0.5)
     found = rough(base=parts.base, positions=3)[""]
     assert [(one.carry, one.policy) for one in found.approximations] == [
-        (carry, policy) for carry in (Carry.STATIC, Carry.INFORMED) for policy in Policy
+        (carry, policy) for carry in (ProjectionMethod.STATIC, ProjectionMethod.INFORMED) for policy in BoundaryPolicy
     ]
     for one in found.approximations:
         assert one.overall.positions == found.positions <= 3
@@ -120,8 +120,10 @@ def test_every_policy_and_carry_is_compared_at_the_same_positions(parts, corpus)
         assert 0 < one.overall.mean_variation <= 1
         # Pinsker: the variation is at most sqrt(KL ln 2 / 2).
         assert one.overall.mean_variation <= math.sqrt(one.overall.mean_kl * math.log(2) / 2) + 1e-6
-    without = rough(positions=2, policies=[Policy.HEAL])[""]
-    assert [(one.carry, one.policy) for one in without.approximations] == [(Carry.STATIC, Policy.HEAL)]
+    without = rough(positions=2, policies=[BoundaryPolicy.HEAL])[""]
+    assert [(one.carry, one.policy) for one in without.approximations] == [
+        (ProjectionMethod.STATIC, BoundaryPolicy.HEAL)
+    ]
     assert without.base is None
 
 

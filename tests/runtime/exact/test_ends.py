@@ -14,15 +14,15 @@ from vocabridge.alignment import Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.streaming import stream
-from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.diagnostics.exact_next_token import Truth
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.options import Carry
+from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 END = 1
-CARRIES = [Carry.STATIC, Carry.INFORMED]
+CARRIES = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
 GPT2 = Regex(r" ?\p{L}+| ?[^\s\p{L}]+|\s+(?!\S)|\s+")
 TINY = 1e-9
 
@@ -45,10 +45,10 @@ def vocabulary(*words: bytes, pattern: Regex | None = None) -> Vocabulary:
     return Vocabulary.from_tokenizer(tokenizer, name="ends", roles={"begin": 0, "end": END})
 
 
-def bridge_of(source: LoadedModel, base: LoadedModel, carry: Carry) -> Bridge:
+def bridge_of(source: LoadedModel, base: LoadedModel, carry: ProjectionMethod) -> Bridge:
     """The carried donor alone."""
     alignment = align(source.vocabulary, base.vocabulary, method="retokenize", cache=False)
-    return Bridge.over(base, ContrastPair(source, source), alignment, Combination(carry, 0.0, 1.0, 0.0))
+    return Bridge.over(base, ExpertPair(source, source), alignment, Combination(carry, 0.0, 1.0, 0.0))
 
 
 def carried(bridge: Bridge, ids: list[int]) -> np.ndarray:
@@ -87,7 +87,7 @@ def by_trying(source: LoadedModel, target: Vocabulary, ids: list[int], longest: 
 
 
 def exact(source: LoadedModel, target: Vocabulary, ids: list[int]) -> np.ndarray:
-    model = ByteModel.of(source, tolerance=0)
+    model = ByteLM.of(source, tolerance=0)
     data = b"".join(target.token_bytes[i] for i in ids)
     return Truth(model, target, tolerance=1e-4, rounds=9).next(model.text([data]), data, ids).p[0]
 

@@ -10,16 +10,16 @@ import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.bridge.build import build_bridge
-from vocabridge.bridge.limits import Guard
+from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.bridge.streaming import stream
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering, ExactText
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering, ByteLevelText
 from vocabridge.byte_level.token_search import likeliest_token
-from vocabridge.models.expert_pair import ContrastPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.options import Carry, Form, Policy
+from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
@@ -28,10 +28,10 @@ TEXT = "the a\nb"
 
 @pytest.fixture
 def build(worlds):
-    def make(combination: Combination, strength: float = 1.0) -> ExactBridge:
-        source = ContrastPair(worlds["byte-level"].loaded, worlds["byte-level"].loaded)
-        steering = ExactSteering(source, combination, strength)
-        return ExactBridge(worlds["byte fallback"].loaded, [steering], tolerance=0)
+    def make(combination: Combination, strength: float = 1.0) -> ByteLevelBridge:
+        source = ExpertPair(worlds["byte-level"].loaded, worlds["byte-level"].loaded)
+        steering = ByteLevelSteering(source, combination, strength)
+        return ByteLevelBridge(worlds["byte fallback"].loaded, [steering], tolerance=0)
 
     return make
 
@@ -39,10 +39,10 @@ def build(worlds):
 @pytest.mark.parametrize(
     ("combination", "expected"),
     [
-        (Combination(Carry.INFORMED, 1.0, 0.6, 0.0), lambda p, q: p * q**0.6),
-        (Combination(Carry.INFORMED, 0.0, 1.0, 0.0), lambda p, q: q),
-        (Combination(Carry.INFORMED, 1.0, 1.0, 1.0), lambda p, q: p),
-        (Combination(Carry.INFORMED, 0.3, 0.7, 0.0, Form.MIXTURE), lambda p, q: 0.3 * p + 0.7 * q),
+        (Combination(ProjectionMethod.INFORMED, 1.0, 0.6, 0.0), lambda p, q: p * q**0.6),
+        (Combination(ProjectionMethod.INFORMED, 0.0, 1.0, 0.0), lambda p, q: q),
+        (Combination(ProjectionMethod.INFORMED, 1.0, 1.0, 1.0), lambda p, q: p),
+        (Combination(ProjectionMethod.INFORMED, 0.3, 0.7, 0.0, Form.MIXTURE), lambda p, q: 0.3 * p + 0.7 * q),
     ],
 )
 def test_bytes_and_symbols_are_combined_as_the_equations_say(worlds, build, combination, expected):
@@ -69,7 +69,7 @@ def test_at_strength_0_the_source_is_not_run_and_the_base_speaks(worlds, build):
     assert bridge.forwards == bridge.base.forwards
 
 
-def every_token(text: ExactText, vocabulary: Vocabulary) -> dict[bytes | int, float]:
+def every_token(text: ByteLevelText, vocabulary: Vocabulary) -> dict[bytes | int, float]:
     """The probability of each token of the base's that may come next, one by one, by the equation."""
     first = text.next()
     symbols = text.bridge.base.symbols.tolist()
@@ -87,7 +87,9 @@ def every_token(text: ExactText, vocabulary: Vocabulary) -> dict[bytes | int, fl
     return found
 
 
-@pytest.mark.parametrize("combination", [Combination(Carry.INFORMED, 0.5, 0.5, 0.0), Combination(Carry.LINEAR)])
+@pytest.mark.parametrize(
+    "combination", [Combination(ProjectionMethod.INFORMED, 0.5, 0.5, 0.0), Combination(ProjectionMethod.LINEAR)]
+)
 @pytest.mark.parametrize("begun", ["the ", "the th"])
 def test_the_token_that_is_found_is_the_likeliest_of_all(build, combination, begun):
     bridge = build(combination)
@@ -100,7 +102,7 @@ def test_the_token_that_is_found_is_the_likeliest_of_all(build, combination, beg
 
 
 def test_a_stop_string_ends_what_is_written(build):
-    bridge = build(Combination(Carry.INFORMED, 0.5, 0.5, 0.0))
+    bridge = build(Combination(ProjectionMethod.INFORMED, 0.5, 0.5, 0.0))
     written = "".join(stream(bridge, "the ", max_new_tokens=8))
     assert len(written) > 2
     assert "".join(stream(bridge, "the ", max_new_tokens=8, stop=written[1:3])) == written[:1]
@@ -109,7 +111,7 @@ def test_a_stop_string_ends_what_is_written(build):
 
 
 def test_the_bits_of_a_response_are_those_of_its_bytes(build):
-    bridge = build(Combination(Carry.INFORMED, 0.5, 0.5, 0.0))
+    bridge = build(Combination(ProjectionMethod.INFORMED, 0.5, 0.5, 0.0))
     text, bits = bridge.text([b"the "]), 0.0
     for byte in b"then":
         bits -= np.log2(text.next().p[byte])
@@ -129,10 +131,10 @@ def test_a_bridge_differs_in_one_argument(parts, tmp_path):
         parts.base.folder, parts.tuned.folder, untuned=parts.small.folder, exact=True, dtype=torch.float32
     )
     np.testing.assert_array_equal(built.text([b"The qui"]).next().p, bridge.text([b"The qui"]).next().p)
-    assert isinstance(bridge, ExactBridge)
+    assert isinstance(bridge, ByteLevelBridge)
     assert bridge.steering.combination == load(tmp_path / "bridge").steering.combination
     assert isinstance("".join(stream(bridge, "The qui", max_new_tokens=1)), str)
-    save_bridge(parts.bridge(guard=Guard(plausible=0.1)), tmp_path / "guarded")
+    save_bridge(parts.bridge(guard=SteeringLimits(plausible=0.1)), tmp_path / "guarded")
     with pytest.raises(VocabridgeError, match="guard"):
         load(tmp_path / "guarded", exact=True)
 
@@ -142,11 +144,15 @@ def test_of_one_tokenizer_the_greedy_text_is_that_of_adding_logits_token_by_toke
     world = worlds["byte-level"]
     told = {"base": "it's the then a b", "tuned": "it's all'll 12 b ba", "untuned": "it's the then a b"}
     models = {name: _taught(world, text, seed) for seed, (name, text) in enumerate(told.items())}
-    source = ContrastPair(models["tuned"], models["untuned"])
+    source = ExpertPair(models["tuned"], models["untuned"])
     identity = Projection.identity(world.vocabulary.size)
-    added = Steering(source, world.vocabulary, identity, Combination(Carry.LINEAR), policy=Policy.RETOKENIZE)
+    added = Steering(
+        source, world.vocabulary, identity, Combination(ProjectionMethod.LINEAR), policy=BoundaryPolicy.AS_IS
+    )
     by_token = Bridge(models["base"], [added])
-    by_byte = ExactBridge(models["base"], [ExactSteering(source, Combination(Carry.LINEAR))], tolerance=0)
+    by_byte = ByteLevelBridge(
+        models["base"], [ByteLevelSteering(source, Combination(ProjectionMethod.LINEAR))], tolerance=0
+    )
     written = "".join(stream(by_byte, "it's", max_new_tokens=5))
     whole = "".join(stream(by_token, "it's", max_new_tokens=5))
     assert written == whole

@@ -9,13 +9,13 @@ import torch
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.bridge.streaming import stream
-from vocabridge.byte_level.byte_bridge import ExactBridge, ExactSteering
-from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
+from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.data import value_network_folder
 from vocabridge.diagnostics.alignment_score import own_bits
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import load_value_source
-from vocabridge.options import Carry, Policy
+from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
 
@@ -33,7 +33,7 @@ def test_by_bytes_a_text_costs_no_more_than_by_its_own_tokens(loaded):
     encoding = loaded.vocabulary.encode(TEXT)
     first, last = 2, len(encoding.ids) - 1  # from behind the first words to the last token's start
     begin, end = int(encoding.starts[first]), int(encoding.starts[last])
-    text, bits = ByteModel.of(loaded, tolerance=1e-3).text([TEXT.encode()[:begin]]), 0.0
+    text, bits = ByteLM.of(loaded, tolerance=1e-3).text([TEXT.encode()[:begin]]), 0.0
     for byte in TEXT.encode()[begin:end]:
         found = text.next()
         assert found.p.sum() == pytest.approx(1)
@@ -44,7 +44,7 @@ def test_by_bytes_a_text_costs_no_more_than_by_its_own_tokens(loaded):
 
 
 def test_a_prompt_that_ends_inside_of_a_word_goes_on_as_the_text_would(loaded):
-    found = ByteModel.of(loaded, tolerance=1e-3).text([b"Paris is the capital of Fra"]).next()
+    found = ByteLM.of(loaded, tolerance=1e-3).text([b"Paris is the capital of Fra"]).next()
     assert found.p[0, ord("n")] > 0.9
 
 
@@ -52,9 +52,9 @@ def test_a_prompt_that_ends_inside_of_a_word_goes_on_as_the_text_would(loaded):
 def test_with_one_tokenizer_the_greedy_text_is_that_of_adding_logits_token_by_token(prompt):
     base = load_model("smollm2-135m-instruct", dtype=torch.float32)
     source = load_value_source(str(value_network_folder()), dtype=torch.float32)
-    plain = Combination(Carry.LINEAR)
+    plain = Combination(ProjectionMethod.LINEAR)
     identity = Projection.identity(base.vocabulary.size)
-    by_token = Bridge(base, [Steering(source, base.vocabulary, identity, plain, policy=Policy.RETOKENIZE)])
-    by_byte = ExactBridge(base, [ExactSteering(source, plain)], tolerance=1e-3)
+    by_token = Bridge(base, [Steering(source, base.vocabulary, identity, plain, policy=BoundaryPolicy.AS_IS)])
+    by_byte = ByteLevelBridge(base, [ByteLevelSteering(source, plain)], tolerance=1e-3)
     texts = ["".join(stream(bridge, prompt, max_new_tokens=6)) for bridge in (by_token, by_byte)]
     assert texts[0] == texts[1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vocabridge.alignment import Kind
-from vocabridge.byte_level.byte_lm import ByteModel
+from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.diagnostics.exact_next_token import NextToken, Truth
 
 TEXT = "it's the then a\n\nb  aab all'll 12"
@@ -14,7 +14,7 @@ PAIRS = [("byte-level", "byte fallback"), ("byte fallback", "byte-level"), ("uni
 
 
 def found(source, target, text: str, ids: list[int], **settings) -> NextToken:
-    model = ByteModel.of(source.loaded, tolerance=settings.pop("unread", 0))
+    model = ByteLM.of(source.loaded, tolerance=settings.pop("unread", 0))
     return Truth(model, target.vocabulary, **settings).next(model.text([text.encode()]), text.encode(), ids)
 
 
