@@ -51,13 +51,13 @@ WAYS = (
 def bits_of(combination: Combination, log_p: Tensor, several: list[Tensor], truth: Tensor) -> Tensor:
     """Bits of the true tokens under a combination of features, (n,)."""
     if combination.form is Form.MIXTURE:
-        share = combination.tuned / (combination.base + combination.tuned)
+        share = combination.tuned_weight / (combination.base_weight + combination.tuned_weight)
         ends = torch.stack([f.gather(1, truth[:, None])[:, 0] for f in (log_p, several[0])])
         mixed = ends.exp().T @ torch.tensor([1 - share, share])
         return -mixed.log2()
-    z = combination.base * log_p + combination.tuned * several[0]
-    if len(several) > 1 and combination.untuned:
-        z -= combination.untuned * several[1]
+    z = combination.base_weight * log_p + combination.tuned_weight * several[0]
+    if len(several) > 1 and combination.untuned_weight:
+        z -= combination.untuned_weight * several[1]
     return torch.nn.functional.cross_entropy(z, truth, reduction="none") / math.log(2)
 
 
@@ -75,12 +75,12 @@ def spent(
     bridge: Bridge, ids: list[int], truth: Tensor, logits: Tensor, used: Mapping[str, Combination]
 ) -> dict[str, float]:
     """Bits of a response that was `heard`, by combination, with the policy that is set."""
-    carries = list(dict.fromkeys(combination.carry for combination in used.values()))
+    carries = list(dict.fromkeys(combination.method for combination in used.values()))
     said, bits = hear(bridge.steering, ids, len(truth), carries), dict.fromkeys(used, 0.0)
     for part, log_p, features, speaks in carried_features(bridge.steering, said, logits, carries):
         alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
         for name, combination in used.items():
-            found = bits_of(combination, log_p, list(features[combination.carry]), truth[part])
+            found = bits_of(combination, log_p, list(features[combination.method]), truth[part])
             bits[name] += torch.where(speaks, found, alone).sum().item()
     return bits
 

@@ -58,7 +58,7 @@ def recipe_of(text: str, base: str) -> Recipe:
 def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> dict[str, np.ndarray]:
     """Bits of every response, by what the source's words are made into."""
     fits = fit_combination(bridge, held_out, carries=CARRIES)
-    used = {f"{fit.combination.carry.value} {fit.combination.form.value}": fit.combination for fit in fits}
+    used = {f"{fit.combination.method.value} {fit.combination.form.value}": fit.combination for fit in fits}
     used["carried donor"] = Combination(ProjectionMethod.INFORMED, 0.0, 1.0, 0.0)
     used["the paper's sum"] = Combination(ProjectionMethod.EXPONENTIAL, 1.0, 1.0, 1.0)
     found = [spent(bridge, *heard(bridge, example), used) for example in examples]

@@ -114,7 +114,7 @@ def bridge(
     from vocabridge.models.loading import check_model, load_model
     from vocabridge.projection import strength as alpha
 
-    guard = SteeringLimits(plausible, min_entropy, confidence, max_norm)
+    limits = SteeringLimits(plausible, min_entropy, confidence, max_norm)
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
     check_free(output)
@@ -137,7 +137,7 @@ def bridge(
                     strength=strengths[number],
                 )
             )
-        save_bridge(Bridge(target, steerings, guard), output)
+        save_bridge(Bridge(target, steerings, limits), output)
     say_unfitted(one.combination for one in steerings)
     if json:
         described = [
@@ -149,13 +149,13 @@ def bridge(
             for one in steerings
         ]
         print_json(
-            {"bridge": output, "base": base, "policy": policy.value, "guard": guard.as_dict(), "steerings": described}
+            {"bridge": output, "base": base, "policy": policy.value, "limits": limits.as_dict(), "steerings": described}
         )
         return
     facts: dict[str, object] = {"base": base}
     for number, (one, (*_, said)) in enumerate(zip(steerings, sources, strict=True), 1):
         how = one.combination
-        made = f"{how.carry.value} {how.form.value} of weights {how.base:g}, {how.tuned:g}, {how.untuned:g}"
+        made = f"{how.method.value} {how.form.value} of weights {how.base_weight:g}, {how.tuned_weight:g}, {how.untuned_weight:g}"
         facts[f"source {number}"] = f"{one.source.name}: {made}, strength {said or 1}"
     print_facts(f"bridge in {output}", facts)
 

@@ -64,7 +64,7 @@ def test_all_that_can_be_set_is_in_the_folder(run, make, own):
     )
     assert "informed product of weights 0.45, 0.75, 0.1, strength 1:0.2:64" in said.stdout
     written = json.loads((own / "bridge" / "bridge.json").read_text())
-    assert written["guard"] == {"plausible": 0.01, "min_entropy": 0.5, "confidence": 0.25, "max_norm": 3.0}
+    assert written["limits"] == {"plausible": 0.01, "min_entropy": 0.5, "confidence": 0.25, "max_norm": 3.0}
     (steering,) = written["steerings"]
     assert (steering["policy"], steering["strength"]) == ("heal", {"start": 1.0, "end": 0.2, "tokens": 64})
     assert set(steering["source"]) == {"tuned", "untuned"}

@@ -71,7 +71,7 @@ def several(parts, strengths, **arguments) -> Bridge:
 SILENT = {
     "strength 0": lambda parts: parts.bridge(strength=0.0),
     "a schedule of 0": lambda parts: parts.bridge(strength=Schedule(0.0, 0.0, 5)),
-    "strength 0, guarded": lambda parts: parts.bridge(strength=0.0, guard=SteeringLimits(0.1, 1.0, 1.0, 2.0)),
+    "strength 0, guarded": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1, 1.0, 1.0, 2.0)),
     "two at strength 0": lambda parts: several(parts, (0.0, Schedule(0.0, 0.0, 1))),
     "no weight": lambda parts: parts.bridge(weights=(1, 0, 0)),
     "no steering": lambda parts: Bridge(parts.base, []),
@@ -83,7 +83,7 @@ def silent(request, parts) -> Bridge:
     return SILENT[request.param](parts)
 
 
-def test_a_bridge_that_is_silent_is_the_base_bit_for_bit(parts, silent):
+def test_a_bridge_that_is_inactive_is_the_base_bit_for_bit(parts, silent):
     inputs = padded(silent.vocabulary, PROMPTS)
     with torch.no_grad():
         assert torch.equal(silent(**inputs).logits, parts.base.model(**inputs).logits)
@@ -99,7 +99,7 @@ def test_a_bridge_that_is_silent_is_the_base_bit_for_bit(parts, silent):
         assert torch.equal(*on)
 
 
-def test_a_bridge_that_is_silent_generates_what_the_base_does_and_runs_no_source(parts, silent, forwards):
+def test_a_bridge_that_is_inactive_generates_what_the_base_does_and_runs_no_source(parts, silent, forwards):
     seen = [forwards(model) for steering in silent.steerings for model in steering.source.models.values()]
     inputs = padded(silent.vocabulary, PROMPTS)
     arguments = {"generation_config": GREEDY, "output_scores": True, "return_dict_in_generate": True}
@@ -122,7 +122,7 @@ def test_a_fresh_value_network_changes_no_bit_through_the_linear_carry(parts, st
 
 def test_what_no_source_has_a_say_about_is_the_base_bit_for_bit(parts):
     """Inside a character, and before any text, also where a guard would take tokens out."""
-    bridge = parts.bridge(policy=BoundaryPolicy.SKIP, guard=SteeringLimits(plausible=0.5))
+    bridge = parts.bridge(policy=BoundaryPolicy.SKIP, limits=SteeringLimits(plausible=0.5))
     vocabulary = bridge.vocabulary
     ids = torch.tensor([[0, *vocabulary.encode("fox").ids.tolist(), vocabulary.ids_of(b"\xf0")[0]]])
     with torch.no_grad():
@@ -388,7 +388,7 @@ def test_gates_leave_the_base_as_it_is_and_change_nothing_elsewhere(parts):
         p = base.softmax(-1)
         entropy = -(p * p.clamp_min(1e-30).log2()).sum(-1)
         limit = float(entropy[1:].median()) + 1e-3
-        found = parts.bridge(guard=SteeringLimits(min_entropy=limit))(ids).logits[0]
+        found = parts.bridge(limits=SteeringLimits(min_entropy=limit))(ids).logits[0]
     unsure = entropy >= limit
     assert 0 < unsure[1:].sum() < len(unsure) - 1
     assert torch.equal(found[~unsure], base[~unsure])
@@ -400,8 +400,8 @@ def test_implausible_tokens_stay_out_and_the_change_has_its_cap(parts):
     ids = encode(parts.base.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, free = parts.base.model(ids).logits[0, 1:], parts.bridge()(ids).logits[0, 1:]
-        found = parts.bridge(guard=SteeringLimits(plausible=0.1))(ids).logits[0, 1:]
-        capped = parts.bridge(guard=SteeringLimits(max_norm=0.5))(ids).logits[0, 1:]
+        found = parts.bridge(limits=SteeringLimits(plausible=0.1))(ids).logits[0, 1:]
+        capped = parts.bridge(limits=SteeringLimits(max_norm=0.5))(ids).logits[0, 1:]
     p = base.softmax(-1)
     out = p < 0.1 * p.amax(-1, keepdim=True)
     assert (found[out] == -torch.inf).all()
@@ -468,7 +468,7 @@ def test_a_base_whose_logits_are_not_as_wide_as_its_vocabulary_is_refused(parts,
 
 def test_a_guard_that_looks_at_what_is_not_computed_is_refused(parts):
     with pytest.raises(VocabridgeError, match="confidence looks at the tuned donor"):
-        parts.bridge(carry=ProjectionMethod.LINEAR, guard=SteeringLimits(confidence=0.5))
+        parts.bridge(carry=ProjectionMethod.LINEAR, limits=SteeringLimits(confidence=0.5))
 
 
 def test_the_bases_weights_stay_and_need_no_gradient(parts):

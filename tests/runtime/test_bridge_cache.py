@@ -260,7 +260,7 @@ def test_the_rate_of_changed_tokens_is_that_of_what_was_written(parts, bridge):
     assert 0 < found.past_key_values.changed_rate.mean() <= 1
 
 
-def test_a_bridge_that_is_silent_or_has_written_nothing_has_no_rate(parts):
+def test_a_bridge_that_is_inactive_or_has_written_nothing_has_no_rate(parts):
     ids = encode(parts.base.vocabulary, PROMPTS[0])
     with torch.no_grad():
         assert parts.bridge(strength=0.0)(ids, use_cache=True).past_key_values.changed_rate is None
@@ -298,7 +298,7 @@ def test_a_change_that_needs_no_other_models_in_the_middle_of_a_text_is_allowed(
         close(found, bridge(ids, use_cache=False).logits[:, -1:])
 
 
-def test_a_steering_that_is_silent_for_a_while_has_missed_the_text(parts):
+def test_a_steering_that_is_inactive_for_a_while_has_missed_the_text(parts):
     bridge = parts.bridge()
     ids = encode(bridge.vocabulary, PROMPTS[0])
     with torch.no_grad():

@@ -168,7 +168,7 @@ def test_a_model_without_a_template_is_named(parts, tokenizer_folders, templates
         chat_prompt(chat.bridge, QUESTION)
 
 
-def test_a_source_that_is_silent_needs_no_template(parts, tokenizer_folders):
+def test_a_source_that_is_inactive_needs_no_template(parts, tokenizer_folders):
     bridge = built(parts, tokenizer_folders, (None, GEMMA), strength=0.0).bridge
     prompt = chat_prompt(bridge, QUESTION)
     ids = prompt["input_ids"]

@@ -72,10 +72,10 @@ def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_carry(made):
 
 def test_nudging_is_the_donor_where_the_base_is_unsure_and_else_the_base(made):
     bridge = made(Kind.NUDGING)[0].model
-    base, bridge.guard = only_base(bridge), Nudging(sure=1.1)
+    base, bridge.limits = only_base(bridge), Nudging(sure=1.1)
     donor = probabilities(bridge)
     middle = base.amax(-1).median().item()
-    bridge.guard = Nudging(sure=middle)
+    bridge.limits = Nudging(sure=middle)
     unsure = (base.amax(-1) < middle)[:, None]
     assert 0 < unsure.sum() < len(unsure)
     torch.testing.assert_close(probabilities(bridge), torch.where(unsure, donor, base), atol=1e-5, rtol=1e-3)
@@ -132,14 +132,14 @@ def test_weights_that_are_given_get_the_best_of_several_strengths(made):
 def test_the_threshold_is_the_best_one_on_the_validation_items(made):
     contender, setting = made(Kind.NUDGING)
     bridge = contender.model
-    assert bridge.guard.sure == setting["threshold"]
+    assert bridge.limits.sure == setting["threshold"]
     assert bridge.steering.combination == CARRIED_DONOR
     losses = []
     for threshold in _THRESHOLDS:
-        bridge.guard = Nudging(sure=float(threshold))
+        bridge.limits = Nudging(sure=float(threshold))
         losses.append(sum(sum(contender.read(example)["bits"]) for example in HELD_OUT))
     assert losses[[*_THRESHOLDS].index(setting["threshold"])] == pytest.approx(min(losses), rel=1e-3)
-    bridge.guard = Nudging(sure=1.1)
+    bridge.limits = Nudging(sure=1.1)
     assert fit_threshold(bridge, HELD_OUT) == setting["threshold"]
 
 

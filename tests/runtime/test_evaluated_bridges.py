@@ -48,13 +48,13 @@ def files(tmp_path, model_folders):
 def saved(files, names):
     """Saves a bridge with these settings."""
 
-    def saved(*strengths, guard=None, policy=BoundaryPolicy.HEAL):
+    def saved(*strengths, limits=None, policy=BoundaryPolicy.HEAL):
         base = load_model(names["base"])
         given = {"untuned": names["untuned"], "alignment": files / "pair.safetensors", "policy": policy}
         steerings = [build_steering(base.vocabulary, names["value"], strength=one, **given) for one in strengths]
         for steering in steerings:
             steering.combination = WEIGHTS
-        save_bridge(Bridge(base, steerings, guard), files / "bridge")
+        save_bridge(Bridge(base, steerings, limits), files / "bridge")
         return files / "bridge"
 
     return saved
@@ -77,8 +77,8 @@ def bits_per_byte(read, files):
 
 
 def test_a_saved_bridge_is_measured_as_it_is(files, saved):
-    guard = SteeringLimits(max_norm=2.0)
-    folder = saved(strength.Schedule(1.0, 0.25, 3), guard=guard)
+    limits = SteeringLimits(max_norm=2.0)
+    folder = saved(strength.Schedule(1.0, 0.25, 3), limits=limits)
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
     assert [one.name for one in report.measured] == [
         kind.label for kind in Kind if kind not in (Kind.EXACT, Kind.CONTROL, Kind.CEILING)
@@ -87,7 +87,7 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
         "combination": WEIGHTS.as_dict(),
         "policy": "heal",
         "strength": {"start": 1.0, "end": 0.25, "tokens": 3},
-        "guard": guard.as_dict(),
+        "limits": limits.as_dict(),
     }
     assert report.combination is None  # that of no strength
     bridge = load(folder)
@@ -171,7 +171,7 @@ def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, m
 
 
 def test_what_is_refused(files, saved, names):
-    folder = saved(1.0, guard=SteeringLimits(plausible=0.1))
+    folder = saved(1.0, limits=SteeringLimits(plausible=0.1))
     with pytest.raises(VocabridgeError, match="exact needs a bridge without a guard"):
         run(files, bridge=folder, contenders=[Kind.EXACT])
     with pytest.raises(VocabridgeError, match="name one of these"):

@@ -29,7 +29,7 @@ def test_known_weights_are_found_again(carry, weights):
     truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
     judged = Features({carry: features.astype(np.float32)}, np.zeros(scores.shape), truth)
     fit = judged.judge(judged.fitted()[0])
-    found = [fit.combination.base, fit.combination.tuned, fit.combination.untuned][: len(weights)]
+    found = [fit.combination.base_weight, fit.combination.tuned_weight, fit.combination.untuned_weight][: len(weights)]
     assert found == pytest.approx(weights, abs=0.06)
     assert fit.bits < fit.paper_bits
     assert fit.positions == 4000
@@ -45,9 +45,9 @@ def test_a_known_share_is_found_again(share):
     features = np.log(np.stack([p, q, np.full_like(p, 0.02)], -1))
     judged = Features({ProjectionMethod.STATIC: features}, np.zeros(p.shape), truth)
     fit = judged.judge(judged.fitted()[1])
-    assert fit.combination.tuned == pytest.approx(share, abs=0.05)
-    assert fit.combination.base == pytest.approx(1 - fit.combination.tuned, abs=1e-4)
-    mixed = (1 - fit.combination.tuned) * p + fit.combination.tuned * q
+    assert fit.combination.tuned_weight == pytest.approx(share, abs=0.05)
+    assert fit.combination.base_weight == pytest.approx(1 - fit.combination.tuned_weight, abs=1e-4)
+    mixed = (1 - fit.combination.tuned_weight) * p + fit.combination.tuned_weight * q
     assert fit.bits == pytest.approx(-np.log2(mixed[rows, truth]).mean())
     assert (fit.combination.form, fit.paper_bits, fit.positions) == (Form.MIXTURE, None, 6000)
 
@@ -55,7 +55,7 @@ def test_a_known_share_is_found_again(share):
 def test_every_carry_is_fitted_in_every_form_that_it_has(parts):
     told = []
     fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: told.append(args[:2]))
-    forms = [(fit.combination.carry, fit.combination.form) for fit in fits]
+    forms = [(fit.combination.method, fit.combination.form) for fit in fits]
     assert len(forms) == len(ProjectionMethod) + 2
     assert set(forms) == {(carry, Form.PRODUCT) for carry in ProjectionMethod} | {
         (ProjectionMethod.STATIC, Form.MIXTURE),
@@ -68,7 +68,10 @@ def test_every_carry_is_fitted_in_every_form_that_it_has(parts):
 def test_a_product_is_never_worse_than_the_papers_weights_on_its_own_texts(parts):
     fits = [fit for fit in fit_combination(parts.bridge(), ITEMS) if fit.combination.form is Form.PRODUCT]
     assert all(fit.bits <= fit.paper_bits + 1e-9 for fit in fits)
-    assert all(min(fit.combination.base, fit.combination.tuned, fit.combination.untuned) >= 0 for fit in fits)
+    assert all(
+        min(fit.combination.base_weight, fit.combination.tuned_weight, fit.combination.untuned_weight) >= 0
+        for fit in fits
+    )
 
 
 def spoken_bits(bridge, combination, strength=1.0) -> float:
@@ -95,7 +98,7 @@ def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
             continue  # these random sources are worth nothing; then the base is left as it is
         assert fit.bits == pytest.approx(spoken_bits(bridge, fit.combination), rel=2e-3)
         if fit.paper_bits is not None:
-            paper = spoken_bits(bridge, Combination(fit.combination.carry))
+            paper = spoken_bits(bridge, Combination(fit.combination.method))
             assert fit.paper_bits == pytest.approx(paper, rel=2e-3)
 
 
@@ -108,12 +111,12 @@ def test_a_fit_does_not_look_at_the_bridges_own_combination(parts):
 
 def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypatch):
     """With most of the vocabulary left out, bits and weights are nearly those of the whole vocabulary."""
-    whole = {(f.combination.carry, f.combination.form): f for f in fit_combination(parts.bridge(), ITEMS)}
+    whole = {(f.combination.method, f.combination.form): f for f in fit_combination(parts.bridge(), ITEMS)}
     monkeypatch.setattr(fitting, "_LIKELIEST", 40)
     for fit in fit_combination(parts.bridge(), ITEMS):
-        expected = whole[fit.combination.carry, fit.combination.form]
+        expected = whole[fit.combination.method, fit.combination.form]
         assert fit.bits == pytest.approx(expected.bits, rel=0.02)
-        assert fit.combination.tuned == pytest.approx(expected.combination.tuned, abs=0.1)
+        assert fit.combination.tuned_weight == pytest.approx(expected.combination.tuned_weight, abs=0.1)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypa
 )
 def test_one_reading_tells_the_bits_at_every_strength(parts, forwards, combination):
     bridge = parts.bridge()
-    features = Features.of(bridge, ITEMS, [combination.carry])
+    features = Features.of(bridge, ITEMS, [combination.method])
     seen = forwards(bridge.base)
     found = {strength: features.bits(combination, strength) for strength in (0.0, 0.5, 1.0, 1.5)}
     best = features.judge(combination, [*found])

@@ -80,12 +80,12 @@ def test_several_sources_come_back_with_all_that_was_set(bridge, own, values, pa
     mixture = Combination(ProjectionMethod.STATIC, 0.3, 0.7, 0.0, Form.MIXTURE)
     settings = {"policy": BoundaryPolicy.HEAL, "strength": Schedule(1.0, 0.25, 8)}
     second = Steering.over(bridge.vocabulary, network, parts.alignment, mixture, **settings)
-    guard = SteeringLimits(plausible=0.01, min_entropy=0.5, max_norm=3.0)
+    limits = SteeringLimits(plausible=0.01, min_entropy=0.5, max_norm=3.0)
     base = load_model(str(own / "target"), dtype=F32)
-    both = Bridge(base, [bridge.steering, second], guard)
+    both = Bridge(base, [bridge.steering, second], limits)
     save_bridge(both, own / "bridge")
     again = load(own / "bridge", dtype=F32)
-    assert again.guard == guard
+    assert again.limits == limits
     assert [one.combination for one in again.steerings] == [UNFITTED, mixture]
     assert [one.policy for one in again.steerings] == [BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL]
     assert [one.strength for one in again.steerings] == [1.0, Schedule(1.0, 0.25, 8)]
@@ -285,7 +285,7 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
     ("change", "says"),
     [
         (lambda d: d.update(format=99), "of format 99"),
-        (lambda d: d.pop("guard"), "a bridge has format, version, base, guard, steerings"),
+        (lambda d: d.pop("limits"), "a bridge has format, version, base, guard, steerings"),
         (lambda d: d.update(strength=1), "a bridge has format"),
         (lambda d: d.update(steerings={}), "its steerings are no list"),
         (lambda d: d["base"].pop("digest"), "is no reference to a model"),
@@ -293,7 +293,7 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
         (lambda d: d["base"].update(name=3), "its values are strings"),
         (lambda d: d["base"].update(digest="0" * 64), "has other weights now"),
         (lambda d: d["base"].update(fingerprint="0" * 64), "has another tokenizer now"),
-        (lambda d: d["guard"].update(plausible=2), "plausible is a fraction"),
+        (lambda d: d["limits"].update(plausible=2), "plausible is a fraction"),
         (lambda d: d["steerings"][0].update(strength="much"), "'much' is no strength"),
         (lambda d: d["steerings"][0].update(policy="guess"), "'guess' is no policy; choose among skip"),
         (lambda d: d["steerings"][0]["combination"].update(carry="guess"), "no combination"),

@@ -26,10 +26,10 @@ def logits(seed: int, spread: float = 3.0, n: int = 3) -> torch.Tensor:
 
 
 def limited(
-    guard: SteeringLimits, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, speaks: torch.Tensor
+    limits: SteeringLimits, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, speaks: torch.Tensor
 ) -> torch.Tensor:
     out = torch.empty_like(z)
-    guard.limit(z, p, change, speaks, out=out)
+    limits.limit(z, p, change, speaks, out=out)
     return out
 
 
@@ -40,9 +40,9 @@ def entropy(z: torch.Tensor) -> torch.Tensor:
 
 @given(seeds)
 def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
-    z, change, guard = logits(seed), logits(seed + 1), SteeringLimits()
-    assert guard.gate(z, z.softmax(-1), Scores()) is None
-    assert torch.equal(limited(guard, z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
+    z, change, limits = logits(seed), logits(seed + 1), SteeringLimits()
+    assert limits.gate(z, z.softmax(-1), Scores()) is None
+    assert torch.equal(limited(limits, z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
 
 
 @given(seed=seeds, spread=st.sampled_from([0.0, 1.0, 100.0]), plausible=st.floats(0, 1, exclude_min=True))
@@ -82,12 +82,12 @@ def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
 def test_constants_do_not_matter(seed, added, to):
     """Neither one added to the change nor one added to the base's logits."""
     z, change = logits(seed), logits(seed + 1)
-    guard = SteeringLimits(plausible=0.01, max_norm=0.7)
-    expected = limited(guard, z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
-    found = limited(guard, z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
+    limits = SteeringLimits(plausible=0.01, max_norm=0.7)
+    expected = limited(limits, z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
+    found = limited(limits, z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    for guard in (SteeringLimits(min_entropy=2.0), SteeringLimits(min_entropy=2.0, confidence=0.5)):
-        one, two = (guard.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
+    for limits in (SteeringLimits(min_entropy=2.0), SteeringLimits(min_entropy=2.0, confidence=0.5)):
+        one, two = (limits.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
         assert torch.equal(one, two)
 
 
@@ -135,7 +135,7 @@ def test_two_gates_have_to_be_open_both():
         SteeringLimits(confidence=1.01),
         SteeringLimits(min_entropy=1.0, confidence=0.9),
     ]
-    opened = [guard.gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() for guard in gates]
+    opened = [limits.gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() for limits in gates]
     assert opened == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]
     assert SteeringLimits(min_entropy=1.0, confidence=2.0).gate(
         z, z.softmax(-1), Scores(tuned=tuned)
@@ -143,11 +143,11 @@ def test_two_gates_have_to_be_open_both():
 
 
 def test_it_compiles_in_one_graph():
-    guard = SteeringLimits(plausible=0.01, min_entropy=2.0, confidence=0.3, max_norm=1.0)
+    limits = SteeringLimits(plausible=0.01, min_entropy=2.0, confidence=0.3, max_norm=1.0)
 
     def steer(z, change, tuned):
         p = z.softmax(-1)
-        return limited(guard, z, p, change * guard.gate(z, p, Scores(tuned=tuned)), EVERYWHERE)
+        return limited(limits, z, p, change * limits.gate(z, p, Scores(tuned=tuned)), EVERYWHERE)
 
     arguments = logits(0), logits(1), logits(2)
     torch._dynamo.reset()
@@ -155,15 +155,15 @@ def test_it_compiles_in_one_graph():
 
 
 def test_confidence_needs_a_combination_that_computes_the_donor():
-    guard = SteeringLimits(confidence=1.0)
+    limits = SteeringLimits(confidence=1.0)
     for combination in (
         Combination(ProjectionMethod.STATIC, 1, 1, 0),
         Combination(ProjectionMethod.INFORMED, form=Form.MIXTURE),
     ):
-        guard.check(combination)
+        limits.check(combination)
     for combination in (Combination(ProjectionMethod.LINEAR), Combination(ProjectionMethod.INFORMED, 1, 0, 1)):
-        with pytest.raises(VocabridgeError, match=f"the {combination.carry.value} carry does not compute"):
-            guard.check(combination)
+        with pytest.raises(VocabridgeError, match=f"the {combination.method.value} carry does not compute"):
+            limits.check(combination)
         SteeringLimits(plausible=0.1, min_entropy=1.0, max_norm=3.0).check(combination)
 
 
@@ -186,9 +186,11 @@ def test_values_out_of_range_are_refused(values, message):
         SteeringLimits(**values)
 
 
-@pytest.mark.parametrize("guard", [SteeringLimits(), SteeringLimits(0.1, 0.5, 0.9, 3.0), SteeringLimits(plausible=1.0)])
-def test_a_guard_comes_back_from_json(guard):
-    assert SteeringLimits.from_dict(json.loads(json.dumps(guard.as_dict(), allow_nan=False))) == guard
+@pytest.mark.parametrize(
+    "limits", [SteeringLimits(), SteeringLimits(0.1, 0.5, 0.9, 3.0), SteeringLimits(plausible=1.0)]
+)
+def test_a_guard_comes_back_from_json(limits):
+    assert SteeringLimits.from_dict(json.loads(json.dumps(limits.as_dict(), allow_nan=False))) == limits
 
 
 @pytest.mark.parametrize("values", [None, 3, [], {"plausibel": 0.1}, {"plausible": "much"}, {"plausible": []}])

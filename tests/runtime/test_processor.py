@@ -22,7 +22,7 @@ PAD = 1
 
 def processor(parts, **arguments) -> SteeringLogitsProcessor:
     bridge = parts.bridge(**arguments)
-    return SteeringLogitsProcessor(bridge.vocabulary, bridge.steerings, bridge.guard)
+    return SteeringLogitsProcessor(bridge.vocabulary, bridge.steerings, bridge.limits)
 
 
 def padded(vocabulary, texts):
@@ -200,7 +200,7 @@ def test_a_schedule_counts_from_the_prompt(parts):
 
     def strengths(*texts):
         one, seen = processor(parts, policy=BoundaryPolicy.AS_IS), []
-        one.steerings[0].change = lambda said, part, logits, p, n, guard: (
+        one.steerings[0].change = lambda said, part, logits, p, n, limits: (
             seen.append(n.tolist()) or (torch.zeros_like(logits), torch.ones(len(logits), 1))
         )
         for text in texts:
@@ -249,11 +249,11 @@ def test_padding_that_is_not_the_tokenizers_can_be_named(parts):
 def test_several_steerings_and_a_guard(parts):
     linear = Combination(ProjectionMethod.LINEAR)
     both = [Steering.over(parts.base.vocabulary, parts.pair, parts.alignment, linear, strength=s) for s in (0.2, 0.3)]
-    guard = SteeringLimits(max_norm=0.5)
+    limits = SteeringLimits(max_norm=0.5)
     ids, scores = torch.tensor([[0, 300, 301]]), torch.randn(1, parts.base.vocabulary.size)
-    found = SteeringLogitsProcessor(parts.base.vocabulary, both, guard)(ids, scores)
-    bridge = parts.bridge(carry=ProjectionMethod.LINEAR, strength=0.5, guard=guard)
-    one = SteeringLogitsProcessor(parts.base.vocabulary, bridge.steerings, guard)
+    found = SteeringLogitsProcessor(parts.base.vocabulary, both, limits)(ids, scores)
+    bridge = parts.bridge(carry=ProjectionMethod.LINEAR, strength=0.5, limits=limits)
+    one = SteeringLogitsProcessor(parts.base.vocabulary, bridge.steerings, limits)
     torch.testing.assert_close(found, one(ids, scores), atol=1e-4, rtol=1e-4)
 
 

@@ -65,14 +65,14 @@ def test_a_role_that_the_source_does_not_have_is_no_text(chatty, parts):
 def test_which_models_have_to_run(parts, combination, policy, run):
     one = steering(parts, combination, parts.residual(0.1), policy=policy)
     assert one.models(one.wanted) == run
-    assert one.is_silent == (not run)
+    assert one.is_inactive == (not run)
 
 
-def test_it_is_silent_at_strength_0(parts):
-    assert steering(parts, strength=0.0).is_silent
-    assert steering(parts, strength=Schedule(0.0, 0.0, 3)).is_silent
-    assert not steering(parts, strength=Schedule(0.0, 0.1, 3)).is_silent
-    assert not steering(parts, strength=-1.0).is_silent
+def test_it_is_inactive_at_strength_0(parts):
+    assert steering(parts, strength=0.0).is_inactive
+    assert steering(parts, strength=Schedule(0.0, 0.0, 3)).is_inactive
+    assert not steering(parts, strength=Schedule(0.0, 0.1, 3)).is_inactive
+    assert not steering(parts, strength=-1.0).is_inactive
 
 
 def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
@@ -106,9 +106,9 @@ def test_many_positions_are_steered_as_each_alone(parts):
 
 
 @pytest.mark.parametrize(
-    "guard", [SteeringLimits(), SteeringLimits(max_norm=1.0), SteeringLimits(plausible=0.01, min_entropy=2.0)]
+    "limits", [SteeringLimits(), SteeringLimits(max_norm=1.0), SteeringLimits(plausible=0.01, min_entropy=2.0)]
 )
-def test_a_strength_by_schedule_is_that_of_each_position(parts, guard):
+def test_a_strength_by_schedule_is_that_of_each_position(parts, limits):
     schedule, ids = Schedule(1.5, -0.5, 5), [0, *parts.base.vocabulary.encode("The quick brown fox").ids.tolist()]
     n = torch.arange(-3, len(ids) - 3)
 
@@ -117,7 +117,7 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, guard):
         with torch.no_grad():
             base = parts.base.model(torch.tensor([ids])).logits[0].float()
             said = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
-            return steer(base, [(one, said)], n, guard)
+            return steer(base, [(one, said)], n, limits)
 
     found = logits(schedule)
     for position, at in enumerate(n.tolist()):

@@ -10,44 +10,41 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.projection.source_stream import Reading
 
 
 class BridgeCache(Cache):
     """A base model's cache of any kind, and what every value source has read.
 
     Attributes:
-        readings: By number of the steering; filled by the bridge.
+        streams: What the value sources have read.
         rows: The rows of the batch that are still being written, (active,) int64; None for all.
         positions: After how many positions of each text logits were given.
-        prompts: For each row, what each steering reads in place of the base's prompt; see `chat`.
-        width: The columns of that prompt, padding among them.
     """
 
     def __init__(
         self, inner: Cache, prompts: Sequence[Sequence[Sequence[Piece]]] | None = None, width: int = 0
     ) -> None:
-        """Wraps an empty cache of the base model's: dynamic, static, offloaded or quantized."""
+        """Wrap an empty cache of the base model's: dynamic, static, offloaded or quantized.
+
+        Args:
+            inner: The cache.
+            prompts: For each row, what each steering reads in place of the base's prompt; see `chat`.
+            width: The columns of that prompt, padding among them.
+
+        Raises:
+            VocabridgeError: The cache is not empty.
+        """
         if inner.get_seq_length():
             raise VocabridgeError("a bridge cannot go on from a text that only its base model has read; give the text")
         vars(self).update(vars(inner))
-        self.readings: dict[int, Reading] = {}
+        self.streams = SourceStreams(prompts, width)
         self.rows: Tensor | None = None
         self.positions = 0
-        self.prompts = prompts
-        self.width = width
         self._changed: Tensor | None = None
         self._written: Tensor | None = None
         self._finished: Tensor | None = None
-
-    def begin(self, number: int, reading: Reading) -> None:
-        """Keeps the memory of a steering, which begins with what it reads in place of the base's prompt."""
-        if self.prompts:
-            rows = len(reading.forest.trees)
-            for row in range(rows):  # `generate` repeats each prompt for its beams or samples
-                reading.prime(row, self.prompts[row * len(self.prompts) // rows][number])
-        self.readings[number] = reading
 
     @property
     def is_compileable(self) -> bool:
@@ -92,8 +89,7 @@ class BridgeCache(Cache):
         if not all(hasattr(layer, "batch_select_indices") for layer in self.layers):
             return  # a static cache has its shape for good
         self.batch_select_indices(kept)
-        for reading in self.readings.values():
-            reading.reorder(kept)
+        self.streams.reorder(kept)
         self.rows = rows[kept]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -101,15 +97,12 @@ class BridgeCache(Cache):
         super().reorder_cache(cast(torch.LongTensor, beam_idx))
         if self._changed is not None and self._written is not None:
             self._changed, self._written = self._changed[beam_idx], self._written[beam_idx]
-        for reading in self.readings.values():
-            reading.reorder(beam_idx)
+        self.streams.reorder(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats every row so many times."""
         super().batch_repeat_interleave(repeats)
-        for reading in self.readings.values():
-            rows = torch.arange(len(reading.forest.trees)).repeat_interleave(repeats)
-            reading.reorder(rows)
+        self.streams.repeat_interleave(repeats)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Takes back tokens, their number as one below 0; the sources keep what the texts still have in common.
@@ -122,6 +115,4 @@ class BridgeCache(Cache):
         before = self.get_seq_length()
         super().crop(tokens_to_remove)
         self.positions = max(0, self.positions + tokens_to_remove)
-        for reading in self.readings.values():
-            for row in range(len(reading.forest.trees)):
-                reading.crop(row, before + tokens_to_remove)
+        self.streams.crop(before + tokens_to_remove)

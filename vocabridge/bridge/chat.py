@@ -45,7 +45,7 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         raise VocabridgeError('a conversation has no messages; give at least one, with "role" and "content"')
     rows = [_ids(bridge.vocabulary, conversation) for conversation in conversations]
     prompts = [
-        [() if one.is_silent else chat_pieces(one.source.vocabulary, conversation) for one in bridge.steerings]
+        [() if one.is_inactive else chat_pieces(one.source.vocabulary, conversation) for one in bridge.steerings]
         for conversation in conversations
     ]
     batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)

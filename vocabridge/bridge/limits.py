@@ -20,7 +20,8 @@ from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.value_source import Scores
-from vocabridge.projection.combination import Combination, finite, log_total
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.methods.base import finite, log_sum_exp
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ class SteeringLimits:
         Raises:
             VocabridgeError: `confidence` is set, and this combination does not compute the donor.
         """
-        if self.confidence > 0 and not combination.needs().get("tuned", False):
+        if self.confidence > 0 and "tuned" not in combination.required_scores:
             raise VocabridgeError(
-                f"confidence looks at the tuned donor, which the {combination.carry.value} carry does not compute with "
-                "these weights; take the static or the informed carry and a weight `tuned` other than 0, or set "
+                f"confidence looks at the tuned donor, which the {combination.method.value} method does not compute with "
+                "these weights; take the static or the informed method and a `tuned_weight` other than 0, or set "
                 "confidence to 0"
             )
 
@@ -93,21 +94,21 @@ class SteeringLimits:
             gates.append(donor >= self.confidence * p_base.amax(-1, keepdim=True))
         return torch.stack(gates).all(0).to(p_base.dtype) if gates else None
 
-    def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor, speaks: Tensor, out: Tensor) -> None:
+    def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor, active: Tensor, out: Tensor) -> None:
         """Writes the steered logits: the base's and the change, as far as it is allowed.
 
         Args:
             base_logits: The base model's, float32 (n, |T|).
             p_base: Their softmax.
             change: The sum of all changes, float32 (n, |T|), finite; may be changed.
-            speaks: Where any source has a say, (n, 1), 1 or 0; elsewhere nothing is limited.
+            active: Where any source has a say, (n, 1), 1 or 0; elsewhere nothing is limited.
             out: Where the logits go, float32 (n, |T|).
         """
         if self.max_norm < math.inf:
             change = change.mul_((self.max_norm / norm(p_base, change)).clamp_max(1.0))
         torch.add(base_logits, change, out=out)
         if self.plausible > 0:
-            out.masked_fill_(p_base < self.plausible * speaks * p_base.amax(-1, keepdim=True), -torch.inf)
+            out.masked_fill_(p_base < self.plausible * active * p_base.amax(-1, keepdim=True), -torch.inf)
 
     def as_dict(self) -> dict[str, float | None]:
         """Its JSON form; JSON knows no infinity, so no cap is None."""
@@ -138,4 +139,4 @@ def norm(p_base: Tensor, change: Tensor) -> Tensor:
 def _entropy(base_logits: Tensor, p_base: Tensor) -> Tensor:
     """Of the base's distribution in bits, (n, 1): log sum exp z - E[z]."""
     mean = torch.linalg.vecdot(p_base, finite(base_logits)).unsqueeze(-1)
-    return (log_total(base_logits, p_base) - mean) / math.log(2)
+    return (log_sum_exp(base_logits, p_base) - mean) / math.log(2)

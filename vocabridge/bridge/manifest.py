@@ -164,7 +164,7 @@ class SavedBridge:
 
     folder: Path
     base: Reference
-    guard: SteeringLimits
+    limits: SteeringLimits
     steerings: list[SavedSteering]
 
     @classmethod
@@ -181,12 +181,12 @@ class SavedBridge:
                 raise VocabridgeError(
                     f"it is of format {values.get('format')}, and this version reads {FORMAT}; make the bridge again"
                 )
-            names = ("format", "version", "base", "guard", "steerings")
-            _, _, base, guard, steerings = _entries(values, names, "a bridge")
+            names = ("format", "version", "base", "limits", "steerings")
+            _, _, base, limits, steerings = _entries(values, names, "a bridge")
             if not isinstance(steerings, list):
                 raise VocabridgeError("its steerings are no list")
             cards = [SavedSteering.from_dict(one, folder) for one in steerings]
-            return cls(folder, Reference.from_dict(base, folder), SteeringLimits.from_dict(guard), cards)
+            return cls(folder, Reference.from_dict(base, folder), SteeringLimits.from_dict(limits), cards)
         except FileNotFoundError:
             raise VocabridgeError(
                 f"{folder} is no bridge, there is no {BRIDGE}; `vocabridge bridge` makes one"
@@ -197,9 +197,9 @@ class SavedBridge:
             raise VocabridgeError(f"{path}: {error}") from error
 
     @property
-    def is_guarded(self) -> bool:
+    def has_limits(self) -> bool:
         """Whether it has limits of steering."""
-        return self.guard != SteeringLimits()
+        return self.limits != SteeringLimits()
 
     def check(self, *, alignments: bool = True) -> None:
         """Checks, without loading a model, that all parts are there and are the ones of then.
@@ -231,7 +231,7 @@ class SavedBridge:
         Raises:
             VocabridgeError: It has a guard.
         """
-        if self.is_guarded:
+        if self.has_limits:
             raise VocabridgeError(
                 f"{self.folder / BRIDGE}: a guard limits logits of tokens, which an exact bridge has none of; take it "
                 "out"

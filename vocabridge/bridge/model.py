@@ -26,6 +26,7 @@ from vocabridge.alignment import Alignment, VocabridgeError
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.pretrained_methods import PretrainedMethods, check_is_text
+from vocabridge.bridge.source_streams import NO_TEXT, SourceStreams
 from vocabridge.bridge.steering import Steering, steer
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.loading import LoadedModel
@@ -33,7 +34,6 @@ from vocabridge.models.transformers_version import CACHE, cache_name
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.source_predictions import Said
 from vocabridge.projection.strength import Strength
 
 # The names of models that pipelines take for text generation; one that is not there is warned of.
@@ -43,12 +43,12 @@ MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["vocabridge"] = "Bridge"
 class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A base model steered by value sources of other families.
 
-    While no steering has a say, all is bit for bit the base model's.
+    While no steering is active, all is bit for bit the base model's.
 
     Attributes:
         base: The base model; its weights never change.
         vocabulary: The base's vocabulary, the target.
-        guard: Limits of steering.
+        limits: Limits of steering.
     """
 
     main_input_name = "input_ids"
@@ -57,18 +57,18 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
     _supports_attention_backend = True
     _can_compile_fullgraph = False  # the value sources read text
 
-    def __init__(self, base: LoadedModel, steerings: Sequence[Steering], guard: SteeringLimits | None = None) -> None:
+    def __init__(self, base: LoadedModel, steerings: Sequence[Steering], limits: SteeringLimits | None = None) -> None:
         """Assembles a bridge from its parts; `Bridge.over` makes one from a single value source.
 
         Raises:
-            VocabridgeError: A steering is for another vocabulary than the base's, or lacks what the guard looks at;
+            VocabridgeError: A steering is for another vocabulary than the base's, or lacks what the limits looks at;
                 or the base's logits are not as wide as its vocabulary.
         """
         super().__init__(base.model.config)
         self.base = base.model
         self.vocabulary = base.vocabulary
         self._steerings = nn.ModuleList(steerings)
-        self.guard = guard or SteeringLimits()
+        self.limits = limits or SteeringLimits()
         self.generation_config = copy.deepcopy(base.model.generation_config)
         self.generation_config.eos_token_id = list(end_tokens(base.vocabulary, base.model)) or None
         width = base.model.get_output_embeddings().weight.shape[0]
@@ -78,7 +78,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
                 "load_model, or build the vocabulary with the model's width"
             )
         for steering in steerings:
-            steering.check(base.vocabulary, self.guard)
+            steering.check(base.vocabulary, self.limits)
             steering.to_device(base.model.device)
 
     @classmethod
@@ -91,7 +91,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         *,
         policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
         strength: Strength = 1.0,
-        guard: SteeringLimits | None = None,
+        limits: SteeringLimits | None = None,
     ) -> Bridge:
         """Bridges one value source onto a base model.
 
@@ -102,13 +102,13 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             combination: By default `combination.UNFITTED`.
             policy: What the source says where tokens do not end together.
             strength: alpha.
-            guard: Limits; by default none.
+            limits: Limits; by default none.
 
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
         steering = Steering.over(base.vocabulary, source, alignment, combination, policy=policy, strength=strength)
-        return cls(base, [steering], guard)
+        return cls(base, [steering], limits)
 
     @property
     def steerings(self) -> list[Steering]:
@@ -197,7 +197,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             **kwargs,
         )
         logits = output.logits
-        if any(not steering.is_silent for steering in self.steerings):
+        if any(steering.is_active for steering in self.steerings):
             logits = self._steered(logits, input_ids, attention_mask, past_key_values, past)
         logits = _among(batch, rows, logits)
         loss = None
@@ -216,65 +216,22 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         return result if return_dict else result.to_tuple()
 
     @torch.no_grad()
-    def listen(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        *,
-        keep: int,
-        cache: BridgeCache | None = None,
-        past: int = 0,
-    ) -> list[tuple[Steering, Said]]:
-        """Has every source that is not silent read on, and hears it after each of the last `keep` tokens.
-
-        Args:
-            input_ids: (batch, n) ids of the base's tokenizer.
-            attention_mask: (batch, past + n) or None.
-            keep: How many positions.
-            cache: Where the sources' memories are kept; None to read the text from its start and forget it.
-            past: How many tokens have been read before.
-
-        Raises:
-            VocabridgeError: The text was begun without a source that is to be heard now, or with other models of it.
-        """
-        # Text is read where tokenizers run, so the new ids go to the host once a step: n integers a row.
-        if attention_mask is not None:
-            input_ids = input_ids.where(attention_mask[:, -input_ids.shape[1] :] != 0, -1)
-        unread = 0 if cache is None else max(0, cache.width - past)  # columns for which the sources have their own
-        ids = [[-1] * min(unread, len(row)) + row[unread:] for row in input_ids.tolist()]
-        if not past:
-            ids = [_without_begin(row, self.vocabulary.roles.get("begin", -1)) for row in ids]
-        heard = []
-        for number, steering in enumerate(self.steerings):
-            if steering.is_silent:
-                continue
-            reading = cache.readings.get(number) if cache is not None else None
-            if reading is None and not past:
-                reading = steering.reading(len(ids), steering.wanted)
-                if cache is not None:
-                    cache.begin(number, reading)
-            models = steering.models(steering.wanted)
-            if reading is None or reading.interrupted or reading.length != past or reading.models != models:
-                raise VocabridgeError(
-                    f"{steering.source.name} has not read this text from its start, because the strength or the "
-                    "combination was changed, or an earlier step was interrupted; start a new cache"
-                )
-            heard.append((steering, reading.read([steering.pieces(row) for row in ids], keep)))
-        return heard
-
-    @torch.no_grad()
     def _steered(
         self, logits: Tensor, input_ids: Tensor, mask: Tensor | None, cache: BridgeCache | None, past: int
     ) -> Tensor:
-        """The base's logits (batch, k, |T|) and the changes that the steerings ask for, float32."""
-        batch, keep, _ = logits.shape
-        heard = self.listen(input_ids, mask, keep=keep, cache=cache, past=past)
+        """Return the base's logits (batch, k, |T|) with the changes that the steerings ask for, float32."""
+        batch, logits_to_keep, _ = logits.shape
+        # Text is read where tokenizers run, so the new ids go to the host once a step: n integers a row.
+        if mask is not None:
+            input_ids = input_ids.where(mask[:, -input_ids.shape[1] :] != 0, NO_TEXT)
+        streams = SourceStreams() if cache is None else cache.streams
+        steered_by = streams.advance(self.steerings, input_ids.tolist(), past, logits_to_keep)
         flat = logits.flatten(0, 1)
-        n = torch.arange(keep, device=flat.device).repeat(batch) + (cache.positions if cache is not None else 0)
-        steered = steer(flat, heard, n, self.guard)
+        n = torch.arange(logits_to_keep, device=flat.device).repeat(batch) + (0 if cache is None else cache.positions)
+        steered = steer(flat, steered_by, n, self.limits)
         if cache is not None:
-            cache.positions += keep
-            if keep == 1:
+            cache.positions += logits_to_keep
+            if logits_to_keep == 1:
                 cache.count(flat, steered)
         return steered.view_as(logits)
 
@@ -323,12 +280,6 @@ def _among(batch: int, rows: Tensor | None, values: Tensor) -> Tensor:
 
 def _all_among(batch: int, rows: Tensor | None, values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
     return None if values is None else tuple(_among(batch, rows, one) for one in values)
-
-
-def _without_begin(row: list[int], begin: int) -> list[int]:
-    """A row whose first token, if it is the begin token, is no text, also where one token begins and ends texts."""
-    first = next((i for i, token in enumerate(row) if token >= 0), None)
-    return row if first is None or row[first] != begin else [*row[:first], -1, *row[first + 1 :]]
 
 
 def _watched(argument: Any, cache: BridgeCache) -> Any:

@@ -68,7 +68,7 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
                 "format": FORMAT,
                 "version": importlib.metadata.version("vocabridge"),
                 "base": Reference.of(bridge.base, bridge.vocabulary.fingerprint).as_dict(folder),
-                "guard": bridge.guard.as_dict(),
+                "limits": bridge.limits.as_dict(),
                 "steerings": [_write(one, number, files) for number, one in enumerate(bridge.steerings, 1)],
             }
             write_whole(folder / BRIDGE, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
@@ -143,7 +143,7 @@ def load(
             ByteLevelSteering(one.load_source(**place), one.combination, one.strength) for one in saved.steerings
         ]
         return ByteLevelBridge(base, steerings)
-    return Bridge(base, [one.load(base.vocabulary, **place) for one in saved.steerings], saved.guard)
+    return Bridge(base, [one.load(base.vocabulary, **place) for one in saved.steerings], saved.limits)
 
 
 class _Files:

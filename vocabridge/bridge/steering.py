@@ -1,12 +1,12 @@
 """A steering: one value source as it steers one base model, with all that this takes.
 
-A bridge has one or several; each asks for a change of the base's logits, and the changes add up. So several value
-networks, each with its own tokenizer, weights and strength, can steer one base.
+A bridge has one or several. Each asks for a change of the base's logits, and the changes add up. So several value
+sources, each with its own tokenizer, weights and strength, can steer one base.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +14,37 @@ from torch import Tensor, nn
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.models.control_tokens import controls
-from vocabridge.models.value_source import Scores, ValueSource
-from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.models.control_tokens import shared_control_tokens
+from vocabridge.models.value_source import ValueSource
+from vocabridge.options import BoundaryPolicy
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.lookahead import Lookahead
 from vocabridge.projection.projection import Projection
-from vocabridge.projection.source_predictions import Said
-from vocabridge.projection.source_stream import Reading
+from vocabridge.projection.source_predictions import (
+    Position,
+    ResolvedPredictions,
+    SourcePredictions,
+    parts_of,
+    predictions_at,
+)
+from vocabridge.projection.source_stream import SourceStream
 from vocabridge.projection.strength import Strength, alpha, is_zero
 from vocabridge.projection.token_healing import TokenHealer
 
 
 class Steering(nn.Module):
-    """One value source, and how it is heard.
+    """One value source, and how its predictions steer.
 
     Attributes:
         source: The value source.
         target: The base's vocabulary.
         projection: From the source's vocabulary to the base's.
         combination: How the source's scores change the base's at strength 1. May be replaced at any time.
-        policy: What the source says where its tokens and the base's do not end together.
+        policy: How predictions are read where the source's tokens and the base's do not end together.
         strength: alpha, constant or by schedule. At 0 the value source is not run.
         alignment: What the projection was made of; None for a projection of your own.
+        boundary_config: The settings of token healing and lookahead.
     """
 
     def __init__(
@@ -49,19 +57,21 @@ class Steering(nn.Module):
         policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
         strength: Strength = 1.0,
         alignment: Alignment | None = None,
+        boundary_config: BoundaryConfig | None = None,
     ) -> None:
-        """Puts the parts together; `Steering.over` checks that they fit."""
+        """Put the parts together; `Steering.over` checks that they fit."""
         super().__init__()
         self.source = source
         self.target = target
         self.projection = projection
-        self.combination = combination or UNFITTED
+        self.combination = combination or Combination()
         self.policy = policy
         self.strength = strength
         self.alignment = alignment
-        self.lookahead = None if alignment is None else Lookahead(alignment, source.vocabulary, target)
-        self._healer = TokenHealer(source.vocabulary, target).to(next(source.parameters()).device)
-        self._controls = controls(source.vocabulary, target)
+        self.boundary_config = config = boundary_config or BoundaryConfig()
+        self.lookahead = None if alignment is None else Lookahead(alignment, source.vocabulary, target, config)
+        self._healer = TokenHealer(source.vocabulary, target, config).to(next(source.parameters()).device)
+        self._control_tokens = shared_control_tokens(source.vocabulary, target)
 
     @classmethod
     def over(
@@ -73,156 +83,171 @@ class Steering(nn.Module):
         *,
         policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
         strength: Strength = 1.0,
+        boundary_config: BoundaryConfig | None = None,
     ) -> Steering:
-        """Steers a base model with this vocabulary.
+        """Make a steering of a base model with this vocabulary.
 
         Args:
             target: The base model's vocabulary.
-            source: A value network or a contrast pair.
+            source: A value network or an expert pair.
             alignment: From the source's vocabulary to the base's.
-            combination: By default `UNFITTED`.
-            policy: What the source says where tokens do not end together.
+            combination: By default the informed method with weights (1, 1, 1).
+            policy: How predictions are read where tokens do not end together.
             strength: alpha.
+            boundary_config: The settings of token healing and lookahead.
 
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
-        alignment = alignment.fitted(source=source.vocabulary, target=target)
-        projection = Projection.of(alignment)
-        return cls(source, target, projection, combination, policy=policy, strength=strength, alignment=alignment)
+        alignment.check(source=source.vocabulary, target=target)
+        return cls(
+            source,
+            target,
+            Projection.of(alignment),
+            combination,
+            policy=policy,
+            strength=strength,
+            alignment=alignment,
+            boundary_config=boundary_config,
+        )
 
-    def check(self, target: Vocabulary, guard: SteeringLimits) -> None:
-        """Checks that it can steer a model within some limits.
+    def check(self, target: Vocabulary, limits: SteeringLimits) -> None:
+        """Check that it can steer a model within some limits.
 
         Args:
             target: The model's vocabulary.
-            guard: The limits.
+            limits: The limits.
 
         Raises:
-            VocabridgeError: It is for another vocabulary, or lacks what the guard looks at.
+            VocabridgeError: It is for another vocabulary, or lacks what the limits look at.
         """
-        if (self.target.fingerprint, self.target.size) != (target.fingerprint, target.size):
+        if self.target.fingerprint != target.fingerprint:
             raise VocabridgeError(
                 f"{self.source.name} steers models with the tokenizer of {self.target.name}, and {target.name} has "
                 "another; align it with this one"
             )
-        guard.check(self.combination)
+        limits.check(self.combination)
 
     def to_device(self, device: torch.device) -> None:
-        """Puts what works on the base's logits where those are; the source stays where it is."""
+        """Move what works on the base's logits to their device; the source stays where it is."""
         self.projection.to(device)
         if self.lookahead is not None:
             self.lookahead.to(device)
 
     @property
-    def is_silent(self) -> bool:
-        """Whether it changes nothing, so that its source need not run; weights (a, 0, 0) are no steering either."""
-        return is_zero(self.strength) or not self.wanted
+    def is_active(self) -> bool:
+        """Whether it changes anything, so that its source has to run; weights (a, 0, 0) do not steer."""
+        return not is_zero(self.strength) and bool(self.combination.required_scores)
 
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        """What the combination needs, as fields of `Scores`."""
-        return tuple(name for name, needed in self.combination.needs().items() if needed)
+    def open_stream(
+        self, batch: int, required_scores: Sequence[str] | None = None, policy: BoundaryPolicy | None = None
+    ) -> SourceStream:
+        """Return a stream for a batch of new texts.
 
-    def models(self, wanted: Sequence[str]) -> set[str]:
-        """The source's models that have to run for some fields of `Scores`."""
-        needs = dict.fromkeys(wanted, True)
-        if "delta" in wanted and self.policy is not BoundaryPolicy.AS_IS:
-            needs |= {"tuned": True, "untuned": True}  # a cover is weighed by probabilities
-        return self.source.needed(**needs)
+        Args:
+            batch: Number of rows.
+            required_scores: The fields of `Scores` that predictions will need; by default those of the combination.
+            policy: By default the steering's own.
+        """
+        policy = policy or self.policy
+        models = self.required_models(required_scores, policy)
+        return SourceStream(self.source, models, self._healer, policy, batch)
 
-    def reading(self, batch: int, wanted: Sequence[str]) -> Reading:
-        """A memory for a batch of new texts, in which some fields of `Scores` can be asked for."""
-        return Reading(self.source, self.models(wanted), self._healer, self.policy, batch)
+    def required_models(
+        self, required_scores: Sequence[str] | None = None, policy: BoundaryPolicy | None = None
+    ) -> set[str]:
+        """Return the source's models that have to run for some fields of `Scores`; arguments as for `open_stream`."""
+        scores = set(self.combination.required_scores if required_scores is None else required_scores)
+        if "delta" in scores and (policy or self.policy) is not BoundaryPolicy.AS_IS:
+            scores |= {"tuned", "untuned"}  # a cover is weighed by probabilities
+        return self.source.required_models(scores)
 
     def pieces(self, ids: Sequence[int]) -> list[Piece]:
-        """What a text grows by with tokens of the base's; below 0 for padding, which is no text."""
+        """Return what a text grows by with tokens of the base's; ids below 0 are padding, which is no text."""
         return [self.piece(i) for i in ids]
 
     def piece(self, i: int) -> Piece:
-        """What a text grows by with a token of the base's."""
+        """Return what a text grows by with a token of the base's."""
         if i < 0:
             return b""
         data = self.target.token_bytes[i]
-        return self._controls.get(i, b"") if data is None else data
+        return self._control_tokens.get(i, b"") if data is None else data
 
-    def look(
-        self, said: Said, p_base: Iterable[Tensor], carry: ProjectionMethod, wanted: Sequence[str] | None = None
-    ) -> None:
-        """Has the source look ahead where the policy says so and much depends on it.
+    def predictions(
+        self,
+        stream: SourceStream,
+        positions: Sequence[Position],
+        p_base: Callable[[slice, SourcePredictions], Tensor],
+        required_scores: Sequence[str] | None = None,
+        *,
+        lookahead: bool | None = None,
+    ) -> Iterator[ResolvedPredictions]:
+        """Predict at positions of a stream, a few at a time, on the base's device; see `predictions_at`.
 
         Args:
-            said: What the source says at some positions, the tuned donor among it.
-            p_base: The base's probabilities (n, |T|) at the positions of each of its parts.
-            carry: By which its distribution is to be carried; a change of logits has no mass that could be split.
-            wanted: The fields of `Scores` that will be asked for, a donor among them; those of the combination if None.
+            stream: A stream of this steering.
+            positions: What its `advance` returned, or some of these.
+            p_base: Returns the base's probabilities (n, |T|) at a slice of the positions.
+            required_scores: The fields of `Scores` that are needed; by default those of the combination.
+            lookahead: Whether to look ahead under that policy; by default where the combination is of distributions,
+                because a change of logits has no mass that could be split.
         """
-        if self.policy is not BoundaryPolicy.LOOKAHEAD or self.lookahead is None or carry.of_logit_delta:
-            return
-        chosen: list[list[int]] = []
-        for part, p in zip(said.parts, p_base, strict=True):
-            scores, _ = self.scores(said, part, self.wanted if wanted is None else wanted)
-            image = self.projection.image(p)
-            worth = self.lookahead.choose(scores.donors[0].softmax(-1), image, p)
-            said.remember(part, image)
-            chosen += [
-                [*dict.fromkeys(unsure + others)] for unsure, others in zip(said.unsure(part), worth, strict=True)
-            ]
-        said.look_behind(chosen)
+        scores = self.combination.required_scores if required_scores is None else required_scores
+        looks = not self.combination.of_logit_delta if lookahead is None else lookahead
+        return predictions_at(
+            stream.predictor, positions, scores, self.projection, self.lookahead if looks else None, p_base
+        )
 
     def change(
-        self, said: Said, part: slice, base_logits: Tensor, p_base: Tensor, n: Tensor, guard: SteeringLimits
-    ) -> tuple[Tensor, Tensor]:
-        """The change of the base's logits at some positions.
+        self, predictions: ResolvedPredictions, base_logits: Tensor, p_base: Tensor, n: Tensor, limits: SteeringLimits
+    ) -> Tensor:
+        """Return the change of the base's logits at some positions, float32 (n, |T|).
 
         Args:
-            said: What the source says.
-            part: The positions.
+            predictions: The source's.
             base_logits: The base model's, float32 (n, |T|).
             p_base: Their softmax.
             n: Positions since the prompt, int64 (n,).
-            guard: Its gates may silence the source.
-
-        Returns:
-            The change, float32 (n, |T|), and where the source has a say, (n, 1).
+            limits: Their gates may keep the source from steering.
         """
-        scores, speaks = self.scores(said, part, self.wanted)
-        gate = guard.gate(base_logits, p_base, scores)
-        strength = alpha(self.strength, n) * (speaks if gate is None else speaks * gate)
-        return self.combination.change(self.projection, base_logits, p_base, scores, strength), speaks
-
-    def scores(self, said: Said, part: slice, wanted: Sequence[str]) -> tuple[Scores, Tensor]:
-        """Scores at some positions, on the base's device, and where the source has a say; see `Said.scores`."""
-        return said.scores(part, wanted, self.lookahead, self.projection.speaking.device)
+        gate = limits.gate(base_logits, p_base, predictions.scores)
+        active = predictions.active if gate is None else predictions.active * gate
+        strength = alpha(self.strength, n) * active
+        return self.combination.change(self.projection, base_logits, p_base, predictions, strength)
 
 
-def steer(base_logits: Tensor, heard: Sequence[tuple[Steering, Said]], n: Tensor, guard: SteeringLimits) -> Tensor:
-    """The base's logits with the changes that all steerings ask for.
+def steer(
+    base_logits: Tensor,
+    steered_by: Sequence[tuple[Steering, SourceStream, Sequence[Position]]],
+    n: Tensor,
+    limits: SteeringLimits,
+) -> Tensor:
+    """Return the base's logits with the changes that all steerings ask for.
 
     Args:
         base_logits: The base model's at k positions, (k, |T|), of any floating dtype.
-        heard: The steerings that have a say, not none, and what their sources say at these positions.
+        steered_by: The active steerings, at least one, with their streams and the k positions in them.
         n: Positions since the prompt, int64 (k,).
-        guard: Limits of the changes.
+        limits: Limits of the changes.
 
     Returns:
-        Logits, float32 (k, |T|); the base's own where no source has a say.
+        Logits, float32 (k, |T|); the base's own where no source makes a prediction.
     """
-    parts = heard[0][1].parts
-    only = base_logits.float().softmax(-1) if len(parts) == 1 else None
+    parts = parts_of(len(base_logits))
+    single = base_logits.float().softmax(-1) if len(parts) == 1 else None
 
-    for steering, said in heard:
-        p_base = (base_logits[part].float().softmax(-1) if only is None else only for part in parts)
-        steering.look(said, p_base, steering.combination.carry)
+    def p_base(part: slice, _first: SourcePredictions | None = None) -> Tensor:
+        return base_logits[part].float().softmax(-1) if single is None else single
+
+    predictions = [steering.predictions(stream, positions, p_base) for steering, stream, positions in steered_by]
     steered = torch.empty_like(base_logits, dtype=torch.float32)
-    for part in parts:
-        logits = base_logits[part].float()
-        p = logits.softmax(-1) if only is None else only
-        change, speaks = None, torch.zeros(1, device=base_logits.device)
-        for steering, said in heard:
-            one, says = steering.change(said, part, logits, p, n[part], guard)
-            change = one if change is None else change.add_(one)
-            speaks = torch.maximum(speaks, says)
+    for part, *of_part in zip(parts, *predictions, strict=True):
+        logits, p = base_logits[part].float(), p_base(part)
+        change, active = None, torch.zeros(1, device=base_logits.device)
+        for (steering, _, _), predicted in zip(steered_by, of_part, strict=True):
+            own = steering.change(predicted, logits, p, n[part], limits)
+            change = own if change is None else change.add_(own)
+            active = torch.maximum(active, predicted.active)
         assert change is not None
-        guard.limit(logits, p, change, speaks, out=steered[part])
+        limits.limit(logits, p, change, active, out=steered[part])
     return steered

@@ -23,7 +23,7 @@ import torch
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_level.byte_lm import TOLERANCE, ByteLM, ByteState, Float64
 from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.models.control_tokens import controls
+from vocabridge.models.control_tokens import shared_control_tokens
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import Form
@@ -51,8 +51,8 @@ class ByteLevelSteering:
     @property
     def weights(self) -> dict[str, float]:
         """The weights of the donors that it needs, by name."""
-        untuned = self.combination.tuned if self.combination.carry.of_logit_delta else self.combination.untuned
-        both = {"tuned": self.combination.tuned, "untuned": untuned}
+        untuned = self.combination.tuned_weight if self.combination.of_logit_delta else self.combination.untuned_weight
+        both = {"tuned": self.combination.tuned_weight, "untuned": untuned}
         return {name: both[name] for name in both if both[name] != 0 and (name == "tuned" or not self.is_mixture)}
 
     @property
@@ -61,7 +61,7 @@ class ByteLevelSteering:
         return self.combination.form is Form.MIXTURE
 
     @property
-    def is_silent(self) -> bool:
+    def is_inactive(self) -> bool:
         """Whether it changes nothing."""
         return is_zero(self.strength) or not self.weights
 
@@ -69,11 +69,11 @@ class ByteLevelSteering:
         """The change of log p_base, (n,), by donors' probabilities (k, n) over the same bytes and symbols."""
         log_p = _log(p_base)
         if self.is_mixture:
-            whole = self.combination.base + self.combination.tuned
-            share = min(1.0, max(0.0, strength * self.combination.tuned / whole))
+            whole = self.combination.base_weight + self.combination.tuned_weight
+            share = min(1.0, max(0.0, strength * self.combination.tuned_weight / whole))
             return _log((1 - share) * p_base + share * donors[0]) - log_p
         signed = [weight if name == "tuned" else -weight for name, weight in self.weights.items()]
-        return strength * ((self.combination.base - 1) * log_p + np.array(signed) @ _log(donors))
+        return strength * ((self.combination.base_weight - 1) * log_p + np.array(signed) @ _log(donors))
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,11 @@ class ByteLevelBridge:
         self.base = ByteLM.of(base, tolerance=tolerance, beam=beam)
         self._view = partial(ByteLM.of_donors, tolerance=tolerance, beam=beam)
         self._donors: dict[tuple[int, tuple[str, ...]], ByteLM] = {}
-        self.partners = [controls(steering.source.vocabulary, self.vocabulary) for steering in self.steerings]
+        self.partners = [
+            shared_control_tokens(steering.source.vocabulary, self.vocabulary) for steering in self.steerings
+        ]
         for number, steering in enumerate(self.steerings):
-            if not steering.is_silent:
+            if not steering.is_inactive:
                 self.donor(number)
 
     @property
@@ -182,7 +184,7 @@ class ByteLevelBridge:
         """
         heard = {}
         for number, steering in enumerate(self.steerings):
-            if not steering.is_silent:
+            if not steering.is_inactive:
                 own = self.translated(pieces, number) if donors is None else donors[number]
                 heard[number] = self.donor(number).text(own)
         text = self.base.text(pieces)

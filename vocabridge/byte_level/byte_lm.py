@@ -163,7 +163,7 @@ class ByteLM:
         beam: int | None = None,
     ) -> ByteLM:
         """Donors of a value source, "tuned" or "untuned", one voice each; arguments and errors as above."""
-        models = {name: source.models[name] for name in source.needed(**dict.fromkeys(names, True))}
+        models = {name: source.models[name] for name in source.required_models(names)}
 
         def make(logits: Mapping[str, Tensor]) -> list[Tensor]:
             scores = source.scores(logits)

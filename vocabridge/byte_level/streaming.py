@@ -60,7 +60,7 @@ class ByteLevelStream(Iterator[str]):
     @property
     def changed_rate(self) -> float | None:
         """Share of the bytes so far at which steering changed the likeliest one; None before any, and at strength 0."""
-        silent = all(steering.is_silent for steering in self._bridge.steerings)
+        silent = all(steering.is_inactive for steering in self._bridge.steerings)
         return None if silent or not self._steps else self._changed / self._steps
 
     def _greedy(self, text: ByteLevelText) -> Iterator[bytes]:
@@ -115,7 +115,7 @@ class ByteLevelStream(Iterator[str]):
 def _begun(bridge: ByteLevelBridge, prompt: str | Messages) -> ByteLevelText:
     """The text with the prompt that each model reads."""
     if not isinstance(prompt, str):
-        donors = [() if one.is_silent else chat_pieces(one.source.vocabulary, prompt) for one in bridge.steerings]
+        donors = [() if one.is_inactive else chat_pieces(one.source.vocabulary, prompt) for one in bridge.steerings]
         return bridge.text(chat_pieces(bridge.vocabulary, prompt), donors)
     if not prompt and not begin_tokens(bridge.vocabulary):
         raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")

@@ -23,16 +23,9 @@ from vocabridge.decoding.safe_cuts import safe_cuts
 Piece: TypeAlias = bytes | int
 """What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
 
-_TAKEN_BACK = 2
-"""How many of the last tokens a cover may take back: a longer token than the bytes of two is rare."""
-
 _GOES_ON = "a"
-"""How a text goes on. Where it ends in white space, what that becomes before a word is another cover; other
-continuations (digits, punctuation, further space) added nothing that could be measured."""
-
-WORD_GOES_ON = tuple("etaoinsrhldf")
-"""How a word goes on: the target may have cut a name in two where the source would have cut elsewhere. Rarer letters
-found next to nothing more."""
+"""How a text continues that does not end in a letter. Where it ends in white space, what that becomes before a word is
+another cover; other continuations (digits, punctuation, further space) add nothing that could be measured."""
 
 
 def begin_tokens(vocabulary: Vocabulary) -> list[int]:
@@ -41,11 +34,11 @@ def begin_tokens(vocabulary: Vocabulary) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Cover:
+class CoverCandidate:
     """One way in which the source may have cut the text so far.
 
     Attributes:
-        ids: The tokens behind the settled ones.
+        ids: The tokens behind the committed ones.
         pending: What is left of the text: the source's next token begins with these bytes and runs on.
     """
 
@@ -61,83 +54,85 @@ class IncrementalTokenizer:
     good; what follows is encoded by itself, as transformers does.
 
     Attributes:
-        settled: The ids before the last safe cut; they never change again. Treat it as read-only.
+        committed_ids: The ids before the last safe cut; they never change again. Treat it as read-only.
         tail: The text behind it, whole characters only.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Starts with the empty text, and the begin token where the model expects it."""
-        self.settled = begin_tokens(vocabulary)
+        self.committed_ids = begin_tokens(vocabulary)
         self.tail = ""
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     @property
-    def half(self) -> bytes:
+    def partial_utf8(self) -> bytes:
         """The beginning of a character, where the text ends inside one."""
         return self._decoder.getstate()[0]
 
     @property
     def ids(self) -> list[int]:
         """The encoding of all whole characters so far, the begin token in front."""
-        return self.settled + self._vocabulary.encode(self.tail).ids.tolist()
+        return self.committed_ids + self._vocabulary.encode(self.tail).ids.tolist()
 
     def copy(self) -> IncrementalTokenizer:
         """An independent reader of the same text."""
         other = copy.copy(self)
-        other.settled = list(self.settled)
+        other.committed_ids = list(self.committed_ids)
         other._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         other._decoder.setstate(self._decoder.getstate())
         return other
 
-    def append_piece(self, piece: Piece) -> None:
+    def append(self, piece: Piece) -> None:
         """Reads on: some bytes, any number and cut anywhere, or a control token."""
         if isinstance(piece, int):
             self.tail += self._decoder.decode(b"", final=True)
             self._decoder.reset()
-            self.settled += [*self._vocabulary.encode(self.tail).ids.tolist(), piece]
+            self.committed_ids += [*self._vocabulary.encode(self.tail).ids.tolist(), piece]
             self.tail = ""
         else:
             self.tail += self._decoder.decode(piece)
 
-    def covers(self, *, all_ways: bool) -> list[Cover]:
-        """The ways in which the tokenizer may have cut the text; settles what is before the last safe cut.
+    def cover_candidates(
+        self, tokens_taken_back: int = 0, word_continuations: tuple[str, ...] = ()
+    ) -> list[CoverCandidate]:
+        """Return the ways in which the tokenizer may have cut the text, and commit what precedes the last safe cut.
 
         Args:
-            all_ways: Give other ways, too, than the text as it stands.
+            tokens_taken_back: How many of the last tokens other covers may take back.
+            word_continuations: Letters with which a word may continue; none for the encoding as it stands alone.
 
         Returns:
-            The encoding as it stands, with what `half` holds pending; then the others, if wanted: its last tokens
-            taken back, and what its end becomes if a word, or the rest of the half character, follows.
+            The encoding as it stands, with what `partial_utf8` holds pending. Then other covers: its last tokens taken
+            back, and what its end becomes if a word, or the rest of the partial character, follows.
         """
-        self._settle()
-        data, half = self.tail.encode(), self.half
+        self._commit()
+        data, half = self.tail.encode(), self.partial_utf8
         followed: tuple[str, ...] = ()
-        if all_ways:
-            followed = tuple(self.tail + more for more in self._continuations())
+        if word_continuations:
+            followed = tuple(self.tail + more for more in self._continuations(word_continuations))
         as_it_stands, *others = self._vocabulary.encode_batch([self.tail, *followed])
         ids, starts = as_it_stands.ids.tolist(), as_it_stands.starts.tolist()
         ends = {tuple(ids): len(data)}
-        if all_ways:
-            for kept in range(len(ids) - 1, max(-1, len(ids) - 1 - _TAKEN_BACK), -1):
-                if starts[kept] >= 0:
-                    ends.setdefault(tuple(ids[:kept]), starts[kept])
-            for encoding in others:
-                inside, end = _inside(encoding, len(data + half))
-                ends.setdefault(inside, end)
-        return [Cover(ids, (data + half)[end:]) for ids, end in ends.items()]
+        for kept in range(len(ids) - 1, max(-1, len(ids) - 1 - tokens_taken_back), -1):
+            if starts[kept] >= 0:
+                ends.setdefault(tuple(ids[:kept]), starts[kept])
+        for encoding in others:
+            inside, end = _inside(encoding, len(data + half))
+            ends.setdefault(inside, end)
+        return [CoverCandidate(ids, (data + half)[end:]) for ids, end in ends.items()]
 
-    def _continuations(self) -> tuple[str, ...]:
-        """How the text may go on, one of each sort that matters."""
-        if self.half:
-            return _completed(self.half)
-        return WORD_GOES_ON if self.tail[-1:].isalpha() else (_GOES_ON,)
+    def _continuations(self, word_continuations: tuple[str, ...]) -> tuple[str, ...]:
+        """Return how the text may continue, one of each sort that matters."""
+        if self.partial_utf8:
+            return _completed(self.partial_utf8)
+        return word_continuations if self.tail[-1:].isalpha() else (_GOES_ON,)
 
-    def _settle(self) -> None:
+    def _commit(self) -> None:
         pattern = safe_cuts(self._vocabulary)
         cut = max((match.start() for match in pattern.finditer(self.tail)), default=0) if pattern else 0
         if cut:
-            self.settled += self._vocabulary.encode(self.tail[:cut]).ids.tolist()
+            self.committed_ids += self._vocabulary.encode(self.tail[:cut]).ids.tolist()
             self.tail = self.tail[cut:]
 
 

@@ -32,7 +32,10 @@ from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.source_predictions import Said
+from vocabridge.projection.methods import method_of, static
+from vocabridge.projection.methods.base import BaseDistribution
+from vocabridge.projection.source_predictions import Position, ResolvedPredictions, SourcePredictions, parts_of
+from vocabridge.projection.source_stream import SourceStream
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.windows import windows
 
@@ -184,19 +187,17 @@ def score(
         common += found.common
         own = own_bits(model, found.sources) if charged else np.zeros(0)
         for policy in policies if charged else ():
-            for scorer in scorers.values():
-                scorer.steering.policy = policy
-            listener = next(iter(scorers.values())).steering  # to what is carried, all listen alike
-            tokens = listener.pieces(found.tokens[:-1])  # nothing is asked after the last
-            reading = listener.reading(1, listener.wanted)
-            reading.read_on(0, tokens[: first - 1])
+            steering = next(iter(scorers.values())).steering  # the alignments differ, what the source predicts does not
+            pieces = steering.pieces(found.tokens[:-1])  # nothing is predicted after the last
+            stream = steering.open_stream(1, policy=policy)
+            stream.append(0, pieces[: first - 1])
             for start in range(0, len(charged), _READ_AT_ONCE):
                 part = charged[start : start + _READ_AT_ONCE]
                 at = first - 1 + start
-                said = reading.read([tokens[at : at + len(part)]], len(part))
+                read = stream.advance([pieces[at : at + len(part)]], len(part))
                 for name, scorer in scorers.items():
                     carried = results[name][policy]
-                    for some, q, says in scorer.carried(said.at(range(len(part)))):
+                    for some, q, says in scorer.projected(stream, read):
                         truth = torch.tensor([place.token for place in part[some]], device=q.device)
                         bits = -q.gather(1, truth[:, None])[:, 0].log2()
                         carried.silent += int((~says).sum())
@@ -234,39 +235,46 @@ class Scorer:
         self._frequency = torch.from_numpy((frequency / frequency.sum()).astype("float32"))
 
     @torch.no_grad()
-    def carried(
-        self, said: Said, carry: ProjectionMethod = ProjectionMethod.STATIC, p_base: Tensor | None = None
+    def projected(
+        self,
+        stream: SourceStream,
+        positions: Sequence[Position],
+        method: ProjectionMethod = ProjectionMethod.STATIC,
+        p_base: Tensor | None = None,
     ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """What the source says at some positions, in the target's vocabulary.
+        """Project the source's predictions at some positions onto the target's vocabulary.
 
         Args:
-            said: What it says.
-            carry: By which it is carried, a carry of distributions.
-            p_base: What a base says there, (n, |T|); needed for the informed carry. Without it, how often the
-                alignment has counted the target's tokens stands for it.
+            stream: A stream of `steering`, or of one with the same source and target.
+            positions: Positions of the stream.
+            method: A method of distributions.
+            p_base: The base's distributions there, (n, |T|); the informed method needs them. Without them, how often the
+                alignment has counted the target's tokens replaces them.
 
         Yields:
-            A few positions each time, the distributions there (k, |T|), and where the source has a say, (k,).
+            A few positions each time, the distributions there (k, |T|), and where the source makes a prediction, (k,).
         """
         steering = self.steering
-        frequency = self._frequency.to(steering.projection.speaking.device)
+        frequency = self._frequency.to(steering.projection.mapped_source.device)
 
-        def one(part: slice) -> tuple[Tensor, Tensor]:
-            scores, speaks = steering.scores(said, part, steering.wanted)
-            p = torch.stack(scores.donors).softmax(-1)
+        def q_of(part: slice, predicted: ResolvedPredictions) -> Tensor:
+            p = torch.stack(predicted.scores.distributions).softmax(-1)
             usual = frequency.expand(p.shape[1], -1) if p_base is None else p_base[part]
-            if carry is ProjectionMethod.STATIC:
-                q = steering.projection.static(p, usual, scores.ahead)[0]
+            if method is ProjectionMethod.STATIC:
+                q = static.Method().distributions(steering.projection, p, usual, predicted.split)[0]
             else:
-                q = (steering.projection.informed(p, usual, scores.ahead)[0] + usual.log()).softmax(-1)
-            says = speaks > 0
-            return (1 - _FLOOR) * torch.where(says, q, usual) + _FLOOR * usual, says[:, 0]
+                base = BaseDistribution(usual.log(), usual)
+                change = method_of(method).project(steering.projection, p, base, predicted.split)[0]
+                q = (change + usual.log()).softmax(-1)
+            return (1 - _FLOOR) * torch.where(predicted.active > 0, q, usual) + _FLOOR * usual
 
-        # Where what the base would say is not known, what is carried without looking ahead stands in for it.
-        base = (one(part)[0] if p_base is None else p_base[part] for part in said.parts)
-        steering.look(said, base, carry)
-        for part in said.parts:
-            yield part, *one(part)
+        def base_at(part: slice, first: SourcePredictions) -> Tensor:
+            # Where the base's prediction is not known, the projection without lookahead stands in for it.
+            return p_base[part] if p_base is not None else q_of(part, ResolvedPredictions(first.scores, first.active))
+
+        predictions = steering.predictions(stream, positions, base_at)
+        for part, predicted in zip(parts_of(len(positions)), predictions, strict=True):
+            yield part, q_of(part, predicted), predicted.active[:, 0] > 0
 
 
 def own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:

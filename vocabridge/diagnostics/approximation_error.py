@@ -186,7 +186,7 @@ def distances(
         raise VocabridgeError(f"what {model.name} changes is a base model's distribution; name a base")
     truth = Truth(subject.bytes, target, tolerance=tolerance, rounds=rounds)
     found = {
-        name: {(carry, policy): Approximation(carry, policy) for carry in subject.carries for policy in policies}
+        name: {(carry, policy): Approximation(carry, policy) for carry in subject.methods for policy in policies}
         for name in alignments
     }
     classes = classes_of(target)
@@ -209,17 +209,17 @@ def distances(
         compared = [subject.truth(one, p_base) for (_, one), p_base in zip(kept, own, strict=True)]
         masses += [mass for _, _, mass in compared]
         for policy in policies if kept else ():
-            for steering in subject.steerings.values():
-                steering.policy = policy
-            listener = next(iter(subject.steerings.values()))  # to what is carried, all listen alike
-            reading, at = listener.reading(1, subject.wanted), 0
+            steering = next(
+                iter(subject.steerings.values())
+            )  # the alignments differ, what the source predicts does not
+            stream, at = steering.open_stream(1, subject.required_scores, policy), 0
             for ((i, place), _), (p, some, _), p_base in zip(kept, compared, own, strict=True):
-                said = reading.read([listener.pieces(laid.tokens[at:i])], 1)
+                (position,) = stream.advance([steering.pieces(laid.tokens[at:i])], 1)
                 at = i
                 for name, one in found.items():
-                    for carry in subject.carries:
+                    for carry in subject.methods:
                         approximation = one[carry, policy]
-                        q, says = subject.carried(name, said.at([0]), carry, p_base)
+                        q, says = subject.projected(name, stream, position, carry, p_base)
                         apart = _apart(p, q.double().cpu().numpy()[some])
                         approximation.silent += int(not says)
                         approximation.add(TokenClass(classes[place.token]), place.fit, *apart)

@@ -28,7 +28,8 @@ from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.source_predictions import Said
+from vocabridge.projection.source_predictions import Position
+from vocabridge.projection.source_stream import SourceStream
 
 _BYTES = 1e-3
 """The share of the source's mass that may be left unread at a position, as `ByteLM` has it."""
@@ -44,23 +45,25 @@ class Subject(ABC):
 
     Attributes:
         bytes: The source, byte by byte, for the truth.
-        carries: By which it can be carried.
+        methods: By which it can be projected.
         steerings: Hear it, and carry it by each alignment.
-        wanted: The fields of `Scores` that the carries need.
+        required_scores: The fields of `Scores` that the methods need.
     """
 
     bytes: ByteLM
-    carries: Sequence[ProjectionMethod]
+    methods: Sequence[ProjectionMethod]
     steerings: Mapping[str, Steering]
-    wanted: Sequence[str]
+    required_scores: Sequence[str]
 
     @abstractmethod
     def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
         """The truth at a position, over some tokens; which; and the share of the base's mass (|T|,) that they have."""
 
     @abstractmethod
-    def carried(self, name: str, said: Said, carry: ProjectionMethod, p_base: Tensor | None) -> tuple[Tensor, bool]:
-        """What is carried by an alignment at a position, (|T|,), and whether the source has a say."""
+    def projected(
+        self, name: str, stream: SourceStream, position: Position, method: ProjectionMethod, p_base: Tensor | None
+    ) -> tuple[Tensor, bool]:
+        """Return what an alignment makes of a position, (|T|,), and whether the source makes a prediction there."""
 
 
 class Distribution(Subject):
@@ -71,8 +74,8 @@ class Distribution(Subject):
     ) -> None:
         """Carries it by each alignment, also by the informed carry where the base is known."""
         self.bytes = ByteLM.of(model, tolerance=_BYTES)
-        self.carries = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED] if informed else [ProjectionMethod.STATIC]
-        self.wanted = ("tuned",)
+        self.methods = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED] if informed else [ProjectionMethod.STATIC]
+        self.required_scores = ("tuned",)
         self._scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
         self.steerings = {name: scorer.steering for name, scorer in self._scorers.items()}
 
@@ -80,10 +83,13 @@ class Distribution(Subject):
         """See `Subject.truth`."""
         return one.p[0], slice(None), 1.0
 
-    def carried(self, name: str, said: Said, carry: ProjectionMethod, p_base: Tensor | None) -> tuple[Tensor, bool]:
-        """See `Subject.carried`."""
-        ((_, q, says),) = self._scorers[name].carried(said, carry, None if p_base is None else p_base[None])
-        return q[0], bool(says[0])
+    def projected(
+        self, name: str, stream: SourceStream, position: Position, method: ProjectionMethod, p_base: Tensor | None
+    ) -> tuple[Tensor, bool]:
+        """See `Subject.projected`."""
+        p = None if p_base is None else p_base[None]
+        ((_, q, active),) = self._scorers[name].projected(stream, [position], method, p)
+        return q[0], bool(active[0])
 
 
 class Change(Subject):
@@ -95,9 +101,9 @@ class Change(Subject):
         Raises:
             VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no exact view.
         """
-        self.wanted = ("tuned", "untuned")
-        self.bytes = ByteLM.of_donors(source, self.wanted, tolerance=_BYTES)
-        self.carries = list(ProjectionMethod)
+        self.required_scores = ("tuned", "untuned")
+        self.bytes = ByteLM.of_donors(source, self.required_scores, tolerance=_BYTES)
+        self.methods = list(ProjectionMethod)
         self.steerings = {
             name: Steering.over(target, source, alignment, Combination()) for name, alignment in alignments.items()
         }
@@ -111,12 +117,15 @@ class Change(Subject):
         return steered / max(float(steered.sum()), _TINY), some, float(own.sum())
 
     @torch.no_grad()
-    def carried(self, name: str, said: Said, carry: ProjectionMethod, p_base: Tensor | None) -> tuple[Tensor, bool]:
-        """See `Subject.carried`."""
+    def projected(
+        self, name: str, stream: SourceStream, position: Position, method: ProjectionMethod, p_base: Tensor | None
+    ) -> tuple[Tensor, bool]:
+        """See `Subject.projected`."""
         assert p_base is not None
         steering = self.steerings[name]
-        steering.combination = Combination(carry)
-        _, speaks = steering.scores(said, slice(0, 1), self.wanted)
+        steering.combination = Combination(method)
+        first = stream.predictor.predict([position], self.required_scores, p_base.device)
         logits = p_base.clamp_min(_TINY).log()[None]
-        steered = steer(logits, [(steering, said)], torch.zeros(1, dtype=torch.int64), SteeringLimits())
-        return steered.softmax(-1)[0], bool(speaks[0])
+        n = torch.zeros(1, dtype=torch.int64)
+        steered = steer(logits, [(steering, stream, [position])], n, SteeringLimits())
+        return steered.softmax(-1)[0], bool(first.active[0])

@@ -26,7 +26,7 @@ from vocabridge.alignment import Vocabulary
 from vocabridge.byte_level.byte_lm import ByteLM, ByteState, Float64, Read, likeliest, share_of
 from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.diagnostics.first_token import ELSEWHERE, FirstTokens, Front
-from vocabridge.models.control_tokens import controls
+from vocabridge.models.control_tokens import shared_control_tokens
 
 TOLERANCE = 0.02
 ROUNDS = 3
@@ -128,7 +128,7 @@ class Truth:
         self.rounds = rounds
         self._first = FirstTokens(target)
         self._size = target.size
-        partners = controls(model.vocabulary, target)
+        partners = shared_control_tokens(model.vocabulary, target)
         self._controls = {source: token for token, source in partners.items()}
 
     def next(self, text: ByteState, data: bytes, ids: Sequence[int]) -> NextToken:

@@ -20,7 +20,7 @@ import numpy as np
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.byte_level.lexicon import Bool, Following, Int64, as_it_stands, going_on, half_character
-from vocabridge.projection.token_healing import run_behind
+from vocabridge.projection.token_healing import prefix_bounds
 
 ELSEWHERE = -1
 """In place of a token: the target would not have cut the text so far as it is cut."""
@@ -138,7 +138,7 @@ class FirstTokens:
 
     def _may_be_longer(self, token: int, rest: bytes) -> bool:
         """Whether there are tokens of which the rest is only the beginning."""
-        low, high = run_behind(self._following.lexicon.tokens, rest)
+        low, high = prefix_bounds(self._following.lexicon.tokens, rest)
         return token != ELSEWHERE and low < high
 
     def _is_settled(self, front: bytes, rest: bytes) -> bool:
@@ -160,5 +160,5 @@ class FirstTokens:
     def _shortest_behind(self, data: bytes) -> list[bytes]:
         """Of the shortest tokens that begin with some bytes what they have behind them."""
         tokens = self._following.lexicon.tokens
-        low, high = run_behind(tokens, data)
+        low, high = prefix_bounds(tokens, data)
         return [token[len(data) :] for token in sorted(tokens[low:high], key=len)[:_REACHING_ON]]

@@ -103,7 +103,7 @@ class ContenderFactory:
         if self.parts.sources != 1:
             alone = (Kind.DONOR, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST)
             needs |= dict.fromkeys(alone, "a bridge with one value source")
-        if saved is not None and saved.is_guarded:
+        if saved is not None and saved.has_limits:
             needs[Kind.EXACT] = "a bridge without a guard, which limits logits of tokens"
         return needs
 
@@ -144,7 +144,7 @@ class ContenderFactory:
         steerings = self.parts.steerings()
         for steering, one in zip(steerings, saved.steerings, strict=True):
             steering.combination, steering.policy, steering.strength = one.combination, one.policy, one.strength
-        bridge = Bridge(self.parts.base(), steerings, saved.guard)
+        bridge = Bridge(self.parts.base(), steerings, saved.limits)
         return of_model(Kind.BRIDGE.label, bridge, bridge.vocabulary)
 
     def _exact(self, run: Run) -> Contender:
@@ -177,7 +177,7 @@ class ContenderFactory:
             Kind.NUDGING.label,
             lambda: {"threshold": fit_threshold(bridge, self._held_out, progress=self._progress)},
         )
-        bridge.guard = Nudging(sure=setting["threshold"])
+        bridge.limits = Nudging(sure=setting["threshold"])
         return of_model(Kind.NUDGING.label, bridge, bridge.vocabulary)
 
     def _control(self, run: Run) -> Contender:
@@ -293,7 +293,7 @@ def _as_saved(saved: SavedBridge) -> dict[str, Any]:
         }
         for one in saved.steerings
     ]
-    return _together(each) | ({"guard": saved.guard.as_dict()} if saved.is_guarded else {})
+    return _together(each) | ({"limits": saved.limits.as_dict()} if saved.has_limits else {})
 
 
 def _together(settings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, no_progress
 
-CARRIED_DONOR = Combination(ProjectionMethod.INFORMED, base=0.0, tuned=1.0, untuned=0.0)
+CARRIED_DONOR = Combination(ProjectionMethod.INFORMED, base_weight=0.0, tuned_weight=1.0, untuned_weight=0.0)
 """The combination of a bridge that nudges."""
 
 _THRESHOLDS = np.round(np.arange(0.0, 1.01, 0.05), 2)

@@ -308,8 +308,8 @@ def _set_to(setting: dict[str, Any] | None) -> str:
     if "threshold" in setting:
         return f"threshold {setting['threshold']:.2f}"
     said = [*map(_steered, setting.get("steerings", [setting]))]
-    if "guard" in setting:
-        said.append("guard " + ", ".join(f"{name} {value:g}" for name, value in setting["guard"].items() if value))
+    if "limits" in setting:
+        said.append("guard " + ", ".join(f"{name} {value:g}" for name, value in setting["limits"].items() if value))
     if "tolerance" in setting:
         said.append(f"tolerance {setting['tolerance']:g}")
     return "; ".join(said)

@@ -226,7 +226,7 @@ def in_one_vocabulary(source: ValueSource) -> Steering:
 
 def _donor_logits(source: ValueSource) -> Callable[[Tensor, int], Tensor]:
     def logits(ids: Tensor, keep: int) -> Tensor:
-        models = {name: source.models[name] for name in source.needed(tuned=True)}
+        models = {name: source.models[name] for name in source.required_models({"tuned"})}
         said = run(models, lambda _name: {"input_ids": ids, "use_cache": False}, keep)
         tuned = source.scores({name: logits[0].float() for name, logits in said.items()}).tuned
         assert tuned is not None

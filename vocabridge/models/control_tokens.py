@@ -8,7 +8,7 @@ _SAME_MEANING = ("end", "turn begin", "turn content", "turn end")
 """Roles of control tokens that are read as the source's own; its begin token it has once, in front."""
 
 
-def controls(source: Vocabulary, target: Vocabulary) -> dict[int, int]:
+def shared_control_tokens(source: Vocabulary, target: Vocabulary) -> dict[int, int]:
     """The source's control token for each of the target's that means the same."""
     both = [role for role in _SAME_MEANING if role in source.roles and role in target.roles]
     return {target.roles[role]: source.roles[role] for role in reversed(both)}

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+from collections.abc import Collection, Mapping
+from typing import cast
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.models.loading import LoadedModel
-
-if TYPE_CHECKING:
-    pass
-from vocabridge.models.value_source import Scores, ValueSource, _shared_vocabulary
+from vocabridge.models.value_source import Scores, ValueSource, logger
 
 
 class ExpertPair(ValueSource):
@@ -49,9 +46,9 @@ class ExpertPair(ValueSource):
         """The tuned model."""
         return cast(PreTrainedModel, self.models["tuned"])
 
-    def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
-        """See `ValueSource.needed`."""
-        return {name for name, wanted in (("tuned", delta or tuned), ("untuned", delta or untuned)) if wanted}
+    def required_models(self, scores: Collection[str]) -> set[str]:
+        """See `ValueSource.required_models`."""
+        return {"tuned", "untuned"} if "delta" in scores else set(scores)
 
     def scores(self, logits: Mapping[str, Tensor]) -> Scores:
         """See `ValueSource.scores`."""
@@ -60,3 +57,26 @@ class ExpertPair(ValueSource):
         tuned, untuned = shared.get("tuned"), shared.get("untuned")
         delta = None if tuned is None or untuned is None else tuned - untuned
         return Scores(delta=delta, tuned=tuned, untuned=untuned)
+
+
+def _shared_vocabulary(tuned: LoadedModel, untuned: LoadedModel) -> Vocabulary:
+    """Return the tuned model's vocabulary over the rows that both have; says in a line what differs."""
+    own, other = tuned.vocabulary, untuned.vocabulary
+    differing = [role for role, i in own.roles.items() if role != "pad" and other.roles.get(role, i) != i]
+    if differing:
+        logger.info(
+            "%s and %s differ in the %s token: that of %s is used.",
+            tuned.name,
+            untuned.name,
+            ", ".join(differing),
+            tuned.name,
+        )
+    vocabulary = own.resized(min(own.size, other.size))
+    if lost := [role for role in own.roles if role != "pad" and role not in vocabulary.roles]:
+        logger.warning(
+            "%s has no %s token, so the one of %s is left out; tune a model whose tokens both have.",
+            untuned.name,
+            ", ".join(lost),
+            tuned.name,
+        )
+    return vocabulary

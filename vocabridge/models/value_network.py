@@ -8,7 +8,7 @@ of the first file).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -386,11 +386,11 @@ class ValueNetwork(ValueSource):
         """The value network proper."""
         return cast(DeltaModel, self.models["value"])
 
-    def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
-        """See `ValueSource.needed`."""
-        value = delta or tuned
-        base = tuned or untuned or (value and self.config.scheme.takes_base)
-        return {name for name, wanted in (("value", value), ("base", base)) if wanted}
+    def required_models(self, scores: Collection[str]) -> set[str]:
+        """See `ValueSource.required_models`."""
+        value = "delta" in scores or "tuned" in scores
+        base = "tuned" in scores or "untuned" in scores or (value and self.config.scheme.takes_base)
+        return {name for name, required in (("value", value), ("base", base)) if required}
 
     def scores(self, logits: Mapping[str, Tensor]) -> Scores:
         """See `ValueSource.scores`."""

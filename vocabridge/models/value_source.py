@@ -14,17 +14,12 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.models.loading import LoadedModel
-
-if TYPE_CHECKING:
-    from vocabridge.projection.lookahead import LookaheadSplit
 
 logger = logging.getLogger("vocabridge")
 
@@ -37,19 +32,15 @@ class Scores:
         delta: The change of logits, or None where nobody asked.
         tuned: The donor's own logits, delta included, or None.
         untuned: The donor's logits without the delta, or None.
-        ahead: What it says after some of its tokens, of the donors that are there; None if nobody asked.
-        image: The base's distribution on the source vocabulary, where look-ahead has made it already.
     """
 
     delta: Tensor | None = None
     tuned: Tensor | None = None
     untuned: Tensor | None = None
-    ahead: LookaheadSplit | None = None
-    image: Tensor | None = None
 
     @property
-    def donors(self) -> list[Tensor]:
-        """The tuned and the untuned donor's logits, those that are there."""
+    def distributions(self) -> list[Tensor]:
+        """The logits of the tuned and the untuned small model, those that were computed."""
         return [logits for logits in (self.tuned, self.untuned) if logits is not None]
 
 
@@ -70,32 +61,9 @@ class ValueSource(nn.Module, ABC):
         self.name = name
 
     @abstractmethod
-    def needed(self, *, delta: bool = False, tuned: bool = False, untuned: bool = False) -> set[str]:
-        """The models that have to run for these quantities."""
+    def required_models(self, scores: Collection[str]) -> set[str]:
+        """Return the names of the models that have to run for some fields of `Scores`."""
 
     @abstractmethod
     def scores(self, logits: Mapping[str, Tensor]) -> Scores:
         """The quantities that these models' logits, float32 (..., |S|), determine."""
-
-
-def _shared_vocabulary(tuned: LoadedModel, untuned: LoadedModel) -> Vocabulary:
-    """Return the tuned model's vocabulary over the rows that both have; says in a line what differs."""
-    own, other = tuned.vocabulary, untuned.vocabulary
-    differing = [role for role, i in own.roles.items() if role != "pad" and other.roles.get(role, i) != i]
-    if differing:
-        logger.info(
-            "%s and %s differ in the %s token: that of %s is used.",
-            tuned.name,
-            untuned.name,
-            ", ".join(differing),
-            tuned.name,
-        )
-    vocabulary = own.resized(min(own.size, other.size))
-    if lost := [role for role in own.roles if role != "pad" and role not in vocabulary.roles]:
-        logger.warning(
-            "%s has no %s token, so the one of %s is left out; tune a model whose tokens both have.",
-            untuned.name,
-            ", ".join(lost),
-            tuned.name,
-        )
-    return vocabulary

@@ -1,11 +1,11 @@
-"""How probable each way to cut a text is, and which ways are worth hearing.
+"""How probable each cover of a text is, and which covers are worth a prediction.
 
     log P(cover) = sum over its steps (parent, token), behind what all covers share, of log p(token | parent)
 
-A cover that is a hundredth as probable as the text as it stands has next to no say, and is left out: most words may be
-cut in several ways (` wit|h`), of which a model expects only one. What stands in front of a cover's last tokens has
-mostly been read when the cover comes up, so that those which are left out need not be read at all: a probability that
-is not known yet is taken for 1.
+A cover that is a hundredth as probable as the text as it stands carries next to no weight and is dropped: most words can
+be cut in several ways (` wit|h`), of which a model expects only one. What precedes a cover's last tokens has mostly been
+read when the cover comes up, so those that are dropped need not be read at all: a probability that is not known yet
+counts as 1.
 """
 
 from __future__ import annotations
@@ -19,72 +19,86 @@ import torch
 
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.value_source import ValueSource
-from vocabridge.projection.source_predictions import Asked, Position
+from vocabridge.projection.source_predictions import CoverNode, Position
 
-_AUDIBLE = math.log(0.01)
-"""How probable a cover has to be, beside the text as it stands."""
-
-_AT_ONCE = 64
+_DISTRIBUTIONS_AT_ONCE = 64
 """So many distributions are in memory at the same time."""
 
 Step: TypeAlias = tuple[int, int, int]
 """Row, parent, token."""
 
 
-def weigh(
-    source: ValueSource, forest: TreeDecoder, positions: Sequence[Position], known: dict[Step, dict[str, float]]
+def prune_covers(
+    source: ValueSource,
+    decoder: TreeDecoder,
+    positions: Sequence[Position],
+    known: dict[Step, dict[str, float]],
+    threshold: float,
 ) -> list[Position]:
-    """Weighs the covers of positions by what is known, and leaves out those that have next to no say.
+    """Weigh the covers of positions by what is known, and drop those that carry next to no weight.
 
-    What is known of steps, by donor, is kept in `known`, for when more has been read.
+    Where the text as it stands has not been read, or ends inside a character or in white space (what follows decides
+    there, not what precedes), none is dropped.
 
-    Where the text as it stands has not been read, or ends within a character, or in white space (what follows decides
-    there, not what is in front), none is left out. The text as it stands never is: only behind it may the text end.
+    Args:
+        source: The value source.
+        decoder: What its models have read.
+        positions: The positions.
+        known: Log-probabilities of steps, by model; extended by what has been read since.
+        threshold: The fraction of the text as it stands below which a cover is dropped.
     """
     steps = {
         (position.row, *step)
         for position in positions
-        if len(position.asked) > 1
-        for one in position.asked
-        for step in one.steps
+        if len(position.covers) > 1
+        for cover in position.covers
+        for step in cover.steps
     }
-    known |= _log_p(source, forest, [step for step in steps - known.keys() if forest.knows(*step[:2])])
-    return [_weighed(position, known) if len(position.asked) > 1 else position for position in positions]
-
-
-def _log_p(source: ValueSource, forest: TreeDecoder, steps: Sequence[Step]) -> dict[Step, dict[str, float]]:
-    """The log-probabilities of some steps, by donor."""
-    parents = list(dict.fromkeys((row, parent) for row, parent, _ in steps))
-    found: dict[Step, dict[str, float]] = {}
-    for start in range(0, len(parents), _AT_ONCE):
-        at = {parent: i for i, parent in enumerate(parents[start : start + _AT_ONCE])}
-        here = [step for step in steps if step[:2] in at]
-        said = source.scores(forest.logits(list(at)))
-        donors = {name: logits for name in ("tuned", "untuned") if (logits := getattr(said, name)) is not None}
-        places = torch.tensor([[at[step[:2]], step[2]] for step in here])
-        for name, logits in donors.items():
-            i, token = places.to(logits.device).unbind(1)
-            log_p = logits[i, token] - logits.logsumexp(-1)[i]
-            for step, one in zip(here, log_p.tolist(), strict=True):
-                found.setdefault(step, {})[name] = one
-    return found
-
-
-def _weighed(position: Position, known: Mapping[Step, Mapping[str, float]]) -> Position:
-    """A position with its covers weighed, those that have a say."""
-    covers = []
-    for one in position.asked:
-        steps = [known.get((position.row, *step), {}) for step in one.steps]
-        names = {name for step in steps for name in step}
-        covers.append(replace(one, log_p={name: sum(step.get(name, 0.0) for step in steps) for name in names}))
-    whole = [
-        one.log_p for one in covers if not one.pending and all((position.row, *step) in known for step in one.steps)
+    known |= _log_p(source, decoder, [step for step in steps - known.keys() if decoder.knows(*step[:2])])
+    return [
+        _pruned(position, known, math.log(threshold) if threshold else -math.inf)
+        if len(position.covers) > 1
+        else position
+        for position in positions
     ]
 
-    def is_audible(cover: Asked) -> bool:
-        least = {name: _AUDIBLE + max(one.get(name, 0.0) for one in whole) for name in cover.log_p}
-        return cover.may_end or not least or any(log_p > least[name] for name, log_p in cover.log_p.items())
 
-    if whole and not position.written[-1:].isspace():
-        covers = [cover for cover in covers if is_audible(cover)]
-    return replace(position, asked=tuple(covers))
+def _log_p(source: ValueSource, decoder: TreeDecoder, steps: Sequence[Step]) -> dict[Step, dict[str, float]]:
+    """Return the log-probabilities of some steps, by model."""
+    parents = list(dict.fromkeys((row, parent) for row, parent, _ in steps))
+    log_p: dict[Step, dict[str, float]] = {}
+    for start in range(0, len(parents), _DISTRIBUTIONS_AT_ONCE):
+        at = {parent: i for i, parent in enumerate(parents[start : start + _DISTRIBUTIONS_AT_ONCE])}
+        here = [step for step in steps if step[:2] in at]
+        scores = source.scores(decoder.logits(list(at)))
+        models = {name: logits for name in ("tuned", "untuned") if (logits := getattr(scores, name)) is not None}
+        places = torch.tensor([[at[step[:2]], step[2]] for step in here])
+        for name, logits in models.items():
+            i, token = places.to(logits.device).unbind(1)
+            values = logits[i, token] - logits.logsumexp(-1)[i]
+            for step, value in zip(here, values.tolist(), strict=True):
+                log_p.setdefault(step, {})[name] = value
+    return log_p
+
+
+def _pruned(position: Position, known: Mapping[Step, Mapping[str, float]], log_threshold: float) -> Position:
+    """Return a position with its covers weighed, those that are kept."""
+    covers = []
+    for cover in position.covers:
+        steps = [known.get((position.row, *step), {}) for step in cover.steps]
+        names = {name for step in steps for name in step}
+        log_p = {name: sum(step.get(name, 0.0) for step in steps) for name in names}
+        covers.append(replace(cover, log_p=log_p))
+    complete = [
+        cover.log_p
+        for cover in covers
+        if not cover.pending and all((position.row, *step) in known for step in cover.steps)
+    ]
+
+    def is_kept(cover: CoverNode) -> bool:
+        least = {name: log_threshold + max(other.get(name, 0.0) for other in complete) for name in cover.log_p}
+        return not least or any(log_p > least[name] for name, log_p in cover.log_p.items())
+
+    if complete and not position.text_end[-1:].isspace():
+        covers = [cover for cover in covers if is_kept(cover)]
+    return replace(position, covers=tuple(covers))

@@ -1,15 +1,19 @@
-"""What a source says at some positions of texts, and what it says behind some of its tokens there.
+"""A source's predictions at some positions of texts, in two stages.
 
-    logits after the covers' nodes --Healer--> one distribution a position
-    logits after tokens read on    --LookAhead--> how a token's mass is split
+    first    = predictor.predict(positions, ...)      logits after each cover --TokenHealer--> one distribution a position
+    second   = predictor.extend(positions, selected)  reads behind the source tokens that lookahead selects
+    resolved = predictor.resolve(first, second, ...)  scores, and how lookahead splits the mass of those tokens
 
-A token before which the target may or may not have ended its last token (`HealedDistribution.counts`) is decided by what the source
-says after it: with p(v | w) and how much w v counts, w has as much as sum over v of p(v | w) count(w v) says.
+`predictions_at` runs the stages, a few positions at a time. Each stage returns a new object and changes none.
+
+The weight of a token before which the target may or may not have ended its last token (`HealedDistribution`) is decided
+by the source's prediction behind it: with p(v | w) and the boundary weight of w v, the weight of w is the sum over v of
+p(v | w) weight(w v).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -20,294 +24,358 @@ from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.value_source import Scores, ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.lookahead_split import LookaheadSplit
+from vocabridge.projection.projection import Projection
 from vocabridge.projection.token_healing import TokenHealer
 
-_RUNS_ON = 0.5
-"""Policy `skip` is silent where more than this share of the source's distribution would run across the boundary."""
+_CACHE_BUDGET = 1 << 26
+"""Cache budget, in floats, for first-stage predictions until lookahead has read; what is beyond it is recomputed."""
 
-_FOLLOWING = 16
-"""So many of the tokens that may follow an unsure one are judged with it."""
+_POSITIONS_AT_ONCE = 8
+"""Positions projected at the same time, which takes some ten float32 tensors of this many rows of |T|."""
 
-_REMEMBERED = 1 << 26
-"""Of what is heard and of images so many numbers are remembered until look-ahead has read on; others are made again."""
+LookaheadNodes: TypeAlias = Mapping[int, Sequence[tuple[int, int]]]
+"""At one position: for each token that was read behind, the (cover, node) pairs behind which it stands."""
 
-_AT_ONCE = 8
-"""Positions that are carried at the same time: some ten float32 tensors of this many rows of |T|."""
-
-
-Looked: TypeAlias = tuple[int, int, list[tuple[int, int]]]
-"""A token that was looked behind: its position, its id, and the (cover, node) pairs behind which it was read."""
+_Read: TypeAlias = tuple[int, int, Sequence[tuple[int, int]]]
+"""A token that was read behind: its position in the part, its id, and its (cover, node) pairs."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class CoverNode:
     """A cover of a text, as a node of its row's tree.
 
     Attributes:
         node: Where the cover's tokens end.
         pending: The bytes that the next token has to begin with.
-        steps: The (parent, token) pairs from the node that all covers of the text share.
-        log_p: Log P of these steps by donor (`weighing`); nothing where a cover is the only one.
-        may_end: Whether the cover is the encoding of the text as it stands. A tokenizer makes any other cover only of a
-            longer text, so no control token may follow it.
+        steps: The (parent, token) pairs behind the node that all covers of the text share.
+        log_p: Log P of these steps by model (`cover_pruning`); empty where a cover is the only one.
     """
 
     node: int
     pending: bytes
     steps: tuple[tuple[int, int], ...] = ()
     log_p: Mapping[str, float] = field(default_factory=dict)
-    may_end: bool = False
 
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a text after which the source is heard.
+    """A place in a text at which the source predicts.
 
     Attributes:
-        row: Which text.
-        written: The end of the text that decides where the base's tokenizer cuts; empty before any.
-        asked: The covers; none where the source has no say.
+        row: Which text of the batch.
+        text_end: The end of the text that decides where the base's tokenizer cuts; empty before any text.
+        covers: The covers; none where the source makes no prediction.
     """
 
     row: int
-    written: bytes
-    asked: tuple[Asked, ...]
+    text_end: bytes
+    covers: tuple[CoverNode, ...]
 
     @property
     def nodes(self) -> list[int]:
-        """Those after which the models have to be heard here: the covers' ends, and the nodes that weigh them."""
-        steps = [parent for one in self.asked for parent, _ in one.steps]
-        return list(dict.fromkeys([*(one.node for one in self.asked), *steps]))
+        """The nodes after which the models have to predict here: the covers' ends, and those that weigh the covers."""
+        steps = [parent for cover in self.covers for parent, _ in cover.steps]
+        return list(dict.fromkeys([*(cover.node for cover in self.covers), *steps]))
 
     @property
-    def heals(self) -> bool:
+    def needs_healing(self) -> bool:
         """Whether the text's end need not be the end of a token."""
-        return len(self.asked) > 1 or any(one.pending for one in self.asked)
+        return len(self.covers) > 1 or any(cover.pending for cover in self.covers)
 
     @property
     def trunk(self) -> list[int]:
-        """Those of them that have to be read whichever covers are worth it: those of the text as it stands."""
-        if len(self.asked) < 2:
+        """The nodes that have to be read whichever covers are kept: those of the text as it stands."""
+        if len(self.covers) < 2:
             return self.nodes
-        branches = [one.steps[0][0] for one in self.asked if one.steps]
-        return list(dict.fromkeys([self.asked[0].node, *(parent for parent, _ in self.asked[0].steps), *branches]))
+        branches = [cover.steps[0][0] for cover in self.covers if cover.steps]
+        as_is = self.covers[0]
+        return list(dict.fromkeys([as_is.node, *(parent for parent, _ in as_is.steps), *branches]))
 
 
-class Said:
-    """What a source says at some positions.
+@dataclass(frozen=True)
+class SourcePredictions:
+    """The first stage: predictions at n positions, without lookahead.
 
     Attributes:
-        positions: The positions, row by row.
+        positions: The positions.
+        scores: The scores that were required, (n, |S|).
+        active: Where the source makes a prediction, float32 (n, 1), 1 or 0.
+        boundary_weights: By model, for each position that was healed, see `HealedDistribution`.
+        uncertain_tokens: For each position, the tokens that lookahead has to read behind to know their weight.
     """
 
-    def __init__(
-        self,
-        source: ValueSource,
-        forest: TreeDecoder,
-        healer: TokenHealer,
-        policy: BoundaryPolicy,
-        positions: list[Position],
-    ) -> None:
-        """Of positions whose nodes the forest has read."""
-        self.positions = positions
-        self._source = source
-        self._forest = forest
-        self._healer = healer
-        self._policy = policy
-        # Look-ahead asks for all, and then it is carried: by the positions, and the fields that were wanted.
-        self._heard: dict[tuple[range, tuple[str, ...]], tuple[Scores, Tensor]] = {}
-        self._images: dict[range, Tensor] = {}
-        self._behind: dict[int, dict[int, list[tuple[int, int]]]] = {}  # position -> w -> (cover, node) each
-        self._counts: dict[tuple[int, str], dict[int, float]] = {}  # position, donor -> `Healed.counts`
-        self._unsure: dict[int, list[int]] = {}  # position -> of these tokens, those that the donor may well mean
+    positions: Sequence[Position]
+    scores: Scores
+    active: Tensor
+    boundary_weights: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
+    uncertain_tokens: Mapping[int, list[int]] = field(default_factory=dict)
 
-    @property
-    def parts(self) -> list[slice]:
-        """The positions by a few at a time, to bound the memory of carrying and combining what is said there."""
-        count = len(self.positions)
-        return [slice(i, min(i + _AT_ONCE, count)) for i in range(0, count, _AT_ONCE)]
 
-    def at(self, chosen: Sequence[int]) -> Said:
-        """The same at some of the positions only."""
-        return Said(self._source, self._forest, self._healer, self._policy, [self.positions[i] for i in chosen])
+@dataclass(frozen=True)
+class ResolvedPredictions:
+    """Predictions at n positions, as a projection takes them.
 
-    def scores(
-        self, part: slice, wanted: Sequence[str], lookahead: Lookahead | None, device: torch.device
-    ) -> tuple[Scores, Tensor]:
-        """The scores at some of the positions.
+    Attributes:
+        scores: The scores that were required, (n, |S|).
+        active: Where the source makes a prediction, float32 (n, 1), 1 or 0.
+        split: How the mass of some source tokens is split; None without lookahead.
+        base_on_source_vocab: The base's distribution on the source vocabulary, (n, |S|), where lookahead has computed it.
+    """
+
+    scores: Scores
+    active: Tensor
+    split: LookaheadSplit | None = None
+    base_on_source_vocab: Tensor | None = None
+
+
+class SourcePredictor:
+    """Predicts at positions whose nodes a `TreeDecoder` has read.
+
+    Attributes:
+        source: The value source.
+        decoder: The source's tokens, and its models' predictions after some of them.
+        healer: From the source's vocabulary to the target's.
+        policy: How predictions are read where tokens do not end together.
+    """
+
+    def __init__(self, source: ValueSource, decoder: TreeDecoder, healer: TokenHealer, policy: BoundaryPolicy) -> None:
+        """Hold the parts."""
+        self.source = source
+        self.decoder = decoder
+        self.healer = healer
+        self.policy = policy
+
+    def predict(
+        self, positions: Sequence[Position], required_scores: Sequence[str], device: torch.device
+    ) -> SourcePredictions:
+        """Predict at n positions, without lookahead.
 
         Args:
-            part: Which positions, n.
-            wanted: Names of the fields of `Scores` that are needed.
-            look_ahead: Knows the longer target tokens of the source's, for what `look_behind` has asked.
-            device: Where the results are wanted.
+            positions: The positions.
+            required_scores: Names of the fields of `Scores` that are needed.
+            device: Where the results are needed.
+        """
+        predicting = [position for position in positions if position.covers]
+        active = torch.tensor([[float(bool(position.covers))] for position in positions], device=device)
+        if not predicting:
+            zeros = torch.zeros(len(positions), self.source.vocabulary.size, device=device)
+            no_scores: dict[str, Any] = dict.fromkeys(required_scores, zeros)
+            return SourcePredictions(positions, Scores(**no_scores), active)
+        # A position without a prediction repeats another's scores, to keep the shape.
+        first = [position if position.covers else predicting[0] for position in positions]
+        as_is = self.source.scores(self.decoder.logits([(position.row, position.covers[0].node) for position in first]))
+        scores = {name: getattr(as_is, name) for name in required_scores}
+        predictions = SourcePredictions(positions, Scores(), active)
+        if healing := [i for i, position in enumerate(positions) if position.needs_healing]:
+            names = [n for n in ("untuned", "tuned") if n in required_scores or "delta" in required_scores]
+            predictions, healed, crossing_mass = self._heal(predictions, healing, names)
+            if self.policy is BoundaryPolicy.SKIP:
+                active[healing, 0] = (crossing_mass <= self.healer.config.max_crossing_mass).to(active)
+            else:
+                if "delta" in required_scores:
+                    healed["delta"] = healed["tuned"] - healed["untuned"]
+                for name, logits in scores.items():
+                    logits[healing] = healed[name]
+        return replace(predictions, scores=Scores(**{name: logits.to(device) for name, logits in scores.items()}))
+
+    def extend(self, positions: Sequence[Position], selected: Sequence[Sequence[int]]) -> list[LookaheadNodes]:
+        """Read behind some of the source's tokens, other ones at each position, each by itself."""
+        decoder, vocabulary = self.decoder, self.source.vocabulary
+        wanted: list[list[int]] = [[] for _ in decoder.trees]
+        behind: list[dict[int, list[tuple[int, int]]]] = []
+        for position, tokens in zip(positions, selected, strict=True):
+            here: dict[int, list[tuple[int, int]]] = {}
+            wanted[position.row] += position.nodes
+            for w in tokens:
+                data = vocabulary.token_bytes[w] or b""
+                nodes = []
+                for number, cover in enumerate(position.covers):
+                    token = vocabulary.canonical.get(cover.pending + data) if cover.pending else w
+                    if token is not None:
+                        nodes.append((number, decoder.trees[position.row].add([token], cover.node)))
+                if nodes:
+                    here[w] = nodes
+                    wanted[position.row] += [node for _, node in nodes]
+            behind.append(here)
+        if any(behind):
+            decoder.read(wanted)
+        return list(behind)
+
+    def resolve(
+        self, first: SourcePredictions, behind: Sequence[LookaheadNodes], lookahead: Lookahead
+    ) -> tuple[Scores, LookaheadSplit | None]:
+        """Apply what the source predicts behind some of its tokens.
+
+        Args:
+            first: The first stage at n positions.
+            behind: The second stage there.
+            lookahead: Finds the target tokens that the source's tokens may become.
 
         Returns:
-            Scores (n, |S|), and where the source has a say: float32 (n, 1), 1 or 0.
+            The scores with decided boundary weights, and how the mass of the tokens is split.
         """
-        places = self._range(part)
-        heard = self._heard.get((places, tuple(wanted))) or self._hear(places, wanted, device)
-        if self._is_worth_keeping(places):
-            self._heard[places, tuple(wanted)] = heard
-        scores, speaks = replace(heard[0], image=self._images.get(places)), heard[1]
-        looked = [(i, w, nodes) for i in places for w, nodes in self._behind.get(i, {}).items()]
-        if lookahead is None or not looked:
-            return scores, speaks
-        names = [name for name in ("tuned", "untuned") if name in wanted]
-        after = self._after(looked, names)
-        changes = self._decided(looked, names, after)
+        read = [(i, w, nodes) for i, here in enumerate(behind) for w, nodes in here.items()]
+        if not read:
+            return first.scores, None
+        names = [name for name in ("tuned", "untuned") if getattr(first.scores, name) is not None]
+        p_behind = self._p_behind(first.positions, read, names)
+        changes = self._decide_boundaries(first, read, names, p_behind)
+        scores = first.scores
         for name in {name for name, _, _, _ in changes}:
             scores = replace(scores, **{name: getattr(scores, name).clone()})
         for name, i, w, change in changes:
-            getattr(scores, name)[i - places.start, w] += change.to(device)
-        position, tokens = [i - places.start for i, _, _ in looked], [w for _, w, _ in looked]
-        return replace(scores, ahead=lookahead.ahead(position, tokens, after.to(device))), speaks
+            getattr(scores, name)[i, w] += change.to(first.active.device)
+        split = lookahead.split([i for i, _, _ in read], [w for _, w, _ in read], p_behind.to(first.active.device))
+        return scores, split
 
-    def remember(self, part: slice, image: Tensor) -> None:
-        """Keeps the base's distributions on the source vocabulary, (n, |S|), for when the positions are carried."""
-        if self._is_worth_keeping(places := self._range(part)):
-            self._images[places] = image
-
-    def unsure(self, part: slice) -> list[list[int]]:
-        """The source's tokens at some positions that it means only if it means them to go on in some way."""
-        return [self._unsure.get(i, []) for i in self._range(part)]
-
-    def _range(self, part: slice) -> range:
-        return range(*part.indices(len(self.positions)))
-
-    def _is_worth_keeping(self, places: range) -> bool:
-        room = places.stop * self._source.vocabulary.size <= _REMEMBERED
-        return self._policy is BoundaryPolicy.LOOKAHEAD and room
-
-    def _hear(self, places: range, wanted: Sequence[str], device: torch.device) -> tuple[Scores, Tensor]:
-        """What `scores` gives, without looking ahead."""
-        positions = [self.positions[at] for at in places]
-        forest, source = self._forest, self._source
-        speaking = [position for position in positions if position.asked]
-        speaks = torch.tensor([[float(bool(position.asked))] for position in positions], device=device)
-        if not speaking:
-            silence = torch.zeros(len(positions), source.vocabulary.size, device=device)
-            silent: dict[str, Any] = dict.fromkeys(wanted, silence)
-            return Scores(**silent), speaks
-        # A position without a say repeats another's scores, to keep the shape.
-        first = [position if position.asked else speaking[0] for position in positions]
-        said = source.scores(forest.logits([(position.row, position.asked[0].node) for position in first]))
-        scores = {name: getattr(said, name) for name in wanted}
-        if several := [i for i, position in enumerate(positions) if position.heals]:
-            names = [name for name in ("untuned", "tuned") if name in wanted or "delta" in wanted]
-            healed, across = self._all_covers([places[i] for i in several], names)
-            if self._policy is BoundaryPolicy.SKIP:
-                speaks[several, 0] = (across <= _RUNS_ON).to(speaks)
-            else:
-                if "delta" in wanted:
-                    healed["delta"] = healed["tuned"] - healed["untuned"]
-                for name, logits in scores.items():
-                    logits[several] = healed[name]
-        return Scores(**{name: logits.to(device) for name, logits in scores.items()}), speaks
-
-    def _all_covers(self, places: Sequence[int], names: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """What all covers say at n positions, logits (n, |S|) by donor; the share of the last's that runs across."""
-        positions = [self.positions[at] for at in places]
-        healed, across = {}, torch.zeros(())
-        for name, ends in self._ends(positions, names).items():
-            weights = torch.cat([_weights(position, name, ends) for position in positions])
-            pendings = [[one.pending for one in position.asked] for position in positions]
-            may_end = [[one.may_end for one in position.asked] for position in positions]
-            found = self._healer.heal(pendings, may_end, weights, ends, [position.written for position in positions])
-            across = found.across
-            self._counts |= {(at, name): counts for at, counts in zip(places, found.counts, strict=True)}
-            if self._policy is BoundaryPolicy.LOOKAHEAD:
-                self._unsure |= dict(zip(places, found.unsure(), strict=True))
+    def _heal(
+        self, predictions: SourcePredictions, places: Sequence[int], names: Sequence[str]
+    ) -> tuple[SourcePredictions, dict[str, Tensor], Tensor]:
+        """Marginalize over the covers at n places; logits (n, |S|) by model, and the last model's crossing mass."""
+        positions = [predictions.positions[i] for i in places]
+        healed: dict[str, Tensor] = {}
+        boundary_weights, uncertain, crossing_mass = {}, {}, torch.zeros(())
+        for name, log_p in self._log_p_after_covers(positions, names).items():
+            log_weights = torch.cat([_log_weights(position, name, log_p) for position in positions])
+            pendings = [[cover.pending for cover in position.covers] for position in positions]
+            text_ends = [position.text_end for position in positions]
+            found = self.healer.marginalize(pendings, log_weights, log_p, text_ends)
+            crossing_mass = found.crossing_mass
+            boundary_weights[name] = dict(zip(places, found.boundary_weights, strict=True))
+            if self.policy is BoundaryPolicy.LOOKAHEAD:
+                uncertain = dict(zip(places, self.healer.uncertain_tokens(found), strict=True))
             healed[name] = found.p.clamp_min_(torch.finfo(found.p.dtype).tiny).log_()
-        return healed, across
+        predictions = replace(predictions, boundary_weights=boundary_weights, uncertain_tokens=uncertain)
+        return predictions, healed, crossing_mass
 
-    def _ends(self, positions: Sequence[Position], names: Sequence[str]) -> dict[str, Tensor]:
-        """Log-probabilities after each of k covers of some positions, (k, |S|), by donor."""
-        ends = [(position.row, one.node) for position in positions for one in position.asked]
-        said = self._source.scores(self._forest.logits(ends))
-        return {name: getattr(said, name).log_softmax(-1) for name in names}
+    def _log_p_after_covers(self, positions: Sequence[Position], names: Sequence[str]) -> dict[str, Tensor]:
+        """Return log-probabilities after each of the k covers of some positions, (k, |S|), by model."""
+        ends = [(position.row, cover.node) for position in positions for cover in position.covers]
+        scores = self.source.scores(self.decoder.logits(ends))
+        return {name: getattr(scores, name).log_softmax(-1) for name in names}
 
-    def look_behind(self, chosen: Sequence[Sequence[int]]) -> None:
-        """Has the source read on by some of its tokens, for each position by others, each for itself."""
-        forest, canonical = self._forest, self._source.vocabulary.canonical
-        wanted: list[list[int]] = [[] for _ in forest.trees]
-        for i, (position, tokens) in enumerate(zip(self.positions, chosen, strict=True)):
-            wanted[position.row] += position.nodes
-            for w in tokens:
-                data = self._source.vocabulary.token_bytes[w] or b""
-                nodes = []
-                for cover, one in enumerate(position.asked):
-                    token = canonical.get(one.pending + data) if one.pending else w
-                    if token is not None:
-                        nodes.append((cover, forest.trees[position.row].add([token], one.node)))
-                if nodes:
-                    self._behind.setdefault(i, {})[w] = nodes
-                    wanted[position.row] += [node for _, node in nodes]
-        if self._behind:
-            forest.read(wanted)
+    def _p_behind(self, positions: Sequence[Position], read: Sequence[_Read], names: Sequence[str]) -> Tensor:
+        """Return the m models' distributions behind K tokens, (m, K, |S|)."""
+        entries = [(positions[i].row, node) for i, _, nodes in read for _, node in nodes]
+        scores = self.source.scores(self.decoder.logits(entries))
+        p = torch.stack([getattr(scores, name).softmax(-1) for name in names])
+        return p if len(entries) == len(read) else self._average_covers(positions, read, names, p)
 
-    def _after(self, looked: Sequence[Looked], names: Sequence[str]) -> Tensor:
-        """What the donors say after the tokens that were looked behind: their probabilities, (m, K, |S|)."""
-        entries = [(self.positions[i].row, node) for i, _, nodes in looked for _, node in nodes]
-        said = self._source.scores(self._forest.logits(entries))
-        after = torch.stack([getattr(said, name).softmax(-1) for name in names])
-        return after if len(entries) == len(looked) else self._mixed(looked, names, after)
-
-    def _decided(
-        self, looked: Sequence[Looked], names: Sequence[str], after: Tensor
-    ) -> list[tuple[str, int, int, Tensor]]:
-        """Whether the target has a boundary before an unsure token is decided by what the source says after it.
-
-        Args:
-            looked: The tokens that were looked behind.
-            names: Of the donors.
-            after: What they say there, (m, K, |S|); weighed by how much it counts, in place.
-
-        Returns:
-            Of each donor and unsure token (position, token): the change of its logit.
-        """
-        changes = []
-        for k, (i, w, _) in enumerate(looked):
-            for d, name in enumerate(names):
-                count = self._counts.get((i, name), {}).get(w)
-                if count is None:
-                    continue
-                following = after[d, k].topk(min(_FOLLOWING, after.shape[-1])).indices
-                counts = torch.full_like(after[d, k], count)
-                found = self._healer.counts_behind(self.positions[i].written, w, following.tolist())
-                counts[following] = torch.tensor(found, device=counts.device)
-                after[d, k] *= counts
-                total = after[d, k].sum()
-                after[d, k] /= total
-                changes.append((name, i, w, (total / count).log()))
-        return changes
-
-    def _mixed(self, looked: Sequence[Looked], names: Sequence[str], after: Tensor) -> Tensor:
-        """Of several covers with the same token behind them, the mean by how probable each is with it."""
-        places = list(dict.fromkeys(i for i, _, nodes in looked if len(nodes) > 1))
-        positions = [self.positions[i] for i in places]
-        sizes = [len(position.asked) for position in positions]
+    def _average_covers(
+        self, positions: Sequence[Position], read: Sequence[_Read], names: Sequence[str], p: Tensor
+    ) -> Tensor:
+        """Average over the covers behind which a token stands, weighted by how probable each is together with it."""
+        places = list(dict.fromkeys(i for i, _, nodes in read if len(nodes) > 1))
+        sizes = [len(positions[i].covers) for i in places]
         ends = {
-            name: dict(zip(places, found.split(sizes), strict=True))
-            for name, found in self._ends(positions, names).items()
+            name: dict(zip(places, log_p.split(sizes), strict=True))
+            for name, log_p in self._log_p_after_covers([positions[i] for i in places], names).items()
         }
-        mixed, entry = after.new_empty(len(names), len(looked), after.shape[-1]), 0
-        for k, (i, _, nodes) in enumerate(looked):
-            several = after[:, entry : entry + len(nodes)]
+        averaged, entry = p.new_empty(len(names), len(read), p.shape[-1]), 0
+        for k, (i, _, nodes) in enumerate(read):
+            by_cover = p[:, entry : entry + len(nodes)]
             entry += len(nodes)
             if len(nodes) == 1:
-                mixed[:, k] = several[:, 0]
+                averaged[:, k] = by_cover[:, 0]
                 continue
-            position = self.positions[i]
-            tree = self._forest.trees[position.row]
-            for d, name in enumerate(names):
-                said = ends[name][i]
-                weights = _weights(position, name, said)
-                shares = torch.stack([weights[c] + said[c, tree.tokens[node]] for c, node in nodes]).softmax(0)
-                mixed[d, k] = shares @ several[d]
-        return mixed
+            tree = self.decoder.trees[positions[i].row]
+            for m, name in enumerate(names):
+                log_p = ends[name][i]
+                weights = _log_weights(positions[i], name, log_p)
+                joint = torch.stack([weights[c] + log_p[c, tree.tokens[node]] for c, node in nodes])
+                averaged[m, k] = joint.softmax(0) @ by_cover[m]
+        return averaged
+
+    def _decide_boundaries(
+        self, first: SourcePredictions, read: Sequence[_Read], names: Sequence[str], p_behind: Tensor
+    ) -> list[tuple[str, int, int, Tensor]]:
+        """Decide whether the target has a boundary before an uncertain token by the prediction behind it.
+
+        Args:
+            first: The first stage.
+            read: The tokens that were read behind.
+            names: Of the models.
+            p_behind: Their distributions there, (m, K, |S|); multiplied by the boundary weights, in place.
+
+        Returns:
+            For each model and uncertain token (position, token): the change of its logit.
+        """
+        changes = []
+        for k, (i, w, _) in enumerate(read):
+            for m, name in enumerate(names):
+                weight = first.boundary_weights.get(name, {}).get(i, {}).get(w)
+                if weight is None:
+                    continue
+                p = p_behind[m, k]
+                followers = p.topk(min(self.healer.config.uncertain_followers, p.shape[-1])).indices
+                weights = torch.full_like(p, weight)
+                found = self.healer.weights_behind(first.positions[i].text_end, w, followers.tolist())
+                weights[followers] = torch.tensor(found, device=weights.device)
+                p *= weights
+                total = p.sum()
+                p /= total
+                changes.append((name, i, w, (total / weight).log()))
+        return changes
 
 
-def _weights(position: Position, name: str, ends: Tensor) -> Tensor:
-    """Log P of each of k covers behind what all share, (k,), where the others of the donor are."""
-    return ends.new_tensor([one.log_p.get(name, 0.0) for one in position.asked])
+def parts_of(count: int) -> list[slice]:
+    """Return slices of `count` positions that bound the memory of projecting and combining the predictions there."""
+    return [slice(i, min(i + _POSITIONS_AT_ONCE, count)) for i in range(0, count, _POSITIONS_AT_ONCE)]
+
+
+def predictions_at(
+    predictor: SourcePredictor,
+    positions: Sequence[Position],
+    required_scores: Sequence[str],
+    projection: Projection,
+    lookahead: Lookahead | None = None,
+    p_base: Callable[[slice, SourcePredictions], Tensor] | None = None,
+) -> Iterator[ResolvedPredictions]:
+    """Run both stages: the one way from positions to predictions.
+
+    Args:
+        predictor: Predicts.
+        positions: All positions; they are worked on in the slices of `parts_of`.
+        required_scores: Names of the fields of `Scores` that are needed, with lookahead a model's distribution among
+            them.
+        projection: From the source's vocabulary to the target's.
+        lookahead: None to do without; used under policy `lookahead` only.
+        p_base: Returns the base's probabilities (n, |T|) at a slice, given the first stage there; with lookahead.
+
+    Yields:
+        The predictions at each slice of `parts_of`, in order.
+    """
+    device, parts = projection.mapped_source.device, parts_of(len(positions))
+    if lookahead is None or predictor.policy is not BoundaryPolicy.LOOKAHEAD:
+        for part in parts:
+            first = predictor.predict(positions[part], required_scores, device)
+            yield ResolvedPredictions(first.scores, first.active)
+        return
+    assert p_base is not None
+    cached: dict[int, tuple[SourcePredictions, Tensor]] = {}
+    selected: list[list[int]] = []
+
+    def first_stage(part: slice) -> tuple[SourcePredictions, Tensor, Tensor]:
+        first = predictor.predict(positions[part], required_scores, device)
+        p = p_base(part, first)
+        return first, projection.base_on_source_vocab(p), p
+
+    for part in parts:
+        first, on_source, p = first_stage(part)
+        likely = lookahead.select(first.scores.distributions[0].softmax(-1), on_source, p)
+        selected += [
+            list(dict.fromkeys([*first.uncertain_tokens.get(i, ()), *tokens])) for i, tokens in enumerate(likely)
+        ]
+        if part.stop * predictor.source.vocabulary.size <= _CACHE_BUDGET:
+            cached[part.start] = first, on_source
+    behind = predictor.extend(positions, selected)
+    for part in parts:
+        first, on_source = cached.pop(part.start) if part.start in cached else first_stage(part)[:2]
+        scores, split = predictor.resolve(first, behind[part], lookahead)
+        yield ResolvedPredictions(scores, first.active, split, on_source)
+
+
+def _log_weights(position: Position, name: str, like: Tensor) -> Tensor:
+    """Return log P of each of k covers behind what all share, (k,), on the device of the model's logits."""
+    return like.new_tensor([cover.log_p.get(name, 0.0) for cover in position.covers])

@@ -17,12 +17,17 @@ from torch.utils.checkpoint import checkpoint
 
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import ValueNetwork
-from vocabridge.options import Regularizer
+from vocabridge.options import ProjectionMethod, Regularizer
+from vocabridge.projection.methods import method_of
+from vocabridge.projection.methods.base import BaseDistribution
 from vocabridge.training.bases import TrainingBase
 from vocabridge.training.collator import IGNORED
 
 _AT_ONCE = 2**26
 """Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""
+
+
+_LINEAR = method_of(ProjectionMethod.LINEAR)
 
 
 class TrainingObjective(nn.Module):
@@ -112,7 +117,7 @@ class TrainingObjective(nn.Module):
         z_delta = self.value.unembed(heard).float()
         if base.projection is not None:
             with torch.autocast(z_delta.device.type, enabled=False):  # a projection is float32
-                z_delta = base.projection.linear(z_delta, z_base.softmax(-1))
+                z_delta = _LINEAR.project(base.projection, z_delta, BaseDistribution(z_base, z_base.softmax(-1)), None)
         z = z_base + z_delta
         return torch.stack(
             [

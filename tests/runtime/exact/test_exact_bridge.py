@@ -134,8 +134,8 @@ def test_a_bridge_differs_in_one_argument(parts, tmp_path):
     assert isinstance(bridge, ByteLevelBridge)
     assert bridge.steering.combination == load(tmp_path / "bridge").steering.combination
     assert isinstance("".join(stream(bridge, "The qui", max_new_tokens=1)), str)
-    save_bridge(parts.bridge(guard=SteeringLimits(plausible=0.1)), tmp_path / "guarded")
-    with pytest.raises(VocabridgeError, match="guard"):
+    save_bridge(parts.bridge(limits=SteeringLimits(plausible=0.1)), tmp_path / "guarded")
+    with pytest.raises(VocabridgeError, match="limits"):
         load(tmp_path / "guarded", exact=True)
 
 
