@@ -3,7 +3,7 @@
     python benchmarks/compare_training.py RECIPE ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR
                                           --output DIR [--other MODEL] [--texts 300] [--items 100] [--across 40]
 
-RECIPE is `scheme=cascade+,method=full,seed=1` and so on, fields of `vocabridge.training.train.Recipe`; `default` is the
+RECIPE is `scheme=cascade+,method=full,seed=1` and so on, fields of `vocabridge.training.train.TrainingConfig`; `default` is the
 command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the base it was trained
 on; "other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with
 weights fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1)
@@ -36,15 +36,15 @@ from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import CONFIG, ValueNetwork, load_value_network
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.training.train import Recipe, train_value_network
+from vocabridge.training.train import TrainingConfig, train_value_network
 from vocabridge.utils.progress import no_progress
 
 CARRIES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]
 
 
-def recipe_of(text: str, base: str) -> Recipe:
+def recipe_of(text: str, base: str) -> TrainingConfig:
     """A recipe from `name=value,name=value`."""
-    hints = get_type_hints(Recipe)
+    hints = get_type_hints(TrainingConfig)
     fields: dict[str, Any] = {}
     for part in [] if text == "default" else text.split(","):
         name, _, value = part.partition("=")
@@ -52,7 +52,7 @@ def recipe_of(text: str, base: str) -> Recipe:
         kind = get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
         several = get_origin(kind) is tuple
         fields[name] = tuple(value.split("+")) if several else value == "True" if kind is bool else kind(value)
-    return Recipe(base=base, **fields)
+    return TrainingConfig(base=base, **fields)
 
 
 def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> dict[str, np.ndarray]:

@@ -129,9 +129,9 @@ def train(
     It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C or
     SIGTERM saves a checkpoint; the same command goes on from the last one.
     """
-    from vocabridge.training.train import LEARNING_RATES, Recipe, train_value_network
+    from vocabridge.training.train import LEARNING_RATES, TrainingConfig, train_value_network
 
-    recipe = Recipe(
+    recipe = TrainingConfig(
         base=base,
         method=method.value,
         other_bases=tuple(other_base or ()),

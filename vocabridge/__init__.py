@@ -9,108 +9,84 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary, align
-    from vocabridge.bridge.build import build_bridge, build_steering
-    from vocabridge.bridge.cache import BridgeCache
-    from vocabridge.bridge.chat import chat_prompt
-    from vocabridge.bridge.fitting import fit_combination
-    from vocabridge.bridge.limits import SteeringLimits
-    from vocabridge.bridge.logits_processor import SteeringLogitsProcessor
-    from vocabridge.bridge.model import Bridge
-    from vocabridge.bridge.saving import load, save_bridge
-    from vocabridge.bridge.steering import Steering
-    from vocabridge.bridge.streaming import stream
-    from vocabridge.byte_level.byte_bridge import ByteLevelBridge
-    from vocabridge.byte_level.byte_lm import ByteLM
-    from vocabridge.decoding.stop_strings import StopStrings
-    from vocabridge.evaluation.evaluate import evaluate
-    from vocabridge.evaluation.results import Evaluation
-    from vocabridge.models.expert_pair import ExpertPair
-    from vocabridge.models.loading import load_model
-    from vocabridge.models.value_network import ValueNetwork, load_value_network
-    from vocabridge.options import (
-        BaseSchedule,
-        BoundaryPolicy,
-        Form,
-        Initialization,
-        ProjectionMethod,
-        Regularizer,
-        Scheme,
-    )
-    from vocabridge.projection.combination import Combination
-    from vocabridge.projection.strength import Schedule
-    from vocabridge.training.train import Recipe, train_value_network
+    from vocabridge.alignment import Alignment as Alignment
+    from vocabridge.alignment import VocabridgeError as VocabridgeError
+    from vocabridge.alignment import Vocabulary as Vocabulary
+    from vocabridge.alignment import align as align
+    from vocabridge.bridge.build import build_bridge as build_bridge
+    from vocabridge.bridge.build import build_steering as build_steering
+    from vocabridge.bridge.cache import BridgeCache as BridgeCache
+    from vocabridge.bridge.chat import chat_prompt as chat_prompt
+    from vocabridge.bridge.fitting import fit_combination as fit_combination
+    from vocabridge.bridge.limits import SteeringLimits as SteeringLimits
+    from vocabridge.bridge.logits_processor import SteeringLogitsProcessor as SteeringLogitsProcessor
+    from vocabridge.bridge.model import Bridge as Bridge
+    from vocabridge.bridge.saving import load as load
+    from vocabridge.bridge.saving import save_bridge as save_bridge
+    from vocabridge.bridge.steering import Steering as Steering
+    from vocabridge.bridge.streaming import stream as stream
+    from vocabridge.byte_level.byte_bridge import ByteLevelBridge as ByteLevelBridge
+    from vocabridge.byte_level.byte_lm import ByteLM as ByteLM
+    from vocabridge.decoding.stop_strings import StopStrings as StopStrings
+    from vocabridge.evaluation.evaluate import evaluate as evaluate
+    from vocabridge.evaluation.results import Evaluation as Evaluation
+    from vocabridge.models.expert_pair import ExpertPair as ExpertPair
+    from vocabridge.models.loading import load_model as load_model
+    from vocabridge.models.value_network import ValueNetwork as ValueNetwork
+    from vocabridge.models.value_network import load_value_network as load_value_network
+    from vocabridge.options import BaseSchedule as BaseSchedule
+    from vocabridge.options import BoundaryPolicy as BoundaryPolicy
+    from vocabridge.options import Form as Form
+    from vocabridge.options import Initialization as Initialization
+    from vocabridge.options import ProjectionMethod as ProjectionMethod
+    from vocabridge.options import Regularizer as Regularizer
+    from vocabridge.options import Scheme as Scheme
+    from vocabridge.projection.combination import Combination as Combination
+    from vocabridge.projection.config import BoundaryConfig as BoundaryConfig
+    from vocabridge.projection.strength import Schedule as Schedule
+    from vocabridge.training.train import TrainingConfig as TrainingConfig
+    from vocabridge.training.train import train_value_network as train_value_network
 
-_HOMES = {
+_MODULES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),
-    "bridge.model": ("Bridge",),
-    "bridge.cache": ("BridgeCache",),
-    "byte_level.byte_lm": ("ByteModel",),
-    "bridge.chat": ("chat_prompt",),
-    "projection.combination": ("Carry", "Combination", "Form"),
-    "evaluation.evaluate": ("evaluate",),
-    "byte_level.byte_bridge": ("ExactBridge",),
-    "bridge.fitting": ("fit_combination",),
-    "bridge.saving": ("load", "save_bridge"),
-    "bridge.limits": ("Guard",),
     "bridge.build": ("build_bridge", "build_steering"),
-    "models.loading": ("load_model",),
-    "options": ("Policy",),
-    "bridge.logits_processor": ("SteeringProcessor",),
-    "training.regularizers": ("Regulariser",),
-    "scheme": ("Initialisation", "Scheme", "Turns"),
+    "bridge.cache": ("BridgeCache",),
+    "bridge.chat": ("chat_prompt",),
+    "bridge.fitting": ("fit_combination",),
+    "bridge.limits": ("SteeringLimits",),
+    "bridge.logits_processor": ("SteeringLogitsProcessor",),
+    "bridge.model": ("Bridge",),
+    "bridge.saving": ("load", "save_bridge"),
     "bridge.steering": ("Steering",),
-    "decoding.stop_strings": ("StopStrings",),
     "bridge.streaming": ("stream",),
-    "projection.strength": ("Schedule",),
+    "byte_level.byte_bridge": ("ByteLevelBridge",),
+    "byte_level.byte_lm": ("ByteLM",),
+    "decoding.stop_strings": ("StopStrings",),
+    "evaluation.evaluate": ("evaluate",),
     "evaluation.results": ("Evaluation",),
-    "training.train": ("Recipe", "train_value_network"),
-    "models.value_network": ("load_value_network",),
-    "models.value_source": ("ContrastPair", "ValueNetwork"),
+    "models.expert_pair": ("ExpertPair",),
+    "models.loading": ("load_model",),
+    "models.value_network": ("ValueNetwork", "load_value_network"),
+    "options": (
+        "BaseSchedule",
+        "BoundaryPolicy",
+        "Form",
+        "Initialization",
+        "ProjectionMethod",
+        "Regularizer",
+        "Scheme",
+    ),
+    "projection.combination": ("Combination",),
+    "projection.config": ("BoundaryConfig",),
+    "projection.strength": ("Schedule",),
+    "training.train": ("TrainingConfig", "train_value_network"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "Alignment",
-    "Bridge",
-    "BridgeCache",
-    "ByteModel",
-    "Carry",
-    "Combination",
-    "ContrastPair",
-    "Evaluation",
-    "ExactBridge",
-    "Form",
-    "Guard",
-    "Initialisation",
-    "Policy",
-    "Recipe",
-    "Regulariser",
-    "Schedule",
-    "Scheme",
-    "Steering",
-    "SteeringProcessor",
-    "StopStrings",
-    "Turns",
-    "ValueNetwork",
-    "VocabridgeError",
-    "Vocabulary",
-    "align",
-    "build_bridge",
-    "build_steering",
-    "chat_prompt",
-    "evaluate",
-    "fit_combination",
-    "load",
-    "load_model",
-    "load_value_network",
-    "save_bridge",
-    "stream",
-    "train_value_network",
-]
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -90,12 +90,12 @@ def test_the_packaged_models_are_those_of_the_library():
 
 
 def test_the_defaults_of_training_are_those_of_the_library():
-    from vocabridge.training.train import LEARNING_RATES, Recipe
+    from vocabridge.training.train import LEARNING_RATES, TrainingConfig
 
     defaults = {name: one.default for name, one in inspect.signature(train.train).parameters.items()}
     assert (defaults.pop("other_base"), defaults.pop("learning_rate")) == (None, None)
     defaults |= {"other_bases": (), "learning_rate": LEARNING_RATES[defaults["method"].value]}
-    for field in dataclasses.fields(Recipe):
+    for field in dataclasses.fields(TrainingConfig):
         if field.default is not dataclasses.MISSING:
             default = defaults[field.name]
             assert getattr(default, "value", default) == field.default

@@ -27,7 +27,7 @@ from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.training.train import Recipe
+from vocabridge.training.train import TrainingConfig
 
 logging.disable_progress_bar()
 
@@ -372,9 +372,9 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def recipe(model_folders) -> Recipe:
+def recipe(model_folders) -> TrainingConfig:
     """Three steps an epoch on these."""
-    return Recipe(str(model_folders.source), epochs=4, batch_size=2, learning_rate=1e-2, method="lora", rank=2)
+    return TrainingConfig(str(model_folders.source), epochs=4, batch_size=2, learning_rate=1e-2, method="lora", rank=2)
 
 
 @pytest.fixture

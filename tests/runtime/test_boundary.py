@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.projection.boundary import Boundary, kind
+from vocabridge.projection.boundary import Boundary, character_class
+from vocabridge.projection.config import BoundaryConfig
 
 TARGETS = ["words", "byte_level", "sentencepiece", "no_safe_cuts", "wordpiece"]
 KINDS = [b"", b"a", b"0", b" ", b"\n", b"\t"]
@@ -50,7 +51,7 @@ def target(request, vocabularies, words) -> Vocabulary:
 @pytest.fixture(scope="module")
 def boundary(tiny, target) -> Boundary:
     """Used by all examples, so that much of what it is asked it has been asked before."""
-    return Boundary(tiny["source"], target)
+    return Boundary(tiny["source"], target, BoundaryConfig())
 
 
 # --- one by one --------------------------------------------------------------------------------------------------
@@ -61,16 +62,22 @@ def boundary(tiny, target) -> Boundary:
 def test_continuations_count_what_segmentations_by_hand_say(tiny, target, boundary, judge, written, rests):
     """Whichever are asked together, and whether or not they were asked before."""
     expected = [judge(target).count(written, rest) for rest in rests]
-    assert boundary.counts(written, rests) == pytest.approx(expected, abs=1e-12)
-    assert boundary.counts(written, rests[::-1]) == pytest.approx(expected[::-1], abs=1e-12)
-    assert Boundary(tiny["source"], target).counts(written, rests) == pytest.approx(expected, abs=1e-12)
+    assert boundary.weights(written, rests) == pytest.approx(expected, abs=1e-12)
+    assert boundary.weights(written, rests[::-1]) == pytest.approx(expected[::-1], abs=1e-12)
+    assert Boundary(tiny["source"], target, BoundaryConfig()).weights(written, rests) == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 @given(written=pieces, rests=st.lists(pieces, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_counts_are_from_a_little_to_1(boundary, written, rests):
-    for rest, count in zip(rests, boundary.counts(written, rests), strict=True):
-        assert (0.001 if kind(written[-1:]) == kind(rest) == kind(b"a") else 1e-6) <= count <= 1 + 1e-12
+    for rest, count in zip(rests, boundary.weights(written, rests), strict=True):
+        assert (
+            (0.001 if character_class(written[-1:]) == character_class(rest) == character_class(b"a") else 1e-6)
+            <= count
+            <= 1 + 1e-12
+        )
 
 
 @pytest.mark.parametrize(
@@ -114,25 +121,25 @@ def test_counts_are_from_a_little_to_1(boundary, written, rests):
     ],
 )
 def test_by_hand(tiny, words, written, rest, count):
-    assert Boundary(tiny["source"], words).counts(written, [rest]) == [pytest.approx(count)]
+    assert Boundary(tiny["source"], words, BoundaryConfig()).weights(written, [rest]) == [pytest.approx(count)]
 
 
 def test_no_continuations_have_no_counts(boundary):
-    assert boundary.counts(b"x", []) == []
+    assert boundary.weights(b"x", []) == []
 
 
 def test_what_is_known_is_not_cut_again(tiny, words, monkeypatch):
-    boundary, cut, segment = Boundary(tiny["source"], words), [], Vocabulary.segment_batch
+    boundary, cut, segment = Boundary(tiny["source"], words, BoundaryConfig()), [], Vocabulary.segment_batch
     monkeypatch.setattr(Vocabulary, "segment_batch", lambda one, batch: [cut.extend(batch), segment(one, batch)][1])
-    first = boundary.counts(b" g", [b"ir", b".", b"", b"ir"])
+    first = boundary.weights(b" g", [b"ir", b".", b"", b"ir"])
     assert {b" gir ", b" girt", b" g. "} <= set(cut)
     cut.clear()
-    assert boundary.counts(b" g", [b"", b"ir", b"ir", b"."]) == [first[2], first[0], first[0], first[1]]
+    assert boundary.weights(b" g", [b"", b"ir", b"ir", b"."]) == [first[2], first[0], first[0], first[1]]
     assert first[0] == first[3]
     assert not cut
-    by_kind = boundary.by_kind(b" g")
+    by_kind = boundary.weights_by_class(b" g")
     cut.clear()
-    assert boundary.by_kind(b" g") is by_kind
+    assert boundary.weights_by_class(b" g") is by_kind
     assert not cut
 
 
@@ -141,9 +148,9 @@ def test_what_is_known_is_not_cut_again(tiny, words, monkeypatch):
 
 def test_every_token_is_of_one_kind(words, any_vocabulary):
     """Which is that of its first byte; of the first kind are those without text and punctuation."""
-    boundary = Boundary(any_vocabulary, words)
-    assert boundary.kinds.shape == (any_vocabulary.size,)
-    for data, found in zip(any_vocabulary.token_bytes, boundary.kinds.tolist(), strict=True):
+    boundary = Boundary(any_vocabulary, words, BoundaryConfig())
+    assert boundary.classes.shape == (any_vocabulary.size,)
+    for data, found in zip(any_vocabulary.token_bytes, boundary.classes.tolist(), strict=True):
         first = (data or b"")[:1]
         of_a_kind = [
             first.isalpha() or first >= b"\x80",
@@ -156,17 +163,17 @@ def test_every_token_is_of_one_kind(words, any_vocabulary):
 
 
 def test_a_kind_is_that_of_the_first_byte():
-    assert [kind(sample) for sample in KINDS] == list(range(len(KINDS)))
-    found = {bytes([byte]): kind(bytes([byte])) for byte in range(256)}
-    assert all(kind(data + b"x") == kind(data + b" ") == i for data, i in found.items())
-    assert [kind(data) for data in (b".", b"_", b"<|", b"\x00", b"\x7f")] == [0] * 5
+    assert [character_class(sample) for sample in KINDS] == list(range(len(KINDS)))
+    found = {bytes([byte]): character_class(bytes([byte])) for byte in range(256)}
+    assert all(character_class(data + b"x") == character_class(data + b" ") == i for data, i in found.items())
+    assert [character_class(data) for data in (b".", b"_", b"<|", b"\x00", b"\x7f")] == [0] * 5
     assert set(found.values()) == set(range(len(KINDS)))
 
 
 @given(written=pieces)
 @settings(max_examples=40, deadline=None)
 def test_by_kind_a_sample_stands_for_all(target, boundary, judge, written):
-    found = boundary.by_kind(written)
+    found = boundary.weights_by_class(written)
     expected = [judge(target).count(written, sample) for sample in KINDS]
     np.testing.assert_allclose(found, np.array(expected, dtype="float32"))
     assert found.dtype == np.float32

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.prompts import left_padded, prompt_ids
@@ -143,8 +144,8 @@ def same_vocabulary(parts, policy, projection_of):
     ids = encode(small.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, delta = small.model(ids).logits, tuned.model(ids).logits - small.model(ids).logits
-        ((_, said),) = bridge.listen(ids, keep=ids.shape[1])
-        return bridge, ids, bridge(ids).logits, base, delta, [len(position.asked) for position in said.positions]
+        ((_, _, positions),) = SourceStreams().advance(bridge.steerings, ids.tolist(), 0, ids.shape[1])
+        return bridge, ids, bridge(ids).logits, base, delta, [len(position.covers) for position in positions]
 
 
 @pytest.mark.parametrize("policy", BoundaryPolicy)
@@ -233,7 +234,9 @@ def test_what_there_is_no_room_to_remember_is_heard_again(parts, monkeypatch, pl
     bridge, ids = parts.bridge(), encode(parts.base.vocabulary, PROMPTS[1] + PROMPTS[2])
     with torch.no_grad():
         remembered = bridge(ids, use_cache=False).logits
-        monkeypatch.setattr("vocabridge.projection.source_predictions._REMEMBERED", places * parts.pair.vocabulary.size)
+        monkeypatch.setattr(
+            "vocabridge.projection.source_predictions._CACHE_BUDGET", places * parts.pair.vocabulary.size
+        )
         assert torch.equal(bridge(ids, use_cache=False).logits, remembered)
 
 
@@ -260,8 +263,8 @@ def test_a_text_of_padding_and_unused_ids_is_read_as_no_text(parts):
     bridge = parts.bridge()
     ids = encode(bridge.vocabulary, "The fox")
     odd = torch.cat([ids, torch.tensor([[703, 0, 2]])], 1)
-    ((_, said),) = bridge.listen(odd, keep=4)
-    assert said.positions[1:] == said.positions[:1] * 3
+    ((_, _, positions),) = SourceStreams().advance(bridge.steerings, odd.tolist(), 0, 4)
+    assert positions[1:] == positions[:1] * 3
 
 
 def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_control_tokens(chatty):
@@ -275,11 +278,11 @@ def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_c
     ids, expected = (
         [*one, end, *two, begin, *three] for (one, two, three), (end, begin) in zip(encoded, ends, strict=True)
     )
-    ((_, said),) = bridge.listen(torch.tensor([[0, *ids]]), keep=len(ids))
-    tree, cover = said._forest.trees[0], said.positions[-1].asked[0]
+    ((_, stream, positions),) = SourceStreams().advance(bridge.steerings, [[0, *ids]], 0, len(ids))
+    tree, cover = stream.predictor.decoder.trees[0], positions[-1].covers[0]
     assert [tree.tokens[node] for node in tree.ancestors(cover.node)] == expected
     read, text = [], b""
-    for i, position in zip(ids, said.positions, strict=True):
+    for i, position in zip(ids, positions, strict=True):
         data = target.token_bytes[i]
         if data is None:
             read = [
@@ -289,8 +292,8 @@ def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_c
             ]
             text = b""
         text += data or b""
-        if position.asked:
-            nodes = tree.ancestors(position.asked[0].node)
+        if position.covers:
+            nodes = tree.ancestors(position.covers[0].node)
             assert [tree.tokens[node] for node in nodes] == [*read, *source.encode(text.decode()).ids.tolist()]
         else:
             assert text.decode(errors="ignore").encode() != text

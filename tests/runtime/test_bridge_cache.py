@@ -380,5 +380,5 @@ def test_one_of_several_sources_may_be_silent_all_along(parts, numbers):
     bridge, ids = Bridge(parts.base, [steering(0), steering(1)]), encode(parts.base.vocabulary, PROMPTS[0])
     with torch.no_grad():
         cache = bridge(ids[:, :-1], use_cache=True).past_key_values
-        assert sorted(cache.readings) == list(numbers)
+        assert sorted(cache.streams._streams) == list(numbers)
         close(bridge(ids[:, -1:], past_key_values=cache).logits, bridge(ids, use_cache=False).logits[:, -1:])

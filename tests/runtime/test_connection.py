@@ -178,10 +178,10 @@ def test_texts_that_are_packed_into_one_row_do_not_hear_each_other(network):
 
 def test_a_cascade_runs_its_base_even_for_the_change_alone(network):
     with_base = {"value"} if network.config.scheme is Scheme.RESIDUAL else {"value", "base"}
-    assert network.needed(delta=True) == with_base
-    assert network.needed(tuned=True) == {"value", "base"}
-    assert network.needed(untuned=True) == {"base"}
-    assert network.needed() == set()
+    assert network.required_models({"delta"}) == with_base
+    assert network.required_models({"tuned"}) == {"value", "base"}
+    assert network.required_models({"untuned"}) == {"base"}
+    assert network.required_models(set()) == set()
 
 
 @torch.no_grad()

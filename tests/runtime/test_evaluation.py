@@ -189,7 +189,7 @@ def test_the_whole_path(files, model_folders, measure):
     assert (report.items, report.templates, report.answered, len(report.samples)) == (4, 2, 2, 3)
     setting = named(report, BRIDGE).setting
     assert report.combination == setting["combination"] == setting["fits"][0]["combination"]
-    assert {fit["combination"]["carry"] for fit in setting["fits"]} == {carry.value for carry in ProjectionMethod}
+    assert {fit["combination"]["method"] for fit in setting["fits"]} == {carry.value for carry in ProjectionMethod}
     assert {fit["policy"] for fit in setting["fits"]} == {"retokenize", "look-ahead"}
     assert named(report, "mixture").setting["combination"]["form"] == "mixture"
     assert 0 <= named(report, "nudging").setting["threshold"] <= 1

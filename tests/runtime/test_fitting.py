@@ -8,6 +8,7 @@ import torch
 
 from vocabridge.bridge import fitting
 from vocabridge.bridge.fitting import Features, fit_combination
+from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
@@ -82,8 +83,8 @@ def spoken_bits(bridge, combination, strength=1.0) -> float:
         ids, truth = torch.tensor([tokens.ids[:-1]]), torch.tensor(tokens.ids[tokens.first :])
         with torch.no_grad():
             bridge.steering.combination, bridge.steering.strength = Combination(), 1.0
-            ((steering, said),) = bridge.listen(ids, keep=len(truth))
-            _, speaks = steering.scores(said, slice(0, len(truth)), steering.wanted)
+            ((steering, stream, positions),) = SourceStreams().advance(bridge.steerings, ids.tolist(), 0, len(truth))
+            speaks = stream.predictor.predict(positions, steering.combination.required_scores, ids.device).active
             bridge.steering.combination, bridge.steering.strength = combination, strength
             log_p = bridge(ids, use_cache=False).logits[0, -len(truth) :].log_softmax(-1)
         bits += (-log_p.gather(1, truth[:, None])[:, 0] / np.log(2))[speaks[:, 0] > 0].tolist()

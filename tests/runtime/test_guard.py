@@ -162,7 +162,7 @@ def test_confidence_needs_a_combination_that_computes_the_donor():
     ):
         limits.check(combination)
     for combination in (Combination(ProjectionMethod.LINEAR), Combination(ProjectionMethod.INFORMED, 1, 0, 1)):
-        with pytest.raises(VocabridgeError, match=f"the {combination.method.value} carry does not compute"):
+        with pytest.raises(VocabridgeError, match=f"the {combination.method.value} method does not compute"):
             limits.check(combination)
         SteeringLimits(plausible=0.1, min_entropy=1.0, max_norm=3.0).check(combination)
 

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
+from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.token_healing import HealedDistribution, TokenHealer
 
 SIZE = 265
@@ -21,6 +22,8 @@ WRITTEN = [b"", b" ", b"  ", b" a", b"t", b"h", b"th", b"xt", b"zh", b"\xc3", b"
 """The ends of texts that are tried, after any of which the target may have ended a token or not."""
 
 ends = st.sampled_from(WRITTEN)
+
+CONFIG = BoundaryConfig()
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Way:
 
 @pytest.fixture(scope="module")
 def healer(tiny) -> TokenHealer:
-    return TokenHealer(tiny["source"], tiny["target"])
+    return TokenHealer(tiny["source"], tiny["target"], CONFIG)
 
 
 @st.composite
@@ -67,14 +70,19 @@ class One:
     unsure: list[int]
 
     @classmethod
-    def of(cls, found: HealedDistribution, i: int = 0) -> One:
-        return cls(found.p[i], found.across[i], found.counts[i], found.unsure()[i])
+    def of(cls, healer: TokenHealer, found: HealedDistribution, i: int = 0) -> One:
+        uncertain = healer.uncertain_tokens(found)[i]
+        return cls(found.p[i], found.crossing_mass[i], found.boundary_weights[i], uncertain)
 
 
 def heal(healer: TokenHealer, several: list[Way], written: bytes) -> One:
     weights = torch.tensor([one.weight for one in several])
     log_p = torch.from_numpy(np.stack([one.log_p for one in several]))
+<<<<<<< HEAD
     return One.of(healer.heal([[one.pending for one in several]], [[True] * len(several)], weights, log_p, [written]))
+=======
+    return One.of(healer, healer.marginalize([[one.pending for one in several]], weights, log_p, [written]))
+>>>>>>> e86b273 (wip tests)
 
 
 @dataclass(frozen=True)
@@ -144,8 +152,12 @@ def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no
     each = torch.tensor(each[: len(several)])
     weights = torch.tensor([one.weight + shift for one in several]) - each
     logits = torch.from_numpy(np.stack([one.log_p for one in several])) + each[:, None]
+<<<<<<< HEAD
     may_end = [[True] * len(several)]
     moved = One.of(healer.heal([[one.pending for one in several]], may_end, weights, logits, [written]))
+=======
+    moved = One.of(healer, healer.marginalize([[one.pending for one in several]], weights, logits, [written]))
+>>>>>>> e86b273 (wip tests)
     torch.testing.assert_close(moved.p, found.p, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(moved.across, found.across, atol=1e-5, rtol=1e-3)
     assert moved.counts == found.counts
@@ -158,10 +170,14 @@ def test_several_texts_are_healed_as_each_is_by_itself(tiny, healer, judge, text
     weights = torch.tensor([way.weight for several, _ in texts for way in several])
     log_p = torch.from_numpy(np.stack([way.log_p for several, _ in texts for way in several]))
     pendings = [[way.pending for way in several] for several, _ in texts]
+<<<<<<< HEAD
     may_end = [[True] * len(several) for several, _ in texts]
     found = healer.heal(pendings, may_end, weights, log_p, [written for _, written in texts])
+=======
+    found = healer.marginalize(pendings, weights, log_p, [written for _, written in texts])
+>>>>>>> e86b273 (wip tests)
     for i, one in enumerate(texts):
-        together, alone = One.of(found, i), heal(healer, *one)
+        together, alone = One.of(healer, found, i), heal(healer, *one)
         torch.testing.assert_close(together.p, alone.p)
         torch.testing.assert_close(together.across, alone.across)
         assert (together.counts, together.unsure) == (alone.counts, alone.unsure)
@@ -215,14 +231,18 @@ def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny
         p = torch.zeros(SIZE)
         p[[of[bytes([byte])] for byte in b"abcdfgijklmnopqr"[:others]]] = (1 - mass) / others
         p[of[b"h"]] = mass
+<<<<<<< HEAD
         found = One.of(healer.heal([[b""]], [[True]], torch.zeros(1), p.log()[None], [b"t"]))
+=======
+        found = One.of(healer, healer.marginalize([[b""]], torch.zeros(1), p.log()[None], [b"t"]))
+>>>>>>> e86b273 (wip tests)
         assert float(found.p[of[b"h"]]) == pytest.approx(mass * count / (mass * count + 1 - mass))
         assert found.counts == ({of[b"h"]: 0.001} if count < 1 else {})
 
 
 def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_some_count(tiny, monkeypatch):
     """Of 40 tokens of a kind that counts 1, in falling order, all but the last three count next to nothing."""
-    healer = TokenHealer(tiny["source"], tiny["target"])
+    healer = TokenHealer(tiny["source"], tiny["target"], CONFIG)
     spelled = [bytes([byte]) for byte in range(65, 105)]
     asked: list[bytes] = []
 
@@ -230,17 +250,21 @@ def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_som
         asked.extend(rests)
         return [1.0 if rest in spelled[-3:] else 1e-6 for rest in rests]
 
-    kinds = np.ones(len(healer._boundary.by_kind(b"t")), dtype="float32")
-    monkeypatch.setattr(healer, "_boundary", SimpleNamespace(counts=counts, by_kind=lambda written: kinds))
+    kinds = np.ones(len(healer._boundary.weights_by_class(b"t")), dtype="float32")
+    monkeypatch.setattr(healer, "_boundary", SimpleNamespace(weights=counts, weights_by_class=lambda written: kinds))
     ids = [tiny["source"].canonical[data] for data in spelled]
     p = torch.zeros(SIZE)
     p[ids] = torch.linspace(40, 20, 40)
+<<<<<<< HEAD
     found = One.of(healer.heal([[b""]], [[True]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
+=======
+    found = One.of(healer, healer.marginalize([[b""]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
+>>>>>>> e86b273 (wip tests)
     assert asked == spelled  # each once
     assert float(found.p[ids[-3:]].sum()) == pytest.approx(1, abs=1e-4)
 
 
-def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all():
+def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all(healer):
     masses = {
         7: (0.0002, 0.001),  # would be 0.2 to 0.9998
         5: (0.0001, 0.001),  # 0.1 to 0.9999
@@ -255,13 +279,13 @@ def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all
     found = HealedDistribution(
         torch.stack([p, p]), torch.zeros(2), [{}, {w: count for w, (_, count) in masses.items()}]
     )
-    assert found.unsure() == [[], [7, 3, 2]]
+    assert healer.uncertain_tokens(found) == [[], [7, 3, 2]]
 
 
 def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny, vocabularies, judge):
     """A control token ends the text: the target cuts what is in front of it as it stands."""
     source, target = vocabularies["byte_level"], tiny["target"]
-    healer, cases = TokenHealer(source, target), 0
+    healer, cases = TokenHealer(source, target, CONFIG), 0
     followed = [source.canonical[data] for data in (b"t", b"h", b"\xc3", b" ", b".")]
     following = [0, *(source.canonical[data] for data in (b"h", b"e", b"\xa9", b" ", b"a", b"1", b"\xff"))]
     assert source.token_bytes[0] is None
@@ -269,23 +293,27 @@ def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny
         for w in followed:
             behind = [source.token_bytes[w] + source.token_bytes[v] for v in following[1:]]
             expected = [judge(target).count(written, data) for data in behind]
+<<<<<<< HEAD
             expected.insert(0, judge(target).count_at_end(written, source.token_bytes[w]))
             assert healer.counts_behind(written, w, following) == pytest.approx(expected)
+=======
+            assert healer.weights_behind(written, w, following) == pytest.approx(expected)
+>>>>>>> e86b273 (wip tests)
             cases += len(set(expected)) > 1
     assert cases > 5
 
 
-def test_whether_a_token_may_run_on_is_whether_the_target_may_end_before_one_of_its_kind(tiny, healer, judge):
+def test_whether_a_token_can_cross_is_whether_the_target_may_end_before_one_of_its_kind(tiny, healer, judge):
     source, found = tiny["source"], set()
     for pending in PENDING[1:]:
         for written in [pending, *WRITTEN, b"x" + pending]:
             longer = [data for data in source.token_bytes if data.startswith(pending) and data != pending]
             expected = any(judge(tiny["target"]).by_kind(written, data[len(pending) :]) > 1e-6 for data in longer)
-            assert healer.may_run_on(pending, written) == expected
+            assert healer.can_cross(pending, written) == expected
             found.add(expected)
-    assert healer.may_run_on(b"t", b"t")  # letters behind letters are never excluded
-    assert not healer.may_run_on(b" ", b" ")  # the target has " a" and "  "
-    assert not healer.may_run_on(b"z", b"z")  # no token of the source begins with it
+    assert healer.can_cross(b"t", b"t")  # letters behind letters are never excluded
+    assert not healer.can_cross(b" ", b" ")  # the target has " a" and "  "
+    assert not healer.can_cross(b"z", b"z")  # no token of the source begins with it
     assert found == {True, False}
 
 
@@ -318,7 +346,7 @@ def test_it_has_no_weights_that_a_checkpoint_would_hold(healer):
 )
 def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(tiny, pending):
     tokens = tiny["highest"].token_bytes
-    found = TokenHealer(tiny["highest"], tiny["target"]).run(pending).ids.tolist()
+    found = TokenHealer(tiny["highest"], tiny["target"], CONFIG).prefix_range(pending).ids.tolist()
     assert sorted(found) == [i for i, data in enumerate(tokens) if data.startswith(pending) and data != pending]
     assert found == sorted(found, key=lambda i: tokens[i])
 
@@ -327,11 +355,11 @@ def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(ti
 def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, kind):
     """Each rest is the token of its bytes, or the first piece of them; the run has the kinds of these rests."""
     vocabulary = vocabularies[kind]
-    healer = TokenHealer(vocabulary, vocabulary)
+    healer = TokenHealer(vocabulary, vocabulary, BoundaryConfig())
     prefixes = {data[:size] for data in vocabulary.canonical for size in (1, 2, len(data))}
     for pending in sorted(prefixes)[::3]:
         longer = sorted(data for data in vocabulary.canonical if data.startswith(pending) and data != pending)
-        run = healer.run(pending)
+        run = healer.prefix_range(pending)
         assert run.ids.tolist() == [vocabulary.canonical[data] for data in longer]
         for data, rest in zip(longer, run.rests.tolist(), strict=True):
             own = data[len(pending) :]

@@ -153,11 +153,11 @@ def test_a_new_text_and_one_that_is_mostly_taken_back_begin_anew(parts):
     one = processor(parts, policy=BoundaryPolicy.AS_IS)
     ids = parts.base.vocabulary.encode("1 2 3 4 5 6 7 8 9 a b c").ids.tolist()
     said(one, [ids])
-    reading = one._readings[0]
+    reading = one._streams._streams[0]
     said(one, [[*ids, 5]])
-    assert one._readings[0] is reading
+    assert one._streams._streams[0] is reading
     said(one, [ids[: len(ids) // 2 - 1]])
-    assert one._readings[0] is not reading
+    assert one._streams._streams[0] is not reading
 
 
 def test_what_was_read_of_many_texts_with_one_beginning_does_not_pile_up(parts):
@@ -166,7 +166,7 @@ def test_what_was_read_of_many_texts_with_one_beginning_does_not_pile_up(parts):
     slots = []
     for i in range(20):
         said(one, [[*ids, *range(300 + 5 * i, 305 + 5 * i)]])
-        slots.append(len(one._readings[0].forest.trees[0].tokens))
+        slots.append(len(one._streams._streams[0].predictor.decoder.trees[0].tokens))
     assert max(slots) < 4 * slots[0]
 
 

@@ -19,7 +19,7 @@ from vocabridge.alignment import Kind, Vocabulary
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.decoding.incremental_tokenizer import (
     _GOES_ON,
-    Cover,
+    CoverCandidate,
     IncrementalTokenizer,
     Piece,
     _completed,
@@ -27,6 +27,7 @@ from vocabridge.decoding.incremental_tokenizer import (
 )
 from vocabridge.decoding.safe_cuts import safe_cuts
 from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.token_healing import TokenHealer
 
 FRAGMENTS = [
@@ -64,6 +65,9 @@ whole_texts = st.lists(
     max_size=12,
 ).map("".join)
 
+ALL_COVERS = (2, tuple("etaoinsrhldf"))
+"""What `cover_candidates` is asked for where all covers are needed."""
+
 
 @st.composite
 def pieces(draw: st.DrawFn) -> list[Piece]:
@@ -94,7 +98,7 @@ def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     ended, text = begin_tokens(vocabulary), ""
     for number, piece in enumerate(parts):
-        reader.append_piece(piece)
+        reader.append(piece)
         if isinstance(piece, int):
             text += decoder.decode(b"", final=True)
             ended, text = [*ended, *vocabulary.encode(text).ids.tolist(), piece], ""
@@ -103,12 +107,12 @@ def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
             text += decoder.decode(piece)
         expected = ended + vocabulary.encode(text).ids.tolist()
         assert reader.ids == expected
-        assert reader.half == decoder.getstate()[0]
+        assert reader.partial_utf8 == decoder.getstate()[0]
         if number % 3:  # covers settle what is in front of the last safe cut
-            first = reader.covers(all_ways=number % 2 == 0)[0]
-            assert [*reader.settled, *first.ids] == expected
+            first = reader.cover_candidates(*(ALL_COVERS if number % 2 == 0 else ()))[0]
+            assert [*reader.committed_ids, *first.ids] == expected
             assert reader.ids == expected
-            assert first.pending == reader.half
+            assert first.pending == reader.partial_utf8
 
 
 @given(parts=pieces())
@@ -122,15 +126,15 @@ def test_ids_are_those_from_scratch_after_every_piece(any_vocabulary, parts):
 def test_a_copy_reads_on_by_itself(any_vocabulary, parts, more):
     reader, alone = IncrementalTokenizer(any_vocabulary), IncrementalTokenizer(any_vocabulary)
     for piece in parts:
-        reader.append_piece(piece)
-        alone.append_piece(piece)
+        reader.append(piece)
+        alone.append(piece)
     copy = reader.copy()
     for piece in more:
-        copy.append_piece(piece)
-        copy.covers(all_ways=True)
-    assert (reader.ids, reader.half) == (alone.ids, alone.half)
+        copy.append(piece)
+        copy.cover_candidates(*ALL_COVERS)
+    assert (reader.ids, reader.partial_utf8) == (alone.ids, alone.partial_utf8)
     for piece in more:
-        reader.append_piece(piece)
+        reader.append(piece)
     assert copy.ids == reader.ids
 
 
@@ -139,8 +143,8 @@ def test_the_begin_token_is_put_in_front_once_and_only_where_the_model_expects_i
     assert begin_tokens(loaded["target"].vocabulary) == [0]
     reader = IncrementalTokenizer(loaded["target"].vocabulary)
     for piece in (b"a ", b"b ", 1, b"c"):
-        reader.append_piece(piece)
-        reader.covers(all_ways=True)
+        reader.append(piece)
+        reader.cover_candidates(*ALL_COVERS)
     assert reader.ids.count(0) == 1
     assert reader.ids[0] == 0
 
@@ -150,7 +154,7 @@ def test_a_control_token_ends_the_text_in_front_of_it(vocabularies):
     vocabulary = vocabularies["byte_level"]
     reader = IncrementalTokenizer(vocabulary)
     for piece in (b"The fo", b"\xf0\x9f", 1, b"x"):
-        reader.append_piece(piece)
+        reader.append(piece)
     before, behind = (vocabulary.encode(text).ids.tolist() for text in ("The fo\ufffd", "x"))
     assert reader.ids == [*before, 1, *behind]
     assert reader.ids != [*vocabulary.encode("The fox").ids.tolist(), 1]
@@ -275,8 +279,8 @@ def test_only_the_text_behind_the_last_safe_cut_is_encoded_again(vocabularies, e
     for _ in range(200):
         for piece in sentence.split("|"):
             encoded.clear()
-            reader.append_piece(piece.encode())
-            reader.covers(all_ways=True)
+            reader.append(piece.encode())
+            reader.cover_candidates(*ALL_COVERS)
             costs.append(sum(encoded))
     assert max(costs[100:]) <= max(costs[:100]) <= 40 * len(sentence)  # a way to go on for each letter
     assert len(reader.tail) <= len(sentence)
@@ -290,15 +294,18 @@ def exact_vocabulary(request, vocabularies) -> Vocabulary:
     return vocabularies[request.param]
 
 
-def covers_of(vocabulary: Vocabulary, data: bytes) -> list[Cover]:
+def covers_of(vocabulary: Vocabulary, data: bytes) -> list[CoverCandidate]:
     """With all tokens of each cover, the settled ones too."""
     reader = IncrementalTokenizer(vocabulary)
-    reader.append_piece(data)
-    found = reader.covers(all_ways=True)
-    return [Cover((*reader.settled[len(begin_tokens(vocabulary)) :], *cover.ids), cover.pending) for cover in found]
+    reader.append(data)
+    found = reader.cover_candidates(*ALL_COVERS)
+    return [
+        CoverCandidate((*reader.committed_ids[len(begin_tokens(vocabulary)) :], *cover.ids), cover.pending)
+        for cover in found
+    ]
 
 
-def spelled(vocabulary: Vocabulary, cover: Cover) -> bytes:
+def spelled(vocabulary: Vocabulary, cover: CoverCandidate) -> bytes:
     return b"".join(vocabulary.token_bytes[i] for i in cover.ids) + cover.pending
 
 
@@ -325,9 +332,9 @@ def test_the_tokens_left_of_the_end_are_a_cover_if_a_word_follows_or_goes_on(exa
 def test_the_last_tokens_taken_back_are_a_cover(exact_vocabulary, text, back):
     ids = exact_vocabulary.encode(text).ids.tolist()
     reader = IncrementalTokenizer(exact_vocabulary)
-    reader.append_piece(text.encode())
-    reader.covers(all_ways=True)
-    kept = max(len(reader.settled), len(ids) - back)  # what is settled is certain
+    reader.append(text.encode())
+    reader.cover_candidates(*ALL_COVERS)
+    kept = max(len(reader.committed_ids), len(ids) - back)  # what is settled is certain
     assert tuple(ids[:kept]) in {cover.ids for cover in covers_of(exact_vocabulary, text.encode())}
 
 
@@ -335,9 +342,9 @@ def test_the_last_tokens_taken_back_are_a_cover(exact_vocabulary, text, back):
 @relaxed(80)
 def test_inside_a_character_a_token_begins_with_what_is_pending(exact_vocabulary, data):
     """Else the source would have nothing to say there, and it spells every character."""
-    healer = TokenHealer(exact_vocabulary, exact_vocabulary)
+    healer = TokenHealer(exact_vocabulary, exact_vocabulary, BoundaryConfig())
     found = covers_of(exact_vocabulary, data)
-    assert any(not cover.pending or len(healer.run(cover.pending).ids) for cover in found)
+    assert any(not cover.pending or len(healer.prefix_range(cover.pending).ids) for cover in found)
 
 
 @given(character=st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), size=st.integers(1, 3))
@@ -352,9 +359,9 @@ def test_what_half_a_character_may_become_are_characters_that_begin_with_it(char
 def test_one_way_is_the_text_as_it_stands(exact_vocabulary):
     for text in FRAGMENTS:
         reader = IncrementalTokenizer(exact_vocabulary)
-        reader.append_piece(text.encode())
-        (cover,) = reader.covers(all_ways=False)
-        assert [*reader.settled, *cover.ids] == exact_vocabulary.encode(text).ids.tolist()
+        reader.append(text.encode())
+        (cover,) = reader.cover_candidates()
+        assert [*reader.committed_ids, *cover.ids] == exact_vocabulary.encode(text).ids.tolist()
         assert cover.pending == b""
 
 
@@ -363,8 +370,8 @@ def test_one_way_is_the_text_as_it_stands(exact_vocabulary):
 def test_what_a_tokenizer_drops_or_changes_is_no_error(any_vocabulary, text, dropped):
     data = text.encode()[: max(0, len(text.encode()) - dropped)]
     reader = IncrementalTokenizer(any_vocabulary)
-    reader.append_piece(data)
-    assert all(data.endswith(cover.pending) for cover in reader.covers(all_ways=True))
+    reader.append(data)
+    assert all(data.endswith(cover.pending) for cover in reader.cover_candidates(*ALL_COVERS))
 
 
 @pytest.mark.real

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,8 +14,9 @@ from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.methods import METHODS
 from vocabridge.projection.projection import Projection
-from vocabridge.projection.source_predictions import Said
+from vocabridge.projection.source_predictions import SourcePredictor
 from vocabridge.projection.strength import Schedule
 
 
@@ -64,15 +67,15 @@ def test_a_role_that_the_source_does_not_have_is_no_text(chatty, parts):
 )
 def test_which_models_have_to_run(parts, combination, policy, run):
     one = steering(parts, combination, parts.residual(0.1), policy=policy)
-    assert one.models(one.wanted) == run
-    assert one.is_inactive == (not run)
+    assert one.required_models() == run
+    assert one.is_active == bool(run)
 
 
 def test_it_is_inactive_at_strength_0(parts):
-    assert steering(parts, strength=0.0).is_inactive
-    assert steering(parts, strength=Schedule(0.0, 0.0, 3)).is_inactive
-    assert not steering(parts, strength=Schedule(0.0, 0.1, 3)).is_inactive
-    assert not steering(parts, strength=-1.0).is_inactive
+    assert not steering(parts, strength=0.0).is_active
+    assert not steering(parts, strength=Schedule(0.0, 0.0, 3)).is_active
+    assert steering(parts, strength=Schedule(0.0, 0.1, 3)).is_active
+    assert steering(parts, strength=-1.0).is_active
 
 
 def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
@@ -82,10 +85,11 @@ def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
     for policy in (BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL):
         one = Steering(parts.pair, small.vocabulary, Projection.identity(small.vocabulary.size), policy=policy)
         assert one.lookahead is None
-        said = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
+        stream = one.open_stream(1)
+        positions = stream.advance([one.pieces(ids)], len(ids))
         with torch.no_grad():
             logits = small.model(torch.tensor([ids])).logits[0].float()
-            found.append(steer(logits, [(one, said)], torch.arange(len(ids)), SteeringLimits()))
+            found.append(steer(logits, [(one, stream, positions)], torch.arange(len(ids)), SteeringLimits()))
     assert torch.equal(*found)
 
 
@@ -95,12 +99,13 @@ def test_many_positions_are_steered_as_each_alone(parts):
     ids = [0, *vocabulary.encode("Zwölf Boxer jagen Viktor.  12 🙂\n\tcafé 東").ids.tolist()]
     with torch.no_grad():
         logits = parts.base.model(torch.tensor([ids])).logits[0].float()
-        together = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
-        found = steer(logits, [(one, together)], torch.zeros(len(ids)).long(), SteeringLimits())
-        reading = one.reading(1, one.wanted)
+        stream = one.open_stream(1)
+        together = stream.advance([one.pieces(ids)], len(ids))
+        found = steer(logits, [(one, stream, together)], torch.zeros(len(ids)).long(), SteeringLimits())
+        stream = one.open_stream(1)
         for n, i in enumerate(ids):
-            said = reading.read([one.pieces([i])], 1)
-            alone = steer(logits[n : n + 1], [(one, said)], torch.zeros(1).long(), SteeringLimits())
+            positions = stream.advance([one.pieces([i])], 1)
+            alone = steer(logits[n : n + 1], [(one, stream, positions)], torch.zeros(1).long(), SteeringLimits())
             torch.testing.assert_close(alone[0].softmax(-1), found[n].softmax(-1), atol=1e-3, rtol=1e-3)
     assert len(ids) > 20
 
@@ -116,8 +121,9 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, limits):
         one = steering(parts, strength=strength)
         with torch.no_grad():
             base = parts.base.model(torch.tensor([ids])).logits[0].float()
-            said = one.reading(1, one.wanted).read([one.pieces(ids)], len(ids))
-            return steer(base, [(one, said)], n, limits)
+            stream = one.open_stream(1)
+            positions = stream.advance([one.pieces(ids)], len(ids))
+            return steer(base, [(one, stream, positions)], n, limits)
 
     found = logits(schedule)
     for position, at in enumerate(n.tolist()):
@@ -136,17 +142,27 @@ def test_what_is_refused(parts):
     one.check(parts.base.vocabulary, SteeringLimits(confidence=0.5))
 
 
-def test_looked_behind_are_the_unsure_tokens_and_then_those_worth_it_each_once(parts, monkeypatch):
-    """By look-ahead, and where there is a mass that could be split."""
-    looked, p_base = [], torch.full((2, parts.base.vocabulary.size), 1 / parts.base.vocabulary.size)
-    monkeypatch.setattr(Said, "look_behind", lambda said, chosen: looked.append(chosen))
-    monkeypatch.setattr(Said, "unsure", lambda said, part: [[7, 9], []])
-    monkeypatch.setattr(Lookahead, "choose", lambda *_: [[5, 9, 7, 6], [8]])
+def test_lookahead_reads_behind_the_uncertain_tokens_and_then_those_worth_it_each_once(parts, monkeypatch):
+    """Under its policy, and where there is a mass that could be split."""
+    selected, size = [], parts.base.vocabulary.size
+    predict, extend = SourcePredictor.predict, SourcePredictor.extend
+
+    def with_uncertain_tokens(*arguments):
+        return replace(predict(*arguments), uncertain_tokens={0: [7, 9]})
+
+    def noted(predictor, positions, tokens):
+        selected.append(tokens)
+        return extend(predictor, positions, tokens)
+
+    monkeypatch.setattr(SourcePredictor, "predict", with_uncertain_tokens)
+    monkeypatch.setattr(SourcePredictor, "extend", noted)
+    monkeypatch.setattr(Lookahead, "select", lambda *_: [[5, 9, 7, 6], [8]])
     for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD):
-        one = steering(parts, policy=policy)
-        reading = one.reading(1, one.wanted)
-        with torch.no_grad():
-            said = reading.read([one.pieces(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
-            for carry in ProjectionMethod:
-                one.look(said, [p_base], carry)
-    assert looked == [[[7, 9, 5, 6], [8]]] * sum(not carry.of_logit_delta for carry in ProjectionMethod)
+        for method in ProjectionMethod:
+            one = steering(parts, Combination(method), policy=policy)
+            stream = one.open_stream(1)
+            with torch.no_grad():
+                positions = stream.advance([one.pieces(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
+                list(one.predictions(stream, positions, lambda part, _: torch.full((2, size), 1 / size)))
+    of_distributions = [method for method in ProjectionMethod if not METHODS[method].of_logit_delta]
+    assert selected == [[[7, 9, 5, 6], [8]]] * len(of_distributions)

@@ -18,7 +18,7 @@ from vocabridge.training.callbacks import LOG, PLOT
 from vocabridge.training.collator import collate
 from vocabridge.training.dataset import load_training_texts
 from vocabridge.training.objective import TrainingObjective
-from vocabridge.training.train import CHECKPOINTS, Recipe, train_value_network
+from vocabridge.training.train import CHECKPOINTS, TrainingConfig, train_value_network
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -193,9 +193,9 @@ def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(recipe,
     train_value_network(dataclasses.replace(recipe, epochs=1), data, tmp_path / "values")
     kept = (tmp_path / "values" / WEIGHTS).read_bytes()
     with pytest.raises(VocabridgeError, match="is not empty"):
-        train_value_network(Recipe("nowhere"), data, tmp_path / "values")
+        train_value_network(TrainingConfig("nowhere"), data, tmp_path / "values")
     with pytest.raises(VocabridgeError, match="is not empty"):
-        train_value_network(Recipe("nowhere"), data, data)
+        train_value_network(TrainingConfig("nowhere"), data, data)
     assert (tmp_path / "values" / WEIGHTS).read_bytes() == kept
 
 

@@ -20,7 +20,7 @@ from vocabridge.training.bases import TrainingBase, beside, load_others, whose_t
 from vocabridge.training.collator import collate
 from vocabridge.training.dataset import TrainingText, load_training_texts
 from vocabridge.training.objective import TrainingObjective
-from vocabridge.training.train import CHECKPOINTS, Recipe, train_value_network
+from vocabridge.training.train import CHECKPOINTS, TrainingConfig, train_value_network
 
 SENTENCES = ["The quick brown fox jumps", "def count(words):\n    return 12", "naïve café 東京  two   spaces"]
 
@@ -131,7 +131,7 @@ def test_turns_are_the_same_each_time_and_sampled_ones_come_as_often():
 
 
 @pytest.fixture
-def several(recipe, model_folders) -> Recipe:
+def several(recipe, model_folders) -> TrainingConfig:
     return dataclasses.replace(
         recipe, other_bases=(str(model_folders.tuned), str(model_folders.target)), dtype="float32"
     )

@@ -320,7 +320,7 @@ def test_a_folder_of_before_there_were_schemes_is_a_residual_network(folder):
     network = load_value_network(folder)
     assert (network.config.scheme, network.config.layers) == (Scheme.RESIDUAL, None)
     assert torch.equal(logits(network), expected)
-    assert network.needed(delta=True) == {"value"}
+    assert network.required_models({"delta"}) == {"value"}
 
 
 def test_a_bridge_with_a_cascade_of_one_layer_comes_back(parts, model_folders, tmp_path):

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from vocabridge.models.value_source import Scores
-from vocabridge.projection.cover_pruning import weigh
-from vocabridge.projection.source_predictions import Asked, Position
+from vocabridge.projection.cover_pruning import prune_covers
+from vocabridge.projection.source_predictions import CoverNode, Position
 
 SHARED, BEHIND = 0, 1
 """Nodes: the one that all covers share, and one behind it."""
 
-WHOLE = Asked(5, b"", ((SHARED, 10),))
-CUT = Asked(6, b"h", ((SHARED, 11),))
-CUT_TWICE = Asked(7, b"h", ((SHARED, 11), (BEHIND, 12)))
-TAKEN_BACK = Asked(SHARED, b"with", ())
+WHOLE = CoverNode(5, b"", ((SHARED, 10),))
+CUT = CoverNode(6, b"h", ((SHARED, 11),))
+CUT_TWICE = CoverNode(7, b"h", ((SHARED, 11), (BEHIND, 12)))
+TAKEN_BACK = CoverNode(SHARED, b"with", ())
 
 
 class Source:
@@ -59,8 +59,8 @@ def both(**p: float) -> dict[str, list[float]]:
 
 
 def heard(asked, p, written=b" with"):
-    (position,) = weigh(Source(), Forest(p), [Position(3, written, tuple(asked))], {})
-    return position.asked
+    (position,) = prune_covers(Source(), Forest(p), [Position(3, written, tuple(asked))], {}, 0.01)
+    return position.covers
 
 
 def test_a_cover_that_is_a_thousand_times_less_likely_is_left_out_and_one_that_is_not_has_its_weight() -> None:
@@ -86,7 +86,7 @@ def test_what_is_not_known_yet_may_be_likely() -> None:
 
 
 def test_what_a_cover_would_be_compared_with_has_to_be_known() -> None:
-    longer = Asked(8, b"", ((SHARED, 10), (BEHIND, 12)))
+    longer = CoverNode(8, b"", ((SHARED, 10), (BEHIND, 12)))
     p = {SHARED: both(_10=0.5, _11=0.0005)}
     assert len(heard([longer, CUT], p)) == 2
     assert len(heard([longer, CUT], p | {BEHIND: both(_12=0.9)})) == 1

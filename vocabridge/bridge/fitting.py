@@ -26,7 +26,7 @@ from vocabridge.bridge.steering import Steering
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.combination import Combination, projected_scores
-from vocabridge.projection.methods import method_of
+from vocabridge.projection.methods import METHODS
 from vocabridge.projection.methods.base import BaseDistribution
 from vocabridge.projection.source_predictions import Position, parts_of
 from vocabridge.projection.source_stream import SourceStream
@@ -120,7 +120,7 @@ class Features:
         found = []
         for method in self.by_method:
             found.append(self._product(method))
-            if not method_of(method).of_logit_delta:
+            if not METHODS[method].of_logit_delta:
                 found.append(self._mixture(method))
         return found
 
@@ -142,7 +142,7 @@ class Features:
     def _signed(self, method: ProjectionMethod) -> np.ndarray:
         """The features that a product adds up, (n, k, weights)."""
         return self.by_method[method].astype(np.float64) * (
-            [1.0, 1.0] if method_of(method).of_logit_delta else [1.0, 1.0, -1.0]
+            [1.0, 1.0] if METHODS[method].of_logit_delta else [1.0, 1.0, -1.0]
         )
 
     def _true(self, method: ProjectionMethod) -> tuple[np.ndarray, np.ndarray]:
@@ -250,7 +250,7 @@ def projected_features(
         Which n of the positions; the base's log-probabilities there, (n, |T|); what each method makes of the source's
         scores, (n, |T|) each, in the order of their weights; and where the source makes a prediction, bool (n,).
     """
-    of_delta = {method: method_of(method).of_logit_delta for method in methods}
+    of_delta = {method: METHODS[method].of_logit_delta for method in methods}
     predictions = steering.predictions(
         stream,
         positions,
@@ -271,7 +271,7 @@ def projected_features(
 
 def _required_scores(methods: Sequence[ProjectionMethod]) -> tuple[str, ...]:
     """Return the fields of `Scores` that some methods project."""
-    of_delta = any(method_of(method).of_logit_delta for method in methods)
+    of_delta = any(METHODS[method].of_logit_delta for method in methods)
     return ("delta", "tuned", "untuned") if of_delta else ("tuned", "untuned")
 
 
@@ -285,7 +285,7 @@ def _kept(
     highest = log_p.clone()
     for method, several in features.items():
         # A change of logits is no score by itself; its sum with the base's is.
-        for likely in [(log_p + several[0]).log_softmax(-1)] if method_of(method).of_logit_delta else several:
+        for likely in [(log_p + several[0]).log_softmax(-1)] if METHODS[method].of_logit_delta else several:
             torch.maximum(highest, likely, out=highest)
     highest.scatter_(-1, truth[:, None], torch.inf)
     n, size = highest.shape

@@ -32,7 +32,7 @@ from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.methods import method_of, static
+from vocabridge.projection.methods import METHODS, static
 from vocabridge.projection.methods.base import BaseDistribution
 from vocabridge.projection.source_predictions import Position, ResolvedPredictions, SourcePredictions, parts_of
 from vocabridge.projection.source_stream import SourceStream
@@ -264,7 +264,7 @@ class Scorer:
                 q = static.Method().distributions(steering.projection, p, usual, predicted.split)[0]
             else:
                 base = BaseDistribution(usual.log(), usual)
-                change = method_of(method).project(steering.projection, p, base, predicted.split)[0]
+                change = METHODS[method].project(steering.projection, p, base, predicted.split)[0]
                 q = (change + usual.log()).softmax(-1)
             return (1 - _FLOOR) * torch.where(predicted.active > 0, q, usual) + _FLOOR * usual
 

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import ValueNetwork
 from vocabridge.options import ProjectionMethod, Regularizer
-from vocabridge.projection.methods import method_of
+from vocabridge.projection.methods import METHODS
 from vocabridge.projection.methods.base import BaseDistribution
 from vocabridge.training.bases import TrainingBase
 from vocabridge.training.collator import IGNORED
@@ -27,7 +27,7 @@ _AT_ONCE = 2**26
 """Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""
 
 
-_LINEAR = method_of(ProjectionMethod.LINEAR)
+_LINEAR = METHODS[ProjectionMethod.LINEAR]
 
 
 class TrainingObjective(nn.Module):

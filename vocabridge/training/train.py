@@ -65,7 +65,7 @@ _SAVES = 10
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """How to train.
 
     Attributes:
@@ -156,7 +156,7 @@ class TrainingResult:
 
 
 def train_value_network(
-    recipe: Recipe,
+    recipe: TrainingConfig,
     data: str | Path,
     output: Path,
     *,
@@ -345,7 +345,7 @@ def _checkpoint(output: Path, run: Mapping[str, Any]) -> str | None:
     return last
 
 
-def _arguments(recipe: Recipe, output: Path, device: str) -> TrainingArguments:
+def _arguments(recipe: TrainingConfig, output: Path, device: str) -> TrainingArguments:
     """The Trainer's arguments; making them joins the other processes, if there are any."""
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
@@ -384,7 +384,7 @@ def _schedule(arguments: TrainingArguments, each: int, steps: int, *, evaluate: 
         arguments.eval_strategy, arguments.eval_steps, arguments.eval_on_start = "steps", each, start
 
 
-def _new_network(recipe: Recipe, device: str) -> ValueNetwork:
+def _new_network(recipe: TrainingConfig, device: str) -> ValueNetwork:
     """The network at its start; what is trained is float32, and needs gradients, and nothing else does."""
     network = new_value_network(
         recipe.base,
@@ -430,7 +430,7 @@ def _validation(trainer: ValueTrainer, *, best: bool) -> tuple[float | None, flo
 
 
 def _texts(
-    recipe: Recipe,
+    recipe: TrainingConfig,
     data: str | Path,
     validation: str | Path | float | None,
     network: ValueNetwork,

@@ -6,16 +6,12 @@ To add a method, write `vocabridge/projection/methods/NAME.py` with a class `Met
 
 from __future__ import annotations
 
-from functools import lru_cache
 from importlib import import_module
-from typing import cast
 
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.methods.base import Method
 
-
-@lru_cache
-def method_of(name: ProjectionMethod) -> Method:
-    """Return the method of a name: `Method` in the file that has the name's value."""
-    module = import_module(f"{__name__}.{name.value.replace('-', '_')}")
-    return cast(Method, module.Method())
+METHODS: dict[ProjectionMethod, Method] = {
+    name: import_module(f"{__name__}.{name.value.replace('-', '_')}").Method() for name in ProjectionMethod
+}
+"""The methods by name: each is the class `Method` of the file that is called like the name."""
