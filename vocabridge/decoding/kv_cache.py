@@ -7,7 +7,7 @@ when it is used up.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
@@ -22,6 +22,11 @@ class PreallocatedCache(Cache):
     def __init__(self) -> None:
         """Starts empty."""
         super().__init__(layer_class_to_replicate=_PreallocatedLayer)
+
+    def select_slots(self, index: Tensor) -> None:
+        """Keep some tokens of each row, in this order; (batch, n) int64."""
+        for layer in self.layers:
+            cast(_PreallocatedLayer, layer).select_slots(index)
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -40,6 +45,17 @@ class _PreallocatedLayer(DynamicLayer):
         self.keys = self._append(0, self.keys, key_states)
         self.values = self._append(1, self.values, value_states)
         return self.keys, self.values
+
+    def select_slots(self, index: Tensor) -> None:
+        """Keep some tokens of each row; (batch, n) int64."""
+        if not self.is_initialized:
+            return
+        assert self.keys is not None
+        assert self.values is not None
+        at = index.to(self.keys.device)[:, None, :, None]
+        self.keys, self.values = (
+            states.gather(2, at.expand(-1, states.shape[1], -1, states.shape[3])) for states in (self.keys, self.values)
+        )
 
     def _append(self, which: int, old: Tensor, new: Tensor) -> Tensor:
         room, size = self._rooms[which], old.shape[-2]

@@ -3,7 +3,8 @@
 A source's view of a text changes at its end: a token is taken back, another is tried, several are looked at that
 may follow. So each row is a tree (`TokenTree`), and what the row's text is at the moment is a path in it. A new
 node gets a new *slot* in the attention caches, and the attention mask says which slots are its ancestors: rows go
-back independently of each other, nothing is ever read twice, and many ends of one text are read in one forward.
+back independently of each other, nothing is read twice while its slot is kept, and many ends of one text are read in one
+forward.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from vocabridge.models.transformers_version import CACHE
 
 _KEPT = 4
 """Of so many forwards the logits are kept: a text is mostly taken back by a token or two."""
+
+_LEAST_SLOTS = 64
+"""Fewer slots are not worth giving back."""
 
 
 class TreeDecoder:
@@ -45,6 +49,7 @@ class TreeDecoder:
         self._said: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
         self._chunks: dict[int, dict[str, Tensor]] = {}
         self._forwards = 0
+        self._compact_at = _LEAST_SLOTS
         self.interrupted = False
 
     @classmethod
@@ -166,10 +171,43 @@ class TreeDecoder:
             result[name] = joined
         return result
 
-    def commit_prefix(self, row: int, node: int) -> None:
-        """Remembers the path to a node, if it was read: what comes next will mostly stand behind it."""
-        if node in self._slots[row]:
-            self._anchors[row] = (node, self._path(row, node))
+    def commit_prefixes(self, nodes: Sequence[int]) -> None:
+        """Commit each row's text up to a node: what comes next will stand behind it; `ROOT` commits nothing.
+
+        Slots that hold nothing on the way to a committed node, or to a node after which the models have just predicted,
+        are given back from time to time. A node that lost its slot is read again when it is wanted.
+        """
+        for row, node in enumerate(nodes):
+            if node in self._slots[row]:
+                self._anchors[row] = (node, self._path(row, node))
+        if self._depths.shape[1] >= self._compact_at:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Give slots back if they are a quarter of all."""
+        kept = []
+        for row, said in enumerate(self._said):
+            mask = np.zeros(self._depths.shape[1], bool)
+            for node in [self._anchors[row][0], *said]:
+                path = self._path(row, node)
+                mask[: len(path)] |= path
+            kept.append(np.flatnonzero(mask))
+        width, before = max(map(len, kept)), self._depths.shape[1]
+        if width <= 3 * before // 4:
+            index = np.zeros((len(kept), width), np.int64)
+            depths = np.full((len(kept), width), -1, np.int64)
+            for row, slots in enumerate(kept):
+                index[row, : len(slots)] = slots
+                depths[row, : len(slots)] = self._depths[row, slots]
+                moved = dict(zip(slots.tolist(), range(len(slots)), strict=True))
+                self._slots[row] = {node: moved[slot] for node, slot in self._slots[row].items() if slot in moved}
+            self._depths = depths
+            committed = [node for node, _ in self._anchors]
+            self._anchors = [(ROOT, np.zeros(0, bool))] * len(committed)
+            self._anchors = [(node, self._path(row, node)) for row, node in enumerate(committed)]
+            for cache in self._caches.values():
+                cache.select_slots(torch.from_numpy(index))
+        self._compact_at = max(_LEAST_SLOTS, 5 * self._depths.shape[1] // 4)
 
     def _path(self, row: int, node: int) -> Mask:
         """The slots of a node and its ancestors, (slots,) bool."""
