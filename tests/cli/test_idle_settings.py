@@ -18,7 +18,7 @@ from vocabridge.evaluation.tasks import Template
 from vocabridge.models.loading import load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BaseSchedule, BoundaryPolicy, Kind, Regularizer
-from vocabridge.training.train import Recipe, train_value_network
+from vocabridge.training.train import TrainingConfig, train_value_network
 
 
 def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):
@@ -123,7 +123,7 @@ def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, capl
 )
 def test_training_refuses_what_changes_nothing(items, model_folders, tmp_path, setting, given):
     with pytest.raises(UsageError, match=rf"^{setting} has no effect here: "):
-        train_value_network(Recipe(str(model_folders.source), **given), items, tmp_path / "values")
+        train_value_network(TrainingConfig(str(model_folders.source), **given), items, tmp_path / "values")
     assert not (tmp_path / "values").exists()
 
 

@@ -82,13 +82,8 @@ def started(bridge, conversations):
     prompt = chat_prompt(bridge, conversations)
     with torch.no_grad():
         bridge(**prompt)
-<<<<<<< HEAD
     cache = prompt[CACHE]
-    return cache, [text.reader for text in cache.readings[0]._texts]
-=======
-    cache = prompt["past_key_values"]
     return cache, [text.tokenizer for text in cache.streams._streams[0]._texts]
->>>>>>> e86b273 (wip tests)
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS)
@@ -138,17 +133,11 @@ def test_the_sources_scores_are_those_of_its_own_template(chat):
     steering = chat.bridge.steering
     prompt = chat_prompt(chat.bridge, QUESTION)
     with torch.no_grad():
-<<<<<<< HEAD
         cache = prompt.pop(CACHE)
-        ((_, said),) = chat.bridge.listen(**prompt, keep=1, cache=cache)
-        scores, speaks = steering.scores(said, slice(0, 1), ("tuned", "untuned"))
-=======
-        cache = prompt.pop("past_key_values")
         ids = prompt["input_ids"].where(prompt["attention_mask"] != 0, -1)
         ((_, stream, positions),) = cache.streams.advance(chat.bridge.steerings, ids.tolist(), 0, 1)
         first = stream.predictor.predict(positions, ("tuned", "untuned"), ids.device)
         scores, speaks = first.scores, first.active
->>>>>>> e86b273 (wip tests)
         ids = torch.tensor([wanted(chat.source, QUESTION)])
         assert speaks.tolist() == [[1.0]]
         for name, found in (("tuned", scores.tuned), ("untuned", scores.untuned)):

@@ -16,12 +16,8 @@ from vocabridge.bridge.steering import Steering
 from vocabridge.evaluation.contenders import CONTRAST
 from vocabridge.models.value_source import Scores
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
-<<<<<<< HEAD
 from vocabridge.projection.combination import UNFITTED, Combination
-=======
-from vocabridge.projection.combination import Combination
 from vocabridge.projection.methods import METHODS
->>>>>>> e86b273 (wip tests)
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_predictions import ResolvedPredictions
 
@@ -306,15 +302,18 @@ def test_a_combination_comes_back_from_a_report_of_eval(tmp_path):
     assert Combination.load(tmp_path / "report.json") == combination
 
 
-<<<<<<< HEAD
 def test_what_was_not_fitted_is_remembered_and_given_weights_count_as_fitted(tmp_path):
     UNFITTED.save(tmp_path / "weights.json")
     again = Combination.load(tmp_path / "weights.json")
     assert again == UNFITTED
     assert not again.fitted
     assert not again.at(0.5).fitted
-    assert Combination(base=again.base, tuned=again.tuned, untuned=again.untuned).fitted
-    (tmp_path / "weights.json").write_text('{"carry": "informed", "base": 0.45, "tuned": 0.75, "untuned": 0.1}')
+    assert Combination(
+        base_weight=again.base_weight, tuned_weight=again.tuned_weight, untuned_weight=again.untuned_weight
+    ).fitted
+    (tmp_path / "weights.json").write_text(
+        '{"method": "informed", "form": "product", "base_weight": 0.45, "tuned_weight": 0.75, "untuned_weight": 0.1}'
+    )
     assert Combination.load(tmp_path / "weights.json").fitted
 
 
@@ -325,19 +324,10 @@ def test_without_a_combination_a_bridge_has_the_unfitted_one(parts):
 
 def test_the_sum_of_the_paper_and_of_proxy_tuning_has_weights_of_1():
     for combination in (Combination(), CONTRAST):
-        assert (combination.base, combination.tuned, combination.untuned) == (1, 1, 1)
-    assert CONTRAST.carry is ProjectionMethod.STATIC
+        assert (combination.base_weight, combination.tuned_weight, combination.untuned_weight) == (1, 1, 1)
+    assert CONTRAST.method is ProjectionMethod.STATIC
 
 
-def test_a_file_from_before_there_were_forms_is_a_product(tmp_path):
-    (tmp_path / "report.json").write_text('{"carry": "informed", "base": 0.2, "tuned": 0.9, "untuned": 0.1}')
-    assert Combination.load(tmp_path / "report.json") == Combination(
-        ProjectionMethod.INFORMED, 0.2, 0.9, 0.1, Form.PRODUCT
-    )
-
-
-=======
->>>>>>> e86b273 (wip tests)
 @pytest.mark.parametrize(
     "content",
     [
@@ -350,20 +340,12 @@ def test_a_file_from_before_there_were_forms_is_a_product(tmp_path):
         b'{"method": "linear"}',
         b'{"combination": {}}',
         b'{"combination": 3}',
-<<<<<<< HEAD
-        b'{"carry": "guess", "base": 1, "tuned": 1, "untuned": 1}',
-        b'{"carry": "linear", "base": 1, "tuned": 1, "untuned": 1, "fitted": "no"}',
-        b'{"carry": "linear", "base": null, "tuned": 1, "untuned": 1}',
-        b'{"carry": "linear", "base": NaN, "tuned": 1, "untuned": 1}',
-        b'{"carry": "static", "form": "sum", "base": 1, "tuned": 1, "untuned": 1}',
-        b'{"carry": "linear", "form": "mixture", "base": 1, "tuned": 1, "untuned": 1}',
-=======
         b'{"method": "guess", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}',
+        b'{"method": "linear", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1, "fitted": "no"}',
         b'{"method": "linear", "base_weight": null, "tuned_weight": 1, "untuned_weight": 1}',
         b'{"method": "linear", "base_weight": NaN, "tuned_weight": 1, "untuned_weight": 1}',
         b'{"method": "static", "form": "sum", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}',
         b'{"method": "linear", "form": "mixture", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}',
->>>>>>> e86b273 (wip tests)
     ],
 )
 def test_a_file_that_is_no_combination_is_refused(tmp_path, content):

@@ -14,7 +14,7 @@ from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.training.train import Recipe, train_value_network
+from vocabridge.training.train import TrainingConfig, train_value_network
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_an_exact_bridge_does_without_alignments(files):
 )
 def test_training_begins_only_where_bases_and_texts_are_there(files, data, nothing_loads, wrong, texts, says):
     nothing_loads()
-    recipe = Recipe(**{"base": str(files / "source")} | wrong)
+    recipe = TrainingConfig(**{"base": str(files / "source")} | wrong)
     named = {name: files / value for name, value in texts.items()}
     with pytest.raises(VocabridgeError, match=says):
         train_value_network(recipe, named.get("data", data), files / "out", validation=named.get("validation"))

@@ -78,11 +78,10 @@ class One:
 def heal(healer: TokenHealer, several: list[Way], written: bytes) -> One:
     weights = torch.tensor([one.weight for one in several])
     log_p = torch.from_numpy(np.stack([one.log_p for one in several]))
-<<<<<<< HEAD
-    return One.of(healer.heal([[one.pending for one in several]], [[True] * len(several)], weights, log_p, [written]))
-=======
-    return One.of(healer, healer.marginalize([[one.pending for one in several]], weights, log_p, [written]))
->>>>>>> e86b273 (wip tests)
+    return One.of(
+        healer,
+        healer.marginalize([[one.pending for one in several]], [[True] * len(several)], weights, log_p, [written]),
+    )
 
 
 @dataclass(frozen=True)
@@ -152,12 +151,8 @@ def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no
     each = torch.tensor(each[: len(several)])
     weights = torch.tensor([one.weight + shift for one in several]) - each
     logits = torch.from_numpy(np.stack([one.log_p for one in several])) + each[:, None]
-<<<<<<< HEAD
     may_end = [[True] * len(several)]
-    moved = One.of(healer.heal([[one.pending for one in several]], may_end, weights, logits, [written]))
-=======
-    moved = One.of(healer, healer.marginalize([[one.pending for one in several]], weights, logits, [written]))
->>>>>>> e86b273 (wip tests)
+    moved = One.of(healer, healer.marginalize([[one.pending for one in several]], may_end, weights, logits, [written]))
     torch.testing.assert_close(moved.p, found.p, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(moved.across, found.across, atol=1e-5, rtol=1e-3)
     assert moved.counts == found.counts
@@ -170,12 +165,8 @@ def test_several_texts_are_healed_as_each_is_by_itself(tiny, healer, judge, text
     weights = torch.tensor([way.weight for several, _ in texts for way in several])
     log_p = torch.from_numpy(np.stack([way.log_p for several, _ in texts for way in several]))
     pendings = [[way.pending for way in several] for several, _ in texts]
-<<<<<<< HEAD
     may_end = [[True] * len(several) for several, _ in texts]
-    found = healer.heal(pendings, may_end, weights, log_p, [written for _, written in texts])
-=======
-    found = healer.marginalize(pendings, weights, log_p, [written for _, written in texts])
->>>>>>> e86b273 (wip tests)
+    found = healer.marginalize(pendings, may_end, weights, log_p, [written for _, written in texts])
     for i, one in enumerate(texts):
         together, alone = One.of(healer, found, i), heal(healer, *one)
         torch.testing.assert_close(together.p, alone.p)
@@ -231,11 +222,7 @@ def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny
         p = torch.zeros(SIZE)
         p[[of[bytes([byte])] for byte in b"abcdfgijklmnopqr"[:others]]] = (1 - mass) / others
         p[of[b"h"]] = mass
-<<<<<<< HEAD
-        found = One.of(healer.heal([[b""]], [[True]], torch.zeros(1), p.log()[None], [b"t"]))
-=======
-        found = One.of(healer, healer.marginalize([[b""]], torch.zeros(1), p.log()[None], [b"t"]))
->>>>>>> e86b273 (wip tests)
+        found = One.of(healer, healer.marginalize([[b""]], [[True]], torch.zeros(1), p.log()[None], [b"t"]))
         assert float(found.p[of[b"h"]]) == pytest.approx(mass * count / (mass * count + 1 - mass))
         assert found.counts == ({of[b"h"]: 0.001} if count < 1 else {})
 
@@ -255,11 +242,7 @@ def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_som
     ids = [tiny["source"].canonical[data] for data in spelled]
     p = torch.zeros(SIZE)
     p[ids] = torch.linspace(40, 20, 40)
-<<<<<<< HEAD
-    found = One.of(healer.heal([[b""]], [[True]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
-=======
-    found = One.of(healer, healer.marginalize([[b""]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
->>>>>>> e86b273 (wip tests)
+    found = One.of(healer, healer.marginalize([[b""]], [[True]], torch.zeros(1), (p / p.sum()).log()[None], [b"t"]))
     assert asked == spelled  # each once
     assert float(found.p[ids[-3:]].sum()) == pytest.approx(1, abs=1e-4)
 
@@ -293,12 +276,8 @@ def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny
         for w in followed:
             behind = [source.token_bytes[w] + source.token_bytes[v] for v in following[1:]]
             expected = [judge(target).count(written, data) for data in behind]
-<<<<<<< HEAD
             expected.insert(0, judge(target).count_at_end(written, source.token_bytes[w]))
-            assert healer.counts_behind(written, w, following) == pytest.approx(expected)
-=======
             assert healer.weights_behind(written, w, following) == pytest.approx(expected)
->>>>>>> e86b273 (wip tests)
             cases += len(set(expected)) > 1
     assert cases > 5
 
@@ -375,7 +354,7 @@ def test_a_control_token_follows_only_the_cover_that_is_the_text_as_it_stands(vo
     log_p = torch.full((2, source.size), -math.inf)
     log_p[0, [end, z]] = torch.tensor([0.25, 0.75]).log()
     log_p[1, [end, z]] = torch.tensor([0.5, 0.5]).log()
-    found = One.of(healer.heal([[b"", b""]], [[True, False]], torch.zeros(2), log_p, [b"th"]))
+    found = One.of(healer, healer.marginalize([[b"", b""]], [[True, False]], torch.zeros(2), log_p, [b"th"]))
     assert found.p[[end, z]].tolist() == pytest.approx([0.25 / 1.5, 1.25 / 1.5])
-    found = One.of(healer.heal([[b"", b"t"]], [[False, False]], torch.zeros(2), log_p, [b"th"]))
+    found = One.of(healer, healer.marginalize([[b"", b"t"]], [[False, False]], torch.zeros(2), log_p, [b"th"]))
     assert found.p[[end, z]].tolist() == pytest.approx([0, 1])

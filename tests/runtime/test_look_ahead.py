@@ -350,25 +350,18 @@ def plain(model, ids: tuple[int, ...]) -> torch.Tensor:
     return model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
 
 
-<<<<<<< HEAD
-def covers_alone(reading, position, model) -> list[tuple[bytes, torch.Tensor, torch.Tensor, tuple[int, ...]]]:
+def covers_alone(stream, position, model) -> list[tuple[bytes, torch.Tensor, torch.Tensor, tuple[int, ...]]]:
     """Of each cover what is pending, log P, what is said after it, and its tokens, by a plain forward.
 
     The first is the encoding of the text as it stands; behind the others no control token may follow.
     """
-    tree, found = reading.forest.trees[0], []
-    for one in position.asked:
-=======
-def covers_alone(stream, position, model) -> list[tuple[bytes, torch.Tensor, torch.Tensor, tuple[int, ...]]]:
-    """Of each cover what is pending, log P, what is said after it, and its tokens, by a plain forward."""
     tree, found = stream.predictor.decoder.trees[0], []
     for one in position.covers:
->>>>>>> e86b273 (wip tests)
         ids = tuple(tree.tokens[node] for node in tree.ancestors(one.node))
         log_p = plain(model, ids)
         follows = log_p[-1].clone()
-        if not one.may_end:
-            follows[torch.from_numpy(reading.source.vocabulary.kinds == Kind.CONTROL)] = -math.inf
+        if not one.can_end:
+            follows[torch.from_numpy(stream.source.vocabulary.kinds == Kind.CONTROL)] = -math.inf
         found.append((one.pending, sum(log_p[k - 1, ids[k]] for k in range(1, len(ids))), follows, ids))
     return found
 

@@ -11,13 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
 from vocabridge.alignment import Kind, Vocabulary
-from vocabridge.decoding.incremental_tokenizer import Cover, IncrementalTokenizer, Piece
-=======
-from vocabridge.alignment import Vocabulary
 from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer, Piece
->>>>>>> e86b273 (wip tests)
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
@@ -105,13 +100,8 @@ class Oracle:
             ids = (*self._settled(reader), *cover.ids)
             runs_on = policy is not BoundaryPolicy.AS_IS and written and self._may_run_on(cover, written)
             if ids and (not cover.pending or runs_on):
-<<<<<<< HEAD
                 asked.append((ids, cover.pending, number == 0 and not cover.pending))
-        if not asked or (policy is BoundaryPolicy.SKIP and reader.half):
-=======
-                asked.append((ids, cover.pending))
         if not asked or (policy is BoundaryPolicy.SKIP and reader.partial_utf8):
->>>>>>> e86b273 (wip tests)
             return Expected(speaks=False)
         asked, sure = self._audible(asked, written)
         as_it_stands = {name: logits[-1] for name, logits in self.plain(asked[0][0]).items()}

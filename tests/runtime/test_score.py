@@ -221,21 +221,13 @@ class Alone:
 
     def ways(self, text: bytes, written: bytes, *, all_ways: bool) -> list[Way]:
         reader, found = IncrementalTokenizer(self.source), []
-<<<<<<< HEAD
-        reader.append_piece(text)
-        for number, cover in enumerate(reader.covers(all_ways=all_ways)):
-            tokens = (*reader.settled, *cover.ids)
-            if tokens and (not cover.pending or (all_ways and self.healer.may_run_on(cover.pending, written))):
-                may_end = number == 0 and not cover.pending
-                found.append(Way(tokens, cover.pending, self.said(tokens), may_end))
-=======
         reader.append(text)
         covers = (CONFIG.tokens_taken_back, tuple(CONFIG.word_continuations)) if all_ways else ()
-        for cover in reader.cover_candidates(*covers):
+        for number, cover in enumerate(reader.cover_candidates(*covers)):
             tokens = (*reader.committed_ids, *cover.ids)
             if tokens and (not cover.pending or (all_ways and self.healer.can_cross(cover.pending, written))):
-                found.append(Way(tokens, cover.pending, self.said(tokens)))
->>>>>>> e86b273 (wip tests)
+                may_end = number == 0 and not cover.pending
+                found.append(Way(tokens, cover.pending, self.said(tokens), may_end))
         whole = [way.weight() for way in found if not way.pending]
         if not whole or written[-1:].isspace():
             return found
@@ -247,12 +239,8 @@ class Alone:
         if len(ways) == 1 and not ways[0].pending:
             return HealedDistribution(log_p[:1].exp(), torch.zeros(1), [{}])
         weights = torch.tensor([way.weight() for way in ways])
-<<<<<<< HEAD
         may_end = [[way.may_end for way in ways]]
-        return self.healer.heal([[way.pending for way in ways]], may_end, weights, log_p, [written])
-=======
-        return self.healer.marginalize([[way.pending for way in ways]], weights, log_p, [written])
->>>>>>> e86b273 (wip tests)
+        return self.healer.marginalize([[way.pending for way in ways]], may_end, weights, log_p, [written])
 
     def at(self, policy: BoundaryPolicy, text: bytes, written: bytes) -> np.ndarray | None:
         """The source's distribution; None where it is silent."""

@@ -17,7 +17,7 @@ from vocabridge.decoding.incremental_tokenizer import Piece
 from vocabridge.models.control_tokens import shared_control_tokens
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.combination import Combination
+from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.lookahead import Lookahead
 from vocabridge.projection.projection import Projection
@@ -64,7 +64,7 @@ class Steering(nn.Module):
         self.source = source
         self.target = target
         self.projection = projection
-        self.combination = combination or Combination()
+        self.combination = combination or UNFITTED
         self.policy = policy
         self.strength = strength
         self.alignment = alignment
@@ -91,7 +91,7 @@ class Steering(nn.Module):
             target: The base model's vocabulary.
             source: A value network or an expert pair.
             alignment: From the source's vocabulary to the base's.
-            combination: By default the informed method with weights (1, 1, 1).
+            combination: By default `UNFITTED`.
             policy: How predictions are read where tokens do not end together.
             strength: alpha.
             boundary_config: The settings of token healing and lookahead.
@@ -99,7 +99,7 @@ class Steering(nn.Module):
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
-        alignment.check(source=source.vocabulary, target=target)
+        alignment = alignment.fitted(source=source.vocabulary, target=target)
         return cls(
             source,
             target,
@@ -121,7 +121,7 @@ class Steering(nn.Module):
         Raises:
             VocabridgeError: It is for another vocabulary, or lacks what the limits look at.
         """
-        if self.target.fingerprint != target.fingerprint:
+        if (self.target.fingerprint, self.target.size) != (target.fingerprint, target.size):
             raise VocabridgeError(
                 f"{self.source.name} steers models with the tokenizer of {self.target.name}, and {target.name} has "
                 "another; align it with this one"

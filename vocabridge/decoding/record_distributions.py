@@ -11,10 +11,7 @@ from vocabridge.alignment import Corpus, Distributions
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.models.loading import LoadedModel
 from vocabridge.utils.progress import Progress, no_progress
-<<<<<<< HEAD
 from vocabridge.utils.ranges import COUNT
-=======
->>>>>>> 6d3b3d1 (wip)
 from vocabridge.utils.windows import windows
 
 

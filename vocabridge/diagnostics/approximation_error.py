@@ -28,10 +28,7 @@ from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.utils.progress import Progress, no_progress
-<<<<<<< HEAD
 from vocabridge.utils.ranges import COUNT, TOLERANCES
-=======
->>>>>>> 6d3b3d1 (wip)
 from vocabridge.utils.windows import windows
 
 _CONTEXT = 100

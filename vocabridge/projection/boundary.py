@@ -40,6 +40,7 @@ class Boundary:
         self.classes = np.array([character_class(data or b"") for data in source.token_bytes])
         self.weights_by_class = functools.lru_cache(maxsize=1 << 14)(self._weights_by_class)
         self._known = functools.lru_cache(maxsize=1 << 16)(self._weight)
+        self.weight_at_end = functools.lru_cache(maxsize=1 << 12)(self._weight_at_end)
 
     def weights(self, text_end: bytes, rests: Sequence[bytes]) -> list[float]:
         """Return the weights of some continuations, each above 0 and at most 1.
@@ -59,6 +60,13 @@ class Boundary:
         share = p_end * at_end + (1 - p_end) * sum(others) / len(others) if others else float(at_end)
         in_word = character_class(text_end[-1:]) == character_class(rest) == LETTER
         return max(share, self._config.unlikely_word_boundary if in_word else self._config.unlikely_boundary)
+
+    def _weight_at_end(self, text_end: bytes, rest: bytes) -> float:
+        """Return the weight of a continuation behind which a control token ends the text: nothing follows it."""
+        if not text_end or not rest:
+            return 1.0
+        ends = self._ends_at(len(text_end), self._target.segment(text_end + rest))
+        return max(float(ends), self._config.unlikely_boundary)
 
     def _weights_by_class(self, text_end: bytes) -> np.ndarray:
         """Return the weights of tokens of each character class, float32 (classes,)."""

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment.jsonio import read_json
 from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.methods import METHODS
 from vocabridge.projection.methods.base import BaseDistribution, finite
@@ -42,6 +43,7 @@ class Combination:
         untuned_weight: c, the weight of the untuned small model; not used by methods of a change of logits, nor by
             mixtures.
         form: Product or mixture.
+        fitted: Whether the weights were fitted or chosen; False for `UNFITTED` alone.
     """
 
     method: ProjectionMethod = ProjectionMethod.INFORMED
@@ -49,6 +51,7 @@ class Combination:
     tuned_weight: float = 1.0
     untuned_weight: float = 1.0
     form: Form = Form.PRODUCT
+    fitted: bool = True
 
     def __post_init__(self) -> None:
         """Check the weights.
@@ -92,8 +95,12 @@ class Combination:
         if self.form is Form.MIXTURE:
             share = min(1.0, max(0.0, strength * self.tuned_weight / (self.base_weight + self.tuned_weight)))
             return replace(self, base_weight=1 - share, tuned_weight=share)
-        weights = 1 + strength * (self.base_weight - 1), strength * self.tuned_weight, strength * self.untuned_weight
-        return Combination(self.method, *weights)
+        return replace(
+            self,
+            base_weight=1 + strength * (self.base_weight - 1),
+            tuned_weight=strength * self.tuned_weight,
+            untuned_weight=strength * self.untuned_weight,
+        )
 
     def change(
         self,
@@ -156,7 +163,7 @@ class Combination:
         """
         write_whole(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
-    def as_dict(self) -> dict[str, str | float]:
+    def as_dict(self) -> dict[str, str | float | bool]:
         """Return the JSON form."""
         return {
             "method": self.method.value,
@@ -164,21 +171,26 @@ class Combination:
             "base_weight": self.base_weight,
             "tuned_weight": self.tuned_weight,
             "untuned_weight": self.untuned_weight,
+            "fitted": self.fitted,
         }
 
     @classmethod
     def from_dict(cls, fields: Any) -> Combination:
-        """Read the JSON form.
+        """Read the JSON form. Weights that a file gives count as fitted, unless it says otherwise.
 
         Raises:
             VocabridgeError: It is not a combination.
         """
         try:
+            fitted = fields.get("fitted", True)
+            if not isinstance(fitted, bool):
+                raise TypeError(f"fitted is true or false, not {fitted!r}")
             weights = {name: float(fields[name]) for name in ("base_weight", "tuned_weight", "untuned_weight")}
-            return cls(method=ProjectionMethod(fields["method"]), **weights, form=Form(fields["form"]))
+            return cls(ProjectionMethod(fields["method"]), **weights, form=Form(fields["form"]), fitted=fitted)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise VocabridgeError(
-                f"that is not a combination ({error}); one has method, form, base_weight, tuned_weight and untuned_weight"
+                f"that is not a combination ({error}); one has method, form, base_weight, tuned_weight and "
+                "untuned_weight, and may have fitted"
             ) from error
 
     @classmethod
@@ -189,12 +201,16 @@ class Combination:
             VocabridgeError: The file is missing or is not a combination.
         """
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             return cls.from_dict(fields.get("combination", fields) if isinstance(fields, dict) else fields)
         except FileNotFoundError:
             raise VocabridgeError(f"there is no file {path}; `vocabridge eval` writes a combination") from None
         except (ValueError, VocabridgeError) as error:
             raise VocabridgeError(f"{path} is not a combination: {error}") from error
+
+
+UNFITTED = Combination(base_weight=0.45, tuned_weight=0.75, untuned_weight=0.1, fitted=False)
+"""What a value source steers with until weights are fitted: near all fits, where (1, 1, 1) is far from them."""
 
 
 def projected_scores(

@@ -38,7 +38,7 @@ def prune_covers(
     """Weigh the covers of positions by what is known, and drop those that carry next to no weight.
 
     Where the text as it stands has not been read, or ends inside a character or in white space (what follows decides
-    there, not what precedes), none is dropped.
+    there, not what precedes), none is dropped. The text as it stands never is: only behind it may the text end.
 
     Args:
         source: The value source.
@@ -97,7 +97,7 @@ def _pruned(position: Position, known: Mapping[Step, Mapping[str, float]], log_t
 
     def is_kept(cover: CoverNode) -> bool:
         least = {name: log_threshold + max(other.get(name, 0.0) for other in complete) for name in cover.log_p}
-        return not least or any(log_p > least[name] for name, log_p in cover.log_p.items())
+        return cover.can_end or not least or any(log_p > least[name] for name, log_p in cover.log_p.items())
 
     if complete and not position.text_end[-1:].isspace():
         covers = [cover for cover in covers if is_kept(cover)]

@@ -5,7 +5,8 @@ method splits p(w) by p_T(y) R[y, w] (informed) or C[y, w] (static); lookahead s
 predicts behind w (`LookaheadSplit` has the equation). The candidates are the target tokens that a text may begin with
 which continues with w and v: the first token that the target's tokenizer cuts from w v, or from w v and a word where v
 ends in white space, with R and C of 1; and where the text may run on in one token, all tokens that begin with it, also
-those that never stood with w, with a small R and C.
+those that never stood with w, with a small R and C. A control token v ends the text in front of it, so the candidate is
+the token that the target cuts from w alone.
 
 Lookahead takes a further forward of the source for the tokens behind which it reads, so it reads behind few. Expected to
 be saved are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w; other is what
@@ -27,7 +28,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.alignment import Alignment, Kind, Vocabulary
+from vocabridge.alignment.sparse import sums
 from vocabridge.projection.boundary import LETTER, character_class
 from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.lookahead_split import LookaheadSplit
@@ -68,7 +70,7 @@ class Lookahead(nn.Module):
         super().__init__()
         self._source, self._target, self._config = source, target, config
         self._rows, self._columns = alignment.row_weights.tocsc(), alignment.column_weights.tocsc()
-        self._frequency = np.asarray(alignment.counts.sum(axis=1)).ravel()
+        self._frequency = sums(alignment.counts, axis=1)
         order = sorted((data, y) for y, data in enumerate(target.token_bytes) if data)
         self._targets = [y for _, y in order]
         self._spelled = [data for data, _ in order]
@@ -155,10 +157,16 @@ class Lookahead(nn.Module):
         """Return the candidates of w v.
 
         None where w v is no text, where the target cannot spell it, and where the alignment maps w to no target token:
-        its mass takes no part in a projection, so it takes none here.
+        its mass takes no part in a projection, so it takes none here. In front of a control token the text ends with w,
+        so the target cuts w as it stands.
         """
         own, more = self._source.token_bytes[w], self._source.token_bytes[v]
-        if not own or not more or self._columns.indptr[w] == self._columns.indptr[w + 1]:
+        if not own or self._columns.indptr[w] == self._columns.indptr[w + 1]:
+            return None
+        if self._source.kinds[v] == Kind.CONTROL:
+            first = self._first_token(own)
+            return Candidates((first,), (1.0,), (1.0,)) if self._spelling(first) else None
+        if not more:
             return None
         text = own + more
         alone = first = self._first_token(text)

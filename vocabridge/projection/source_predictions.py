@@ -50,12 +50,15 @@ class CoverNode:
         pending: The bytes that the next token has to begin with.
         steps: The (parent, token) pairs behind the node that all covers of the text share.
         log_p: Log P of these steps by model (`cover_pruning`); empty where a cover is the only one.
+        can_end: Whether the cover is the encoding of the text as it stands. A tokenizer makes any other cover only of a
+            longer text, so no control token may follow it.
     """
 
     node: int
     pending: bytes
     steps: tuple[tuple[int, int], ...] = ()
     log_p: Mapping[str, float] = field(default_factory=dict)
+    can_end: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,8 +242,9 @@ class SourcePredictor:
         for name, log_p in self._log_p_after_covers(positions, names).items():
             log_weights = torch.cat([_log_weights(position, name, log_p) for position in positions])
             pendings = [[cover.pending for cover in position.covers] for position in positions]
+            can_end = [[cover.can_end for cover in position.covers] for position in positions]
             text_ends = [position.text_end for position in positions]
-            found = self.healer.marginalize(pendings, log_weights, log_p, text_ends)
+            found = self.healer.marginalize(pendings, can_end, log_weights, log_p, text_ends)
             crossing_mass = found.crossing_mass
             boundary_weights[name] = dict(zip(places, found.boundary_weights, strict=True))
             if self.policy is BoundaryPolicy.LOOKAHEAD:

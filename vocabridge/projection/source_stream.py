@@ -188,13 +188,13 @@ class SourceStream:
         if self.policy is BoundaryPolicy.SKIP and text.tokenizer.partial_utf8:
             return ()
         covers = []
-        for candidate in candidates:
+        for number, candidate in enumerate(candidates):
             if candidate.pending and not self._can_cross(candidate.pending, text_end):
                 continue
             node = tree.add(candidate.ids, text.committed_node)
             if node == ROOT:  # no token yet, and no bos token: there is nothing after which a model could predict
                 continue
-            covers.append(CoverNode(node, candidate.pending))
+            covers.append(CoverNode(node, candidate.pending, can_end=number == 0 and not candidate.pending))
         return _with_steps(tree, text.committed_node, covers)
 
     def _candidates(self, tokenizer: IncrementalTokenizer) -> list[CoverCandidate]:

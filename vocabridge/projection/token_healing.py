@@ -9,7 +9,8 @@ cover, and its own probabilities weigh the covers (they marginalize over them):
 
 P(s) is the probability of the cover's tokens after those that all covers share. w runs over the source tokens that begin
 with the pending bytes, one range of the vocabulary sorted by bytes. r is the rest of w behind the text's end, again a
-source token or the first piece of one. A token before which the target would not have ended its last token weighs next
+source token or the first piece of one. A control token ends the text, so it follows only the cover that is the encoding
+of the text as it stands. A token before which the target would not have ended its last token weighs next
 to nothing, because the target did end it (`boundary`). The result is a distribution over the source vocabulary, so every
 projection method applies to it as to the model's own.
 """
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import Vocabulary
+from vocabridge.alignment import Kind, Vocabulary
 from vocabridge.projection.boundary import Boundary, character_class
 from vocabridge.projection.config import BoundaryConfig
 
@@ -68,6 +69,7 @@ class TokenHealer(nn.Module):
     """Heals distributions of one source vocabulary at the boundaries of one target vocabulary."""
 
     classes: Tensor
+    control_ids: Tensor
 
     def __init__(self, source: Vocabulary, target: Vocabulary, config: BoundaryConfig) -> None:
         """Sort the source's tokens by their bytes."""
@@ -76,6 +78,8 @@ class TokenHealer(nn.Module):
         self._source = source
         self._boundary = Boundary(source, target, config)
         self.register_buffer("classes", torch.from_numpy(self._boundary.classes), persistent=False)
+        control_ids = np.flatnonzero(source.kinds == Kind.CONTROL)
+        self.register_buffer("control_ids", torch.from_numpy(control_ids), persistent=False)
         self._sorted = sorted(source.canonical)
         self._ids = [source.canonical[data] for data in self._sorted]
         self.prefix_range = functools.lru_cache(maxsize=1 << 10)(self._prefix_range)
@@ -87,12 +91,18 @@ class TokenHealer(nn.Module):
         return bool((weights > self.config.unlikely_boundary).any())
 
     def marginalize(
-        self, pendings: Sequence[Sequence[bytes]], log_weights: Tensor, log_p: Tensor, text_ends: Sequence[bytes]
+        self,
+        pendings: Sequence[Sequence[bytes]],
+        can_end: Sequence[Sequence[bool]],
+        log_weights: Tensor,
+        log_p: Tensor,
+        text_ends: Sequence[bytes],
     ) -> HealedDistribution:
         """Sum over the covers of n texts.
 
         Args:
             pendings: The bytes that each cover of each text leaves pending; k covers in all.
+            can_end: Whether a control token may follow each cover.
             log_weights: log P(s) of each cover, (k,), up to a constant that the covers of a text share.
             log_p: The model's log-probabilities after each cover, float32 (k, |S|).
             text_ends: The end of each text, as `Boundary.weights` takes it.
@@ -100,9 +110,9 @@ class TokenHealer(nn.Module):
         # The last column is for rests that the source cannot spell.
         total, crossing = log_p.new_zeros(2, len(pendings), log_p.shape[1] + 1)
         first = 0
-        for of_text, at_end, across in zip(pendings, total, crossing, strict=True):
+        for of_text, ends, at_end, across in zip(pendings, can_end, total, crossing, strict=True):
             covers = slice(first, first := first + len(of_text))
-            self._add_covers(of_text, log_weights[covers], log_p[covers], at_end, across)
+            self._add_covers(of_text, ends, log_weights[covers], log_p[covers], at_end, across)
         total.add_(crossing)
         by_class = np.stack([self._boundary.weights_by_class(end) for end in text_ends])
         weights = torch.from_numpy(by_class).to(log_p.device)[:, self.classes]
@@ -129,12 +139,24 @@ class TokenHealer(nn.Module):
         return uncertain
 
     def weights_behind(self, text_end: bytes, w: int, followers: Sequence[int]) -> list[float]:
-        """Return the boundary weights of a source token when it is followed by each of some others."""
-        data = self._source.token_bytes[w] or b""
-        return self._boundary.weights(text_end, [data + (self._source.token_bytes[v] or b" ") for v in followers])
+        """Return the boundary weights of a source token when it is followed by each of some others.
+
+        A control token ends the text in front of it.
+        """
+        token_bytes, kinds = self._source.token_bytes, self._source.kinds
+        data = token_bytes[w] or b""
+        weights = self._boundary.weights(text_end, [data + (token_bytes[v] or b" ") for v in followers])
+        at_end = self._boundary.weight_at_end(text_end, data)
+        return [at_end if kinds[v] == Kind.CONTROL else weight for v, weight in zip(followers, weights, strict=True)]
 
     def _add_covers(
-        self, pendings: Sequence[bytes], log_weights: Tensor, log_p: Tensor, at_end: Tensor, across: Tensor
+        self,
+        pendings: Sequence[bytes],
+        can_end: Sequence[bool],
+        log_weights: Tensor,
+        log_p: Tensor,
+        at_end: Tensor,
+        across: Tensor,
     ) -> None:
         """Add the covers of one text to the masses of tokens behind its end, and of rests of tokens across it."""
         ranges = [self.prefix_range(pending) if pending else None for pending in pendings]
@@ -147,10 +169,10 @@ class TokenHealer(nn.Module):
             return
         # The highest of what arrives: the likeliest cover may have next to nothing that begins with its pending bytes.
         shift = torch.stack(highest).max().clamp_min(torch.finfo(log_p.dtype).min)
-        for prefix, logs in zip(ranges, joint, strict=True):
+        for prefix, ends, logs in zip(ranges, can_end, joint, strict=True):
             arriving = (logs - shift).exp()
             if prefix is None:
-                at_end[:-1] += arriving
+                at_end[:-1] += arriving if ends else arriving.index_fill(0, self.control_ids.to(logs.device), 0.0)
             else:
                 across.index_add_(0, prefix.rests.to(across.device), arriving)
 

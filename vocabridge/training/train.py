@@ -199,7 +199,7 @@ def train_value_network(
 
 
 def _train(
-    recipe: Recipe,
+    recipe: TrainingConfig,
     data: str | Path,
     output: Path,
     validation: str | Path | float | None,
@@ -283,9 +283,9 @@ def _train(
     return result
 
 
-def _refuse_idle(recipe: Recipe, validation: str | Path | float | None) -> None:
+def _refuse_idle(recipe: TrainingConfig, validation: str | Path | float | None) -> None:
     """Refuses settings without effect."""
-    plain, sized = Recipe(recipe.base), recipe.regularizer_weight > 0
+    plain, sized = TrainingConfig(recipe.base), recipe.regularizer_weight > 0
     released = recipe.regularizer is Regularizer.RELEASED
     refuse_idle(
         Effect(
