@@ -263,7 +263,7 @@ class ContenderFactory:
         for policy in policies:
             bridge.steering.policy = policy
             features = Features.of(
-                bridge, self._held_out, carries if given is None else [given.carry], progress=self._progress
+                bridge, self._held_out, carries if given is None else [given.method], progress=self._progress
             )
             for combination in features.fitted() if given is None else [given]:
                 if form in (None, combination.form):
