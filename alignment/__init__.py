@@ -31,7 +31,7 @@ from vocabridge.alignment.methods import METHODS, align, make_builder
 from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
 from vocabridge.alignment.tokenizers.gguf import GGUFTokenizer, read_gguf_tokenizer
 from vocabridge.alignment.tokenizers.tiktoken import read_tiktoken, tiktoken_tokenizer
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, Kind, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Encoding, TokenKind, Vocabulary
 
 __all__ = [
     "DTW",
@@ -56,7 +56,6 @@ __all__ = [
     "Exact",
     "Expected",
     "GGUFTokenizer",
-    "Kind",
     "PairCounts",
     "PartialCounts",
     "Prefix",
@@ -68,6 +67,7 @@ __all__ = [
     "Summary",
     "Terminated",
     "TokenClass",
+    "TokenKind",
     "UsageError",
     "VocabridgeError",
     "Vocabulary",

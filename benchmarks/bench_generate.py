@@ -4,7 +4,7 @@
 
 Generating: greedy steps behind a context of so many tokens. The parts are the base model by itself and the models of
 the value source by themselves, each writing its own text behind the same context; the figure is the bridge's time a
-step over the sum of theirs, medians of steps that are taken in turn, and beside it the share of the carry (the
+step over the sum of theirs, medians of steps that are taken in turn, and beside it the share of the method (the
 projection) in it. A bridge's step may take no forward of the source or two, so its mean is there, too. Scoring: the
 cross-entropy of the context in one forward, against the parts' own, in turn, too. Memory: the most that the
 process held while each generated.
@@ -85,11 +85,11 @@ class Writer:
         self._ids = torch.stack([logits[:, -1] for logits in said.values()]).sum(0).argmax(-1, keepdim=True)
 
 
-class Carried:
+class ProjectedCosts:
     """Sums up the time spent in a projection."""
 
     def __init__(self, steering: Steering) -> None:
-        """Times its informed carry and the image that it shares with look-ahead."""
+        """Times its informed method and the image that it shares with lookahead."""
         self.seconds = 0.0
         for name in ("informed", "image"):
             setattr(steering.projection, name, self._timed(getattr(steering.projection, name)))
@@ -122,7 +122,7 @@ def main() -> None:
     bridge = build_bridge(arguments.base, arguments.value)
     steering = bridge.steering
     steering.combination = Combination(ProjectionMethod.INFORMED, 0.3, 0.7, 0.0)
-    carried = Carried(steering)
+    projected = ProjectedCosts(steering)
     models = {name: steering.source.models[name] for name in sorted(steering.models(("tuned",)))}
     console, found = Console(width=110), []
 
@@ -139,10 +139,10 @@ def main() -> None:
         for _ in range(TOKENS):
             for name, writer in writers.items():
                 steering.policy = BoundaryPolicy(name) if name not in ("base", "source") else steering.policy
-                carried.seconds, begin = 0.0, perf_counter()
+                projected.seconds, begin = 0.0, perf_counter()
                 writer.step()
                 times[name].append(1000 * (perf_counter() - begin))
-                shares[name] = shares.get(name, 0.0) + 1000 * carried.seconds
+                shares[name] = shares.get(name, 0.0) + 1000 * projected.seconds
         middle = {name: statistics.median(several) for name, several in times.items()}
         parts = middle["base"] + middle["source"]
         return [

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from vocabridge.alignment import Alignment, Exact, Kind, Retokenize, Vocabulary
+from vocabridge.alignment import Alignment, Exact, Retokenize, TokenKind, Vocabulary
 
 TIMED_PAIR = ("Gemma-3", "Qwen")
 SPACE_MARKS = {"Gemma-3": "▁", "MiniLM": None}
@@ -149,7 +149,7 @@ def tokenizer_row(name: str, reading: Reading, seconds: float) -> TokenizerRow:
         name=name,
         package=REAL_TOKENIZERS[name].package,
         size=v.size,
-        kinds=tuple(np.bincount(v.kinds, minlength=len(Kind)).tolist()),
+        kinds=tuple(np.bincount(v.kinds, minlength=len(TokenKind)).tolist()),
         changes=v.changes,
         oracle=reading.oracle,
         compared=len(reading.decoded),

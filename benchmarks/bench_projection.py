@@ -1,9 +1,9 @@
-"""Time one sparse product in every way that torch offers, and each carry as a whole, on a real alignment.
+"""Time one sparse product in every way that torch offers, and each method as a whole, on a real alignment.
 
     python benchmarks/bench_projection.py [--source NAME] [--target NAME] [--method NAME] [--batches N ...]
                                           [--device NAME] [--json]
 
-The two products of the informed carry, R^T @ p_T and R @ ratio, are timed in both directions of the pair, result
+The two products of the informed method, R^T @ p_T and R @ ratio, are timed in both directions of the pair, result
 (n, rows) contiguous, against torch's own CSR product with int64 indices. All candidates of a product are checked
 against it, and are timed in turn in one process on one thread; figures are medians. `megabytes` is what the
 candidate keeps: indices and weights.
@@ -141,8 +141,8 @@ def products(matrix: sp.csr_array, n: int, device: str) -> Iterator[dict[str, An
         yield {"way": name, "milliseconds": time, "ratio": time / times[PLAIN], "megabytes": size}
 
 
-def carries(projection: Projection, shape: tuple[int, int], n: int, device: str) -> Iterator[dict[str, Any]]:
-    """Every carry as a whole, timed; and the base's softmax, which is not part of it."""
+def methods(projection: Projection, shape: tuple[int, int], n: int, device: str) -> Iterator[dict[str, Any]]:
+    """Every method as a whole, timed; and the base's softmax, which is not part of it."""
     delta = torch.randn(n, shape[1], device=device)
     target = (3 * torch.randn(n, shape[0], device=device)).softmax(-1)
     source, both = delta.softmax(-1), torch.stack([delta, -delta]).softmax(-1)
@@ -185,7 +185,7 @@ def main() -> None:
                 done = {
                     f"R, {shape}": products(matrix, n, arguments.device),
                     "its transpose": products(sp.csr_array(matrix.T.tocsr()), n, arguments.device),
-                    "carries": carries(projection, matrix.shape, n, arguments.device),
+                    "methods": methods(projection, matrix.shape, n, arguments.device),
                 }
                 for what, found in done.items():
                     rows += ({"direction": direction, "what": what, "batch": n, **row} for row in found)

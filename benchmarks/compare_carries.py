@@ -1,12 +1,12 @@
-"""What a crossing costs and what a bridge gains, by policy, carry and form: a donor's responses in another vocabulary.
+"""What a crossing costs and what a bridge gains, by policy, method and form: a donor's responses in another vocabulary.
 
     python benchmarks/compare_carries.py --base gemma-3-270m --value my-values --data test.jsonl --validation val.jsonl
                                        [--limit N] [--ways POLICY:CARRY ...] [--json FILE]
 
-Bits per byte of the responses, teacher-forced. Per policy and carry of distributions: the carried donor alone
+Bits per byte of the responses, teacher-forced. Per policy and method of distributions: the projected donor alone
 (0, 1, 0) against the donor in its own vocabulary; then the product and the mixture with weights fitted on the
-validation items, against the donor, with 95% intervals (items resampled). The carries of a change of logits have no
-carried donor.
+validation items, against the donor, with 95% intervals (items resampled). The methods of a change of logits have no
+projected donor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vocabridge.bridge.build import build_bridge
-from vocabridge.bridge.fitting import Fit, carried_features, fit_combination, hear
+from vocabridge.bridge.fitting import Fit, fit_combination, hear, projected_features
 from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.intervals import Interval, ratio
 from vocabridge.evaluation.measuring import response_bits
@@ -40,9 +40,9 @@ WAYS = (
     "skip:informed",
     "retokenize:informed",
     "heal:informed",
-    "look-ahead:informed",
+    "lookahead:informed",
     "retokenize:static",
-    "look-ahead:static",
+    "lookahead:static",
     "retokenize:exponential",
     "heal:linear",
 )
@@ -75,9 +75,9 @@ def spent(
     bridge: Bridge, ids: list[int], truth: Tensor, logits: Tensor, used: Mapping[str, Combination]
 ) -> dict[str, float]:
     """Bits of a response that was `heard`, by combination, with the policy that is set."""
-    carries = list(dict.fromkeys(combination.method for combination in used.values()))
-    said, bits = hear(bridge.steering, ids, len(truth), carries), dict.fromkeys(used, 0.0)
-    for part, log_p, features, speaks in carried_features(bridge.steering, said, logits, carries):
+    methods = list(dict.fromkeys(combination.method for combination in used.values()))
+    said, bits = hear(bridge.steering, ids, len(truth), methods), dict.fromkeys(used, 0.0)
+    for part, log_p, features, speaks in projected_features(bridge.steering, said, logits, methods):
         alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
         for name, combination in used.items():
             found = bits_of(combination, log_p, list(features[combination.method]), truth[part])
@@ -88,17 +88,17 @@ def spent(
 def measure(
     bridge: Bridge, examples: list[Example], fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[Fit]]
 ) -> dict[tuple[BoundaryPolicy, ProjectionMethod], dict[str, np.ndarray]]:
-    """Bits of every response, by policy and carry and what was made of it."""
+    """Bits of every response, by policy and method and what was made of it."""
     bits: dict[tuple[BoundaryPolicy, ProjectionMethod], dict[str, np.ndarray]] = {}
     for number, example in enumerate(track(examples, "test items")):
         one = heard(bridge, example)
-        for (policy, carry), fitted in fits.items():
+        for (policy, method), fitted in fits.items():
             used = {fit.combination.form.value: fit.combination for fit in fitted}
-            if not carry.of_logit_delta:
-                used["donor"] = Combination(carry, 0.0, 1.0, 0.0)
+            if not method.of_logit_delta:
+                used["donor"] = Combination(method, 0.0, 1.0, 0.0)
             bridge.steering.policy = policy
             for name, found in spent(bridge, *one, used).items():
-                kept = bits.setdefault((policy, carry), {}).setdefault(name, np.zeros(len(examples)))
+                kept = bits.setdefault((policy, method), {}).setdefault(name, np.zeros(len(examples)))
                 kept[number] = found
     return bits
 
@@ -109,7 +109,7 @@ def main() -> None:
     for name in ("base", "value", "data", "validation"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--limit", type=int, help="take the first so many test items")
-    parser.add_argument("--ways", nargs="+", default=WAYS, help="policy:carry, of those to compare")
+    parser.add_argument("--ways", nargs="+", default=WAYS, help="policy:method, of those to compare")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
     started = perf_counter()
@@ -118,12 +118,12 @@ def main() -> None:
     held_out = load_examples(Path(arguments.validation))
     examples = load_examples(Path(arguments.data), arguments.limit)
     ways = [
-        (BoundaryPolicy(policy), ProjectionMethod(carry))
-        for policy, carry in (way.split(":") for way in arguments.ways)
+        (BoundaryPolicy(policy), ProjectionMethod(method))
+        for policy, method in (way.split(":") for way in arguments.ways)
     ]
     fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[Fit]] = {}
-    for steering.policy, carry in ways:
-        fits[steering.policy, carry] = fit_combination(bridge, held_out, carries=[carry])
+    for steering.policy, method in ways:
+        fits[steering.policy, method] = fit_combination(bridge, held_out, methods=[method])
     base = response_bits(of_model("base", bridge.base, bridge.vocabulary), examples, no_progress)
     own = response_bits(of_source("donor", steering.source), examples, no_progress)
     bits = measure(bridge, examples, fits)
@@ -135,14 +135,14 @@ def main() -> None:
     rows = [
         {
             "policy": policy.value,
-            "carry": carry.value,
+            "method": method.value,
             "what": name,
             "weights": next((f.combination.as_dict() for f in fitted if f.combination.form.value == name), None),
             "bits_per_byte": found.sum() / size,
             "against_donor": vars(against(found)),
         }
-        for (policy, carry), fitted in fits.items()
-        for name, found in bits[policy, carry].items()
+        for (policy, method), fitted in fits.items()
+        for name, found in bits[policy, method].items()
     ]
     head = {
         "base": arguments.base,
@@ -159,10 +159,10 @@ def main() -> None:
         f"{arguments.value} on {arguments.base}, {len(examples)} items: base {head['base_bits_per_byte']:.3f}, "
         f"donor in its own vocabulary {head['donor_bits_per_byte']:.3f} bits per byte"
     )
-    table = Table("policy", "carry", "what", "bits per byte", "against the donor, %", title=title)
+    table = Table("policy", "method", "what", "bits per byte", "against the donor, %", title=title)
     for row in rows:
         change = Interval(**row["against_donor"]).text(2, 100)
-        table.add_row(row["policy"], row["carry"], row["what"], f"{row['bits_per_byte']:.4f}", change)
+        table.add_row(row["policy"], row["method"], row["what"], f"{row['bits_per_byte']:.4f}", change)
     Console(width=110).print(table)
 
 

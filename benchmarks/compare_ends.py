@@ -4,8 +4,8 @@
                                       [--policy NAME] [--weights BASE TUNED UNTUNED] [--limit N] [--write N]
                                       [--json FILE]
 
-Responses are read with the end token behind them, teacher-forced, in the base's tokens: by the base, by the carried
-donor (0, 1, 0) with each carry of distributions, and by the bridge with the weights that are given; and by
+Responses are read with the end token behind them, teacher-forced, in the base's tokens: by the base, by the projected
+donor (0, 1, 0) with each method of distributions, and by the bridge with the weights that are given; and by
 the donor in its own tokens. With --write so many prompts are continued, and it is counted how many responses end as
 the item's does: with the same white space. It is not run by `make bench`.
 """
@@ -69,8 +69,8 @@ def main() -> None:
     examples = load_examples(Path(arguments.data), arguments.limit)
     base, donor = of_model("base", bridge.base, bridge.vocabulary), of_source("donor", source)
     ways = {
-        f"carried donor, {carry.value}": Combination(carry, 0.0, 1.0, 0.0)
-        for carry in (ProjectionMethod.INFORMED, ProjectionMethod.STATIC)
+        f"projected donor, {method.value}": Combination(method, 0.0, 1.0, 0.0)
+        for method in (ProjectionMethod.INFORMED, ProjectionMethod.STATIC)
     }
     ways["bridge"] = Combination(ProjectionMethod.INFORMED, *arguments.weights)
     steering.policy = arguments.policy

@@ -39,7 +39,7 @@ from vocabridge.projection.combination import Combination
 from vocabridge.training.train import TrainingConfig, train_value_network
 from vocabridge.utils.progress import no_progress
 
-CARRIES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]
+METHOD_NAMES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]
 
 
 def recipe_of(text: str, base: str) -> TrainingConfig:
@@ -57,9 +57,9 @@ def recipe_of(text: str, base: str) -> TrainingConfig:
 
 def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> dict[str, np.ndarray]:
     """Bits of every response, by what the source's words are made into."""
-    fits = fit_combination(bridge, held_out, carries=CARRIES)
+    fits = fit_combination(bridge, held_out, methods=METHOD_NAMES)
     used = {f"{fit.combination.method.value} {fit.combination.form.value}": fit.combination for fit in fits}
-    used["carried donor"] = Combination(ProjectionMethod.INFORMED, 0.0, 1.0, 0.0)
+    used["projected donor"] = Combination(ProjectionMethod.INFORMED, 0.0, 1.0, 0.0)
     used["the paper's sum"] = Combination(ProjectionMethod.EXPONENTIAL, 1.0, 1.0, 1.0)
     found = [spent(bridge, *heard(bridge, example), used) for example in examples]
     return {name: np.array([bits[name] for bits in found]) for name in used}
@@ -113,7 +113,7 @@ def show(path: Path) -> None:
         bridge = min(
             (over[n] for n in over if n.startswith("informed")), key=lambda p: p["bits_per_byte"], default=None
         )
-        changes = [over.get("the paper's sum"), over.get("exponential product"), over.get("carried donor"), bridge]
+        changes = [over.get("the paper's sum"), over.get("exponential product"), over.get("projected donor"), bridge]
         table.add_row(
             entry["recipe"],
             f"{entry['seconds']:.0f}",

@@ -4,11 +4,11 @@
                                        [--methods NAME ...] [--policies NAME ...]
                                        [--tolerance X] [--rounds N] [--output FILE]
 
-SmolLM2 and Gemma-3, each as the source of the other, which is asked as the base of the informed carry. The text is one
-of those of `bench_score.py`, or the prompts and responses of a file with examples. For each builder, policy and carry:
-KL(truth || carried) in bits, total variation, and how often the likeliest token is the same; then the first of these by
+SmolLM2 and Gemma-3, each as the source of the other, which is asked as the base of the informed method. The text is one
+of those of `bench_score.py`, or the prompts and responses of a file with examples. For each builder, policy and method:
+KL(truth || projected) in bits, total variation, and how often the likeliest token is the same; then the first of these by
 class of target token and by how the tokens of both lie. With --value the change of this value network of the (one)
-source is compared, by every carry. It is not run by `make bench`.
+source is compared, by every method. It is not run by `make bench`.
 """
 
 from __future__ import annotations
@@ -104,20 +104,20 @@ def print_distances(pair: str, found: dict[str, ApproximationErrors], seconds: f
         f"{pair}: {some.positions} positions ({some.impossible} more are impossible), open {some.open:.2%}, "
         f"lost {some.lost:.2%} ({seconds:.0f} s)"
     )
-    table = Table("builder", "carry", "policy", "KL, bits", "variation", "same likeliest", "silent", title=title)
+    table = Table("builder", "method", "policy", "KL, bits", "variation", "same likeliest", "silent", title=title)
     for method, one in rows:
         apart = one.overall
         figures = (f"{apart.mean_kl:.3f}", f"{apart.mean_variation:.3f}", f"{apart.agreement:.1%}", str(one.silent))
-        table.add_row(method, one.carry.value, one.policy.value, *figures)
+        table.add_row(method, one.method.value, one.policy.value, *figures)
     Console(width=120).print(table)
     by_class = {c.label: [one.by_class[c] for _, one in rows] for c in rows[0][1].classes}
     by_fit = {f.value: [one.by_fit[f] for _, one in rows] for f in rows[0][1].fits}
     for parts in (by_class, by_fit):
         sizes = [f"{name} ({part[0].positions})" for name, part in parts.items()]
-        table = Table("builder", "carry", "policy", *sizes, title="KL in bits")
+        table = Table("builder", "method", "policy", *sizes, title="KL in bits")
         for number, (method, one) in enumerate(rows):
             figures = [f"{part[number].mean_kl:.3f}" for part in parts.values()]
-            table.add_row(method, one.carry.value, one.policy.value, *figures)
+            table.add_row(method, one.method.value, one.policy.value, *figures)
         Console(width=120).print(table)
 
 

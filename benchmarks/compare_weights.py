@@ -3,7 +3,7 @@
     python benchmarks/compare_weights.py --base gemma-3-270m --value my-values --data test.jsonl --validation val.jsonl
                                          [--limit N] [--fit N]
 
-Teacher-forced on the responses, by the informed carry with look-ahead. The weights (a, b, c) are those of the base, the
+Teacher-forced on the responses, by the informed method with lookahead. The weights (a, b, c) are those of the base, the
 tuned and the untuned donor. What `combination.UNFITTED` is, was chosen by this.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     bridge = build_bridge(arguments.base, arguments.value)
     fits = fit_combination(
-        bridge, load_examples(Path(arguments.validation), arguments.fit), carries=[ProjectionMethod.INFORMED]
+        bridge, load_examples(Path(arguments.validation), arguments.fit), methods=[ProjectionMethod.INFORMED]
     )
     used = {name: Combination(ProjectionMethod.INFORMED, *weights) for name, weights in CANDIDATES.items()}
     used |= {"UNFITTED": UNFITTED}

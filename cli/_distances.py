@@ -1,4 +1,4 @@
-"""`vocabridge score --exact`: how far what is carried is from the truth."""
+"""`vocabridge score --exact`: how far what is projected is from the truth."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def compare(
     print_table(
         f"{found.model} -> {found.target} by {found.method}, against the truth at {count(found.positions)} "
         f"tokens{among} (of it at most {found.open:.1%} is open and {found.lost:.1%} lost)",
-        ("carry", "policy", "KL, bits", "total variation", "same likeliest", "silent at"),
+        ("method", "policy", "KL, bits", "total variation", "same likeliest", "silent at"),
         [
-            (one.carry.value, one.policy.value, *_figures(one.overall), f"{one.silent / found.positions:.1%}")
+            (one.method.value, one.policy.value, *_figures(one.overall), f"{one.silent / found.positions:.1%}")
             for one in rows
         ],
     )
@@ -64,7 +64,7 @@ def compare(
     for title, parts in (("class of target token", by_class), ("how the tokens lie", by_fit)):
         print_table(
             f"KL in bits by {title}",
-            ("", "tokens", *(f"{one.carry.value} {one.policy.value}" for one in rows)),
+            ("", "tokens", *(f"{one.method.value} {one.policy.value}" for one in rows)),
             [
                 (name, count(part[0].positions), *(f"{distance.mean_kl:.3f}" for distance in part))
                 for name, part in parts.items()

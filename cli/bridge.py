@@ -20,7 +20,7 @@ Examples:
   vocabridge bridge -o my-bridge --base gemma-3-270m --value my-values --combination report.json
   vocabridge bridge -o my-bridge --base ./big --value ./small-chat --untuned ./small --strength 1:0.2:64
 \b
-Two sources; the first is a contrast pair, the second a value network, and "-" stands for none:
+Two sources; the first is an expert pair, the second a value network, and "-" stands for none:
   vocabridge bridge -o my-bridge --base ./big --value ./small-chat --untuned ./small --strength 0.7 \\
     --value my-values --untuned - --strength 0.3
 """

@@ -21,7 +21,7 @@ from vocabridge.cli._options import (
     output_file,
 )
 from vocabridge.cli._output import Json, is_first_process, shared_progress
-from vocabridge.options import BoundaryPolicy, Kind
+from vocabridge.options import BoundaryPolicy, Contender
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 
 EXAMPLES = """\b
@@ -40,15 +40,15 @@ Examples:
 """
 
 
-def kinds(names: str | None) -> list[Kind] | None:
+def kinds(names: str | None) -> list[Contender] | None:
     """Read `--contenders`."""
     if names is None:
         return None
-    known = [kind.value for kind in Kind]
+    known = [kind.value for kind in Contender]
     for name in names.split(","):
         if name.strip() not in known:
             raise typer.BadParameter(f"There is no contender {name.strip()!r}; choose among {', '.join(known)}.")
-    return [Kind(name.strip()) for name in names.split(",")]
+    return [Contender(name.strip()) for name in names.split(",")]
 
 
 def strengths(alphas: list[float] | None) -> list[float] | None:
@@ -124,14 +124,14 @@ def evaluate(
         str | None, typer.Option(help="The base model fine-tuned itself, by name, or a value network trained on it.")
     ] = None,
     control: Annotated[
-        str | None, typer.Option(help="A value network with the base's own vocabulary, to see what carrying costs.")
+        str | None, typer.Option(help="A value network with the base's own vocabulary, to see what projecting costs.")
     ] = None,
     contenders: Annotated[
         str | None,
         typer.Option(
             metavar="NAME[,NAME...]",
             callback=kinds,
-            help=f"Which to compare: {', '.join(kind.value for kind in Kind)}. By default all that can "
+            help=f"Which to compare: {', '.join(kind.value for kind in Contender)}. By default all that can "
             "be made, without exact, which is slow.",
         ),
     ] = None,
@@ -201,11 +201,11 @@ def evaluate(
     }
     if bridge is not None and (given := [name for name, one in beside.items() if one]):
         raise typer.BadParameter(f"A bridge has its own; leave out {', '.join(given)}.", param_hint="--bridge")
-    compared = cast("list[Kind] | None", contenders)  # what the callback made of it
+    compared = cast("list[Contender] | None", contenders)  # what the callback made of it
     if exact:
-        compared = list(dict.fromkeys([*(compared or (Kind.BASE, Kind.BRIDGE)), Kind.EXACT]))
+        compared = list(dict.fromkeys([*(compared or (Contender.BASE, Contender.BRIDGE)), Contender.BYTE_LEVEL]))
     advice = "Only the contender exact has a tolerance; add --exact"
-    refuse_idle(Effect("tolerance", tolerance is not None, Kind.EXACT in (compared or ()), advice))
+    refuse_idle(Effect("tolerance", tolerance is not None, Contender.BYTE_LEVEL in (compared or ()), advice))
     import torch
 
     from vocabridge.byte_level.byte_lm import TOLERANCE

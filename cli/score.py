@@ -54,18 +54,18 @@ def score(
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="With --exact: the base model that the informed carry asks; without one, only the static."),
+        typer.Option(help="With --exact: the base model that the informed method asks; without one, only the static."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Score an alignment by one honest number.
 
     Bits per byte of a text when the source model predicts it in its own tokens, and when its predictions are
-    carried to the other vocabulary; for every policy of what it says where its own tokens may not end, by class
+    projected to the other vocabulary; for every policy of what it says where its own tokens may not end, by class
     of token, and by how the tokens of both lie. The text should be one that the alignment was not counted on.
 
-    With --exact: how far each policy and carry is from the truth, KL in bits, total variation and whether the
-    likeliest token is the same; of a value network, how far the base with its change is, by every carry. A position
+    With --exact: how far each policy and method is from the truth, KL in bits, total variation and whether the
+    likeliest token is the same; of a value network, how far the base with its change is, by every method. A position
     takes some seconds.
     """
     from vocabridge.alignment.errors import Effect, refuse_idle
@@ -97,10 +97,10 @@ def score(
     print_table(
         f"{found.model} -> {found.target} by {found.method}: {count(found.positions)} target tokens, "
         f"{found.common_share:.1%} of them at common boundaries",
-        ("policy", "own tokens, bits/byte", "carried, bits/byte", "loss", "silent at"),
+        ("policy", "own tokens, bits/byte", "projected, bits/byte", "loss", "silent at"),
         [
-            (policy.value, *_figures(carried.overall), f"{carried.silent / found.positions:.1%}")
-            for policy, carried in found.policies.items()
+            (policy.value, *_figures(projected.overall), f"{projected.silent / found.positions:.1%}")
+            for policy, projected in found.policies.items()
         ],
     )
     policies = list(BoundaryPolicy)
@@ -123,6 +123,6 @@ def _figures(cost: Cost) -> tuple[str, str, str]:
 def _losses(rows: dict[str, list[Cost]]) -> list[tuple[str, ...]]:
     """One row a class: its size, its own cost, and by how many bits each policy is worse."""
     return [
-        (name, count(costs[0].tokens), f"{costs[0].native:,.0f}", *(f"{c.carried - c.native:+,.0f}" for c in costs))
+        (name, count(costs[0].tokens), f"{costs[0].native:,.0f}", *(f"{c.projected - c.native:+,.0f}" for c in costs))
         for name, costs in rows.items()
     ]

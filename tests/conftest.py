@@ -42,7 +42,7 @@ class ModelFolders:
 
     Attributes:
         source: Llama, 416 ids, without a begin token.
-        tuned: The same with other weights: with `source`, a contrast pair.
+        tuned: The same with other weights: with `source`, an expert pair.
         target: Gemma-3, 704 ids, begin token; one layer with a sliding window of 8 and one with full attention.
     """
 

@@ -15,40 +15,40 @@ class BoundaryPolicy(enum.Enum):
 
     Attributes:
         SKIP: Nothing, where its own distribution would rather run on (`heal` tells) or a character is not whole.
-        RETOKENIZE: What it says after the text so far, cut by its own tokenizer as it stands.
+        AS_IS: What it says after the text so far, cut by its own tokenizer as it stands.
         HEAL: All ways to cut the text so far, weighted by its own probabilities (`healing`).
-        LOOK_AHEAD: The same, and where a source token may be the beginning of several target tokens, the source is
-            asked what follows it (`lookahead`). Only for carries of distributions.
+        LOOKAHEAD: The same, and where a source token may be the beginning of several target tokens, the source is
+            asked what follows it (`lookahead`). Only for methods of distributions.
     """
 
     SKIP = "skip"
-    AS_IS = "retokenize"
+    AS_IS = "as-is"
     HEAL = "heal"
-    LOOKAHEAD = "look-ahead"
+    LOOKAHEAD = "lookahead"
 
 
-class Kind(str, Enum):
+class Contender(str, Enum):
     """A kind of contender; `lineup` makes them.
 
     Attributes:
         BASE: The base model as it is.
         DONOR: The small tuned model alone, in its own vocabulary.
-        BRIDGE: The base steered by the small model, with vocabridge's carries.
-        EXACT: The same without projection, over bytes; slow, so measured only where it is asked for.
-        MIXTURE: A mixture of the base's and the donor's probabilities, by the static carry and the text as it stands.
+        BRIDGE: The base steered by the small model, with vocabridge's methods.
+        BYTE_LEVEL: The same without projection, over bytes; slow, so measured only where it is asked for.
+        MIXTURE: A mixture of the base's and the donor's probabilities, by the static method and the text as it stands.
         NUDGING: Where the base is unsure, the donor speaks in its place.
-        CONTRAST: Proxy-tuning's sum at weights (1, 1, 1), by the static carry and the text as it stands.
-        CONTROL: The base with a value network of its own vocabulary, so that nothing is carried.
+        PROXY_TUNING: Proxy-tuning's sum at weights (1, 1, 1), by the static method and the text as it stands.
+        CONTROL: The base with a value network of its own vocabulary, so that nothing is projected.
         CEILING: The base fine-tuned itself.
     """
 
     BASE = "base"
     DONOR = "donor"
     BRIDGE = "bridge"
-    EXACT = "exact"
+    BYTE_LEVEL = "byte-level"
     MIXTURE = "mixture"
     NUDGING = "nudging"
-    CONTRAST = "contrast"
+    PROXY_TUNING = "proxy-tuning"
     CONTROL = "control"
     CEILING = "ceiling"
 
@@ -56,10 +56,9 @@ class Kind(str, Enum):
     def label(self) -> str:
         """The name in tables and records."""
         names = {
-            Kind.DONOR: "donor alone",
-            Kind.EXACT: "exact bridge",
-            Kind.CONTRAST: "contrast pair",
-            Kind.CONTROL: "same-vocabulary control",
+            Contender.DONOR: "donor alone",
+            Contender.BYTE_LEVEL: "byte-level bridge",
+            Contender.CONTROL: "same-vocabulary control",
         }
         return names.get(self, self.value)
 
@@ -106,18 +105,14 @@ class ProjectionMethod(enum.Enum):
     STATIC = "static"
     INFORMED = "informed"
 
-    @property
-    def of_logit_delta(self) -> bool:
-        """Whether it carries the change of logits; else the two distributions."""
-        return self in (ProjectionMethod.LINEAR, ProjectionMethod.EXPONENTIAL)
 
 
 class Form(enum.Enum):
-    """What is made of the base's distribution and the carried ones; the equations are above.
+    """What is made of the base's distribution and the projected ones; the equations are above.
 
     Attributes:
         PRODUCT: A weighted sum of logits: each model can rule a token out.
-        MIXTURE: A weighted sum of probabilities: each model can bring a token in. For carries of distributions.
+        MIXTURE: A weighted sum of probabilities: each model can bring a token in. For methods of distributions.
     """
 
     PRODUCT = "product"

@@ -14,7 +14,7 @@ import numpy as np
 from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.audit.figures import CLASSES, Ratio
 from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
-from vocabridge.alignment.tokenizers.vocabulary import Int8, Int64, Kind, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Int8, Int64, TokenKind, Vocabulary
 
 Numbers: TypeAlias = np.ndarray[Any, Any]
 
@@ -121,7 +121,7 @@ class Side:
 
     def coverage(self, **on_text: Numbers) -> tuple[Coverage, ...]:
         """Count the ids of each class; the figures of a text, (classes,) each, go with them."""
-        real = self.vocabulary.kinds != Kind.UNUSED
+        real = self.vocabulary.kinds != TokenKind.UNUSED
         figures = {"ids": self.per_class(real), "covered": self.per_class(real & (self.sizes > 0)), **on_text}
         return tuple(Coverage(c, **{name: values[c].item() for name, values in figures.items()}) for c in CLASSES)
 

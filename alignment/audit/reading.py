@@ -20,7 +20,7 @@ from vocabridge.alignment.builders.cooccurrence import common_starts
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.tokenizers.classes import TokenClass, classify
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, Kind, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, TokenKind, Vocabulary
 
 _BATCH = 16
 """Pieces of text encoded together, about 1 MiB."""
@@ -89,7 +89,7 @@ class Reader:
             own = self.vocabulary.token_bytes[i]
             if own is not None and start >= 0 and data.startswith(own, start):
                 self.unspelled -= len(own)
-        return np.maximum.accumulate(starts[self.vocabulary.kinds[ids] != Kind.CONTROL])
+        return np.maximum.accumulate(starts[self.vocabulary.kinds[ids] != TokenKind.CONTROL])
 
 
 def read(

@@ -16,7 +16,7 @@ import numpy as np
 
 from vocabridge.alignment.counting.counting_builder import CountingBuilder
 from vocabridge.alignment.counting.pair_counts import PairCounts
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, Kind, Vocabulary
+from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, TokenKind, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ def common_starts(y: Encoding, w: Encoding, target: Vocabulary, source: Vocabula
 
 def textual_starts(encoding: Encoding, vocabulary: Vocabulary) -> tuple[Int64, Int64]:
     """Return ids and starts without control tokens and without tokens that have no start of their own."""
-    keep = (encoding.starts >= 0) & (vocabulary.kinds[encoding.ids] != Kind.CONTROL)
+    keep = (encoding.starts >= 0) & (vocabulary.kinds[encoding.ids] != TokenKind.CONTROL)
     return encoding.ids[keep].astype(np.int64), encoding.starts[keep]

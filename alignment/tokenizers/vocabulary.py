@@ -64,7 +64,7 @@ _FOLDER_FILES = (
 )
 
 
-class Kind(enum.IntEnum):
+class TokenKind(enum.IntEnum):
     """What an id is.
 
     Attributes:
@@ -103,7 +103,7 @@ class Vocabulary:
         name: Where it came from, for people only.
         size: The number of ids, which is the logit width.
         token_bytes: The bytes of every id, `size` of them; None for CONTROL and UNUSED.
-        kinds: (size,) int8, a `Kind` each.
+        kinds: (size,) int8, a `TokenKind` each.
         lengths: (size,) int32, bytes per token; 0 where there are none.
         roles: "begin", "end", "pad", "unknown" -> id, those that the tokenizer's files name, and "turn begin",
             "turn content", "turn end", those that its chat template has (see `chat`).
@@ -318,18 +318,18 @@ class Vocabulary:
         control = {roles[role] for role in ("begin", "end", "unknown") if role in roles} | {unknown}
 
         token_bytes: list[bytes | None] = [None] * size
-        kinds = np.full(size, Kind.UNUSED, np.int8)
+        kinds = np.full(size, TokenKind.UNUSED, np.int8)
 
-        spelled: dict[int, tuple[Kind, bytes]] = {}  # by the tokenizer alone, whatever roles are given
+        spelled: dict[int, tuple[TokenKind, bytes]] = {}  # by the tokenizer alone, whatever roles are given
 
         def put(i: int, token: str, data: bytes, special: bool) -> None:
             if i >= size or i in unused or not data or is_unused_name(token):
                 return
             spelled.pop(i, None)
             if not special and i != unknown:
-                spelled[i] = (Kind.BYTE if spelling.is_byte_token(token, data) else Kind.TEXT), data
+                spelled[i] = (TokenKind.BYTE if spelling.is_byte_token(token, data) else TokenKind.TEXT), data
             if special or i in control:
-                kinds[i], token_bytes[i] = Kind.CONTROL, None
+                kinds[i], token_bytes[i] = TokenKind.CONTROL, None
             else:
                 kinds[i], token_bytes[i] = spelled[i]
 
@@ -341,7 +341,9 @@ class Vocabulary:
         kinds.flags.writeable = lengths.flags.writeable = False
 
         if template is not None:
-            roles |= _chat_roles(template, tokenizer, roles, set(np.flatnonzero(kinds == Kind.CONTROL).tolist()), name)
+            roles |= _chat_roles(
+                template, tokenizer, roles, set(np.flatnonzero(kinds == TokenKind.CONTROL).tolist()), name
+            )
 
         with panics_as_errors(name):
             begins = "begin" in roles and (adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
@@ -367,12 +369,12 @@ class Vocabulary:
     @functools.cached_property
     def usable(self) -> Int64:
         """The ids that stand for bytes (TEXT and BYTE), sorted, int64."""
-        return np.flatnonzero((self.kinds == Kind.TEXT) | (self.kinds == Kind.BYTE))
+        return np.flatnonzero((self.kinds == TokenKind.TEXT) | (self.kinds == TokenKind.BYTE))
 
     @functools.cached_property
     def control_roles(self) -> Mapping[str, int]:
         """The roles that control tokens have."""
-        return {role: i for role, i in self.roles.items() if self.kinds[i] == Kind.CONTROL}
+        return {role: i for role, i in self.roles.items() if self.kinds[i] == TokenKind.CONTROL}
 
     def resized(self, size: int) -> Vocabulary:
         """Return the same vocabulary with another number of rows: unused ones are added, or the last are cut.
@@ -387,12 +389,12 @@ class Vocabulary:
         if size <= (last := int(self.usable.max(initial=-1))):
             raise VocabridgeError(f"{self.name} cannot be cut to {size} ids, as id {last} stands for text.")
         more = max(0, size - self.size)
-        kinds = np.concatenate((self.kinds[:size], np.full(more, Kind.UNUSED, np.int8)))
+        kinds = np.concatenate((self.kinds[:size], np.full(more, TokenKind.UNUSED, np.int8)))
         lengths = np.concatenate((self.lengths[:size], np.zeros(more, np.int32)))
         kinds.flags.writeable = lengths.flags.writeable = False
         cut = [
             self.tokenizer.id_to_token(i) or ""
-            for i in (np.flatnonzero(self.kinds[size:] == Kind.CONTROL) + size).tolist()
+            for i in (np.flatnonzero(self.kinds[size:] == TokenKind.CONTROL) + size).tolist()
         ]
         written = self.template is not None and any(name and name in self.template for name in cut)
         roles = {role: i for role, i in self.roles.items() if i < size}
@@ -519,7 +521,7 @@ class Vocabulary:
         pieces: list[bytes | int] = []
         at = 0
         for i, (start, end) in zip(found.ids, found.offsets, strict=True):
-            if i < self.size and self.kinds[i] == Kind.CONTROL and i != unknown:
+            if i < self.size and self.kinds[i] == TokenKind.CONTROL and i != unknown:
                 pieces += [*([text[at:start].encode()] if at < start else []), i]
                 at = end
         return [*pieces, text[at:].encode()] if at < len(text) else pieces
@@ -675,7 +677,7 @@ def _without_prepended_space(part: Any) -> Any:
     return part
 
 
-def _fingerprint(spelled: Mapping[int, tuple[Kind, bytes]], spec: Mapping[str, Any]) -> str:
+def _fingerprint(spelled: Mapping[int, tuple[TokenKind, bytes]], spec: Mapping[str, Any]) -> str:
     """Hash all that decides which tokens a text without control tokens becomes, and what they stand for.
 
     Settings of the model at an empty default are left out, so that a later tokenizers library that adds one

@@ -15,7 +15,7 @@ from vocabridge.alignment import (
     Alignment,
     Audit,
     Corpus,
-    Kind,
+    TokenKind,
     VocabridgeError,
     Vocabulary,
     VocabularyCard,
@@ -206,7 +206,7 @@ def test_classes_add_up_to_the_whole_for_every_pair_of_tokenizers(pair, trained,
         assert [one.occurrences for one in classes] == by_class
         assert whole.occurrences == len(ids)
         assert tokens_in_units == len(ids) - by_class[TokenClass.CONTROL]
-        assert sum(one.ids for one in classes) == np.count_nonzero(vocabulary.kinds != Kind.UNUSED)
+        assert sum(one.ids for one in classes) == np.count_nonzero(vocabulary.kinds != TokenKind.UNUSED)
         for one in classes:
             assert one.common <= one.occurrences
             assert one.covered_occurrences <= one.occurrences

@@ -15,8 +15,8 @@ from vocabridge.alignment import (
     Corpus,
     DTWCounts,
     Exact,
-    Kind,
     Retokenize,
+    TokenKind,
     VocabridgeError,
     Vocabulary,
     align,
@@ -51,7 +51,7 @@ def check(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
         assert rows[columns == w].tolist() == [y]
     unknown = (target.roles.get("unknown"), source.roles.get("unknown"))
     for ids, vocabulary, own in ((rows, target, unknown[0]), (columns, source, unknown[1])):
-        control = np.isin(vocabulary.kinds[ids], (Kind.CONTROL, Kind.UNUSED))
+        control = np.isin(vocabulary.kinds[ids], (TokenKind.CONTROL, TokenKind.UNUSED))
         expected = {vocabulary.roles["begin"], vocabulary.roles["end"], own}
         assert set(ids[control].tolist()) <= expected
 
@@ -129,7 +129,7 @@ def test_cooccurrence_agrees_with_counting_by_hand(pair, corpus):
         sources = {s: i for i, s in zip(w.ids.tolist(), w.starts.tolist(), strict=True) if s >= 0}
         for i, start in zip(y.ids.tolist(), y.starts.tolist(), strict=True):
             j = sources.get(start) if start >= 0 else None
-            if j is not None and Kind.CONTROL not in (target.kinds[i], source.kinds[j]):
+            if j is not None and TokenKind.CONTROL not in (target.kinds[i], source.kinds[j]):
                 by_hand[i, j] = by_hand.get((i, j), 0) + 1
     rows, columns = alignment.counts.tocoo().coords
     entries = zip(rows.tolist(), columns.tolist(), alignment.counts.data.tolist(), strict=True)

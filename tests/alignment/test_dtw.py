@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer, models
 
-from vocabridge.alignment import DTW, Corpus, DTWCounts, Kind, Vocabulary
+from vocabridge.alignment import DTW, Corpus, DTWCounts, TokenKind, Vocabulary
 from vocabridge.alignment.builders.dtw_counts import costs, least_path, scaled
 
 texts = st.text("abehnotux .,\n\té日👍0123", min_size=1, max_size=60)
@@ -162,5 +162,5 @@ def test_neither_has_rows_for_tokens_that_stand_for_no_bytes(pair, tmp_path, tex
     rows, columns = builder.build(source, target, Corpus.open([tmp_path / "t"])).counts.tocoo().coords
     assert len(rows) > 20
     for ids, vocabulary in ((rows, target), (columns, source)):
-        other = set(ids[np.isin(vocabulary.kinds[ids], (Kind.CONTROL, Kind.UNUSED))].tolist())
+        other = set(ids[np.isin(vocabulary.kinds[ids], (TokenKind.CONTROL, TokenKind.UNUSED))].tolist())
         assert other <= set(vocabulary.roles.values())

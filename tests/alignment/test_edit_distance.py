@@ -13,7 +13,7 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 from tokenizers import Tokenizer, models
 
-from vocabridge.alignment import Corpus, EditDistance, Kind, Vocabulary
+from vocabridge.alignment import Corpus, EditDistance, TokenKind, Vocabulary
 from vocabridge.alignment.builders.base import DUPLICATE
 from vocabridge.alignment.builders.edit_distance import characters, nearest
 from vocabridge.alignment.builders.frequency import frequencies
@@ -67,7 +67,7 @@ def test_no_token_without_bytes_has_a_partner(pair):
     source, target = pair
     rows, columns = EditDistance().build(source, target).counts.tocoo().coords
     for ids, vocabulary in ((rows, target), (columns, source)):
-        other = set(ids[np.isin(vocabulary.kinds[ids], (Kind.CONTROL, Kind.UNUSED))].tolist())
+        other = set(ids[np.isin(vocabulary.kinds[ids], (TokenKind.CONTROL, TokenKind.UNUSED))].tolist())
         assert other <= set(vocabulary.roles.values())
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from vocabridge.alignment import Exact, Kind, VocabridgeError, Vocabulary
+from vocabridge.alignment import Exact, TokenKind, VocabridgeError, Vocabulary
 from vocabridge.alignment.builders.chain import open_columns, open_rows
 from vocabridge.alignment.builders.embedding import Embedding, Search, build_index, nearest, shared_space
 from vocabridge.alignment.builders.identical_bytes import exact_partners
@@ -109,9 +109,9 @@ def test_unused_and_control_tokens_have_no_rows(pair_with_tables):
     alignment = builder.build(source, target)
     rows, columns = alignment.counts.tocoo().coords
     roles = [{v.roles[r] for r in ("begin", "end")} for v in (source, target)]
-    control = np.flatnonzero(np.isin(target.kinds, (Kind.CONTROL, Kind.UNUSED)))
+    control = np.flatnonzero(np.isin(target.kinds, (TokenKind.CONTROL, TokenKind.UNUSED)))
     assert set(rows.tolist()) & set(control.tolist()) == roles[1]
-    control = np.flatnonzero(np.isin(source.kinds, (Kind.CONTROL, Kind.UNUSED)))
+    control = np.flatnonzero(np.isin(source.kinds, (TokenKind.CONTROL, TokenKind.UNUSED)))
     assert set(columns.tolist()) & set(control.tolist()) == roles[0]
 
 

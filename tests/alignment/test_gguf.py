@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from vocabridge.alignment import Kind, VocabridgeError, Vocabulary, read_gguf_tokenizer
+from vocabridge.alignment import TokenKind, VocabridgeError, Vocabulary, read_gguf_tokenizer
 
 
 def write(path: Path, architecture: str = "llama", **fields: Any) -> Path:
@@ -70,7 +70,7 @@ def test_a_byte_level_tokenizer_has_its_tokens_types_and_roles(tmp_path, bpe):
     v = Vocabulary.load(path)
     assert v.token_bytes[:4] == (None, None, b"1", b"2")
     assert v.token_bytes[8:] == (b" ", b" ab", b"<think>", None)
-    assert v.kinds[-1] == Kind.UNUSED
+    assert v.kinds[-1] == TokenKind.UNUSED
     assert v.encode("ab ab<think>12").ids.tolist() == [7, 9, 10, 4]
 
 
@@ -252,7 +252,7 @@ def test_a_sentencepiece_file_without_roles_has_those_of_llama_cpp(tmp_path, pla
     v = Vocabulary.load(write(tmp_path / "m.gguf", space_prefix=False, **plain_spm))
     assert v.roles == {"unknown": 0, "begin": 1, "end": 2}
     assert v.adds_begin
-    assert v.kinds[:3].tolist() == [Kind.CONTROL] * 3
+    assert v.kinds[:3].tolist() == [TokenKind.CONTROL] * 3
     assert v.encode("a日b").ids.tolist() == [4, 0, 5]  # what it cannot spell is not lost
 
 
@@ -285,7 +285,7 @@ def test_each_of_two_ids_of_one_text_keeps_its_bytes(tmp_path, bpe, spm, plain_s
     tokens = [*plain_spm["tokens"], "<s>"]
     twice = plain_spm | {"tokens": tokens, "types": [*plain_spm["types"], 3], "scores": [0.0] * 8}
     v = Vocabulary.load(write(tmp_path / "c.gguf", **twice))
-    assert v.kinds[[1, 7]].tolist() == [Kind.CONTROL] * 2
+    assert v.kinds[[1, 7]].tolist() == [TokenKind.CONTROL] * 2
 
 
 def test_a_merge_of_a_token_with_two_ids_has_the_rank_of_the_one_that_is_emitted(tmp_path, spm):

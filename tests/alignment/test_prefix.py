@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from vocabridge.alignment import Corpus, Kind, Prefix, Vocabulary
+from vocabridge.alignment import Corpus, Prefix, TokenKind, Vocabulary
 from vocabridge.alignment.builders.base import DUPLICATE
 from vocabridge.alignment.builders.frequency import frequencies
 from vocabridge.alignment.builders.prefix import _LEAST_SHARE, Beginnings
@@ -48,7 +48,7 @@ def test_no_token_without_bytes_has_a_partner(pair):
     source, target = pair
     rows, columns = Prefix().build(source, target).counts.tocoo().coords
     for ids, vocabulary in ((rows, target), (columns, source)):
-        other = set(ids[np.isin(vocabulary.kinds[ids], (Kind.CONTROL, Kind.UNUSED))].tolist())
+        other = set(ids[np.isin(vocabulary.kinds[ids], (TokenKind.CONTROL, TokenKind.UNUSED))].tolist())
         assert other <= set(vocabulary.roles.values())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vocabridge.alignment import Combined, Corpus, Exact, Kind, Vocabulary, read_gguf_tokenizer
+from vocabridge.alignment import Combined, Corpus, Exact, TokenKind, Vocabulary, read_gguf_tokenizer
 
 pytestmark = pytest.mark.real
 
@@ -124,8 +124,8 @@ def test_the_default_covers_every_token_in_both_directions(smollm, gemma):
         rows, columns = alignment.counts.tocoo().coords
         assert np.isin(target.usable, rows).all()
         assert np.isin(source.usable, columns).all()
-        assert not np.isin(target.kinds[rows], Kind.UNUSED).any()
-        assert not np.isin(source.kinds[columns], Kind.UNUSED).any()
+        assert not np.isin(target.kinds[rows], TokenKind.UNUSED).any()
+        assert not np.isin(source.kinds[columns], TokenKind.UNUSED).any()
 
 
 MEASURE = """

@@ -45,8 +45,8 @@ from vocabridge.alignment import (
     Combined,
     Corpus,
     Exact,
-    Kind,
     Retokenize,
+    TokenKind,
     VocabridgeError,
     Vocabulary,
     align,
@@ -160,8 +160,8 @@ def test_special_tokens_are_never_paired_by_similar_names():
     other = controls("<tool_call>", "<|end_of_text|>", "<|im_start|>", "[PAD]")
     for builder in (Exact(), Retokenize(), Combined()):
         rows, columns = builder.build(one, other).counts.tocoo().coords
-        assert (other.kinds[rows] == Kind.TEXT).all()
-        assert (one.kinds[columns] == Kind.TEXT).all()
+        assert (other.kinds[rows] == TokenKind.TEXT).all()
+        assert (one.kinds[columns] == TokenKind.TEXT).all()
     # Names that are text (Gemma's HTML tags) are text: their pieces speak for them, not the likeness of a name.
     assert named_pairs(controls("<table>", special=False), controls("<tool_call>", special=False)) == {("a", "a")}
 

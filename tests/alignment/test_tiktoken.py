@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from vocabridge.alignment import Kind, VocabridgeError, Vocabulary, read_tiktoken, tiktoken_tokenizer
+from vocabridge.alignment import TokenKind, VocabridgeError, Vocabulary, read_tiktoken, tiktoken_tokenizer
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.alignment.tokenizers.tiktoken_folder import KIMI_PATTERN
 
@@ -88,7 +88,7 @@ def test_encodings_are_those_of_tiktoken_on_any_text(both, text):
 def test_the_byte_view_is_the_ranks_themselves(ranks):
     v = Vocabulary.from_tokenizer(tiktoken_tokenizer(ranks, PATTERNS["gpt2"], {"<|end|>": len(ranks) + 3}))
     assert {v.token_bytes[i]: i for i in v.usable.tolist()} == ranks
-    assert v.kinds[len(ranks) :].tolist() == [Kind.UNUSED] * 3 + [Kind.CONTROL]
+    assert v.kinds[len(ranks) :].tolist() == [TokenKind.UNUSED] * 3 + [TokenKind.CONTROL]
 
 
 def test_a_possessive_interval_keeps_its_bounds(ranks):
@@ -176,7 +176,7 @@ def test_a_tekken_json_has_its_special_tokens_first_and_as_many_ranks_as_the_mod
     assert v.size == 30 + len(kept)
     assert list(v.token_bytes[30:]) == kept
     assert v.roles == {"begin": 1, "end": 2, "pad": 11, "unknown": 0}
-    assert v.kinds[:30].tolist() == [Kind.CONTROL] * 20 + [Kind.UNUSED] * 10
+    assert v.kinds[:30].tolist() == [TokenKind.CONTROL] * 20 + [TokenKind.UNUSED] * 10
     assert v.adds_begin
     theirs = tiktoken.Encoding(
         "small", pat_str=PATTERNS["o200k"], mergeable_ranks={b: i for i, b in enumerate(kept)}, special_tokens={}
@@ -192,7 +192,7 @@ def test_a_tekken_json_may_list_its_special_tokens_and_stand_in_a_folder(tmp_pat
     v = Vocabulary.load(tmp_path)
     assert v.size == 400
     assert v.roles == {"begin": 1, "unknown": 0}
-    assert v.kinds[:30].tolist() == [Kind.CONTROL] * 3 + [Kind.UNUSED] * 27
+    assert v.kinds[:30].tolist() == [TokenKind.CONTROL] * 3 + [TokenKind.UNUSED] * 27
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {}, "vocab": []}'])
@@ -247,7 +247,7 @@ def test_a_folder_with_a_tiktoken_model_of_kimi_is_read(tmp_path, ranks):
     v = Vocabulary.load(folder)
     assert v.size == first + 256
     assert v.roles == {"begin": first, "end": first + 1}
-    assert v.kinds[first:].tolist() == [Kind.CONTROL] * 3 + [Kind.UNUSED] * 253
+    assert v.kinds[first:].tolist() == [TokenKind.CONTROL] * 3 + [TokenKind.UNUSED] * 253
     assert v.encode("a<|im_end|>").ids.tolist() == [ranks[b"a"], first + 2]
 
 

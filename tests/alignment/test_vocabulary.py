@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
+from vocabridge.alignment import TokenKind, VocabridgeError, Vocabulary
 
 ADVERSARIAL = [
     "",
@@ -72,7 +72,14 @@ def test_a_byte_token_and_its_character_are_two_ids_of_one_byte_string():
     v = Vocabulary.from_tokenizer(gemma_like(vocab))
     assert v.ids_of(b"A") == (1, 2)
     assert v.canonical[b"A"] == 2
-    assert v.kinds.tolist() == [Kind.CONTROL, Kind.BYTE, Kind.TEXT, Kind.BYTE, Kind.BYTE, Kind.TEXT]
+    assert v.kinds.tolist() == [
+        TokenKind.CONTROL,
+        TokenKind.BYTE,
+        TokenKind.TEXT,
+        TokenKind.BYTE,
+        TokenKind.BYTE,
+        TokenKind.TEXT,
+    ]
     assert v.token_bytes[5] == b"\xc3\xa9"
 
 
@@ -88,7 +95,14 @@ def test_special_added_tokens_are_control_and_other_added_tokens_are_their_liter
     tokenizer.add_tokens(["<|reserved_special_token_7|>", "naïve é"])
     v = Vocabulary.from_tokenizer(tokenizer)
     assert v.token_bytes == (b"a", b"b", b"<think>", None, None, "naïve é".encode())
-    assert v.kinds.tolist() == [Kind.TEXT, Kind.TEXT, Kind.TEXT, Kind.CONTROL, Kind.UNUSED, Kind.TEXT]
+    assert v.kinds.tolist() == [
+        TokenKind.TEXT,
+        TokenKind.TEXT,
+        TokenKind.TEXT,
+        TokenKind.CONTROL,
+        TokenKind.UNUSED,
+        TokenKind.TEXT,
+    ]
 
 
 def test_gemmas_added_runs_of_spaces_are_spaces():
@@ -96,7 +110,7 @@ def test_gemmas_added_runs_of_spaces_are_spaces():
     tokenizer.add_tokens([AddedToken("▁▁", normalized=False)])
     v = Vocabulary.from_tokenizer(tokenizer)
     assert v.token_bytes == (None, b" ", b"  ", b"a", None)
-    assert v.kinds[4] == Kind.UNUSED
+    assert v.kinds[4] == TokenKind.UNUSED
     assert v.encode("  a").ids.tolist() == [2, 3]
 
 
@@ -105,7 +119,7 @@ def test_the_width_is_the_models_and_not_the_tokenizers():
     tokenizer.add_special_tokens(["<image>"])
     wide = Vocabulary.from_tokenizer(tokenizer, size=8)
     assert wide.size == len(wide.token_bytes) == len(wide.kinds) == len(wide.lengths) == 8
-    assert wide.kinds.tolist() == [0, 0, Kind.UNUSED, Kind.CONTROL, 0, *[Kind.UNUSED] * 3]
+    assert wide.kinds.tolist() == [0, 0, TokenKind.UNUSED, TokenKind.CONTROL, 0, *[TokenKind.UNUSED] * 3]
     narrow = Vocabulary.from_tokenizer(tokenizer, size=2)
     assert narrow.token_bytes == (b"a", b"b")
     assert narrow.encode("acb").ids.tolist() == [0, 1]

@@ -398,7 +398,7 @@ def test_a_base_whose_logits_are_wider_or_narrower_than_the_alignment_is_refused
     assert not (tmp_path / "out").exists()
 
 
-def test_models_of_two_families_are_no_contrast_pair(run, model_folders):
+def test_models_of_two_families_are_no_expert_pair(run, model_folders):
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.target)
     assert "different tokenizers" in one_sentence(run("bridge", "-o", "out", *models))
 

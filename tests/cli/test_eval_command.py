@@ -138,7 +138,7 @@ def test_a_saved_bridge_stands_for_base_and_source(run, models, raw):
     command = ("eval", "--bridge", "saved", "--data", raw, *TEMPLATE, "--limit", 1, "--answers", 0)
     done = run(*command, "--exact", "--tolerance", "0.01", "--html", "page.html", COLUMNS=200)
     assert done.returncode == 0, done.stderr
-    assert all(re.search(rf"^ +{name} +\d", done.stdout, re.MULTILINE) for name in ("base", "bridge", "exact bridge"))
+    assert all(re.search(rf"^ +{name} +\d", done.stdout, re.MULTILINE) for name in ("base", "bridge", "byte-level bridge"))
     assert "saved on " in done.stdout
     assert "informed product, 1.00, 1.00, 1.00; alpha 0.5; tolerance 0.01" in done.stdout
     nothing = run("eval", "--data", raw, COLUMNS=200)
@@ -153,7 +153,7 @@ def test_the_best_of_several_strengths_is_taken_and_the_loss_at_others_shown(run
     done = run("eval", *arguments, "--contenders", "bridge,contrast", "--alpha", 0.4, "--alpha", 0.6, COLUMNS=200)
     assert done.returncode == 0, done.stderr
     assert "Bits a token on the validation items, by alpha" in done.stdout
-    assert re.search(r"look-ahead", done.stdout)
+    assert re.search(r"lookahead", done.stdout)
     assert re.search(r"alpha +0 +0.25 +0.4 +0.5 +0.6", done.stdout)
 
 

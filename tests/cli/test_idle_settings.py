@@ -17,7 +17,7 @@ from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.tasks import Template
 from vocabridge.models.loading import load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.options import BaseSchedule, BoundaryPolicy, Kind, Regularizer
+from vocabridge.options import BaseSchedule, BoundaryPolicy, Contender, Regularizer
 from vocabridge.training.train import TrainingConfig, train_value_network
 
 
@@ -57,20 +57,20 @@ def names(model_folders, model_pair):
 @pytest.mark.parametrize(
     ("setting", "contenders", "given"),
     [
-        ("policy", [Kind.BASE], {"policies": [BoundaryPolicy.HEAL]}),
-        ("alpha", [Kind.BASE], {"alphas": [0.5]}),
-        ("combination", [Kind.BASE], {"combination": "weights"}),
-        ("alignment", [Kind.BASE], {"alignment": "pair"}),
-        ("validation", [Kind.BASE], {"validation": "validation"}),
-        ("ceiling", [Kind.BASE], {"ceiling": "target"}),
-        ("control", [Kind.BASE], {"control": "values"}),
+        ("policy", [Contender.BASE], {"policies": [BoundaryPolicy.HEAL]}),
+        ("alpha", [Contender.BASE], {"alphas": [0.5]}),
+        ("combination", [Contender.BASE], {"combination": "weights"}),
+        ("alignment", [Contender.BASE], {"alignment": "pair"}),
+        ("validation", [Contender.BASE], {"validation": "validation"}),
+        ("ceiling", [Contender.BASE], {"ceiling": "target"}),
+        ("control", [Contender.BASE], {"control": "values"}),
     ],
 )
 def test_an_evaluation_warns_of_what_no_contender_has(
     names, items, model_pair, model_folders, tmp_path, caplog, setting, contenders, given
 ):
     weights = tmp_path / "weights.json"
-    weights.write_text(json.dumps({"combination": {"carry": "informed", "base": 1, "tuned": 1, "untuned": 1}}))
+    weights.write_text(json.dumps({"combination": {"method": "informed", "base": 1, "tuned": 1, "untuned": 1}}))
     held_out = tmp_path / "validation.jsonl"
     held_out.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
     values, target = tmp_path / "values", str(model_folders.target)
@@ -99,14 +99,14 @@ def test_an_evaluation_refuses_a_tolerance_and_a_pattern_that_nothing_has(names,
 
 def test_a_pattern_is_taken_where_items_have_an_answer_or_their_responses_do(names, items):
     template = Template(response=" {response}", extractor=Extractor("is (.*)\\."))
-    found = evaluate(items, **names, contenders=[Kind.BASE], template=template, max_new_tokens=2)
+    found = evaluate(items, **names, contenders=[Contender.BASE], template=template, max_new_tokens=2)
     assert found.answered == 2
 
 
 def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, caplog):
     template = Template(response=" {response}", extractor=Extractor("is (.*)\\."))
     with caplog.at_level(logging.WARNING, "vocabridge"):
-        evaluate(items, **names, contenders=[Kind.BASE], template=template, answers=0, max_new_tokens=2)
+        evaluate(items, **names, contenders=[Contender.BASE], template=template, answers=0, max_new_tokens=2)
     said = [record.getMessage().partition(" has no effect here: ")[0] for record in caplog.records]
     assert said == ["extract", "max_new_tokens"]
 
@@ -141,7 +141,7 @@ def test_an_exact_bridge_refuses_an_alignment(names, model_pair):
 
 def test_weights_of_the_base_alone_are_refused(names, model_pair, tmp_path):
     weights = tmp_path / "weights.json"
-    weights.write_text(json.dumps({"combination": {"carry": "informed", "base": 1, "tuned": 0, "untuned": 0}}))
+    weights.write_text(json.dumps({"combination": {"method": "informed", "base": 1, "tuned": 0, "untuned": 0}}))
     target = Vocabulary.load(names["base"])
     pair = {"untuned": names["untuned"], "alignment": model_pair}
     with pytest.raises(UsageError, match=r"^combination has no effect here: .* gives the value source no weight"):

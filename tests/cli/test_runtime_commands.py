@@ -56,7 +56,7 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
     assert done.returncode == 0, done.stderr
     assert done.stderr == f"evaluating {model_folders.target}\n"
     report = json.loads(done.stdout)
-    kinds = ["base", "donor alone", "bridge", "mixture", "nudging", "contrast pair"]
+    kinds = ["base", "donor alone", "bridge", "mixture", "nudging", "proxy-tuning"]
     assert [one["name"] for one in report["measured"]] == kinds
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert {file.name for file in (tmp_path / "run").iterdir()} >= {"run.json", "records-0.jsonl"}
@@ -102,11 +102,11 @@ def test_tables_for_people(run, model_folders, model_pair, tmp_path):
         assert word in done.stdout
 
 
-def test_a_contrast_pair_steers_without_training(run, model_folders, model_pair, tmp_path):
+def test_an_expert_pair_steers_without_training(run, model_folders, model_pair, tmp_path):
     models = ("--value", model_folders.tuned, "--untuned", model_folders.source, "--alignment", model_pair)
     data = write(tmp_path / "data.jsonl", [3])
     done = run("eval", "--base", model_folders.target, *models, "--data", data, "--answers", 0, "--json")
     assert done.returncode == 0, done.stderr
     assert [one["accuracy"] for one in json.loads(done.stdout)["measured"]] == [
         None
-    ] * 4  # with the contrast pair as it is
+    ] * 4  # with the expert pair as it is

@@ -6,7 +6,7 @@ import pytest
 
 from vocabridge.models.value_network import new_value_network, save_value_network
 
-POLICIES = ["skip", "retokenize", "heal", "look-ahead"]
+POLICIES = ["skip", "retokenize", "heal", "lookahead"]
 
 
 def test_it_prints_one_document_that_says_what_the_library_says(run, model_folders, model_pair, text, tmp_path):
@@ -29,10 +29,10 @@ def test_it_prints_one_document_that_says_what_the_library_says(run, model_folde
     for key in ("model", "source", "target", "method", "positions", "common_share"):
         assert document[key] == found[key]
     assert list(document["policies"]) == POLICIES
-    for policy, carried in document["policies"].items():
-        assert carried["overall"] == pytest.approx(found["policies"][policy]["overall"], rel=1e-3)
-        assert carried["by_class"].keys() == found["policies"][policy]["by_class"].keys()
-        assert carried["by_fit"].keys() == found["policies"][policy]["by_fit"].keys()
+    for policy, projected in document["policies"].items():
+        assert projected["overall"] == pytest.approx(found["policies"][policy]["overall"], rel=1e-3)
+        assert projected["by_class"].keys() == found["policies"][policy]["by_class"].keys()
+        assert projected["by_fit"].keys() == found["policies"][policy]["by_fit"].keys()
 
 
 def test_it_prints_tables_for_people(run, model_folders, model_pair, text):
@@ -56,8 +56,8 @@ def test_exact_prints_one_document_or_tables(run, model_folders, model_pair, tex
     document = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert document["positions"] + document["impossible"] == 1
     assert document["base"] == str(model_folders.target)
-    found = [(one["carry"], one["policy"]) for one in document["approximations"]]
-    assert found == [(carry, policy) for carry in ("static", "informed") for policy in POLICIES]
+    found = [(one["method"], one["policy"]) for one in document["approximations"]]
+    assert found == [(method, policy) for method in ("static", "informed") for policy in POLICIES]
     assert {"kl", "variation", "agreement"} < document["approximations"][0]["overall"].keys()
     done = run(*asked, COLUMNS=300)
     assert done.returncode == 0, done.stderr
@@ -78,9 +78,9 @@ def test_exact_compares_the_change_of_a_value_network(run, model_folders, model_
     done = run(*asked, "--base", model_folders.target, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert {one["carry"] for one in document["approximations"]} == {"linear", "exponential", "static", "informed"}
+    assert {one["method"] for one in document["approximations"]} == {"linear", "exponential", "static", "informed"}
     assert 0 < document["mass"] <= 1
-    # Its change is none yet, so that all carries are the base.
+    # Its change is none yet, so that all methods are the base.
     assert all(one["overall"]["variation"] < 1e-3 for one in document["approximations"])
     done = run(*asked)
     assert done.returncode == 1

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
 
-from vocabridge.alignment import Alignment, Encoding, Kind, Vocabulary, align
+from vocabridge.alignment import Alignment, Encoding, TokenKind, Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.bridge.model import Bridge
 from vocabridge.models.delta_model import DeltaModel
@@ -239,7 +239,7 @@ class Judge:
         for v in range(len(after)):
             text = source.token_bytes[w] + (source.token_bytes[v] or b" ")
             counted = self.count(written, text)
-            if source.kinds[v] == Kind.CONTROL:
+            if source.kinds[v] == TokenKind.CONTROL:
                 counted = self.count_at_end(written, source.token_bytes[w])
             weighed[v] = after[v] * (counted if v in likely else count)
         return float(weighed.sum()) / count, weighed / weighed.sum()
@@ -279,8 +279,8 @@ class ModelPool:
         config = ValueNetworkConfig(self.small.folder, self.small.vocabulary.fingerprint, "full")
         return ValueNetwork(self.small, value.eval(), config, "value network")
 
-    def bridge(self, source=None, carry=ProjectionMethod.INFORMED, weights=(1.0, 1.0, 1.0), **arguments) -> Bridge:
-        return Bridge.over(self.base, source or self.pair, self.alignment, Combination(carry, *weights), **arguments)
+    def bridge(self, source=None, method=ProjectionMethod.INFORMED, weights=(1.0, 1.0, 1.0), **arguments) -> Bridge:
+        return Bridge.over(self.base, source or self.pair, self.alignment, Combination(method, *weights), **arguments)
 
 
 @pytest.fixture(scope="session")

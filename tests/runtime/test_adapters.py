@@ -1,4 +1,4 @@
-"""A PEFT adapter is a model by name: the one that it adapts with other weights, also as the half of a contrast pair."""
+"""A PEFT adapter is a model by name: the one that it adapts with other weights, also as the half of an expert pair."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_adapter_without_a_tokenizer_has_that_of_the_model_that_it_adapts(own
     assert (again.token_bytes, again.size) == (base.token_bytes, base.size)
 
 
-def test_an_adapter_is_the_tuned_half_of_a_contrast_pair_and_comes_back_from_a_bridge(bridge, own, adapter):
+def test_an_adapter_is_the_tuned_half_of_an_expert_pair_and_comes_back_from_a_bridge(bridge, own, adapter):
     assert bridge.steering.source.name == f"{adapter} - {own / 'source'}"
     save_bridge(bridge, own / "bridge")
     tuned = json.loads((own / "bridge" / "bridge.json").read_text())["steerings"][0]["source"]["tuned"]
@@ -234,7 +234,7 @@ def test_where_peft_is_missing_a_sentence_says_what_to_install(adapter, monkeypa
 
 
 def test_an_adapter_alone_is_told_what_is_missing_to_a_pair(adapter):
-    assert f"{adapter} is a PEFT adapter, the tuned half of a contrast pair" in refused(load_value_source, str(adapter))
+    assert f"{adapter} is a PEFT adapter, the tuned half of an expert pair" in refused(load_value_source, str(adapter))
 
 
 def test_pickled_adapters_are_read_and_known(own, adapter):

@@ -31,7 +31,7 @@ PROMPTS = [
 ]
 GREEDY = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=1)
 EVERYTHING = list(itertools.product(BoundaryPolicy, ProjectionMethod))
-NAMES = [f"{policy.value}, {carry.value}" for policy, carry in EVERYTHING]
+NAMES = [f"{policy.value}, {method.value}" for policy, method in EVERYTHING]
 HEALING = (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD)
 
 
@@ -50,19 +50,19 @@ def close(found, expected):
 
 @pytest.fixture(params=EVERYTHING, ids=NAMES)
 def bridge(request, parts) -> Bridge:
-    policy, carry = request.param
-    return parts.bridge(carry=carry, policy=policy, weights=(1.0, 0.8, 0.6))
+    policy, method = request.param
+    return parts.bridge(method=method, policy=policy, weights=(1.0, 0.8, 0.6))
 
 
 # --- nothing is changed ------------------------------------------------------------------------------------------
 
 
 def several(parts, strengths, **arguments) -> Bridge:
-    """A bridge of a contrast pair and a value network."""
+    """A bridge of an expert pair and a value network."""
     sources = (parts.pair, parts.residual(0.2))
     steerings = [
-        Steering.over(parts.base.vocabulary, source, parts.alignment, Combination(carry), strength=strength)
-        for source, carry, strength in zip(
+        Steering.over(parts.base.vocabulary, source, parts.alignment, Combination(method), strength=strength)
+        for source, method, strength in zip(
             sources, (ProjectionMethod.INFORMED, ProjectionMethod.LINEAR), strengths, strict=True
         )
     ]
@@ -206,7 +206,7 @@ def written(draw: st.DrawFn) -> list[int]:
     return [i for part in parts for i in part][:12]
 
 
-CARRIED = {
+METHOD_OF = {
     BoundaryPolicy.SKIP: ProjectionMethod.STATIC,
     BoundaryPolicy.AS_IS: ProjectionMethod.EXPONENTIAL,
     BoundaryPolicy.HEAL: ProjectionMethod.LINEAR,
@@ -220,7 +220,7 @@ CARRIED = {
 def test_any_text_in_any_steps_is_as_from_scratch(parts, policy, kind, ids, sizes):
     source = parts.pair if kind == "pair" else parts.residual(0.2)
     bridge = parts.bridge(
-        source, CARRIED.get(policy, ProjectionMethod.INFORMED), policy=policy, weights=(1.0, 0.8, 0.6)
+        source, METHOD_OF.get(policy, ProjectionMethod.INFORMED), policy=policy, weights=(1.0, 0.8, 0.6)
     )
     text = torch.tensor([[0, *ids]])
     found = step_by_step(bridge, text, sizes)
@@ -270,7 +270,7 @@ def test_a_text_of_padding_and_unused_ids_is_read_as_no_text(parts):
 def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_control_tokens(chatty):
     """Its begin token once and by itself; the base's turn end as its own, which has another id."""
     target, source = chatty.base.vocabulary, chatty.small.vocabulary
-    bridge = chatty.bridge(policy=BoundaryPolicy.AS_IS, carry=ProjectionMethod.STATIC)
+    bridge = chatty.bridge(policy=BoundaryPolicy.AS_IS, method=ProjectionMethod.STATIC)
     texts = ("Hello fox", "\n24*7 🙂", "fox")
     ends = [(vocabulary.roles["turn end"], vocabulary.roles["turn begin"]) for vocabulary in (target, source)]
     assert ends[0] != ends[1]
@@ -324,10 +324,10 @@ def test_a_left_padded_batch_is_its_rows_one_by_one(bridge):
             close(ours[number], own[0])
 
 
-@pytest.mark.parametrize("carry", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
+@pytest.mark.parametrize("method", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
 @pytest.mark.parametrize("policy", BoundaryPolicy)
-def test_beam_search_with_and_without_caches(parts, carry, policy):
-    bridge = parts.bridge(carry=carry, strength=0.6, policy=policy)
+def test_beam_search_with_and_without_caches(parts, method, policy):
+    bridge = parts.bridge(method=method, strength=0.6, policy=policy)
     inputs = padded(bridge.vocabulary, PROMPTS[:2])
     config = {"num_beams": 3, "do_sample": False, "max_new_tokens": 10, "pad_token_id": 1}
     cached = bridge.generate(**inputs, generation_config=GenerationConfig(**config))
@@ -471,7 +471,7 @@ def test_a_base_whose_logits_are_not_as_wide_as_its_vocabulary_is_refused(parts,
 
 def test_a_guard_that_looks_at_what_is_not_computed_is_refused(parts):
     with pytest.raises(VocabridgeError, match="confidence looks at the tuned donor"):
-        parts.bridge(carry=ProjectionMethod.LINEAR, limits=SteeringLimits(confidence=0.5))
+        parts.bridge(method=ProjectionMethod.LINEAR, limits=SteeringLimits(confidence=0.5))
 
 
 def test_the_bases_weights_stay_and_need_no_gradient(parts):

@@ -41,9 +41,9 @@ def close(found, expected):
     torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-3, rtol=1e-3)
 
 
-@pytest.fixture(params=SOME, ids=[f"{policy.value}, {carry.value}" for policy, carry in SOME])
+@pytest.fixture(params=SOME, ids=[f"{policy.value}, {method.value}" for policy, method in SOME])
 def how(request) -> dict[str, BoundaryPolicy | ProjectionMethod]:
-    return dict(zip(("policy", "carry"), request.param, strict=True))
+    return dict(zip(("policy", "method"), request.param, strict=True))
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def onto_llama(request, reverse, sliding, parts, how) -> Bridge:
         return reverse.bridge(**how, weights=(1.0, 0.8, 0.6))
     source = ExpertPair(sliding, sliding)
     alignment = align(sliding.vocabulary, parts.small.vocabulary, method="retokenize", cache=False)
-    return Bridge.over(parts.small, source, alignment, Combination(how["carry"], 1.0, 0.8, 0.6), policy=how["policy"])
+    return Bridge.over(parts.small, source, alignment, Combination(how["method"], 1.0, 0.8, 0.6), policy=how["policy"])
 
 
 # --- taking tokens back ------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_after_taking_tokens_back_and_writing_others_all_is_as_from_scratch(onto
 
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_what_stays_is_not_read_again(reverse, policy, forwards):
-    bridge = reverse.bridge(policy=policy, carry=ProjectionMethod.STATIC)
+    bridge = reverse.bridge(policy=policy, method=ProjectionMethod.STATIC)
     seen = forwards(reverse.small.model)
     ids = encode(bridge.vocabulary, PROMPTS[1] + PROMPTS[0])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Carries, forms and weights: the change they ask for, at every strength and whatever the logits; their file."""
+"""Projects, forms and weights: the change they ask for, at every strength and whatever the logits; their file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.evaluation.contenders import CONTRAST
+from vocabridge.evaluation.contenders import PROXY_TUNING
 from vocabridge.models.value_source import Scores
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
@@ -21,8 +21,10 @@ from vocabridge.projection.methods import METHODS
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_predictions import ResolvedPredictions
 
-DISTRIBUTIONS = [carry for carry in ProjectionMethod if not METHODS[carry].of_logit_delta]
-EVERYTHING = [(carry, Form.PRODUCT) for carry in ProjectionMethod] + [(carry, Form.MIXTURE) for carry in DISTRIBUTIONS]
+DISTRIBUTIONS = [method for method in ProjectionMethod if not METHODS[method].of_logit_delta]
+EVERYTHING = [(method, Form.PRODUCT) for method in ProjectionMethod] + [
+    (method, Form.MIXTURE) for method in DISTRIBUTIONS
+]
 seeds = st.integers(0, 10_000)
 
 
@@ -66,14 +68,14 @@ def same(seed: int, **arguments) -> Case:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds, weights=st.tuples(*[st.floats(-2, 2)] * 3), strength=st.floats(-2, 2))
-@pytest.mark.parametrize("carry", ProjectionMethod)
-def test_in_one_vocabulary_the_product_is_the_plain_sum_of_logits(carry, seed, weights, strength):
+@pytest.mark.parametrize("method", ProjectionMethod)
+def test_in_one_vocabulary_the_product_is_the_plain_sum_of_logits(method, seed, weights, strength):
     case, (a, b, c) = same(seed), weights
-    if METHODS[carry].of_logit_delta:
+    if METHODS[method].of_logit_delta:
         asked = (a - 1) * case.base + b * case.scores.delta
     else:
         asked = (a - 1) * case.base + b * case.scores.tuned - c * case.scores.untuned
-    found = case.base + case.change(Combination(carry, *weights), strength)
+    found = case.base + case.change(Combination(method, *weights), strength)
     expected = case.base + strength * asked
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=2e-4, rtol=1e-4)
 
@@ -100,12 +102,12 @@ def test_in_one_vocabulary_the_mixture_is_the_plain_mean_of_probabilities(seed, 
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-3)  # a float32 rounds the share to 6e-8
 
 
-@pytest.mark.parametrize("carry", DISTRIBUTIONS)
-def test_the_share_of_a_mixtures_donor_stops_at_none_and_at_all(carry, projection, sizes):
+@pytest.mark.parametrize("method", DISTRIBUTIONS)
+def test_the_share_of_a_mixtures_donor_stops_at_none_and_at_all(method, projection, sizes):
     case = Case.draw(0, projection, sizes)
-    mixture = Combination(carry, 0.25, 0.75, form=Form.MIXTURE)
+    mixture = Combination(method, 0.25, 0.75, form=Form.MIXTURE)
     alone = (case.base + case.change(mixture, 4 / 3)).softmax(-1)
-    expected = case.change(Combination(carry, 0, 1, 0)) + case.base
+    expected = case.change(Combination(method, 0, 1, 0)) + case.base
     torch.testing.assert_close(alone, expected.softmax(-1), atol=1e-6, rtol=1e-3)
     torch.testing.assert_close(case.change(mixture, 20.0), case.change(mixture, 4 / 3))
     assert not case.change(mixture, -1.0).any()
@@ -113,14 +115,14 @@ def test_the_share_of_a_mixtures_donor_stops_at_none_and_at_all(carry, projectio
 
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds, spread=st.sampled_from([0.0, 3.0, 100.0, 1e4]))
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
 def test_whatever_the_logits_the_change_is_finite_and_what_the_base_rules_out_stays_out(
-    carry, form, seed, spread, projection, sizes
+    method, form, seed, spread, projection, sizes
 ):
     case = Case.draw(seed, projection, sizes, spread)
     for weights in [(0, 1, 0), (1, 1, 1), (0.3, 0.9, 0.2), (2, 1, 1)]:
         for strength in (1.0, 0.3, 5.0, torch.tensor([[0.0], [0.5], [1.0]])):
-            change = case.change(Combination(carry, *weights, form), strength)
+            change = case.change(Combination(method, *weights, form), strength)
             assert change.isfinite().all()
             p = (case.base + change).softmax(-1)
             torch.testing.assert_close(p.sum(-1), torch.ones(3), atol=1e-4, rtol=0)
@@ -129,9 +131,9 @@ def test_whatever_the_logits_the_change_is_finite_and_what_the_base_rules_out_st
 
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds, spread=st.sampled_from([0.0, 3.0, 100.0, 1e4]))
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_at_strength_0_the_change_is_exactly_0(carry, form, seed, spread, projection, sizes):
-    case, combination = Case.draw(seed, projection, sizes, spread), Combination(carry, 0.3, 0.9, 0.2, form)
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_at_strength_0_the_change_is_exactly_0(method, form, seed, spread, projection, sizes):
+    case, combination = Case.draw(seed, projection, sizes, spread), Combination(method, 0.3, 0.9, 0.2, form)
     assert torch.equal(case.change(combination, 0.0), torch.zeros_like(case.base))
     by_position = case.change(combination, torch.tensor([[0.0], [0.7], [0.0]]))
     assert not by_position[[0, 2]].any()
@@ -139,29 +141,29 @@ def test_at_strength_0_the_change_is_exactly_0(carry, form, seed, spread, projec
 
 
 @pytest.mark.parametrize("strength", [-0.5, 0.0, 0.4, 1.0, 1.7])
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_a_strength_can_be_put_into_the_weights(carry, form, strength, projection, sizes):
-    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.7, 0.9, 0.2, form)
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_a_strength_can_be_put_into_the_weights(method, form, strength, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(method, 0.7, 0.9, 0.2, form)
     expected = (case.base + case.change(combination, strength)).softmax(-1)
     found = (case.base + case.change(combination.at(strength))).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_strengths_by_position_are_those_of_each_position(carry, form, projection, sizes):
-    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.3, 0.9, 0.2, form)
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_strengths_by_position_are_those_of_each_position(method, form, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(method, 0.3, 0.9, 0.2, form)
     strengths = [0.2, 1.0, 1.2]
     found = case.change(combination, torch.tensor(strengths).unsqueeze(-1))
     for position, strength in enumerate(strengths):
         torch.testing.assert_close(found[position], case.change(combination, strength)[position], atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_no_scores_are_overwritten(carry, form, projection, sizes):
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_no_scores_are_overwritten(method, form, projection, sizes):
     for mapping, (source, target) in ((projection, sizes), (Projection.identity(40), (40, 40))):
         case, before = Case.draw(0, mapping, (source, target)), Case.draw(0, mapping, (source, target))
         p_base = case.base.softmax(-1)
-        combination = Combination(carry, 0.3, 0.9, 0.2, form)
+        combination = Combination(method, 0.3, 0.9, 0.2, form)
         predictions = ResolvedPredictions(case.scores, torch.ones(3, 1))
         found = combination.change(mapping, case.base, p_base, predictions, 0.5)
         found.fill_(7.0)
@@ -171,37 +173,37 @@ def test_no_scores_are_overwritten(carry, form, projection, sizes):
             assert torch.equal(getattr(case.scores, name), getattr(before.scores, name))
 
 
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_only_the_scores_that_are_needed_are_looked_at(carry, form, projection, sizes):
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_only_the_scores_that_are_needed_are_looked_at(method, form, projection, sizes):
     case = Case.draw(0, projection, sizes)
     for weights in [(0.5, 1, 0), (0.5, 0, 1), (0.5, 0, 0)]:
-        combination = Combination(carry, *weights, form)
+        combination = Combination(method, *weights, form)
         required = combination.required_scores
         some = Scores(**{name: logits for name, logits in vars(case.scores).items() if name in required})
         found = Case(case.projection, case.base, some).change(combination)
         torch.testing.assert_close(found, case.change(combination))
 
 
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_a_change_does_not_mind_that_gradients_are_recorded(carry, form, projection, sizes):
-    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.3, 0.9, 0.2, form)
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_a_change_does_not_mind_that_gradients_are_recorded(method, form, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(method, 0.3, 0.9, 0.2, form)
     recorded = Case(case.projection, case.base.clone().requires_grad_(), case.scores)
     assert torch.equal(recorded.change(combination), case.change(combination))
 
 
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_it_compiles_in_one_graph(carry, form, projection, sizes):
-    case, combination = Case.draw(0, projection, sizes), Combination(carry, 0.3, 0.9, 0.2, form)
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_it_compiles_in_one_graph(method, form, projection, sizes):
+    case, combination = Case.draw(0, projection, sizes), Combination(method, 0.3, 0.9, 0.2, form)
     strength = torch.tensor([[0.0], [0.5], [1.0]])
     torch._dynamo.reset()
     compiled = torch.compile(Case.change, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(case, combination, strength), case.change(combination, strength))
 
 
-@pytest.mark.parametrize("carry", [ProjectionMethod.LINEAR, ProjectionMethod.EXPONENTIAL])
-def test_a_change_of_logits_has_no_mixture(carry):
-    with pytest.raises(VocabridgeError, match=f"the {carry.value} method projects a change of logits"):
-        Combination(carry, form=Form.MIXTURE)
+@pytest.mark.parametrize("method", [ProjectionMethod.LINEAR, ProjectionMethod.EXPONENTIAL])
+def test_a_change_of_logits_has_no_mixture(method):
+    with pytest.raises(VocabridgeError, match=f"the {method.value} method projects a change of logits"):
+        Combination(method, form=Form.MIXTURE)
 
 
 @pytest.mark.parametrize("weights", [(-1, 2), (1, -0.1), (0, 0)])
@@ -240,7 +242,7 @@ def test_only_scores_with_a_weight_are_required(combination, required):
 
 
 @pytest.mark.parametrize(
-    ("carry", "weights", "run"),
+    ("method", "weights", "run"),
     [
         (ProjectionMethod.INFORMED, (1, 1, 1), {"tuned", "untuned"}),
         (ProjectionMethod.INFORMED, (1, 1, 0), {"tuned"}),
@@ -251,8 +253,8 @@ def test_only_scores_with_a_weight_are_required(combination, required):
         (ProjectionMethod.LINEAR, (1, 0, 1), set()),
     ],
 )
-def test_models_of_weight_0_are_not_run(parts, carry, weights, run, forwards):
-    bridge = parts.bridge(carry=carry, weights=weights)
+def test_models_of_weight_0_are_not_run(parts, method, weights, run, forwards):
+    bridge = parts.bridge(method=method, weights=weights)
     seen = {name: forwards(model) for name, model in bridge.steering.source.models.items()}
     ids = torch.tensor([[0, 300, 301]])
     with torch.no_grad():
@@ -289,9 +291,9 @@ def test_the_donor_alone_carried_has_all_that_the_base_had(parts):
     torch.testing.assert_close(logits[:, 1:].logsumexp(-1), base[:, 1:].logsumexp(-1), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(("carry", "form"), EVERYTHING)
-def test_a_combination_comes_back_from_its_file(tmp_path, carry, form):
-    combination = Combination(carry, 0.25, 0.9, 0.1, form)
+@pytest.mark.parametrize(("method", "form"), EVERYTHING)
+def test_a_combination_comes_back_from_its_file(tmp_path, method, form):
+    combination = Combination(method, 0.25, 0.9, 0.1, form)
     combination.save(tmp_path / "weights.json")
     assert Combination.load(tmp_path / "weights.json") == combination
 
@@ -323,9 +325,9 @@ def test_without_a_combination_a_bridge_has_the_unfitted_one(parts):
 
 
 def test_the_sum_of_the_paper_and_of_proxy_tuning_has_weights_of_1():
-    for combination in (Combination(), CONTRAST):
+    for combination in (Combination(), PROXY_TUNING):
         assert (combination.base_weight, combination.tuned_weight, combination.untuned_weight) == (1, 1, 1)
-    assert CONTRAST.method is ProjectionMethod.STATIC
+    assert PROXY_TUNING.method is ProjectionMethod.STATIC
 
 
 @pytest.mark.parametrize(

@@ -198,8 +198,8 @@ def test_the_donor_alone_is_the_base_with_the_change_added(network):
     params=[(BoundaryPolicy.AS_IS, ProjectionMethod.LINEAR), (BoundaryPolicy.LOOKAHEAD, ProjectionMethod.INFORMED)]
 )
 def bridge(request, parts, scheme) -> Bridge:
-    policy, carry = request.param
-    return parts.bridge(network_on(parts.small, scheme), carry=carry, policy=policy, weights=(1.0, 0.8, 0.6))
+    policy, method = request.param
+    return parts.bridge(network_on(parts.small, scheme), method=method, policy=policy, weights=(1.0, 0.8, 0.6))
 
 
 def close(found, expected):
@@ -214,7 +214,7 @@ def encode(bridge, text):
 def test_a_bridge_hears_the_network_as_it_is_alone(parts, scheme):
     """After a whole text, as its own tokenizer cuts it."""
     network, text = network_on(parts.small, scheme), "The quick brown fox"
-    bridge = parts.bridge(network, carry=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
+    bridge = parts.bridge(network, method=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
     _, z_delta = plain(network, torch.tensor([parts.small.vocabulary.encode(text).ids.tolist()]))
     ((_, said),) = bridge.listen(encode(bridge, text), keep=1)
     scores, speaks = bridge.steering.scores(said, slice(0, 1), ("delta",))
@@ -250,11 +250,11 @@ def test_beams_are_the_same_with_and_without_a_cache(bridge):
     assert torch.equal(found, bridge.generate(ids, generation_config=beams, use_cache=False))
 
 
-@pytest.mark.parametrize("carry", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
+@pytest.mark.parametrize("method", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
 @torch.no_grad()
-def test_tokens_that_are_taken_back_leave_no_trace(reverse, scheme, carry):
+def test_tokens_that_are_taken_back_leave_no_trace(reverse, scheme, method):
     """Onto Llama, whose cache can be cropped; on Gemma-3, whose embeddings are scaled."""
-    bridge = reverse.bridge(network_on(reverse.small, scheme), carry=carry, weights=(1.0, 0.8, 0.6))
+    bridge = reverse.bridge(network_on(reverse.small, scheme), method=method, weights=(1.0, 0.8, 0.6))
     first, other = encode(bridge, "The quick brown fox jumps"), encode(bridge, "The quick brown 🙂 dog")
     shared = int((first[0, : other.shape[1]] == other[0, : first.shape[1]]).long().cumprod(0).sum())
     cache = bridge(first, use_cache=True).past_key_values
@@ -265,7 +265,7 @@ def test_tokens_that_are_taken_back_leave_no_trace(reverse, scheme, carry):
 
 def test_each_model_reads_each_token_once(parts, scheme, forwards):
     network = network_on(parts.small, scheme)
-    bridge = parts.bridge(network, carry=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
+    bridge = parts.bridge(network, method=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
     seen = {name: forwards(model) for name, model in network.models.items()}
     bridge.generate(encode(bridge, PROMPTS[0]), generation_config=GREEDY)
     assert seen["value"]

@@ -1,4 +1,4 @@
-"""Mixture, nudging, contrast pair and control, each against its equation; what is chosen is the best."""
+"""Mixture, nudging, expert pair and control, each against its equation; what is chosen is the best."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
-from vocabridge.options import BoundaryPolicy, Form, Kind, ProjectionMethod
+from vocabridge.options import BoundaryPolicy, Contender, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 HELD_OUT = [Example(f"Question: {n} foxes?\nAnswer:", f" {2 * n} dogs.", None, str(n), str(n)) for n in (3, 12, 24)]
@@ -60,7 +60,7 @@ def only_base(bridge):
 
 
 def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_carry(made):
-    contender, setting = made(Kind.MIXTURE)
+    contender, setting = made(Contender.MIXTURE)
     bridge, share = contender.model, setting["combination"]["tuned"]
     assert (bridge.steering.policy, setting["combination"]["form"]) == (BoundaryPolicy.AS_IS, "mixture")
     assert 0 < share < 1
@@ -71,7 +71,7 @@ def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_carry(made):
 
 
 def test_nudging_is_the_donor_where_the_base_is_unsure_and_else_the_base(made):
-    bridge = made(Kind.NUDGING)[0].model
+    bridge = made(Contender.NUDGING)[0].model
     base, bridge.limits = only_base(bridge), Nudging(sure=1.1)
     donor = probabilities(bridge)
     middle = base.amax(-1).median().item()
@@ -81,8 +81,8 @@ def test_nudging_is_the_donor_where_the_base_is_unsure_and_else_the_base(made):
     torch.testing.assert_close(probabilities(bridge), torch.where(unsure, donor, base), atol=1e-5, rtol=1e-3)
 
 
-def test_a_contrast_pair_is_proxy_tunings_sum_by_the_static_carry(made):
-    contender, setting = made(Kind.CONTRAST)
+def test_an_expert_pair_is_proxy_tunings_sum_by_the_static_carry(made):
+    contender, setting = made(Contender.PROXY_TUNING)
     bridge, alpha = contender.model, setting["strength"]
     assert (bridge.steering.policy, bridge.steering.strength) == (BoundaryPolicy.AS_IS, alpha)
     assert setting["combination"] == Combination(ProjectionMethod.STATIC).as_dict()
@@ -96,8 +96,8 @@ def test_a_contrast_pair_is_proxy_tunings_sum_by_the_static_carry(made):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_the_strength_of_a_contrast_pair_is_the_best_on_the_validation_items(made):
-    contender, setting = made(Kind.CONTRAST)
+def test_the_strength_of_an_expert_pair_is_the_best_on_the_validation_items(made):
+    contender, setting = made(Contender.PROXY_TUNING)
     assert [at["alpha"] for at in setting["by_alpha"]] == [*ALPHAS]
     losses = []
     for alpha in ALPHAS:
@@ -106,20 +106,20 @@ def test_the_strength_of_a_contrast_pair_is_the_best_on_the_validation_items(mad
     assert losses[ALPHAS.index(setting["strength"])] == pytest.approx(min(losses), rel=1e-3)
 
 
-def test_without_validation_items_a_contrast_pair_has_the_strength_1(made):
-    _, setting = made(Kind.CONTRAST, held_out=[])
+def test_without_validation_items_an_expert_pair_has_the_strength_1(made):
+    _, setting = made(Contender.PROXY_TUNING, held_out=[])
     assert (setting["strength"], setting["fits"]) == (1.0, [])
 
 
 def test_what_was_measured_without_validation_items_is_not_taken_for_chosen(made):
-    made(Kind.CONTRAST, held_out=[])
-    with pytest.raises(VocabridgeError, match="contrast pair as it is without validation items"):
-        made(Kind.CONTRAST)
+    made(Contender.PROXY_TUNING, held_out=[])
+    with pytest.raises(VocabridgeError, match="expert pair as it is without validation items"):
+        made(Contender.PROXY_TUNING)
 
 
 def test_weights_that_are_given_get_the_best_of_several_strengths(made):
     given = Combination(ProjectionMethod.INFORMED, 0.5, 0.6, 0.1)
-    contender, setting = made(Kind.BRIDGE, combination=given, alphas=(0.3, 0.6, 2.0))
+    contender, setting = made(Contender.BRIDGE, combination=given, alphas=(0.3, 0.6, 2.0))
     assert setting["combination"] == given.as_dict()
     assert contender.model.steering.strength == setting["strength"]
     bits = {at["alpha"]: at["bits"] for at in setting["by_alpha"]}
@@ -130,7 +130,7 @@ def test_weights_that_are_given_get_the_best_of_several_strengths(made):
 
 
 def test_the_threshold_is_the_best_one_on_the_validation_items(made):
-    contender, setting = made(Kind.NUDGING)
+    contender, setting = made(Contender.NUDGING)
     bridge = contender.model
     assert bridge.limits.sure == setting["threshold"]
     assert bridge.steering.combination == CARRIED_DONOR
@@ -147,7 +147,7 @@ def test_a_control_adds_logits_in_one_vocabulary(made, model_folders, tmp_path):
     network = new_value_network(str(model_folders.target), method="lora", rank=1)
     torch.nn.init.normal_(network.value.projection.weight, std=0.3)
     save_value_network(network, tmp_path / "own", {})
-    contender, setting = made(Kind.CONTROL, held_out=[], control=str(tmp_path / "own"))
+    contender, setting = made(Contender.CONTROL, held_out=[], control=str(tmp_path / "own"))
     assert setting["combination"] == Combination(ProjectionMethod.LINEAR).as_dict()
     base, value = load_model(str(model_folders.target)), load_value_network(tmp_path / "own").value
     tokens = tokenize(ITEM, base.vocabulary)
@@ -160,11 +160,11 @@ def test_a_control_adds_logits_in_one_vocabulary(made, model_folders, tmp_path):
 
 
 def test_what_was_chosen_is_taken_from_the_run(made):
-    _, setting = made(Kind.BRIDGE)
+    _, setting = made(Contender.BRIDGE)
     bits = [fit["bits"] for fit in setting["fits"]]
     assert bits == sorted(bits)
     assert np.isfinite(bits).all()
-    contender, again = made(Kind.BRIDGE, held_out=[])
+    contender, again = made(Contender.BRIDGE, held_out=[])
     assert again == setting
     assert contender.model.steering.combination == Combination.from_dict(setting["combination"])
     assert contender.model.steering.policy is BoundaryPolicy.HEAL

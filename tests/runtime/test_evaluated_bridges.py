@@ -20,7 +20,7 @@ from vocabridge.evaluation.scoring import of_model
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_source
-from vocabridge.options import BoundaryPolicy, Kind, ProjectionMethod
+from vocabridge.options import BoundaryPolicy, Contender, ProjectionMethod
 from vocabridge.projection import strength
 from vocabridge.projection.combination import Combination
 
@@ -30,7 +30,7 @@ SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "evaluation.schema.jso
 
 @pytest.fixture
 def names(model_folders):
-    """A base and a contrast pair of another vocabulary."""
+    """A base and an expert pair of another vocabulary."""
     return {"base": str(model_folders.target), "value": str(model_folders.tuned), "untuned": str(model_folders.source)}
 
 
@@ -81,9 +81,9 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
     folder = saved(strength.Schedule(1.0, 0.25, 3), limits=limits)
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
     assert [one.name for one in report.measured] == [
-        kind.label for kind in Kind if kind not in (Kind.EXACT, Kind.CONTROL, Kind.CEILING)
+        kind.label for kind in Contender if kind not in (Contender.BYTE_LEVEL, Contender.CONTROL, Contender.CEILING)
     ]
-    assert named(report, Kind.BRIDGE).setting == {
+    assert named(report, Contender.BRIDGE).setting == {
         "combination": WEIGHTS.as_dict(),
         "policy": "heal",
         "strength": {"start": 1.0, "end": 0.25, "tokens": 3},
@@ -93,7 +93,7 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
     bridge = load(folder)
     alone = of_model("bridge", bridge, bridge.vocabulary)
     expected = bits_per_byte(lambda example: sum(alone.read(example)["bits"]), files)
-    assert named(report, Kind.BRIDGE).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
+    assert named(report, Contender.BRIDGE).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
     assert "alpha 1.0:0.25:3; heal; guard max_norm 2" in {row[0]: row[-1] for row in report.costs()}["bridge"]
 
 
@@ -115,15 +115,15 @@ def test_of_a_bridge_with_two_sources_there_is_no_donor_alone(files, saved):
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
     assert [one.name for one in report.measured] == ["base", "bridge"]
     assert report.combination is None
-    assert [one["strength"] for one in named(report, Kind.BRIDGE).setting["steerings"]] == [0.5, 0.25]
-    exact = run(files, bridge=folder, contenders=[Kind.EXACT], limit=1, answers=0, tolerance=0.01)
+    assert [one["strength"] for one in named(report, Contender.BRIDGE).setting["steerings"]] == [0.5, 0.25]
+    exact = run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL], limit=1, answers=0, tolerance=0.01)
     bridge = load(folder, exact=True)
     bridge.limit(tolerance=0.01)
     example = load_examples(files / "test.jsonl")[0]
     expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
-    assert named(exact, Kind.EXACT).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
+    assert named(exact, Contender.BYTE_LEVEL).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
     with pytest.raises(VocabridgeError, match="the contender donor needs a bridge with one value source"):
-        run(files, bridge=folder, contenders=[Kind.DONOR])
+        run(files, bridge=folder, contenders=[Contender.DONOR])
 
 
 def test_the_exact_bridge_has_the_weights_of_the_bridge_and_the_whole_path_works(files, names, tmp_path):
@@ -131,12 +131,12 @@ def test_the_exact_bridge_has_the_weights_of_the_bridge_and_the_whole_path_works
     report = run(
         files,
         **given,
-        contenders=[Kind.BASE, Kind.BRIDGE, Kind.EXACT],
+        contenders=[Contender.BASE, Contender.BRIDGE, Contender.BYTE_LEVEL],
         alphas=(0.5, 0.75),
         tolerance=0.01,
         records=files / "run",
     )
-    bridge, exact = (named(report, kind) for kind in (Kind.BRIDGE, Kind.EXACT))
+    bridge, exact = (named(report, kind) for kind in (Contender.BRIDGE, Contender.BYTE_LEVEL))
     assert bridge.setting["strength"] in (0.5, 0.75)
     assert exact.setting == {
         "combination": bridge.setting["combination"],
@@ -150,30 +150,32 @@ def test_the_exact_bridge_has_the_weights_of_the_bridge_and_the_whole_path_works
     assert exact.bits_per_byte.value == pytest.approx(expected, rel=1e-6)
     assert exact.changed_tokens is None
     assert exact.accuracy is not None
-    assert {one.against for one in report.differences} == {"base", "exact bridge"}
+    assert {one.against for one in report.differences} == {"base", "byte-level bridge"}
     sample = report.samples[0]
-    assert sample.readings["exact bridge"]["ends"] == [*range(1, len(sample.reference.encode()) + 1)]
-    assert all("exact bridge" in one.bits_per_byte for one in report.classes)
+    assert sample.readings["byte-level bridge"]["ends"] == [*range(1, len(sample.reference.encode()) + 1)]
+    assert all("byte-level bridge" in one.bits_per_byte for one in report.classes)
     write_report(report, tmp_path / "report.html")
-    assert "exact bridge" in (tmp_path / "report.html").read_text()
-    again = run(files, **given, contenders=[Kind.EXACT], alphas=(0.5, 0.75), tolerance=0.01, records=files / "run")
+    assert "byte-level bridge" in (tmp_path / "report.html").read_text()
+    again = run(
+        files, **given, contenders=[Contender.BYTE_LEVEL], alphas=(0.5, 0.75), tolerance=0.01, records=files / "run"
+    )
     assert again.measured == [exact]
 
 
 def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, model_folders):
     one = str(model_folders.source)
     given = {"base": one, "value": str(model_folders.tuned), "untuned": one}
-    report = run(files, **given, contenders=[Kind.EXACT, Kind.BASE], limit=1)
+    report = run(files, **given, contenders=[Contender.BYTE_LEVEL, Contender.BASE], limit=1)
     bridge = build_bridge(one, given["value"], untuned=one, exact=True)
     example = load_examples(files / "test.jsonl")[0]
     expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
-    assert named(report, Kind.EXACT).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
+    assert named(report, Contender.BYTE_LEVEL).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
 
 
 def test_what_is_refused(files, saved, names):
     folder = saved(1.0, limits=SteeringLimits(plausible=0.1))
     with pytest.raises(VocabridgeError, match="exact needs a bridge without a guard"):
-        run(files, bridge=folder, contenders=[Kind.EXACT])
+        run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL])
     with pytest.raises(VocabridgeError, match="name one of these"):
         run(files, bridge=folder, **names)
     with pytest.raises(VocabridgeError, match="name one of these"):
@@ -182,7 +184,7 @@ def test_what_is_refused(files, saved, names):
         run(files, bridge=folder, alphas=(0.5,))
     with pytest.raises(VocabridgeError, match="is no bridge"):
         run(files, bridge=files / "nothing")
-    first = {"records": files / "run", "contenders": [Kind.BASE]}
+    first = {"records": files / "run", "contenders": [Contender.BASE]}
     run(files, bridge=folder, **first)
     with pytest.raises(VocabridgeError, match="another bridge"):
         run(files, **names, alignment=files / "pair.safetensors", **first)

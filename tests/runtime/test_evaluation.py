@@ -17,10 +17,10 @@ from vocabridge.evaluation.answers import Extractor
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.intervals import ratio
 from vocabridge.evaluation.measuring import response_bits
-from vocabridge.evaluation.scoring import ByTokens, donor, of_model, of_source
+from vocabridge.evaluation.scoring import TokenLevelModel, donor, of_model, of_source
 from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.options import BoundaryPolicy, Kind, ProjectionMethod
+from vocabridge.options import BoundaryPolicy, Contender, ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 BASE, DONOR, BRIDGE = "base", "donor alone", "bridge"
@@ -184,13 +184,13 @@ def test_the_whole_path(files, model_folders, measure):
         policies=(BoundaryPolicy.AS_IS, BoundaryPolicy.LOOKAHEAD),
         progress=lambda *args: told.append(args),
     )
-    by_default = [kind.label for kind in Kind if kind is not Kind.EXACT]
+    by_default = [kind.label for kind in Contender if kind is not Contender.BYTE_LEVEL]
     assert [one.name for one in report.measured] == by_default
     assert (report.items, report.templates, report.answered, len(report.samples)) == (4, 2, 2, 3)
     setting = named(report, BRIDGE).setting
     assert report.combination == setting["combination"] == setting["fits"][0]["combination"]
-    assert {fit["combination"]["method"] for fit in setting["fits"]} == {carry.value for carry in ProjectionMethod}
-    assert {fit["policy"] for fit in setting["fits"]} == {"retokenize", "look-ahead"}
+    assert {fit["combination"]["method"] for fit in setting["fits"]} == {method.value for method in ProjectionMethod}
+    assert {fit["policy"] for fit in setting["fits"]} == {"retokenize", "lookahead"}
     assert named(report, "mixture").setting["combination"]["form"] == "mixture"
     assert 0 <= named(report, "nudging").setting["threshold"] <= 1
     base, bridge, ceiling = (named(report, name).bits_per_byte.value for name in (BASE, BRIDGE, "ceiling"))
@@ -231,7 +231,7 @@ def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, me
     assert all(sample.generations[BASE] == sample.generations[BRIDGE] for sample in report.samples)
 
 
-def test_a_contrast_pair_by_name(files, model_folders):
+def test_an_expert_pair_by_name(files, model_folders):
     report = evaluate(
         files / "test.jsonl",
         base=str(model_folders.target),
@@ -241,7 +241,7 @@ def test_a_contrast_pair_by_name(files, model_folders):
         limit=1,
         answers=0,
     )
-    assert [one.name for one in report.measured] == [BASE, DONOR, BRIDGE, "contrast pair"]
+    assert [one.name for one in report.measured] == [BASE, DONOR, BRIDGE, "proxy-tuning"]
     assert [one.accuracy for one in report.measured] == [None] * 4
     assert len(report.rows()[0]) == 3
 
@@ -252,7 +252,7 @@ def test_every_metric_by_hand(files, measure, model_folders):
     write_items(files / "test.jsonl", [24], choices=[" 7", right, " The lazy dog"])
     with (files / "test.jsonl").open("a") as file:
         file.write(json.dumps({"prompt": "The", "response": " dog", "answer": "7", "choices": [" dog", " é"]}) + "\n")
-    report = measure(records=files / "run", contenders=[Kind.BASE, Kind.BRIDGE, Kind.DONOR])
+    report = measure(records=files / "run", contenders=[Contender.BASE, Contender.BRIDGE, Contender.DONOR])
     rows = [json.loads(line) for line in (files / "run" / "records-0.jsonl").read_text().splitlines()]
     sizes = [len(right.encode()), 4]
 
@@ -293,7 +293,7 @@ def test_a_right_choice_is_one_by_chance_where_answers_are_shuffled(files, measu
             choices = [f" {a} foxes" for a in rng.choice(900, size=4, replace=False)]
             fields = {"prompt": f"{n} and", "choices": choices, "response": choices[rng.integers(4)]}
             file.write(json.dumps(fields) + "\n")
-    report = measure(contenders=[Kind.BASE, Kind.DONOR, Kind.BRIDGE])
+    report = measure(contenders=[Contender.BASE, Contender.DONOR, Contender.BRIDGE])
     assert report.chosen == 40
     for one in report.measured:
         assert one.choice_accuracy.low <= 0.25 <= one.choice_accuracy.high
@@ -303,7 +303,7 @@ def test_a_right_choice_is_one_by_chance_where_answers_are_shuffled(files, measu
 def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeypatch):
     arguments = {"validation": files / "validation.jsonl", "records": files / "run", "answers": 3}
     whole = measure(**arguments | {"records": files / "other"})
-    calls, read = [], ByTokens.read
+    calls, read = [], TokenLevelModel.read
 
     def interrupted(contender, example):
         calls.append(contender.name)
@@ -311,7 +311,7 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeyp
             raise KeyboardInterrupt
         return read(contender, example)
 
-    monkeypatch.setattr(ByTokens, "read", interrupted)
+    monkeypatch.setattr(TokenLevelModel, "read", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure(**arguments)
     with (files / "run" / "records-0.jsonl").open("a") as file:
@@ -335,7 +335,7 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeyp
     ],
 )
 def test_another_evaluation_in_the_folder_is_refused(files, measure, change, says):
-    first = {"records": files / "run", "contenders": [Kind.BASE]}
+    first = {"records": files / "run", "contenders": [Contender.BASE]}
     measure(**first)
     if says is None:  # a part that the first call had no use for
         measure(**first | {"validation": files / "validation.jsonl"})
@@ -345,7 +345,7 @@ def test_another_evaluation_in_the_folder_is_refused(files, measure, change, say
 
 
 def test_other_models_or_data_are_refused(files, measure, model_folders):
-    first = {"records": files / "run", "contenders": [Kind.BASE]}
+    first = {"records": files / "run", "contenders": [Contender.BASE]}
     measure(**first)
     with (files / "test.jsonl").open("a") as file:
         file.write("\n")
@@ -367,11 +367,11 @@ def test_what_is_refused(files, model_folders, measure):
     with pytest.raises(VocabridgeError, match="of several policies"):
         measure(policies=(BoundaryPolicy.HEAL, BoundaryPolicy.SKIP))
     with pytest.raises(VocabridgeError, match="nudging needs --validation"):
-        measure(contenders=[Kind.NUDGING])
+        measure(contenders=[Contender.NUDGING])
     with pytest.raises(VocabridgeError, match="ceiling needs --ceiling"):
-        measure(contenders=[Kind.CEILING])
+        measure(contenders=[Contender.CEILING])
     with pytest.raises(VocabridgeError, match="another tokenizer than"):
-        measure(control=str(files / "values"), contenders=[Kind.CONTROL])
+        measure(control=str(files / "values"), contenders=[Contender.CONTROL])
     write_items(files / "validation.jsonl", [3, 5])
     with pytest.raises(VocabridgeError, match="1 of the test items"):
         evaluate(files / "test.jsonl", **named, **arguments)

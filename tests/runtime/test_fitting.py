@@ -20,15 +20,15 @@ ITEMS = [
 
 
 @pytest.mark.parametrize(
-    ("carry", "weights"), [(ProjectionMethod.INFORMED, (0.3, 0.9, 0.2)), (ProjectionMethod.LINEAR, (0.7, 1.4))]
+    ("method", "weights"), [(ProjectionMethod.INFORMED, (0.3, 0.9, 0.2)), (ProjectionMethod.LINEAR, (0.7, 1.4))]
 )
-def test_known_weights_are_found_again(carry, weights):
+def test_known_weights_are_found_again(method, weights):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4000, 50, len(weights))) * 2
     signs = [1, 1, -1][: len(weights)]
     scores = features @ (np.array(weights) * signs)
     truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
-    judged = Features({carry: features.astype(np.float32)}, np.zeros(scores.shape), truth)
+    judged = Features({method: features.astype(np.float32)}, np.zeros(scores.shape), truth)
     fit = judged.judge(judged.fitted()[0])
     found = [fit.combination.base_weight, fit.combination.tuned_weight, fit.combination.untuned_weight][: len(weights)]
     assert found == pytest.approx(weights, abs=0.06)
@@ -58,7 +58,7 @@ def test_every_carry_is_fitted_in_every_form_that_it_has(parts):
     fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: told.append(args[:2]))
     forms = [(fit.combination.method, fit.combination.form) for fit in fits]
     assert len(forms) == len(ProjectionMethod) + 2
-    assert set(forms) == {(carry, Form.PRODUCT) for carry in ProjectionMethod} | {
+    assert set(forms) == {(method, Form.PRODUCT) for method in ProjectionMethod} | {
         (ProjectionMethod.STATIC, Form.MIXTURE),
         (ProjectionMethod.INFORMED, Form.MIXTURE),
     }
@@ -105,8 +105,8 @@ def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
 
 def test_a_fit_does_not_look_at_the_bridges_own_combination(parts):
     expected = fit_combination(parts.bridge(), ITEMS)
-    for carry, weights in ((ProjectionMethod.LINEAR, (1.0, 1.0, 1.0)), (ProjectionMethod.INFORMED, (1.0, 0.0, 0.0))):
-        found = fit_combination(parts.bridge(carry=carry, weights=weights), ITEMS)
+    for method, weights in ((ProjectionMethod.LINEAR, (1.0, 1.0, 1.0)), (ProjectionMethod.INFORMED, (1.0, 0.0, 0.0))):
+        found = fit_combination(parts.bridge(method=method, weights=weights), ITEMS)
         assert [fit.combination for fit in found] == [fit.combination for fit in expected]
 
 

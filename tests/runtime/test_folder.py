@@ -39,7 +39,7 @@ def values(own):
 
 @pytest.fixture
 def bridge(own, parts):
-    """A contrast pair on a base, both from folders of the test's own."""
+    """An expert pair on a base, both from folders of the test's own."""
     parts.alignment.save(own / "pair.safetensors")
     base = load_model(str(own / "target"), dtype=F32)
     steering = build_steering(
@@ -68,7 +68,7 @@ def edit(folder, change):
     (folder / "bridge.json").write_text(json.dumps(document))
 
 
-def test_a_contrast_pair_comes_back_bit_for_bit(bridge, own):
+def test_an_expert_pair_comes_back_bit_for_bit(bridge, own):
     save_bridge(bridge, own / "bridge")
     again = vocabridge.load(own / "bridge", dtype=F32)
     assert torch.equal(logits(again), logits(bridge))
@@ -296,7 +296,7 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
         (lambda d: d["limits"].update(plausible=2), "plausible is a fraction"),
         (lambda d: d["steerings"][0].update(strength="much"), "'much' is no strength"),
         (lambda d: d["steerings"][0].update(policy="guess"), "'guess' is no policy; choose among skip"),
-        (lambda d: d["steerings"][0]["combination"].update(carry="guess"), "no combination"),
+        (lambda d: d["steerings"][0]["combination"].update(method="guess"), "no combination"),
         (lambda d: d["steerings"][0]["source"].pop("untuned"), "a source has"),
         (lambda d: d["steerings"][0]["alignment"].update(file="../x"), "no name of a file in this folder"),
         (lambda d: d["steerings"][0].update(alignment="x"), "an alignment has file, sha256"),

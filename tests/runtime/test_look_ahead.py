@@ -1,4 +1,4 @@
-"""Look-ahead splits a source token's mass by the equation of its module, written out in loops, and never loses any.
+"""Lookahead splits a source token's mass by the equation of its module, written out in loops, and never loses any.
 
 And what is said behind a token that the target may or may not have ended its last one before decides that.
 """
@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vocabridge.alignment import Alignment, Kind, Vocabulary, align
+from vocabridge.alignment import Alignment, TokenKind, Vocabulary, align
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import resolve_vocabulary
 from vocabridge.models.prompts import prompt_ids
@@ -32,7 +32,7 @@ from vocabridge.projection.token_healing import TokenHealer
 CONFIG = BoundaryConfig()
 SIZES = (265, 263)
 WORDS = [b"t", b"th", b" t", b" ", b"h", b"he", b"\xc3", "é".encode(), b"z", b" the"]
-CARRIES = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
+METHOD_NAMES = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
 
 
 def with_columns(tiny: dict[str, Vocabulary], columns: dict[bytes, dict[bytes, float]]) -> Alignment:
@@ -83,12 +83,12 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(draw(st.integers(0, 999)), draw(st.integers(1, 2)), tuple(sorted(looked)), sharpness)
 
 
-def carry_of(alignment: Alignment, carry: ProjectionMethod):
-    """A carry of distributions as a function of p_S, p_T and what was looked behind."""
+def projection_by(alignment: Alignment, method: ProjectionMethod):
+    """A method of distributions as a function of p_S, p_T and what was looked behind."""
     projection = Projection.of(alignment)
 
     def project(p, p_target, split=None):
-        if carry is ProjectionMethod.STATIC:
+        if method is ProjectionMethod.STATIC:
             return static.Method().distributions(projection, p, p_target, split)
         base = BaseDistribution(p_target.log(), p_target)
         return informed.Method().project(projection, p, base, split).exp() * p_target
@@ -96,19 +96,19 @@ def carry_of(alignment: Alignment, carry: ProjectionMethod):
     return project
 
 
-def written_out(ahead, alignment, carry, p, p_target, looked) -> np.ndarray:
-    """The carried distribution of one donor at one position; `looked` has what follows each w looked behind."""
+def written_out(ahead, alignment, method, p, p_target, looked) -> np.ndarray:
+    """The projected distribution of one donor at one position; `looked` has what follows each w looked behind."""
     R, C = alignment.row_weights.toarray(), alignment.column_weights.toarray()
     speaking, covered = C.sum(0) > 0, R.sum(1) > 0
     q = np.zeros(SIZES[1])
     for w in range(SIZES[0]):
-        u = C[:, w] if carry is ProjectionMethod.STATIC else p_target * R[:, w]
+        u = C[:, w] if method is ProjectionMethod.STATIC else p_target * R[:, w]
         left = p[w]
         if w in looked:
             for v in np.argsort(-looked[w]["first"], kind="stable")[: CONFIG.lookahead_followers]:
                 found = ahead.candidates(w, int(v))
                 known = dict(zip(found.targets, found.columns, strict=True))
-                if carry is ProjectionMethod.INFORMED:
+                if method is ProjectionMethod.INFORMED:
                     known = {y: row * p_target[y] for y, row in zip(found.targets, found.rows, strict=True)}
                 for y, weight in known.items():
                     q[y] += p[w] * looked[w]["own"][v] * weight / sum(known.values())
@@ -119,15 +119,15 @@ def written_out(ahead, alignment, carry, p, p_target, looked) -> np.ndarray:
     return q + np.where(covered, 0, p_target)
 
 
-@given(columns=columns(), case=cases(), carry=st.sampled_from(CARRIES))
+@given(columns=columns(), case=cases(), method=st.sampled_from(METHOD_NAMES))
 @settings(max_examples=25, deadline=None)
-def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns, case, carry):
+def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns, case, method):
     """For one donor and for two, whose own say on what follows is taken; for any columns."""
     alignment = with_columns(tiny, columns)
     ahead = Lookahead(alignment, tiny["source"], tiny["target"], CONFIG)
     p, after, p_target, position, ws = case.parts(tiny["source"])
-    carry_over = carry_of(alignment, carry)
-    found = carry_over(p, p_target, ahead.split(position, ws, after))
+    project = projection_by(alignment, method)
+    found = project(p, p_target, ahead.split(position, ws, after))
     for donor in range(case.donors):
         for n in range(2):
             looked = {
@@ -136,7 +136,7 @@ def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns
                 if at == n
             }
             p_n, target_n = p[donor, n].double().numpy(), p_target[n].double().numpy()
-            expected = written_out(ahead, alignment, carry, p_n, target_n, looked)
+            expected = written_out(ahead, alignment, method, p_n, target_n, looked)
             np.testing.assert_allclose(found[donor, n].numpy(), expected, atol=1e-5)
 
 
@@ -160,46 +160,46 @@ def test_the_candidates_are_what_a_text_may_begin_with_that_goes_on_with_both_to
             assert found.targets == (first,)
 
 
-@given(columns=columns(), case=cases(), carry=st.sampled_from(CARRIES))
+@given(columns=columns(), case=cases(), method=st.sampled_from(METHOD_NAMES))
 @settings(max_examples=60, deadline=None)
-def test_what_is_carried_stays_a_distribution(tiny, columns, case, carry):
+def test_what_is_carried_stays_a_distribution(tiny, columns, case, method):
     alignment = with_columns(tiny, columns)
     p, after, p_target, position, ws = case.parts(tiny["source"])
     ahead = Lookahead(alignment, tiny["source"], tiny["target"], CONFIG).split(position, ws, after)
-    found = carry_of(alignment, carry)(p, p_target, ahead)
+    found = projection_by(alignment, method)(p, p_target, ahead)
     assert found.isfinite().all()
     assert (found >= 0).all()
     torch.testing.assert_close(found.sum(-1), torch.ones(case.donors, 2), atol=1e-4, rtol=0)
 
 
-@given(case=cases(), carry=st.sampled_from(CARRIES))
+@given(case=cases(), method=st.sampled_from(METHOD_NAMES))
 @settings(max_examples=30, deadline=None)
-def test_a_token_that_speaks_for_no_target_token_gets_no_say_by_being_looked_behind(tiny, case, carry):
-    """Else what is carried would have more than all mass."""
+def test_a_token_that_speaks_for_no_target_token_gets_no_say_by_being_looked_behind(tiny, case, method):
+    """Else what is projected would have more than all mass."""
     whole = with_columns(tiny, {})
     counts = whole.counts.tolil()
     p, after, p_target, position, ws = case.parts(tiny["source"])
     counts[:, ws] = 0
     alignment = dataclasses.replace(whole, counts=counts.tocsr())
     ahead = Lookahead(alignment, tiny["source"], tiny["target"], CONFIG).split(position, ws, after)
-    carry_over = carry_of(alignment, carry)
-    torch.testing.assert_close(carry_over(p, p_target, ahead), carry_over(p, p_target), atol=1e-6, rtol=1e-4)
+    project = projection_by(alignment, method)
+    torch.testing.assert_close(project(p, p_target, ahead), project(p, p_target), atol=1e-6, rtol=1e-4)
 
 
-@given(case=cases(), carry=st.sampled_from(CARRIES))
+@given(case=cases(), method=st.sampled_from(METHOD_NAMES))
 @settings(max_examples=30, deadline=None)
-def test_a_position_where_nothing_was_looked_behind_is_carried_as_ever(tiny, case, carry):
+def test_a_position_where_nothing_was_looked_behind_is_carried_as_ever(tiny, case, method):
     alignment = with_columns(tiny, {})
     case = dataclasses.replace(case, looked=tuple({(0, word) for _, word in case.looked}))
     p, after, p_target, position, ws = case.parts(tiny["source"])
-    carry_over = carry_of(alignment, carry)
+    project = projection_by(alignment, method)
     ahead = Lookahead(alignment, tiny["source"], tiny["target"], CONFIG).split(position, ws, after)
-    torch.testing.assert_close(carry_over(p, p_target, ahead)[:, 1], carry_over(p, p_target)[:, 1])
+    torch.testing.assert_close(project(p, p_target, ahead)[:, 1], project(p, p_target)[:, 1])
 
 
-@pytest.mark.parametrize("carry", CARRIES)
-def test_by_hand_what_follows_decides_between_longer_and_shorter_tokens(tiny, carry):
-    """Behind "t" the source says "he" or "z": so it is "the" or "t", and "th" gets nothing, whatever the carry has."""
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_by_hand_what_follows_decides_between_longer_and_shorter_tokens(tiny, method):
+    """Behind "t" the source says "he" or "z": so it is "the" or "t", and "th" gets nothing, whatever the method has."""
     source, target = tiny["source"], tiny["target"]
     alignment = with_columns(tiny, {b"t": {b"t": 0.2, b"th": 0.7, b"the": 0.1}})
     p, after = torch.zeros(1, 1, SIZES[0]), torch.zeros(1, 1, SIZES[0])
@@ -207,7 +207,7 @@ def test_by_hand_what_follows_decides_between_longer_and_shorter_tokens(tiny, ca
     after[..., [source.canonical[b"he"], source.canonical[b"z"]]] = torch.tensor([0.25, 0.75])
     ahead = Lookahead(alignment, source, target, CONFIG).split([0], [source.canonical[b"t"]], after)
     p_target = torch.full((1, SIZES[1]), 1 / SIZES[1])
-    found = carry_of(alignment, carry)(p, p_target, ahead)[0, 0]
+    found = projection_by(alignment, method)(p, p_target, ahead)[0, 0]
     own = float(found.sum() - (p_target * (1 - Projection.of(alignment).mapped_target)).sum())
     for word, share in ((b"the", 0.25), (b"t", 0.75), (b"th", 0.0), (b"h", 0.0)):
         assert float(found[target.canonical[word]]) == pytest.approx(share * own, abs=1e-5)
@@ -306,17 +306,17 @@ def encode(vocabulary, text):
 TEXT = "Question: A baker sells 24 loaves a day. 🙂\nAnswer: 24*7=  cafés"
 
 
-@pytest.mark.parametrize("carry", list(ProjectionMethod))
-def test_where_nothing_is_worth_looking_behind_it_is_healing_bit_for_bit(parts, carry):
+@pytest.mark.parametrize("method", list(ProjectionMethod))
+def test_where_nothing_is_worth_looking_behind_it_is_healing_bit_for_bit(parts, method):
     ids = encode(parts.base.vocabulary, TEXT)
     with torch.no_grad():
-        healed = parts.bridge(carry=carry, policy=BoundaryPolicy.HEAL)(ids).logits
-        looked = parts.bridge(carry=carry, policy=BoundaryPolicy.LOOKAHEAD)(ids).logits
+        healed = parts.bridge(method=method, policy=BoundaryPolicy.HEAL)(ids).logits
+        looked = parts.bridge(method=method, policy=BoundaryPolicy.LOOKAHEAD)(ids).logits
         never = BoundaryConfig(min_expected_bits=1e9, uncertain_mass=1e9)
-        bridge = parts.bridge(carry=carry, policy=BoundaryPolicy.LOOKAHEAD, boundary_config=never)
+        bridge = parts.bridge(method=method, policy=BoundaryPolicy.LOOKAHEAD, boundary_config=never)
         assert torch.equal(bridge(ids).logits, healed)
     assert (
-        torch.equal(looked, healed) == METHODS[carry].of_logit_delta
+        torch.equal(looked, healed) == METHODS[method].of_logit_delta
     )  # a change of logits has no mass that could be split
 
 
@@ -361,7 +361,7 @@ def covers_alone(stream, position, model) -> list[tuple[bytes, torch.Tensor, tor
         log_p = plain(model, ids)
         follows = log_p[-1].clone()
         if not one.can_end:
-            follows[torch.from_numpy(stream.source.vocabulary.kinds == Kind.CONTROL)] = -math.inf
+            follows[torch.from_numpy(stream.source.vocabulary.kinds == TokenKind.CONTROL)] = -math.inf
         found.append((one.pending, sum(log_p[k - 1, ids[k]] for k in range(1, len(ids))), follows, ids))
     return found
 

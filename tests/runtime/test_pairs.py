@@ -1,4 +1,4 @@
-"""Contrast pairs of one tokenizer: a model before and after tuning, whatever else its files say."""
+"""Expert pairs of one tokenizer: a model before and after tuning, whatever else its files say."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_greedy_generation_is_the_bridges(parts, policy, prompts):
     ids=lambda settings: ", ".join(settings),
 )
 def test_all_ways_to_generate_give_what_the_bridge_gives(parts, settings):
-    # Beam search processes log-probabilities; `look-ahead` looks at other tokens where they round differently.
+    # Beam search processes log-probabilities; `lookahead` looks at other tokens where they round differently.
     ours, theirs = generated(parts, PROMPTS[:3], settings, strength=0.7, policy=BoundaryPolicy.HEAL)
     assert ours == theirs
 
@@ -252,7 +252,7 @@ def test_several_steerings_and_a_guard(parts):
     limits = SteeringLimits(max_norm=0.5)
     ids, scores = torch.tensor([[0, 300, 301]]), torch.randn(1, parts.base.vocabulary.size)
     found = SteeringLogitsProcessor(parts.base.vocabulary, both, limits)(ids, scores)
-    bridge = parts.bridge(carry=ProjectionMethod.LINEAR, strength=0.5, limits=limits)
+    bridge = parts.bridge(method=ProjectionMethod.LINEAR, strength=0.5, limits=limits)
     one = SteeringLogitsProcessor(parts.base.vocabulary, bridge.steerings, limits)
     torch.testing.assert_close(found, one(ids, scores), atol=1e-4, rtol=1e-4)
 
@@ -264,5 +264,7 @@ def test_what_does_not_fit_is_refused(parts):
         processor(parts)(torch.tensor([[5]]), torch.zeros(1, 700))
     with pytest.raises(VocabridgeError, match="confidence looks at"):
         SteeringLogitsProcessor(
-            parts.base.vocabulary, parts.bridge(carry=ProjectionMethod.LINEAR).steerings, SteeringLimits(confidence=0.5)
+            parts.base.vocabulary,
+            parts.bridge(method=ProjectionMethod.LINEAR).steerings,
+            SteeringLimits(confidence=0.5),
         )

@@ -1,4 +1,4 @@
-"""The four carries against dense formulas on small matrices, what holds for every matrix, and compilation."""
+"""The four methods against dense formulas on small matrices, what holds for every matrix, and compilation."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ def test_large_changes_are_finite_and_keep_the_mass(kind):
 
 
 def distributions(one: Projection, kind: str):
-    """A carry of distributions as a function of p_S and p_T; the informed one gives log(q_T / p_T)."""
-    carry = method_of(one, kind)
-    return carry if kind == "static" else lambda p_source, p_target: carry(p_source, p_target).exp() * p_target
+    """A method of distributions as a function of p_S and p_T; the informed one gives log(q_T / p_T)."""
+    method = method_of(one, kind)
+    return method if kind == "static" else lambda p_source, p_target: method(p_source, p_target).exp() * p_target
 
 
 @pytest.mark.parametrize("kind", ["static", "informed"])
@@ -149,11 +149,11 @@ def test_probabilities(scores, kind):
 def test_several_donors_in_one_product(scores, kind):
     target = scores[1].softmax(-1)
     donors = torch.randn(2, 3, 4).softmax(-1)
-    carry = distributions(projection(COUNTS), kind)
-    together = carry(donors, target)
+    method = distributions(projection(COUNTS), kind)
+    together = method(donors, target)
     assert together.shape == (2, 3, 5)
     for found, donor in zip(together, donors, strict=True):
-        torch.testing.assert_close(found, carry(donor, target))
+        torch.testing.assert_close(found, method(donor, target))
 
 
 @pytest.mark.parametrize("kind", ["static", "informed"])
@@ -267,14 +267,14 @@ def test_every_carry_compiles_without_a_break_whatever_the_batch(n, counts):
     source, target = torch.randn(n, counts.shape[1]), torch.randn(n, counts.shape[0]).softmax(-1)
     donors = torch.stack([source, -source]).softmax(-1)
     torch._dynamo.reset()
-    for carry, said in (
+    for method, said in (
         (method_of(one, "linear"), source),
         (method_of(one, "exponential"), source),
         (method_of(one, "static"), donors),
         (method_of(one, "informed"), donors),
     ):
-        compiled = torch.compile(carry, fullgraph=True, backend="eager", dynamic=True)
-        assert torch.equal(compiled(said, target), carry(said, target))
+        compiled = torch.compile(method, fullgraph=True, backend="eager", dynamic=True)
+        assert torch.equal(compiled(said, target), method(said, target))
 
 
 def test_one_compilation_serves_every_batch_above_one():
@@ -300,13 +300,13 @@ def test_scores_are_left_as_they_were(scores):
     one = projection(COUNTS)
     given_delta, given_target, source = delta.clone(), target.clone(), delta.softmax(-1)
     given_source = source.clone()
-    for carry, said in (
+    for method, said in (
         (method_of(one, "linear"), delta),
         (method_of(one, "exponential"), delta),
         (method_of(one, "static"), source),
         (method_of(one, "informed"), source),
     ):
-        carry(said, target)
+        method(said, target)
     for found, before in ((delta, given_delta), (target, given_target), (source, given_source)):
         assert torch.equal(found, before)
 
@@ -316,11 +316,11 @@ def test_scores_are_left_as_they_were(scores):
 def test_every_carry_can_be_asked_where_gradients_are_recorded(n, counts):
     one = projection(counts)
     source, target = torch.randn(n, counts.shape[1]).softmax(-1), torch.randn(n, counts.shape[0]).softmax(-1)
-    for carry in (
+    for method in (
         method_of(one, "linear"),
         method_of(one, "exponential"),
         method_of(one, "static"),
         method_of(one, "informed"),
     ):
-        recorded = carry(source.clone().requires_grad_(), target.clone().requires_grad_())
-        assert torch.equal(recorded, carry(source, target))
+        recorded = method(source.clone().requires_grad_(), target.clone().requires_grad_())
+        assert torch.equal(recorded, method(source, target))

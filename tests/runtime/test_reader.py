@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from vocabridge.alignment import Kind, Vocabulary
+from vocabridge.alignment import TokenKind, Vocabulary
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.decoding.incremental_tokenizer import (
     _GOES_ON,
@@ -408,7 +408,7 @@ def test_packaged_tokenizers_on_adversarial_texts(name):
         pytest.skip(f"run make bench first: {error}")
     assert safe_cuts(vocabulary).search("fox fox")
     assert safe_cuts(vocabulary).search("fox\nfox")
-    control = np.flatnonzero(vocabulary.kinds == Kind.CONTROL)[:1].tolist()  # some have none
+    control = np.flatnonzero(vocabulary.kinds == TokenKind.CONTROL)[:1].tolist()  # some have none
 
     @given(parts=pieces())
     @settings(max_examples=100, deadline=None)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vocabridge.alignment import Kind, Vocabulary
+from vocabridge.alignment import TokenKind, Vocabulary
 from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer, Piece
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.value_source import ValueSource
@@ -148,7 +148,7 @@ class Oracle:
         for ids, pending, may_end in asked:
             log_p, weight = self.plain(ids)[name].double().log_softmax(-1).numpy(), self._weight(name, ids)
             if not pending:
-                follows = [w for w in range(log_p.shape[1]) if may_end or kinds[w] != Kind.CONTROL]
+                follows = [w for w in range(log_p.shape[1]) if may_end or kinds[w] != TokenKind.CONTROL]
                 arriving += [(w, weight + log_p[-1, w], 0) for w in follows]
             for w, first, _ in self.run(pending) if pending else ():
                 arriving.append((first, weight + log_p[-1, w], 1))
@@ -397,7 +397,7 @@ def test_the_text_s_end_is_its_last_token_with_its_word_before_it(parts, target,
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_unsure_are_the_tokens_that_would_have_a_good_part_if_there_were_a_boundary_before_them(oracle, target, text):
-    """Of the tuned donor's, as only look-ahead needs to know."""
+    """Of the tuned donor's, as only lookahead needs to know."""
     several, reader, seen = tokens(target, text)[:28], IncrementalTokenizer(oracle.source.vocabulary), set()
     streams = {policy: reading(oracle, policy) for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD)}
     uncertain = {

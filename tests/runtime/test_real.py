@@ -115,7 +115,7 @@ def test_a_batch_begins_as_its_rows_do(gemma, network):
         assert row[-2:].tolist() == alone[-2:].tolist()
 
 
-def test_a_contrast_pair_of_a_model_with_itself_changes_nothing(network):
+def test_an_expert_pair_of_a_model_with_itself_changes_nothing(network):
     pair = load_value_source("smollm2-135m-instruct", untuned="smollm2-135m-instruct")
     ids = torch.tensor([network.vocabulary.encode(PROMPTS[0]).ids.tolist()])
     with torch.no_grad():

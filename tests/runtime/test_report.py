@@ -15,10 +15,10 @@ from vocabridge.evaluation.token_classes import ClassBits
 
 NASTY = "<script>alert(1)</script>"
 FIT = {
-    "combination": {"carry": "informed", "form": "mixture", "base": 0.3, "tuned": 0.7, "untuned": 0.0},
+    "combination": {"method": "informed", "form": "mixture", "base": 0.3, "tuned": 0.7, "untuned": 0.0},
     "bits": 1.25,
     "paper_bits": None,
-    "policy": "look-ahead",
+    "policy": "lookahead",
     "strength": 1.0,
 }
 BY_ALPHA = [{"alpha": 0.0, "bits": 1.75}, {"alpha": 1.0, "bits": 1.25}]
@@ -40,7 +40,7 @@ def measured(name, bits, **more):
 
 @pytest.fixture
 def evaluation() -> Evaluation:
-    bits = {"base": 0.9, "bridge": 0.6, "exact bridge": 0.5, "ceiling": 0.3}
+    bits = {"base": 0.9, "bridge": 0.6, "byte-level bridge": 0.5, "ceiling": 0.3}
     reading = {"bits": [3.0, 1.0], "ends": [4, len(NASTY) + 1], "likeliest": [" a", NASTY]}
     return Evaluation(
         base="big",
@@ -61,7 +61,7 @@ def evaluation() -> Evaluation:
                 gap_recovered=Interval(0.5, 0.4, 0.6),
                 setting={**FIT, "fits": [FIT], "by_alpha": BY_ALPHA},
             ),
-            measured("exact bridge", 0.5, token_ms=9000.0, changed_tokens=None),
+            measured("byte-level bridge", 0.5, token_ms=9000.0, changed_tokens=None),
             measured("ceiling", 0.3, gap_recovered=Interval(1, 1, 1)),
         ],
         differences=[Difference("base", "bits per byte", True, Interval(-0.3, -0.4, -0.2))],

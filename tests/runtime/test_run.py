@@ -13,7 +13,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.evaluation.contenders import ContenderFactory
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.run_store import Run, Workers
-from vocabridge.options import BoundaryPolicy, Kind
+from vocabridge.options import BoundaryPolicy, Contender
 
 RECIPE = {"data": "abc", "limit": None, "policies": ["heal"]}
 
@@ -124,10 +124,10 @@ def test_models_that_the_next_contender_does_not_need_are_let_go(open_run, model
         names, [], combination=None, policies=[BoundaryPolicy.LOOKAHEAD], device="cpu", progress=lambda *_: None
     )
     run = open_run()
-    base = weakref.ref(lineup.make(Kind.BASE, run).model)
+    base = weakref.ref(lineup.make(Contender.BASE, run).model)
     gc.collect()
     assert base() is not None
-    donor = weakref.ref(lineup.make(Kind.DONOR, run).model)
+    donor = weakref.ref(lineup.make(Contender.DONOR, run).model)
     gc.collect()
     assert base() is None
     assert donor() is None  # nobody holds it but the contender

@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
 from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
-from vocabridge.diagnostics.alignment_score import _FLOOR, Carried, Cost, Fit, Score, score
+from vocabridge.diagnostics.alignment_score import _FLOOR, Cost, Fit, Score, score
 from vocabridge.models.loading import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.config import BoundaryConfig
@@ -59,7 +59,7 @@ def frequencies(alignment: Alignment) -> np.ndarray:
     return counted / counted.sum()
 
 
-def carried_by(alignment: Alignment, p: np.ndarray) -> np.ndarray:
+def projected_by(alignment: Alignment, p: np.ndarray) -> np.ndarray:
     """C @ p over the mass of tokens that speak; a target token that nobody speaks for keeps its frequency."""
     C, usual = alignment.column_weights.toarray().astype(np.float64), frequencies(alignment)
     covered = C.sum(axis=1) > 0
@@ -104,7 +104,7 @@ def of_text(tmp_path):
 def test_with_the_same_vocabulary_on_both_sides_it_is_the_native_cost_up_to_the_floor(loaded, of_text):
     model, text = loaded["source"], TEXTS["words"]
     vocabulary = model.vocabulary
-    tokens, native, carried = 0, 0.0, 0.0
+    tokens, native, projected = 0, 0.0, 0.0
     for window in windows(of_text.corpus(text)):
         encoding = vocabulary.encode(window)
         ids, starts = encoding.ids.tolist(), encoding.starts.tolist()
@@ -114,12 +114,12 @@ def test_with_the_same_vocabulary_on_both_sides_it_is_the_native_cost_up_to_the_
         p = np.exp([after_each(model, ids)[i - 1, ids[i]] for i in range(1, len(ids))])
         tokens += len(ids) - 1
         native -= np.log2(p).sum()
-        carried -= np.log2((1 - _FLOOR) * p + _FLOOR / vocabulary.size).sum()
+        projected -= np.log2((1 - _FLOOR) * p + _FLOOR / vocabulary.size).sum()
     identity = of_counts(sp.eye(vocabulary.size), vocabulary, vocabulary)
     overall = of_text(model, vocabulary, identity, text).policies[BoundaryPolicy.AS_IS].overall
     assert overall.tokens == tokens
     assert overall.native == pytest.approx(native, rel=1e-5)
-    assert overall.carried == pytest.approx(carried, rel=1e-5)
+    assert overall.projected == pytest.approx(projected, rel=1e-5)
 
 
 def test_where_every_token_is_a_byte_healing_loses_nothing_inside_a_character_either(tiny, of_text):
@@ -137,10 +137,10 @@ def test_where_every_token_is_a_byte_healing_loses_nothing_inside_a_character_ei
     found = of_text(model, vocabulary, of_counts(sp.eye(256), vocabulary, vocabulary), text)
     assert found.positions == found.common == tokens
     for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD):
-        assert found.policies[policy].overall.carried == pytest.approx(bits, rel=1e-5)
+        assert found.policies[policy].overall.projected == pytest.approx(bits, rel=1e-5)
         assert found.policies[policy].silent == 0
     for policy in (BoundaryPolicy.AS_IS, BoundaryPolicy.SKIP):
-        assert found.policies[policy].overall.carried == pytest.approx(bits - bits_inside + 8 * inside, rel=1e-5)
+        assert found.policies[policy].overall.projected == pytest.approx(bits - bits_inside + 8 * inside, rel=1e-5)
         assert found.policies[policy].silent == inside
 
 
@@ -159,8 +159,8 @@ def test_a_token_that_nobody_speaks_for_keeps_its_frequency_and_the_others_share
             bits += charged(q, frequency[y])
     diagonal = sp.csr_array(sp.diags_array(counts))
     diagonal.eliminate_zeros()
-    for carried in of_text(model, vocabulary, of_counts(diagonal, vocabulary, vocabulary), text).policies.values():
-        assert carried.overall.carried == pytest.approx(bits, rel=1e-5)
+    for projected in of_text(model, vocabulary, of_counts(diagonal, vocabulary, vocabulary), text).policies.values():
+        assert projected.overall.projected == pytest.approx(bits, rel=1e-5)
 
 
 # --- the same as plain loops ------------------------------------------------------------------------------------
@@ -294,10 +294,10 @@ def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, ju
             for policy in bits:
                 p = alone.at(policy, data[:start], written)
                 silent[policy] += p is None
-                bits[policy] += charged(frequency[y] if p is None else carried_by(alignment, p)[y], frequency[y])
+                bits[policy] += charged(frequency[y] if p is None else projected_by(alignment, p)[y], frequency[y])
     found = of_text(model, target, alignment, text)
     for policy, total in bits.items():
-        assert found.policies[policy].overall.carried == pytest.approx(total, rel=1e-4)
+        assert found.policies[policy].overall.projected == pytest.approx(total, rel=1e-4)
         assert found.policies[policy].silent == silent[policy]
 
 
@@ -325,7 +325,7 @@ def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, ju
                 float(static.Method().distributions(projection, p[None, None], usual, ahead)[0, 0, y]), frequency[y]
             )
     found = of_text(model, target, alignment, text, (BoundaryPolicy.LOOKAHEAD,))
-    assert found.policies[BoundaryPolicy.LOOKAHEAD].overall.carried == pytest.approx(bits, rel=1e-4)
+    assert found.policies[BoundaryPolicy.LOOKAHEAD].overall.projected == pytest.approx(bits, rel=1e-4)
     assert (looked > 0) == (source.name != "bytes")  # of single bytes, each speaks for all target tokens alike
 
 
@@ -349,9 +349,9 @@ def test_the_native_cost_is_that_of_the_source_s_own_tokens_from_the_second_comm
     found = of_text(model, target, alignment, text)
     assert (found.positions, found.common) == (positions, common)
     assert found.common_share == common / positions
-    for carried in found.policies.values():
-        assert carried.overall.native == pytest.approx(native, rel=1e-5)
-        assert carried.overall.bytes == size
+    for projected in found.policies.values():
+        assert projected.overall.native == pytest.approx(native, rel=1e-5)
+        assert projected.overall.bytes == size
 
 
 def test_by_hand_positions_common_boundaries_and_how_the_tokens_lie(tiny, of_text):
@@ -371,17 +371,17 @@ def test_by_hand_positions_common_boundaries_and_how_the_tokens_lie(tiny, of_tex
     of_the, of_e = (-log_p[i - 1, ids[i]] / math.log(2) for i in (1, 2))
     usual, bits = frequencies(alignment), 0.0
     for before, y in ((b"  ", b" "), (b"   ", b"the"), (b"   the", "é".encode())):
-        q = carried_by(alignment, np.exp(after_each(model, source.encode(before.decode()).ids.tolist())[-1]))
+        q = projected_by(alignment, np.exp(after_each(model, source.encode(before.decode()).ids.tolist())[-1]))
         bits += charged(q[target.canonical[y]], usual[target.canonical[y]])
     assert source.encode("   ").ids.tolist() == [source.canonical[b"   "]]
-    assert found.policies[BoundaryPolicy.AS_IS].overall.carried == pytest.approx(bits, rel=1e-5)
-    for carried in found.policies.values():
-        assert (carried.by_fit[Fit.EQUAL].tokens, carried.by_fit[Fit.EQUAL].bytes) == (1, 2)
-        assert (carried.by_fit[Fit.SHORTER].tokens, carried.by_fit[Fit.SHORTER].bytes) == (2, 4)
-        assert carried.by_fit[Fit.EQUAL].native == pytest.approx(of_e, rel=1e-5)
+    assert found.policies[BoundaryPolicy.AS_IS].overall.projected == pytest.approx(bits, rel=1e-5)
+    for projected in found.policies.values():
+        assert (projected.by_fit[Fit.EQUAL].tokens, projected.by_fit[Fit.EQUAL].bytes) == (1, 2)
+        assert (projected.by_fit[Fit.SHORTER].tokens, projected.by_fit[Fit.SHORTER].bytes) == (2, 4)
+        assert projected.by_fit[Fit.EQUAL].native == pytest.approx(of_e, rel=1e-5)
         # Of the four bytes of " the", one is the space.
-        assert carried.by_class[TokenClass.WHITESPACE].native == pytest.approx(of_the / 4, rel=1e-5)
-        assert carried.by_class[TokenClass.WORDS].native == pytest.approx(of_e + of_the * 3 / 4, rel=1e-5)
+        assert projected.by_class[TokenClass.WHITESPACE].native == pytest.approx(of_the / 4, rel=1e-5)
+        assert projected.by_class[TokenClass.WORDS].native == pytest.approx(of_e + of_the * 3 / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def total(costs) -> Cost:
         whole.tokens += cost.tokens
         whole.bytes += cost.bytes
         whole.native += cost.native
-        whole.carried += cost.carried
+        whole.projected += cost.projected
     return whole
 
 
@@ -412,11 +412,11 @@ def test_the_whole_is_the_sum_of_the_classes_and_of_the_fits_for_every_policy(pa
     model, target, alignment = pair
     found = of_text(model, target, alignment, "\n".join(TEXTS.values()))
     assert set(found.policies) == set(BoundaryPolicy)
-    for carried in found.policies.values():
-        assert carried.overall.tokens == found.positions
-        for parts_of_it in (carried.by_class, carried.by_fit):
+    for projected in found.policies.values():
+        assert projected.overall.tokens == found.positions
+        for parts_of_it in (projected.by_class, projected.by_fit):
             whole = dataclasses.asdict(total(parts_of_it.values()))
-            assert whole == pytest.approx(dataclasses.asdict(carried.overall))
+            assert whole == pytest.approx(dataclasses.asdict(projected.overall))
 
 
 def test_the_text_is_the_sum_of_its_windows(parts, of_text):
@@ -425,9 +425,9 @@ def test_the_text_is_the_sum_of_its_windows(parts, of_text):
     two, three = (of_text(parts.small, parts.base.vocabulary, parts.alignment, line * n) for n in (2, 3))
     assert 750 < len(line) < 1500
     assert three.positions * 2 == two.positions * 3
-    for policy, carried in three.policies.items():
-        assert carried.overall.carried * 2 == pytest.approx(two.policies[policy].overall.carried * 3)
-        assert carried.silent * 2 == two.policies[policy].silent * 3
+    for policy, projected in three.policies.items():
+        assert projected.overall.projected * 2 == pytest.approx(two.policies[policy].overall.projected * 3)
+        assert projected.silent * 2 == two.policies[policy].silent * 3
 
 
 def test_alignments_scored_together_have_the_scores_that_each_has_alone(parts, of_text):
@@ -441,12 +441,12 @@ def test_alignments_scored_together_have_the_scores_that_each_has_alone(parts, o
     for name, alignment in alignments.items():
         alone = of_text(model, target, alignment, text)
         assert (together[name].positions, together[name].common) == (alone.positions, alone.common)
-        for policy, carried in together[name].policies.items():
-            assert carried.silent == alone.policies[policy].silent
+        for policy, projected in together[name].policies.items():
+            assert projected.silent == alone.policies[policy].silent
             for there, here in (
-                (carried.overall, alone.policies[policy].overall),
-                *zip(carried.by_class.values(), alone.policies[policy].by_class.values(), strict=True),
-                *zip(carried.by_fit.values(), alone.policies[policy].by_fit.values(), strict=True),
+                (projected.overall, alone.policies[policy].overall),
+                *zip(projected.by_class.values(), alone.policies[policy].by_class.values(), strict=True),
+                *zip(projected.by_fit.values(), alone.policies[policy].by_fit.values(), strict=True),
             ):
                 assert dataclasses.asdict(there) == pytest.approx(dataclasses.asdict(here), rel=1e-5)
 
@@ -463,8 +463,8 @@ def test_look_ahead_changes_nothing_where_no_target_token_is_longer_than_a_sourc
     target = tiny["bytes"]
     alignment = align(parts.small.vocabulary, target, method="retokenize", cache=False)
     found = of_text(parts.small, target, alignment, TEXTS["code"]).policies
-    assert found[BoundaryPolicy.LOOKAHEAD].overall.carried == pytest.approx(
-        found[BoundaryPolicy.HEAL].overall.carried, rel=1e-6
+    assert found[BoundaryPolicy.LOOKAHEAD].overall.projected == pytest.approx(
+        found[BoundaryPolicy.HEAL].overall.projected, rel=1e-6
     )
 
 
@@ -507,11 +507,11 @@ def test_any_text_can_be_scored_between_any_two_tokenizers(
     # One that drops the space with which all tokens of the other begin shares no boundary with it.
     assume(any(scored_starts(any_vocabulary, target, window) for window in windows(of_text.corpus(text))))
     found = of_text(random_models[any_vocabulary.fingerprint], target, alignment, text)
-    for carried in found.policies.values():
-        assert carried.overall.tokens == found.positions
-        assert 0 < carried.overall.carried < 40 * found.positions
-        assert math.isfinite(carried.overall.native)
-        assert 0 <= carried.silent <= found.positions
+    for projected in found.policies.values():
+        assert projected.overall.tokens == found.positions
+        assert 0 < projected.overall.projected < 40 * found.positions
+        assert math.isfinite(projected.overall.native)
+        assert 0 <= projected.silent <= found.positions
 
 
 # --- what is refused, and what is told --------------------------------------------------------------------------
@@ -551,20 +551,20 @@ def test_progress_is_told_in_bytes_up_to_the_end(parts, of_text):
 def test_a_score_as_json_names_what_the_text_has_and_derives_rates_from_bits(parts, of_text):
     found = of_text(parts.small, parts.base.vocabulary, parts.alignment, TEXTS["code"])
     document = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert list(document["policies"]) == ["skip", "retokenize", "heal", "look-ahead"]
+    assert list(document["policies"]) == ["skip", "retokenize", "heal", "lookahead"]
     assert document["source"] == parts.small.vocabulary.name
     assert document["common_share"] == found.common / found.positions
-    for carried in document["policies"].values():
-        assert list(carried["by_class"]) == [c.label for c in found.classes]
-        assert list(carried["by_fit"]) == [f.value for f in found.fits]
-        overall = carried["overall"]
-        assert overall["bits_per_byte"] == pytest.approx(overall["carried"] / overall["bytes"])
+    for projected in document["policies"].values():
+        assert list(projected["by_class"]) == [c.label for c in found.classes]
+        assert list(projected["by_fit"]) == [f.value for f in found.fits]
+        overall = projected["overall"]
+        assert overall["bits_per_byte"] == pytest.approx(overall["projected"] / overall["bytes"])
         assert overall["native_bits_per_byte"] == pytest.approx(overall["native"] / overall["bytes"])
-        assert overall["loss"] == pytest.approx(overall["carried"] / overall["native"] - 1)
+        assert overall["loss"] == pytest.approx(overall["projected"] / overall["native"] - 1)
 
 
 def test_what_was_never_counted_has_no_loss():
-    empty = Carried().overall
+    empty = ProjectedCosts().overall
     assert (empty.bits_per_byte, empty.native_bits_per_byte) == (0, 0)
     assert math.isnan(empty.loss)
 
@@ -592,7 +592,7 @@ def test_on_indented_code_healing_beats_retokenizing_and_looking_ahead_beats_hea
     model, target = load_model("smollm2-135m-instruct"), resolve_vocabulary("gemma-3-270m")
     alignment = align(model.vocabulary, target, method="retokenize", cache=False)
     code, prose = (of_text(model, target, alignment, text) for text in (CODE, PROSE))
-    loss = {policy: carried.overall.loss for policy, carried in code.policies.items()}
+    loss = {policy: projected.overall.loss for policy, projected in code.policies.items()}
     assert loss[BoundaryPolicy.LOOKAHEAD] < loss[BoundaryPolicy.HEAL] < loss[BoundaryPolicy.AS_IS]
     # In prose both end their tokens before spaces, and there is next to nothing to heal.
     assert prose.common_share > code.common_share

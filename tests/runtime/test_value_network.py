@@ -253,7 +253,7 @@ def test_a_base_that_is_gone_is_named(folder):
     assert "base" in refused(folder)
 
 
-def test_a_contrast_pair_is_one_model_before_and_after_tuning(loaded, model_folders):
+def test_an_expert_pair_is_one_model_before_and_after_tuning(loaded, model_folders):
     with pytest.raises(VocabridgeError, match="different tokenizers"):
         ExpertPair(loaded["tuned"], loaded["target"])
     pair = load_value_source(str(model_folders.tuned), untuned=str(model_folders.source))

@@ -64,7 +64,7 @@ def build_bridge(
         base: The base model by name.
         value: As for `build_steering`, and so are all others.
         exact: Combine the models over bytes, without an alignment; see `ByteLevelBridge`.
-        untuned: The untuned model of a contrast pair.
+        untuned: The untuned model of an expert pair.
         alignment: A saved alignment.
         combination: Saved weights; without them `UNFITTED`.
         device: Where the models go.
@@ -106,11 +106,11 @@ def build_steering(
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Steering:
-    """Loads a value source and what carries it to a base model's vocabulary.
+    """Loads a value source and what methods it to a base model's vocabulary.
 
     Args:
         target: The base model's vocabulary.
-        value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
+        value: A value network's folder; with `untuned`, the tuned model of an expert pair.
         untuned: The untuned model of the pair.
         alignment: A saved alignment; without one, the default from the shipped corpus, by way of the cache.
         combination: Saved weights; without them `UNFITTED`.

@@ -278,7 +278,7 @@ def _required_scores(methods: Sequence[ProjectionMethod]) -> tuple[str, ...]:
 def _kept(
     log_p: Tensor, features: dict[ProjectionMethod, tuple[Tensor, ...]], truth: Tensor, generator: torch.Generator
 ) -> _Block:
-    """Keeps of the base's log probabilities and of what is carried, all (n, |T|), the likeliest tokens and some others.
+    """Keeps of the base's log probabilities and of what is projected, all (n, |T|), the likeliest tokens and some others.
 
     The true token is among the likeliest; the others are drawn and stand for all that are not kept.
     """

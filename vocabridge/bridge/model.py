@@ -97,7 +97,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
 
         Args:
             base: The base model, any family.
-            source: A value network or a contrast pair.
+            source: A value network or an expert pair.
             alignment: From the source's vocabulary to the base's.
             combination: By default `combination.UNFITTED`.
             policy: What the source says where tokens do not end together.

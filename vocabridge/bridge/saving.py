@@ -279,7 +279,7 @@ def _refer(source: ValueSource, number: int, files: _Files) -> dict[str, Referen
     if isinstance(source, ExpertPair):
         return {role: Reference.of(cast(PreTrainedModel, one), fingerprint) for role, one in source.models.items()}
     if not isinstance(source, ValueNetwork):
-        raise VocabridgeError(f"{source.name} is neither a value network nor a contrast pair; only these can be saved")
+        raise VocabridgeError(f"{source.name} is neither a value network nor an expert pair; only these can be saved")
     place = network_folder(source.name)
     if source.config.method == "lora":
         place = files.new(f"value-{number}")

@@ -3,7 +3,7 @@
     product   z = a log p_base + b log p_tuned - c log p_untuned        mixture   p = (a p_base + b p_tuned) / (a + b)
 
 over the 256 bytes and the base's control tokens, each model seen by way of `ByteLM`. Nothing is projected, so
-there is no alignment, no carry and no policy. It is built, loaded and written with as a `Bridge` is, which differs in
+there is no alignment, no method and no policy. It is built, loaded and written with as a `Bridge` is, which differs in
 one argument: `vocabridge.load(folder, exact=True)`.
 
 A donor's control token speaks for those of the base that mean the same; where these are several, the base splits it.
@@ -39,8 +39,8 @@ class ByteLevelSteering:
 
     Attributes:
         source: The value source.
-        combination: Its form and weights. A carry of a change of logits has the weight of the untuned donor that of
-            the tuned one; else the carry does not matter, as nothing is carried.
+        combination: Its form and weights. A method of a change of logits has the weight of the untuned donor that of
+            the tuned one; else the method does not matter, as nothing is projected.
         strength: alpha, constant or by schedule, counted in the base's tokens. At 0 the source is not run.
     """
 

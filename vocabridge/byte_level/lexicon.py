@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from vocabridge.alignment import Kind, VocabridgeError, Vocabulary
+from vocabridge.alignment import TokenKind, VocabridgeError, Vocabulary
 from vocabridge.alignment.tokenizers.changes import mark_becomes_space
 from vocabridge.decoding.safe_cuts import safe_cuts
 
@@ -65,7 +65,7 @@ class Lexicon:
         spelled.sort()
         self.tokens = [data for data, _ in spelled]
         self.ids = np.array([i for _, i in spelled], np.int64)
-        self.symbols = np.flatnonzero(vocabulary.kinds == Kind.CONTROL)
+        self.symbols = np.flatnonzero(vocabulary.kinds == TokenKind.CONTROL)
         self._flat = np.frombuffer(b"".join(self.tokens), np.uint8)
         self._lengths = np.fromiter(map(len, self.tokens), np.int64, len(self.tokens))
         self._starts = np.cumsum(self._lengths) - self._lengths

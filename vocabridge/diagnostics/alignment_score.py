@@ -3,7 +3,7 @@
     bits per byte = -1 / bytes * sum over target tokens y of log2 q_T(y),    q_T = C @ p_S
 
 beside the model's native cost, the same text in its own tokens. At every target token the source has read the
-text so far and nothing else, as when generating, and is heard and carried as a bridge does it (`reading`,
+text so far and nothing else, as when generating, and is heard and projected as a bridge does it (`reading`,
 `projection`, `lookahead`). What it says where its own tokens may not end is the policy. No base model is asked: what
 it says where nobody speaks, for a target token or at a whole position, is here how often the alignment has counted
 the target tokens.
@@ -58,20 +58,20 @@ class Cost:
         bytes: Their bytes.
         native: What the same bytes cost in the source's own tokens; a stretch between two common boundaries is
             shared out over its target tokens by their bytes.
-        carried: What the target tokens cost after the crossing.
+        projected: What the target tokens cost after the crossing.
     """
 
     tokens: int = 0
     bytes: int = 0
     native: float = 0.0
-    carried: float = 0.0
+    projected: float = 0.0
 
-    def add(self, length: int, native: float, carried: float) -> None:
+    def add(self, length: int, native: float, projected: float) -> None:
         """Count one target token."""
         self.tokens += 1
         self.bytes += length
         self.native += native
-        self.carried += carried
+        self.projected += projected
 
     def as_dict(self) -> dict[str, float]:
         """Its JSON form: bits as counted, and what derives from them."""
@@ -89,15 +89,15 @@ class Cost:
     @property
     def bits_per_byte(self) -> float:
         """The cost after the crossing."""
-        return self.carried / max(1, self.bytes)
+        return self.projected / max(1, self.bytes)
 
     @property
     def loss(self) -> float:
         """What the crossing adds, relative to the native cost."""
-        return self.carried / self.native - 1 if self.native else math.nan
+        return self.projected / self.native - 1 if self.native else math.nan
 
 
-class Carried(Breakdown[Cost]):
+class ProjectedCosts(Breakdown[Cost]):
     """What one policy made of one alignment."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class Score:
     method: str
     positions: int
     common: int
-    policies: dict[BoundaryPolicy, Carried]
+    policies: dict[BoundaryPolicy, ProjectedCosts]
 
     @property
     def common_share(self) -> float:
@@ -151,7 +151,7 @@ class Score:
             "method": self.method,
             "positions": self.positions,
             "common_share": self.common_share,
-            "policies": {policy.value: carried.as_dict() for policy, carried in self.policies.items()},
+            "policies": {policy.value: projected.as_dict() for policy, projected in self.policies.items()},
         }
 
 
@@ -177,7 +177,7 @@ def score(
         VocabridgeError: An alignment is for other tokenizers; or the text has no common boundary to start at.
     """
     scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
-    results = {name: {policy: Carried() for policy in policies} for name in alignments}
+    results = {name: {policy: ProjectedCosts() for policy in policies} for name in alignments}
     classes = classes_of(target)
     positions = common = done = 0
     for window in windows(corpus):
@@ -196,14 +196,14 @@ def score(
                 at = first - 1 + start
                 read = stream.advance([pieces[at : at + len(part)]], len(part))
                 for name, scorer in scorers.items():
-                    carried = results[name][policy]
+                    projected = results[name][policy]
                     for some, q, says in scorer.projected(stream, read):
                         truth = torch.tensor([place.token for place in part[some]], device=q.device)
                         bits = -q.gather(1, truth[:, None])[:, 0].log2()
-                        carried.silent += int((~says).sum())
+                        projected.silent += int((~says).sum())
                         for place, spent in zip(part[some], bits.tolist(), strict=True):
                             native = float(own[place.sources].sum()) * place.share
-                            carried.add(TokenClass(classes[place.token]), place.fit, place.length, native, spent)
+                            projected.add(TokenClass(classes[place.token]), place.fit, place.length, native, spent)
         done += len(window.encode())
         progress(done, corpus.bytes, "scoring")
     if not positions:
@@ -215,10 +215,10 @@ def score(
 
 
 class Scorer:
-    """Carries by one alignment what a source says.
+    """Projects by one alignment what a source says.
 
     Attributes:
-        steering: By which it is heard and carried.
+        steering: By which it is heard and projected.
     """
 
     def __init__(self, model: LoadedModel, target: Vocabulary, alignment: Alignment) -> None:

@@ -1,8 +1,8 @@
-"""How far what is carried is from the truth: the approximations against the exact distribution, on real text.
+"""How far what is projected is from the truth: the approximations against the exact distribution, on real text.
 
 At some of a text's target tokens, what a source model says of the next one exactly (`truth`), and what each policy,
-carry and alignment makes of it: KL(truth || carried) in bits, total variation, and whether the likeliest token is the
-same. With a base model its own distributions go into the carries, as in a bridge, and the informed carry is compared,
+method and alignment makes of it: KL(truth || projected) in bits, total variation, and whether the likeliest token is the
+same. With a base model its own distributions go into the methods, as in a bridge, and the informed method is compared,
 too. Of a value source it is what it changes in the base's distributions that is compared (`compared`).
 """
 
@@ -43,7 +43,7 @@ class ApproximationError:
 
     Attributes:
         positions: How many.
-        kl: KL(truth || carried) in bits.
+        kl: KL(truth || projected) in bits.
         variation: Total variation, from 0 to 1 each.
         agree: At how many the likeliest token is the same.
     """
@@ -62,7 +62,7 @@ class ApproximationError:
 
     @property
     def mean_kl(self) -> float:
-        """KL(truth || carried) in bits."""
+        """KL(truth || projected) in bits."""
         return self.kl / max(1, self.positions)
 
     @property
@@ -86,22 +86,22 @@ class ApproximationError:
 
 
 class Approximation(Breakdown[ApproximationError]):
-    """What one carry under one policy is worth.
+    """What one method under one policy is worth.
 
     Attributes:
-        carry: How distributions change vocabulary.
+        method: How distributions change vocabulary.
         policy: What the source says where tokens do not end together.
     """
 
-    def __init__(self, carry: ProjectionMethod, policy: BoundaryPolicy) -> None:
+    def __init__(self, method: ProjectionMethod, policy: BoundaryPolicy) -> None:
         """Of no positions yet."""
         super().__init__(ApproximationError)
-        self.carry = carry
+        self.method = method
         self.policy = policy
 
     def as_dict(self) -> dict[str, Any]:
         """Its JSON form."""
-        return {"carry": self.carry.value, "policy": self.policy.value} | super().as_dict()
+        return {"method": self.method.value, "policy": self.policy.value} | super().as_dict()
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class ApproximationErrors:
         mass: Of a change: the mean share of the base's mass that the compared tokens have; else 1.
         open: Mean share of the truth that a continuation might still have given to other tokens, at most.
         lost: Mean share of it that was not read or not looked at, at most.
-        approximations: Each carry under each policy.
+        approximations: Each method under each policy.
     """
 
     model: str
@@ -152,14 +152,14 @@ def distances(
     rounds: int = ROUNDS,
     progress: Progress = no_progress,
 ) -> dict[str, ApproximationErrors]:
-    """Compares what is carried by alignments of one pair of vocabularies with the truth.
+    """Compares what is projected by alignments of one pair of vocabularies with the truth.
 
     Args:
-        model: The source model; or a value source, of which its change of the base is compared, by every carry.
+        model: The source model; or a value source, of which its change of the base is compared, by every method.
         target: The target vocabulary.
         alignments: By a name of your own; each from the model's vocabulary to the target's.
         corpus: The text, one that no alignment was built on.
-        base: A base model with the target's vocabulary: the informed carry is compared, too.
+        base: A base model with the target's vocabulary: the informed method is compared, too.
         positions: How many of the text's target tokens are compared, at most; spread evenly over it.
         policies: Those to compare.
         tolerance: The share of the truth that may stay open; see `Truth`, for `rounds`, too.
@@ -186,7 +186,7 @@ def distances(
         raise VocabridgeError(f"what {model.name} changes is a base model's distribution; name a base")
     truth = Truth(subject.bytes, target, tolerance=tolerance, rounds=rounds)
     found = {
-        name: {(carry, policy): Approximation(carry, policy) for carry in subject.methods for policy in policies}
+        name: {(method, policy): Approximation(method, policy) for method in subject.methods for policy in policies}
         for name in alignments
     }
     classes = classes_of(target)
@@ -217,9 +217,9 @@ def distances(
                 (position,) = stream.advance([steering.pieces(laid.tokens[at:i])], 1)
                 at = i
                 for name, one in found.items():
-                    for carry in subject.methods:
-                        approximation = one[carry, policy]
-                        q, says = subject.projected(name, stream, position, carry, p_base)
+                    for method in subject.methods:
+                        approximation = one[method, policy]
+                        q, says = subject.projected(name, stream, position, method, p_base)
                         apart = _apart(p, q.double().cpu().numpy()[some])
                         approximation.silent += int(not says)
                         approximation.add(TokenClass(classes[place.token]), place.fit, *apart)

@@ -215,7 +215,7 @@ def _mass(title: str, coverages: Sequence[Coverage], balances: Sequence[Balance]
         "Where both have a token that starts: the mean mass on the very target token that stands there, and on it and "
         "others of its class"
         + ("; all mass that the class gets, of what it should get" if balances else "")
-        + "; bits lost a token, the least that any static carry would lose on this text, and the class's part of all."
+        + "; bits lost a token, the least that any static method would lose on this text, and the class's part of all."
     )
     balanced = ("class gets",) if balances else ()
     header = ("class", "tokens", "arrives", "in class", *balanced, "bits lost", "at least", "of all")

@@ -1,6 +1,6 @@
 """What is compared with the truth (`distance`): what a source model says, or what a value source changes.
 
-    distribution   the model's q, exactly                                          beside what is carried of it
+    distribution   the model's q, exactly                                          beside what is projected of it
     change         log p_base + log q_tuned - log q_untuned, each q exactly        beside a bridge at (1, 1, 1)
 
 A change is compared among the tokens of which both donors' truth was looked at: of the others the ratio of two next to
@@ -46,7 +46,7 @@ class Subject(ABC):
     Attributes:
         bytes: The source, byte by byte, for the truth.
         methods: By which it can be projected.
-        steerings: Hear it, and carry it by each alignment.
+        steerings: Hear it, and method it by each alignment.
         required_scores: The fields of `Scores` that the methods need.
     """
 
@@ -72,7 +72,7 @@ class Distribution(Subject):
     def __init__(
         self, model: LoadedModel, target: Vocabulary, alignments: Mapping[str, Alignment], *, informed: bool
     ) -> None:
-        """Carries it by each alignment, also by the informed carry where the base is known."""
+        """Projects it by each alignment, also by the informed method where the base is known."""
         self.bytes = ByteLM.of(model, tolerance=_BYTES)
         self.methods = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED] if informed else [ProjectionMethod.STATIC]
         self.required_scores = ("tuned",)
@@ -96,7 +96,7 @@ class Change(Subject):
     """A base's distribution with the whole change of a value source."""
 
     def __init__(self, source: ValueSource, target: Vocabulary, alignments: Mapping[str, Alignment]) -> None:
-        """Carries it by each alignment.
+        """Projects it by each alignment.
 
         Raises:
             VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no exact view.

@@ -1,4 +1,4 @@
-"""The exact distribution of a target's next token, as a source model has it: what every carry is an approximation of.
+"""The exact distribution of a target's next token, as a source model has it: what every method is an approximation of.
 
 A text so far ends at one of the target's boundaries, with tokens t_1 ... t_i. The truth about the next one is
 

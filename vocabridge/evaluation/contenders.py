@@ -1,10 +1,10 @@
 """The lineup of an evaluation: how each contender is made, and what of it is chosen on validation items.
 
 base       p_base                                    donor alone   the small model in its own vocabulary
-bridge     the best fit over carries and forms, or   mixture       (1 - s) p_base + s C p_donor
+bridge     the best fit over methods and forms, or   mixture       (1 - s) p_base + s C p_donor
            a saved bridge as it is
 exact      the same combination over bytes           contrast      log p_base + alpha log(C p_tuned / C p_untuned)
-nudging    q_donor where max p_base < t, else p_base, with q_donor carried as the bridge carries it
+nudging    q_donor where max p_base < t, else p_base, with q_donor projected as the bridge methods it
 control    the bridge's combination, of a value network that has the base's own vocabulary
 ceiling    the base fine-tuned, or with a value network trained on it
 """
@@ -26,26 +26,34 @@ from vocabridge.byte_level.byte_lm import TOLERANCE
 from vocabridge.evaluation.model_pool import ModelPool, Names
 from vocabridge.evaluation.nudging import CARRIED_DONOR, Nudging, fit_threshold
 from vocabridge.evaluation.run_store import Run
-from vocabridge.evaluation.scoring import ByBytes, Contender, in_one_vocabulary, of_model, of_source
+from vocabridge.evaluation.scoring import ByteLevelModel, EvaluatedModel, in_one_vocabulary, of_model, of_source
 from vocabridge.models.examples import Example
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import is_value_network, load_value_network
-from vocabridge.options import BoundaryPolicy, Form, Kind, ProjectionMethod
+from vocabridge.options import BoundaryPolicy, Contender, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.strength import as_json, from_json
 from vocabridge.utils.progress import Progress
 
 IN_TURN = (
-    *(Kind.BASE, Kind.CONTROL, Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST, Kind.EXACT),
-    *(Kind.DONOR, Kind.CEILING),
+    *(
+        Contender.BASE,
+        Contender.CONTROL,
+        Contender.BRIDGE,
+        Contender.MIXTURE,
+        Contender.NUDGING,
+        Contender.PROXY_TUNING,
+        Contender.BYTE_LEVEL,
+    ),
+    *(Contender.DONOR, Contender.CEILING),
 )
 """The order in which the fewest models are loaded twice."""
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-"""Strengths at which the loss on the validation items is reported; the contrast pair takes the best of them."""
+"""Strengths at which the loss on the validation items is reported; the expert pair takes the best of them."""
 
-CONTRAST = Combination(ProjectionMethod.STATIC)
-"""The sum of proxy-tuning (Liu et al., arXiv 2401.08565), carried as one would without vocabridge."""
+PROXY_TUNING = Combination(ProjectionMethod.STATIC)
+"""The sum of proxy-tuning (Liu et al., arXiv 2401.08565), projected as one would without vocabridge."""
 
 
 class ContenderFactory:
@@ -90,97 +98,101 @@ class ContenderFactory:
         self._progress = progress
         self.parts = ModelPool(names, device, dtype)
 
-    def missing(self) -> dict[Kind, str]:
+    def missing(self) -> dict[Contender, str]:
         """The kinds that cannot be made of what is there, and what each of them needs."""
-        needs: dict[Kind, str] = {}
+        needs: dict[Contender, str] = {}
         if self._names.ceiling is None:
-            needs[Kind.CEILING] = "--ceiling"
+            needs[Contender.CEILING] = "--ceiling"
         if self._names.control is None:
-            needs[Kind.CONTROL] = "--control"
+            needs[Contender.CONTROL] = "--control"
         if not self._held_out:
-            needs |= dict.fromkeys((Kind.MIXTURE, Kind.NUDGING), "--validation")
+            needs |= dict.fromkeys((Contender.MIXTURE, Contender.NUDGING), "--validation")
         saved = self.parts.saved
         if self.parts.sources != 1:
-            alone = (Kind.DONOR, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST)
+            alone = (Contender.DONOR, Contender.MIXTURE, Contender.NUDGING, Contender.PROXY_TUNING)
             needs |= dict.fromkeys(alone, "a bridge with one value source")
         if saved is not None and saved.has_limits:
-            needs[Kind.EXACT] = "a bridge without a guard, which limits logits of tokens"
+            needs[Contender.BYTE_LEVEL] = "a bridge without a guard, which limits logits of tokens"
         return needs
 
-    def make(self, kind: Kind, run: Run) -> Contender:
+    def make(self, kind: Contender, run: Run) -> EvaluatedModel:
         """Loads a contender; what is chosen is noted in the run, and taken from there if it is.
 
         Raises:
             VocabridgeError: A part of it is missing or does not fit.
         """
         both = {"base", "steerings"}
-        makers: dict[Kind, tuple[Callable[[Run], Contender], set[str]]] = {
-            Kind.BASE: (self._base, {"base"}),
-            Kind.DONOR: (self._donor, {"steerings"}),
-            Kind.BRIDGE: (self._bridge, both),
-            Kind.EXACT: (self._exact, both),
-            Kind.MIXTURE: (self._mixture, both),
-            Kind.NUDGING: (self._nudging, both),
-            Kind.CONTRAST: (self._contrast, both),
-            Kind.CONTROL: (self._control, {"base"}),
-            Kind.CEILING: (self._ceiling, set()),
+        makers: dict[Contender, tuple[Callable[[Run], EvaluatedModel], set[str]]] = {
+            Contender.BASE: (self._base, {"base"}),
+            Contender.DONOR: (self._donor, {"steerings"}),
+            Contender.BRIDGE: (self._bridge, both),
+            Contender.BYTE_LEVEL: (self._exact, both),
+            Contender.MIXTURE: (self._mixture, both),
+            Contender.NUDGING: (self._nudging, both),
+            Contender.PROXY_TUNING: (self._contrast, both),
+            Contender.CONTROL: (self._control, {"base"}),
+            Contender.CEILING: (self._ceiling, set()),
         }
         make, needed = makers[kind]
         self.parts.only(needed)
         return make(run)
 
-    def _base(self, _run: Run) -> Contender:
+    def _base(self, _run: Run) -> EvaluatedModel:
         base = self.parts.base()
-        return of_model(Kind.BASE.label, base.model, base.vocabulary)
+        return of_model(Contender.BASE.label, base.model, base.vocabulary)
 
-    def _donor(self, _run: Run) -> Contender:
+    def _donor(self, _run: Run) -> EvaluatedModel:
         (source,) = self.parts.value_sources()
-        return of_source(Kind.DONOR.label, source)
+        return of_source(Contender.DONOR.label, source)
 
-    def _bridge(self, run: Run) -> Contender:
+    def _bridge(self, run: Run) -> EvaluatedModel:
         setting, saved = self._bridges(run), self.parts.saved
         if saved is None:
-            return self._set(Kind.BRIDGE, self._over_base(), setting)
+            return self._set(Contender.BRIDGE, self._over_base(), setting)
         steerings = self.parts.steerings()
         for steering, one in zip(steerings, saved.steerings, strict=True):
             steering.combination, steering.policy, steering.strength = one.combination, one.policy, one.strength
         bridge = Bridge(self.parts.base(), steerings, saved.limits)
-        return of_model(Kind.BRIDGE.label, bridge, bridge.vocabulary)
+        return of_model(Contender.BRIDGE.label, bridge, bridge.vocabulary)
 
-    def _exact(self, run: Run) -> Contender:
+    def _exact(self, run: Run) -> EvaluatedModel:
         settings = _of_each(self._bridges(run))
         steerings = [
             ByteLevelSteering(source, Combination.from_dict(one["combination"]), from_json(one.get("strength", 1.0)))
             for source, one in zip(self.parts.value_sources(), settings, strict=True)
         ]
         heard = [{key: value for key, value in one.items() if key in ("combination", "strength")} for one in settings]
-        run.setting(Kind.EXACT.label, lambda: _together(heard) | {"tolerance": self._tolerance})
-        return ByBytes(Kind.EXACT.label, ByteLevelBridge(self.parts.base(), steerings, tolerance=self._tolerance))
+        run.setting(Contender.BYTE_LEVEL.label, lambda: _together(heard) | {"tolerance": self._tolerance})
+        return ByteLevelModel(
+            Contender.BYTE_LEVEL.label, ByteLevelBridge(self.parts.base(), steerings, tolerance=self._tolerance)
+        )
 
-    def _mixture(self, run: Run) -> Contender:
+    def _mixture(self, run: Run) -> EvaluatedModel:
         bridge = self._over_base()
         setting = self._setting(
-            run, Kind.MIXTURE, lambda: self._chosen(bridge, carries=[ProjectionMethod.STATIC], form=Form.MIXTURE)
+            run, Contender.MIXTURE, lambda: self._chosen(bridge, methods=[ProjectionMethod.STATIC], form=Form.MIXTURE)
         )
-        return self._set(Kind.MIXTURE, bridge, setting)
+        return self._set(Contender.MIXTURE, bridge, setting)
 
-    def _contrast(self, run: Run) -> Contender:
+    def _contrast(self, run: Run) -> EvaluatedModel:
         bridge = self._over_base()
         alphas = ALPHAS if self._held_out else (1.0,)
-        setting = self._setting(run, Kind.CONTRAST, lambda: self._chosen(bridge, given=CONTRAST, alphas=alphas))
-        return self._set(Kind.CONTRAST, bridge, setting)
+        setting = self._setting(
+            run, Contender.PROXY_TUNING, lambda: self._chosen(bridge, given=PROXY_TUNING, alphas=alphas)
+        )
+        return self._set(Contender.PROXY_TUNING, bridge, setting)
 
-    def _nudging(self, run: Run) -> Contender:
+    def _nudging(self, run: Run) -> EvaluatedModel:
         bridge = self._over_base()
         bridge.steering.combination = CARRIED_DONOR
         setting = run.setting(
-            Kind.NUDGING.label,
+            Contender.NUDGING.label,
             lambda: {"threshold": fit_threshold(bridge, self._held_out, progress=self._progress)},
         )
         bridge.limits = Nudging(sure=setting["threshold"])
-        return of_model(Kind.NUDGING.label, bridge, bridge.vocabulary)
+        return of_model(Contender.NUDGING.label, bridge, bridge.vocabulary)
 
-    def _control(self, run: Run) -> Contender:
+    def _control(self, run: Run) -> EvaluatedModel:
         base, name = self.parts.base(), self._names.control
         assert name is not None
         source = load_value_network(name, **self._place)
@@ -192,23 +204,23 @@ class ContenderFactory:
         given = None if self._held_out else Combination(ProjectionMethod.LINEAR)
         setting = self._setting(
             run,
-            Kind.CONTROL,
-            lambda: self._chosen(bridge, given=given, carries=(ProjectionMethod.LINEAR, ProjectionMethod.STATIC)),
+            Contender.CONTROL,
+            lambda: self._chosen(bridge, given=given, methods=(ProjectionMethod.LINEAR, ProjectionMethod.STATIC)),
         )
-        return self._set(Kind.CONTROL, bridge, setting)
+        return self._set(Contender.CONTROL, bridge, setting)
 
-    def _ceiling(self, _run: Run) -> Contender:
+    def _ceiling(self, _run: Run) -> EvaluatedModel:
         name = self._names.ceiling
         assert name is not None
         if is_value_network(name):
-            return of_source(Kind.CEILING.label, load_value_network(name, **self._place))
+            return of_source(Contender.CEILING.label, load_value_network(name, **self._place))
         loaded = load_model(name, **self._place)
-        return of_model(Kind.CEILING.label, loaded.model, loaded.vocabulary)
+        return of_model(Contender.CEILING.label, loaded.model, loaded.vocabulary)
 
     def _over_base(self) -> Bridge:
         return Bridge(self.parts.base(), [self.parts.steering()])
 
-    def _set(self, kind: Kind, bridge: Bridge, setting: dict[str, Any]) -> Contender:
+    def _set(self, kind: Contender, bridge: Bridge, setting: dict[str, Any]) -> EvaluatedModel:
         bridge.steering.combination = Combination.from_dict(setting["combination"])
         bridge.steering.policy = BoundaryPolicy(setting["policy"])
         bridge.steering.strength = setting.get("strength", 1.0)
@@ -218,16 +230,16 @@ class ContenderFactory:
         """What the bridge is set to: a saved one as it is saved, another as is best on the validation items."""
         saved, given = self.parts.saved, self._combination
         if saved is not None:
-            return run.setting(Kind.BRIDGE.label, lambda: _as_saved(saved))
+            return run.setting(Contender.BRIDGE.label, lambda: _as_saved(saved))
         if not self._held_out:
             given = given or UNFITTED
         return self._setting(
             run,
-            Kind.BRIDGE,
+            Contender.BRIDGE,
             lambda: self._chosen(self._over_base(), given=given, policies=self._policies, alphas=self._alphas),
         )
 
-    def _setting(self, run: Run, kind: Kind, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _setting(self, run: Run, kind: Contender, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What the run has of what was chosen for a contender; else it is chosen now."""
         setting = run.setting(kind.label, choose)
         if self._held_out and not setting["fits"]:
@@ -241,7 +253,7 @@ class ContenderFactory:
         bridge: Bridge,
         *,
         given: Combination | None = None,
-        carries: Sequence[ProjectionMethod] = tuple(ProjectionMethod),
+        methods: Sequence[ProjectionMethod] = tuple(ProjectionMethod),
         form: Form | None = None,
         policies: Sequence[BoundaryPolicy] = (BoundaryPolicy.AS_IS,),
         alphas: Sequence[float] = (1.0,),
@@ -251,7 +263,7 @@ class ContenderFactory:
         Args:
             bridge: Of the base and the source.
             given: The combination, where none is to be fitted.
-            carries: Else those to fit,
+            methods: Else those to fit,
             form: and the only form to use.
             policies: To choose from.
             alphas: Likewise.
@@ -263,7 +275,7 @@ class ContenderFactory:
         for policy in policies:
             bridge.steering.policy = policy
             features = Features.of(
-                bridge, self._held_out, carries if given is None else [given.method], progress=self._progress
+                bridge, self._held_out, methods if given is None else [given.method], progress=self._progress
             )
             for combination in features.fitted() if given is None else [given]:
                 if form in (None, combination.form):

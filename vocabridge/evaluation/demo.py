@@ -10,13 +10,13 @@ from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.results import Evaluation
 from vocabridge.models.loading import resolve_vocabulary
-from vocabridge.options import Kind
+from vocabridge.options import Contender
 from vocabridge.utils.progress import Progress, no_progress
 
 SOURCE = "smollm2-135m-instruct"
 TARGET = "gemma-3-270m"
 _ANSWERS = 17  # items with a greedy answer, one batch: what a few minutes allow
-_CONTENDERS = (Kind.BASE, Kind.DONOR, Kind.BRIDGE)  # likewise
+_CONTENDERS = (Contender.BASE, Contender.DONOR, Contender.BRIDGE)  # likewise
 
 
 def run_demo(output: Path, *, limit: int | None = None, progress: Progress = no_progress) -> Evaluation:

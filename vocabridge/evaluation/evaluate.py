@@ -25,9 +25,9 @@ from vocabridge.evaluation.measuring import batches, choose, cost
 from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.results import SHOWN, Evaluation, summarize
 from vocabridge.evaluation.run_store import Run, Workers
-from vocabridge.evaluation.scoring import Contender
+from vocabridge.evaluation.scoring import EvaluatedModel
 from vocabridge.evaluation.tasks import Task, Template, load_task
-from vocabridge.options import BoundaryPolicy, Kind
+from vocabridge.options import BoundaryPolicy, Contender
 from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
@@ -51,7 +51,7 @@ def evaluate(
     tolerance: float = TOLERANCE,
     ceiling: str | None = None,
     control: str | None = None,
-    contenders: Sequence[Kind] | None = None,
+    contenders: Sequence[Contender] | None = None,
     template: Template | None = None,
     limit: int | None = None,
     answers: int | None = None,
@@ -68,7 +68,7 @@ def evaluate(
     Args:
         data: Test items, as for `load_task`.
         base: The base model by name.
-        value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
+        value: A value network's folder; with `untuned`, the tuned model of an expert pair.
         untuned: The untuned model of the pair.
         alignment: As for `build_steering`.
         bridge: A saved bridge, which is measured as it is: in place of base, value, untuned, alignment, combination,
@@ -137,7 +137,7 @@ def evaluate(
     kinds = _asked(contenders, lineup)
     chosen = bool(held_out) and bridge is None
     advice = "only the contender exact has one; add it, or leave this out"
-    refuse_idle(Effect("tolerance", tolerance != TOLERANCE, Kind.EXACT in kinds, advice))
+    refuse_idle(Effect("tolerance", tolerance != TOLERANCE, Contender.BYTE_LEVEL in kinds, advice))
     _warn_idle(
         set(kinds),
         chosen=chosen,
@@ -163,7 +163,7 @@ def evaluate(
         answers=answers,
         max_new_tokens=max_new_tokens,
         dtype=str(dtype).removeprefix("torch."),
-        **({"tolerance": tolerance} if Kind.EXACT in kinds else {}),
+        **({"tolerance": tolerance} if Contender.BYTE_LEVEL in kinds else {}),
     )
     with ExitStack() as stack:
         if records is None:
@@ -179,7 +179,7 @@ def evaluate(
         return summarize(target, names.source, Path(str(data)).name, task, run, kinds, made_of)
 
 
-def _warn_idle(kinds: set[Kind], *, chosen: bool, **given: bool) -> None:
+def _warn_idle(kinds: set[Contender], *, chosen: bool, **given: bool) -> None:
     """Warns of settings that no contender has: who measures a few more contenders of a run has to repeat its settings.
 
     Args:
@@ -187,21 +187,21 @@ def _warn_idle(kinds: set[Kind], *, chosen: bool, **given: bool) -> None:
         chosen: Whether the bridge is chosen on validation items; the exact bridge then has what was chosen.
         **given: The settings, and whether they are given.
     """
-    bridges = {Kind.BRIDGE, Kind.EXACT}
-    carried = {Kind.BRIDGE, Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST}
-    fitted = {Kind.MIXTURE, Kind.NUDGING, Kind.CONTRAST, Kind.CONTROL}
-    by_choice = bridges if chosen else {Kind.BRIDGE}
+    bridges = {Contender.BRIDGE, Contender.BYTE_LEVEL}
+    projected = {Contender.BRIDGE, Contender.MIXTURE, Contender.NUDGING, Contender.PROXY_TUNING}
+    fitted = {Contender.MIXTURE, Contender.NUDGING, Contender.PROXY_TUNING, Contender.CONTROL}
+    by_choice = bridges if chosen else {Contender.BRIDGE}
     users = {
         "policy": by_choice,
         "alpha": bridges,
         "combination": bridges,
-        "alignment": carried | by_choice,
+        "alignment": projected | by_choice,
         "validation": fitted | (bridges if chosen else set()),
-        "ceiling": {Kind.CEILING},
-        "control": {Kind.CONTROL},
+        "ceiling": {Contender.CEILING},
+        "control": {Contender.CONTROL},
     }
     for name, users_of in users.items():
-        names = ", ".join(kind.value for kind in Kind if kind in users_of)
+        names = ", ".join(kind.value for kind in Contender if kind in users_of)
         advice = f"none of the contenders has it; add one of them ({names}), or leave it out"
         warn_idle(Effect(name, given[name], bool(kinds & users_of), advice))
 
@@ -229,19 +229,19 @@ def _judge_answers(task: Task, template: Template, data: str | Path, answers: in
     )
 
 
-def _asked(contenders: Sequence[Kind] | None, lineup: ContenderFactory) -> list[Kind]:
+def _asked(contenders: Sequence[Contender] | None, lineup: ContenderFactory) -> list[Contender]:
     """The contenders to measure, in the order of tables."""
     missing = lineup.missing()
     if contenders is None:
-        return [kind for kind in Kind if kind not in missing and kind is not Kind.EXACT]
+        return [kind for kind in Contender if kind not in missing and kind is not Contender.BYTE_LEVEL]
     for kind in contenders:
         if kind in missing:
             raise VocabridgeError(f"the contender {kind.value} needs {missing[kind]}; give it")
-    return [kind for kind in Kind if kind in contenders]
+    return [kind for kind in Contender if kind in contenders]
 
 
 def _measure(
-    kind: Kind,
+    kind: Contender,
     lineup: ContenderFactory,
     task: Task,
     run: Run,
@@ -255,7 +255,7 @@ def _measure(
     asked = [i for i, example in enumerate(examples) if example.answer is not None] or [*range(len(examples))][:SHOWN]
     asked = asked[:answers]
     choosing = [i for i, item in enumerate(task.items) if item.choices]
-    work: list[tuple[str, str, list[list[int]], Callable[[Contender, list[int]], list[dict[str, Any]]]]] = [
+    work: list[tuple[str, str, list[list[int]], Callable[[EvaluatedModel, list[int]], list[dict[str, Any]]]]] = [
         (
             "reading",
             "reading responses",
@@ -271,7 +271,7 @@ def _measure(
         (
             "writing",
             "writing answers",
-            batches(examples, asked, 1 if kind is Kind.EXACT else _BATCH),  # it writes one text at a time
+            batches(examples, asked, 1 if kind is Contender.BYTE_LEVEL else _BATCH),  # it writes one text at a time
             lambda one, unit: one.write([examples[i].prompt for i in unit], max_new_tokens, task.extractor),
         ),
     ]

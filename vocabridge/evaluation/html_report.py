@@ -11,7 +11,7 @@ from typing import Any
 from vocabridge.alignment import write_whole
 from vocabridge.evaluation.intervals import Interval
 from vocabridge.evaluation.results import Evaluation, Measured, Sample
-from vocabridge.options import Kind
+from vocabridge.options import Contender
 from vocabridge.utils.html import new_figure, page, svg, table
 
 _STYLE = """
@@ -63,7 +63,7 @@ def _bits(evaluation: Evaluation) -> str:
 
 def _gaps(evaluation: Evaluation) -> str:
     """The share of the gap between base and ceiling that each contender recovers."""
-    ends = (Kind.BASE.label, Kind.CEILING.label)
+    ends = (Contender.BASE.label, Contender.CEILING.label)
     rows = [(one.name, one.gap_recovered) for one in evaluation.measured if one.gap_recovered and one.name not in ends]
     if not rows:
         return ""
@@ -76,7 +76,7 @@ def _intervals(rows: Sequence[tuple[str, Interval]], label: str, marks: Sequence
     axes = figure.subplots()
     for place, (name, one) in enumerate(reversed(rows)):
         spread = [[one.value - one.low], [one.high - one.value]]
-        color = _RED if name == Kind.BRIDGE.label else _BLUE
+        color = _RED if name == Contender.BRIDGE.label else _BLUE
         axes.errorbar(one.value, place, xerr=spread, fmt="o", capsize=4, color=color)
     for mark in marks:
         axes.axvline(mark, color=_GREY, linestyle=":")
@@ -97,7 +97,7 @@ def _quality(evaluation: Evaluation) -> str:
         if one.bits_per_byte is not None and one.token_ms is not None
     )
     for marker, (time, bits, name) in zip(_MARKERS, places, strict=False):
-        axes.plot(time, bits, marker, color=_RED if name == Kind.BRIDGE.label else _BLUE, label=name)
+        axes.plot(time, bits, marker, color=_RED if name == Contender.BRIDGE.label else _BLUE, label=name)
     if places and places[-1][0] > _FAR * places[0][0]:
         axes.set_xscale("log")
     axes.set_xlabel("milliseconds a token")
@@ -112,10 +112,10 @@ def _quality(evaluation: Evaluation) -> str:
 def _classes(evaluation: Evaluation) -> str:
     """Bits by class of token, and what the bridge gains over the base in each."""
     names = [one.name for one in evaluation.measured]
-    if not evaluation.classes or Kind.BRIDGE.label not in names:
+    if not evaluation.classes or Contender.BRIDGE.label not in names:
         return ""
     gains = [
-        (one.name, one.bits_per_byte[Kind.BASE.label] - one.bits_per_byte[Kind.BRIDGE.label])
+        (one.name, one.bits_per_byte[Contender.BASE.label] - one.bits_per_byte[Contender.BRIDGE.label])
         for one in evaluation.classes
     ]
     figure = new_figure(7, 0.4 * len(gains) + 1)
@@ -142,7 +142,7 @@ def _fits(evaluation: Evaluation) -> str:
     header = (
         "",
         "policy",
-        "carry",
+        "method",
         "form",
         "a (base)",
         "b (tuned)",
@@ -164,11 +164,11 @@ Each contender uses its first.</p>
 
 def _fit(one: Measured, fit: dict[str, Any]) -> tuple[str, ...]:
     weights = fit["combination"]
-    unused = weights["carry"] in ("linear", "exponential") or weights["form"] == "mixture"
+    unused = weights["method"] in ("linear", "exponential") or weights["form"] == "mixture"
     return (
         one.name,
         fit["policy"],
-        weights["carry"],
+        weights["method"],
         weights["form"],
         f"{weights['base']:.2f}",
         f"{weights['tuned']:.2f}",
@@ -188,7 +188,7 @@ def _alphas(evaluation: Evaluation) -> str:
     axes = figure.subplots()
     for one in evaluation.measured:
         if found := (one.setting or {}).get("by_alpha"):
-            color = _RED if one.name == Kind.BRIDGE.label else None
+            color = _RED if one.name == Contender.BRIDGE.label else None
             axes.plot([at["alpha"] for at in found], [at["bits"] for at in found], "o-", label=one.name, color=color)
     axes.set_xlabel("alpha: 0 is the base")
     axes.set_ylabel("bits a token")
@@ -222,7 +222,7 @@ def _sample(sample: Sample, read: str) -> str:
 
 def _read(sample: Sample) -> str:
     """The reference, each token shaded by what the bridge changed; blue where it became likelier, red where less."""
-    base, bridge = (sample.readings.get(kind.label) for kind in (Kind.BASE, Kind.BRIDGE))
+    base, bridge = (sample.readings.get(kind.label) for kind in (Contender.BASE, Contender.BRIDGE))
     if base is None or bridge is None or base["ends"] != bridge["ends"]:
         return ""
     response, spans = sample.reference.encode(), []

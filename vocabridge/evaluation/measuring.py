@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vocabridge.evaluation.scoring import Contender
+from vocabridge.evaluation.scoring import EvaluatedModel
 from vocabridge.evaluation.tasks import Item
 from vocabridge.models.examples import Example
 from vocabridge.utils.progress import Progress
@@ -21,7 +21,7 @@ from vocabridge.utils.progress import Progress
 _TIMED = 16  # tokens
 
 
-def response_bits(contender: Contender, examples: Sequence[Example], progress: Progress) -> np.ndarray:
+def response_bits(contender: EvaluatedModel, examples: Sequence[Example], progress: Progress) -> np.ndarray:
     """Bits of every response, (items,)."""
     bits = []
     for number, example in enumerate(examples, start=1):
@@ -30,7 +30,7 @@ def response_bits(contender: Contender, examples: Sequence[Example], progress: P
     return np.array(bits)
 
 
-def choose(contender: Contender, item: Item) -> dict[str, Any]:
+def choose(contender: EvaluatedModel, item: Item) -> dict[str, Any]:
     """Weighs the choices of an item: `bits` of each after the prompt."""
     one = item.example
     texts = [Example(one.prompt, choice, None, one.id, one.template) for choice in item.choices]
@@ -43,7 +43,7 @@ def batches(examples: Sequence[Example], asked: Sequence[int], size: int) -> lis
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def cost(contender: Contender, example: Example) -> dict[str, float | None]:
+def cost(contender: EvaluatedModel, example: Example) -> dict[str, float | None]:
     """What writing costs, one text at a time.
 
     Returns:

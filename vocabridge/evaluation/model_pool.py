@@ -28,7 +28,7 @@ class Names:
 
     Attributes:
         base: The base model.
-        value: A value network's folder; with `untuned`, the tuned model of a contrast pair.
+        value: A value network's folder; with `untuned`, the tuned model of an expert pair.
         untuned: The untuned model of the pair.
         alignment: A saved alignment; without one, the default.
         bridge: The folder of a saved bridge, in place of all of these.

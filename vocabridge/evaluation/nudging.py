@@ -2,7 +2,7 @@
 
     p = q_donor where max p_base < t, else p_base
 
-Fei et al., arXiv 2410.09300, do it with texts: there the donor writes a word. Here it is its next token, carried to the
+Fei et al., arXiv 2410.09300, do it with texts: there the donor writes a word. Here it is its next token, projected to the
 base's vocabulary: a proper distribution, so that it has a likelihood and can be sampled from.
 """
 
@@ -49,7 +49,7 @@ def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Prog
     """The threshold with the lowest loss on the responses of some examples, of 0, 0.05, ... 1.
 
     Args:
-        bridge: The donor alone, carried.
+        bridge: The donor alone, projected.
         examples: Texts that are not in the test data.
         progress: Told of every example.
     """

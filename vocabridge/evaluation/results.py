@@ -14,7 +14,7 @@ from vocabridge.evaluation.metrics import ANSWERS, BITS, CHOICES, METRICS, Metri
 from vocabridge.evaluation.run_store import Run
 from vocabridge.evaluation.tasks import Task
 from vocabridge.evaluation.token_classes import ClassBits, bits_by_class
-from vocabridge.options import Kind
+from vocabridge.options import Contender
 from vocabridge.projection.combination import Combination
 
 SHOWN = 3
@@ -158,7 +158,7 @@ class Evaluation:
         rows += [
             (f"gap recovered by {one.name}", f"{one.gap_recovered.text(0, 100)} %", *[""] * len(columns))
             for one in self.measured
-            if one.gap_recovered is not None and one.name not in (Kind.BASE.label, Kind.CEILING.label)
+            if one.gap_recovered is not None and one.name not in (Contender.BASE.label, Contender.CEILING.label)
         ]
         return rows
 
@@ -208,7 +208,7 @@ class Evaluation:
 
 
 def summarize(
-    base: str, value: str, data: str, task: Task, run: Run, kinds: Sequence[Kind], recipe: Mapping[str, Any]
+    base: str, value: str, data: str, task: Task, run: Run, kinds: Sequence[Contender], recipe: Mapping[str, Any]
 ) -> Evaluation:
     """Sums up what a run has measured of some contenders.
 
@@ -222,14 +222,14 @@ def summarize(
         recipe: What was measured.
     """
     labels = [kind.label for kind in kinds]
-    others = [kind.label for kind in kinds if kind is not Kind.BRIDGE] if Kind.BRIDGE in kinds else []
+    others = [kind.label for kind in kinds if kind is not Contender.BRIDGE] if Contender.BRIDGE in kinds else []
     differences = [
         Difference(other, metric.name, metric.relative, found)
         for other in others
         for metric in METRICS
-        if (found := metric.difference(task, run, Kind.BRIDGE.label, other)) is not None
+        if (found := metric.difference(task, run, Contender.BRIDGE.label, other)) is not None
     ]
-    setting = run.get(Kind.BRIDGE.label, "setting") if Kind.BRIDGE in kinds else None
+    setting = run.get(Contender.BRIDGE.label, "setting") if Contender.BRIDGE in kinds else None
     return Evaluation(
         base=base,
         value=value,
@@ -263,8 +263,8 @@ def _counted(metric: Metric, task: Task, run: Run, labels: Sequence[str]) -> int
     return 0 if column is None else len(column.items)
 
 
-def _measured(task: Task, run: Run, kind: Kind) -> Measured:
-    name, base = kind.label, Kind.BASE.label
+def _measured(task: Task, run: Run, kind: Contender) -> Measured:
+    name, base = kind.label, Contender.BASE.label
     cost = run.get(name, "cost") or {}
     setting = run.get(name, "setting")
     known = ("contender", "part", "item")
@@ -273,8 +273,8 @@ def _measured(task: Task, run: Run, kind: Kind) -> Measured:
         bits_per_byte=BITS.value(task, run, name),
         accuracy=ANSWERS.value(task, run, name),
         choice_accuracy=CHOICES.value(task, run, name),
-        gap_recovered=gap_recovered(task, run, name, base, Kind.CEILING.label),
-        changed_tokens=None if kind is Kind.DONOR else changed_tokens(task, run, name, base),
+        gap_recovered=gap_recovered(task, run, name, base, Contender.CEILING.label),
+        changed_tokens=None if kind is Contender.DONOR else changed_tokens(task, run, name, base),
         first_token_ms=cost.get("first_ms"),
         token_ms=cost.get("token_ms"),
         peak_mb=cost.get("peak_mb"),
@@ -319,7 +319,7 @@ def _steered(setting: dict[str, Any]) -> str:
     """What one steering is set to."""
     one, alpha = setting["combination"], setting.get("strength", 1.0)
     weights = [one["base"], one["tuned"]] + ([one["untuned"]] if one["form"] == "product" else [])
-    said = [f"{one['carry']} {one['form']}, {', '.join(f'{w:.2f}' for w in weights)}"]
+    said = [f"{one['method']} {one['form']}, {', '.join(f'{w:.2f}' for w in weights)}"]
     if alpha != 1:
         said.append("alpha " + (":".join(map(str, alpha.values())) if isinstance(alpha, dict) else f"{alpha:g}"))
     return "; ".join([*said, setting["policy"]] if "policy" in setting else said)

@@ -1,7 +1,7 @@
 """Contenders of an evaluation: what reads a response, and continues a prompt greedily.
 
-Most are causal language models and do it token by token (`ByTokens`): the base, a bridge, a donor in a vocabulary of
-its own. An exact bridge does it byte by byte (`ByBytes`).
+Most are causal language models and do it token by token (`TokenLevelModel`): the base, a bridge, a donor in a vocabulary of
+its own. An exact bridge does it byte by byte (`ByteLevelModel`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vocabridge.projection.projection import Projection
 
 
 @dataclass(frozen=True)
-class Contender(ABC):
+class EvaluatedModel(ABC):
     """Something to measure.
 
     Attributes:
@@ -76,7 +76,7 @@ class Contender(ABC):
 
 
 @dataclass(frozen=True)
-class ByTokens(Contender):
+class TokenLevelModel(EvaluatedModel):
     """A causal language model.
 
     Attributes:
@@ -91,12 +91,12 @@ class ByTokens(Contender):
 
     @property
     def device(self) -> torch.device:
-        """See `Contender.device`."""
+        """See `EvaluatedModel.device`."""
         return self.model.device
 
     @torch.no_grad()
     def read(self, example: Example) -> dict[str, Any]:
-        """See `Contender.read`; by tokens."""
+        """See `EvaluatedModel.read`; by tokens."""
         vocabulary = self.vocabulary
         tokens = tokenize(example, vocabulary)
         ids = torch.tensor([tokens.ids], device=self.device)
@@ -113,7 +113,7 @@ class ByTokens(Contender):
 
     @torch.no_grad()
     def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
-        """See `Contender.write`; all at once, and without an extractor exactly `longest` tokens."""
+        """See `EvaluatedModel.write`; all at once, and without an extractor exactly `longest` tokens."""
         vocabulary = self.vocabulary
         pad = padding(vocabulary)
         batch = left_padded([prompt_ids(vocabulary, prompt) for prompt in prompts], pad, self.device)
@@ -149,7 +149,7 @@ class _Answered(StoppingCriteria):
 
 
 @dataclass(frozen=True)
-class ByBytes(Contender):
+class ByteLevelModel(EvaluatedModel):
     """An exact bridge.
 
     Attributes:
@@ -160,11 +160,11 @@ class ByBytes(Contender):
 
     @property
     def device(self) -> torch.device:
-        """See `Contender.device`."""
+        """See `EvaluatedModel.device`."""
         return self.bridge.loaded.model.device
 
     def read(self, example: Example) -> dict[str, Any]:
-        """See `Contender.read`; by bytes, as `ByteLevelBridge.bits` adds them up."""
+        """See `EvaluatedModel.read`; by bytes, as `ByteLevelBridge.bits` adds them up."""
         text, vocabulary = self.bridge.text(self.bridge.vocabulary.pieces(example.prompt)), self.bridge.vocabulary
         symbols, response = self.bridge.base.symbols.tolist(), example.response.encode()
         bits, likeliest = [], []
@@ -177,7 +177,7 @@ class ByBytes(Contender):
         return {"bits": bits, "ends": [*range(1, len(response) + 1)], "likeliest": likeliest}
 
     def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
-        """See `Contender.write`; one after the other."""
+        """See `EvaluatedModel.write`; one after the other."""
         return [self._written(prompt, longest, extractor) for prompt in prompts]
 
     def _written(self, prompt: str, longest: int, extractor: Extractor | None) -> dict[str, Any]:
@@ -189,20 +189,20 @@ class ByBytes(Contender):
         return {"text": text, "tokens": writing.tokens}
 
 
-def of_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> Contender:
+def of_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> EvaluatedModel:
     """A model as it is, a bridge among them."""
 
     def logits(ids: Tensor, keep: int) -> Tensor:
         return model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0]
 
-    return ByTokens(name, model, vocabulary, logits)
+    return TokenLevelModel(name, model, vocabulary, logits)
 
 
-def of_source(name: str, source: ValueSource) -> Contender:
+def of_source(name: str, source: ValueSource) -> EvaluatedModel:
     """A donor alone, read in its own vocabulary."""
     if isinstance(source, ExpertPair):
         return of_model(name, source.tuned, source.tuned_vocabulary)
-    return ByTokens(name, donor(source), source.vocabulary, _donor_logits(source))
+    return TokenLevelModel(name, donor(source), source.vocabulary, _donor_logits(source))
 
 
 def donor(source: ValueSource) -> PreTrainedModel:
@@ -214,7 +214,7 @@ def donor(source: ValueSource) -> PreTrainedModel:
 
 
 def in_one_vocabulary(source: ValueSource) -> Steering:
-    """A value source over a model that has its own vocabulary: logits are added, and nothing is carried."""
+    """A value source over a model that has its own vocabulary: logits are added, and nothing is projected."""
     return Steering(
         source,
         source.vocabulary,

@@ -31,7 +31,7 @@ class ExpertPair(ValueSource):
         """
         if tuned.vocabulary.fingerprint != untuned.vocabulary.fingerprint:
             raise VocabridgeError(
-                f"{tuned.name} and {untuned.name} have different tokenizers; a contrast pair is one model before and "
+                f"{tuned.name} and {untuned.name} have different tokenizers; an expert pair is one model before and "
                 "after tuning"
             )
         self.tuned_vocabulary = tuned.vocabulary

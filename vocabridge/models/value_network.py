@@ -201,7 +201,7 @@ def check_network_files(folder: Path) -> str:
 def load_value_source(
     value: str, *, untuned: str | None = None, device: str | None = None, dtype: torch.dtype = torch.bfloat16
 ) -> ValueSource:
-    """A value network's folder or short name, or the two names of a contrast pair.
+    """A value network's folder or short name, or the two names of an expert pair.
 
     Args:
         value: The folder or short name of a value network; with `untuned`, the name of the tuned model, or of a PEFT
@@ -222,7 +222,7 @@ def load_value_source(
 def _refuse_adapter(value: str) -> None:
     if not is_value_network(value) and any((Path(value) / name).is_file() for name in ADAPTERS):
         raise VocabridgeError(
-            f"{value} is a PEFT adapter, the tuned half of a contrast pair; name the model before tuning, too, with "
+            f"{value} is a PEFT adapter, the tuned half of an expert pair; name the model before tuning, too, with "
             "--untuned"
         )
 

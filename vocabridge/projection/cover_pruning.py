@@ -2,7 +2,7 @@
 
     log P(cover) = sum over its steps (parent, token), behind what all covers share, of log p(token | parent)
 
-A cover that is a hundredth as probable as the text as it stands carries next to no weight and is dropped: most words can
+A cover that is a hundredth as probable as the text as it stands methods next to no weight and is dropped: most words can
 be cut in several ways (` wit|h`), of which a model expects only one. What precedes a cover's last tokens has mostly been
 read when the cover comes up, so those that are dropped need not be read at all: a probability that is not known yet
 counts as 1.
@@ -35,7 +35,7 @@ def prune_covers(
     known: dict[Step, dict[str, float]],
     threshold: float,
 ) -> list[Position]:
-    """Weigh the covers of positions by what is known, and drop those that carry next to no weight.
+    """Weigh the covers of positions by what is known, and drop those that method next to no weight.
 
     Where the text as it stands has not been read, or ends inside a character or in white space (what follows decides
     there, not what precedes), none is dropped. The text as it stands never is: only behind it may the text end.

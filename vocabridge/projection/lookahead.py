@@ -28,7 +28,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import Alignment, Kind, Vocabulary
+from vocabridge.alignment import Alignment, TokenKind, Vocabulary
 from vocabridge.alignment.sparse import sums
 from vocabridge.projection.boundary import LETTER, character_class
 from vocabridge.projection.config import BoundaryConfig
@@ -163,7 +163,7 @@ class Lookahead(nn.Module):
         own, more = self._source.token_bytes[w], self._source.token_bytes[v]
         if not own or self._columns.indptr[w] == self._columns.indptr[w + 1]:
             return None
-        if self._source.kinds[v] == Kind.CONTROL:
+        if self._source.kinds[v] == TokenKind.CONTROL:
             first = self._first_token(own)
             return Candidates((first,), (1.0,), (1.0,)) if self._spelling(first) else None
         if not more:

@@ -1,4 +1,4 @@
-"""An alignment on the model's device: the sparse products that carry scores from the source to the target vocabulary.
+"""An alignment on the model's device: the sparse products that method scores from the source to the target vocabulary.
 
 W = R are the rows of the alignment's counts normalized to 1, C its columns; p_T is the base model's distribution. Each
 file of `methods` is one way to apply them. What all methods share:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import Kind, Vocabulary
+from vocabridge.alignment import TokenKind, Vocabulary
 from vocabridge.projection.boundary import Boundary, character_class
 from vocabridge.projection.config import BoundaryConfig
 
@@ -78,7 +78,7 @@ class TokenHealer(nn.Module):
         self._source = source
         self._boundary = Boundary(source, target, config)
         self.register_buffer("classes", torch.from_numpy(self._boundary.classes), persistent=False)
-        control_ids = np.flatnonzero(source.kinds == Kind.CONTROL)
+        control_ids = np.flatnonzero(source.kinds == TokenKind.CONTROL)
         self.register_buffer("control_ids", torch.from_numpy(control_ids), persistent=False)
         self._sorted = sorted(source.canonical)
         self._ids = [source.canonical[data] for data in self._sorted]
@@ -147,7 +147,9 @@ class TokenHealer(nn.Module):
         data = token_bytes[w] or b""
         weights = self._boundary.weights(text_end, [data + (token_bytes[v] or b" ") for v in followers])
         at_end = self._boundary.weight_at_end(text_end, data)
-        return [at_end if kinds[v] == Kind.CONTROL else weight for v, weight in zip(followers, weights, strict=True)]
+        return [
+            at_end if kinds[v] == TokenKind.CONTROL else weight for v, weight in zip(followers, weights, strict=True)
+        ]
 
     def _add_covers(
         self,

@@ -15,7 +15,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vocabridge.alignment import Kind, Vocabulary
+from vocabridge.alignment import TokenKind, Vocabulary
 from vocabridge.models.loading import LoadedModel
 
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
@@ -170,7 +170,7 @@ class World:
     def next_byte(self, text: bytes) -> np.ndarray:
         """The distribution over bytes and control tokens after a text, (256 + s,)."""
         token_bytes = self.vocabulary.token_bytes
-        symbols = np.flatnonzero(self.vocabulary.kinds == Kind.CONTROL)
+        symbols = np.flatnonzero(self.vocabulary.kinds == TokenKind.CONTROL)
         mass = np.zeros(256 + len(symbols))
         inner, logs = [((), b"", 1.0)], []
         while inner:

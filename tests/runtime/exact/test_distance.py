@@ -28,7 +28,7 @@ def corpus(tmp_path):
 
 
 def test_of_one_vocabulary_what_is_carried_is_the_truth_but_for_tokens_that_may_not_follow(worlds, tmp_path):
-    """The identity carries the model's own distribution, in which some tokens that no encoding has are left."""
+    """The identity methods the model's own distribution, in which some tokens that no encoding has are left."""
     world = worlds["byte-level"]
     path = tmp_path / "text.txt"
     path.write_text(
@@ -44,7 +44,7 @@ def test_of_one_vocabulary_what_is_carried_is_the_truth_but_for_tokens_that_may_
         policies=[BoundaryPolicy.AS_IS],
     )[""]
     assert found.positions == 6
-    assert [one.carry for one in found.approximations] == [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
+    assert [one.method for one in found.approximations] == [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
     for one in found.approximations:
         left = np.mean([left_out(world, i) for i in positions(world, path.read_text(), 6)])
         slack = found.open + found.lost + 1e-3
@@ -62,10 +62,10 @@ def test_of_one_vocabulary_a_change_of_logits_is_carried_as_it_is_by_every_carry
     pair = ExpertPair(replace(world.loaded, model=other), world.loaded)
     one = partial(distances, pair, world.vocabulary, {"": of_itself(world.vocabulary)}, corpus, base=world.loaded)
     found = one(positions=4, policies=[BoundaryPolicy.AS_IS])[""]
-    assert [one.carry for one in found.approximations] == list(ProjectionMethod)
+    assert [one.method for one in found.approximations] == list(ProjectionMethod)
     assert 0 < found.mass <= 1
     for one in found.approximations:
-        assert one.overall.mean_variation <= found.open + found.lost + 1e-3, one.carry
+        assert one.overall.mean_variation <= found.open + found.lost + 1e-3, one.method
         assert one.overall.mean_kl < 0.05
     with pytest.raises(VocabridgeError, match="name a base"):
         distances(pair, world.vocabulary, {"": of_itself(world.vocabulary)}, corpus)
@@ -81,8 +81,8 @@ def test_the_change_of_a_value_network_is_compared_by_every_carry_under_every_po
     target = parts.base.vocabulary
     source = parts.residual(0.2)
     found = distances(source, target, {"": parts.alignment}, corpus, base=parts.base, positions=2, tolerance=0.5)[""]
-    assert [(one.carry, one.policy) for one in found.approximations] == [
-        (carry, policy) for carry in ProjectionMethod for policy in BoundaryPolicy
+    assert [(one.method, one.policy) for one in found.approximations] == [
+        (method, policy) for method in ProjectionMethod for policy in BoundaryPolicy
     ]
     assert (found.model, found.base) == (source.name, parts.base.name)
     assert 0 < found.mass <= 1
@@ -108,8 +108,8 @@ def test_every_policy_and_carry_is_compared_at_the_same_positions(parts, corpus)
     target = parts.base.vocabulary
     rough = partial(distances, parts.small, target, {"": parts.alignment}, corpus, tolerance=0.5)
     found = rough(base=parts.base, positions=3)[""]
-    assert [(one.carry, one.policy) for one in found.approximations] == [
-        (carry, policy) for carry in (ProjectionMethod.STATIC, ProjectionMethod.INFORMED) for policy in BoundaryPolicy
+    assert [(one.method, one.policy) for one in found.approximations] == [
+        (method, policy) for method in (ProjectionMethod.STATIC, ProjectionMethod.INFORMED) for policy in BoundaryPolicy
     ]
     for one in found.approximations:
         assert one.overall.positions == found.positions <= 3
@@ -121,7 +121,7 @@ def test_every_policy_and_carry_is_compared_at_the_same_positions(parts, corpus)
         # Pinsker: the variation is at most sqrt(KL ln 2 / 2).
         assert one.overall.mean_variation <= math.sqrt(one.overall.mean_kl * math.log(2) / 2) + 1e-6
     without = rough(positions=2, policies=[BoundaryPolicy.HEAL])[""]
-    assert [(one.carry, one.policy) for one in without.approximations] == [
+    assert [(one.method, one.policy) for one in without.approximations] == [
         (ProjectionMethod.STATIC, BoundaryPolicy.HEAL)
     ]
     assert without.base is None

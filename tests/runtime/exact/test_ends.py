@@ -22,7 +22,7 @@ from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 END = 1
-CARRIES = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
+METHOD_NAMES = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]
 GPT2 = Regex(r" ?\p{L}+| ?[^\s\p{L}]+|\s+(?!\S)|\s+")
 TINY = 1e-9
 
@@ -45,13 +45,13 @@ def vocabulary(*words: bytes, pattern: Regex | None = None) -> Vocabulary:
     return Vocabulary.from_tokenizer(tokenizer, name="ends", roles={"begin": 0, "end": END})
 
 
-def bridge_of(source: LoadedModel, base: LoadedModel, carry: ProjectionMethod) -> Bridge:
-    """The carried donor alone."""
+def bridge_of(source: LoadedModel, base: LoadedModel, method: ProjectionMethod) -> Bridge:
+    """The projected donor alone."""
     alignment = align(source.vocabulary, base.vocabulary, method="retokenize", cache=False)
-    return Bridge.over(base, ExpertPair(source, source), alignment, Combination(carry, 0.0, 1.0, 0.0))
+    return Bridge.over(base, ExpertPair(source, source), alignment, Combination(method, 0.0, 1.0, 0.0))
 
 
-def carried(bridge: Bridge, ids: list[int]) -> np.ndarray:
+def projected(bridge: Bridge, ids: list[int]) -> np.ndarray:
     with torch.no_grad():
         return bridge(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1).numpy()
 
@@ -102,7 +102,7 @@ SPACES = {b"x": {b" ": 1.0}, b" ": {END: 0.8, b"a": 0.2}, b"a": {END: 1.0}}
 LONGER = {b"x": {b"ab": 1.0}, b"ab": {END: 0.5, b"c": 0.5}, b"c": {END: 1.0}}
 
 
-@pytest.mark.parametrize("carry", CARRIES)
+@pytest.mark.parametrize("method", METHOD_NAMES)
 @pytest.mark.parametrize(
     ("says", "own", "words"),
     [
@@ -112,16 +112,16 @@ LONGER = {b"x": {b"ab": 1.0}, b"ab": {END: 0.5, b"c": 0.5}, b"c": {END: 1.0}}
         (LONGER, (b"ab",), (b"bc",)),  # the target cuts "ab" in two, and behind "a" takes "bc"
     ],
 )
-def test_the_mass_of_a_token_that_ends_the_text_is_the_targets_token_that_ends_there(bigram, says, own, words, carry):
+def test_the_mass_of_a_token_that_ends_the_text_is_the_targets_token_that_ends_there(bigram, says, own, words, method):
     source, target = bigram(vocabulary(*own), says), vocabulary(*words)
     ids = target.encode("x").ids.tolist()
     expected = by_trying(source, target, ids)
     assert apart(exact(source, target, ids), expected) < 1e-3
-    assert apart(carried(bridge_of(source, bigram(target, {}), carry), ids), expected) < 2e-3
+    assert apart(projected(bridge_of(source, bigram(target, {}), method), ids), expected) < 2e-3
 
 
-@pytest.mark.parametrize("carry", CARRIES)
-def test_what_ended_the_targets_last_token_is_asked_of_the_text_that_ends_behind_the_next(bigram, carry):
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_what_ended_the_targets_last_token_is_asked_of_the_text_that_ends_behind_the_next(bigram, method):
     """The target has "ya" at the end of a text, but "y" and "a " in front of a space; and it has written "y"."""
     says = {
         b"x": {b"ya": 0.5, b"yc": 0.5},
@@ -136,11 +136,11 @@ def test_what_ended_the_targets_last_token_is_asked_of_the_text_that_ends_behind
     ids = target.encode("xy").ids.tolist()
     expected = by_trying(source, target, ids)
     assert expected[target.canonical[b"c"]] == pytest.approx(2 / 3)
-    assert apart(carried(bridge_of(source, bigram(target, {}), carry), ids), expected) < 0.02
+    assert apart(projected(bridge_of(source, bigram(target, {}), method), ids), expected) < 0.02
 
 
-@pytest.mark.parametrize("carry", CARRIES)
-def test_a_text_ends_only_behind_the_cover_that_is_its_encoding(bigram, carry):
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_text_ends_only_behind_the_cover_that_is_its_encoding(bigram, method):
     """Two line breaks are one token at the end of a text, and two in front of a word, as with most tokenizers."""
     says = {
         b"x": {b"\n\n": 0.02, b"\n": 0.98},
@@ -152,11 +152,11 @@ def test_a_text_ends_only_behind_the_cover_that_is_its_encoding(bigram, carry):
     ids = target.encode("x\n\n").ids.tolist()
     expected = by_trying(source, target, ids)
     assert expected[END] == pytest.approx(0.85, abs=0.01)
-    assert carried(bridge_of(source, bigram(target, {}), carry), ids)[END] == pytest.approx(expected[END], abs=0.02)
+    assert projected(bridge_of(source, bigram(target, {}), method), ids)[END] == pytest.approx(expected[END], abs=0.02)
 
 
-@pytest.mark.parametrize("carry", CARRIES)
-def test_the_line_break_is_written_behind_which_the_source_ends(bigram, carry):
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_the_line_break_is_written_behind_which_the_source_ends(bigram, method):
     """Also where the base would rather write two."""
     target = vocabulary(b"\n\n")
     base = bigram(target, {b"x": {b"\n\n": 0.8, b"\n": 0.2}})
@@ -165,7 +165,7 @@ def test_the_line_break_is_written_behind_which_the_source_ends(bigram, carry):
     ):
         if breaks == "\n\n":
             says = says | {b"\n": {END: 0.1, b"\n": 0.9}}
-        bridge = bridge_of(bigram(vocabulary(), says), base, carry)
+        bridge = bridge_of(bigram(vocabulary(), says), base, method)
         written = "".join(stream(bridge, "x", max_new_tokens=3))
         assert written.startswith(breaks)
         assert (written == "\n") == (breaks == "\n")

@@ -53,9 +53,9 @@ def test_bytes_and_symbols_are_combined_as_the_equations_say(worlds, build, comb
         # Only the end means the same to both: symbols are begin, end and unknown, and begin and end.
         shared = np.append(q[:256], q[257])
         speaking = [*range(256), 257]
-        carried = p.copy()
-        carried[speaking] = shared / shared.sum() * p[speaking].sum()
-        wanted = expected(p, carried)
+        projected = p.copy()
+        projected[speaking] = shared / shared.sum() * p[speaking].sum()
+        wanted = expected(p, projected)
         found = text.next()
         np.testing.assert_allclose(found.p, wanted / wanted.sum(), atol=1e-5)
         np.testing.assert_allclose(found.p_base, p, atol=1e-5)
@@ -140,7 +140,7 @@ def test_a_bridge_differs_in_one_argument(parts, tmp_path):
 
 
 def test_of_one_tokenizer_the_greedy_text_is_that_of_adding_logits_token_by_token(worlds):
-    """A base and a contrast pair that are sure of what they say: the tuned one turns the base's text into another."""
+    """A base and an expert pair that are sure of what they say: the tuned one turns the base's text into another."""
     world = worlds["byte-level"]
     told = {"base": "it's the then a b", "tuned": "it's all'll 12 b ba", "untuned": "it's the then a b"}
     models = {name: _taught(world, text, seed) for seed, (name, text) in enumerate(told.items())}

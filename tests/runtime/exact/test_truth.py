@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vocabridge.alignment import Kind
+from vocabridge.alignment import TokenKind
 from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.diagnostics.exact_next_token import NextToken, Truth
 
@@ -33,7 +33,7 @@ def by_trying(source, target, text: str, ids: list[int], depth: int) -> tuple[np
     an answer, as the text would end inside of a character.
     """
     token_bytes, data = source.vocabulary.token_bytes, text.encode()
-    symbols = np.flatnonzero(source.vocabulary.kinds == Kind.CONTROL)
+    symbols = np.flatnonzero(source.vocabulary.kinds == TokenKind.CONTROL)
     p, unknown = np.zeros(target.vocabulary.size), 0.0
     inner, leaves = [((), b"", 1.0)], []
     while inner:  # all covers that end within the text, and one token beyond
