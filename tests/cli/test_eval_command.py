@@ -138,7 +138,9 @@ def test_a_saved_bridge_stands_for_base_and_source(run, models, raw):
     command = ("eval", "--bridge", "saved", "--data", raw, *TEMPLATE, "--limit", 1, "--answers", 0)
     done = run(*command, "--exact", "--tolerance", "0.01", "--html", "page.html", COLUMNS=200)
     assert done.returncode == 0, done.stderr
-    assert all(re.search(rf"^ +{name} +\d", done.stdout, re.MULTILINE) for name in ("base", "bridge", "byte-level bridge"))
+    assert all(
+        re.search(rf"^ +{name} +\d", done.stdout, re.MULTILINE) for name in ("base", "bridge", "byte-level bridge")
+    )
     assert "saved on " in done.stdout
     assert "informed product, 1.00, 1.00, 1.00; alpha 0.5; tolerance 0.01" in done.stdout
     nothing = run("eval", "--data", raw, COLUMNS=200)

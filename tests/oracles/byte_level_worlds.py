@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass, field
 
 import numpy as np
-import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -205,8 +204,7 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-@pytest.fixture(scope="session")
-def worlds() -> dict[str, World]:
+def build_worlds() -> dict[str, World]:
     made = {}
     for number, (name, build) in enumerate(KINDS.items()):
         tokenizer = build()
@@ -219,8 +217,3 @@ def worlds() -> dict[str, World]:
             model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary.size, **SHAPE)).eval()
         made[name] = World(LoadedModel(name, "", model, vocabulary))
     return made
-
-
-@pytest.fixture(params=KINDS)
-def world(request, worlds) -> World:
-    return worlds[request.param]

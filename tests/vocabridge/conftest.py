@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import json
 import math
-import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from boundary_judge import Judge
+from byte_level_worlds import KINDS as WORLD_KINDS
+from byte_level_worlds import World, build_worlds
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
 
-from vocabridge.alignment import Alignment, Encoding, TokenKind, Vocabulary, align
+from vocabridge.alignment import Alignment, Encoding, Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.bridge.model import Bridge
 from vocabridge.models.delta_model import DeltaModel
@@ -137,114 +138,6 @@ def _of_words(words: tuple[bytes, ...], name: str) -> Vocabulary:
     return Vocabulary.from_tokenizer(tokenizer, name=name, roles={})
 
 
-LETTERS = string.ascii_letters.encode() + bytes(range(0x80, 0x100))
-"""The bytes of letters, and of all characters beyond ASCII."""
-
-SAMPLES = (b"", b"a", b"0", b" ", b"\n", b"\t")
-"""A continuation of each kind: nothing or punctuation, words, digits, spaces, line breaks, other white space."""
-
-
-@dataclass(frozen=True)
-class Judge:
-    """How likely a target tokenizer ends a token between a text's end and a continuation, by direct segmentations."""
-
-    target: Vocabulary
-
-    def cut(self, written: bytes, rest: bytes) -> bool:
-        """Whether a token ends between the two, where both are all there is."""
-        ends, at = set(), 0
-        for i in self.target.segment(written + rest):
-            at += len(self.target.token_bytes[i] or b"")
-            ends.add(at)
-        return len(written) in ends
-
-    @functools.lru_cache(None)  # noqa: B019 - a few judges, and they last as long as the tests
-    def count(self, written: bytes, rest: bytes) -> float:
-        """What the continuation counts, from a little to 1."""
-        if not written or not rest:
-            return 1.0
-        if rest[-1:] in (b" ", b"\t", b"\n", b"\r", b"\v", b"\f"):
-            share = float(self.cut(written, rest + b"a"))
-        elif rest[-1] in LETTERS:
-            share = 0.95 * self.cut(written, rest + b" ")
-            for letter in "etaoinsrhldf":
-                share += 0.05 / 12 * self.cut(written, rest + letter.encode())
-        else:
-            share = float(self.cut(written, rest + b" "))
-        return max(share, 0.001 if written[-1] in LETTERS and rest[0] in LETTERS else 1e-6)
-
-    def count_at_end(self, written: bytes, rest: bytes) -> float:
-        """What a continuation counts behind which the text ends."""
-        return max(float(self.cut(written, rest)), 1e-6) if written and rest else 1.0
-
-    def by_kind(self, written: bytes, rest: bytes) -> float:
-        """What a continuation of this kind counts, whichever it is."""
-        return self.count(written, SAMPLES[self.kind(rest)])
-
-    def weighed(
-        self, source: Vocabulary, written: bytes, mass: np.ndarray
-    ) -> tuple[np.ndarray, dict[int, float], bool]:
-        """What all tokens count: what may be likely is judged one by one, in five rounds of more and more tokens.
-
-        Args:
-            source: Whose tokens.
-            written: The end of the text.
-            mass: Of every token, and last of what is none, if it is there, which counts 1.
-
-        Returns:
-            What they count; of those that were judged; and whether small errors could judge others, and that matters.
-        """
-        counts = np.ones(len(mass))
-        counts[: source.size] = [self.by_kind(written, data or b"") for data in source.token_bytes]
-        by_kind, judged, certain, unjudged = counts.copy(), {}, True, mass[: source.size].copy()
-        least = mass.sum() / 1000
-        for number in range(5):
-            most = 16 * 2**number
-            order = np.argsort(-unjudged, kind="stable")[: most + 1].tolist()
-            last = unjudged[order[most]] if len(order) > most else 0.0  # that is left out
-            tie = unjudged[order[most - 1]] < 1.001 * last if last else False
-            new = [w for w in order[:most] if unjudged[w] > least]
-            for w in order:
-                close = abs(unjudged[w] - least) < 1e-3 * least or (tie and abs(unjudged[w] - last) < 1e-3 * last)
-                one_by_one = self.count(written, source.token_bytes[w] or b"") if close else by_kind[w]
-                certain &= one_by_one == by_kind[w]
-            if not new:
-                break
-            judged |= {w: self.count(written, source.token_bytes[w] or b"") for w in new}
-            counts[new] = [judged[w] for w in new]
-            unjudged[new] = 0.0
-            least = (mass * counts).sum() / 1000
-        return counts, judged, certain
-
-    @staticmethod
-    def kind(rest: bytes) -> int:
-        """Of which kind a continuation is, index into `SAMPLES`."""
-        of_kinds = (LETTERS, b"0123456789", b" ", b"\n", b"\t\r\v\f")
-        return next((i for i, several in enumerate(of_kinds, start=1) if rest and rest[0] in several), 0)
-
-    @staticmethod
-    def end_of(pieces: Sequence[bytes | int]) -> bytes:
-        """The last token of a text, and those of its word before it, six in all; behind the last control token."""
-        controls = [i for i, piece in enumerate(pieces) if isinstance(piece, int)]
-        behind = [piece for piece in pieces[controls[-1] + 1 if controls else 0 :] if piece]
-        begins = [i for i, piece in enumerate(behind) if piece[0] not in LETTERS]
-        return b"".join(behind[max([0, len(behind) - 6, *begins[-1:]]) :])
-
-    def decided(
-        self, source: Vocabulary, written: bytes, w: int, count: float, after: torch.Tensor
-    ) -> tuple[float, torch.Tensor]:
-        """How much an unsure token's mass is multiplied by, and what follows it then, in loops over all that may."""
-        weighed = torch.zeros_like(after)
-        likely = after.argsort(descending=True)[:16].tolist()
-        for v in range(len(after)):
-            text = source.token_bytes[w] + (source.token_bytes[v] or b" ")
-            counted = self.count(written, text)
-            if source.kinds[v] == TokenKind.CONTROL:
-                counted = self.count_at_end(written, source.token_bytes[w])
-            weighed[v] = after[v] * (counted if v in likely else count)
-        return float(weighed.sum()) / count, weighed / weighed.sum()
-
-
 @pytest.fixture(scope="session")
 def judge() -> Callable[[Vocabulary], Judge]:
     """A judge of boundaries for each target vocabulary."""
@@ -252,7 +145,7 @@ def judge() -> Callable[[Vocabulary], Judge]:
 
 
 @dataclass(frozen=True)
-class ModelPool:
+class Parts:
     """What bridges are made of; float32, so that equal computations give nearly equal numbers.
 
     Attributes:
@@ -297,12 +190,12 @@ def loaded(model_folders) -> dict[str, LoadedModel]:
 
 
 @pytest.fixture(scope="session")
-def parts(loaded, training_text, tmp_path_factory) -> ModelPool:
+def parts(loaded, training_text, tmp_path_factory) -> Parts:
     corpus = tmp_path_factory.mktemp("corpus") / "text.txt"
     corpus.write_text("\n".join(training_text), encoding="utf-8")
     source, target = loaded["source"], loaded["target"]
     alignment = align(source.vocabulary, target.vocabulary, corpus=[corpus], cache=False)
-    return ModelPool(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
+    return Parts(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
 
 
 TURNS = {"turn begin": "<|turn|>", "turn end": "<|end of turn|>"}
@@ -310,10 +203,10 @@ TURNS = {"turn begin": "<|turn|>", "turn end": "<|end of turn|>"}
 
 
 @pytest.fixture(scope="session")
-def chatty(parts) -> ModelPool:
+def chatty(parts) -> Parts:
     """The same models, and tokenizers that have control tokens for turns, at other ids each."""
     source, target = _with_turns(parts.small.vocabulary, TURNS), _with_turns(parts.base.vocabulary, TURNS, reverse=True)
-    return ModelPool(
+    return Parts(
         base=replace(parts.base, vocabulary=target),
         small=replace(parts.small, vocabulary=source),
         tuned=replace(parts.tuned, vocabulary=source),
@@ -332,11 +225,11 @@ def _with_turns(vocabulary: Vocabulary, turns: dict[str, str], *, reverse: bool 
 
 
 @pytest.fixture(scope="session")
-def reverse(loaded) -> ModelPool:
+def reverse(loaded) -> Parts:
     """The other direction: Gemma-3, with its begin token and its window, steers Llama."""
     source, target = loaded["target"], loaded["source"]
     alignment = align(source.vocabulary, target.vocabulary, method="retokenize", cache=False)
-    return ModelPool(base=target, small=source, tuned=source, alignment=alignment)
+    return Parts(base=target, small=source, tuned=source, alignment=alignment)
 
 
 @pytest.fixture(scope="session")
@@ -458,3 +351,13 @@ def _bigram(vocabulary: Vocabulary, after: dict[bytes, dict[bytes | int, float]]
         model.model.embed_tokens.weight.copy_(torch.eye(size, width))
         model.lm_head.weight[:, :size] = table.T / math.sqrt(width)
     return LoadedModel("bigram", "", model, vocabulary)
+
+
+@pytest.fixture(scope="session")
+def worlds() -> dict[str, World]:
+    return build_worlds()
+
+
+@pytest.fixture(params=WORLD_KINDS)
+def world(request, worlds) -> World:
+    return worlds[request.param]

@@ -23,7 +23,7 @@ from vocabridge.alignment import (
     merge_shards,
 )
 
-from .conftest import CONTROL, KINDS, train
+from tokenizer_kinds import CONTROL, KINDS, train
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

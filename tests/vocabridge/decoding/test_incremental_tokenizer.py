@@ -392,7 +392,7 @@ def test_real_tokenizers_on_adversarial_texts(name):
 
 def packaged_tokenizers() -> dict[str, Callable[[], Vocabulary]]:
     """The real tokenizers of the benchmarks, whose packages `make bench` installs."""
-    path = Path(__file__).parents[2] / "benchmarks" / "real_tokenizers.py"
+    path = Path(__file__).parents[3] / "benchmarks" / "real_tokenizers.py"
     spec = importlib.util.spec_from_file_location("real_tokenizers", path)
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
