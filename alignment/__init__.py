@@ -29,6 +29,7 @@ from .files import write_whole
 from .gguf import GGUFTokenizer, read_gguf_tokenizer
 from .methods import METHODS, align, make_builder
 from .pair_counts import PairCounts
+from .prefix_space import Place, Rule
 from .shards import PartialCounts, count_shard, merge_shards
 from .tiktoken import read_tiktoken, tiktoken_tokenizer
 from .vocabulary import Encoding, Kind, Vocabulary
@@ -59,10 +60,12 @@ __all__ = [
     "Kind",
     "PairCounts",
     "PartialCounts",
+    "Place",
     "Prefix",
     "Progress",
     "Reads",
     "Retokenize",
+    "Rule",
     "Search",
     "Shard",
     "Summary",

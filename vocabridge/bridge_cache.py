@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import Place, VocabridgeError
 from vocabridge.reader import Piece
 from vocabridge.reading import Reading
 
@@ -23,10 +23,15 @@ class BridgeCache(Cache):
         positions: After how many positions of each text logits were given.
         prompts: For each row, what each steering reads in place of the base's prompt; see `chat`.
         width: The columns of that prompt, padding among them.
+        places: For each of them, where the text stands that the base writes behind its own.
     """
 
     def __init__(
-        self, inner: Cache, prompts: Sequence[Sequence[Sequence[Piece]]] | None = None, width: int = 0
+        self,
+        inner: Cache,
+        prompts: Sequence[Sequence[Sequence[Piece]]] | None = None,
+        width: int = 0,
+        places: Sequence[Place] = (),
     ) -> None:
         """Wraps an empty cache of the base model's: dynamic, static, offloaded or quantized."""
         if inner.get_seq_length():
@@ -37,6 +42,7 @@ class BridgeCache(Cache):
         self.positions = 0
         self.prompts = prompts
         self.width = width
+        self.places = places
         self._changed: Tensor | None = None
         self._written: Tensor | None = None
         self._finished: Tensor | None = None
@@ -46,7 +52,8 @@ class BridgeCache(Cache):
         if self.prompts:
             rows = len(reading.forest.trees)
             for row in range(rows):  # `generate` repeats each prompt for its beams or samples
-                reading.prime(row, self.prompts[row * len(self.prompts) // rows][number])
+                prompt = row * len(self.prompts) // rows
+                reading.prime(row, self.prompts[prompt][number], self.places[prompt])
         self.readings[number] = reading
 
     @property

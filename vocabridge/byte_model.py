@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment import Place, Rule, VocabridgeError, Vocabulary
 from vocabridge.covers import INVALID, Following, Int64, Range, half_character
 from vocabridge.models import LoadedModel
-from vocabridge.reader import Piece, begin_tokens
+from vocabridge.reader import BEGUN, Piece, begin_tokens
 from vocabridge.token_forest import TokenForest
 from vocabridge.tree import ROOT
 from vocabridge.value_source import ValueSource
@@ -190,7 +190,7 @@ class ByteModel:
         forest = TokenForest(self._models, 1)
         node = forest.trees[0].add(begin_tokens(self.vocabulary))
         root = Cover((), node, None, np.zeros(self.voices), b"")
-        return ByteText(self, forest, node, b"", [root]).after(*pieces)
+        return ByteText(self, forest, node, b"", [root])._open(Place.BEGINNING).after(*pieces)
 
     def read(self, forest: TokenForest, nodes: Sequence[int]) -> Float32:
         """What follows some nodes: the probabilities of the lexicon's tokens and of the symbols, (nodes, k, m + s).
@@ -254,6 +254,17 @@ class ByteText:
         self._covers = covers
         self._woken = 0
         self._next: NextByte | None = None
+        self._unopened: ByteText | None = None
+        self._spares: tuple[bytes, ...] = ()
+
+    def _open(self, place: Place) -> ByteText:
+        """Reads the space that the tokenizer puts in front of a text that begins here: it is in no text."""
+        rule = self.model.vocabulary.prefix_space.rule(place)
+        if rule is Rule.NEVER:
+            return self
+        text = self._read_bytes(b" ")
+        text._unopened, text._spares = self, tuple(one.encode() for one in rule.value)
+        return text
 
     @property
     def settled(self) -> list[int]:
@@ -280,6 +291,13 @@ class ByteText:
         return text
 
     def _after_bytes(self, data: bytes) -> ByteText:
+        """A text that begins with a space has no other one in front, where the tokenizer sees to that."""
+        if data and data.startswith(self._spares):
+            assert self._unopened is not None
+            return self._unopened._read_bytes(data)
+        return self._read_bytes(data) if data else self
+
+    def _read_bytes(self, data: bytes) -> ByteText:
         covers = [found for cover in self._covers for found in self._feed(cover, data)]
         text = ByteText(self.model, self.forest, self._node, self.data + data, covers)
         text._settle()
@@ -287,12 +305,16 @@ class ByteText:
 
     def _after_symbol(self, symbol: int) -> ByteText:
         """A control token ends the text in front of it for good; what is left is its one encoding."""
+        if self._unopened is not None:
+            return self._unopened._after_symbol(symbol)
+        if symbol == BEGUN:
+            return self._open(Place.BEHIND_CONTROL)
         ids = self.encoding()
         if ids is None or not self._covers:
             return ByteText(self.model, self.forest, self._node, b"", [])
         node = self.forest.trees[0].add([*ids, symbol], self._node)
         root = Cover((), node, None, np.zeros(self.model.voices), b"")
-        return ByteText(self.model, self.forest, node, b"", [root])
+        return ByteText(self.model, self.forest, node, b"", [root])._open(Place.BEHIND_CONTROL)
 
     def _feed(self, cover: Cover, data: bytes) -> list[Cover]:
         """What becomes of a cover when the text goes on: itself, and those with one more token that ends there."""

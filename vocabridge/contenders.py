@@ -101,7 +101,7 @@ class ByTokens(Contender):
         truth = ids[0, tokens.first :]
         scores = self.logits(ids[:, :-1], len(truth)).float()
         nats = torch.nn.functional.cross_entropy(scores, truth, reduction="none")
-        starts = vocabulary.encode(example.text).starts.tolist()[tokens.first - len(tokens.ids) :]
+        starts = vocabulary.encode_prompt(example.text).starts.tolist()[tokens.first - len(tokens.ids) :]
         ends = np.array([*starts[1:], len(example.text.encode())]) - len(example.prompt.encode())
         return {
             "bits": (nats / math.log(2)).tolist(),

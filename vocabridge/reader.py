@@ -17,11 +17,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vocabridge.alignment import Encoding, Vocabulary
+from vocabridge.alignment import Encoding, Place, Rule, Vocabulary
 from vocabridge.safe_cuts import safe_cuts
 
 Piece: TypeAlias = bytes | int
 """What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
+
+BEGUN: Piece = -1
+"""Stands for the begin token where it has been read already: what follows stands behind a control token."""
 
 _TAKEN_BACK = 2
 """How many of the last tokens a cover may take back: a longer token than the bytes of two is rare."""
@@ -63,12 +66,14 @@ class Reader:
     Attributes:
         settled: The ids before the last safe cut; they never change again. Treat it as read-only.
         tail: The text behind it, whole characters only.
+        place: Where that text begins.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Starts with the empty text, and the begin token where the model expects it."""
         self.settled = begin_tokens(vocabulary)
         self.tail = ""
+        self.place = Place.BEGINNING
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -80,7 +85,12 @@ class Reader:
     @property
     def ids(self) -> list[int]:
         """The encoding of all whole characters so far, the begin token in front."""
-        return self.settled + self._vocabulary.encode(self.tail).ids.tolist()
+        return self.settled + self._encoded(self.tail)
+
+    @property
+    def waits(self) -> bool:
+        """Whether its tokenizer puts a space in front of the text that comes, and none has come yet."""
+        return not self.tail and self._vocabulary.prefix_space.rule(self.place) is not Rule.NEVER
 
     def copy(self) -> Reader:
         """An independent reader of the same text."""
@@ -95,8 +105,10 @@ class Reader:
         if isinstance(piece, int):
             self.tail += self._decoder.decode(b"", final=True)
             self._decoder.reset()
-            self.settled += [*self._vocabulary.encode(self.tail).ids.tolist(), piece]
+            if piece != BEGUN:
+                self.settled += [*self._encoded(self.tail), piece]
             self.tail = ""
+            self.place = Place.BEHIND_CONTROL
         else:
             self.tail += self._decoder.decode(piece)
 
@@ -111,13 +123,16 @@ class Reader:
             taken back, and what its end becomes if a word, or the rest of the half character, follows.
         """
         self._settle()
-        data, half = self.tail.encode(), self.half
+        tail, half = self._vocabulary.with_prefixes(self.tail, self.place), self.half
+        if half and self.waits:
+            tail = " "  # which its first token will hold
+        data = tail.encode()
         followed: tuple[str, ...] = ()
         if all_ways:
-            followed = tuple(self.tail + more for more in self._continuations())
-        as_it_stands, *others = self._vocabulary.encode_batch([self.tail, *followed])
+            followed = tuple(tail + more for more in self._continuations())
+        as_it_stands, *others = self._vocabulary.encode_batch([tail, *followed])
         ids, starts = as_it_stands.ids.tolist(), as_it_stands.starts.tolist()
-        ends = {tuple(ids): len(data)}
+        ends = {(): 0} if half and self.waits else {tuple(ids): len(data)}
         if all_ways:
             for kept in range(len(ids) - 1, max(-1, len(ids) - 1 - _TAKEN_BACK), -1):
                 if starts[kept] >= 0:
@@ -137,8 +152,13 @@ class Reader:
         pattern = safe_cuts(self._vocabulary)
         cut = max((match.start() for match in pattern.finditer(self.tail)), default=0) if pattern else 0
         if cut:
-            self.settled += self._vocabulary.encode(self.tail[:cut]).ids.tolist()
+            self.settled += self._encoded(self.tail[:cut])
             self.tail = self.tail[cut:]
+            self.place = Place.INSIDE
+
+    def _encoded(self, text: str) -> list[int]:
+        """The ids of a text where the tail begins."""
+        return self._vocabulary.encode(self._vocabulary.with_prefixes(text, self.place)).ids.tolist()
 
 
 def _completed(half: bytes) -> tuple[str, ...]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from vocabridge.alignment import Place, Rule, Vocabulary
 from vocabridge.boundary import LETTER, kind
 from vocabridge.healing import Healer
 from vocabridge.policy import Policy
-from vocabridge.reader import Piece, Reader
+from vocabridge.reader import Cover, Piece, Reader
 from vocabridge.said import Asked, Position, Said
 from vocabridge.token_forest import TokenForest
 from vocabridge.tree import ROOT
@@ -36,6 +37,7 @@ class _Text:
         reader: The source's.
         beginning: What stands for the base's prompt where each model has its own.
         tokens: The base's, as what the text grows by with each.
+        places: Where the text of the next of them stands, before any and after each.
         head: The node of the last settled token.
         heads: How many are settled.
         latest: The position after the last token that was text; None before anyone has asked.
@@ -44,6 +46,7 @@ class _Text:
     reader: Reader
     beginning: tuple[Piece, ...]
     tokens: list[Piece]
+    places: list[Place]
     head: int = ROOT
     heads: int = 0
     latest: Position | None = None
@@ -60,7 +63,15 @@ class Reading:
         forest: The source's tokens of all rows, and what its models say after some.
     """
 
-    def __init__(self, source: ValueSource, models: set[str], healer: Healer, policy: Policy, batch: int) -> None:
+    def __init__(
+        self,
+        source: ValueSource,
+        models: set[str],
+        healer: Healer,
+        policy: Policy,
+        batch: int,
+        target: Vocabulary | None = None,
+    ) -> None:
         """Starts with empty texts.
 
         Args:
@@ -69,13 +80,15 @@ class Reading:
             healer: From its vocabulary to the base's.
             policy: What it says where tokens do not end together.
             batch: Number of rows.
+            target: The base's vocabulary, if its tokens may hold a space that is in no text (`PrefixSpace`).
         """
+        self._target = target
         self.models = models
         self.policy = policy
         self.forest = TokenForest({name: source.models[name] for name in sorted(models)}, batch)
         self.source = source
         self.healer = healer
-        self._texts = [self._begun(()) for _ in range(batch)]
+        self._texts = [self._begun((), Place.BEGINNING) for _ in range(batch)]
 
     @property
     def length(self) -> int:
@@ -87,15 +100,20 @@ class Reading:
         """Whether a step was broken off, so that what was read is not what is remembered."""
         return self.forest.interrupted
 
-    def prime(self, row: int, beginning: Sequence[Piece]) -> None:
+    def prime(self, row: int, beginning: Sequence[Piece], place: Place = Place.INSIDE) -> None:
         """Gives a row a beginning of its own: a prompt that each model has in its own words, such as a chat's.
 
         The tokens of the base's prompt are then read as pieces without text.
-        """
-        self._texts[row] = self._begun(tuple(beginning))
 
-    def _begun(self, beginning: tuple[Piece, ...]) -> _Text:
-        text = _Text(Reader(self.source.vocabulary), beginning, [])
+        Args:
+            row: Which.
+            beginning: What the source reads.
+            place: Where the text stands that the base writes behind its own prompt.
+        """
+        self._texts[row] = self._begun(tuple(beginning), place)
+
+    def _begun(self, beginning: tuple[Piece, ...], place: Place) -> _Text:
+        text = _Text(Reader(self.source.vocabulary), beginning, [], [place])
         for piece in beginning:
             text.reader.push(piece)
         return text
@@ -103,11 +121,18 @@ class Reading:
     def read_on(self, row: int, tokens: Sequence[Piece]) -> None:
         """Reads on without being asked."""
         text = self._texts[row]
-        text.tokens += tokens
-        if any(piece != b"" for piece in tokens):
-            text.latest = None
         for token in tokens:
-            text.reader.push(token)
+            place = text.places[-1]
+            is_text = self._target is not None and isinstance(token, bytes)
+            self._push(text, self._target.prefix_space.strip(token, place) if is_text else token, place.after(token))
+
+    def _push(self, text: _Text, token: Piece, place: Place) -> None:
+        """Reads what is text of a token, behind which more text stands at a place."""
+        if token != b"" or place is not text.places[-1]:
+            text.latest = None
+        text.tokens.append(token)
+        text.places.append(place)
+        text.reader.push(token)
 
     def read(self, tokens: Sequence[Sequence[Piece]], keep: int) -> Said:
         """Reads on, and hears the source after each of the last `keep` tokens.
@@ -150,10 +175,18 @@ class Reading:
             text.latest = Position(row, written, self._ask(row, written))
         return text.latest
 
+    def _waits(self, text: _Text) -> bool:
+        """Whether the base's next token, if it is text, begins with a space that is in no text."""
+        return self._target is not None and self._target.prefix_space.rule(text.places[-1]) is not Rule.NEVER
+
     def _ask(self, row: int, written: bytes) -> tuple[Asked, ...]:
         """The covers of a row's text that are worth asking after, put into its tree."""
         text, tree = self._texts[row], self.forest.trees[row]
         covers = text.reader.covers(all_ways=self.policy is not Policy.RETOKENIZE)
+        if self._waits(text) and not text.reader.waits:
+            covers = []  # the base's next token holds a space that the source would not write
+        elif text.reader.waits and not text.reader.half and not self._waits(text):
+            covers = [Cover((), b" ")]  # the other way round
         text.head = tree.add(text.reader.settled[text.heads :], text.head)
         text.heads = len(text.reader.settled)
         if self.policy is Policy.SKIP and text.reader.half:
@@ -161,7 +194,9 @@ class Reading:
         asked = []
         for number, cover in enumerate(covers):
             if cover.pending and (
-                self.policy is Policy.RETOKENIZE or not written or not self.healer.may_run_on(cover.pending, written)
+                self.policy is Policy.RETOKENIZE
+                or not (written or text.reader.waits)
+                or not self.healer.may_run_on(cover.pending, written)
             ):
                 continue
             node = tree.add(cover.ids, text.head)
@@ -187,8 +222,9 @@ class Reading:
     def crop(self, row: int, tokens: int) -> None:
         """Takes back all but the first so many tokens of a row; nothing that stays is read again."""
         text = self._texts[row]
-        self._texts[row] = self._begun(text.beginning)
-        self.read_on(row, text.tokens[:tokens])
+        begun = self._texts[row] = self._begun(text.beginning, text.places[0])
+        for token, place in zip(text.tokens[:tokens], text.places[1:], strict=False):
+            self._push(begun, token, place)
 
     def reorder(self, rows: Tensor) -> None:
         """Keeps the rows with these indices, in this order; (rows,) int64, any number of them."""
@@ -199,6 +235,7 @@ class Reading:
                 text,
                 reader=text.reader.copy(),
                 tokens=list(text.tokens),
+                places=list(text.places),
                 latest=None if text.latest is None else replace(text.latest, row=row),
             )
             for row, text in enumerate(texts)

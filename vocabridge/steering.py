@@ -135,7 +135,7 @@ class Steering(nn.Module):
 
     def reading(self, batch: int, wanted: Sequence[str]) -> Reading:
         """A memory for a batch of new texts, in which some fields of `Scores` can be asked for."""
-        return Reading(self.source, self.models(wanted), self._healer, self.policy, batch)
+        return Reading(self.source, self.models(wanted), self._healer, self.policy, batch, self.target)
 
     def pieces(self, ids: Sequence[int]) -> list[Piece]:
         """What a text grows by with tokens of the base's; below 0 for padding, which is no text."""

@@ -19,7 +19,7 @@ from vocabridge.alignment import Effect, VocabridgeError, refuse_idle
 from vocabridge.batch import left_padded, padding, prompt_ids
 from vocabridge.bridge import Bridge
 from vocabridge.bridge_cache import BridgeCache
-from vocabridge.chat import Messages, chat_prompt
+from vocabridge.chat import Messages, chat_prompt, place_behind
 from vocabridge.end_tokens import end_tokens
 from vocabridge.exact import ExactBridge
 from vocabridge.exact_streaming import ExactStream
@@ -119,10 +119,13 @@ class Stream(Iterator[str]):
 
     def _data(self) -> Iterator[bytes]:
         """The bytes of every token; none of an end token."""
-        ends = self._config.eos_token_id or ()
+        ends, vocabulary = self._config.eos_token_id or (), self._bridge.vocabulary
+        place = place_behind(vocabulary, self._inputs["input_ids"][0].tolist())
         for token in self._written():
             self.tokens += 1
-            yield b"" if token in ends else self._bridge.vocabulary.token_bytes[token] or b""
+            data = vocabulary.token_bytes[token]
+            yield b"" if data is None or token in ends else vocabulary.prefix_space.strip(data, place)
+            place = place.after(token if data is None else data)
 
     def _written(self) -> Iterator[int]:
         bridge: Any = self._bridge  # transformers types `generate` for its own classes only

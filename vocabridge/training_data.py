@@ -207,7 +207,7 @@ def _ended(ids: list[int], first: int, ends: Sequence[int]) -> TrainingText:
 def _from_chat(record: Record, vocabulary: Vocabulary, ends: Sequence[int]) -> TrainingText:
     messages = _messages(record)
     text = _rendered(messages, record, vocabulary)
-    encoding = vocabulary.encode(text)
+    encoding = vocabulary.encode_prompt(text)
     ids = encoding.ids.tolist()
     # A token without a start of its own is of the same character as the one before it.
     starts = np.maximum.accumulate(encoding.starts)
