@@ -132,7 +132,7 @@ class Reader:
             followed = tuple(tail + more for more in self._continuations())
         as_it_stands, *others = self._vocabulary.encode_batch([tail, *followed])
         ids, starts = as_it_stands.ids.tolist(), as_it_stands.starts.tolist()
-        ends = {(): 0} if half and self.waits else {tuple(ids): len(data)}
+        ends: dict[tuple[int, ...], int] = {(): 0} if half and self.waits else {tuple(ids): len(data)}
         if all_ways:
             for kept in range(len(ids) - 1, max(-1, len(ids) - 1 - _TAKEN_BACK), -1):
                 if starts[kept] >= 0:

@@ -123,8 +123,10 @@ class Reading:
         text = self._texts[row]
         for token in tokens:
             place = text.places[-1]
-            is_text = self._target is not None and isinstance(token, bytes)
-            self._push(text, self._target.prefix_space.strip(token, place) if is_text else token, place.after(token))
+            if self._target is not None and isinstance(token, bytes):
+                self._push(text, self._target.prefix_space.strip(token, place), place.after(token))
+            else:
+                self._push(text, token, place.after(token))
 
     def _push(self, text: _Text, token: Piece, place: Place) -> None:
         """Reads what is text of a token, behind which more text stands at a place."""

@@ -96,7 +96,7 @@ def test_the_first_token_of_a_response_is_the_first_that_ends_behind_the_prompt(
     for vocabulary in (any_vocabulary, loaded["target"].vocabulary):
         tokens = tokenize(example, vocabulary)
         begin = int(vocabulary.adds_begin)
-        encoding = vocabulary.encode(prompt + response)
+        encoding = vocabulary.encode_prompt(prompt + response)
         assert tokens.ids[begin:] == encoding.ids.tolist()
         assert begin <= tokens.first < len(tokens.ids)
         if (encoding.starts >= 0).all():

@@ -22,6 +22,7 @@ from vocabridge.policy import Policy
 from vocabridge.streaming import stream
 from vocabridge.training_bases import beside
 from vocabridge.training_data import load_training_texts
+from vocabridge.transformers_version import CACHE
 from vocabridge.value_source import ContrastPair
 
 from .conftest import SHAPE, _unigram
@@ -169,7 +170,7 @@ def test_a_chat_with_control_tokens_between_is_read_as_transformers_renders_it(m
     assert prompt["input_ids"].tolist() == [expected[base]]
     with torch.no_grad():
         bridge(**prompt)
-    cache = prompt["past_key_values"]
+    cache = prompt[CACHE]
     (text,) = cache.readings[0]._texts
     assert text.reader.ids == expected[source]
     # What the base writes next, in its own way, is read on by the source in its own way.
@@ -191,7 +192,7 @@ def test_behind_a_control_token_a_source_without_the_space_is_silent_where_the_b
     ):
         bridge = bridged(models, base, source, policy=Policy.HEAL)
         prompt = chat_prompt(bridge, MESSAGES)
-        cache = prompt.pop("past_key_values")
+        cache = prompt.pop(CACHE)
         with torch.no_grad():
             ((_, said),) = bridge.listen(**prompt, keep=1, cache=cache)
         (position,) = said.positions
