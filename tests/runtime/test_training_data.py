@@ -159,7 +159,9 @@ def by_turns(vocabulary, messages):
         if message["role"] != "assistant":
             continue
         heads = [
-            vocabulary.encode_prompt(vocabulary.render(messages[: turn + said], add_generation_prompt=not said)).ids.tolist()
+            vocabulary.encode_prompt(
+                vocabulary.render(messages[: turn + said], add_generation_prompt=not said)
+            ).ids.tolist()
             for said in (0, 1)
         ]
         last = max(i for i, token in enumerate(heads[1]) if token == vocabulary.roles["turn end"])
@@ -192,7 +194,8 @@ def test_what_is_learned_of_a_conversation_in_a_real_models_template(written):
     ):
         (text,) = load_training_texts(written({"messages": messages}), vocabulary, max_length=1000)
         learns = by_turns(vocabulary, messages)
-        assert text.ids == vocabulary.encode_prompt(vocabulary.render(messages, add_generation_prompt=False)).ids.tolist()
+        rendered = vocabulary.render(messages, add_generation_prompt=False)
+        assert text.ids == vocabulary.encode_prompt(rendered).ids.tolist()
         assert text.learns == learns + [False] * (len(text.ids) - len(learns))
 
 
