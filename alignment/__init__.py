@@ -20,9 +20,16 @@ from vocabridge.alignment.builders.prefix import Prefix
 from vocabridge.alignment.builders.retokenize import Retokenize
 from vocabridge.alignment.cache import cache_folder
 from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
-from vocabridge.alignment.counting.counting_builder import CountingBuilder, count_texts
-from vocabridge.alignment.counting.pair_counts import PairCounts
-from vocabridge.alignment.counting.shards import PartialCounts, count_shard, merge_shards
+from vocabridge.alignment.counting.counting_builder.counting_builder.counting_builder.counting_builder import (
+    CountingBuilder,
+    count_texts,
+)
+from vocabridge.alignment.counting.counting_builder.counting_builder.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.counting_builder.counting_builder.counting_builder.shards import (
+    PartialCounts,
+    count_shard,
+    merge_shards,
+)
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import Effect, Terminated, UsageError, VocabridgeError, refuse_idle, warn_idle
@@ -30,6 +37,7 @@ from vocabridge.alignment.files import write_whole
 from vocabridge.alignment.methods import METHODS, align, make_builder
 from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
 from vocabridge.alignment.tokenizers.gguf import GGUFTokenizer, read_gguf_tokenizer
+from vocabridge.alignment.tokenizers.prefix_space import Place, Rule
 from vocabridge.alignment.tokenizers.tiktoken import read_tiktoken, tiktoken_tokenizer
 from vocabridge.alignment.tokenizers.vocabulary import Encoding, TokenKind, Vocabulary
 
@@ -58,10 +66,12 @@ __all__ = [
     "GGUFTokenizer",
     "PairCounts",
     "PartialCounts",
+    "Place",
     "Prefix",
     "Progress",
     "Reads",
     "Retokenize",
+    "Rule",
     "Search",
     "Shard",
     "Summary",

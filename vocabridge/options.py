@@ -106,7 +106,6 @@ class ProjectionMethod(enum.Enum):
     INFORMED = "informed"
 
 
-
 class Form(enum.Enum):
     """What is made of the base's distribution and the projected ones; the equations are above.
 

@@ -34,6 +34,7 @@ from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.alignment.tokenizers.gguf import UNUSED as GGUF_UNUSED
 from vocabridge.alignment.tokenizers.gguf import read_gguf_tokenizer
 from vocabridge.alignment.tokenizers.panics import panics_as_errors
+from vocabridge.alignment.tokenizers.prefix_space import Place, PrefixSpace, Rule
 from vocabridge.alignment.tokenizers.settings import ROLE_TOKENS, TokenizerSettings, chosen_template
 from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
 from vocabridge.alignment.tokenizers.tiktoken import read_tekken, refuse_sentencepiece
@@ -45,6 +46,9 @@ logger = logging.getLogger("vocabridge")
 Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
 Int32: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+_CONTROLS = 8
+"""At most so many control tokens without a role are tried for what is put behind them."""
 
 _NOWHERE = b"\xff"
 """In no UTF-8 text: what is written for an id that stands in none."""
@@ -111,7 +115,8 @@ class Vocabulary:
         fingerprint: Hex SHA-256 over the ids and bytes of text tokens and all that decides how text is cut. Width,
             roles, control tokens and the chat template have no part in it.
         tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space,
-            so that a text is encoded as itself.
+            so that a text is encoded as itself; see `encode`.
+        native: The same with the prepended space: what a model is given; see `encode_prompt`.
         template: Its chat template, None if it has none.
     """
 
@@ -124,6 +129,7 @@ class Vocabulary:
     adds_begin: bool
     fingerprint: str
     tokenizer: Tokenizer = field(repr=False)
+    native: Tokenizer = field(repr=False)
     template: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -356,7 +362,8 @@ class Vocabulary:
             roles=roles,
             adds_begin=begins if adds_begin is None else adds_begin and "begin" in roles,
             fingerprint=_fingerprint(spelled, _bare(spec)),
-            tokenizer=_made_bare(tokenizer, encoding, _bare(encoding)),
+            tokenizer=(made := _made_bare(tokenizer, encoding, _bare(encoding))),
+            native=_made_native(made, encoding, _bare(encoding)),
             template=template,
         )
 
@@ -437,7 +444,7 @@ class Vocabulary:
         return self._by_bytes.get(data, ())
 
     def encode(self, text: str) -> Encoding:
-        """Encode a text without adding any special token; see `Encoding`.
+        """Encode a text as itself, as what goes on behind other text: nothing is put in front; see `Encoding`.
 
         Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL, with a start.
 
@@ -445,6 +452,88 @@ class Vocabulary:
             VocabridgeError: The text holds half of a surrogate pair.
         """
         return self.encode_batch([text])[0]
+
+    def encode_prompt(self, text: str) -> Encoding:
+        """Encode a text as the model's own tokenizer does, without the begin token in front; see `Encoding`.
+
+        Where the tokenizer puts a space in front of a text, or behind a control token, that space is in no text: a
+        token that is no more than that starts where the next one does.
+
+        Raises:
+            VocabridgeError: The text holds half of a surrogate pair.
+        """
+        if self.native is self.tokenizer:
+            return self.encode(text)
+        as_utf8(text)
+        with panics_as_errors(self.name):
+            found = self.native.encode(text, add_special_tokens=False)
+        ids: list[int] = []
+        starts: list[int] = []
+        place, start = Place.BEGINNING, 0
+        for special, part in self._sections(text):
+            if special is None:
+                prefix = self.prefix_space.prefix(part, place)
+                encoding = self.encode(prefix + part)
+                ids += encoding.ids.tolist()
+                starts += [s if s < 0 else start + max(0, s - len(prefix)) for s in encoding.starts.tolist()]
+            elif special < self.size:
+                ids, starts = [*ids, special], [*starts, start]
+            place, start = Place.BEHIND_CONTROL, start + len(part.encode())
+        if ids == [i for i in found.ids if i < self.size]:
+            return Encoding(np.array(ids, np.int32), np.array(starts, np.int64))
+        return self._locate(text, found.ids, found.offsets)
+
+    def with_prefixes(self, text: str, place: Place) -> str:
+        """Return a text that stands at a place with the spaces that the tokenizer puts in front of its parts."""
+        if self.prefix_space.behind_control is Rule.NEVER:
+            return self.prefix_space.prefix(text, place) + text
+        written = []
+        for special, part in self._sections(text):
+            written.append(part if special is not None else self.prefix_space.prefix(part, place) + part)
+            place = Place.BEHIND_CONTROL
+        return "".join(written)
+
+    def _sections(self, text: str) -> list[tuple[int | None, str]]:
+        """Cut a text at the special tokens that it spells: their ids, None for other text, and what is there."""
+        with panics_as_errors(self.name):
+            found = self.tokenizer.encode(text, add_special_tokens=False)
+        sections: list[tuple[int | None, str]] = []
+        at = 0
+        for i, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if (
+                i in self._special and self._special[i] in text[start:end]
+            ):  # else unknown: no token spells what is there
+                sections += [*([(None, text[at:start])] if at < start else []), (i, text[start:end])]
+                at = end
+        return [*sections, (None, text[at:])] if at < len(text) else sections
+
+    @functools.cached_property
+    def _special(self) -> Mapping[int, str]:
+        """The names of special tokens, which are matched in a text."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {i: token.content for i, token in added.items() if token.special}
+
+    @functools.cached_property
+    def prefix_space(self) -> PrefixSpace:
+        """Where the tokenizer puts a space in front of text."""
+        if self.native is self.tokenizer:
+            return PrefixSpace()
+        named = [*self.control_roles.values(), *np.flatnonzero(self.kinds == Kind.CONTROL).tolist()[:_CONTROLS]]
+        controls = [(i, self.tokenizer.id_to_token(i) or "") for i in dict.fromkeys(named)]
+        normalizer = self.tokenizer.normalizer
+        normalize = str if normalizer is None else normalizer.normalize_str
+        return PrefixSpace.of(lambda texts: self._encoded(self.native, texts), self.ids_batch, normalize, controls)
+
+    def spell(self, ids: Sequence[int]) -> list[bytes]:
+        """Return the text that each of a text's tokens stands for: without prepended spaces, b"" for control tokens."""
+        spelled: list[bytes] = []
+        place = Place.BEGINNING
+        for number, i in enumerate(ids):
+            data = self.token_bytes[i]
+            spelled.append(b"" if data is None else self.prefix_space.strip(data, place))
+            if number or i != self.roles.get("begin"):
+                place = place.after(i if data is None else data)
+        return spelled
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode many texts in parallel; see `encode`."""
@@ -539,8 +628,11 @@ class Vocabulary:
 
     def ids_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, as the tokenizer gives them: ids that the model has no row for among them."""
+        return self._encoded(self.tokenizer, texts)
+
+    def _encoded(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         with panics_as_errors(self.name):
-            found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in found]
 
     def _try_tokenizer(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
@@ -660,6 +752,14 @@ def _made_bare(tokenizer: Tokenizer, spec: Mapping[str, Any], bare: Mapping[str,
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _made_native(made: Tokenizer, spec: Mapping[str, Any], bare: Mapping[str, Any]) -> Tokenizer:
+    """Return the bare tokenizer with the prepended space; itself where there is none."""
+    prepending = {part: spec[part] for part in ("normalizer", "pre_tokenizer")}
+    if all(bare[part] == value for part, value in prepending.items()):
+        return made
+    return Tokenizer.from_str(json.dumps({**bare, **prepending}))
 
 
 def _without_prepended_space(part: Any) -> Any:

@@ -21,14 +21,14 @@ from transformers.utils import logging
 
 from vocabridge.alignment import Alignment, Encoding, Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.bridge.model import Bridge
-from vocabridge.models.delta_model import DeltaModel
-from vocabridge.models.expert_pair import ExpertPair
-from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig
+from vocabridge.bridge.model.model import Bridge
+from vocabridge.models.loading.delta_model import DeltaModel
+from vocabridge.models.loading.expert_pair import ExpertPair
+from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.loading.value_network import ValueNetwork, ValueNetworkConfig
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.combination import Combination
-from vocabridge.training.train import TrainingConfig
+from vocabridge.projection.projection.combination import Combination
+from vocabridge.training.train.train import TrainingConfig
 
 logging.disable_progress_bar()
 
@@ -145,7 +145,7 @@ def judge() -> Callable[[Vocabulary], Judge]:
 
 
 @dataclass(frozen=True)
-class Parts:
+class ModelPool:
     """What bridges are made of; float32, so that equal computations give nearly equal numbers.
 
     Attributes:
@@ -190,12 +190,12 @@ def loaded(model_folders) -> dict[str, LoadedModel]:
 
 
 @pytest.fixture(scope="session")
-def parts(loaded, training_text, tmp_path_factory) -> Parts:
+def parts(loaded, training_text, tmp_path_factory) -> ModelPool:
     corpus = tmp_path_factory.mktemp("corpus") / "text.txt"
     corpus.write_text("\n".join(training_text), encoding="utf-8")
     source, target = loaded["source"], loaded["target"]
     alignment = align(source.vocabulary, target.vocabulary, corpus=[corpus], cache=False)
-    return Parts(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
+    return ModelPool(base=target, small=source, tuned=loaded["tuned"], alignment=alignment)
 
 
 TURNS = {"turn begin": "<|turn|>", "turn end": "<|end of turn|>"}
@@ -203,10 +203,10 @@ TURNS = {"turn begin": "<|turn|>", "turn end": "<|end of turn|>"}
 
 
 @pytest.fixture(scope="session")
-def chatty(parts) -> Parts:
+def chatty(parts) -> ModelPool:
     """The same models, and tokenizers that have control tokens for turns, at other ids each."""
     source, target = _with_turns(parts.small.vocabulary, TURNS), _with_turns(parts.base.vocabulary, TURNS, reverse=True)
-    return Parts(
+    return ModelPool(
         base=replace(parts.base, vocabulary=target),
         small=replace(parts.small, vocabulary=source),
         tuned=replace(parts.tuned, vocabulary=source),
@@ -225,11 +225,11 @@ def _with_turns(vocabulary: Vocabulary, turns: dict[str, str], *, reverse: bool 
 
 
 @pytest.fixture(scope="session")
-def reverse(loaded) -> Parts:
+def reverse(loaded) -> ModelPool:
     """The other direction: Gemma-3, with its begin token and its window, steers Llama."""
     source, target = loaded["target"], loaded["source"]
     alignment = align(source.vocabulary, target.vocabulary, method="retokenize", cache=False)
-    return Parts(base=target, small=source, tuned=source, alignment=alignment)
+    return ModelPool(base=target, small=source, tuned=source, alignment=alignment)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.source_streams import SourceStreams
+from vocabridge.alignment import Place, VocabridgeError
+from vocabridge.bridge.model.model.model.source_streams import SourceStreams
 from vocabridge.decoding.incremental_tokenizer import Piece
 
 
@@ -24,7 +24,11 @@ class BridgeCache(Cache):
     """
 
     def __init__(
-        self, inner: Cache, prompts: Sequence[Sequence[Sequence[Piece]]] | None = None, width: int = 0
+        self,
+        inner: Cache,
+        prompts: Sequence[Sequence[Sequence[Piece]]] | None = None,
+        width: int = 0,
+        places: Sequence[Place] = (),
     ) -> None:
         """Wrap an empty cache of the base model's: dynamic, static, offloaded or quantized.
 
@@ -32,6 +36,7 @@ class BridgeCache(Cache):
             inner: The cache.
             prompts: For each row, what each steering reads in place of the base's prompt; see `chat`.
             width: The columns of that prompt, padding among them.
+            places: For each of them, where the text stands that the base writes behind its own.
 
         Raises:
             VocabridgeError: The cache is not empty.
@@ -39,7 +44,7 @@ class BridgeCache(Cache):
         if inner.get_seq_length():
             raise VocabridgeError("a bridge cannot go on from a text that only its base model has read; give the text")
         vars(self).update(vars(inner))
-        self.streams = SourceStreams(prompts, width)
+        self.streams = SourceStreams(prompts, width, places)
         self.rows: Tensor | None = None
         self.positions = 0
         self._changed: Tensor | None = None

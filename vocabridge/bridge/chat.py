@@ -14,12 +14,12 @@ from typing import Any, TypeAlias, cast
 
 from transformers import DynamicCache
 
-from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.bridge.cache import BridgeCache
-from vocabridge.bridge.model import Bridge
-from vocabridge.decoding.incremental_tokenizer import Piece, begin_tokens
-from vocabridge.models.prompts import left_padded, padding
-from vocabridge.models.transformers_version import CACHE
+from vocabridge.alignment import Place, TokenKind, VocabridgeError, Vocabulary
+from vocabridge.bridge.model.model.model.cache import BridgeCache
+from vocabridge.bridge.model.model.model.model import Bridge
+from vocabridge.decoding.incremental_tokenizer import BEGUN, Piece, begin_tokens
+from vocabridge.models.loading.loading.loading.prompts import left_padded, padding
+from vocabridge.models.loading.loading.loading.transformers_version import CACHE
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 """A conversation: messages with "role" and "content" each, the last of them a user's."""
@@ -50,16 +50,27 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
     ]
     batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)
     cache = DynamicCache(config=bridge.config.get_text_config(decoder=True))
-    return {**batch, CACHE: BridgeCache(cache, prompts, batch["input_ids"].shape[1])}
+    places = [place_behind(bridge.vocabulary, row) for row in rows]
+    return {**batch, CACHE: BridgeCache(cache, prompts, batch["input_ids"].shape[1], places)}
 
 
 def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:
     """What the base reads: its begin token, whether the template writes it or not."""
-    ids, begin = vocabulary.encode(vocabulary.render(messages)).ids.tolist(), begin_tokens(vocabulary)
+    ids, begin = vocabulary.encode_prompt(vocabulary.render(messages)).ids.tolist(), begin_tokens(vocabulary)
     return ids if ids[: len(begin)] == begin else begin + ids
 
 
 def chat_pieces(vocabulary: Vocabulary, messages: Messages) -> tuple[Piece, ...]:
     """A conversation as a model reads it, by its own template, behind the begin token that a reader puts in front."""
     pieces, begin = vocabulary.pieces(vocabulary.render(messages)), begin_tokens(vocabulary)
-    return tuple(pieces[len(begin) :] if pieces[: len(begin)] == begin else pieces)
+    if not begin or pieces[:1] != begin:
+        return tuple(pieces)
+    space = vocabulary.prefix_space
+    return (*([] if space.beginning is space.behind_control else [BEGUN]), *pieces[1:])
+
+
+def place_behind(vocabulary: Vocabulary, ids: Sequence[int]) -> Place:
+    """Where text stands that follows some tokens of a prompt."""
+    if not ids or list(ids) == begin_tokens(vocabulary):
+        return Place.BEGINNING
+    return Place.BEHIND_CONTROL if vocabulary.kinds[ids[-1]] == TokenKind.CONTROL else Place.INSIDE

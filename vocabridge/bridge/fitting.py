@@ -21,15 +21,15 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
-from vocabridge.bridge.model import Bridge
-from vocabridge.bridge.steering import Steering
-from vocabridge.models.examples import Example, tokenize
+from vocabridge.bridge.model.model import Bridge
+from vocabridge.bridge.model.steering import Steering
+from vocabridge.models.loading.examples import Example, tokenize
 from vocabridge.options import Form, ProjectionMethod
-from vocabridge.projection.combination import Combination, projected_scores
-from vocabridge.projection.methods import METHODS
-from vocabridge.projection.methods.base import BaseDistribution
-from vocabridge.projection.source_predictions import Position, parts_of
-from vocabridge.projection.source_stream import SourceStream
+from vocabridge.projection.projection.combination import Combination, projected_scores
+from vocabridge.projection.projection.methods import METHODS
+from vocabridge.projection.projection.methods.base import BaseDistribution
+from vocabridge.projection.projection.source_predictions import Position, parts_of
+from vocabridge.projection.projection.source_stream import SourceStream
 from vocabridge.utils.progress import Progress, no_progress
 
 _LIKELIEST = 512  # tokens kept at each position
@@ -250,29 +250,31 @@ def projected_features(
         Which n of the positions; the base's log-probabilities there, (n, |T|); what each method makes of the source's
         scores, (n, |T|) each, in the order of their weights; and where the source makes a prediction, bool (n,).
     """
-    of_delta = {method: METHODS[method].of_logit_delta for method in methods}
+    of_logit_delta = {method: METHODS[method].of_logit_delta for method in methods}
     predictions = steering.predictions(
         stream,
         positions,
         lambda part, _: logits[part].softmax(-1),
         _required_scores(methods),
-        lookahead=not all(of_delta.values()),
+        lookahead=not all(of_logit_delta.values()),
     )
     for part, predicted in zip(parts_of(len(positions)), predictions, strict=True):
         log_p = logits[part].log_softmax(-1)
         base = BaseDistribution(logits[part], log_p.exp(), predicted.base_on_source_vocab)
         features = {}
         for method in methods:
-            names = ("delta",) if of_delta[method] else ("tuned", "untuned")
+            names = ("delta",) if of_logit_delta[method] else ("tuned", "untuned")
             projected = tuple(projected_scores(method, steering.projection, base, predicted, names).values())
-            features[method] = projected if of_delta[method] else tuple(change.add_(log_p) for change in projected)
+            features[method] = (
+                projected if of_logit_delta[method] else tuple(change.add_(log_p) for change in projected)
+            )
         yield part, log_p, features, predicted.active.squeeze(-1) > 0
 
 
 def _required_scores(methods: Sequence[ProjectionMethod]) -> tuple[str, ...]:
     """Return the fields of `Scores` that some methods project."""
-    of_delta = any(METHODS[method].of_logit_delta for method in methods)
-    return ("delta", "tuned", "untuned") if of_delta else ("tuned", "untuned")
+    of_logit_delta = any(METHODS[method].of_logit_delta for method in methods)
+    return ("delta", "tuned", "untuned") if of_logit_delta else ("tuned", "untuned")
 
 
 def _kept(

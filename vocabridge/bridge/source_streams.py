@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.steering import Steering
+from vocabridge.alignment import Place, VocabridgeError
+from vocabridge.bridge.model.steering import Steering
 from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.projection.source_predictions import Position
-from vocabridge.projection.source_stream import SourceStream
+from vocabridge.projection.projection.source_predictions import Position
+from vocabridge.projection.projection.source_stream import SourceStream
 
 NO_TEXT = -1
 """The id of what is no text: padding."""
@@ -30,18 +30,25 @@ class SourceStreams:
         origin: With `follow`, for each row the row before the last call that it goes on from; None after a new prompt.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[Sequence[Piece]]] | None = None, width: int = 0) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[Sequence[Piece]]] | None = None,
+        width: int = 0,
+        places: Sequence[Place] = (),
+    ) -> None:
         """Start without texts.
 
         Args:
             prompts: For each row, what each steering reads in place of the base's prompt; see `chat`.
             width: The columns of that prompt, padding among them.
+            places: For each prompt, where the text stands that the base writes behind its own.
         """
         self.prompt_length = 0
         self.origin: Tensor | None = None
         self._streams: dict[int, SourceStream] = {}
         self._prompts = prompts
         self._width = width
+        self._places = places
         self._ids = torch.zeros(0, 0, dtype=torch.int64)  # with `follow`, what has been read, (rows, n), on the host
         self._columns_read = 0  # those that were taken back among them
 
@@ -149,7 +156,8 @@ class SourceStreams:
         stream = steering.open_stream(batch)
         if self._prompts:
             for row in range(batch):  # `generate` repeats each prompt for its beams or samples
-                stream.set_prompt(row, self._prompts[row * len(self._prompts) // batch][number])
+                prompt = row * len(self._prompts) // batch
+                stream.set_prompt(row, self._prompts[prompt][number], self._places[prompt])
         return stream
 
 

@@ -16,15 +16,15 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from vocabridge.alignment import Effect, VocabridgeError, refuse_idle
-from vocabridge.bridge.cache import BridgeCache
-from vocabridge.bridge.chat import Messages, chat_prompt
-from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.model.model.model.cache import BridgeCache
+from vocabridge.bridge.model.model.model.chat import Messages, chat_prompt, place_behind
+from vocabridge.bridge.model.model.model.model import Bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.byte_level.streaming import ByteLevelStream
 from vocabridge.decoding.stop_strings import StopStrings, stop_bytes, whole_characters
-from vocabridge.models.end_tokens import end_tokens
-from vocabridge.models.prompts import left_padded, padding, prompt_ids
-from vocabridge.models.transformers_version import CACHE
+from vocabridge.models.loading.loading.loading.end_tokens import end_tokens
+from vocabridge.models.loading.loading.loading.prompts import left_padded, padding, prompt_ids
+from vocabridge.models.loading.loading.loading.transformers_version import CACHE
 from vocabridge.utils.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
 
 
@@ -119,10 +119,13 @@ class Stream(Iterator[str]):
 
     def _data(self) -> Iterator[bytes]:
         """The bytes of every token; none of an end token."""
-        ends = self._config.eos_token_id or ()
+        ends, vocabulary = self._config.eos_token_id or (), self._bridge.vocabulary
+        place = place_behind(vocabulary, self._inputs["input_ids"][0].tolist())
         for token in self._written():
             self.tokens += 1
-            yield b"" if token in ends else self._bridge.vocabulary.token_bytes[token] or b""
+            data = vocabulary.token_bytes[token]
+            yield b"" if data is None or token in ends else vocabulary.prefix_space.strip(data, place)
+            place = place.after(token if data is None else data)
 
     def _written(self) -> Iterator[int]:
         bridge: Any = self._bridge  # transformers types `generate` for its own classes only

@@ -23,12 +23,12 @@ import torch
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_level.byte_lm import TOLERANCE, ByteLM, ByteState, Float64
 from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.models.control_tokens import shared_control_tokens
-from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ValueSource
+from vocabridge.models.loading.control_tokens import shared_control_tokens
+from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.loading.value_source import ValueSource
 from vocabridge.options import Form
-from vocabridge.projection.combination import Combination
-from vocabridge.projection.strength import Strength, alpha, is_zero
+from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.projection.strength import Strength, alpha, is_zero
 
 _LOWEST = float(np.log(np.finfo(np.float32).tiny))  # a probability of 0 is taken for this one where it has a weight
 

@@ -28,13 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment import Place, Rule, VocabridgeError, Vocabulary
 from vocabridge.byte_level.lexicon import INVALID, Following, Int64, Range, half_character
-from vocabridge.decoding.incremental_tokenizer import Piece, begin_tokens
+from vocabridge.decoding.incremental_tokenizer import BEGUN, Piece, begin_tokens
 from vocabridge.decoding.token_tree import ROOT
 from vocabridge.decoding.tree_decoder import TreeDecoder
-from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ValueSource
+from vocabridge.models.loading.loading.loading.loading import LoadedModel
+from vocabridge.models.loading.loading.loading.value_source import ValueSource
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -190,7 +190,7 @@ class ByteLM:
         forest = TreeDecoder(self._models, 1)
         node = forest.trees[0].add(begin_tokens(self.vocabulary))
         root = Cover((), node, None, np.zeros(self.voices), b"")
-        return ByteState(self, forest, node, b"", [root]).after(*pieces)
+        return ByteState(self, forest, node, b"", [root])._open(Place.BEGINNING).after(*pieces)
 
     def read(self, forest: TreeDecoder, nodes: Sequence[int]) -> Float32:
         """What follows some nodes: the probabilities of the lexicon's tokens and of the symbols, (nodes, k, m + s).
@@ -254,6 +254,17 @@ class ByteState:
         self._covers = covers
         self._woken = 0
         self._next: NextByte | None = None
+        self._unopened: ByteState | None = None
+        self._spares: tuple[bytes, ...] = ()
+
+    def _open(self, place: Place) -> ByteState:
+        """Reads the space that the tokenizer puts in front of a text that begins here: it is in no text."""
+        rule = self.model.vocabulary.prefix_space.rule(place)
+        if rule is Rule.NEVER:
+            return self
+        text = self._read_bytes(b" ")
+        text._unopened, text._spares = self, tuple(one.encode() for one in rule.value)
+        return text
 
     @property
     def settled(self) -> list[int]:
@@ -287,6 +298,10 @@ class ByteState:
 
     def _after_symbol(self, symbol: int) -> ByteState:
         """A control token ends the text in front of it for good; what is left is its one encoding."""
+        if self._unopened is not None:
+            return self._unopened._after_symbol(symbol)
+        if symbol == BEGUN:
+            return self._open(Place.BEHIND_CONTROL)
         ids = self.encoding()
         if ids is None or not self._covers:
             return ByteState(self.model, self.forest, self._node, b"", [])

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.chat import Messages, chat_pieces
+from vocabridge.bridge.model.chat import Messages, chat_pieces
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelText
 from vocabridge.byte_level.byte_lm import Float64
 from vocabridge.byte_level.token_search import likeliest_token
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.decoding.stop_strings import stop_bytes, whole_characters
-from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.loading.end_tokens import end_tokens
 
 _LONGEST_WORD = 8
 """So many tokens too many are written in the hope of a word's end."""

@@ -17,11 +17,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vocabridge.alignment import Encoding, Vocabulary
+from vocabridge.alignment import Encoding, Place, Rule, Vocabulary
 from vocabridge.decoding.safe_cuts import safe_cuts
 
 Piece: TypeAlias = bytes | int
 """What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
+
+BEGUN: Piece = -1
+"""Stands for the bos token where it has been read already: what follows stands behind a control token."""
 
 _GOES_ON = "a"
 """How a text continues that does not end in a letter. Where it ends in white space, what that becomes before a word is
@@ -56,12 +59,14 @@ class IncrementalTokenizer:
     Attributes:
         committed_ids: The ids before the last safe cut; they never change again. Treat it as read-only.
         tail: The text behind it, whole characters only.
+        place: Where that text begins.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Starts with the empty text, and the begin token where the model expects it."""
         self.committed_ids = begin_tokens(vocabulary)
         self.tail = ""
+        self.place = Place.BEGINNING
         self._vocabulary = vocabulary
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -73,7 +78,12 @@ class IncrementalTokenizer:
     @property
     def ids(self) -> list[int]:
         """The encoding of all whole characters so far, the begin token in front."""
-        return self.committed_ids + self._vocabulary.encode(self.tail).ids.tolist()
+        return self.committed_ids + self._encoded(self.tail)
+
+    @property
+    def waits(self) -> bool:
+        """Whether its tokenizer puts a space in front of the text that comes, and none has come yet."""
+        return not self.tail and self._vocabulary.prefix_space.rule(self.place) is not Rule.NEVER
 
     def copy(self) -> IncrementalTokenizer:
         """An independent reader of the same text."""
@@ -88,8 +98,10 @@ class IncrementalTokenizer:
         if isinstance(piece, int):
             self.tail += self._decoder.decode(b"", final=True)
             self._decoder.reset()
-            self.committed_ids += [*self._vocabulary.encode(self.tail).ids.tolist(), piece]
+            if piece != BEGUN:
+                self.committed_ids += [*self._encoded(self.tail), piece]
             self.tail = ""
+            self.place = Place.BEHIND_CONTROL
         else:
             self.tail += self._decoder.decode(piece)
 
@@ -107,13 +119,16 @@ class IncrementalTokenizer:
             back, and what its end becomes if a word, or the rest of the partial character, follows.
         """
         self._commit()
-        data, half = self.tail.encode(), self.partial_utf8
+        tail, half = self._vocabulary.with_prefixes(self.tail, self.place), self.partial_utf8
+        if half and self.waits:
+            tail = " "  # which its first token will hold
+        data = tail.encode()
         followed: tuple[str, ...] = ()
         if word_continuations:
-            followed = tuple(self.tail + more for more in self._continuations(word_continuations))
-        as_it_stands, *others = self._vocabulary.encode_batch([self.tail, *followed])
+            followed = tuple(tail + more for more in self._continuations(word_continuations))
+        as_it_stands, *others = self._vocabulary.encode_batch([tail, *followed])
         ids, starts = as_it_stands.ids.tolist(), as_it_stands.starts.tolist()
-        ends = {tuple(ids): len(data)}
+        ends: dict[tuple[int, ...], int] = {(): 0} if half and self.waits else {tuple(ids): len(data)}
         for kept in range(len(ids) - 1, max(-1, len(ids) - 1 - tokens_taken_back), -1):
             if starts[kept] >= 0:
                 ends.setdefault(tuple(ids[:kept]), starts[kept])
@@ -132,8 +147,13 @@ class IncrementalTokenizer:
         pattern = safe_cuts(self._vocabulary)
         cut = max((match.start() for match in pattern.finditer(self.tail)), default=0) if pattern else 0
         if cut:
-            self.committed_ids += self._vocabulary.encode(self.tail[:cut]).ids.tolist()
+            self.committed_ids += self._encoded(self.tail[:cut])
             self.tail = self.tail[cut:]
+            self.place = Place.INSIDE
+
+    def _encoded(self, text: str) -> list[int]:
+        """The ids of a text where the tail begins."""
+        return self._vocabulary.encode(self._vocabulary.with_prefixes(text, self.place)).ids.tolist()
 
 
 def _completed(half: bytes) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject
 from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, NextToken, Truth
 from vocabridge.diagnostics.token_spans import Place, Places, places
-from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_source import ValueSource
+from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.loading.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, TOLERANCES

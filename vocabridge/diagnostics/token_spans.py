@@ -79,7 +79,7 @@ class Places:
 
 def places(source: Vocabulary, target: Vocabulary, text: str) -> Places:
     """Lays the tokens of two vocabularies over one text."""
-    ours, theirs = source.encode(text), target.encode(text)
+    ours, theirs = source.encode_prompt(text), target.encode_prompt(text)
     started = theirs.starts >= 0
     tokens, starts = theirs.ids[started].tolist(), theirs.starts[started].tolist()
     own_starts = np.maximum.accumulate(ours.starts).tolist()  # one without a start is with the one before it

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.evaluation.intervals import RESAMPLES, SEED, Interval
-from vocabridge.evaluation.metrics import ANSWERS, BITS, CHOICES, METRICS, Metric, changed_tokens, gap_recovered
-from vocabridge.evaluation.run_store import Run
-from vocabridge.evaluation.tasks import Task
-from vocabridge.evaluation.token_classes import ClassBits, bits_by_class
+from vocabridge.evaluation.evaluate.intervals import RESAMPLES, SEED, Interval
+from vocabridge.evaluation.evaluate.metrics import (
+    ANSWERS,
+    BITS,
+    CHOICES,
+    METRICS,
+    Metric,
+    changed_tokens,
+    gap_recovered,
+)
+from vocabridge.evaluation.evaluate.run_store import Run
+from vocabridge.evaluation.evaluate.tasks import Task
+from vocabridge.evaluation.evaluate.token_classes import ClassBits, bits_by_class
 from vocabridge.options import Contender
-from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection.combination import Combination
 
 SHOWN = 3
 """So many items are shown with their texts."""

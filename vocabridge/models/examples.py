@@ -85,8 +85,8 @@ class TokenizedExample:
 
 
 def tokenize(example: Example, vocabulary: Vocabulary) -> TokenizedExample:
-    """Encodes prompt and response as one text."""
-    encoding = vocabulary.encode(example.text)
+    """Encodes prompt and response as one text, as the model's own tokenizer does."""
+    encoding = vocabulary.encode_prompt(example.text)
     ids = encoding.ids.tolist()
     begin = begin_tokens(vocabulary)
     ends = [*encoding.starts[1:].tolist(), len(example.text.encode())]

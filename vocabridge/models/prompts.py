@@ -12,8 +12,8 @@ from vocabridge.decoding.incremental_tokenizer import begin_tokens
 
 
 def prompt_ids(vocabulary: Vocabulary, text: str) -> list[int]:
-    """A text's ids behind the begin token, where the model expects one."""
-    return begin_tokens(vocabulary) + vocabulary.encode(text).ids.tolist()
+    """A text's ids, as the model's own tokenizer gives them, behind the begin token, where the model expects one."""
+    return begin_tokens(vocabulary) + vocabulary.encode_prompt(text).ids.tolist()
 
 
 def padding(vocabulary: Vocabulary) -> int:

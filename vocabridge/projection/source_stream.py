@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from vocabridge.alignment import Place, Rule, Vocabulary
 from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer, Piece
 from vocabridge.decoding.token_tree import ROOT, TokenTree
 from vocabridge.decoding.tree_decoder import TreeDecoder
-from vocabridge.models.value_source import ValueSource
+from vocabridge.models.loading.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.boundary import LETTER, character_class
-from vocabridge.projection.cover_pruning import Step, prune_covers
-from vocabridge.projection.source_predictions import CoverNode, Position, SourcePredictor
-from vocabridge.projection.token_healing import TokenHealer
+from vocabridge.projection.projection.boundary import LETTER, character_class
+from vocabridge.projection.projection.cover_pruning import Step, prune_covers
+from vocabridge.projection.projection.source_predictions import CoverNode, Position, SourcePredictor
+from vocabridge.projection.projection.token_healing import TokenHealer
 
 
 @dataclass
@@ -33,6 +34,7 @@ class _Text:
         tokenizer: The source's, along this text.
         prompt: What replaces the base's prompt where each model has a prompt of its own.
         pieces: What the text has grown by with each of the base's tokens.
+        places: Where the text of the next of these tokens stands, before any and after each.
         committed_node: The node of the last committed id.
         committed: How many ids are committed.
         latest: The position after the last token that was text; None before anyone has asked.
@@ -41,6 +43,7 @@ class _Text:
     tokenizer: IncrementalTokenizer
     prompt: tuple[Piece, ...]
     pieces: list[Piece]
+    places: list[Place]
     committed_node: int = ROOT
     committed: int = 0
     latest: Position | None = None
@@ -63,6 +66,7 @@ class SourceStream:
         healer: TokenHealer,
         policy: BoundaryPolicy,
         batch: int,
+        target: Vocabulary | None = None,
     ) -> None:
         """Start with empty texts.
 
@@ -72,15 +76,17 @@ class SourceStream:
             healer: From its vocabulary to the base's.
             policy: How predictions are read where tokens do not end together.
             batch: Number of rows.
+            target: The base's vocabulary, if its tokens may hold a space that is in no text (`PrefixSpace`).
         """
         self.source = source
+        self._target = target
         self.required_models = required_models
         self.policy = policy
         self._config = healer.config
         self._healer = healer
         self._decoder = TreeDecoder({name: source.models[name] for name in sorted(required_models)}, batch)
         self.predictor = SourcePredictor(source, self._decoder, healer, policy)
-        self._texts = [self._begin(()) for _ in range(batch)]
+        self._texts = [self._begin((), Place.BEGINNING) for _ in range(batch)]
 
     @property
     def batch(self) -> int:
@@ -97,18 +103,25 @@ class SourceStream:
         """Whether a step was interrupted, so that the models have read something else than the texts say."""
         return self._decoder.interrupted
 
-    def set_prompt(self, row: int, prompt: Sequence[Piece]) -> None:
-        """Give a row a prompt of the source's own, such as a chat's; the base's prompt then has to come without text."""
-        self._texts[row] = self._begin(tuple(prompt))
+    def set_prompt(self, row: int, prompt: Sequence[Piece], place: Place = Place.INSIDE) -> None:
+        """Give a row a prompt of the source's own, such as a chat's; the base's prompt then has to come without text.
+
+        Args:
+            row: Which row.
+            prompt: What the source reads.
+            place: Where the text stands that the base writes behind its own prompt.
+        """
+        self._texts[row] = self._begin(tuple(prompt), place)
 
     def append(self, row: int, pieces: Sequence[Piece]) -> None:
         """Append to a row without a prediction."""
         text = self._texts[row]
-        text.pieces += pieces
-        if any(piece != b"" for piece in pieces):
-            text.latest = None
         for piece in pieces:
-            text.tokenizer.append(piece)
+            place = text.places[-1]
+            if self._target is not None and isinstance(piece, bytes):
+                _append(text, self._target.prefix_space.strip(piece, place), place.after(piece))
+            else:
+                _append(text, piece, place.after(piece))
 
     def advance(self, pieces: Sequence[Sequence[Piece]], logits_to_keep: int) -> list[Position]:
         """Append to all rows, and read what predictions after the last tokens need.
@@ -138,8 +151,9 @@ class SourceStream:
     def crop(self, row: int, tokens: int) -> None:
         """Keep the first so many of the base's tokens of a row; nothing that stays is read by the models again."""
         text = self._texts[row]
-        self._texts[row] = self._begin(text.prompt)
-        self.append(row, text.pieces[:tokens])
+        kept = self._texts[row] = self._begin(text.prompt, text.places[0])
+        for piece, place in zip(text.pieces[:tokens], text.places[1:], strict=False):
+            _append(kept, piece, place)
 
     def reorder(self, rows: Tensor) -> None:
         """Keep the rows with these indices, in this order; (rows,) int64, any number of them."""
@@ -150,13 +164,14 @@ class SourceStream:
                 text,
                 tokenizer=text.tokenizer.copy(),
                 pieces=list(text.pieces),
+                places=list(text.places),
                 latest=None if text.latest is None else replace(text.latest, row=row),
             )
             for row, text in enumerate(texts)
         ]
 
-    def _begin(self, prompt: tuple[Piece, ...]) -> _Text:
-        text = _Text(IncrementalTokenizer(self.source.vocabulary), prompt, [])
+    def _begin(self, prompt: tuple[Piece, ...], place: Place) -> _Text:
+        text = _Text(IncrementalTokenizer(self.source.vocabulary), prompt, [], [place])
         for piece in prompt:
             text.tokenizer.append(piece)
         return text
@@ -181,7 +196,7 @@ class SourceStream:
     def _covers(self, row: int, text_end: bytes) -> tuple[CoverNode, ...]:
         """Return the covers of a row's text that are worth a prediction, as nodes of its tree."""
         text, tree = self._texts[row], self._decoder.trees[row]
-        candidates = self._candidates(text.tokenizer)
+        candidates = self._candidates(text)
         committed_ids = text.tokenizer.committed_ids
         text.committed_node = tree.add(committed_ids[text.committed :], text.committed_node)
         text.committed = len(committed_ids)
@@ -189,7 +204,7 @@ class SourceStream:
             return ()
         covers = []
         for number, candidate in enumerate(candidates):
-            if candidate.pending and not self._can_cross(candidate.pending, text_end):
+            if candidate.pending and not self._can_cross(text, candidate.pending, text_end):
                 continue
             node = tree.add(candidate.ids, text.committed_node)
             if node == ROOT:  # no token yet, and no bos token: there is nothing after which a model could predict
@@ -197,13 +212,22 @@ class SourceStream:
             covers.append(CoverNode(node, candidate.pending, can_end=number == 0 and not candidate.pending))
         return _with_steps(tree, text.committed_node, covers)
 
-    def _candidates(self, tokenizer: IncrementalTokenizer) -> list[CoverCandidate]:
+    def _candidates(self, text: _Text) -> list[CoverCandidate]:
+        config, tokenizer = self._config, text.tokenizer
         if self.policy is BoundaryPolicy.AS_IS:
-            return tokenizer.cover_candidates()
-        return tokenizer.cover_candidates(self._config.tokens_taken_back, tuple(self._config.word_continuations))
+            candidates = tokenizer.cover_candidates()
+        else:
+            candidates = tokenizer.cover_candidates(config.tokens_taken_back, tuple(config.word_continuations))
+        target_waits = self._target is not None and self._target.prefix_space.rule(text.places[-1]) is not Rule.NEVER
+        if target_waits and not tokenizer.waits:
+            return []  # the base's next token holds a space that the source would not write
+        if tokenizer.waits and not tokenizer.partial_utf8 and not target_waits:
+            return [CoverCandidate((), b" ")]  # the other way round
+        return candidates
 
-    def _can_cross(self, pending: bytes, text_end: bytes) -> bool:
-        return self.policy is not BoundaryPolicy.AS_IS and text_end != b"" and self._healer.can_cross(pending, text_end)
+    def _can_cross(self, text: _Text, pending: bytes, text_end: bytes) -> bool:
+        has_end = text_end != b"" or text.tokenizer.waits
+        return self.policy is not BoundaryPolicy.AS_IS and has_end and self._healer.can_cross(pending, text_end)
 
     def _text_end(self, pieces: Sequence[Piece]) -> bytes:
         """Return the end of a text: its last token, and those before it back to the start of the word or a control."""
@@ -216,6 +240,15 @@ class SourceStream:
                 if character_class(piece) != LETTER:
                     break
         return b"".join(reversed(end))
+
+
+def _append(text: _Text, piece: Piece, place: Place) -> None:
+    """Append the part of a piece that is text, behind which more text stands at a place."""
+    if piece != b"" or place is not text.places[-1]:
+        text.latest = None
+    text.pieces.append(piece)
+    text.places.append(place)
+    text.tokenizer.append(piece)
 
 
 def _with_steps(tree: TokenTree, committed_node: int, covers: Sequence[CoverNode]) -> tuple[CoverNode, ...]:

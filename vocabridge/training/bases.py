@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.data import corpus_files
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.loading.loading import LoadedModel, load_model
 from vocabridge.options import BaseSchedule
-from vocabridge.projection.projection import Projection
-from vocabridge.training.dataset import Side, TrainingText
+from vocabridge.projection.projection.projection import Projection
+from vocabridge.training.train.dataset import Side, TrainingText
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,15 @@ def beside(
 
 
 def _bytes(ids: Sequence[int], vocabulary: Vocabulary) -> bytes:
-    return b"".join(vocabulary.token_bytes[i] or b"" for i in ids)
+    return b"".join(vocabulary.spell(ids))
 
 
 def _read(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
     """How many bytes have been read after each token; a token without bytes counts one, the begin token none."""
     begin = set(begin_tokens(vocabulary))
     total, ends = 0, []
-    for i in ids:
-        data = vocabulary.token_bytes[i]
-        total += len(data) if data is not None else i not in begin
+    for i, data in zip(ids, vocabulary.spell(ids), strict=True):
+        total += len(data) if vocabulary.token_bytes[i] is not None else i not in begin
         ends.append(total)
     return ends
 

@@ -23,9 +23,9 @@ from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.models.end_tokens import end_tokens
-from vocabridge.models.examples import as_example, tokenize
-from vocabridge.models.prompts import prompt_ids
+from vocabridge.models.loading.end_tokens import end_tokens
+from vocabridge.models.loading.examples import as_example, tokenize
+from vocabridge.models.loading.prompts import prompt_ids
 from vocabridge.utils.jsonl import Record, checked_string, read_records
 
 
@@ -207,7 +207,7 @@ def _ended(ids: list[int], first: int, ends: Sequence[int]) -> TrainingText:
 def _from_chat(record: Record, vocabulary: Vocabulary, ends: Sequence[int]) -> TrainingText:
     messages = _messages(record)
     text = _rendered(messages, record, vocabulary)
-    encoding = vocabulary.encode(text)
+    encoding = vocabulary.encode_prompt(text)
     ids = encoding.ids.tolist()
     # A token without a start of its own is of the same character as the one before it.
     starts = np.maximum.accumulate(encoding.starts)

@@ -31,8 +31,8 @@ from vocabridge.alignment import (
     merge_shards,
     short_names,
 )
-from vocabridge.alignment.counting.pair_counts import RunningSum
-from vocabridge.alignment.counting.workers import Work
+from vocabridge.alignment.counting.counting_builder.pair_counts import RunningSum
+from vocabridge.alignment.counting.counting_builder.workers import Work
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -89,7 +89,7 @@ def test_counts_of_parts_add_up_in_any_grouping(parts):
 
 
 def test_a_running_sum_merges_before_much_waits(monkeypatch):
-    from vocabridge.alignment.counting import pair_counts
+    from vocabridge.alignment.counting.counting_builder import pair_counts
 
     monkeypatch.setattr(pair_counts, "_FEW", 10)
     running = RunningSum()

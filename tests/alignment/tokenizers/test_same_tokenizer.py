@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizer_kinds import CONTROL, KINDS, train
 from tokenizers import AddedToken, Tokenizer
 
 from vocabridge.alignment import (
@@ -22,8 +23,6 @@ from vocabridge.alignment import (
     make_builder,
     merge_shards,
 )
-
-from tokenizer_kinds import CONTROL, KINDS, train
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

@@ -8,8 +8,8 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.data import task_file
-from vocabridge.evaluation.answers import Extractor
-from vocabridge.models.examples import Example, load_examples, tokenize
+from vocabridge.evaluation.evaluate.answers import Extractor
+from vocabridge.models.loading.examples import Example, load_examples, tokenize
 
 GOOD = '{"prompt": "Q", "response": "R"}'
 
@@ -96,7 +96,7 @@ def test_the_first_token_of_a_response_is_the_first_that_ends_behind_the_prompt(
     for vocabulary in (any_vocabulary, loaded["target"].vocabulary):
         tokens = tokenize(example, vocabulary)
         begin = int(vocabulary.adds_begin)
-        encoding = vocabulary.encode(prompt + response)
+        encoding = vocabulary.encode_prompt(prompt + response)
         assert tokens.ids[begin:] == encoding.ids.tolist()
         assert begin <= tokens.first < len(tokens.ids)
         if (encoding.starts >= 0).all():

@@ -19,9 +19,9 @@ from tokenizers import Tokenizer
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.data import task_file
-from vocabridge.models.examples import load_examples, tokenize
-from vocabridge.models.loading import resolve_vocabulary
-from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
+from vocabridge.models.loading.examples import load_examples, tokenize
+from vocabridge.models.loading.loading import resolve_vocabulary
+from vocabridge.training.train.dataset import TrainingText, load_training_texts, pack, split
 
 PROPERTY = settings(max_examples=50, deadline=None)
 
@@ -159,7 +159,9 @@ def by_turns(vocabulary, messages):
         if message["role"] != "assistant":
             continue
         heads = [
-            vocabulary.encode(vocabulary.render(messages[: turn + said], add_generation_prompt=not said)).ids.tolist()
+            vocabulary.encode_prompt(
+                vocabulary.render(messages[: turn + said], add_generation_prompt=not said)
+            ).ids.tolist()
             for said in (0, 1)
         ]
         last = max(i for i, token in enumerate(heads[1]) if token == vocabulary.roles["turn end"])
@@ -192,7 +194,8 @@ def test_what_is_learned_of_a_conversation_in_a_real_models_template(written):
     ):
         (text,) = load_training_texts(written({"messages": messages}), vocabulary, max_length=1000)
         learns = by_turns(vocabulary, messages)
-        assert text.ids == vocabulary.encode(vocabulary.render(messages, add_generation_prompt=False)).ids.tolist()
+        rendered = vocabulary.render(messages, add_generation_prompt=False)
+        assert text.ids == vocabulary.encode_prompt(rendered).ids.tolist()
         assert text.learns == learns + [False] * (len(text.ids) - len(learns))
 
 
@@ -219,11 +222,11 @@ def test_of_an_example_the_response_and_the_end_token_are_learned(any_vocabulary
 @given(words=WORDS)
 @PROPERTY
 def test_of_a_plain_text_all_but_the_first_token_is_learned(any_vocabulary, written, words):
-    assume(any_vocabulary.encode(words).ids.size)  # some tokenizers make nothing of white space
+    assume(any_vocabulary.encode_prompt(words).ids.size)  # some tokenizers make nothing of white space
     for vocabulary in (any_vocabulary, replace(any_vocabulary, adds_begin=True)):
         (text,) = load_training_texts(written({"text": words}), vocabulary, max_length=10_000)
         begin = [0] if vocabulary.adds_begin else []
-        assert text.ids == ended(begin + vocabulary.encode(words).ids.tolist(), vocabulary)
+        assert text.ids == ended(begin + vocabulary.encode_prompt(words).ids.tolist(), vocabulary)
         assert text.learns == [False] + [True] * (len(text.ids) - 1)
         assert text.positions == list(range(len(text.ids)))
 

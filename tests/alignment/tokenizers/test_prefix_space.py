@@ -1,0 +1,143 @@
+"""The space that tokenizers put in front of text: models are given it as transformers does, and it is in no text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
+
+from vocabridge.alignment import Place, Vocabulary
+
+from .conftest import TEXT, train
+
+CONTROLS = ["<s>", "</s>", "<|user|>"]
+
+FRAGMENTS = ["The fox.", "Question: How", "a", " ", "  b", "\n", "\n\nx", "é", "日本", "👍", "12", "(x)", "▁", "<unk>"]
+FRAGMENTS += CONTROLS
+
+texts = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=4)), max_size=8).map("".join)
+
+
+def _metaspace(scheme: str) -> Tokenizer:
+    tokenizer = train("unigram")
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    return tokenizer
+
+
+def _byte_level(add_prefix_space: bool) -> Tokenizer:
+    tokenizer = train("byte_level_bpe")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    return tokenizer
+
+
+def _mistral() -> Tokenizer:
+    """Metaspace over BPE with byte fallback, without splits, as Mistral's and newer Llama-2 conversions have it."""
+    tokenizer = train("sentencepiece_bpe")
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return tokenizer
+
+
+def _llama_2(normalized: bool) -> Tokenizer:
+    """`normalized`: special tokens are looked for behind the normalizer, as in older conversions."""
+    tokenizer = train("sentencepiece_bpe")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.pre_tokenizer = None
+    spec = json.loads(tokenizer.to_str())
+    for token in spec["added_tokens"]:
+        token["normalized"] = normalized
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+TOKENIZERS = {
+    "byte-level": lambda: _byte_level(False),
+    "byte-level with a prefix": lambda: _byte_level(True),
+    "metaspace never": lambda: _metaspace("never"),
+    "metaspace first": lambda: _metaspace("first"),
+    "metaspace always": lambda: _metaspace("always"),
+    "mistral": _mistral,
+    "llama-2": lambda: _llama_2(False),
+    "llama-2 of before": lambda: _llama_2(True),
+    "wordpiece": lambda: train("wordpiece"),
+}
+PREFIXED = {
+    "byte-level with a prefix": (True, True),
+    "metaspace first": (True, False),
+    "metaspace always": (True, True),
+    "mistral": (True, False),
+    "llama-2": (True, True),
+    "llama-2 of before": (True, False),
+}
+"""Those that put a space in front: at the beginning of a text, behind a control token."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+    for kind, make in TOKENIZERS.items():
+        tokenizer = make()
+        tokenizer.add_special_tokens([AddedToken("<|user|>", special=True, normalized=kind == "llama-2 of before")])
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+        made[kind] = tmp_path_factory.mktemp("tokenizer")
+        tokenizer.save(str(made[kind] / "tokenizer.json"))
+        names = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}
+        (made[kind] / "tokenizer_config.json").write_text(json.dumps(names))
+    return made
+
+
+@pytest.fixture(scope="module")
+def theirs(folders):
+    """Transformers' own."""
+    transformers = pytest.importorskip("transformers")
+    return {kind: transformers.AutoTokenizer.from_pretrained(folder) for kind, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def ours(folders):
+    return {kind: Vocabulary.load(folder) for kind, folder in folders.items()}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(text=texts)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_prompt_is_encoded_as_transformers_does(ours, theirs, kind, text):
+    vocabulary = ours[kind]
+    expected = theirs[kind](text)["input_ids"]
+    assert [vocabulary.roles["begin"], *vocabulary.encode_prompt(text).ids.tolist()] == expected
+    assert vocabulary.encode_prompt(text).ids.tolist() == theirs[kind](text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", [*PREFIXED])
+@given(text=texts)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_starts_are_bytes_of_the_text_without_the_spaces_in_front(ours, kind, text):
+    starts = [start for start in ours[kind].encode_prompt(text).starts.tolist() if start >= 0]
+    assert starts == sorted(starts)
+    assert all(start <= len(text.encode()) for start in starts)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_where_a_space_is_put_is_found_out(ours, kind):
+    beginning, behind = PREFIXED.get(kind, (False, False))
+    space = ours[kind].prefix_space
+    assert space.prefix("word", Place.BEGINNING) == " " * beginning
+    assert space.prefix("word", Place.BEHIND_CONTROL) == " " * behind
+    assert space.prefix("word", Place.INSIDE) == ""
+    assert space.prefix("", Place.BEGINNING) == ""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TOKENIZERS if kind not in ("wordpiece", "llama-2 of before")])
+@pytest.mark.parametrize("text", ["The fox jumps", "<|user|>The fox.<|user|>a (x)", "12: 48"])
+def test_what_tokens_spell_is_the_text_without_the_spaces_in_front(ours, kind, text):
+    spelled = ours[kind].spell([0, *ours[kind].encode_prompt(text).ids.tolist()])
+    assert b"".join(spelled).decode() == text.replace("<|user|>", "")
+
+
+def test_alignments_keep_to_the_bare_view(ours):
+    for kind, vocabulary in ours.items():
+        if kind != "wordpiece":
+            assert b"".join(vocabulary.token_bytes[i] or b"" for i in vocabulary.encode("a fox").ids) == b"a fox"
+    assert TEXT
