@@ -20,12 +20,12 @@ from vocabridge.alignment.builders.prefix import Prefix
 from vocabridge.alignment.builders.retokenize import Retokenize
 from vocabridge.alignment.cache import cache_folder
 from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
-from vocabridge.alignment.counting.counting_builder.counting_builder.counting_builder.counting_builder import (
+from vocabridge.alignment.counting.counting_builder import (
     CountingBuilder,
     count_texts,
 )
-from vocabridge.alignment.counting.counting_builder.counting_builder.counting_builder.pair_counts import PairCounts
-from vocabridge.alignment.counting.counting_builder.counting_builder.counting_builder.shards import (
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.shards import (
     PartialCounts,
     count_shard,
     merge_shards,

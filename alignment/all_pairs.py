@@ -18,9 +18,9 @@ from time import perf_counter
 from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.builders.base import Builder, Progress
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.counting.counting_builder.counting_builder import CountingBuilder
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
-from vocabridge.alignment.counting.counting_builder.workers import Work, count_corpus
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.workers import Work, count_corpus
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 

@@ -109,7 +109,7 @@ def main() -> None:
         print(json.dumps(peak(arguments.source, arguments.target, Search(arguments.only))))
         return
     # A packaged model is unpacked and named by its folder here, so that no measured process imports torch.
-    from vocabridge.models.loading.loading import model_folder
+    from vocabridge.models.loading import model_folder
 
     names = [str(model_folder(name)) for name in (arguments.source, arguments.target)]
 

@@ -28,17 +28,16 @@ from rich.console import Console
 from rich.table import Table
 from transformers import DynamicCache
 
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.cache import BridgeCache
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
 from vocabridge.data import value_network_folder
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.models.loading.joint_forward import run
-from vocabridge.models.loading.prompts import prompt_ids
-from vocabridge.models.loading.transformers_version import CACHE
+from vocabridge.models.joint_forward import run
+from vocabridge.models.prompts import begin_tokens, prompt_ids
+from vocabridge.models.transformers_version import CACHE
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 ROUNDS = 4
 TOKENS = 24

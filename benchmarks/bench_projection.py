@@ -29,8 +29,8 @@ from torch.nn import functional
 
 from vocabridge.alignment import METHODS, align
 from vocabridge.data import corpus_files
-from vocabridge.models.loading.loading import resolve_vocabulary
-from vocabridge.projection.projection.projection import Projection, SparseMatrix
+from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.projection.projection import Projection, SparseMatrix
 
 ROUNDS = 9
 PLAIN = "CSR, int64"

@@ -40,7 +40,7 @@ from vocabridge.alignment import (
 from vocabridge.data import corpus_files
 from vocabridge.decoding.record_distributions import predict
 from vocabridge.diagnostics.alignment_score import Score, score
-from vocabridge.models.loading.loading import LoadedModel, load_model
+from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.options import BoundaryPolicy
 
 MODELS = {"SmolLM2": "smollm2-135m-instruct", "Gemma-3": "gemma-3-270m"}

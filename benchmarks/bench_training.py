@@ -28,12 +28,12 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils import logging
 
 from vocabridge.data import task_file
-from vocabridge.models.loading.value_network import new_value_network
+from vocabridge.models.value_network import new_value_network
 from vocabridge.options import Regularizer
-from vocabridge.training.train.collator import LengthGrouped, collate
-from vocabridge.training.train.dataset import TrainingText, load_training_texts
-from vocabridge.training.train.objective import TrainingObjective
-from vocabridge.training.train.trainer import ValueTrainer
+from vocabridge.training.collator import LengthGrouped, collate
+from vocabridge.training.dataset import TrainingText, load_training_texts
+from vocabridge.training.objective import TrainingObjective
+from vocabridge.training.trainer import ValueTrainer
 
 ROUNDS = 2
 

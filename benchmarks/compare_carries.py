@@ -25,15 +25,15 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.fitting import Fit, fit_combination, hear, projected_features
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.evaluation.evaluate.intervals import Interval, ratio
-from vocabridge.evaluation.evaluate.measuring import response_bits
-from vocabridge.evaluation.evaluate.scoring import of_model, of_source
-from vocabridge.models.loading.examples import Example, load_examples, tokenize
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.fitting import Fit, fit_combination, hear, projected_features
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.intervals import Interval, ratio
+from vocabridge.evaluation.measuring import response_bits
+from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import no_progress
 
 WAYS = (

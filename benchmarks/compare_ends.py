@@ -25,13 +25,13 @@ from rich.table import Table
 from torch import Tensor
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.streaming import stream
-from vocabridge.evaluation.evaluate.scoring import of_model, of_source
-from vocabridge.models.loading.end_tokens import end_tokens
-from vocabridge.models.loading.examples import Example, load_examples, tokenize
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.streaming import stream
+from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 Figures = dict[str, float]
 

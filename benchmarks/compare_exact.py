@@ -21,21 +21,21 @@ import torch
 from rich.console import Console
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.bridge.model.streaming import stream
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.data import task_file, value_network_folder
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.diagnostics.alignment_score import own_bits
-from vocabridge.models.loading.examples import load_examples
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.value_network import load_value_source
+from vocabridge.models.examples import load_examples
+from vocabridge.models.loading import load_model
+from vocabridge.models.prompts import begin_tokens
+from vocabridge.models.value_network import load_value_source
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection import Projection
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "Question: A baker sells 24 loaves a day. How many loaves does she sell in 7 days?\nAnswer: She se"

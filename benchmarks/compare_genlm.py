@@ -27,7 +27,7 @@ from genlm.bytes import BeamParams, ByteBeamState
 from transformers import AutoTokenizer
 
 from vocabridge.byte_level.byte_lm import ByteLM
-from vocabridge.models.loading.loading import LoadedModel, load_model, model_folder
+from vocabridge.models.loading import LoadedModel, load_model, model_folder
 
 TEXT = " The value network reads the text that the base model writes, cut anew into tokens of its own."
 

@@ -25,18 +25,18 @@ from compare_carries import heard, spent
 from rich.console import Console
 from rich.table import Table
 
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.fitting import fit_combination
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.evaluation.evaluate.intervals import ratio
-from vocabridge.evaluation.evaluate.measuring import response_bits
-from vocabridge.evaluation.evaluate.scoring import of_model, of_source
-from vocabridge.models.loading.examples import Example, load_examples
-from vocabridge.models.loading.loading import LoadedModel, load_model
-from vocabridge.models.loading.value_network import CONFIG, ValueNetwork, load_value_network
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.fitting import fit_combination
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.intervals import ratio
+from vocabridge.evaluation.measuring import response_bits
+from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.models.examples import Example, load_examples
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import CONFIG, ValueNetwork, load_value_network
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.training.train.train import TrainingConfig, train_value_network
+from vocabridge.projection.combination import Combination
+from vocabridge.training.train import TrainingConfig, train_value_network
 from vocabridge.utils.progress import no_progress
 
 METHOD_NAMES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]

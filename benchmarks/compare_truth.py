@@ -27,9 +27,9 @@ from vocabridge.alignment import METHODS, Corpus
 from vocabridge.decoding.record_distributions import predict
 from vocabridge.diagnostics.approximation_error import ApproximationErrors, distances
 from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE
-from vocabridge.models.loading.examples import load_examples
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.value_network import load_value_network
+from vocabridge.models.examples import load_examples
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_network
 from vocabridge.options import BoundaryPolicy
 
 BYTES = 12_000

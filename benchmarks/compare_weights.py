@@ -17,11 +17,11 @@ from compare_carries import heard, spent
 from rich.console import Console
 from rich.table import Table
 
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.fitting import fit_combination
-from vocabridge.models.loading.examples import load_examples
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.fitting import fit_combination
+from vocabridge.models.examples import load_examples
 from vocabridge.options import Form, ProjectionMethod
-from vocabridge.projection.projection.combination import UNFITTED, Combination
+from vocabridge.projection.combination import UNFITTED, Combination
 
 CANDIDATES = {
     "base alone": (1.0, 0.0, 0.0),

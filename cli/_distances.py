@@ -27,8 +27,8 @@ def compare(
     """Compare the approximations by an alignment with the truth, and print it."""
     from vocabridge.cli._vocabularies import remembered
     from vocabridge.diagnostics.approximation_error import distances
-    from vocabridge.models.loading.loading import check_model, load_model
-    from vocabridge.models.loading.value_network import check_value_source, is_value_network, load_value_network
+    from vocabridge.models.loading import check_model, load_model
+    from vocabridge.models.value_network import check_value_source, is_value_network, load_value_network
 
     begin = perf_counter()
     with progress(f"comparing {file} with what {model} says exactly") as tell:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vocabridge.cli._output import print_json, print_table
 
 if TYPE_CHECKING:
-    from vocabridge.evaluation.evaluate.results import Evaluation
+    from vocabridge.evaluation.results import Evaluation
 
 
 def print_evaluation(report: Evaluation, *, json: bool) -> None:

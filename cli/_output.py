@@ -29,7 +29,7 @@ from vocabridge.cli._errors import fail
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from vocabridge.projection.projection.combination import Combination
+    from vocabridge.projection.combination import Combination
 
 UNFITTED_NOTE = (
     "no weights were fitted; to fit them: vocabridge eval --base BASE --value VALUE --data FILE --validation FILE "

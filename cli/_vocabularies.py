@@ -17,7 +17,7 @@ def vocabulary(name: str) -> Vocabulary:
         VocabridgeError: Nothing by that name holds a tokenizer.
     """
     if name in PACKAGED or (Path(name) / "adapter_config.json").is_file():
-        from vocabridge.models.loading.loading import resolve_vocabulary
+        from vocabridge.models.loading import resolve_vocabulary
 
         return resolve_vocabulary(name)
     return Vocabulary.load(name)

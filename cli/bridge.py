@@ -107,12 +107,12 @@ def bridge(
             strict=True,
         )
     )
-    from vocabridge.bridge.model.build import build_steering, check_steering
-    from vocabridge.bridge.model.limits import SteeringLimits
-    from vocabridge.bridge.model.model import Bridge
-    from vocabridge.bridge.model.saving import check_free, save_bridge
-    from vocabridge.models.loading.loading import check_model, load_model
-    from vocabridge.projection.projection import strength as alpha
+    from vocabridge.bridge.build import build_steering, check_steering
+    from vocabridge.bridge.limits import SteeringLimits
+    from vocabridge.bridge.model import Bridge
+    from vocabridge.bridge.saving import check_free, save_bridge
+    from vocabridge.models.loading import check_model, load_model
+    from vocabridge.projection import strength as alpha
 
     limits = SteeringLimits(plausible, min_entropy, confidence, max_norm)
     with as_usage("--strength"):

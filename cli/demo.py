@@ -30,7 +30,7 @@ def demo(
 
     Steers Gemma-3-270M with what SmolLM2-135M learned, and says what that was worth.
     """
-    from vocabridge.evaluation.evaluate.demo import run_demo
+    from vocabridge.evaluation.demo import run_demo
 
     with progress("preparing the demo") as tell:
         report = run_demo(output, limit=limit, progress=tell)

@@ -15,7 +15,7 @@ from vocabridge.cli._output import Json, print_json, progress, say_unfitted
 from vocabridge.utils.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
 
 if TYPE_CHECKING:
-    from vocabridge.bridge.model.streaming import Stream
+    from vocabridge.bridge.streaming import Stream
     from vocabridge.byte_level.streaming import ByteLevelStream
 
 EXAMPLES = """\b
@@ -90,8 +90,8 @@ def generate(
     text = text_or_stdin(prompt)
     import torch
 
-    from vocabridge.bridge.model.saving import load
-    from vocabridge.bridge.model.streaming import stream
+    from vocabridge.bridge.saving import load
+    from vocabridge.bridge.streaming import stream
     from vocabridge.byte_level.byte_bridge import ByteLevelBridge
     from vocabridge.byte_level.streaming import ByteLevelStream
 

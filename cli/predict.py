@@ -34,7 +34,7 @@ def predict(
     from vocabridge.alignment import Corpus
     from vocabridge.data import corpus_files
     from vocabridge.decoding.record_distributions import predict as read
-    from vocabridge.models.loading.loading import load_model
+    from vocabridge.models.loading import load_model
 
     text = Corpus.open(corpus or corpus_files())
     with progress(f"reading with {model}") as tell:

@@ -75,7 +75,7 @@ def score(
     from vocabridge.alignment import Alignment, Corpus
     from vocabridge.cli._vocabularies import remembered
     from vocabridge.diagnostics.alignment_score import score as measure
-    from vocabridge.models.loading.loading import check_model, load_model
+    from vocabridge.models.loading import check_model, load_model
     from vocabridge.options import BoundaryPolicy
 
     begin = perf_counter()

@@ -129,7 +129,7 @@ def train(
     It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C or
     SIGTERM saves a checkpoint; the same command goes on from the last one.
     """
-    from vocabridge.training.train.train import LEARNING_RATES, TrainingConfig, train_value_network
+    from vocabridge.training.train import LEARNING_RATES, TrainingConfig, train_value_network
 
     recipe = TrainingConfig(
         base=base,

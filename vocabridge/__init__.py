@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from vocabridge.alignment import VocabridgeError as VocabridgeError
     from vocabridge.alignment import Vocabulary as Vocabulary
     from vocabridge.alignment import align as align
-    from vocabridge.bridge.model.build import build_bridge as build_bridge
-    from vocabridge.bridge.model.build import build_steering as build_steering
-    from vocabridge.bridge.model.cache import BridgeCache as BridgeCache
-    from vocabridge.bridge.model.chat import chat_prompt as chat_prompt
-    from vocabridge.bridge.model.fitting import fit_combination as fit_combination
-    from vocabridge.bridge.model.limits import SteeringLimits as SteeringLimits
-    from vocabridge.bridge.model.logits_processor import SteeringLogitsProcessor as SteeringLogitsProcessor
-    from vocabridge.bridge.model.model import Bridge as Bridge
-    from vocabridge.bridge.model.saving import load as load
-    from vocabridge.bridge.model.saving import save_bridge as save_bridge
-    from vocabridge.bridge.model.steering import Steering as Steering
-    from vocabridge.bridge.model.streaming import stream as stream
+    from vocabridge.bridge.build import build_bridge as build_bridge
+    from vocabridge.bridge.build import build_steering as build_steering
+    from vocabridge.bridge.cache import BridgeCache as BridgeCache
+    from vocabridge.bridge.chat import chat_prompt as chat_prompt
+    from vocabridge.bridge.fitting import fit_combination as fit_combination
+    from vocabridge.bridge.limits import SteeringLimits as SteeringLimits
+    from vocabridge.bridge.logits_processor import SteeringLogitsProcessor as SteeringLogitsProcessor
+    from vocabridge.bridge.model import Bridge as Bridge
+    from vocabridge.bridge.saving import load as load
+    from vocabridge.bridge.saving import save_bridge as save_bridge
+    from vocabridge.bridge.steering import Steering as Steering
+    from vocabridge.bridge.streaming import stream as stream
     from vocabridge.byte_level.byte_bridge import ByteLevelBridge as ByteLevelBridge
     from vocabridge.byte_level.byte_lm import ByteLM as ByteLM
     from vocabridge.decoding.stop_strings import StopStrings as StopStrings
-    from vocabridge.evaluation.evaluate.evaluate import evaluate as evaluate
-    from vocabridge.evaluation.evaluate.results import Evaluation as Evaluation
-    from vocabridge.models.loading.expert_pair import ExpertPair as ExpertPair
-    from vocabridge.models.loading.loading import load_model as load_model
-    from vocabridge.models.loading.value_network import ValueNetwork as ValueNetwork
-    from vocabridge.models.loading.value_network import load_value_network as load_value_network
+    from vocabridge.evaluation.evaluate import evaluate as evaluate
+    from vocabridge.evaluation.results import Evaluation as Evaluation
+    from vocabridge.models.expert_pair import ExpertPair as ExpertPair
+    from vocabridge.models.loading import load_model as load_model
+    from vocabridge.models.value_network import ValueNetwork as ValueNetwork
+    from vocabridge.models.value_network import load_value_network as load_value_network
     from vocabridge.options import BaseSchedule as BaseSchedule
     from vocabridge.options import BoundaryPolicy as BoundaryPolicy
     from vocabridge.options import Form as Form
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from vocabridge.options import ProjectionMethod as ProjectionMethod
     from vocabridge.options import Regularizer as Regularizer
     from vocabridge.options import Scheme as Scheme
-    from vocabridge.projection.projection.combination import Combination as Combination
-    from vocabridge.projection.projection.config import BoundaryConfig as BoundaryConfig
-    from vocabridge.projection.projection.strength import Schedule as Schedule
-    from vocabridge.training.train.train import TrainingConfig as TrainingConfig
-    from vocabridge.training.train.train import train_value_network as train_value_network
+    from vocabridge.projection.combination import Combination as Combination
+    from vocabridge.projection.config import BoundaryConfig as BoundaryConfig
+    from vocabridge.projection.strength import Schedule as Schedule
+    from vocabridge.training.train import TrainingConfig as TrainingConfig
+    from vocabridge.training.train import train_value_network as train_value_network
 
 _MODULES = {
     "alignment": ("Alignment", "VocabridgeError", "Vocabulary", "align"),

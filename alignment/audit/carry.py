@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.audit.coverage import Balance, Coverage, Side
 from vocabridge.alignment.audit.figures import CLASSES
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.tokenizers.vocabulary import Int64
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

@@ -18,7 +18,7 @@ from vocabridge.alignment.audit.figures import CLASSES, TEXT_CLASSES, Ratio
 from vocabridge.alignment.builders.base import Progress
 from vocabridge.alignment.builders.cooccurrence import common_starts
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.tokenizers.classes import TokenClass, classify
 from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, TokenKind, Vocabulary
 

@@ -21,8 +21,8 @@ import scipy.sparse as sp
 from vocabridge.alignment.builders.base import Reads
 from vocabridge.alignment.builders.cooccurrence import count_starts
 from vocabridge.alignment.builders.retokenize import Retokenize
-from vocabridge.alignment.counting.counting_builder.counting_builder import CountingBuilder
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.sparse import sums
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 

@@ -21,8 +21,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from vocabridge.alignment.counting.counting_builder.counting_builder import CountingBuilder
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, Vocabulary
 
 

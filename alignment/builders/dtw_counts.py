@@ -35,8 +35,8 @@ from rapidfuzz.process import cdist
 from vocabridge.alignment.builders.base import matrix
 from vocabridge.alignment.builders.edit_distance import characters
 from vocabridge.alignment.builders.frequency import Float64
-from vocabridge.alignment.counting.counting_builder.counting_builder import CountingBuilder
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.sparse import sums
 from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, Vocabulary
 

@@ -34,7 +34,7 @@ from vocabridge.alignment.builders.base import Builder, Progress, Reads
 from vocabridge.alignment.builders.combined import Combined
 from vocabridge.alignment.builders.cooccurrence import textual_starts
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.sparse import sums

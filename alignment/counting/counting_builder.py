@@ -23,8 +23,8 @@ import scipy.sparse as sp
 from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.builders.base import Builder, Progress, Reads
 from vocabridge.alignment.corpus import Corpus, CorpusCard
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
-from vocabridge.alignment.counting.counting_builder.workers import Work, count_corpus
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.workers import Work, count_corpus
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from vocabridge.alignment.alignment import FORMAT, Alignment, VocabularyCard
 from vocabridge.alignment.builders.base import Builder, Progress
 from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
-from vocabridge.alignment.counting.counting_builder.counting_builder import CountingBuilder
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
-from vocabridge.alignment.counting.counting_builder.workers import Work, count_corpus
+from vocabridge.alignment.counting.counting_builder import CountingBuilder
+from vocabridge.alignment.counting.pair_counts import PairCounts
+from vocabridge.alignment.counting.workers import Work, count_corpus
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.methods import METHODS
 from vocabridge.alignment.sealed import Seal

@@ -27,7 +27,7 @@ from typing import Protocol
 
 from vocabridge.alignment.builders.base import Progress
 from vocabridge.alignment.corpus import WHOLE, Corpus, Shard
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts, RunningSum
+from vocabridge.alignment.counting.pair_counts import PairCounts, RunningSum
 from vocabridge.alignment.errors import Terminated, VocabridgeError
 from vocabridge.alignment.tokenizers.vocabulary import Encoding, Vocabulary
 

@@ -518,7 +518,7 @@ class Vocabulary:
         """Where the tokenizer puts a space in front of text."""
         if self.native is self.tokenizer:
             return PrefixSpace()
-        named = [*self.control_roles.values(), *np.flatnonzero(self.kinds == Kind.CONTROL).tolist()[:_CONTROLS]]
+        named = [*self.control_roles.values(), *np.flatnonzero(self.kinds == TokenKind.CONTROL).tolist()[:_CONTROLS]]
         controls = [(i, self.tokenizer.id_to_token(i) or "") for i in dict.fromkeys(named)]
         normalizer = self.tokenizer.normalizer
         normalize = str if normalizer is None else normalizer.normalize_str

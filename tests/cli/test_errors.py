@@ -84,13 +84,13 @@ def test_the_methods_are_those_of_the_library():
 
 
 def test_the_packaged_models_are_those_of_the_library():
-    from vocabridge.models.loading.loading import PACKAGED
+    from vocabridge.models.loading import PACKAGED
 
     assert set(vocabularies.PACKAGED) == set(PACKAGED)
 
 
 def test_the_defaults_of_training_are_those_of_the_library():
-    from vocabridge.training.train.train import LEARNING_RATES, TrainingConfig
+    from vocabridge.training.train import LEARNING_RATES, TrainingConfig
 
     defaults = {name: one.default for name, one in inspect.signature(train.train).parameters.items()}
     assert (defaults.pop("other_base"), defaults.pop("learning_rate")) == (None, None)

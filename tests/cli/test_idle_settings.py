@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from vocabridge.alignment import Effect, UsageError, Vocabulary, align, make_builder, refuse_idle, warn_idle
-from vocabridge.bridge.model.build import build_bridge, build_steering
-from vocabridge.bridge.model.streaming import stream
-from vocabridge.evaluation.evaluate.answers import Extractor
-from vocabridge.evaluation.evaluate.evaluate import evaluate
-from vocabridge.evaluation.evaluate.tasks import Template
-from vocabridge.models.loading.loading import load_weights
-from vocabridge.models.loading.value_network import new_value_network, save_value_network
+from vocabridge.bridge.build import build_bridge, build_steering
+from vocabridge.bridge.streaming import stream
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.tasks import Template
+from vocabridge.models.loading import load_weights
+from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BaseSchedule, BoundaryPolicy, Contender, Regularizer
-from vocabridge.training.train.train import TrainingConfig, train_value_network
+from vocabridge.training.train import TrainingConfig, train_value_network
 
 
 def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):

@@ -140,7 +140,7 @@ def adapters(model_folders, tmp_path):
     """Two small adapters, old and new."""
     import torch
 
-    from vocabridge.models.loading.value_network import new_value_network, save_value_network
+    from vocabridge.models.value_network import new_value_network, save_value_network
 
     for seed, name in enumerate(("old", "new")):
         torch.manual_seed(seed)
@@ -152,7 +152,7 @@ def adapters(model_folders, tmp_path):
 
 @pytest.mark.parametrize("over", ["nothing", "an old bridge", "the same bridge"])
 def test_bridge(try_every_kill, place, done, model_folders, model_pair, adapters, tokenizer_folders, over):
-    from vocabridge.bridge.model.saving import load
+    from vocabridge.bridge.saving import load
 
     def command(name, strength, matrix):
         source = ("--value", adapters / name, "--alignment", matrix, "--strength", strength)
@@ -183,7 +183,7 @@ def test_bridge(try_every_kill, place, done, model_folders, model_pair, adapters
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_train(try_every_kill, place, model_folders, method):
-    from vocabridge.models.loading.value_network import load_value_network
+    from vocabridge.models.value_network import load_value_network
 
     lines = [{"prompt": f"{n} foxes?", "response": f" {2 * n}."} for n in range(3 if method == "lora" else 1)]
     (place / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

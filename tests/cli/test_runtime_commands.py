@@ -3,7 +3,7 @@
 import json
 import re
 
-from vocabridge.models.loading.examples import load_examples
+from vocabridge.models.examples import load_examples
 
 
 def write(path, numbers):

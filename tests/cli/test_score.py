@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vocabridge.models.loading.value_network import new_value_network, save_value_network
+from vocabridge.models.value_network import new_value_network, save_value_network
 
 POLICIES = ["skip", "retokenize", "heal", "lookahead"]
 
@@ -19,7 +19,7 @@ def test_it_prints_one_document_that_says_what_the_library_says(run, model_folde
 
     from vocabridge.alignment import Alignment, Corpus, Vocabulary
     from vocabridge.diagnostics.alignment_score import score
-    from vocabridge.models.loading.loading import load_model
+    from vocabridge.models.loading import load_model
 
     corpus = Corpus.open([text, tmp_path / "more"])
     model, target = load_model(str(model_folders.source)), Vocabulary.load(model_folders.target)

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import TokenKind, Vocabulary
-from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.loading import LoadedModel
 
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 CONTROL = ["<|begin|>", "<|end|>", "<unk>"]

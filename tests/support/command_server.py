@@ -208,7 +208,7 @@ def _import_everything() -> None:
 
     for module in pkgutil.walk_packages(vocabridge.__path__, "vocabridge."):
         if not module.name.startswith(
-            ("vocabridge.__main__", "vocabridge.evaluation.evaluate.lm_eval_model", "vocabridge.data.")
+            ("vocabridge.__main__", "vocabridge.evaluation.lm_eval_model", "vocabridge.data.")
         ):
             importlib.import_module(module.name)
     for name in LATE:

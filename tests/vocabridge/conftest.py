@@ -21,14 +21,14 @@ from transformers.utils import logging
 
 from vocabridge.alignment import Alignment, Encoding, Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.models.loading.delta_model import DeltaModel
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.value_network import ValueNetwork, ValueNetworkConfig
+from vocabridge.bridge.model import Bridge
+from vocabridge.models.delta_model import DeltaModel
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.training.train.train import TrainingConfig
+from vocabridge.projection.combination import Combination
+from vocabridge.training.train import TrainingConfig
 
 logging.disable_progress_bar()
 

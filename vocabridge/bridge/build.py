@@ -8,15 +8,15 @@ from typing import Literal, overload
 import torch
 
 from vocabridge.alignment import Alignment, Effect, Vocabulary, align, refuse_idle
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.data import corpus_files
-from vocabridge.models.loading.loading import check_model, load_model
-from vocabridge.models.loading.value_network import check_value_source, load_value_source
+from vocabridge.models.loading import check_model, load_model
+from vocabridge.models.value_network import check_value_source, load_value_source
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.combination import UNFITTED, Combination
-from vocabridge.projection.projection.strength import Strength
+from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.projection.strength import Strength
 
 
 @overload

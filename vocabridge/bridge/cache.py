@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from vocabridge.alignment import Place, VocabridgeError
-from vocabridge.bridge.model.model.model.source_streams import SourceStreams
-from vocabridge.decoding.incremental_tokenizer import Piece
+from vocabridge.bridge.source_streams import SourceStreams
+from vocabridge.models.prompts import Piece
 
 
 class BridgeCache(Cache):

@@ -10,19 +10,16 @@ last words are still open to be one token with what follows. Each model has its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from transformers import DynamicCache
 
-from vocabridge.alignment import Place, TokenKind, VocabridgeError, Vocabulary
-from vocabridge.bridge.model.model.model.cache import BridgeCache
-from vocabridge.bridge.model.model.model.model import Bridge
-from vocabridge.decoding.incremental_tokenizer import BEGUN, Piece, begin_tokens
-from vocabridge.models.loading.loading.loading.prompts import left_padded, padding
-from vocabridge.models.loading.loading.loading.transformers_version import CACHE
-
-Messages: TypeAlias = Sequence[Mapping[str, Any]]
-"""A conversation: messages with "role" and "content" each, the last of them a user's."""
+from vocabridge.alignment import VocabridgeError
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.model import Bridge
+from vocabridge.models.chat import Messages, _ids, chat_pieces, place_behind
+from vocabridge.models.prompts import left_padded, padding
+from vocabridge.models.transformers_version import CACHE
 
 
 def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict[str, Any]:
@@ -45,32 +42,10 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         raise VocabridgeError('a conversation has no messages; give at least one, with "role" and "content"')
     rows = [_ids(bridge.vocabulary, conversation) for conversation in conversations]
     prompts = [
-        [() if one.is_inactive else chat_pieces(one.source.vocabulary, conversation) for one in bridge.steerings]
+        [chat_pieces(one.source.vocabulary, conversation) if one.is_active else () for one in bridge.steerings]
         for conversation in conversations
     ]
     batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)
     cache = DynamicCache(config=bridge.config.get_text_config(decoder=True))
     places = [place_behind(bridge.vocabulary, row) for row in rows]
     return {**batch, CACHE: BridgeCache(cache, prompts, batch["input_ids"].shape[1], places)}
-
-
-def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:
-    """What the base reads: its begin token, whether the template writes it or not."""
-    ids, begin = vocabulary.encode_prompt(vocabulary.render(messages)).ids.tolist(), begin_tokens(vocabulary)
-    return ids if ids[: len(begin)] == begin else begin + ids
-
-
-def chat_pieces(vocabulary: Vocabulary, messages: Messages) -> tuple[Piece, ...]:
-    """A conversation as a model reads it, by its own template, behind the begin token that a reader puts in front."""
-    pieces, begin = vocabulary.pieces(vocabulary.render(messages)), begin_tokens(vocabulary)
-    if not begin or pieces[:1] != begin:
-        return tuple(pieces)
-    space = vocabulary.prefix_space
-    return (*([] if space.beginning is space.behind_control else [BEGUN]), *pieces[1:])
-
-
-def place_behind(vocabulary: Vocabulary, ids: Sequence[int]) -> Place:
-    """Where text stands that follows some tokens of a prompt."""
-    if not ids or list(ids) == begin_tokens(vocabulary):
-        return Place.BEGINNING
-    return Place.BEHIND_CONTROL if vocabulary.kinds[ids[-1]] == TokenKind.CONTROL else Place.INSIDE

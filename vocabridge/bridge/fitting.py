@@ -21,15 +21,15 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.models.loading.examples import Example, tokenize
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.examples import Example, tokenize
 from vocabridge.options import Form, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination, projected_scores
-from vocabridge.projection.projection.methods import METHODS
-from vocabridge.projection.projection.methods.base import BaseDistribution
-from vocabridge.projection.projection.source_predictions import Position, parts_of
-from vocabridge.projection.projection.source_stream import SourceStream
+from vocabridge.projection.combination import Combination, projected_scores
+from vocabridge.projection.methods import METHODS
+from vocabridge.projection.methods.base import BaseDistribution
+from vocabridge.projection.source_predictions import Position, parts_of
+from vocabridge.projection.source_stream import SourceStream
 from vocabridge.utils.progress import Progress, no_progress
 
 _LIKELIEST = 512  # tokens kept at each position

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.value_source import Scores
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.methods.base import finite, log_sum_exp
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.methods.base import finite, log_sum_exp
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.source_streams import NO_TEXT, SourceStreams
-from vocabridge.bridge.model.steering import Steering, steer
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.source_streams import NO_TEXT, SourceStreams
+from vocabridge.bridge.steering import Steering, steer
 
 
 class SteeringLogitsProcessor(LogitsProcessor):

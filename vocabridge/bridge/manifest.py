@@ -12,16 +12,16 @@ from typing import Any
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.alignment.jsonio import read_json
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import LoadedModel, load_model
-from vocabridge.models.loading.reference import Reference
-from vocabridge.models.loading.value_network import CONFIG, check_network_files, is_value_network, load_value_network
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.reference import Reference
+from vocabridge.models.value_network import CONFIG, check_network_files, is_value_network, load_value_network
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.strength import Strength, from_json
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.strength import Strength, from_json
 from vocabridge.utils.hashing import file_digest
 
 BRIDGE = "bridge.json"

@@ -23,18 +23,18 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from vocabridge.alignment import Alignment, VocabridgeError
-from vocabridge.bridge.model.cache import BridgeCache
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.pretrained_methods import PretrainedMethods, check_is_text
-from vocabridge.bridge.model.source_streams import NO_TEXT, SourceStreams
-from vocabridge.bridge.model.steering import Steering, steer
-from vocabridge.models.loading.end_tokens import end_tokens
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.transformers_version import CACHE, cache_name
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.pretrained_methods import PretrainedMethods, check_is_text
+from vocabridge.bridge.source_streams import NO_TEXT, SourceStreams
+from vocabridge.bridge.steering import Steering, steer
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.transformers_version import CACHE, cache_name
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.strength import Strength
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.strength import Strength
 
 # The names of models that pipelines take for text generation; one that is not there is warned of.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["vocabridge"] = "Bridge"

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.loading import find_device
+from vocabridge.models.loading import find_device
 
 if TYPE_CHECKING:
-    from vocabridge.bridge.model.model import Bridge
+    from vocabridge.bridge.model import Bridge
 
 _LOADING = ("device", "device_map", "dtype", "value_device", "value_dtype")
 
@@ -59,7 +59,7 @@ class PretrainedMethods(nn.Module):
         Raises:
             VocabridgeError: As `save_bridge`; or there is a setting.
         """
-        from vocabridge.bridge.model.saving import save_bridge
+        from vocabridge.bridge.saving import save_bridge
 
         if settings:
             raise VocabridgeError(
@@ -79,7 +79,7 @@ class PretrainedMethods(nn.Module):
         Raises:
             VocabridgeError: As `load`; or an argument is another one.
         """
-        from vocabridge.bridge.model.saving import load
+        from vocabridge.bridge.saving import load
 
         if unknown := sorted(place.keys() - set(_LOADING)):
             raise VocabridgeError(f"a bridge is loaded without {', '.join(unknown)}; it takes {', '.join(_LOADING)}")

@@ -32,22 +32,22 @@ from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.files import LOCK, PART, at_work
-from vocabridge.bridge.model.manifest import BRIDGE, FORMAT, SavedBridge
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
+from vocabridge.bridge.manifest import BRIDGE, FORMAT, SavedBridge
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import DeviceMap
-from vocabridge.models.loading.reference import Reference
-from vocabridge.models.loading.value_network import (
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import DeviceMap
+from vocabridge.models.reference import Reference
+from vocabridge.models.value_network import (
     CONFIG,
     ValueNetwork,
     is_value_network,
     network_folder,
     save_value_network,
 )
-from vocabridge.models.loading.value_source import ValueSource
-from vocabridge.projection.projection.strength import as_json
+from vocabridge.models.value_source import ValueSource
+from vocabridge.projection.strength import as_json
 from vocabridge.utils.hashing import file_digest
 
 _OURS = re.compile(r"(alignment-\d+(\.\d+)?\.safetensors|value-\d+(\.\d+)?)")

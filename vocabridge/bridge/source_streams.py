@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Place, VocabridgeError
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.projection.projection.source_predictions import Position
-from vocabridge.projection.projection.source_stream import SourceStream
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.prompts import Piece
+from vocabridge.projection.source_predictions import Position
+from vocabridge.projection.source_stream import SourceStream
 
 NO_TEXT = -1
 """The id of what is no text: padding."""

@@ -12,25 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.models.loading.control_tokens import shared_control_tokens
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.models.control_tokens import shared_control_tokens
+from vocabridge.models.prompts import Piece
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.combination import UNFITTED, Combination
-from vocabridge.projection.projection.config import BoundaryConfig
-from vocabridge.projection.projection.lookahead import Lookahead
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.source_predictions import (
+from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.projection.config import BoundaryConfig
+from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_predictions import (
     Position,
     ResolvedPredictions,
     SourcePredictions,
     parts_of,
     predictions_at,
 )
-from vocabridge.projection.projection.source_stream import SourceStream
-from vocabridge.projection.projection.strength import Strength, alpha, is_zero
-from vocabridge.projection.projection.token_healing import TokenHealer
+from vocabridge.projection.source_stream import SourceStream
+from vocabridge.projection.strength import Strength, alpha, is_zero
+from vocabridge.projection.token_healing import TokenHealer
 
 
 class Steering(nn.Module):

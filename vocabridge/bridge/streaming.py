@@ -16,15 +16,16 @@ from torch import Tensor
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from vocabridge.alignment import Effect, VocabridgeError, refuse_idle
-from vocabridge.bridge.model.model.model.cache import BridgeCache
-from vocabridge.bridge.model.model.model.chat import Messages, chat_prompt, place_behind
-from vocabridge.bridge.model.model.model.model import Bridge
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.chat import chat_prompt
+from vocabridge.bridge.model import Bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.byte_level.streaming import ByteLevelStream
 from vocabridge.decoding.stop_strings import StopStrings, stop_bytes, whole_characters
-from vocabridge.models.loading.loading.loading.end_tokens import end_tokens
-from vocabridge.models.loading.loading.loading.prompts import left_padded, padding, prompt_ids
-from vocabridge.models.loading.loading.loading.transformers_version import CACHE
+from vocabridge.models.chat import Messages, place_behind
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.prompts import left_padded, padding, prompt_ids
+from vocabridge.models.transformers_version import CACHE
 from vocabridge.utils.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
 
 

@@ -22,13 +22,13 @@ import torch
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_level.byte_lm import TOLERANCE, ByteLM, ByteState, Float64
-from vocabridge.decoding.incremental_tokenizer import Piece
-from vocabridge.models.loading.control_tokens import shared_control_tokens
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.models.control_tokens import shared_control_tokens
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.prompts import Piece
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import Form
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.strength import Strength, alpha, is_zero
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.strength import Strength, alpha, is_zero
 
 _LOWEST = float(np.log(np.finfo(np.float32).tiny))  # a probability of 0 is taken for this one where it has a weight
 
@@ -61,9 +61,9 @@ class ByteLevelSteering:
         return self.combination.form is Form.MIXTURE
 
     @property
-    def is_inactive(self) -> bool:
-        """Whether it changes nothing."""
-        return is_zero(self.strength) or not self.weights
+    def is_active(self) -> bool:
+        """Whether it changes anything."""
+        return not is_zero(self.strength) and bool(self.weights)
 
     def change(self, p_base: Float64, donors: Float64, strength: float) -> Float64:
         """The change of log p_base, (n,), by donors' probabilities (k, n) over the same bytes and symbols."""
@@ -130,7 +130,7 @@ class ByteLevelBridge:
             shared_control_tokens(steering.source.vocabulary, self.vocabulary) for steering in self.steerings
         ]
         for number, steering in enumerate(self.steerings):
-            if not steering.is_inactive:
+            if steering.is_active:
                 self.donor(number)
 
     @property
@@ -184,7 +184,7 @@ class ByteLevelBridge:
         """
         heard = {}
         for number, steering in enumerate(self.steerings):
-            if not steering.is_inactive:
+            if steering.is_active:
                 own = self.translated(pieces, number) if donors is None else donors[number]
                 heard[number] = self.donor(number).text(own)
         text = self.base.text(pieces)

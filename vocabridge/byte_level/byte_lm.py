@@ -30,11 +30,11 @@ from torch import Tensor, nn
 
 from vocabridge.alignment import Place, Rule, VocabridgeError, Vocabulary
 from vocabridge.byte_level.lexicon import INVALID, Following, Int64, Range, half_character
-from vocabridge.decoding.incremental_tokenizer import BEGUN, Piece, begin_tokens
 from vocabridge.decoding.token_tree import ROOT
 from vocabridge.decoding.tree_decoder import TreeDecoder
-from vocabridge.models.loading.loading.loading.loading import LoadedModel
-from vocabridge.models.loading.loading.loading.value_source import ValueSource
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.prompts import BEGUN, Piece, begin_tokens
+from vocabridge.models.value_source import ValueSource
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -291,6 +291,13 @@ class ByteState:
         return text
 
     def _after_bytes(self, data: bytes) -> ByteState:
+        """A text that begins with a space has no other one in front, where the tokenizer sees to that."""
+        if data and data.startswith(self._spares):
+            assert self._unopened is not None
+            return self._unopened._read_bytes(data)
+        return self._read_bytes(data) if data else self
+
+    def _read_bytes(self, data: bytes) -> ByteState:
         covers = [found for cover in self._covers for found in self._feed(cover, data)]
         text = ByteState(self.model, self.forest, self._node, self.data + data, covers)
         text._settle()
@@ -307,7 +314,7 @@ class ByteState:
             return ByteState(self.model, self.forest, self._node, b"", [])
         node = self.forest.trees[0].add([*ids, symbol], self._node)
         root = Cover((), node, None, np.zeros(self.model.voices), b"")
-        return ByteState(self.model, self.forest, node, b"", [root])
+        return ByteState(self.model, self.forest, node, b"", [root])._open(Place.BEHIND_CONTROL)
 
     def _feed(self, cover: Cover, data: bytes) -> list[Cover]:
         """What becomes of a cover when the text goes on: itself, and those with one more token that ends there."""

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.chat import Messages, chat_pieces
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelText
 from vocabridge.byte_level.byte_lm import Float64
 from vocabridge.byte_level.token_search import likeliest_token
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.decoding.stop_strings import stop_bytes, whole_characters
-from vocabridge.models.loading.end_tokens import end_tokens
+from vocabridge.models.chat import Messages, chat_pieces
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.prompts import begin_tokens
 
 _LONGEST_WORD = 8
 """So many tokens too many are written in the hope of a word's end."""
@@ -60,7 +60,7 @@ class ByteLevelStream(Iterator[str]):
     @property
     def changed_rate(self) -> float | None:
         """Share of the bytes so far at which steering changed the likeliest one; None before any, and at strength 0."""
-        silent = all(steering.is_inactive for steering in self._bridge.steerings)
+        silent = not any(steering.is_active for steering in self._bridge.steerings)
         return None if silent or not self._steps else self._changed / self._steps
 
     def _greedy(self, text: ByteLevelText) -> Iterator[bytes]:
@@ -115,7 +115,7 @@ class ByteLevelStream(Iterator[str]):
 def _begun(bridge: ByteLevelBridge, prompt: str | Messages) -> ByteLevelText:
     """The text with the prompt that each model reads."""
     if not isinstance(prompt, str):
-        donors = [() if one.is_inactive else chat_pieces(one.source.vocabulary, prompt) for one in bridge.steerings]
+        donors = [chat_pieces(one.source.vocabulary, prompt) if one.is_active else () for one in bridge.steerings]
         return bridge.text(chat_pieces(bridge.vocabulary, prompt), donors)
     if not prompt and not begin_tokens(bridge.vocabulary):
         raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.byte_level.byte_bridge import ByteLevelText
-from vocabridge.decoding.incremental_tokenizer import Piece
+from vocabridge.models.prompts import Piece
 
 
 @dataclass(frozen=True)

@@ -13,27 +13,16 @@ from __future__ import annotations
 import codecs
 import copy
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
 from vocabridge.alignment import Encoding, Place, Rule, Vocabulary
 from vocabridge.decoding.safe_cuts import safe_cuts
-
-Piece: TypeAlias = bytes | int
-"""What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
-
-BEGUN: Piece = -1
-"""Stands for the bos token where it has been read already: what follows stands behind a control token."""
+from vocabridge.models.prompts import BEGUN, Piece, begin_tokens
 
 _GOES_ON = "a"
 """How a text continues that does not end in a letter. Where it ends in white space, what that becomes before a word is
 another cover; other continuations (digits, punctuation, further space) add nothing that could be measured."""
-
-
-def begin_tokens(vocabulary: Vocabulary) -> list[int]:
-    """The ids that stand in front of every text: the begin token where the model expects it, else none."""
-    return [vocabulary.roles["begin"]] if vocabulary.adds_begin else []
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 from vocabridge.alignment import Corpus, Distributions
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.prompts import begin_tokens
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT
 from vocabridge.utils.windows import windows

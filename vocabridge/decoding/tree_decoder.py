@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from vocabridge.decoding.gqa_attention import grouped_attention
 from vocabridge.decoding.kv_cache import PreallocatedCache
 from vocabridge.decoding.token_tree import ROOT, Mask, TokenTree, attention_masks
-from vocabridge.models.loading.joint_forward import run
-from vocabridge.models.loading.transformers_version import CACHE
+from vocabridge.models.joint_forward import run
+from vocabridge.models.transformers_version import CACHE
 
 _KEPT = 4
 """Of so many forwards the logits are kept: a text is mostly taken back by a token or two."""

@@ -22,25 +22,25 @@ from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.alignment.sparse import sums
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.bridge.steering import Steering
 from vocabridge.decoding.token_tree import ROOT
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.token_spans import Fit, places
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.prompts import begin_tokens
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.methods import METHODS, static
-from vocabridge.projection.projection.methods.base import BaseDistribution
-from vocabridge.projection.projection.source_predictions import (
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.methods import METHODS, static
+from vocabridge.projection.methods.base import BaseDistribution
+from vocabridge.projection.source_predictions import (
     Position,
     ResolvedPredictions,
     SourcePredictions,
     parts_of,
 )
-from vocabridge.projection.projection.source_stream import SourceStream
+from vocabridge.projection.source_stream import SourceStream
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.windows import windows
 

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
 from vocabridge.byte_level.byte_lm import Float64
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject
 from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, NextToken, Truth
 from vocabridge.diagnostics.token_spans import Place, Places, places
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.prompts import begin_tokens
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, TOLERANCES

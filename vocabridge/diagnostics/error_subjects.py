@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Vocabulary
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.steering import Steering, steer
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.steering import Steering, steer
 from vocabridge.byte_level.byte_lm import ByteLM, Float64
 from vocabridge.byte_level.lexicon import Bool
 from vocabridge.diagnostics.alignment_score import Scorer
 from vocabridge.diagnostics.exact_next_token import NextToken
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.source_predictions import Position
-from vocabridge.projection.projection.source_stream import SourceStream
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.source_predictions import Position
+from vocabridge.projection.source_stream import SourceStream
 
 _BYTES = 1e-3
 """The share of the source's mass that may be left unread at a position, as `ByteLM` has it."""

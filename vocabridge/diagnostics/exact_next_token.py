@@ -26,7 +26,7 @@ from vocabridge.alignment import Vocabulary
 from vocabridge.byte_level.byte_lm import ByteLM, ByteState, Float64, Read, likeliest, share_of
 from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.diagnostics.first_token import ELSEWHERE, FirstTokens, Front
-from vocabridge.models.loading.control_tokens import shared_control_tokens
+from vocabridge.models.control_tokens import shared_control_tokens
 
 TOLERANCE = 0.02
 ROUNDS = 3

@@ -20,7 +20,7 @@ import numpy as np
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.byte_level.lexicon import Bool, Following, Int64, as_it_stands, going_on, half_character
-from vocabridge.projection.projection.token_healing import prefix_bounds
+from vocabridge.projection.token_healing import prefix_bounds
 
 ELSEWHERE = -1
 """In place of a token: the target would not have cut the text so far as it is cut."""

@@ -18,27 +18,27 @@ from typing import Any
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.fitting import Features, Fit
-from vocabridge.bridge.model.manifest import SavedBridge
-from vocabridge.bridge.model.model import Bridge
+from vocabridge.bridge.fitting import Features, Fit
+from vocabridge.bridge.manifest import SavedBridge
+from vocabridge.bridge.model import Bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.byte_level.byte_lm import TOLERANCE
-from vocabridge.evaluation.evaluate.model_pool import ModelPool, Names
-from vocabridge.evaluation.evaluate.nudging import CARRIED_DONOR, Nudging, fit_threshold
-from vocabridge.evaluation.evaluate.run_store import Run
-from vocabridge.evaluation.evaluate.scoring import (
+from vocabridge.evaluation.model_pool import ModelPool, Names
+from vocabridge.evaluation.nudging import CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.scoring import (
     ByteLevelModel,
     EvaluatedModel,
     in_one_vocabulary,
     of_model,
     of_source,
 )
-from vocabridge.models.loading.examples import Example
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.value_network import is_value_network, load_value_network
+from vocabridge.models.examples import Example
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import is_value_network, load_value_network
 from vocabridge.options import BoundaryPolicy, Contender, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import UNFITTED, Combination
-from vocabridge.projection.projection.strength import as_json, from_json
+from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.projection.strength import as_json, from_json
 from vocabridge.utils.progress import Progress
 
 IN_TURN = (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from vocabridge.alignment import align
 from vocabridge.data import corpus_files, task_file, value_network_folder
-from vocabridge.evaluation.evaluate.evaluate import evaluate
-from vocabridge.evaluation.evaluate.html_report import write_report
-from vocabridge.evaluation.evaluate.results import Evaluation
-from vocabridge.models.loading.loading import resolve_vocabulary
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.html_report import write_report
+from vocabridge.evaluation.results import Evaluation
+from vocabridge.models.loading import resolve_vocabulary
 from vocabridge.options import Contender
 from vocabridge.utils.progress import Progress, no_progress
 

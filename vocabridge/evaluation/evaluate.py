@@ -19,16 +19,16 @@ import torch
 
 from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, warn_idle
 from vocabridge.byte_level.byte_lm import TOLERANCE
-from vocabridge.evaluation.evaluate.contenders import IN_TURN, ContenderFactory
-from vocabridge.evaluation.evaluate.fingerprint import recipe
-from vocabridge.evaluation.evaluate.measuring import batches, choose, cost
-from vocabridge.evaluation.evaluate.model_pool import Names
-from vocabridge.evaluation.evaluate.results import SHOWN, Evaluation, summarize
-from vocabridge.evaluation.evaluate.run_store import Run, Workers
-from vocabridge.evaluation.evaluate.scoring import EvaluatedModel
-from vocabridge.evaluation.evaluate.tasks import Task, Template, load_task
+from vocabridge.evaluation.contenders import IN_TURN, ContenderFactory
+from vocabridge.evaluation.fingerprint import recipe
+from vocabridge.evaluation.measuring import batches, choose, cost
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.results import SHOWN, Evaluation, summarize
+from vocabridge.evaluation.run_store import Run, Workers
+from vocabridge.evaluation.scoring import EvaluatedModel
+from vocabridge.evaluation.tasks import Task, Template, load_task
 from vocabridge.options import BoundaryPolicy, Contender
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
 

@@ -14,12 +14,12 @@ from huggingface_hub import snapshot_download
 from vocabridge.alignment import VocabridgeError
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.jsonio import read_json_object
-from vocabridge.bridge.model.manifest import BRIDGE, SavedBridge
-from vocabridge.evaluation.evaluate.model_pool import Names
-from vocabridge.evaluation.evaluate.tasks import Template, digest
-from vocabridge.models.loading.loading import is_local
-from vocabridge.models.loading.reference import Reference
-from vocabridge.models.loading.value_network import CONFIG, WEIGHTS, is_value_network, network_folder
+from vocabridge.bridge.manifest import BRIDGE, SavedBridge
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.tasks import Template, digest
+from vocabridge.models.loading import is_local
+from vocabridge.models.reference import Reference
+from vocabridge.models.value_network import CONFIG, WEIGHTS, is_value_network, network_folder
 from vocabridge.utils.hashing import file_digest, json_digest
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.evaluation.evaluate.intervals import Interval
-from vocabridge.evaluation.evaluate.results import Evaluation, Measured, Sample
+from vocabridge.evaluation.intervals import Interval
+from vocabridge.evaluation.results import Evaluation, Measured, Sample
 from vocabridge.options import Contender
 from vocabridge.utils.html import new_figure, page, svg, table
 

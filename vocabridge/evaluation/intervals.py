@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabridge.models.loading.examples import Example
+from vocabridge.models.examples import Example
 
 RESAMPLES = 4_000
 SEED = 0

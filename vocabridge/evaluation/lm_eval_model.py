@@ -1,6 +1,6 @@
 """Bridges in EleutherAI's lm-evaluation-harness, so that any of its tasks can be run on one.
 
-    python -m vocabridge.evaluation.evaluate.lm_eval_model --model vocabridge --model_args bridge=my-bridge --tasks arc_easy,gsm8k
+    python -m vocabridge.evaluation.lm_eval_model --model vocabridge --model_args bridge=my-bridge --tasks arc_easy,gsm8k
 
 is `lm_eval` with the model `vocabridge` registered; it has no way of its own to find models of other packages. In
 Python, importing this module registers it. A bridge reads the tokens that `lm_eval` gives its base model.
@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from vocabridge.bridge.model.saving import load
-from vocabridge.models.loading.loading import model_folder, tokenizer_place
+from vocabridge.bridge.saving import load
+from vocabridge.models.loading import model_folder, tokenizer_place
 
 
 @register_model("vocabridge")

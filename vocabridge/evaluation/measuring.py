@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vocabridge.evaluation.evaluate.scoring import EvaluatedModel
-from vocabridge.evaluation.evaluate.tasks import Item
-from vocabridge.models.loading.examples import Example
+from vocabridge.evaluation.scoring import EvaluatedModel
+from vocabridge.evaluation.tasks import Item
+from vocabridge.models.examples import Example
 from vocabridge.utils.progress import Progress
 
 _TIMED = 16  # tokens

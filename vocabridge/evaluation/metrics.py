@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabridge.evaluation.evaluate.intervals import Interval, ratio
-from vocabridge.evaluation.evaluate.run_store import Run
-from vocabridge.evaluation.evaluate.tasks import Task
+from vocabridge.evaluation.intervals import Interval, ratio
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.tasks import Task
 
 
 @dataclass(frozen=True)

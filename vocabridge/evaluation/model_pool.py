@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.build import build_steering, check_steering
-from vocabridge.bridge.model.manifest import SavedBridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.models.loading.loading import LoadedModel, check_model, load_model
-from vocabridge.models.loading.value_network import check_value_source, is_value_network, load_value_source
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.bridge.build import build_steering, check_steering
+from vocabridge.bridge.manifest import SavedBridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.loading import LoadedModel, check_model, load_model
+from vocabridge.models.value_network import check_value_source, is_value_network, load_value_source
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.models.loading.examples import Example, tokenize
-from vocabridge.models.loading.value_source import Scores
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.model import Bridge
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.value_source import Scores
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, no_progress
 
 CARRIED_DONOR = Combination(ProjectionMethod.INFORMED, base_weight=0.0, tuned_weight=1.0, untuned_weight=0.0)

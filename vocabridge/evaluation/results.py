@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.evaluation.evaluate.intervals import RESAMPLES, SEED, Interval
-from vocabridge.evaluation.evaluate.metrics import (
+from vocabridge.evaluation.intervals import RESAMPLES, SEED, Interval
+from vocabridge.evaluation.metrics import (
     ANSWERS,
     BITS,
     CHOICES,
@@ -19,11 +19,11 @@ from vocabridge.evaluation.evaluate.metrics import (
     changed_tokens,
     gap_recovered,
 )
-from vocabridge.evaluation.evaluate.run_store import Run
-from vocabridge.evaluation.evaluate.tasks import Task
-from vocabridge.evaluation.evaluate.token_classes import ClassBits, bits_by_class
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.tasks import Task
+from vocabridge.evaluation.token_classes import ClassBits, bits_by_class
 from vocabridge.options import Contender
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 SHOWN = 3
 """So many items are shown with their texts."""

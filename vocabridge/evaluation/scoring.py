@@ -19,22 +19,22 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.bridge.model.streaming import stream
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
-from vocabridge.evaluation.evaluate.answers import Extractor
-from vocabridge.models.loading.end_tokens import end_tokens
-from vocabridge.models.loading.examples import Example, tokenize
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.joint_forward import run
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.prompts import left_padded, padding, prompt_ids
-from vocabridge.models.loading.value_network import ValueNetwork
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.joint_forward import run
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.prompts import left_padded, padding, prompt_ids
+from vocabridge.models.value_network import ValueNetwork
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection import Projection
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation.evaluate.answers import Extractor
-from vocabridge.models.loading.examples import Example, as_example
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.models.examples import Example, as_example
 from vocabridge.utils.jsonl import Record, data_digest, read_records
 
 _GYM = "reasoning-gym:"

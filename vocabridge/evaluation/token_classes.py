@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from vocabridge.alignment.tokenizers.classes import classify
-from vocabridge.evaluation.evaluate.run_store import Run
-from vocabridge.evaluation.evaluate.tasks import Task
+from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.tasks import Task
 
 
 @dataclass(frozen=True)

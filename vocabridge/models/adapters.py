@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.checkpoint_files import ADAPTERS, model_weight_files, read_config
-from vocabridge.models.loading.loading_checks import check_keys
+from vocabridge.models.checkpoint_files import ADAPTERS, model_weight_files, read_config
+from vocabridge.models.loading_checks import check_keys
 
 
 class Adapted(NamedTuple):

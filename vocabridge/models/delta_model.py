@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vocabridge.models.loading.joint_forward import input_embeddings
+from vocabridge.models.joint_forward import input_embeddings
 from vocabridge.options import Scheme
 
 if TYPE_CHECKING:

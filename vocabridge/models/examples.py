@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.models.prompts import begin_tokens
 from vocabridge.utils.jsonl import Record, read_records
 
 

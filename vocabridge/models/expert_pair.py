@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.value_source import Scores, ValueSource, logger
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_source import Scores, ValueSource, logger
 
 
 class ExpertPair(ValueSource):

@@ -34,11 +34,11 @@ from vocabridge.alignment import (
 from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.tokenizers.downloads import check_downloads
-from vocabridge.models.loading.adapters import Adapted, add_adapter, find_adapted
-from vocabridge.models.loading.checkpoint_files import cached_commit, config_files, file_of, weight_files
-from vocabridge.models.loading.loading_checks import check_finite, check_generation_config, check_keys, weights_of
-from vocabridge.models.loading.loading_errors import loading_error
-from vocabridge.models.loading.transformers_version import check_transformers
+from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
+from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, weight_files
+from vocabridge.models.loading_checks import check_finite, check_generation_config, check_keys, weights_of
+from vocabridge.models.loading_errors import loading_error
+from vocabridge.models.transformers_version import check_transformers
 from vocabridge.utils.hashing import file_digest
 from vocabridge.utils.oom import is_out_of_memory
 

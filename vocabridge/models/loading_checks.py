@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.checkpoint_files import read_config
+from vocabridge.models.checkpoint_files import read_config
 
 _NAMED = 3
 

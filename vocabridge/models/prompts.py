@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
 
 
 def prompt_ids(vocabulary: Vocabulary, text: str) -> list[int]:
@@ -28,3 +28,16 @@ def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device | None
         "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device),
         "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device),
     }
+
+
+Piece: TypeAlias = bytes | int
+"""What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
+
+
+BEGUN: Piece = -1
+"""Stands for the bos token where it has been read already: what follows stands behind a control token."""
+
+
+def begin_tokens(vocabulary: Vocabulary) -> list[int]:
+    """The ids that stand in front of every text: the begin token where the model expects it, else none."""
+    return [vocabulary.roles["begin"]] if vocabulary.adds_begin else []

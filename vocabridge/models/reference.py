@@ -16,9 +16,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.adapters import Adapted, find_adapted
-from vocabridge.models.loading.checkpoint_files import TOKENIZERS, cached_commit
-from vocabridge.models.loading.loading import PACKAGED, adapted_by, commit_of, is_local, local_files
+from vocabridge.models.adapters import Adapted, find_adapted
+from vocabridge.models.checkpoint_files import TOKENIZERS, cached_commit
+from vocabridge.models.loading import PACKAGED, adapted_by, commit_of, is_local, local_files
 from vocabridge.utils.hashing import file_digest, json_digest, sampled_digest
 
 

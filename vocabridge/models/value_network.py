@@ -21,20 +21,20 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.data import VALUE_NETWORKS
-from vocabridge.models.loading.adapters import Adapted
-from vocabridge.models.loading.checkpoint_files import ADAPTERS
-from vocabridge.models.loading.delta_model import DeltaModel
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
-from vocabridge.models.loading.loading_checks import check_finite
-from vocabridge.models.loading.truncation import keep_layers
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.models.adapters import Adapted
+from vocabridge.models.checkpoint_files import ADAPTERS
+from vocabridge.models.delta_model import DeltaModel
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
+from vocabridge.models.loading_checks import check_finite
+from vocabridge.models.truncation import keep_layers
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import Initialization, Scheme
 from vocabridge.utils.hashing import digest, file_digest
 
 if TYPE_CHECKING:
     pass
-from vocabridge.models.loading.value_source import Scores
+from vocabridge.models.value_source import Scores
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.projection.projection.config import BoundaryConfig
+from vocabridge.projection.config import BoundaryConfig
 
 _SAMPLES = (b"", b"a", b"0", b" ", b"\n", b"\t")
 """One sample of each character class. Tokens that are not likely are judged by their class. Tokens without text and

@@ -26,10 +26,10 @@ from torch import Tensor
 from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.options import Form, ProjectionMethod
-from vocabridge.projection.projection.methods import METHODS
-from vocabridge.projection.projection.methods.base import BaseDistribution, finite
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.source_predictions import ResolvedPredictions
+from vocabridge.projection.methods import METHODS
+from vocabridge.projection.methods.base import BaseDistribution, finite
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_predictions import ResolvedPredictions
 
 
 @dataclass(frozen=True)

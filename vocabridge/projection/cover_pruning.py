@@ -18,8 +18,8 @@ from typing import TypeAlias
 import torch
 
 from vocabridge.decoding.tree_decoder import TreeDecoder
-from vocabridge.models.loading.value_source import ValueSource
-from vocabridge.projection.projection.source_predictions import CoverNode, Position
+from vocabridge.models.value_source import ValueSource
+from vocabridge.projection.source_predictions import CoverNode, Position
 
 _DISTRIBUTIONS_AT_ONCE = 64
 """So many distributions are in memory at the same time."""

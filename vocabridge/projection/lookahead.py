@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, TokenKind, Vocabulary
 from vocabridge.alignment.sparse import sums
-from vocabridge.projection.projection.boundary import LETTER, character_class
-from vocabridge.projection.projection.config import BoundaryConfig
-from vocabridge.projection.projection.lookahead_split import LookaheadSplit
-from vocabridge.projection.projection.token_healing import prefix_bounds, upper_bound
+from vocabridge.projection.boundary import LETTER, character_class
+from vocabridge.projection.config import BoundaryConfig
+from vocabridge.projection.lookahead_split import LookaheadSplit
+from vocabridge.projection.token_healing import prefix_bounds, upper_bound
 
 _WORD = b"a"
 """What mostly follows white space. It decides how that is cut: the last space goes with the word."""

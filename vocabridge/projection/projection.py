@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment
-from vocabridge.projection.projection.sparse import SparseMatrix
+from vocabridge.projection.sparse import SparseMatrix
 
 TINY = 1e-37  # just above float32's underflow
 

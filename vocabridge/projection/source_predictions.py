@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from vocabridge.decoding.tree_decoder import TreeDecoder
-from vocabridge.models.loading.value_source import Scores, ValueSource
+from vocabridge.models.value_source import Scores, ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.lookahead import Lookahead
-from vocabridge.projection.projection.lookahead_split import LookaheadSplit
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.token_healing import TokenHealer
+from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.lookahead_split import LookaheadSplit
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.token_healing import TokenHealer
 
 _CACHE_BUDGET = 1 << 26
 """Cache budget, in floats, for first-stage predictions until lookahead has read; what is beyond it is recomputed."""

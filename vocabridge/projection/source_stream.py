@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from vocabridge.alignment import Place, Rule, Vocabulary
-from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer, Piece
+from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer
 from vocabridge.decoding.token_tree import ROOT, TokenTree
 from vocabridge.decoding.tree_decoder import TreeDecoder
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.models.prompts import Piece
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.boundary import LETTER, character_class
-from vocabridge.projection.projection.cover_pruning import Step, prune_covers
-from vocabridge.projection.projection.source_predictions import CoverNode, Position, SourcePredictor
-from vocabridge.projection.projection.token_healing import TokenHealer
+from vocabridge.projection.boundary import LETTER, character_class
+from vocabridge.projection.cover_pruning import Step, prune_covers
+from vocabridge.projection.source_predictions import CoverNode, Position, SourcePredictor
+from vocabridge.projection.token_healing import TokenHealer
 
 
 @dataclass

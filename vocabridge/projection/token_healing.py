@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import TokenKind, Vocabulary
-from vocabridge.projection.projection.boundary import Boundary, character_class
-from vocabridge.projection.projection.config import BoundaryConfig
+from vocabridge.projection.boundary import Boundary, character_class
+from vocabridge.projection.config import BoundaryConfig
 
 
 @dataclass(frozen=True)

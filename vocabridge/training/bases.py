@@ -19,11 +19,11 @@ from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.data import corpus_files
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.models.loading.loading import LoadedModel, load_model
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.prompts import begin_tokens
 from vocabridge.options import BaseSchedule
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.training.train.dataset import Side, TrainingText
+from vocabridge.projection.projection import Projection
+from vocabridge.training.dataset import Side, TrainingText
 
 
 @dataclass(frozen=True)

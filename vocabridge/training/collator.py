@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from vocabridge.training.train.dataset import Side, TrainingText
+from vocabridge.training.dataset import Side, TrainingText
 
 IGNORED = -100
 """The label of a token that is not learned."""

@@ -22,10 +22,9 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
-from vocabridge.models.loading.end_tokens import end_tokens
-from vocabridge.models.loading.examples import as_example, tokenize
-from vocabridge.models.loading.prompts import prompt_ids
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.models.examples import as_example, tokenize
+from vocabridge.models.prompts import begin_tokens, prompt_ids
 from vocabridge.utils.jsonl import Record, checked_string, read_records
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.value_network import ValueNetwork
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_network import ValueNetwork
 from vocabridge.options import ProjectionMethod, Regularizer
-from vocabridge.projection.projection.methods import METHODS
-from vocabridge.projection.projection.methods.base import BaseDistribution
-from vocabridge.training.train.bases import TrainingBase
-from vocabridge.training.train.collator import IGNORED
+from vocabridge.projection.methods import METHODS
+from vocabridge.projection.methods.base import BaseDistribution
+from vocabridge.training.bases import TrainingBase
+from vocabridge.training.collator import IGNORED
 
 _AT_ONCE = 2**26
 """Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""

@@ -12,7 +12,7 @@ import torch
 from transformers.trainer_callback import TrainerCallback
 
 from vocabridge.alignment import Terminated
-from vocabridge.training.train.trainer import validations
+from vocabridge.training.trainer import validations
 
 
 class Stopping(TrainerCallback):

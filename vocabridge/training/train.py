@@ -28,17 +28,17 @@ from transformers.trainer_utils import get_last_checkpoint
 from vocabridge.alignment import Effect, VocabridgeError, Vocabulary, refuse_idle
 from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.alignment.jsonio import read_json_object
-from vocabridge.models.loading.loading import check_model, find_device
-from vocabridge.models.loading.reference import Reference
-from vocabridge.models.loading.value_network import CONFIG, WEIGHTS, ValueNetwork, new_value_network, save_value_network
+from vocabridge.models.loading import check_model, find_device
+from vocabridge.models.reference import Reference
+from vocabridge.models.value_network import CONFIG, WEIGHTS, ValueNetwork, new_value_network, save_value_network
 from vocabridge.options import BaseSchedule, Initialization, Regularizer, Scheme
-from vocabridge.training.train.bases import TrainingBase, beside, load_others
-from vocabridge.training.train.callbacks import LOG, PLOT, TrainingLog, plot, points, thinned
-from vocabridge.training.train.dataset import TrainingText, load_training_texts, pack, split
-from vocabridge.training.train.model_card import CARD, command, identity, named, versions, write_card
-from vocabridge.training.train.objective import TrainingObjective
-from vocabridge.training.train.stopping import Stopping
-from vocabridge.training.train.trainer import RUN, UNFINISHED, ValueTrainer, validations
+from vocabridge.training.bases import TrainingBase, beside, load_others
+from vocabridge.training.callbacks import LOG, PLOT, TrainingLog, plot, points, thinned
+from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
+from vocabridge.training.model_card import CARD, command, identity, named, versions, write_card
+from vocabridge.training.objective import TrainingObjective
+from vocabridge.training.stopping import Stopping
+from vocabridge.training.trainer import RUN, UNFINISHED, ValueTrainer, validations
 from vocabridge.utils.jsonl import read_records
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT

@@ -28,10 +28,10 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.options import BaseSchedule, Regularizer
-from vocabridge.training.train.bases import whose_turn
-from vocabridge.training.train.collator import LengthGrouped, Texts, collate
-from vocabridge.training.train.dataset import TrainingText
-from vocabridge.training.train.objective import TrainingObjective
+from vocabridge.training.bases import whose_turn
+from vocabridge.training.collator import LengthGrouped, Texts, collate
+from vocabridge.training.dataset import TrainingText
+from vocabridge.training.objective import TrainingObjective
 
 RUN = "run.json"
 """The file of a checkpoint that says which run it is of."""

@@ -23,7 +23,7 @@ from vocabridge.alignment import (
 )
 from vocabridge.alignment.builders.base import DUPLICATE
 from vocabridge.alignment.builders.cooccurrence import count_starts
-from vocabridge.alignment.counting.counting_builder.pair_counts import PairCounts
+from vocabridge.alignment.counting.pair_counts import PairCounts
 
 relaxed = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -31,8 +31,8 @@ from vocabridge.alignment import (
     merge_shards,
     short_names,
 )
-from vocabridge.alignment.counting.counting_builder.pair_counts import RunningSum
-from vocabridge.alignment.counting.counting_builder.workers import Work
+from vocabridge.alignment.counting.pair_counts import RunningSum
+from vocabridge.alignment.counting.workers import Work
 
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.bridge.model.cache import BridgeCache
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.prompts import left_padded, prompt_ids
-from vocabridge.models.loading.transformers_version import CACHE
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.models.transformers_version import CACHE
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.strength import Schedule
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.strength import Schedule
 
 PROMPTS = ["The quick brown fox", "Question: 24 loaves 🙂\nAnswer: 24*7=", "cafés, naïve 東京", "def f(x):\n    return"]
 GREEDY = GenerationConfig(max_new_tokens=24, do_sample=False, pad_token_id=1)

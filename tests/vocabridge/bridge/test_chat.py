@@ -11,12 +11,12 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.bridge.model.chat import chat_prompt
-from vocabridge.bridge.model.model import Bridge
+from vocabridge.bridge.chat import chat_prompt
+from vocabridge.bridge.model import Bridge
 from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import LoadedModel, model_folder, resolve_vocabulary
-from vocabridge.models.loading.transformers_version import CACHE
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import LoadedModel, model_folder, resolve_vocabulary
+from vocabridge.models.transformers_version import CACHE
 from vocabridge.options import BoundaryPolicy
 
 CHATML = (

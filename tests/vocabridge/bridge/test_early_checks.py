@@ -10,11 +10,11 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.saving import load, save_bridge
-from vocabridge.evaluation.evaluate.evaluate import evaluate
-from vocabridge.models.loading.value_network import new_value_network, save_value_network
-from vocabridge.training.train.train import TrainingConfig, train_value_network
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.models.value_network import new_value_network, save_value_network
+from vocabridge.training.train import TrainingConfig, train_value_network
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from vocabridge.bridge.fitting import Features, fit_combination
 from vocabridge.bridge.model import fitting
-from vocabridge.bridge.model.fitting import Features, fit_combination
-from vocabridge.bridge.model.source_streams import SourceStreams
-from vocabridge.models.loading.examples import Example, tokenize
+from vocabridge.bridge.source_streams import SourceStreams
+from vocabridge.models.examples import Example, tokenize
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 ITEMS = [
     Example(f"Question: {n} foxes?\nAnswer:", f" {n}*2={2 * n} foxes. 🙂\n#### {2 * n}\n", str(2 * n), str(n), str(n))

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.limits import SteeringLimits, norm
-from vocabridge.models.loading.value_source import Scores
+from vocabridge.bridge.limits import SteeringLimits, norm
+from vocabridge.models.value_source import Scores
 from vocabridge.options import Form, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 seeds = st.integers(0, 10_000)
 SIZE = 50

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.logits_processor import SteeringLogitsProcessor
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.models.loading.prompts import left_padded, prompt_ids
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.logits_processor import SteeringLogitsProcessor
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 PROMPTS = ["The quick brown fox", "Question: 24*7= 🙂\nAnswer:", "cafés, naïve 東京", "x"]
 PAD = 1

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.source_streams import SourceStreams
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.prompts import left_padded, prompt_ids
-from vocabridge.models.loading.transformers_version import CACHE
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.source_streams import SourceStreams
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.models.transformers_version import CACHE
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.strength import Schedule
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.strength import Schedule
 
 PROMPTS = [
     "The quick brown fox",
@@ -235,7 +235,7 @@ def test_what_there_is_no_room_to_remember_is_heard_again(parts, monkeypatch, pl
     with torch.no_grad():
         remembered = bridge(ids, use_cache=False).logits
         monkeypatch.setattr(
-            "vocabridge.projection.projection.source_predictions._CACHE_BUDGET", places * parts.pair.vocabulary.size
+            "vocabridge.projection.source_predictions._CACHE_BUDGET", places * parts.pair.vocabulary.size
         )
         assert torch.equal(bridge(ids, use_cache=False).logits, remembered)
 

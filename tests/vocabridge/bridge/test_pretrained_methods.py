@@ -12,11 +12,11 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, Pre
 from transformers.utils import logging as transformers_logging
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.streaming import stream
-from vocabridge.models.loading.prompts import left_padded, prompt_ids
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.streaming import stream
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.projection.combination import Combination
 
 F32 = torch.float32
 GREEDY = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=1)
@@ -231,7 +231,7 @@ def test_a_cast_to_what_it_is_does_nothing(parts):
 
 def test_moving_moves_every_model_and_what_carries_between_them(saved, monkeypatch):
     with monkeypatch.context() as allowed:  # "meta" keeps no numbers, but is a second device everywhere
-        allowed.setattr("vocabridge.bridge.model.pretrained_methods.find_device", torch.device)
+        allowed.setattr("vocabridge.bridge.pretrained_methods.find_device", torch.device)
         saved.to("meta")
     tensors = [*saved.parameters(), *saved.buffers()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -7,20 +7,20 @@ import torch
 from transformers import GenerationConfig
 
 from vocabridge.alignment import Vocabulary, align
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.evaluation.evaluate.scoring import donor
-from vocabridge.models.loading.delta_model import DeltaModel
-from vocabridge.models.loading.joint_forward import run
-from vocabridge.models.loading.loading import LoadedModel, load_model
-from vocabridge.models.loading.value_network import (
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.evaluation.scoring import donor
+from vocabridge.models.delta_model import DeltaModel
+from vocabridge.models.joint_forward import run
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import (
     ValueNetwork,
     ValueNetworkConfig,
     load_value_source,
     new_value_network,
 )
 from vocabridge.options import BoundaryPolicy, ProjectionMethod, Scheme
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 pytestmark = pytest.mark.real
 

@@ -12,17 +12,17 @@ import torch
 
 import vocabridge
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.bridge.model.build import build_steering
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.saving import load, save_bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.reference import weights_digest
-from vocabridge.models.loading.value_network import load_value_network, new_value_network, save_value_network
+from vocabridge.bridge.build import build_steering
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.models.loading import load_model
+from vocabridge.models.reference import weights_digest
+from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import UNFITTED, Combination
-from vocabridge.projection.projection.strength import Schedule
+from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.projection.strength import Schedule
 
 TEXT = "The quick brown fox counts 12 cafés and 3 dogs."
 F32 = torch.float32
@@ -336,7 +336,7 @@ def test_what_is_in_the_way_is_left_alone(bridge, own):
 def test_a_save_that_fails_leaves_nothing_or_the_old_bridge(bridge, own, monkeypatch, error):
     save_bridge(bridge, own / "old")
     before = {path.name: path.read_bytes() for path in (own / "old").iterdir()}
-    monkeypatch.setattr(vocabridge.bridge.model.saving, "write_whole", _raiser(error))
+    monkeypatch.setattr(vocabridge.bridge.saving, "write_whole", _raiser(error))
     bridge.steering.strength = 0.5
     for place in ("new", "old"):
         with pytest.raises((KeyboardInterrupt, VocabridgeError)):

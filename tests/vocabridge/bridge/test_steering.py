@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, align
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.steering import Steering, steer
-from vocabridge.decoding.incremental_tokenizer import begin_tokens
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.steering import Steering, steer
+from vocabridge.models.prompts import begin_tokens
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.lookahead import Lookahead
-from vocabridge.projection.projection.methods import METHODS
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.source_predictions import SourcePredictor
-from vocabridge.projection.projection.strength import Schedule
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.methods import METHODS
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_predictions import SourcePredictor
+from vocabridge.projection.strength import Schedule
 
 
 def steering(parts, combination=None, source=None, **arguments) -> Steering:

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.chat import chat_prompt
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.bridge.model.streaming import stream
+from vocabridge.bridge.chat import chat_prompt
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
 from vocabridge.decoding.stop_strings import cut, whole_characters
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.models.loading import LoadedModel
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection import Projection
 
 PROMPTS = ["The quick brown fox", "Question: 24*7=", "🙂 東京", ""]
 MESSAGES = [{"role": "user", "content": "The quick 🙂"}]

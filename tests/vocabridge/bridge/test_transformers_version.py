@@ -9,11 +9,11 @@ import transformers
 from transformers import DynamicCache, GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.cache import BridgeCache
-from vocabridge.bridge.model.streaming import stream
+from vocabridge.bridge.cache import BridgeCache
+from vocabridge.bridge.streaming import stream
 from vocabridge.cli._errors import sentence
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.transformers_version import CACHE, NEXT, OLDEST, cache_name, check_transformers
+from vocabridge.models.loading import load_model
+from vocabridge.models.transformers_version import CACHE, NEXT, OLDEST, cache_name, check_transformers
 
 GREEDY = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=1)
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.saving import load, save_bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.bridge.model.streaming import stream
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering, ByteLevelText
 from vocabridge.byte_level.token_search import likeliest_token
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import LoadedModel
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection import Projection
 
 TEXT = "the a\nb"
 

@@ -7,7 +7,7 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.byte_level.byte_lm import ByteLM
-from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.loading import LoadedModel
 
 TEXTS = ["aab a\n\nb", "a   é", "it'll 12's", "🙂the then", " \n\n  \ta", "abab the 1231"]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.byte_level.lexicon import INVALID, VALID, Following
-from vocabridge.models.loading.loading import resolve_vocabulary
+from vocabridge.models.loading import resolve_vocabulary
 
 TEXTS = [
     "Prices: $1,234.56 (up 3.5%);  it's\n\n\tdone...\n  if x==1:\n        return   y  # ok\r\n\r\nend",

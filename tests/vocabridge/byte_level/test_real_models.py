@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.bridge.model.streaming import stream
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.data import value_network_folder
 from vocabridge.diagnostics.alignment_score import own_bits
-from vocabridge.models.loading.loading import LoadedModel, load_model
-from vocabridge.models.loading.value_network import load_value_source
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import load_value_source
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.projection.combination import Combination
+from vocabridge.projection.projection import Projection
 
 pytestmark = pytest.mark.real
 

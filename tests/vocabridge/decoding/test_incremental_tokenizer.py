@@ -17,18 +17,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from vocabridge.alignment import Place, TokenKind, Vocabulary
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.decoding.incremental_tokenizer import (
-    _GOES_ON,
-    CoverCandidate,
-    IncrementalTokenizer,
-    Piece,
-    _completed,
-    begin_tokens,
-)
+from vocabridge.decoding.incremental_tokenizer import _GOES_ON, CoverCandidate, IncrementalTokenizer, _completed
 from vocabridge.decoding.safe_cuts import safe_cuts
-from vocabridge.models.loading.loading.loading.loading import resolve_vocabulary
-from vocabridge.projection.projection.projection.projection.config import BoundaryConfig
-from vocabridge.projection.projection.projection.projection.token_healing import TokenHealer
+from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.models.prompts import Piece, begin_tokens
+from vocabridge.projection.config import BoundaryConfig
+from vocabridge.projection.token_healing import TokenHealer
 
 FRAGMENTS = [
     "The quick brown fox", "fox", " fox", " the dogs", "a b", "x1 2", "12345", " 345", "a", "b", "Z9", "İ", "ß",

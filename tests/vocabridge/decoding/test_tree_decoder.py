@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vocabridge.decoding.token_tree import ROOT, TokenTree
 from vocabridge.decoding.tree_decoder import _KEPT, TreeDecoder
-from vocabridge.models.loading.delta_model import DeltaModel
+from vocabridge.models.delta_model import DeltaModel
 from vocabridge.options import Scheme
 
 KINDS = {"full": "source", "hybrid": "target"}

@@ -18,13 +18,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
 from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
 from vocabridge.diagnostics.alignment_score import _FLOOR, Cost, Fit, Score, score
-from vocabridge.models.loading.loading import LoadedModel, load_model, resolve_vocabulary
+from vocabridge.models.loading import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.config import BoundaryConfig
-from vocabridge.projection.projection.lookahead import Lookahead
-from vocabridge.projection.projection.methods import static
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.token_healing import HealedDistribution, TokenHealer
+from vocabridge.projection.config import BoundaryConfig
+from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.methods import static
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.token_healing import HealedDistribution, TokenHealer
 from vocabridge.utils.windows import windows
 
 TEXTS = {

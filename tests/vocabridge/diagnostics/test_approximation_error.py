@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, VocabridgeError, Vocabulary, VocabularyCard
 from vocabridge.diagnostics.approximation_error import distances
-from vocabridge.models.loading.expert_pair import ExpertPair
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 
 LINE = "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.\n"

@@ -9,20 +9,20 @@ import jsonschema
 import pytest
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.bridge.model.build import build_bridge, build_steering
-from vocabridge.bridge.model.limits import SteeringLimits
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.saving import load, save_bridge
+from vocabridge.bridge.build import build_bridge, build_steering
+from vocabridge.bridge.limits import SteeringLimits
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
-from vocabridge.evaluation.evaluate.evaluate import evaluate
-from vocabridge.evaluation.evaluate.html_report import write_report
-from vocabridge.evaluation.evaluate.scoring import of_model
-from vocabridge.models.loading.examples import load_examples
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.value_network import load_value_source
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.html_report import write_report
+from vocabridge.evaluation.scoring import of_model
+from vocabridge.models.examples import load_examples
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_source
 from vocabridge.options import BoundaryPolicy, Contender, ProjectionMethod
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import strength
-from vocabridge.projection.projection.combination import Combination
 
 WEIGHTS = Combination(ProjectionMethod.INFORMED, 0.7, 0.6, 0.2)
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "evaluation.schema.json").read_text())

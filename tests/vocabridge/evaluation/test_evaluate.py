@@ -13,15 +13,15 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.evaluation.evaluate.answers import Extractor
-from vocabridge.evaluation.evaluate.evaluate import evaluate
-from vocabridge.evaluation.evaluate.intervals import ratio
-from vocabridge.evaluation.evaluate.measuring import response_bits
-from vocabridge.evaluation.evaluate.scoring import TokenLevelModel, donor, of_model, of_source
-from vocabridge.models.loading.examples import Example, load_examples, tokenize
-from vocabridge.models.loading.value_network import new_value_network, save_value_network
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.intervals import ratio
+from vocabridge.evaluation.measuring import response_bits
+from vocabridge.evaluation.scoring import TokenLevelModel, donor, of_model, of_source
+from vocabridge.models.examples import Example, load_examples, tokenize
+from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Contender, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 BASE, DONOR, BRIDGE = "base", "donor alone", "bridge"
 

@@ -8,10 +8,10 @@ from html.parser import HTMLParser
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation.evaluate.html_report import write_report
-from vocabridge.evaluation.evaluate.intervals import Interval
-from vocabridge.evaluation.evaluate.results import Difference, Evaluation, Measured, Sample
-from vocabridge.evaluation.evaluate.token_classes import ClassBits
+from vocabridge.evaluation.html_report import write_report
+from vocabridge.evaluation.intervals import Interval
+from vocabridge.evaluation.results import Difference, Evaluation, Measured, Sample
+from vocabridge.evaluation.token_classes import ClassBits
 
 NASTY = "<script>alert(1)</script>"
 FIT = {

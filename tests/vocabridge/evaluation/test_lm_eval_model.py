@@ -15,10 +15,10 @@ import torch
 import yaml
 
 from vocabridge.alignment import Vocabulary, align
-from vocabridge.bridge.model.build import build_bridge
-from vocabridge.bridge.model.saving import load, save_bridge
+from vocabridge.bridge.build import build_bridge
+from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the harness's own parts
@@ -93,7 +93,7 @@ def harness(model, arguments, tasks):
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    import vocabridge.evaluation.evaluate.lm_eval_model  # noqa: F401  # registers the model
+    import vocabridge.evaluation.lm_eval_model  # noqa: F401  # registers the model
 
     found = simple_evaluate(
         model=model,
@@ -165,7 +165,7 @@ def test_the_command_line_knows_the_model(bridge, tasks, tmp_path):
         [
             sys.executable,
             "-m",
-            "vocabridge.evaluation.evaluate.lm_eval_model",
+            "vocabridge.evaluation.lm_eval_model",
             *(word for option in options.items() for word in option),
         ],
         cwd=tmp_path,
@@ -183,7 +183,7 @@ def test_without_the_harness_it_says_what_to_install(tmp_path):
     script = (
         "import runpy, sys\n"
         "sys.modules['lm_eval.api.registry'] = None\n"
-        "runpy.run_module('vocabridge.evaluation.evaluate.lm_eval_model', run_name='__main__')\n"
+        "runpy.run_module('vocabridge.evaluation.lm_eval_model', run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
@@ -195,7 +195,7 @@ def test_without_the_harness_help_answers_before_torch_is_imported(tmp_path):
         "import runpy, sys\n"
         "sys.modules['lm_eval.api.registry'] = None\n"
         "sys.argv = ['harness', '--help']\n"
-        "try:\n    runpy.run_module('vocabridge.evaluation.evaluate.lm_eval_model', run_name='__main__')\n"
+        "try:\n    runpy.run_module('vocabridge.evaluation.lm_eval_model', run_name='__main__')\n"
         "finally:\n    print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -10,9 +10,9 @@ import weakref
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation.evaluate.contenders import ContenderFactory
-from vocabridge.evaluation.evaluate.model_pool import Names
-from vocabridge.evaluation.evaluate.run_store import Run, Workers
+from vocabridge.evaluation.contenders import ContenderFactory
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.options import BoundaryPolicy, Contender
 
 RECIPE = {"data": "abc", "limit": None, "policies": ["heal"]}

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.evaluation.evaluate.contenders import ALPHAS, ContenderFactory
-from vocabridge.evaluation.evaluate.model_pool import Names
-from vocabridge.evaluation.evaluate.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
-from vocabridge.evaluation.evaluate.run_store import Run, Workers
-from vocabridge.models.loading.examples import Example, tokenize
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.value_network import load_value_network, new_value_network, save_value_network
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.contenders import ALPHAS, ContenderFactory
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.evaluation.run_store import Run, Workers
+from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Contender, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 HELD_OUT = [Example(f"Question: {n} foxes?\nAnswer:", f" {2 * n} dogs.", None, str(n), str(n)) for n in (3, 12, 24)]
 ITEM = Example("The quick brown", " fox jumps over 12 lazy dogs.", None, "x", "x")

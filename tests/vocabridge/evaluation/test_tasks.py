@@ -7,8 +7,8 @@ import json
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation.evaluate.answers import Extractor
-from vocabridge.evaluation.evaluate.tasks import Template, digest, load_task
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.tasks import Template, digest, load_task
 
 GSM8K = {"question": "How much is 600 + 600?", "answer": "It is 600+600=<<600+600=1200>>1200.\n#### 1,200"}
 

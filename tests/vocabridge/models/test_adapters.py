@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.build import build_steering
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.saving import load, save_bridge
+from vocabridge.bridge.build import build_steering
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.evaluation.evaluate import fingerprint as evaluation_recipe
-from vocabridge.models.loading.loading import load_model, resolve_vocabulary
-from vocabridge.models.loading.value_network import (
+from vocabridge.models.loading import load_model, resolve_vocabulary
+from vocabridge.models.value_network import (
     load_value_network,
     load_value_source,
     new_value_network,
@@ -234,7 +234,7 @@ def test_an_adapter_that_is_no_part_of_the_weights_is_refused(own):
 
 
 def test_where_peft_is_missing_a_sentence_says_what_to_install(adapter, monkeypatch):
-    monkeypatch.setattr("vocabridge.models.loading.adapters.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("vocabridge.models.adapters.importlib.util.find_spec", lambda name: None)
     assert "needs peft; run: pip install 'vocabridge[train]'" in refused(load_model, str(adapter))
 
 

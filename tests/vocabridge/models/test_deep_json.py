@@ -5,12 +5,12 @@ import shutil
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.manifest import SavedBridge
-from vocabridge.evaluation.evaluate.fingerprint import _model
-from vocabridge.evaluation.evaluate.run_store import Run, Workers
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.value_network import load_value_network
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.bridge.manifest import SavedBridge
+from vocabridge.evaluation.fingerprint import _model
+from vocabridge.evaluation.run_store import Run, Workers
+from vocabridge.models.loading import load_model
+from vocabridge.models.value_network import load_value_network
+from vocabridge.projection.combination import Combination
 from vocabridge.utils.jsonl import read_records
 
 DEEP = "[" * 100_000

@@ -10,10 +10,10 @@ import torch
 
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.byte_level.streaming import ByteLevelStream
-from vocabridge.evaluation.evaluate.answers import Extractor
-from vocabridge.evaluation.evaluate.scoring import of_model
-from vocabridge.models.loading.end_tokens import end_tokens
-from vocabridge.training.train.dataset import load_training_texts
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.scoring import of_model
+from vocabridge.models.end_tokens import end_tokens
+from vocabridge.training.dataset import load_training_texts
 
 CONFIGURED = (300, 301)
 """Ids that the generation configuration names, the tokenizer's being 1."""

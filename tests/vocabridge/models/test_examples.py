@@ -8,8 +8,8 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.data import task_file
-from vocabridge.evaluation.evaluate.answers import Extractor
-from vocabridge.models.loading.examples import Example, load_examples, tokenize
+from vocabridge.evaluation.answers import Extractor
+from vocabridge.models.examples import Example, load_examples, tokenize
 
 GOOD = '{"prompt": "Q", "response": "R"}'
 

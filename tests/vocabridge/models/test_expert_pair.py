@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 import vocabridge
 from vocabridge.alignment import VocabridgeError
 from vocabridge.cli._app import app
-from vocabridge.evaluation.evaluate.scoring import of_source
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import load_model
+from vocabridge.evaluation.scoring import of_source
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import load_model
 
 CHATML = (
     "{% for m in messages %}{{ '<|begin|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"

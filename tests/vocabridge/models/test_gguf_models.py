@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFWriter
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.loading import load_model
+from vocabridge.models.loading import load_model
 
 
 def write_model(path: Path, tokens: list[str]) -> Path:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.models.loading.loading import load_model
+from vocabridge.models.loading import load_model
 
 
 class Running:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.evaluation.evaluate.scoring import donor, of_source
-from vocabridge.models.loading.delta_model import DeltaModel
-from vocabridge.models.loading.joint_forward import run
-from vocabridge.models.loading.prompts import left_padded, prompt_ids
-from vocabridge.models.loading.value_network import ValueNetwork, ValueNetworkConfig, new_value_network
+from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.scoring import donor, of_source
+from vocabridge.models.delta_model import DeltaModel
+from vocabridge.models.joint_forward import run
+from vocabridge.models.prompts import left_padded, prompt_ids
+from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig, new_value_network
 from vocabridge.options import BoundaryPolicy, ProjectionMethod, Scheme
 
 CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]
@@ -79,7 +79,7 @@ def test_the_change_of_logits_is_that_of_the_equations(network):
 @torch.no_grad()
 def test_more_positions_than_are_read_at_once_change_nothing(network, monkeypatch):
     expected = logits(network, IDS)["value"]
-    monkeypatch.setattr("vocabridge.models.loading.joint_forward._AT_ONCE", 7)
+    monkeypatch.setattr("vocabridge.models.joint_forward._AT_ONCE", 7)
     torch.testing.assert_close(logits(network, IDS)["value"], expected, atol=1e-4, rtol=1e-4)
 
 

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.build import build_steering
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.saving import load, save_bridge
-from vocabridge.models.loading.loading import load_model
-from vocabridge.models.loading.reference import Reference, weights_digest
-from vocabridge.models.loading.value_network import (
+from vocabridge.bridge.build import build_steering
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.models.loading import load_model
+from vocabridge.models.reference import Reference, weights_digest
+from vocabridge.models.value_network import (
     CONFIG,
     WEIGHTS,
     load_value_network,

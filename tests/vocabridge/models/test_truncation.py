@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.transformers_version import CACHE
-from vocabridge.models.loading.truncation import keep_layers
+from vocabridge.models.transformers_version import CACHE
+from vocabridge.models.truncation import keep_layers
 
 SHAPE = {
     "vocab_size": 90,

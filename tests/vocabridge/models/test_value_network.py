@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.saving import load, save_bridge
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.data import VALUE_NETWORKS
-from vocabridge.evaluation.evaluate.fingerprint import recipe
-from vocabridge.evaluation.evaluate.model_pool import Names
-from vocabridge.evaluation.evaluate.tasks import Template
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.joint_forward import run
-from vocabridge.models.loading.loading import LoadedModel, load_model
-from vocabridge.models.loading.value_network import (
+from vocabridge.evaluation.fingerprint import recipe
+from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.tasks import Template
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.joint_forward import run
+from vocabridge.models.loading import LoadedModel, load_model
+from vocabridge.models.value_network import (
     CONFIG,
     WEIGHTS,
     is_value_network,
@@ -30,7 +30,7 @@ from vocabridge.models.loading.value_network import (
     save_value_network,
 )
 from vocabridge.options import Initialization, ProjectionMethod, Scheme
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 HOW = [
     {"method": "lora"},

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment import Vocabulary
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.projection.projection.boundary import Boundary, character_class
-from vocabridge.projection.projection.config import BoundaryConfig
+from vocabridge.projection.boundary import Boundary, character_class
+from vocabridge.projection.config import BoundaryConfig
 
 TARGETS = ["words", "byte_level", "sentencepiece", "no_safe_cuts", "wordpiece"]
 KINDS = [b"", b"a", b"0", b" ", b"\n", b"\t"]

@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.steering import Steering
-from vocabridge.evaluation.evaluate.contenders import PROXY_TUNING
-from vocabridge.models.loading.value_source import Scores
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.steering import Steering
+from vocabridge.evaluation.contenders import PROXY_TUNING
+from vocabridge.models.value_source import Scores
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
-from vocabridge.projection.projection.combination import UNFITTED, Combination
-from vocabridge.projection.projection.methods import METHODS
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.source_predictions import ResolvedPredictions
+from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.projection.methods import METHODS
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_predictions import ResolvedPredictions
 
 DISTRIBUTIONS = [method for method in ProjectionMethod if not METHODS[method].of_logit_delta]
 EVERYTHING = [(method, Form.PRODUCT) for method in ProjectionMethod] + [

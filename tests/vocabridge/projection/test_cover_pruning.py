@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vocabridge.models.loading.value_source import Scores
-from vocabridge.projection.projection.cover_pruning import prune_covers
-from vocabridge.projection.projection.source_predictions import CoverNode, Position
+from vocabridge.models.value_source import Scores
+from vocabridge.projection.cover_pruning import prune_covers
+from vocabridge.projection.source_predictions import CoverNode, Position
 
 SHARED, BEHIND = 0, 1
 """Nodes: the one that all covers share, and one behind it."""

@@ -12,14 +12,14 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from vocabridge.alignment import Vocabulary, align
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.bridge.model.model import Bridge
-from vocabridge.bridge.model.streaming import stream
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.diagnostics.exact_next_token import Truth
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import LoadedModel
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import LoadedModel
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.combination import Combination
+from vocabridge.projection.combination import Combination
 
 END = 1
 METHOD_NAMES = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED]

@@ -17,17 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, TokenKind, Vocabulary, align
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.loading import resolve_vocabulary
-from vocabridge.models.loading.prompts import prompt_ids
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.models.prompts import prompt_ids
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
-from vocabridge.projection.projection.config import BoundaryConfig
-from vocabridge.projection.projection.lookahead import Lookahead
-from vocabridge.projection.projection.methods import METHODS, informed, static
-from vocabridge.projection.projection.methods.base import BaseDistribution
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.source_stream import SourceStream
-from vocabridge.projection.projection.token_healing import TokenHealer
+from vocabridge.projection.config import BoundaryConfig
+from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.methods import METHODS, informed, static
+from vocabridge.projection.methods.base import BaseDistribution
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.source_stream import SourceStream
+from vocabridge.projection.token_healing import TokenHealer
 
 CONFIG = BoundaryConfig()
 SIZES = (265, 263)

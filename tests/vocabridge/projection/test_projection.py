@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from vocabridge.alignment import Alignment, VocabularyCard
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.methods import METHODS, static
-from vocabridge.projection.projection.methods.base import BaseDistribution
-from vocabridge.projection.projection.projection import Projection
-from vocabridge.projection.projection.sparse import SparseMatrix, _csr_product
+from vocabridge.projection.methods import METHODS, static
+from vocabridge.projection.methods.base import BaseDistribution
+from vocabridge.projection.projection import Projection
+from vocabridge.projection.sparse import SparseMatrix, _csr_product
 
 # 5 target tokens, 4 source tokens; nobody speaks for target 3, source 2 speaks for nobody.
 COUNTS = np.array(

@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import TokenKind, Vocabulary
-from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer, Piece
-from vocabridge.models.loading.expert_pair import ExpertPair
-from vocabridge.models.loading.value_source import ValueSource
+from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer
+from vocabridge.models.expert_pair import ExpertPair
+from vocabridge.models.prompts import Piece
+from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
-from vocabridge.projection.projection.config import BoundaryConfig
-from vocabridge.projection.projection.source_predictions import Position, SourcePredictions
-from vocabridge.projection.projection.source_stream import SourceStream
-from vocabridge.projection.projection.token_healing import TokenHealer
+from vocabridge.projection.config import BoundaryConfig
+from vocabridge.projection.source_predictions import Position, SourcePredictions
+from vocabridge.projection.source_stream import SourceStream
+from vocabridge.projection.token_healing import TokenHealer
 
 TEXTS = {
     "words": "The quick brown fox jumps over the lazy dog, and 12 other foxes watch.",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.projection.projection.strength import Schedule, alpha, as_json, from_json, is_zero, parse
+from vocabridge.projection.strength import Schedule, alpha, as_json, from_json, is_zero, parse
 
 numbers = st.floats(-10, 10)
 schedules = st.builds(Schedule, numbers, numbers, st.integers(1, 500))

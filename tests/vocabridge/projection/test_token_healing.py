@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.projection.projection.config import BoundaryConfig
-from vocabridge.projection.projection.token_healing import HealedDistribution, TokenHealer
+from vocabridge.projection.config import BoundaryConfig
+from vocabridge.projection.token_healing import HealedDistribution, TokenHealer
 
 SIZE = 265
 PENDING = [b"", b" ", b"  ", b" t", b"t", b"h", b"\xc3", b"\xff", b"z"]

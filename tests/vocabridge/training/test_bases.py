@@ -13,14 +13,14 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from vocabridge.alignment import VocabridgeError, align
 from vocabridge.data import corpus_files
-from vocabridge.models.loading.loading import LoadedModel
-from vocabridge.models.loading.value_network import CONFIG, WEIGHTS, load_value_network
+from vocabridge.models.loading import LoadedModel
+from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network
 from vocabridge.options import BaseSchedule, Regularizer, Scheme
-from vocabridge.training.train.bases import TrainingBase, beside, load_others, whose_turn
-from vocabridge.training.train.collator import collate
-from vocabridge.training.train.dataset import TrainingText, load_training_texts
-from vocabridge.training.train.objective import TrainingObjective
-from vocabridge.training.train.train import CHECKPOINTS, TrainingConfig, train_value_network
+from vocabridge.training.bases import TrainingBase, beside, load_others, whose_turn
+from vocabridge.training.collator import collate
+from vocabridge.training.dataset import TrainingText, load_training_texts
+from vocabridge.training.objective import TrainingObjective
+from vocabridge.training.train import CHECKPOINTS, TrainingConfig, train_value_network
 
 SENTENCES = ["The quick brown fox jumps", "def count(words):\n    return 12", "naïve café 東京  two   spaces"]
 
@@ -100,7 +100,7 @@ def test_few_logits_at_a_time_make_the_same_loss_and_gradient(parts, monkeypatch
     parameters = [p for p in network.value.parameters() if p.requires_grad]
     found = []
     for at_once in (2**26, 3 * 704):
-        monkeypatch.setattr("vocabridge.training.train.objective._AT_ONCE", at_once)
+        monkeypatch.setattr("vocabridge.training.objective._AT_ONCE", at_once)
         sums = lesson(**collate(texts), base=base)
         loss = sums["nats"] + sums["regularizer"]
         found.append((sums, torch.autograd.grad(loss, parameters, allow_unused=True)))

@@ -19,9 +19,9 @@ from tokenizers import Tokenizer
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.data import task_file
-from vocabridge.models.loading.examples import load_examples, tokenize
-from vocabridge.models.loading.loading import resolve_vocabulary
-from vocabridge.training.train.dataset import TrainingText, load_training_texts, pack, split
+from vocabridge.models.examples import load_examples, tokenize
+from vocabridge.models.loading import resolve_vocabulary
+from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
 
 PROPERTY = settings(max_examples=50, deadline=None)
 

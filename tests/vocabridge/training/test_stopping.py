@@ -16,15 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.value_network import CONFIG, WEIGHTS
-from vocabridge.training.train.callbacks import LOG
-from vocabridge.training.train.train import CHECKPOINTS, train_value_network
+from vocabridge.models.value_network import CONFIG, WEIGHTS
+from vocabridge.training.callbacks import LOG
+from vocabridge.training.train import CHECKPOINTS, train_value_network
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from vocabridge.training.train.train import Recipe, train_value_network
-from vocabridge.training.train.trainer import ValueTrainer
+from vocabridge.training.train import Recipe, train_value_network
+from vocabridge.training.trainer import ValueTrainer
 recipe = Recipe(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, method="lora", rank=2, dtype="float32",
                 patience=2, other_bases=tuple(sys.argv[4:]))
 train_value_network(recipe, Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[2]))
@@ -90,7 +90,7 @@ def test_the_last_two_checkpoints_are_kept(recipe, data, tmp_path):
 
 @pytest.mark.parametrize(
     "writes",
-    ["torch.save", "vocabridge.training.train.trainer.save_file", "vocabridge.training.train.train.save_value_network"],
+    ["torch.save", "vocabridge.training.trainer.save_file", "vocabridge.training.train.train.save_value_network"],
 )
 def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkeypatch, writes):
     train_value_network(recipe, data, tmp_path / "whole")

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.loading.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
+from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
 from vocabridge.options import Initialization, Regularizer, Scheme
+from vocabridge.training.callbacks import LOG, PLOT
+from vocabridge.training.collator import collate
+from vocabridge.training.dataset import load_training_texts
+from vocabridge.training.objective import TrainingObjective
+from vocabridge.training.train import CHECKPOINTS, TrainingConfig, train_value_network
 from vocabridge.training.train import train as training
-from vocabridge.training.train.callbacks import LOG, PLOT
-from vocabridge.training.train.collator import collate
-from vocabridge.training.train.dataset import load_training_texts
-from vocabridge.training.train.objective import TrainingObjective
-from vocabridge.training.train.train import CHECKPOINTS, TrainingConfig, train_value_network
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -145,13 +145,13 @@ def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
 
 
 def test_without_matplotlib_one_line_says_that_the_plot_is_left_out(tmp_path, monkeypatch, caplog):
-    from vocabridge.training.train.callbacks import plot
+    from vocabridge.training.callbacks import plot
 
     def missing(*_):
         raise VocabridgeError("matplotlib")
 
-    monkeypatch.setattr("vocabridge.training.train.callbacks.new_figure", missing)
-    with caplog.at_level(logging.INFO, "vocabridge.training.train.callbacks"):
+    monkeypatch.setattr("vocabridge.training.callbacks.new_figure", missing)
+    with caplog.at_level(logging.INFO, "vocabridge.training.callbacks"):
         plot([{"step": 1, "nats": 1.0}], tmp_path / PLOT)
     (message,) = caplog.messages
     assert message.startswith("curves.png is left out")

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocabridge.options import Regularizer
-from vocabridge.training.train.collator import LengthGrouped, collate
-from vocabridge.training.train.dataset import TrainingText, pack
-from vocabridge.training.train.objective import TrainingObjective
+from vocabridge.training.collator import LengthGrouped, collate
+from vocabridge.training.dataset import TrainingText, pack
+from vocabridge.training.objective import TrainingObjective
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.model.streaming import stream
-from vocabridge.evaluation.evaluate.evaluate import evaluate
-from vocabridge.models.loading.loading import find_device
-from vocabridge.projection.projection.strength import Schedule, from_json
-from vocabridge.training.train.train import TrainingConfig, train_value_network
+from vocabridge.bridge.streaming import stream
+from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.models.loading import find_device
+from vocabridge.projection.strength import Schedule, from_json
+from vocabridge.training.train import TrainingConfig, train_value_network
 from vocabridge.utils import ranges
 from vocabridge.utils.ranges import Range
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from vocabridge.options import ProjectionMethod
-from vocabridge.projection.projection.methods.base import Method
+from vocabridge.projection.methods.base import Method
 
 METHODS: dict[ProjectionMethod, Method] = {
     name: import_module(f"{__name__}.{name.value.replace('-', '_')}").Method() for name in ProjectionMethod

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vocabridge.projection.projection.lookahead_split import LookaheadSplit
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.projection.lookahead_split import LookaheadSplit
+from vocabridge.projection.projection import Projection
 
 _FAR = 75.0  # exp(75) and exp(-75), times the greatest weight of a row (at least 1/|S|), stay in float32's range
 _LOWEST = -1e4  # stands for a logit of -inf where it has a weight; what the base rules out stays out

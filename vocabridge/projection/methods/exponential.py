@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vocabridge.projection.projection.lookahead_split import LookaheadSplit
-from vocabridge.projection.projection.methods import base as methods
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.projection.lookahead_split import LookaheadSplit
+from vocabridge.projection.methods import base as methods
+from vocabridge.projection.projection import Projection
 
 
 class Method(methods.Method):

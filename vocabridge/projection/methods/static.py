@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vocabridge.projection.projection.lookahead_split import LookaheadSplit
-from vocabridge.projection.projection.methods import base as methods
-from vocabridge.projection.projection.projection import Projection
+from vocabridge.projection.lookahead_split import LookaheadSplit
+from vocabridge.projection.methods import base as methods
+from vocabridge.projection.projection import Projection
 
 _TINY = torch.finfo(torch.float32).tiny  # stands for a probability of 0
 
