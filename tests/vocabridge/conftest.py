@@ -15,6 +15,7 @@ import torch
 from boundary_judge import Judge
 from byte_level_worlds import KINDS as WORLD_KINDS
 from byte_level_worlds import World, build_worlds
+from tiny import CONTROL, SHAPE, unigram
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers.utils import logging
@@ -32,16 +33,7 @@ from vocabridge.training.train import TrainingConfig
 
 logging.disable_progress_bar()
 
-CONTROL = ["<|begin|>", "<|end|>", "<unk>"]
 ROLES = {"begin": 0, "end": 1}
-SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.3,
-}
 KINDS = ["byte_level", "sentencepiece", "unigram", "wordpiece", "no_safe_cuts", "special_with_spaces"]
 
 
@@ -49,7 +41,7 @@ KINDS = ["byte_level", "sentencepiece", "unigram", "wordpiece", "no_safe_cuts", 
 def vocabularies(tokenizer_folders, training_text) -> dict[str, Vocabulary]:
     """One vocabulary of every kind, each wider than its tokenizer."""
     made = {
-        "unigram": _unigram(training_text),
+        "unigram": unigram(training_text),
         "wordpiece": _wordpiece(training_text),
         "no_safe_cuts": _across_words(training_text),
         "special_with_spaces": _special_with_spaces(
@@ -69,16 +61,6 @@ def vocabularies(tokenizer_folders, training_text) -> dict[str, Vocabulary]:
 @pytest.fixture(scope="session", params=KINDS)
 def any_vocabulary(request, vocabularies) -> Vocabulary:
     return vocabularies[request.param]
-
-
-def _unigram(text: list[str]) -> Tokenizer:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=CONTROL, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(text, trainer)
-    return tokenizer
 
 
 def _wordpiece(text: list[str]) -> Tokenizer:

@@ -7,11 +7,10 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizer_kinds import TEXT, train
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers, processors
 
 from vocabridge.alignment import Place, Vocabulary
-
-from .conftest import TEXT, train
 
 CONTROLS = ["<s>", "</s>", "<|user|>"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from vocabridge.bridge import fitting
 from vocabridge.bridge.fitting import Features, fit_combination
-from vocabridge.bridge.model import fitting
 from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod

@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from tiny import SHAPE, unigram
 from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -24,8 +25,6 @@ from vocabridge.models.value_source import ExpertPair
 from vocabridge.options import BoundaryPolicy
 from vocabridge.training.bases import beside
 from vocabridge.training.dataset import load_training_texts
-
-from .conftest import SHAPE, _unigram
 
 KINDS = ["byte-level", "never", "first", "always", "llama-2"]
 EXACT = ["byte-level", "first", "llama-2"]
@@ -53,7 +52,7 @@ def made(kind: str, folders, text) -> Tokenizer:
     if kind == "byte-level":
         return Tokenizer.from_file(str(folders.source / "tokenizer.json"))
     if kind in ("never", "always"):
-        tokenizer = _unigram(text)
+        tokenizer = unigram(text)
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind)
         return tokenizer
     tokenizer = Tokenizer.from_file(str(folders.target / "tokenizer.json"))

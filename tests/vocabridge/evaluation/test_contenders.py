@@ -14,15 +14,15 @@ from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
-from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.scoring import of_model
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_source
 from vocabridge.options import BoundaryPolicy, Contender, ProjectionMethod
+from vocabridge.projection import strength
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.projection import strength
 
 WEIGHTS = Combination(ProjectionMethod.INFORMED, 0.7, 0.6, 0.2)
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "evaluation.schema.json").read_text())

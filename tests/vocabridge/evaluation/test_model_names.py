@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.models import loading as models
 from vocabridge.models.loading import check_model, load_model, resolve_vocabulary
-from vocabridge.models.loading import loading as models
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.build import build_steering
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
-from vocabridge.evaluation.evaluate import fingerprint as evaluation_recipe
+from vocabridge.evaluation import fingerprint as evaluation_recipe
 from vocabridge.models.loading import load_model, resolve_vocabulary
 from vocabridge.models.value_network import (
     load_value_network,

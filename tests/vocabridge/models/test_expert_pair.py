@@ -9,15 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 import vocabridge
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.cli._app import app
+from vocabridge.data import value_network_folder
 from vocabridge.evaluation.scoring import of_source
 from vocabridge.models.expert_pair import ExpertPair
-from vocabridge.models.loading import load_model
+from vocabridge.models.loading import load_model, model_folder, resolve_vocabulary
+from vocabridge.models.prompts import prompt_ids
 
 CHATML = (
     "{% for m in messages %}{{ '<|begin|>' + m['role'] + '\n' + m['content'] + '<|end|>' + '\n' }}{% endfor %}"
@@ -90,16 +92,26 @@ def test_a_pair_may_differ_in_all_but_its_text_tokens(own, what, side, tmp_path)
 
 
 @pytest.mark.parametrize("what", ["chat template", "pad token", "end token"])
-def test_a_saved_bridge_outlives_a_pad_token_an_end_token_and_a_chat_template(own, what, tmp_path):
+def test_an_alignment_outlives_a_pad_token_an_end_token_and_a_chat_template_and_a_saved_bridge_names_them(
+    own, what, tmp_path
+):
+    file = tmp_path / "alignment.safetensors"
     models = {name: load_model(str(own / name), dtype=torch.float32) for name in ("source", "tuned", "target")}
     source = ExpertPair(models["tuned"], models["source"])
-    alignment = vocabridge.alignment.align(source.vocabulary, models["target"].vocabulary, method="retokenize")
+    vocabridge.alignment.align(source.vocabulary, models["target"].vocabulary, method="retokenize").save(file)
+    alignment = vocabridge.alignment.Alignment.load(file)
     vocabridge.save_bridge(vocabridge.Bridge.over(models["target"], source, alignment), tmp_path / "bridge")
     for name in ("source", "tuned", "target"):
         CHANGES[what](own / name)
-    bridge = vocabridge.load(tmp_path / "bridge")
+    with pytest.raises(VocabridgeError, match=r"has another tokenizer now \(tokenizer_config.json\)"):
+        vocabridge.load(tmp_path / "bridge")
+    models = {name: load_model(str(own / name), dtype=torch.float32) for name in ("source", "tuned", "target")}
+    source = ExpertPair(models["tuned"], models["source"])
+    bridge = vocabridge.Bridge.over(models["target"], source, vocabridge.alignment.Alignment.load(file))
     counts, end = bridge.steering.alignment.counts, bridge.vocabulary.roles["end"]
-    assert counts[[end]].indices.tolist() == [bridge.steering.source.vocabulary.roles["end"]]
+    assert counts[[end]].indices.tolist() == [source.vocabulary.roles["end"]]
+    vocabridge.save_bridge(bridge, tmp_path / "bridge")
+    assert vocabridge.load(tmp_path / "bridge").steering.alignment.source == bridge.steering.alignment.source
 
 
 def test_a_pair_says_in_one_line_whose_roles_are_used(own, caplog):
@@ -155,3 +167,31 @@ def test_a_plain_adapter_folder_is_the_tuned_half_of_a_pair(own, tmp_path):
     assert not (tmp_path / "adapter" / "config.json").exists()
     pair = ExpertPair(load_model(str(tmp_path / "adapter")), load_model(str(own / "source")))
     assert pair.vocabulary.size == LlamaConfig.from_pretrained(own / "source").vocab_size
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
+def test_a_real_tokenizer_is_the_same_without_template_with_another_end_and_more_rows(name):
+    vocabulary = resolve_vocabulary(name)
+    begin = vocabulary.roles["begin"]
+    other = Vocabulary.from_tokenizer(
+        vocabulary.tokenizer, size=vocabulary.size + 64, roles={"begin": begin, "end": begin, "pad": begin}
+    )
+    assert other.fingerprint == vocabulary.fingerprint
+    spec = json.loads(vocabulary.tokenizer.to_str())
+    spec["model"]["merges"].pop()
+    assert Vocabulary.from_tokenizer(Tokenizer.from_str(json.dumps(spec))).fingerprint != vocabulary.fingerprint
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
+def test_a_real_models_prompts_are_those_of_transformers(name):
+    vocabulary, tokenizer = resolve_vocabulary(name), AutoTokenizer.from_pretrained(model_folder(name))
+    for text in ("Question: How much is 3 times 12?\nAnswer:", " a", "日本", "  two\n\n", "<|im_start|>user"):
+        assert prompt_ids(vocabulary, text) == tokenizer(text).input_ids
+
+
+@pytest.mark.real
+def test_the_shipped_value_network_is_for_the_tokenizer_of_its_small_base():
+    path = value_network_folder() / "value_network.json"
+    assert json.loads(path.read_text())["fingerprint"] == resolve_vocabulary("smollm2-135m-instruct").fingerprint

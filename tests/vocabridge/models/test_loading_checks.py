@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.models import loading as models
 from vocabridge.models.loading import load_model
-from vocabridge.models.loading import loading as models
 from vocabridge.models.value_network import WEIGHTS, load_value_network, new_value_network, save_value_network
 
 
