@@ -18,10 +18,10 @@ from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.evaluation.scoring import of_model
 from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.prompts import prompt_ids
 from vocabridge.models.transformers_version import CACHE
-from vocabridge.models.value_source import ExpertPair
 from vocabridge.options import BoundaryPolicy
 from vocabridge.training.bases import beside
 from vocabridge.training.dataset import load_training_texts

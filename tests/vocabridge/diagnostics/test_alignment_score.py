@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
 from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
-from vocabridge.diagnostics.alignment_score import _FLOOR, Cost, Fit, Score, score
+from vocabridge.diagnostics.alignment_score import _FLOOR, Cost, Fit, ProjectedCosts, Score, score
 from vocabridge.models.loading import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.config import BoundaryConfig
