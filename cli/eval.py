@@ -209,7 +209,7 @@ def evaluate(
     import torch
 
     from vocabridge.byte_level.byte_lm import TOLERANCE
-    from vocabridge.evaluation import evaluate as measure
+    from vocabridge.evaluation.evaluate import evaluate as measure
     from vocabridge.evaluation.answers import Extractor
     from vocabridge.evaluation.html_report import write_report
     from vocabridge.evaluation.tasks import Template

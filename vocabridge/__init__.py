@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vocabridge.byte_level.byte_bridge import ByteLevelBridge as ByteLevelBridge
     from vocabridge.byte_level.byte_lm import ByteLM as ByteLM
     from vocabridge.decoding.stop_strings import StopStrings as StopStrings
-    from vocabridge.evaluation import evaluate as evaluate
+    from vocabridge.evaluation.evaluate import evaluate as evaluate
     from vocabridge.evaluation.results import Evaluation as Evaluation
     from vocabridge.models.expert_pair import ExpertPair as ExpertPair
     from vocabridge.models.loading import load_model as load_model

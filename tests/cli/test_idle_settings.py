@@ -12,8 +12,8 @@ import torch
 from vocabridge.alignment import Effect, UsageError, Vocabulary, align, make_builder, refuse_idle, warn_idle
 from vocabridge.bridge.build import build_bridge, build_steering
 from vocabridge.bridge.streaming import stream
-from vocabridge.evaluation import evaluate
 from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.tasks import Template
 from vocabridge.models.loading import load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network

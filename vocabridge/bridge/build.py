@@ -130,7 +130,7 @@ def build_steering(
     weights = None if combination is None else Combination.load(combination)
     steering = Steering.over(target, source, matrix, weights, policy=policy, strength=strength)
     advice = f"{combination} gives the value source no weight, so that the bridge is the base alone; fit others"
-    refuse_idle(Effect("combination", combination is not None, bool(steering.wanted), advice))
+    refuse_idle(Effect("combination", combination is not None, bool(steering.combination.required_scores), advice))
     return steering
 
 

@@ -34,6 +34,7 @@ from vocabridge.models.transformers_version import CACHE, cache_name
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import Combination
+from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.strength import Strength
 
 # The names of models that pipelines take for text generation; one that is not there is warned of.
@@ -92,6 +93,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
         strength: Strength = 1.0,
         limits: SteeringLimits | None = None,
+        boundary_config: BoundaryConfig | None = None,
     ) -> Bridge:
         """Bridges one value source onto a base model.
 
@@ -103,11 +105,20 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             policy: What the source says where tokens do not end together.
             strength: alpha.
             limits: Limits; by default none.
+            boundary_config: The settings of token healing and lookahead.
 
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
-        steering = Steering.over(base.vocabulary, source, alignment, combination, policy=policy, strength=strength)
+        steering = Steering.over(
+            base.vocabulary,
+            source,
+            alignment,
+            combination,
+            policy=policy,
+            strength=strength,
+            boundary_config=boundary_config,
+        )
         return cls(base, [steering], limits)
 
     @property

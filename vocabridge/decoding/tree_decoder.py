@@ -184,7 +184,7 @@ class TreeDecoder:
             self._compact()
 
     def _compact(self) -> None:
-        """Give slots back if they are a quarter of all."""
+        """Give slots back if they are an eighth of all."""
         kept = []
         for row, said in enumerate(self._said):
             mask = np.zeros(self._depths.shape[1], bool)
@@ -193,7 +193,7 @@ class TreeDecoder:
                 mask[: len(path)] |= path
             kept.append(np.flatnonzero(mask))
         width, before = max(map(len, kept)), self._depths.shape[1]
-        if width <= 3 * before // 4:
+        if width <= 7 * before // 8:
             index = np.zeros((len(kept), width), np.int64)
             depths = np.full((len(kept), width), -1, np.int64)
             for row, slots in enumerate(kept):
@@ -207,7 +207,7 @@ class TreeDecoder:
             self._anchors = [(node, self._path(row, node)) for row, node in enumerate(committed)]
             for cache in self._caches.values():
                 cache.select_slots(torch.from_numpy(index))
-        self._compact_at = max(_LEAST_SLOTS, 5 * self._depths.shape[1] // 4)
+        self._compact_at = max(_LEAST_SLOTS, 9 * self._depths.shape[1] // 8)
 
     def _path(self, row: int, node: int) -> Mask:
         """The slots of a node and its ancestors, (slots,) bool."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vocabridge.alignment import align
 from vocabridge.data import corpus_files, task_file, value_network_folder
-from vocabridge.evaluation import evaluate
+from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.results import Evaluation
 from vocabridge.models.loading import resolve_vocabulary

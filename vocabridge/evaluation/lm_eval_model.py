@@ -56,7 +56,14 @@ class HarnessModel(HFLM):
         """
         loaded = load(Path(bridge), device=device, dtype=getattr(torch, dtype))
         advice = "no steering of the bridge has a weight, so that it is the base alone; leave it out"
-        refuse_idle(Effect("strength", strength is not None, any(one.wanted for one in loaded.steerings), advice))
+        refuse_idle(
+            Effect(
+                "strength",
+                strength is not None,
+                any(one.combination.required_scores for one in loaded.steerings),
+                advice,
+            )
+        )
         for steering in loaded.steerings:
             steering.strength = steering.strength if strength is None else float(strength)
         place = model_folder(tokenizer_place(loaded.base))

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.saving import load, save_bridge
-from vocabridge.evaluation import evaluate
+from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.training.train import TrainingConfig, train_value_network
 

@@ -95,7 +95,7 @@ def spoken_bits(bridge, combination, strength=1.0) -> float:
 def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
     bridge = parts.bridge(policy=policy)
     for fit in fit_combination(bridge, ITEMS):
-        if not any(fit.combination.needs().values()):
+        if not fit.combination.required_scores:
             continue  # these random sources are worth nothing; then the base is left as it is
         assert fit.bits == pytest.approx(spoken_bits(bridge, fit.combination), rel=2e-3)
         if fit.paper_bits is not None:

@@ -200,8 +200,8 @@ def test_a_schedule_counts_from_the_prompt(parts):
 
     def strengths(*texts):
         one, seen = processor(parts, policy=BoundaryPolicy.AS_IS), []
-        one.steerings[0].change = lambda said, part, logits, p, n, limits: (
-            seen.append(n.tolist()) or (torch.zeros_like(logits), torch.ones(len(logits), 1))
+        one.steerings[0].change = lambda predictions, logits, p, n, limits: (
+            seen.append(n.tolist()) or torch.zeros_like(logits)
         )
         for text in texts:
             said(one, [text])

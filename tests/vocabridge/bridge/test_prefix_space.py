@@ -149,14 +149,14 @@ def test_a_source_reads_the_text_that_the_base_reads_as_its_own_tokenizer_encode
             text = b"".join(bridge.vocabulary.spell(prompt_ids(bridge.vocabulary, text))).decode()
             expected = begun(models[source].vocabulary, theirs[source], text)
         for steps in ([ids], [[i] for i in ids]):
-            reading = bridge.steering.reading(1, bridge.steering.wanted)
+            stream = bridge.steering.open_stream(1)
             for step in steps:
-                reading.read([bridge.steering.pieces(step)], 1)
-            assert reading._texts[0].reader.ids == expected
+                stream.advance([bridge.steering.pieces(step)], 1)
+            assert stream._texts[0].tokenizer.ids == expected
             for kept in (len(ids) - 1, 1):
-                reading.crop(0, kept)
-                reading.read([bridge.steering.pieces(ids[kept:])], 1)
-                assert reading._texts[0].reader.ids == expected
+                stream.crop(0, kept)
+                stream.advance([bridge.steering.pieces(ids[kept:])], 1)
+                assert stream._texts[0].tokenizer.ids == expected
 
 
 @pytest.mark.parametrize(("base", "source"), list(itertools.product(KINDS, KINDS)))
@@ -170,16 +170,16 @@ def test_a_chat_with_control_tokens_between_is_read_as_transformers_renders_it(m
     with torch.no_grad():
         bridge(**prompt)
     cache = prompt[CACHE]
-    (text,) = cache.readings[0]._texts
-    assert text.reader.ids == expected[source]
+    (text,) = cache.streams._streams[0]._texts
+    assert text.tokenizer.ids == expected[source]
     # What the base writes next, in its own way, is read on by the source in its own way.
     names = {k: theirs[k].decode([0]) for k in KINDS}
     written = theirs[base](names[base] + "The fox", add_special_tokens=False).input_ids[1:]
     with torch.no_grad():
         bridge(torch.tensor([written]), past_key_values=cache)
     more = theirs[source](names[source] + "The fox", add_special_tokens=False).input_ids[1:]
-    (text,) = cache.readings[0]._texts
-    assert text.reader.ids == [*expected[source], *more]
+    (text,) = cache.streams._streams[0]._texts
+    assert text.tokenizer.ids == [*expected[source], *more]
 
 
 def test_behind_a_control_token_a_source_without_the_space_is_silent_where_the_base_writes_one(models):
@@ -192,11 +192,10 @@ def test_behind_a_control_token_a_source_without_the_space_is_silent_where_the_b
         bridge = bridged(models, base, source, policy=BoundaryPolicy.HEAL)
         prompt = chat_prompt(bridge, MESSAGES)
         cache = prompt.pop(CACHE)
-        with torch.no_grad():
-            ((_, said),) = bridge.listen(**prompt, keep=1, cache=cache)
-        (position,) = said.positions
-        assert len(position.asked) == asked
-        pending = {one.pending for one in position.asked}
+        ids = prompt["input_ids"].where(prompt["attention_mask"] != 0, -1).tolist()
+        ((_, _, (position,)),) = cache.streams.advance(bridge.steerings, ids, 0, 1)
+        assert len(position.covers) == asked
+        pending = {one.pending for one in position.covers}
         assert pending <= ({b" "} if (base, source) == ("byte-level", "llama-2") else {b""})
 
 

@@ -8,6 +8,7 @@ from transformers import GenerationConfig
 
 from vocabridge.alignment import Vocabulary, align
 from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.bridge.steering import Steering
 from vocabridge.evaluation.scoring import donor
 from vocabridge.models.delta_model import DeltaModel
@@ -99,8 +100,9 @@ def test_the_reading_says_what_one_forward_of_the_source_says(gemma, network):
         policy=BoundaryPolicy.AS_IS,
     )
     with torch.no_grad():
-        ((_, said),) = Bridge(gemma, [steering]).listen(ids, keep=8)
-        full, speaks = steering.scores(said, slice(0, 8), steering.wanted)
+        ((_, stream, positions),) = SourceStreams().advance([steering], ids.tolist(), 0, 8)
+        first = stream.predictor.predict(positions, steering.combination.required_scores, ids.device)
+        full, speaks = first.scores, first.active
         text = gemma.vocabulary.tokenizer.decode(ids[0].tolist())
         source = torch.tensor([network.vocabulary.encode(text).ids.tolist()])
         plain = network.models["base"](source).logits[0, -1].float()

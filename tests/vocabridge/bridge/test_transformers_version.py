@@ -77,7 +77,7 @@ def test_generation_puts_the_cache_of_transformers_into_one_for_all_models(parts
     )
     cache = written[cache_name(written)]
     assert isinstance(cache, BridgeCache)
-    assert cache.readings
+    assert cache.streams._streams
     assert cache.changed_rate is not None
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
-from vocabridge.evaluation import evaluate
 from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.intervals import ratio
 from vocabridge.evaluation.measuring import response_bits
 from vocabridge.evaluation.scoring import TokenLevelModel, donor, of_model, of_source

@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.evaluation.scoring import donor, of_source
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
@@ -216,10 +217,10 @@ def test_a_bridge_hears_the_network_as_it_is_alone(parts, scheme):
     network, text = network_on(parts.small, scheme), "The quick brown fox"
     bridge = parts.bridge(network, method=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
     _, z_delta = plain(network, torch.tensor([parts.small.vocabulary.encode(text).ids.tolist()]))
-    ((_, said),) = bridge.listen(encode(bridge, text), keep=1)
-    scores, speaks = bridge.steering.scores(said, slice(0, 1), ("delta",))
-    assert speaks.all()
-    torch.testing.assert_close(scores.delta[0], z_delta[0, -1], atol=2e-3, rtol=1e-3)
+    ((_, stream, positions),) = SourceStreams().advance(bridge.steerings, encode(bridge, text).tolist(), 0, 1)
+    first = stream.predictor.predict(positions, ("delta",), bridge.device)
+    assert first.active.all()
+    torch.testing.assert_close(first.scores.delta[0], z_delta[0, -1], atol=2e-3, rtol=1e-3)
 
 
 @torch.no_grad()

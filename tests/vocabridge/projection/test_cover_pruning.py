@@ -95,7 +95,7 @@ def test_what_a_cover_would_be_compared_with_has_to_be_known() -> None:
 
 def test_the_text_as_it_stands_is_heard_however_unlikely_since_only_behind_it_may_the_text_end() -> None:
     p = {SHARED: both(_10=0.5, _11=0.0005)}
-    asked = [replace(CUT, pending=b"", may_end=True), WHOLE]
+    asked = [replace(CUT, pending=b"", can_end=True), WHOLE]
     assert [one.node for one in heard(asked, p)] == [CUT.node, WHOLE.node]
     assert len(heard([replace(CUT, pending=b""), WHOLE], p)) == 1
 

@@ -344,7 +344,7 @@ def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, k
             own = data[len(pending) :]
             expected = vocabulary.canonical.get(own, (vocabulary.segment(own) or (vocabulary.size,))[0])
             assert rest == expected
-        assert run.kinds.tolist() == sorted({judge(vocabulary).kind(data[len(pending) :]) for data in longer})
+        assert run.classes.tolist() == sorted({judge(vocabulary).kind(data[len(pending) :]) for data in longer})
 
 
 def test_a_control_token_follows_only_the_cover_that_is_the_text_as_it_stands(vocabularies, tiny):

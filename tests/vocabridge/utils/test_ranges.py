@@ -9,7 +9,7 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.streaming import stream
-from vocabridge.evaluation import evaluate
+from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.models.loading import find_device
 from vocabridge.projection.strength import Schedule, from_json
 from vocabridge.training.train import TrainingConfig, train_value_network
