@@ -20,7 +20,7 @@ help:
 	@echo "make demo    set up, align two real tokenizers, bridge two real models, print what it was worth"
 	@echo "make test    set up, run every test, those with the real models too"
 	@echo "make test-transformers    set up, run the tests of generation with the oldest and the newest transformers"
-	@echo "make lint    set up, run ruff and mypy"
+	@echo "make lint    set up, run ruff, mypy and import-linter"
 	@echo "make bench   set up, run the benchmarks"
 	@echo "make clean   remove .venv and what the tools left behind (the cache of models and alignments stays)"
 	@echo "variables:   PYTHON (now $(PYTHON)), PIP_EXTRA_ARGS, ARGS (for vocabridge demo and pytest)"
@@ -35,7 +35,7 @@ test: $(VENV)/ready-to-develop
 	$(BIN)/pytest $(ARGS)
 
 # Both versions lie in front of the one in .venv.
-GENERATION_TESTS = $(patsubst %,tests/runtime/test_%.py,transformers_version chat processor streaming)
+GENERATION_TESTS = $(patsubst %,tests/vocabridge/bridge/test_%.py,transformers_version chat logits_processor streaming)
 
 test-transformers: $(VENV)/transformers-oldest/ready $(VENV)/transformers-newest/ready
 	@for which in oldest newest; do \
@@ -43,7 +43,8 @@ test-transformers: $(VENV)/transformers-oldest/ready $(VENV)/transformers-newest
 		PYTHONPATH=$(abspath $(VENV))/transformers-$$which $(BIN)/pytest -m 'not real' $(GENERATION_TESTS) || exit 1; \
 	done
 
-# mypy reads the four folders as they install: as one package, which it cannot see through an editable install.
+# mypy and import-linter read the four folders as they install: as one package, which neither sees through an editable
+# install. Both follow links.
 lint: $(VENV)/ready-to-develop
 	@echo "==> ruff"
 	$(BIN)/ruff check .
@@ -51,7 +52,10 @@ lint: $(VENV)/ready-to-develop
 	@echo "==> mypy"
 	@rm -rf $(VENV)/typecheck && mkdir -p $(VENV)/typecheck/vocabridge
 	@ln -s $(CURDIR)/vocabridge/* $(CURDIR)/alignment $(CURDIR)/cli $(CURDIR)/data $(VENV)/typecheck/vocabridge/
+	@ln -s $(CURDIR)/pyproject.toml $(VENV)/typecheck/
 	cd $(VENV)/typecheck && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+	@echo "==> import-linter"
+	cd $(VENV)/typecheck && ../bin/lint-imports --no-cache
 
 bench: $(VENV)/ready-to-benchmark
 	@for file in benchmarks/bench_*.py; do \
