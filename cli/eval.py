@@ -209,8 +209,8 @@ def evaluate(
     import torch
 
     from vocabridge.byte_level.byte_lm import TOLERANCE
-    from vocabridge.evaluation.evaluate import evaluate as measure
     from vocabridge.evaluation.answers import Extractor
+    from vocabridge.evaluation.evaluate import evaluate as measure
     from vocabridge.evaluation.html_report import write_report
     from vocabridge.evaluation.tasks import Template
     from vocabridge.utils.html import new_figure
