@@ -105,6 +105,8 @@ class SourceStreams:
         active = {number: steering for number, steering in enumerate(steerings) if steering.is_active}
         # Whoever is interrupted below begins anew: what the sources have read by then is not known.
         before, self._ids = self._ids, self._ids[:0]
+        if any(stream.interrupted for stream in self._streams.values()):
+            before = before[:0]
         length, held = ids.shape[1], before.shape[1]
         origin, common = _longest_common_prefix(before, ids)
         common = common.clamp_max(length - 1)  # a source predicts after something that it reads

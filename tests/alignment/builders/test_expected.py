@@ -187,5 +187,5 @@ def test_other_vocabularies_and_no_prior_at_all_are_refused(two, text):
     distributions = certain(source, target, [text])
     with pytest.raises(VocabridgeError, match="another vocabulary"):
         Expected(distributions).build(target, source)
-    with pytest.raises(VocabridgeError, match="give more than 0"):
+    with pytest.raises(VocabridgeError, match="give a finite number above 0"):
         Expected(distributions, strength=0.0)

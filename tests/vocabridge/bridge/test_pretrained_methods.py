@@ -90,7 +90,7 @@ def saved(own, parts) -> Bridge:
     parts.alignment.save(own / "pair.safetensors")
     names = str(own / "target"), str(own / "tuned")
     bridge = build_bridge(*names, untuned=str(own / "source"), alignment=own / "pair.safetensors", dtype=F32)
-    bridge.steering.combination = Combination(base=0.5, tuned=0.75, untuned=0.25)
+    bridge.steering.combination = Combination(base_weight=0.5, tuned_weight=0.75, untuned_weight=0.25)
     return bridge
 
 

@@ -285,7 +285,7 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
     ("change", "says"),
     [
         (lambda d: d.update(format=99), "of format 99"),
-        (lambda d: d.pop("limits"), "a bridge has format, version, base, guard, steerings"),
+        (lambda d: d.pop("limits"), "a bridge has format, version, base, limits, steerings"),
         (lambda d: d.update(strength=1), "a bridge has format"),
         (lambda d: d.update(steerings={}), "its steerings are no list"),
         (lambda d: d["base"].pop("digest"), "is no reference to a model"),
@@ -296,7 +296,7 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
         (lambda d: d["limits"].update(plausible=2), "plausible is a fraction"),
         (lambda d: d["steerings"][0].update(strength="much"), "'much' is no strength"),
         (lambda d: d["steerings"][0].update(policy="guess"), "'guess' is no policy; choose among skip"),
-        (lambda d: d["steerings"][0]["combination"].update(method="guess"), "no combination"),
+        (lambda d: d["steerings"][0]["combination"].update(method="guess"), "is not a combination"),
         (lambda d: d["steerings"][0]["source"].pop("untuned"), "a source has"),
         (lambda d: d["steerings"][0]["alignment"].update(file="../x"), "no name of a file in this folder"),
         (lambda d: d["steerings"][0].update(alignment="x"), "an alignment has file, sha256"),

@@ -355,7 +355,7 @@ def test_other_models_or_data_are_refused(files, measure, model_folders):
     weights = bytearray((files / "values" / "value_network.safetensors").read_bytes())
     weights[-1] ^= 1
     (files / "values" / "value_network.safetensors").write_bytes(weights)
-    with pytest.raises(VocabridgeError, match="another value source"):
+    with pytest.raises(VocabridgeError, match="altered or damaged"):
         measure(**first)
 
 

@@ -243,7 +243,7 @@ def test_looked_behind_is_what_has_most_at_stake(tiny, seed, sharpness, scarce):
     base = torch.randn(3, SIZES[1], generator=random) * sharpness
     base[:, [target.canonical[word] for word in WORDS if word in target.canonical]] += scarce
     p, p_target = logits.softmax(-1), base.softmax(-1)
-    image = Projection.of(alignment).image(p_target)
+    image = Projection.of(alignment).base_on_source_vocab(p_target)
     found = Lookahead(alignment, source, target, CONFIG).select(p, image, p_target)
     for n in range(3):
         stakes = np.zeros(SIZES[0])

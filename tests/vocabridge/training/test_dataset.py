@@ -278,11 +278,11 @@ ASKED = {"role": "user", "content": "a"}
         ("text", {"text": None}, "has neither "),
         ("text", {"text": 3}, 'has no string "text"'),
         ("text", {"text": ""}, 'has an empty "text"'),
-        ("text", {"text": "\ud800"}, 'has half a surrogate pair in "text"'),
+        ("text", {"text": "\ud800"}, "holds half of a surrogate pair"),
         ("text", {"text": "a" * 99}, "has 100 tokens, more than the limit of 99"),
         ("example", {"prompt": "a"}, 'has no string "response"'),
         ("example", {"prompt": "a", "response": ""}, "has an empty prompt or response"),
-        ("example", {"prompt": "a", "response": "b\udfff"}, 'has half a surrogate pair in "response"'),
+        ("example", {"prompt": "a", "response": "b\udfff"}, "holds half of a surrogate pair"),
         ("chat", {"messages": {}}, 'has "messages" that are no list'),
         ("chat", {"messages": ["a"]}, 'has "messages" that are no list'),
         ("chat", {"messages": []}, "has no message of the assistant"),
@@ -291,7 +291,7 @@ ASKED = {"role": "user", "content": "a"}
         ("chat", {"messages": [ASKED, {"content": "a"}]}, 'message 2, has no string "role"'),
         ("chat", {"messages": [ASKED, {"role": "assistant", "content": ""}]}, "message 2, is an assistant's and empty"),
         ("chat", {"messages": [ASKED, {"role": "assistant", "content": [{"type": "text"}]}]}, "message 2, has no str"),
-        ("chat", {"messages": [{**ASKED, "content": "\ud800"}]}, "message 1, has half a surrogate"),
+        ("chat", {"messages": [{**ASKED, "content": "\ud800"}]}, "holds half of a surrogate pair"),
     ],
 )
 def test_a_record_that_cannot_be_learned_from_is_named(chat_vocabularies, written, good, bad, says):

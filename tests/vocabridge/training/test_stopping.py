@@ -23,9 +23,9 @@ from vocabridge.training.train import CHECKPOINTS, train_value_network
 SCRIPT = """
 import sys
 from pathlib import Path
-from vocabridge.training.train import Recipe, train_value_network
+from vocabridge.training.train import TrainingConfig, train_value_network
 from vocabridge.training.trainer import ValueTrainer
-recipe = Recipe(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, method="lora", rank=2, dtype="float32",
+recipe = TrainingConfig(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, method="lora", dtype="float32",
                 patience=2, other_bases=tuple(sys.argv[4:]))
 train_value_network(recipe, Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[2]))
 """
@@ -116,7 +116,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkey
     ("change", "says"),
     [
         ({"learning_rate": 0.5}, "another learning rate: 0.01, not 0.5"),
-        ({"rank": 3}, "another rank: 2, not 3"),
+        ({"rank": 3}, "another rank: 8, not 3"),
         ({"seed": 9}, "another seed: 0, not 9"),
     ],
 )

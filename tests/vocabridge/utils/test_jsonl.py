@@ -71,7 +71,7 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
         (b"null", "is not a JSON object"),
         (b'{"text": ["a\\ud83d"]}', "holds half of a surrogate pair as an escape; correct that line"),
         (b'{"text": "\xff"}', "is not UTF-8 text (byte 10)"),
-        (b'{"a":' * 100_000, "is not valid JSON (maximum recursion depth"),
+        (b'{"a":' * 100_000, "is not valid JSON (it is nested too deeply"),
         (b'{"a": ' + b"1" * 10_000 + b"}", "is not valid JSON (Exceeds the limit"),
     ],
 )
