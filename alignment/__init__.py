@@ -39,7 +39,8 @@ from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
 from vocabridge.alignment.tokenizers.gguf import GGUFTokenizer, read_gguf_tokenizer
 from vocabridge.alignment.tokenizers.prefix_space import Place, Rule
 from vocabridge.alignment.tokenizers.tiktoken import read_tiktoken, tiktoken_tokenizer
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, TokenKind, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Encoding, TokenKind
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 __all__ = [
     "DTW",

@@ -17,7 +17,8 @@ import numpy as np
 
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.sealed import Seal, Tensors
-from vocabridge.alignment.tokenizers.vocabulary import Int32, Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int32, Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _SEAL = Seal(
     what="a file of distributions",

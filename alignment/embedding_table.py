@@ -17,7 +17,8 @@ import numpy as np
 
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.jsonio import parse_json, read_json
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _BFLOAT16 = np.dtype("<u2")  # no other table holds unsigned integers
 _DTYPES: dict[str, np.dtype[Any]] = {

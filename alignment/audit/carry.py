@@ -22,7 +22,7 @@ from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.audit.coverage import Balance, Coverage, Side
 from vocabridge.alignment.audit.figures import CLASSES
 from vocabridge.alignment.counting.pair_counts import PairCounts
-from vocabridge.alignment.tokenizers.vocabulary import Int64
+from vocabridge.alignment.tokenizers.tokens import Int64
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

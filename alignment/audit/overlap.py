@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from vocabridge.alignment.alignment import Alignment
 from vocabridge.alignment.audit.figures import Ratio
 from vocabridge.alignment.builders.identical_bytes import exact_partners
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from vocabridge.alignment.builders.cooccurrence import common_starts
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.tokenizers.classes import TokenClass, classify
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, TokenKind, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Encoding, Int64, TokenKind
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _BATCH = 16
 """Pieces of text encoded together, about 1 MiB."""

@@ -20,7 +20,8 @@ from vocabridge.alignment.alignment import Alignment, VocabularyCard
 from vocabridge.alignment.corpus import Corpus, CorpusCard
 from vocabridge.alignment.errors import Effect, VocabridgeError, refuse_idle
 from vocabridge.alignment.tokenizers.roles import pin_roles
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with what is done and what there is to do, in bytes of text or in tokens."""

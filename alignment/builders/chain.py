@@ -24,7 +24,8 @@ from vocabridge.alignment.builders.base import Builder, Progress, Reads, occurre
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import numpy as np
 
 from vocabridge.alignment.counting.counting_builder import CountingBuilder
 from vocabridge.alignment.counting.pair_counts import PairCounts
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, TokenKind, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Encoding, Int64, TokenKind
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from vocabridge.alignment.builders.frequency import Float64
 from vocabridge.alignment.counting.counting_builder import CountingBuilder
 from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Encoding, Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Path: TypeAlias = list[tuple[int, int]]
 

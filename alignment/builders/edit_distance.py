@@ -29,7 +29,8 @@ from rapidfuzz.process import cdist
 from vocabridge.alignment.builders.base import Builder, Progress, Reads, matrix, occurrence
 from vocabridge.alignment.builders.frequency import frequencies
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 

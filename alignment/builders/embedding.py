@@ -35,7 +35,8 @@ from vocabridge.alignment.builders.identical_bytes import Exact, exact_partners
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]

@@ -38,7 +38,8 @@ from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.tokenizers.vocabulary import Int32, Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int32, Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger("vocabridge")
 

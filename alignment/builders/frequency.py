@@ -18,7 +18,8 @@ import numpy as np
 
 from vocabridge.alignment.builders.base import occurrence
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

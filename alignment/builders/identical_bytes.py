@@ -15,7 +15,8 @@ import scipy.sparse as sp
 
 from vocabridge.alignment.builders.base import Builder, Progress, matrix, occurrence
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from vocabridge.alignment.builders.base import matrix
-from vocabridge.alignment.tokenizers.vocabulary import Int64, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int64
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _FEW = 1 << 20
 """Keys that wait before they are merged; 16 MiB."""

@@ -29,7 +29,8 @@ from vocabridge.alignment.builders.base import Progress
 from vocabridge.alignment.corpus import WHOLE, Corpus, Shard
 from vocabridge.alignment.counting.pair_counts import PairCounts, RunningSum
 from vocabridge.alignment.errors import Terminated, VocabridgeError
-from vocabridge.alignment.tokenizers.vocabulary import Encoding, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Encoding
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _BATCH = 16
 """Pieces of text counted together: enough for the tokenizer's threads, about 1 MiB of text."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vocabridge.alignment.tokenizers.vocabulary import Int8, Vocabulary
+from vocabridge.alignment.tokenizers.tokens import Int8
+from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 class TokenClass(enum.IntEnum):

@@ -23,6 +23,7 @@ from vocabridge.alignment import (
     make_builder,
     merge_shards,
 )
+from vocabridge.alignment.tokenizers.loading import LoadedTokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -92,9 +93,8 @@ def test_a_control_token_that_is_cut_takes_its_role_and_its_template_along(vocab
     v = vocabularies["byte_level_bpe"]
     tokenizer = Tokenizer.from_str(v.tokenizer.to_str())
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    chatty = Vocabulary._view(  # as a folder's files give it
-        tokenizer, size=None, name="chatty", roles={"begin": 0, "end": v.size + 1}, adds_begin=None, template=CHATML
-    )
+    roles = {"begin": 0, "end": v.size + 1}
+    chatty = Vocabulary._view(LoadedTokenizer(tokenizer, "chatty", None, roles, None, template=CHATML))
     cut = chatty.resized(v.size)
     assert cut.roles == {"begin": 0}
     assert cut.encode("a<|im_end|>b").ids.tolist() == [*v.encode("a").ids, *v.encode("b").ids]
