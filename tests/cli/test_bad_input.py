@@ -314,7 +314,20 @@ def examples(tmp_path):
 
 @pytest.fixture
 def values(run, model_folders, examples, tmp_path):
-    done = run("train", examples, "-o", "values", "--base", model_folders.source, "--epochs", 1, "--method", "lora", "--rank", 1)
+    done = run(
+        "train",
+        examples,
+        "-o",
+        "values",
+        "--base",
+        model_folders.source,
+        "--epochs",
+        1,
+        "--method",
+        "lora",
+        "--rank",
+        1,
+    )
     assert done.returncode == 0, done.stderr
     return tmp_path / "values"
 

@@ -73,7 +73,9 @@ def test_all_that_can_be_set_is_in_the_folder(run, make, own):
 
 
 def test_a_bridge_whose_weights_nobody_fitted_says_so_in_a_line_and_how_to_fit_them(run, make, own):
-    (own / "report.json").write_text('{"combination": {"method": "informed", "form": "product", "base_weight": 0.4, "tuned_weight": 0.7, "untuned_weight": 0}}')
+    (own / "report.json").write_text(
+        '{"combination": {"method": "informed", "form": "product", "base_weight": 0.4, "tuned_weight": 0.7, "untuned_weight": 0}}'
+    )
     for name, options, fitted in (("plain", (), False), ("fitted", ("--combination", "report.json"), True)):
         made = make(*options, output=name)
         (steering,) = json.loads((own / name / "bridge.json").read_text())["steerings"]
@@ -126,7 +128,9 @@ def test_a_prompt_comes_from_stdin_as_it_is(entry_point, run, make, own):
 
 
 def test_generate_stops_draws_and_searches(run, make, own):
-    (own / "sum.json").write_text('{"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}')
+    (own / "sum.json").write_text(
+        '{"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}'
+    )
     make("--combination", "sum.json")
     greedy = answer(run, "bridge", "The fox")
     middle = greedy["text"][len(greedy["text"]) // 2 :][:2]
@@ -188,7 +192,9 @@ def test_a_folder_in_the_way_is_left_alone(run, own, model_pair):
 
 
 def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own):
-    (own / "sum.json").write_text('{"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}')
+    (own / "sum.json").write_text(
+        '{"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}'
+    )
     make("--combination", "sum.json")
     process = subprocess.Popen(
         [

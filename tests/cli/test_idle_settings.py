@@ -70,7 +70,19 @@ def test_an_evaluation_warns_of_what_no_contender_has(
     names, items, model_pair, model_folders, tmp_path, caplog, setting, contenders, given
 ):
     weights = tmp_path / "weights.json"
-    weights.write_text(json.dumps({"combination": {"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}}))
+    weights.write_text(
+        json.dumps(
+            {
+                "combination": {
+                    "method": "informed",
+                    "form": "product",
+                    "base_weight": 1,
+                    "tuned_weight": 1,
+                    "untuned_weight": 1,
+                }
+            }
+        )
+    )
     held_out = tmp_path / "validation.jsonl"
     held_out.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
     values, target = tmp_path / "values", str(model_folders.target)
@@ -141,7 +153,19 @@ def test_an_exact_bridge_refuses_an_alignment(names, model_pair):
 
 def test_weights_of_the_base_alone_are_refused(names, model_pair, tmp_path):
     weights = tmp_path / "weights.json"
-    weights.write_text(json.dumps({"combination": {"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 0, "untuned_weight": 0}}))
+    weights.write_text(
+        json.dumps(
+            {
+                "combination": {
+                    "method": "informed",
+                    "form": "product",
+                    "base_weight": 1,
+                    "tuned_weight": 0,
+                    "untuned_weight": 0,
+                }
+            }
+        )
+    )
     target = Vocabulary.load(names["base"])
     pair = {"untuned": names["untuned"], "alignment": model_pair}
     with pytest.raises(UsageError, match=r"^combination has no effect here: .* gives the value source no weight"):

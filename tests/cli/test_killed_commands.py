@@ -197,7 +197,15 @@ def test_train(try_every_kill, place, model_folders, method):
         kept = {path.name for path in (place / "values" / "checkpoints").iterdir()}
         return kept, (place / "values" / "value_network.safetensors").read_bytes()
 
-    options = ("--method", method, *(("--rank", 1) if method == "lora" else ()), "--batch-size", 1, "--dtype", "float32")
+    options = (
+        "--method",
+        method,
+        *(("--rank", 1) if method == "lora" else ()),
+        "--batch-size",
+        1,
+        "--dtype",
+        "float32",
+    )
     command = ("train", "data.jsonl", "-o", "values", "--base", model_folders.source, *options)
     try_every_kill(command, sound, final)
 

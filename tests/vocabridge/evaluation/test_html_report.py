@@ -15,7 +15,13 @@ from vocabridge.evaluation.token_classes import ClassBits
 
 NASTY = "<script>alert(1)</script>"
 FIT = {
-    "combination": {"method": "informed", "form": "mixture", "base_weight": 0.3, "tuned_weight": 0.7, "untuned_weight": 0.0},
+    "combination": {
+        "method": "informed",
+        "form": "mixture",
+        "base_weight": 0.3,
+        "tuned_weight": 0.7,
+        "untuned_weight": 0.0,
+    },
     "bits": 1.25,
     "paper_bits": None,
     "policy": "lookahead",
