@@ -1,0 +1,107 @@
+"""What CONTRIBUTING.md says of the tree is so, and its recipe for a projection method works as it stands."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from vocabridge.options import ProjectionMethod
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+USE_IT = """
+import sys
+from pathlib import Path
+import torch
+import vocabridge
+from vocabridge import Bridge, Combination, ProjectionMethod, build_bridge, load, save_bridge
+
+copy, base, tuned, untuned, combination, folder = map(Path, sys.argv[1:])
+assert Path(vocabridge.__file__).is_relative_to(copy)
+ids = torch.tensor([[0, 300, 301, 302, 303, 304]])
+
+@torch.no_grad()
+def change(bridge):
+    return bridge(ids).logits - bridge.base(ids).logits
+
+Combination(ProjectionMethod("half-linear"), 1.0, 1.0, 0.0).save(combination)
+bridge = build_bridge(str(base), str(tuned), untuned=str(untuned), combination=combination, dtype=torch.float32)
+half = change(bridge)
+save_bridge(bridge, folder)
+again = load(folder, dtype=torch.float32)
+assert again.steering.combination.method is ProjectionMethod.HALF_LINEAR
+torch.testing.assert_close(change(again), half)
+bridge.steering.combination = Combination(ProjectionMethod.HALF_LINEAR, 1.0, 2.0, 0.0)
+torch.testing.assert_close(change(bridge), 2 * half, atol=1e-4, rtol=1e-4)
+print(half.abs().amax().item())
+"""
+
+
+def section(title):
+    """The text below a heading, up to the next one of its level or a higher one."""
+    level = title.split()[0]
+    (found,) = re.findall(rf"^{re.escape(title)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    return found
+
+
+def test_every_question_has_one_or_two_files_that_exist():
+    rows = [line for line in section("## Where is ...").splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 10
+    for row in rows:
+        files = re.findall("`([^`]+)`", row.split("|")[2])
+        assert len(files) in (1, 2), row
+        assert all((ROOT / file).is_file() for file in files), row
+
+
+def test_every_file_it_names_exists():
+    named = set(re.findall(r"`([\w./-]+/[\w.-]*)`", TEXT))
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_the_layout_names_every_package():
+    folders = {"cli/", "alignment/", "data/", "vocabridge/options.py", "vocabridge/utils/"}
+    folders |= {f"vocabridge/{path.parent.name}/" for path in (ROOT / "vocabridge").glob("*/__init__.py")}
+    assert {folder for folder in folders if folder not in section("## Layout")} == set()
+
+
+def test_the_schema_of_a_report_knows_every_projection_method():
+    schema = json.loads((ROOT / "docs" / "evaluation.schema.json").read_text(encoding="utf-8"))
+    assert [method.value for method in ProjectionMethod] == schema["$defs"]["combination"]["properties"]["method"][
+        "enum"
+    ]
+
+
+def test_a_projection_method_made_by_the_recipe_works(tmp_path, model_folders):
+    recipe = section("### A projection method")
+    name = re.search(r"`(\w+\.py)`:\n", recipe)[1]
+    module, member = re.findall(r"```python\n(.*?)```", recipe, re.DOTALL)
+    for folder, place in {"vocabridge": ".", "alignment": "alignment", "cli": "cli", "data": "data"}.items():
+        shutil.copytree(
+            ROOT / folder,
+            tmp_path / "vocabridge" / place,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    package = tmp_path / "vocabridge"
+    (package / "projection" / "methods" / name).write_text(module, encoding="utf-8")
+    options = package / "options.py"
+    text = options.read_text(encoding="utf-8")
+    last = f'    INFORMED = "{ProjectionMethod.INFORMED.value}"\n'
+    assert text.count(last) == 1
+    options.write_text(text.replace(last, last + member), encoding="utf-8")
+
+    models = (model_folders.target, model_folders.tuned, model_folders.source)
+    arguments = (tmp_path, *models, tmp_path / "combination.json", tmp_path / "bridge")
+    done = subprocess.run(
+        [sys.executable, "-c", USE_IT, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0.01
