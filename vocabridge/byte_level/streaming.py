@@ -13,7 +13,7 @@ import torch
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelText
-from vocabridge.byte_level.byte_lm import Float64
+from vocabridge.byte_level.cover_state import Float64
 from vocabridge.byte_level.token_search import likeliest_token
 from vocabridge.decoding.stop_strings import stop_bytes, whole_characters
 from vocabridge.models.chat import Messages, chat_pieces

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
-from vocabridge.byte_level.byte_lm import Float64
+from vocabridge.byte_level.cover_state import Float64
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_level.byte_lm import ByteLM, ByteState, Float64, Read, likeliest, share_of
+from vocabridge.byte_level.byte_lm import ByteLM
+from vocabridge.byte_level.byte_state import ByteState, likeliest, share_of
+from vocabridge.byte_level.cover_state import Float64, Read
 from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.diagnostics.first_token import ELSEWHERE, FirstTokens, Front
 from vocabridge.models.control_tokens import shared_control_tokens

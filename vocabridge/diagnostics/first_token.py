@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_level.lexicon import Bool, Following, Int64, as_it_stands, going_on, half_character
+from vocabridge.byte_level.cover_validity import Following, as_it_stands, going_on, half_character
+from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.projection.token_healing import prefix_bounds
 
 ELSEWHERE = -1

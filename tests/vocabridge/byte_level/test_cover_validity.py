@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_level.lexicon import INVALID, VALID, Following
+from vocabridge.byte_level.cover_validity import INVALID, VALID, Following
 from vocabridge.models.loading import resolve_vocabulary
 
 TEXTS = [
