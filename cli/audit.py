@@ -49,7 +49,8 @@ def audit(
     from vocabridge.alignment import Alignment, Audit, Corpus
     from vocabridge.cli._vocabularies import remembered
     from vocabridge.data import corpus_files
-    from vocabridge.diagnostics.audit_tables import Tables, write_audit_page
+    from vocabridge.diagnostics.audit_html import write_audit_page
+    from vocabridge.diagnostics.audit_tables import Tables
 
     begin = perf_counter()
     alignment = Alignment.load(file)

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 
 from vocabridge.alignment import Audit, Corpus, VocabridgeError, Vocabulary, align
 from vocabridge.alignment.audit.digits import Grouping
-from vocabridge.diagnostics.audit_tables import Tables, write_audit_page
+from vocabridge.diagnostics.audit_html import write_audit_page
+from vocabridge.diagnostics.audit_tables import Tables
 
 NASTY = "<script>alert(1)</script>"
 
