@@ -90,7 +90,7 @@ def test_the_last_two_checkpoints_are_kept(recipe, data, tmp_path):
 
 @pytest.mark.parametrize(
     "writes",
-    ["torch.save", "vocabridge.training.trainer.save_file", "vocabridge.training.train.train.save_value_network"],
+    ["torch.save", "vocabridge.training.trainer.save_file", "vocabridge.training.train.save_value_network"],
 )
 def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkeypatch, writes):
     train_value_network(recipe, data, tmp_path / "whole")
