@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_exact import MODELS, beginning
+from compare_byte_level import MODELS, beginning
 from genlm.backend.llm.hf import AsyncTransformer
 from genlm.bytes import BeamParams, ByteBeamState
 from transformers import AutoTokenizer

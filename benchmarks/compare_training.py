@@ -1,9 +1,9 @@
 """What a value network is worth by how it was trained: on its own base, on another one, across vocabularies.
 
-    python benchmarks/compare_training.py RECIPE ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR
+    python benchmarks/compare_training.py CONFIG ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR
                                           --output DIR [--other MODEL] [--texts 300] [--items 100] [--across 40]
 
-RECIPE is `scheme=cascade+,method=full,seed=1` and so on, fields of `vocabridge.training.train.train.TrainingConfig`; `default` is the
+CONFIG is `scheme=cascade+,method=full,seed=1` and so on, fields of `TrainingConfig`; `default` is the
 command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the base it was trained
 on; "other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with
 weights fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1)
@@ -21,7 +21,7 @@ from time import perf_counter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-from compare_carries import heard, spent
+from compare_methods import base_logits, bits_by_combination
 from rich.console import Console
 from rich.table import Table
 
@@ -42,8 +42,8 @@ from vocabridge.utils.progress import no_progress
 METHOD_NAMES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]
 
 
-def recipe_of(text: str, base: str) -> TrainingConfig:
-    """A recipe from `name=value,name=value`."""
+def config_of(text: str, base: str) -> TrainingConfig:
+    """Read a config from `name=value,name=value`."""
     hints = get_type_hints(TrainingConfig)
     fields: dict[str, Any] = {}
     for part in [] if text == "default" else text.split(","):
@@ -61,7 +61,7 @@ def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> 
     used = {f"{fit.combination.method.value} {fit.combination.form.value}": fit.combination for fit in fits}
     used["projected donor"] = Combination(ProjectionMethod.INFORMED, 0.0, 1.0, 0.0)
     used["the paper's sum"] = Combination(ProjectionMethod.EXPONENTIAL, 1.0, 1.0, 1.0)
-    found = [spent(bridge, *heard(bridge, example), used) for example in examples]
+    found = [bits_by_combination(bridge, *base_logits(bridge, example), used) for example in examples]
     return {name: np.array([bits[name] for bits in found]) for name in used}
 
 
@@ -101,7 +101,7 @@ def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namesp
 
 def show(path: Path) -> None:
     """Prints all figures that are kept."""
-    table = Table("recipe", "s", "nats", "size", "changed", "own", "other", "across: sum", "change", "donor", "bridge")
+    table = Table("config", "s", "nats", "size", "changed", "own", "other", "across: sum", "change", "donor", "bridge")
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         figures = entry["figures"]
@@ -115,7 +115,7 @@ def show(path: Path) -> None:
         )
         changes = [over.get("the paper's sum"), over.get("exponential product"), over.get("projected donor"), bridge]
         table.add_row(
-            entry["recipe"],
+            entry["config"],
             f"{entry['seconds']:.0f}",
             *(f"{entry[name]:.3f}" for name in ("nats", "norm", "changed")),
             *(said(part) for part in (figures["own"], figures.get("other"), *changes)),
@@ -126,7 +126,7 @@ def show(path: Path) -> None:
 def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*")
+    parser.add_argument("configs", nargs="*")
     parser.add_argument("--base", required=True)
     parser.add_argument("--onto", required=True)
     parser.add_argument("--other", help="a base of the same tokenizer that the networks were not trained on")
@@ -143,16 +143,16 @@ def main() -> None:
     lines = (arguments.task / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     data.write_text("".join(lines[: arguments.texts]), encoding="utf-8")
     other = None if arguments.other is None else load_model(arguments.other)
-    for recipe in arguments.recipes:
-        done = [json.loads(line)["recipe"] for line in kept.read_text().splitlines()] if kept.exists() else []
-        if recipe in done:
+    for config in arguments.configs:
+        done = [json.loads(line)["config"] for line in kept.read_text().splitlines()] if kept.exists() else []
+        if config in done:
             continue
-        folder, started = arguments.output / recipe.replace("=", "-").replace(",", "_"), perf_counter()
+        folder, started = arguments.output / config.replace("=", "-").replace(",", "_"), perf_counter()
         if not (folder / CONFIG).is_file():
-            train_value_network(recipe_of(recipe, arguments.base), data, folder)
+            train_value_network(config_of(config, arguments.base), data, folder)
         trained = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["training"]
         entry = {
-            "recipe": recipe,
+            "config": config,
             "seconds": trained["seconds"],
             "nats": trained["losses"][-1],
             "norm": trained["norms"][-1],

@@ -13,7 +13,7 @@ import argparse
 import math
 from pathlib import Path
 
-from compare_carries import heard, spent
+from compare_methods import base_logits, bits_by_combination
 from rich.console import Console
 from rich.table import Table
 
@@ -53,13 +53,13 @@ def main() -> None:
     examples = load_examples(Path(arguments.data), arguments.limit)
     bits = dict.fromkeys(used, 0.0)
     for example in examples:
-        for name, found in spent(bridge, *heard(bridge, example), used).items():
+        for name, found in bits_by_combination(bridge, *base_logits(bridge, example), used).items():
             bits[name] += found
     size = sum(len(example.response.encode()) for example in examples)
     title = f"{arguments.value} on {arguments.base}, {len(examples)} items of {arguments.data}"
     table = Table("weights", "a", "b", "c", "bits per byte", title=title)
     for name, one in used.items():
-        weights = [one.base, one.tuned, math.nan if one.form is Form.MIXTURE else one.untuned]
+        weights = [one.base_weight, one.tuned_weight, math.nan if one.form is Form.MIXTURE else one.untuned_weight]
         table.add_row(name, *(f"{weight:.2f}" for weight in weights), f"{bits[name] / size:.3f}")
     Console(width=110).print(table)
 

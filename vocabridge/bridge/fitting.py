@@ -217,7 +217,7 @@ def _blocks(
     ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)
     truth = torch.tensor(tokens.ids[tokens.first :], device=bridge.device)
     logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()
-    stream = steering.open_stream(1, _required_scores(methods))
+    stream = steering.open_stream(1, required_scores(methods))
     positions = stream.advance([steering.pieces(tokens.ids[:-1])], len(truth))
     drawn = (torch.rand(len(truth), generator=generator) < share).tolist()
     chosen = [i for i, position in enumerate(positions) if drawn[i] and position.covers]
@@ -255,7 +255,7 @@ def projected_features(
         stream,
         positions,
         lambda part, _: logits[part].softmax(-1),
-        _required_scores(methods),
+        required_scores(methods),
         lookahead=not all(of_logit_delta.values()),
     )
     for part, predicted in zip(parts_of(len(positions)), predictions, strict=True):
@@ -271,7 +271,7 @@ def projected_features(
         yield part, log_p, features, predicted.active.squeeze(-1) > 0
 
 
-def _required_scores(methods: Sequence[ProjectionMethod]) -> tuple[str, ...]:
+def required_scores(methods: Sequence[ProjectionMethod]) -> tuple[str, ...]:
     """Return the fields of `Scores` that some methods project."""
     of_logit_delta = any(METHODS[method].of_logit_delta for method in methods)
     return ("delta", "tuned", "untuned") if of_logit_delta else ("tuned", "untuned")

@@ -1,13 +1,13 @@
 """How far every approximation is from the exact distribution of the next target token, on the packaged models.
 
-    python benchmarks/compare_truth.py [--sources NAME ...] [--value FOLDER] [--text KIND | FILE.jsonl] [--positions N]
-                                       [--methods NAME ...] [--policies NAME ...]
-                                       [--tolerance X] [--rounds N] [--output FILE]
+    python benchmarks/compare_exact_next_token.py [--sources NAME ...] [--value FOLDER] [--text KIND | FILE.jsonl]
+                                                  [--positions N] [--methods NAME ...] [--policies NAME ...]
+                                                  [--tolerance X] [--rounds N] [--output FILE]
 
 SmolLM2 and Gemma-3, each as the source of the other, which is asked as the base of the informed method. The text is one
 of those of `bench_score.py`, or the prompts and responses of a file with examples. For each builder, policy and method:
-KL(truth || projected) in bits, total variation, and how often the likeliest token is the same; then the first of these by
-class of target token and by how the tokens of both lie. With --value the change of this value network of the (one)
+KL(truth || projected) in bits, total variation, and how often the most likely token is the same; then the first of
+these by class of target token and by how the tokens of both lie. With --value the change of this value network of the (one)
 source is compared, by every method. It is not run by `make bench`.
 """
 

@@ -1,7 +1,7 @@
-"""What a crossing costs and what a bridge gains, by policy, method and form: a donor's responses in another vocabulary.
+"""What a projection costs and what a bridge gains, by policy, method and form, on the responses of a donor.
 
-    python benchmarks/compare_carries.py --base gemma-3-270m --value my-values --data test.jsonl --validation val.jsonl
-                                       [--limit N] [--ways POLICY:CARRY ...] [--json FILE]
+    python benchmarks/compare_methods.py --base gemma-3-270m --value my-values --data test.jsonl --validation val.jsonl
+                                       [--untuned NAME] [--limit N] [--ways POLICY:METHOD ...] [--json FILE]
 
 Bits per byte of the responses, teacher-forced. Per policy and method of distributions: the projected donor alone
 (0, 1, 0) against the donor in its own vocabulary; then the product and the mixture with weights fitted on the
@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vocabridge.bridge.build import build_bridge
-from vocabridge.bridge.fitting import Fit, fit_combination, hear, projected_features
+from vocabridge.bridge.fitting import Fit, fit_combination, projected_features, required_scores
 from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.intervals import Interval, ratio
 from vocabridge.evaluation.measuring import response_bits
@@ -34,16 +34,17 @@ from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
+from vocabridge.projection.methods import METHODS
 from vocabridge.utils.progress import no_progress
 
 WAYS = (
     "skip:informed",
-    "retokenize:informed",
+    "as-is:informed",
     "heal:informed",
     "lookahead:informed",
-    "retokenize:static",
+    "as-is:static",
     "lookahead:static",
-    "retokenize:exponential",
+    "as-is:exponential",
     "heal:linear",
 )
 
@@ -62,8 +63,8 @@ def bits_of(combination: Combination, log_p: Tensor, several: list[Tensor], trut
 
 
 @torch.no_grad()
-def heard(bridge: Bridge, example: Example) -> tuple[list[int], Tensor, Tensor]:
-    """What a base reads of an example, its response's tokens (n,), and the base's logits in front of each, (n, |T|)."""
+def base_logits(bridge: Bridge, example: Example) -> tuple[list[int], Tensor, Tensor]:
+    """Return the ids that the base reads of an example, the response's tokens (n,), and the base's logits, (n, |T|)."""
     tokens = tokenize(example, bridge.vocabulary)
     truth, ids = torch.tensor(tokens.ids[tokens.first :]), tokens.ids[:-1]
     logits = bridge.base(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=len(truth)).logits[0]
@@ -71,17 +72,19 @@ def heard(bridge: Bridge, example: Example) -> tuple[list[int], Tensor, Tensor]:
 
 
 @torch.no_grad()
-def spent(
+def bits_by_combination(
     bridge: Bridge, ids: list[int], truth: Tensor, logits: Tensor, used: Mapping[str, Combination]
 ) -> dict[str, float]:
-    """Bits of a response that was `heard`, by combination, with the policy that is set."""
+    """Return the bits of a response, of which `base_logits` gave the rest, with the policy that is set."""
     methods = list(dict.fromkeys(combination.method for combination in used.values()))
-    said, bits = hear(bridge.steering, ids, len(truth), methods), dict.fromkeys(used, 0.0)
-    for part, log_p, features, speaks in projected_features(bridge.steering, said, logits, methods):
+    stream = bridge.steering.open_stream(1, required_scores(methods))
+    positions = stream.advance([bridge.steering.pieces(ids)], len(truth))
+    bits = dict.fromkeys(used, 0.0)
+    for part, log_p, features, active in projected_features(bridge.steering, stream, positions, logits, methods):
         alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)
         for name, combination in used.items():
             found = bits_of(combination, log_p, list(features[combination.method]), truth[part])
-            bits[name] += torch.where(speaks, found, alone).sum().item()
+            bits[name] += torch.where(active, found, alone).sum().item()
     return bits
 
 
@@ -91,13 +94,13 @@ def measure(
     """Bits of every response, by policy and method and what was made of it."""
     bits: dict[tuple[BoundaryPolicy, ProjectionMethod], dict[str, np.ndarray]] = {}
     for number, example in enumerate(track(examples, "test items")):
-        one = heard(bridge, example)
+        read = base_logits(bridge, example)
         for (policy, method), fitted in fits.items():
             used = {fit.combination.form.value: fit.combination for fit in fitted}
-            if not method.of_logit_delta:
+            if not METHODS[method].of_logit_delta:
                 used["donor"] = Combination(method, 0.0, 1.0, 0.0)
             bridge.steering.policy = policy
-            for name, found in spent(bridge, *one, used).items():
+            for name, found in bits_by_combination(bridge, *read, used).items():
                 kept = bits.setdefault((policy, method), {}).setdefault(name, np.zeros(len(examples)))
                 kept[number] = found
     return bits
@@ -108,12 +111,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("base", "value", "data", "validation"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--untuned", help="with it, the value is the tuned model of a pair")
     parser.add_argument("--limit", type=int, help="take the first so many test items")
     parser.add_argument("--ways", nargs="+", default=WAYS, help="policy:method, of those to compare")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
     started = perf_counter()
-    bridge = build_bridge(arguments.base, arguments.value)
+    bridge = build_bridge(arguments.base, arguments.value, untuned=arguments.untuned)
     steering = bridge.steering
     held_out = load_examples(Path(arguments.validation))
     examples = load_examples(Path(arguments.data), arguments.limit)

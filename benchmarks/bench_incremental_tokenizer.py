@@ -5,11 +5,12 @@ English and code of the shipped corpus, read in pieces of a few characters, with
 have cut it. Each tokenizer is also held to its invariant: the ids after every piece of an adversarial text are those of
 the whole text from scratch.
 
-    python benchmarks/bench_reader.py
+    python benchmarks/bench_incremental_tokenizer.py
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import statistics
 import sys
@@ -21,11 +22,14 @@ from vocabridge.alignment import Vocabulary
 from vocabridge.data import corpus_files
 from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
 from vocabridge.decoding.safe_cuts import safe_cuts
+from vocabridge.projection.config import BoundaryConfig
 
 SIZES = (3, 12, 48)
 """KB of text in front."""
 
 STEPS = 300
+CONFIG = BoundaryConfig()
+
 LIMIT = 2.0
 """How many times the time at 3 KB a step may take at 48 KB."""
 
@@ -38,6 +42,7 @@ ADVERSARIAL = (
 
 def main() -> None:
     """Print the table; exit with 1 if a time grows or an id is wrong."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     text = "".join(path.read_text(encoding="utf-8") for path in corpus_files())
     failed = []
     print(f"{'tokenizer':<10} " + " ".join(f"{f'{size} KB, ms':>11}" for size in SIZES) + "  cuts at")
@@ -57,26 +62,26 @@ def main() -> None:
 
 def step_time(vocabulary: Vocabulary, text: str, size: int) -> float:
     """Return the median of the seconds that a step takes behind `size` characters."""
-    reader = IncrementalTokenizer(vocabulary)
-    reader.append_piece(text[:size].encode())
-    reader.covers(all_ways=True)
+    tokenizer = IncrementalTokenizer(vocabulary)
+    tokenizer.append(text[:size].encode())
+    tokenizer.cover_candidates(CONFIG.tokens_taken_back, tuple(CONFIG.word_continuations))
     seconds = []
     for piece in re.findall(r"\s*\S{1,5}|\s+", text[size : size + 8 * STEPS])[:STEPS]:
         start = time.perf_counter()
-        reader.append_piece(piece.encode())
-        reader.covers(all_ways=True)
+        tokenizer.append(piece.encode())
+        tokenizer.cover_candidates(CONFIG.tokens_taken_back, tuple(CONFIG.word_continuations))
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
 def check(vocabulary: Vocabulary) -> None:
-    """Exit with 1 if a reader's ids are not those of the text from scratch, byte by byte."""
-    reader, data = IncrementalTokenizer(vocabulary), ADVERSARIAL.encode()
+    """Exit with 1 if an incremental tokenizer's ids are not those of the text from scratch, byte by byte."""
+    tokenizer, data = IncrementalTokenizer(vocabulary), ADVERSARIAL.encode()
     for at in range(1, len(data) + 1):
-        reader.append_piece(data[at - 1 : at])
-        reader.covers(all_ways=False)
+        tokenizer.append(data[at - 1 : at])
+        tokenizer.cover_candidates()
         begin = [vocabulary.roles["begin"]] if vocabulary.adds_begin else []
-        if reader.ids != begin + vocabulary.encode(data[:at].decode(errors="ignore")).ids.tolist():
+        if tokenizer.ids != begin + vocabulary.encode(data[:at].decode(errors="ignore")).ids.tolist():
             sys.exit(f"error: {vocabulary.name}: wrong ids behind {data[:at].decode(errors='ignore')!r}")
 
 

@@ -1,6 +1,6 @@
 """What the exact mode costs and how exact it is, on the packaged models.
 
-    python benchmarks/compare_exact.py [--bytes 150] [--tolerance 1e-3 1e-6] [--tokens 8] [--output FILE]
+    python benchmarks/compare_byte_level.py [--bytes 150] [--tolerance 1e-3 1e-6] [--tokens 8] [--output FILE]
 
 Of each model: bits of three texts by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the
 shipped value network: seconds a byte, and forwards, of the exact mode, beside the projected bridge on the same prompt,
