@@ -28,7 +28,8 @@ from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.combination import Combination, projected_scores
 from vocabridge.projection.methods import METHODS
 from vocabridge.projection.methods.base import BaseDistribution
-from vocabridge.projection.source_predictions import Position, parts_of
+from vocabridge.projection.positions import Position
+from vocabridge.projection.source_predictions import parts_of
 from vocabridge.projection.source_stream import SourceStream
 from vocabridge.utils.progress import Progress, no_progress
 

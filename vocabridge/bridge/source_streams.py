@@ -15,7 +15,7 @@ from torch import Tensor
 from vocabridge.alignment import Place, VocabridgeError
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.prompts import Piece
-from vocabridge.projection.source_predictions import Position
+from vocabridge.projection.positions import Position
 from vocabridge.projection.source_stream import SourceStream
 
 NO_TEXT = -1

@@ -20,14 +20,9 @@ from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.lookahead import Lookahead
+from vocabridge.projection.positions import Position
 from vocabridge.projection.projection import Projection
-from vocabridge.projection.source_predictions import (
-    Position,
-    ResolvedPredictions,
-    SourcePredictions,
-    parts_of,
-    predictions_at,
-)
+from vocabridge.projection.source_predictions import ResolvedPredictions, SourcePredictions, parts_of, predictions_at
 from vocabridge.projection.source_stream import SourceStream
 from vocabridge.projection.strength import Strength, alpha, is_zero
 from vocabridge.projection.token_healing import TokenHealer

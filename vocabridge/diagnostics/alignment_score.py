@@ -34,12 +34,8 @@ from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.methods import METHODS, static
 from vocabridge.projection.methods.base import BaseDistribution
-from vocabridge.projection.source_predictions import (
-    Position,
-    ResolvedPredictions,
-    SourcePredictions,
-    parts_of,
-)
+from vocabridge.projection.positions import Position
+from vocabridge.projection.source_predictions import ResolvedPredictions, SourcePredictions, parts_of
 from vocabridge.projection.source_stream import SourceStream
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.windows import windows

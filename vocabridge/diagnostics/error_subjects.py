@@ -29,7 +29,7 @@ from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.source_predictions import Position
+from vocabridge.projection.positions import Position
 from vocabridge.projection.source_stream import SourceStream
 
 _BYTES = 1e-3

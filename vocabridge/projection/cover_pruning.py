@@ -19,7 +19,7 @@ import torch
 
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.value_source import ValueSource
-from vocabridge.projection.source_predictions import CoverNode, Position
+from vocabridge.projection.positions import CoverNode, Position
 
 _DISTRIBUTIONS_AT_ONCE = 64
 """So many distributions are in memory at the same time."""

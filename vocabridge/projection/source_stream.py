@@ -23,7 +23,8 @@ from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.boundary import LETTER, character_class
 from vocabridge.projection.cover_pruning import Step, prune_covers
-from vocabridge.projection.source_predictions import CoverNode, Position, SourcePredictor
+from vocabridge.projection.positions import CoverNode, Position
+from vocabridge.projection.source_predictions import SourcePredictor
 from vocabridge.projection.token_healing import TokenHealer
 
 

@@ -10,7 +10,7 @@ import torch
 
 from vocabridge.models.value_source import Scores
 from vocabridge.projection.cover_pruning import prune_covers
-from vocabridge.projection.source_predictions import CoverNode, Position
+from vocabridge.projection.positions import CoverNode, Position
 
 SHARED, BEHIND = 0, 1
 """Nodes: the one that all covers share, and one behind it."""

@@ -18,7 +18,8 @@ from vocabridge.models.prompts import Piece
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.config import BoundaryConfig
-from vocabridge.projection.source_predictions import Position, SourcePredictions
+from vocabridge.projection.positions import Position
+from vocabridge.projection.source_predictions import SourcePredictions
 from vocabridge.projection.source_stream import SourceStream
 from vocabridge.projection.token_healing import TokenHealer
 
