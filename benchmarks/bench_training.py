@@ -1,6 +1,6 @@
 """What training a value network costs, beside its parts: a fine-tuning of the same small model, and its base's forward.
 
-    python benchmarks/bench_training.py [--base smollm2-135m-instruct] [--steps 8] [--batch-size 8] [--json FILE]
+    python benchmarks/bench_training.py [--source smollm2-135m-instruct] [--steps 8] [--batch-size 8] [--json FILE]
 
 All three see the same batches of the sample task, in turn, twice: the value network as `vocabridge train` trains
 it; transformers' Trainer as it comes, on the same model with the same adapter; one forward of the base. The figure is
@@ -78,7 +78,7 @@ def batches(texts: Sequence[TrainingText], size: int) -> DataLoader[Any]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="smollm2-135m-instruct")
+    parser.add_argument("--source", default="smollm2-135m-instruct")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
@@ -86,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    network, other = (new_value_network(arguments.base, method="lora", rank=arguments.rank) for _ in range(2))
+    network, other = (new_value_network(arguments.source, method="lora", rank=arguments.rank) for _ in range(2))
     plain = other.value.model
     for model in (network.value.model, plain):
         for name, parameter in model.named_parameters():
@@ -127,7 +127,7 @@ def main() -> None:
         def read() -> None:
             for number, batch in enumerate(loader):
                 begun = perf_counter()
-                network.base(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
+                network.source_model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)
                 forward.extend([perf_counter() - begun] if number else [])
 
         turns = {"value network": ours.train, "plain fine-tuning": usual.train, "the base's forward": read}

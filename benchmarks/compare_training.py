@@ -1,10 +1,10 @@
-"""What a value network is worth by how it was trained: on its own base, on another one, across vocabularies.
+"""What a value network is worth by how it was trained: on its source model, on another one, across vocabularies.
 
-    python benchmarks/compare_training.py CONFIG ... --base smollm2-135m-instruct --onto gemma-3-270m --task DIR
+    python benchmarks/compare_training.py CONFIG ... --source smollm2-135m-instruct --onto gemma-3-270m --task DIR
                                           --output DIR [--other MODEL] [--texts 300] [--items 100] [--across 40]
 
 CONFIG is `scheme=cascade+,method=full,seed=1` and so on, fields of `TrainingConfig`; `default` is the
-command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the base it was trained
+command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the source model it was trained
 on; "other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with
 weights fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1)
 and fitted. Networks and `figures.jsonl` are kept in --output, so the same call goes on, and prints what is there.
@@ -42,7 +42,7 @@ from vocabridge.utils.progress import no_progress
 METHOD_NAMES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]
 
 
-def config_of(text: str, base: str) -> TrainingConfig:
+def config_of(text: str, source: str) -> TrainingConfig:
     """Read a config from `name=value,name=value`."""
     hints = get_type_hints(TrainingConfig)
     fields: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def config_of(text: str, base: str) -> TrainingConfig:
         kind = get_args(hint)[0] if get_origin(hint) in (Union, types.UnionType) else hint
         several = get_origin(kind) is tuple
         fields[name] = tuple(value.split("+")) if several else value == "True" if kind is bool else kind(value)
-    return TrainingConfig(base=base, **fields)
+    return TrainingConfig(source=source, **fields)
 
 
 def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> dict[str, np.ndarray]:
@@ -79,7 +79,7 @@ def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namesp
             "change": vars(ratio(found, against, examples, change)),
         }
 
-    small = of_model("base", network.base, network.vocabulary)
+    small = of_model("base", network.source_model, network.vocabulary)
     base, own = (response_bits(one, some, no_progress) for one in (small, of_source("donor", network)))
     figures: dict[str, Any] = {"base": of(some, base, base), "own": of(some, own, base)}
     if other is not None:
@@ -127,7 +127,7 @@ def main() -> None:
     """Train, measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*")
-    parser.add_argument("--base", required=True)
+    parser.add_argument("--source", required=True)
     parser.add_argument("--onto", required=True)
     parser.add_argument("--other", help="a base of the same tokenizer that the networks were not trained on")
     parser.add_argument("--task", type=Path, required=True)
@@ -149,7 +149,7 @@ def main() -> None:
             continue
         folder, started = arguments.output / config.replace("=", "-").replace(",", "_"), perf_counter()
         if not (folder / CONFIG).is_file():
-            train_value_network(config_of(config, arguments.base), data, folder)
+            train_value_network(config_of(config, arguments.source), data, folder)
         trained = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["training"]
         entry = {
             "config": config,

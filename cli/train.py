@@ -1,4 +1,4 @@
-"""`vocabridge train`: a small base and texts to learn from to a value network."""
+"""`vocabridge train`: a source model and texts to learn from to a value network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vocabridge.utils.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, 
 
 EXAMPLES = """\b
 Examples:
-  vocabridge train data/gsm_symbolic/train.jsonl -o my-values --base smollm2-135m-instruct
-  vocabridge train data/gsm_symbolic/train.jsonl -o my-cascade --base smollm2-135m-instruct --scheme cascade+
+  vocabridge train data/gsm_symbolic/train.jsonl -o my-values --source smollm2-135m-instruct
+  vocabridge train data/gsm_symbolic/train.jsonl -o my-cascade --source smollm2-135m-instruct --scheme cascade+
       --validation 0.1 --epochs 5 --patience 1
   torchrun --nproc-per-node 2 --no-python
-      vocabridge train data/gsm_symbolic/train.jsonl -o my-layers --base smollm2-135m-instruct --layers 8
+      vocabridge train data/gsm_symbolic/train.jsonl -o my-layers --source smollm2-135m-instruct --layers 8
 """
 
 
@@ -38,11 +38,11 @@ class Precision(str, Enum):
     float32 = "float32"
 
 
-def texts(source: str) -> str:
+def texts(path: str) -> str:
     """Refuse a file or folder that is not there; a data set of the hub is looked for later."""
-    if not source.startswith("hf:") and not Path(source).exists():
-        raise typer.BadParameter(f"Path '{source}' does not exist.")
-    return source
+    if not path.startswith("hf:") and not Path(path).exists():
+        raise typer.BadParameter(f"Path '{path}' does not exist.")
+    return path
 
 
 def texts_or_share(value: str | None) -> str | float | None:
@@ -68,7 +68,9 @@ def train(
         ),
     ],
     output: Annotated[Path, output_folder("Folder to write the value network to; one of a stopped run goes on.")],
-    base: Annotated[str, typer.Option(help="The small model: packaged, hub id, folder or .gguf file.")],
+    source: Annotated[
+        str, typer.Option(help="The small model, which stays as it is: packaged, hub id, folder or .gguf file.")
+    ],
     validation: Annotated[
         str | None,
         typer.Option(
@@ -84,13 +86,13 @@ def train(
     ] = None,
     turns: Annotated[BaseSchedule, typer.Option(help="Which of several bases a step has.")] = BaseSchedule.IN_TURN,
     scheme: Annotated[
-        Scheme, typer.Option(help="What it reads: the tokens, what the base expects next, or both (cascade+).")
+        Scheme, typer.Option(help="What it reads: the tokens, what the source model expects next, or both (cascade+).")
     ] = Scheme.RESIDUAL,
     layers: Annotated[
-        int | None, number(COUNT, "Only the first so many layers of the base.", show_default="all")
+        int | None, number(COUNT, "Only the first so many layers of the source model.", show_default="all")
     ] = None,
     initialization: Annotated[
-        Initialization, typer.Option(help="Start from the base's weights, or from random ones.")
+        Initialization, typer.Option(help="Start from the source model's weights, or from random ones.")
     ] = Initialization.PRETRAINED,
     epochs: Annotated[int, number(COUNT, "Passes over the data.")] = 1,
     learning_rate: Annotated[
@@ -126,13 +128,13 @@ def train(
 ) -> None:
     """Train a value network.
 
-    It learns from DATA what to add to the base's logits; the base's own weights stay as they are. Ctrl-C or
+    It learns from DATA what to add to the source model's logits, whose weights stay as they are. Ctrl-C or
     SIGTERM saves a checkpoint; the same command goes on from the last one.
     """
     from vocabridge.training.train import LEARNING_RATES, TrainingConfig, train_value_network
 
     recipe = TrainingConfig(
-        base=base,
+        source=source,
         method=method.value,
         other_bases=tuple(other_base or ()),
         turns=turns,
@@ -153,7 +155,7 @@ def train(
         patience=patience,
         seed=seed,
     )
-    with shared_progress(f"training a value network for {base}") as tell:
+    with shared_progress(f"training a value network for {source}") as tell:
         try:
             result = train_value_network(recipe, data, output, validation=validation, device=device, progress=tell)
         except KeyboardInterrupt as stop:

@@ -319,7 +319,7 @@ def values(run, model_folders, examples, tmp_path):
         examples,
         "-o",
         "values",
-        "--base",
+        "--source",
         model_folders.source,
         "--epochs",
         1,
@@ -339,7 +339,7 @@ def values(run, model_folders, examples, tmp_path):
 def test_a_line_of_training_data_that_is_wrong_is_named(run, model_folders, examples, tmp_path, line, says):
     with examples.open("a") as file:
         file.write(line + "\n")
-    done = run("train", examples, "-o", "values", "--base", model_folders.source)
+    done = run("train", examples, "-o", "values", "--source", model_folders.source)
     assert f"{examples}, {says}" in one_sentence(done)
     assert not (tmp_path / "values").exists()
 
@@ -347,18 +347,18 @@ def test_a_line_of_training_data_that_is_wrong_is_named(run, model_folders, exam
 def test_an_output_folder_that_is_not_empty_is_left_alone(run, model_folders, examples, tmp_path):
     (tmp_path / "values").mkdir()
     (tmp_path / "values" / "mine.txt").write_text("mine")
-    done = run("train", examples, "-o", "values", "--base", model_folders.source)
+    done = run("train", examples, "-o", "values", "--source", model_folders.source)
     assert "values is not empty" in one_sentence(done)
     assert [path.name for path in (tmp_path / "values").iterdir()] == ["mine.txt"]
 
 
 def test_an_example_that_is_too_long_is_named(run, model_folders, examples):
-    done = run("train", examples, "-o", "values", "--base", model_folders.source, "--max-length", 5)
+    done = run("train", examples, "-o", "values", "--source", model_folders.source, "--max-length", 5)
     assert f"{examples}, line 1, has " in one_sentence(done)
 
 
 def test_a_base_that_is_not_there_is_named(run, examples, tmp_path):
-    done = run("train", examples, "-o", "values", "--base", tmp_path / "nowhere", HF_HUB_OFFLINE=1)
+    done = run("train", examples, "-o", "values", "--source", tmp_path / "nowhere", HF_HUB_OFFLINE=1)
     assert "nowhere" in one_sentence(done)
 
 
@@ -389,7 +389,7 @@ def test_a_value_network_that_does_not_fit_or_is_damaged_is_refused(
 
 def test_a_value_network_for_another_tokenizer_is_refused(run, model_folders, values):
     config = json.loads((values / "value_network.json").read_text())
-    (values / "value_network.json").write_text(json.dumps(config | {"base": str(model_folders.target)}))
+    (values / "value_network.json").write_text(json.dumps(config | {"source": str(model_folders.target)}))
     done = run("bridge", "-o", "out", "--base", model_folders.target, "--value", values)
     assert "use the base it was trained on" in one_sentence(done)
 

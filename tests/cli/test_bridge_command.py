@@ -99,7 +99,7 @@ def test_without_an_alignment_it_is_built_once_and_kept(run, own):
 
 def test_the_nth_option_belongs_to_the_nth_source(run, own, model_pair):
     (own / "data.jsonl").write_text('{"prompt": "Question: 3?", "response": " 6"}\n')
-    trained = run("train", "data.jsonl", "-o", "values", "--base", "source", "--method", "lora", "--rank", 1)
+    trained = run("train", "data.jsonl", "-o", "values", "--source", "source", "--method", "lora", "--rank", 1)
     assert trained.returncode == 0, trained.stderr
     first = ("--value", "tuned", "--untuned", "source", "--strength", 0.7, "--alignment", model_pair)
     second = ("--value", "values", "--untuned", "-", "--strength", "-", "--alignment", "-")

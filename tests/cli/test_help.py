@@ -98,7 +98,7 @@ def test_help_imports_nothing_heavy(arguments):
         ("predict x -o nowhere/said.safetensors", "There is no folder"),
         ("predict x -o said.safetensors --top 0", "Invalid value for '--top'"),
         ("predict x -o said.safetensors --corpus nowhere.txt", "'nowhere.txt' does not exist"),
-        ("train nowhere.jsonl -o out --base x", "'nowhere.jsonl' does not exist"),
+        ("train nowhere.jsonl -o out --source x", "'nowhere.jsonl' does not exist"),
         ("bridge -o b --base x --value y --alignment nowhere", "'nowhere' does not exist"),
         ("bridge -o b --base x --value y --combination nowhere", "'nowhere' does not exist"),
         ("bridge -o b --value y", "Missing option '--base'"),

@@ -206,7 +206,7 @@ def test_train(try_every_kill, place, model_folders, method):
         "--dtype",
         "float32",
     )
-    command = ("train", "data.jsonl", "-o", "values", "--base", model_folders.source, *options)
+    command = ("train", "data.jsonl", "-o", "values", "--source", model_folders.source, *options)
     try_every_kill(command, sound, final)
 
 
@@ -284,7 +284,7 @@ def test_a_second_run_in_a_folder_where_one_is_at_work_is_refused(execute, done,
     from vocabridge.alignment.files import at_work
 
     (place / "data.jsonl").write_text('{"prompt": "3 foxes?", "response": " 6."}\n')
-    train = ("train", "data.jsonl", "-o", "values", "--base", model_folders.source, "--method", "lora", "--rank", 1)
+    train = ("train", "data.jsonl", "-o", "values", "--source", model_folders.source, "--method", "lora", "--rank", 1)
     bridge = ("bridge", "-o", "bridge", "--base", model_folders.target, "--value", adapters / "new")
     for folder, command in ((place / "values", train), (place / "bridge", bridge)):
         with at_work(folder):

@@ -77,7 +77,7 @@ def test_the_sentence_says_which_numbers_there_are(run, text, arguments, says):
         ("--learning-rate", "nan", "nan is out of range; give a number from 1e-12 to 1."),
         ("--learning-rate", "-1", "-1.0 is out of range"),
         ("--learning-rate", "inf", "inf is out of range"),
-        ("--regulariser-weight", "inf", "give a number from 0 to 1000000."),
+        ("--regularizer-weight", "inf", "give a number from 0 to 1000000."),
         ("--seed", "4294967296", "give a whole number from 0 to 4294967295."),
         ("--rank", "100000000", "give a whole number from 1 to 65536."),
         ("--validation", "1.5", "1.5 is no share of the data; give a number above 0 to below 1, or other texts"),
@@ -86,7 +86,7 @@ def test_the_sentence_says_which_numbers_there_are(run, text, arguments, says):
 )
 def test_training_says_so_before_it_reads_anything(run, tmp_path, option, value, says):
     (tmp_path / "data.jsonl").write_text("not read")
-    done = run("train", "data.jsonl", "-o", "values", "--base", "nowhere", option, value)
+    done = run("train", "data.jsonl", "-o", "values", "--source", "nowhere", option, value)
     assert done.returncode == 2
     assert says in " ".join(done.stderr.split())
     assert not (tmp_path / "values").exists()

@@ -97,7 +97,7 @@ def test_training_texts_and_items_may_be_packed_or_piped(shell, model_folders, m
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "data.jsonl.gz").write_bytes(gzip.compress((tmp_path / "data.jsonl").read_bytes()))
     digests = set()
-    train = f"--base {model_folders.source} --method lora --rank 1 --json"
+    train = f"--source {model_folders.source} --method lora --rank 1 --json"
     for number, data in enumerate(("data.jsonl", "folder", "<(gunzip < folder/data.jsonl.gz)")):
         done = shell(f"vocabridge train {data} -o values{number} {train}")
         assert done.returncode == 0, done.stderr.decode()

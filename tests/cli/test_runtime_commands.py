@@ -32,7 +32,7 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
         training,
         "-o",
         "values",
-        "--base",
+        "--source",
         model_folders.source,
         *options,
         "--validation",
@@ -91,7 +91,7 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
 
 def test_tables_for_people(run, model_folders, model_pair, tmp_path):
     data = write(tmp_path / "data.jsonl", [3, 12])
-    done = run("train", data, "-o", "values", "--base", model_folders.source, "--epochs", 1)
+    done = run("train", data, "-o", "values", "--source", model_folders.source, "--epochs", 1)
     assert done.returncode == 0, done.stderr
     assert "value network in values" in done.stdout
     assert "size of the change, each epoch" in done.stdout

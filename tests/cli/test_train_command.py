@@ -45,8 +45,8 @@ def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_
     few = (ROOT / "data/gsm_symbolic/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:24]
     (tmp_path / "data/gsm_symbolic").mkdir(parents=True)
     (tmp_path / "data/gsm_symbolic/train.jsonl").write_text("".join(few), encoding="utf-8")
-    assert {"--base", "-o"} < set(example)
-    example[example.index("--base") + 1] = str(model_folders.source)
+    assert {"--source", "-o"} < set(example)
+    example[example.index("--source") + 1] = str(model_folders.source)
     example[example.index("-o") + 1] = str(tmp_path / "values")
     example = ["1" if word == "8" else word for word in example]  # the layers there are
     scripts = sysconfig.get_path("scripts")  # torchrun finds the command there
@@ -75,7 +75,7 @@ def test_the_choices_are_those_of_the_library(run, choices):
 def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
     entry_point, run, model_folders, data, tmp_path, how, word
 ):
-    arguments = ("train", data, "-o", tmp_path / "values", "--base", model_folders.source, "--epochs", 60)
+    arguments = ("train", data, "-o", tmp_path / "values", "--source", model_folders.source, "--epochs", 60)
     process = subprocess.Popen(
         [sys.executable, "-c", HEEDING_SIGINT, entry_point, *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -109,18 +109,18 @@ def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
     ("arguments", "says"),
     [
         ("--validation nowhere.jsonl", "Path 'nowhere.jsonl' does not exist"),
-        ("--regulariser l3", "Invalid value for '--regulariser'"),
+        ("--regularizer l3", "Invalid value for '--regularizer'"),
         ("--scheme series", "Invalid value for '--scheme'"),
         ("--patience 0", "Invalid value for '--patience'"),
     ],
 )
 def test_a_wrong_command_line_is_status_2(run, data, arguments, says):
-    done = run("train", data, "-o", "values", "--base", "x", *arguments.split())
+    done = run("train", data, "-o", "values", "--source", "x", *arguments.split())
     assert done.returncode == 2
     assert says in done.stderr
 
 
 def test_patience_without_validation_is_one_sentence(run, model_folders, data):
-    done = run("train", data, "-o", "values", "--base", model_folders.source, "--patience", 1)
+    done = run("train", data, "-o", "values", "--source", model_folders.source, "--patience", 1)
     assert done.returncode == 2
     assert "patience needs texts to validate on" in " ".join(done.stderr.replace("│", " ").split())

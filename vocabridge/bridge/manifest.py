@@ -27,7 +27,7 @@ from vocabridge.utils.hashing import file_digest
 BRIDGE = "bridge.json"
 FORMAT = 3
 
-_NETWORK, _PAIR = {"value_network", "base"}, {"tuned", "untuned"}
+_NETWORK, _PAIR = {"value_network", "source_model"}, {"tuned", "untuned"}
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,15 @@ class SavedSteering:
         path = self.folder / BRIDGE
         if set(self.source) == _PAIR:
             return ExpertPair(*(_load(self.source[role], path, **place) for role in ("tuned", "untuned")))
-        network, base = self.source["value_network"], self.source["base"]
+        network, small = self.source["value_network"], self.source["source_model"]
         try:
-            base.check_place()
+            small.check_place()
             self._check_network(network)
             folder = Path(network.name)
-            source = load_value_network(folder, base=base.name, revision=base.revision, adapted=base.adapted, **place)
-            base.check_tokenizer(source.vocabulary.fingerprint)
+            source = load_value_network(
+                folder, source=small.name, revision=small.revision, adapted=small.adapted, **place
+            )
+            small.check_tokenizer(source.vocabulary.fingerprint)
         except VocabridgeError as error:
             raise VocabridgeError(f"{path}: {error}") from error
         return source

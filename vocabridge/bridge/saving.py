@@ -296,4 +296,4 @@ def _refer(source: ValueSource, number: int, files: _Files) -> dict[str, Referen
             f"{source.name!r} is no folder of a value network; save it with save_value_network and load it from there"
         )
     network = Reference(str(place.resolve()), fingerprint, digest=file_digest(place / CONFIG))
-    return {"value_network": network, "base": Reference.of(source.base, fingerprint)}
+    return {"value_network": network, "source_model": Reference.of(source.source_model, fingerprint)}

@@ -60,15 +60,15 @@ def recipe(
 
 
 def _model(name: str) -> str:
-    """What tells a model, or a value network and its small base, from others."""
+    """What tells a model, or a value network and its source model, from others."""
     folder = network_folder(name)
     if is_value_network(folder):
         try:
-            base = read_json_object(folder / CONFIG)["base"]
+            source = read_json_object(folder / CONFIG)["source"]
         except (ValueError, KeyError, TypeError) as error:
             raise VocabridgeError(f"{folder / CONFIG} is not a value network's configuration ({error})") from error
         own = [file_digest(path) for path in (folder / CONFIG, folder / WEIGHTS) if path.is_file()]
-        return json_digest([*own, _model(base)])
+        return json_digest([*own, _model(source)])
     if is_local(name):
         return Reference.named(name).identity
     offline = not reach_repository(name)

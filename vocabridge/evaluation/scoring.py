@@ -210,7 +210,7 @@ def donor(source: ValueSource) -> PreTrainedModel:
     if isinstance(source, ExpertPair):
         return source.tuned
     assert isinstance(source, ValueNetwork)
-    return Bridge(LoadedModel("", "", source.base, source.vocabulary), [in_one_vocabulary(source)])
+    return Bridge(LoadedModel("", "", source.source_model, source.vocabulary), [in_one_vocabulary(source)])
 
 
 def in_one_vocabulary(source: ValueSource) -> Steering:

@@ -40,7 +40,7 @@ class DeltaModel(nn.Module):
     @property
     def takes_logits_of(self) -> str | None:
         """The model of its value source whose logits it is to be given; see `connection.run`."""
-        return "base" if self.scheme.takes_base else None
+        return "untuned" if self.scheme.takes_base else None
 
     def inputs(self, input_ids: Tensor, said: Tensor | None, unembed: nn.Module | None = None) -> dict[str, Tensor]:
         """What the trunk reads along some tokens, as an argument of `hidden`.

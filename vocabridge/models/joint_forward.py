@@ -1,8 +1,8 @@
-"""How a value network is connected to its small base: what its first layer reads at position t.
+"""How a value network is connected to its source model: what its first layer reads at position t.
 
-    residual    E(x_t)                              the same tokens as the base
-    cascade+    E(x_t) + sum_w p_base,t(w) E(w)     and what the base expects after them
-    cascade     sum_w p_base,t(w) E(w)              what the base expects, alone
+    residual    E(x_t)                              the same tokens as the source model
+    cascade+    E(x_t) + sum_w p_base,t(w) E(w)     and what the source model expects after them
+    cascade     sum_w p_base,t(w) E(w)              what the source model expects, alone
 
 E is the value network's own embedding, and p_base,t = softmax(z_base,t) the base's prediction after reading x_t. In
 all of them z_post = z_base + z_delta. Source: Lu et al., arXiv 2410.21027, as in its released code.

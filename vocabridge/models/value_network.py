@@ -1,7 +1,7 @@
 """Value networks on disk: begun from a pretrained small model, saved as what training changed, loaded again.
 
 A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
-`value_network.json` (the small base's name, its tokenizer's fingerprint, scheme and depth, the recipe, and the SHA-256
+`value_network.json` (the source model's name, its tokenizer's fingerprint, scheme and depth, the recipe, and the SHA-256
 of the first file).
 """
 
@@ -38,11 +38,11 @@ from vocabridge.models.value_source import Scores
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
-FORMAT = 2
+FORMAT = 3
 
 
 def new_value_network(
-    base: str,
+    source: str,
     *,
     method: str,
     rank: int,
@@ -56,12 +56,12 @@ def new_value_network(
     What is random in it comes from torch's generator, so `torch.manual_seed` fixes it.
 
     Args:
-        base: The small base by name; frozen.
+        source: The source model by name; it stays frozen.
         method: "lora" trains an adapter on every linear layer and P; "full" trains all weights and P.
         rank: The adapter's rank.
-        scheme: What it reads of the base.
-        layers: It has the first so many layers of the base; None for all.
-        initialization: Whether it starts from the base's weights.
+        scheme: What it reads of the source model.
+        layers: It has the first so many layers of the source model; None for all.
+        initialization: Whether it starts from the source model's weights.
         device: Where to put it.
 
     Raises:
@@ -73,9 +73,9 @@ def new_value_network(
             "an adapter changes pretrained weights, and random ones would stay random; train a value network that "
             "starts at random in full"
         )
-    loaded = load_model(base, device=device)
+    loaded = load_model(source, device=device)
     config = ValueNetworkConfig(
-        base=base,
+        source=source,
         fingerprint=loaded.vocabulary.fingerprint,
         method=method,
         rank=rank if method == "lora" else None,
@@ -86,7 +86,7 @@ def new_value_network(
     value = _initial_delta_model(loaded, config)
     if initialization is Initialization.RANDOM:
         value = DeltaModel(_at_random(value.model), scheme)
-    return ValueNetwork(loaded, value, config, base)
+    return ValueNetwork(loaded, value, config, source)
 
 
 def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[str, Any]) -> None:
@@ -125,38 +125,38 @@ def is_value_network(name: str | Path) -> bool:
 def load_value_network(
     folder: str | Path,
     *,
-    base: str | None = None,
+    source: str | None = None,
     revision: str | None = None,
     adapted: Adapted | None = None,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> ValueNetwork:
-    """Loads what `save_value_network` wrote, and its small base.
+    """Loads what `save_value_network` wrote, and its source model.
 
     An adapter is added to the weights beside which it stood in training, so that a forward takes no more than theirs.
 
     Args:
         folder: The folder, or the short name of a value network that ships with vocabridge: one of `VALUE_NETWORKS`.
-        base: The small base, if it is not where the folder says.
-        revision: Of the small base on the hub.
-        adapted: What the small base adapts, if it is an adapter; see `load_model`.
+        source: The source model, if it is not where the folder says.
+        revision: Of the source model on the hub.
+        adapted: What the source model adapts, if it is an adapter; see `load_model`.
         device: Where to put both.
         dtype: Of the models' weights.
 
     Raises:
-        VocabridgeError: A file is missing, damaged or altered, or the base's tokenizer is not the one it was trained
-            with.
+        VocabridgeError: A file is missing, damaged or altered, or the source model's tokenizer is not the one it was
+            trained with.
     """
     name, folder = str(folder), network_folder(folder)
     config, sha256 = _read_config(folder / CONFIG)
-    if base is not None:
-        config = replace(config, base=base)
+    if source is not None:
+        config = replace(config, source=source)
     tensors = _read_weights(folder / WEIGHTS, sha256)
-    loaded = load_model(config.base, device=device, dtype=dtype, revision=revision, adapted=adapted)
+    loaded = load_model(config.source, device=device, dtype=dtype, revision=revision, adapted=adapted)
     if loaded.vocabulary.fingerprint != config.fingerprint:
         raise VocabridgeError(
-            f"{folder} was trained on a tokenizer with fingerprint {config.fingerprint[:12]}, but {config.base} has "
-            f"{loaded.vocabulary.fingerprint[:12]}; use the base it was trained on"
+            f"{folder} was trained on a tokenizer with fingerprint {config.fingerprint[:12]}, but {config.source} has "
+            f"{loaded.vocabulary.fingerprint[:12]}; use the source model it was trained on"
         )
     value = _initial_delta_model(loaded, config)
     trained = _load_state(value, config, folder / WEIGHTS, tensors)
@@ -184,7 +184,7 @@ def check_network_files(folder: Path) -> str:
     """Checks that a value network's files are there, and its weights those of then.
 
     Returns:
-        The name of its small base, which may not be there.
+        The name of its source model, which may not be there.
 
     Raises:
         VocabridgeError: They are not.
@@ -195,7 +195,7 @@ def check_network_files(folder: Path) -> str:
         raise _without_weights(path)
     if file_digest(path) != sha256:
         raise _altered(path)
-    return config.base
+    return config.source
 
 
 def load_value_source(
@@ -227,9 +227,9 @@ def _refuse_adapter(value: str) -> None:
         )
 
 
-def _initial_delta_model(base: LoadedModel, config: ValueNetworkConfig) -> DeltaModel:
-    device, commit, adapted = str(base.model.device), commit_of(base.model), adapted_by(base.model)
-    model = load_weights(base.name, device=device, dtype=base.model.dtype, revision=commit, adapted=adapted)
+def _initial_delta_model(source: LoadedModel, config: ValueNetworkConfig) -> DeltaModel:
+    device, commit, adapted = str(source.model.device), commit_of(source.model), adapted_by(source.model)
+    model = load_weights(source.name, device=device, dtype=source.model.dtype, revision=commit, adapted=adapted)
     if config.layers is not None:
         keep_layers(model, config.layers)
     if config.method == "lora":
@@ -295,7 +295,7 @@ def _load_state(
     if set(tensors) != expected:
         name = sorted(set(tensors) ^ expected)[0]
         raise VocabridgeError(
-            f"{path} does not fit {config.base}: {name} is missing or unknown; use the base it was trained on"
+            f"{path} does not fit {config.source}: {name} is missing or unknown; use the source model it was trained on"
         )
     state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     try:
@@ -308,7 +308,7 @@ def _load_state(
             value.model.load_state_dict(state, strict=False)  # the tied head is not stored twice
     except RuntimeError as error:
         raise VocabridgeError(
-            f"{path} does not fit {config.base}: its tensors have other shapes; use the base it was trained on"
+            f"{path} does not fit {config.source}: its tensors have other shapes; use the source model it was trained on"
         ) from error
     return state
 
@@ -333,8 +333,8 @@ def _read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
         if (found := fields.pop("format", 1)) != FORMAT:
             raise ValueError(f"it is of format {found}, and this version reads {FORMAT}")
         sha256 = fields.pop("sha256")
-        if not all(isinstance(fields[name], str) for name in ("base", "fingerprint", "method")):
-            raise TypeError("base, fingerprint and method are strings")
+        if not all(isinstance(fields[name], str) for name in ("source", "fingerprint", "method")):
+            raise TypeError("source, fingerprint and method are strings")
         if not isinstance(fields.get("layers"), int | None):
             raise TypeError("layers is a number or null")
         choices = {
@@ -355,7 +355,7 @@ def _read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
 
 
 class ValueNetwork(ValueSource):
-    """A frozen small base and the value network trained on it: z_post = z_base + z_delta.
+    """A frozen source model and the value network trained on it: z_post = z_base + z_delta.
 
     Attributes:
         config: What it is.
@@ -365,21 +365,21 @@ class ValueNetwork(ValueSource):
 
     def __init__(
         self,
-        base: LoadedModel,
+        source: LoadedModel,
         value: DeltaModel,
         config: ValueNetworkConfig,
         name: str,
         adapter: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Pairs a base with its value network."""
-        super().__init__(base.vocabulary, {"base": base.model, "value": value}, name)
+        """Pairs a source model with its value network."""
+        super().__init__(source.vocabulary, {"untuned": source.model, "value": value}, name)
         self.config = config
         self.adapter = adapter
 
     @property
-    def base(self) -> PreTrainedModel:
-        """The frozen small base."""
-        return cast(PreTrainedModel, self.models["base"])
+    def source_model(self) -> PreTrainedModel:
+        """The frozen small model that the value network was trained on."""
+        return cast(PreTrainedModel, self.models["untuned"])
 
     @property
     def value(self) -> DeltaModel:
@@ -389,12 +389,12 @@ class ValueNetwork(ValueSource):
     def required_models(self, scores: Collection[str]) -> set[str]:
         """See `ValueSource.required_models`."""
         value = "delta" in scores or "tuned" in scores
-        base = "tuned" in scores or "untuned" in scores or (value and self.config.scheme.takes_base)
-        return {name for name, required in (("value", value), ("base", base)) if required}
+        untuned = "tuned" in scores or "untuned" in scores or (value and self.config.scheme.takes_base)
+        return {name for name, required in (("value", value), ("untuned", untuned)) if required}
 
     def scores(self, logits: Mapping[str, Tensor]) -> Scores:
         """See `ValueSource.scores`."""
-        delta, untuned = logits.get("value"), logits.get("base")
+        delta, untuned = logits.get("value"), logits.get("untuned")
         tuned = None if delta is None or untuned is None else untuned + delta
         return Scores(delta=delta, tuned=tuned, untuned=untuned)
 
@@ -404,17 +404,17 @@ class ValueNetworkConfig:
     """What `value_network.json` holds.
 
     Attributes:
-        base: The small base by name: short name, folder, GGUF file or hub id.
-        fingerprint: Fingerprint of the base's vocabulary.
+        source: The source model by name: short name, folder, GGUF file or hub id.
+        fingerprint: Fingerprint of the source vocabulary.
         method: "lora" or "full".
         rank: Rank of the LoRA adapter; None for "full".
         scheme: What it reads.
-        layers: It has the first so many layers of the base; None for all.
+        layers: It has the first so many layers of the source model; None for all.
         initialization: What it started from.
         training: The recipe and its losses, as recorded by training; for people.
     """
 
-    base: str
+    source: str
     fingerprint: str
     method: str
     rank: int | None = None

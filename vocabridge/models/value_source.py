@@ -2,10 +2,10 @@
 
 Two kinds, one interface (`ValueSource`). Both are a pair of small models of one family along the same tokens:
 
-    ValueNetwork   base (frozen) and value:   delta = value,           tuned = base + value, untuned = base
-    ContrastPair   untuned and tuned:         delta = tuned - untuned, no training at all
+    ValueNetwork   untuned (frozen) and value:  delta = value,           tuned = untuned + value
+    ExpertPair     untuned and tuned:           delta = tuned - untuned, no training at all
 
-What a value network reads of its base is its `Scheme` (`connection`). Source: Lu et al., "Transferable Post-training
+What a value network reads of its source model is its `Scheme` (`connection`). Source: Lu et al., "Transferable Post-training
 via Inverse Value Learning", arXiv 2410.21027; for the pair Liu et al., "Tuning Language Models by Proxy", arXiv
 2401.08565.
 """

@@ -66,13 +66,17 @@ def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, An
     Raises:
         VocabridgeError: It cannot be written.
     """
-    base, data = record["base"], record["data"]
-    known = f"commit {base['revision']}" if base["revision"] else f"weights {base['digest'][:12]}"
+    source, data = record["source"], record["data"]
+    known = f"commit {source['revision']}" if source["revision"] else f"weights {source['digest'][:12]}"
     facts = {
-        "small base": f"{base['name']} ({known}; tokenizer {base['fingerprint'][:12]})",
+        "source model": f"{source['name']} ({known}; tokenizer {source['fingerprint'][:12]})",
         "data": f"{data['name']} (SHA-256 {data['sha256'][:12]}), {record['examples']} texts",
         "validation": _held_out(record["validation"]),
-        **{name.replace("_", " "): value for name, value in record["recipe"].items() if name != "base" and value != []},
+        **{
+            name.replace("_", " "): value
+            for name, value in record["recipe"].items()
+            if name != "source" and value != []
+        },
         "steps": record["steps"],
         "versions": ", ".join(f"{name} {version}" for name, version in record["versions"].items() if version),
     }
@@ -86,13 +90,13 @@ def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, An
             results[f"held-out texts, bits a learned token, {when}"] = f"{record[f'validation_{name}']:.3f}"
     text = f"""---
 library_name: vocabridge
-base_model: {base["name"]}
+base_model: {source["name"]}
 tags: [value-network]
 ---
 
-# A value network for {base["name"]}
+# A value network for {source["name"]}
 
-What post-training adds to the logits of {base["name"]}, as a small model of its own (Lu et al., 2024, arXiv
+What post-training adds to the logits of {source["name"]}, as a small model of its own (Lu et al., 2024, arXiv
 2410.21027). It steers base models of any family, whose weights do not change:
 
     vocabridge bridge -o my-bridge --base BASE --value {folder.resolve().name}
@@ -101,7 +105,7 @@ What post-training adds to the logits of {base["name"]}, as a small model of its
 {_table("result", results)}
 Trained with: `{record["command"]}`
 
-`value_network.json` holds all of this and the curves. It can do what its small base and its data let it learn, and
+`value_network.json` holds all of this and the curves. It can do what its source model and its data let it learn, and
 shares their faults and their licences.
 """
     write_whole(folder / CARD, text.encode())

@@ -36,10 +36,10 @@ class TrainingObjective(nn.Module):
     accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
 
     def __init__(self, network: ValueNetwork, regularizer: Regularizer, others: Sequence[TrainingBase] = ()) -> None:
-        """Takes a network to train, on its own base and others."""
+        """Takes a network to train, on its own source model and others."""
         super().__init__()
         self.value = network.value
-        small = LoadedModel("", "", network.base, network.vocabulary)
+        small = LoadedModel("", "", network.source_model, network.vocabulary)
         # Plain objects, not modules of this one, so that they are neither wrapped nor saved.
         self.bases = (TrainingBase.of(small, network.vocabulary), *others)
         across = [number for number, base in enumerate(self.bases) if base.projection is not None]
@@ -76,7 +76,7 @@ class TrainingObjective(nn.Module):
         said, unembed = chosen.says(**read)
         learned = labels[:, 1:] != IGNORED  # position i predicts token i + 1
         kept, taken = said[:, :-1][learned], (said, unembed)
-        if side is not None and self.value.scheme.takes_base:  # a cascade reads its own base, as in a bridge
+        if side is not None and self.value.scheme.takes_base:  # a cascade reads its source model, as in a bridge
             taken = self.bases[0].says(input_ids, position_ids)
         inputs = self.value.inputs(input_ids, *taken)
         hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)

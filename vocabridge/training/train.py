@@ -1,8 +1,8 @@
-"""Trains a value network: z_post = z_base + z_delta with the small base frozen.
+"""Trains a value network: z_post = z_base + z_delta with the source model frozen.
 
     loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regularizer
 
-over its own base or several (`training_bases`), by AdamW, a cosine schedule and gradients clipped at 1. Source: Lu et
+over its own source model or several bases (`training_bases`), by AdamW, a cosine schedule and gradients clipped at 1. Source: Lu et
 al., arXiv 2410.21027; `regularizer` says how the released code differs. Checkpoints are in `checkpoints/` of the output
 folder until the network is written there at the end; the same call takes up the last one. Under a launcher of several
 processes (`torchrun`, `accelerate launch`) each has its share of every step, and the first one writes.
@@ -69,13 +69,13 @@ class TrainingConfig:
     """How to train.
 
     Attributes:
-        base: The small base by name.
+        source: The source model by name: the small model that the value network changes.
         method: "full" or "lora" (an adapter on every linear layer).
-        other_bases: More bases to train on, by name, of any tokenizer.
+        other_bases: Bases to train on beside the source model, by name, of any tokenizer.
         turns: Which of the bases a step has.
-        scheme: What the value network reads of its base.
-        layers: It has the first so many layers of the base; None for all.
-        initialization: Whether it starts from the base's weights.
+        scheme: What the value network reads of the source model.
+        layers: It has the first so many layers of the source model; None for all.
+        initialization: Whether it starts from the source model's weights.
         epochs: Passes over the data, at most.
         learning_rate: Peak of a cosine schedule with 3% warm-up; `LEARNING_RATES` has what was good for a method.
         batch_size: Texts a step, over all processes and parts.
@@ -94,7 +94,7 @@ class TrainingConfig:
         seed: Of the order of texts and of what is random at the start.
     """
 
-    base: str
+    source: str
     method: str = "full"
     other_bases: tuple[str, ...] = ()
     turns: BaseSchedule = BaseSchedule.IN_TURN
@@ -187,11 +187,11 @@ def train_value_network(
     _check_folder(output)
     _refuse_idle(recipe, validation)
     find_device(device)
-    for name in (recipe.base, *recipe.other_bases):
+    for name in (recipe.source, *recipe.other_bases):
         check_model(name)
-    for source in (data, validation):
-        if isinstance(source, (str, Path)):
-            read_records(source)  # before a model is loaded, which may take minutes
+    for texts in (data, validation):
+        if isinstance(texts, (str, Path)):
+            read_records(texts)  # before a model is loaded, which may take minutes
     arguments = _arguments(recipe, output, device)
     with at_work(output) if arguments.process_index == 0 else nullcontext():
         shutil.rmtree(output / CHECKPOINTS / UNFINISHED, ignore_errors=True)
@@ -213,12 +213,12 @@ def _train(
     others = load_others(recipe.other_bases, network.vocabulary, str(arguments.device))
     texts, held_out = _texts(recipe, data, validation, network, others)
     made_of = {
-        "base": Reference.of(network.base, network.config.fingerprint).as_dict(output),
+        "source": Reference.of(network.source_model, network.config.fingerprint).as_dict(output),
         "other_bases": [Reference.of(one.model, one.vocabulary.fingerprint).as_dict(output) for one in others],
         "data": named(data),
         "validation": named(validation),
     }
-    run = _plain(asdict(recipe)) | {name: identity(source) for name, source in made_of.items()}
+    run = _plain(asdict(recipe)) | {name: identity(given) for name, given in made_of.items()}
     checkpoint = _checkpoint(output, run)
 
     sequences = pack(texts, recipe.max_length) if recipe.packing else texts
@@ -285,7 +285,7 @@ def _train(
 
 def _refuse_idle(recipe: TrainingConfig, validation: str | Path | float | None) -> None:
     """Refuses settings without effect."""
-    plain, sized = TrainingConfig(recipe.base), recipe.regularizer_weight > 0
+    plain, sized = TrainingConfig(recipe.source), recipe.regularizer_weight > 0
     released = recipe.regularizer is Regularizer.RELEASED
     refuse_idle(
         Effect(
@@ -387,7 +387,7 @@ def _schedule(arguments: TrainingArguments, each: int, steps: int, *, evaluate: 
 def _new_network(recipe: TrainingConfig, device: str) -> ValueNetwork:
     """The network at its start; what is trained is float32, and needs gradients, and nothing else does."""
     network = new_value_network(
-        recipe.base,
+        recipe.source,
         method=recipe.method,
         rank=recipe.rank,
         scheme=recipe.scheme,
@@ -399,7 +399,7 @@ def _new_network(recipe: TrainingConfig, device: str) -> ValueNetwork:
         network.float()
     if recipe.method == "full":
         network.value.float()
-    network.base.requires_grad_(False)
+    network.source_model.requires_grad_(False)
     for name, parameter in network.value.model.named_parameters():
         parameter.requires_grad_(recipe.method == "full" or "lora_" in name)
     if recipe.gradient_checkpointing:
@@ -447,7 +447,7 @@ def _texts(
         return load_training_texts(source, vocabulary, max_length=recipe.max_length, model=model)
 
     def load(source: str | Path) -> list[TrainingText]:
-        texts = written(source, network.vocabulary, network.base)
+        texts = written(source, network.vocabulary, network.source_model)
         sides = [
             beside(texts, network.vocabulary, written(source, base.vocabulary, base.model), base.vocabulary)
             for base in across

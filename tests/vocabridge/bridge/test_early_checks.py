@@ -25,7 +25,7 @@ def files(own, parts, data) -> Path:
     (own / "without-weights" / "value_network.safetensors").unlink()
     shutil.copytree(own / "values", own / "without-base")
     config = json.loads((own / "values" / "value_network.json").read_text())
-    (own / "without-base" / "value_network.json").write_text(json.dumps(config | {"base": str(own / "gone")}))
+    (own / "without-base" / "value_network.json").write_text(json.dumps(config | {"source": str(own / "gone")}))
     parts.alignment.save(own / "pair.safetensors")
     (own / "broken").write_bytes(b"{")
     (own / "empty").mkdir()
@@ -112,13 +112,13 @@ def test_an_exact_bridge_does_without_alignments(files):
         ({}, {"data": "broken"}, "line 1, is not valid JSON"),
         ({}, {"validation": "broken"}, "line 1, is not valid JSON"),
         ({}, {"validation": "gone.jsonl"}, "there is no file"),
-        ({"base": "./gone"}, {}, "no such file or folder"),
+        ({"source": "./gone"}, {}, "no such file or folder"),
         ({"other_bases": ("./gone",)}, {}, "no such file or folder"),
     ],
 )
 def test_training_begins_only_where_bases_and_texts_are_there(files, data, nothing_loads, wrong, texts, says):
     nothing_loads()
-    recipe = TrainingConfig(**{"base": str(files / "source")} | wrong)
+    recipe = TrainingConfig(**{"source": str(files / "source")} | wrong)
     named = {name: files / value for name, value in texts.items()}
     with pytest.raises(VocabridgeError, match=says):
         train_value_network(recipe, named.get("data", data), files / "out", validation=named.get("validation"))

@@ -105,7 +105,7 @@ def test_the_reading_says_what_one_forward_of_the_source_says(gemma, network):
         full, speaks = first.scores, first.active
         text = gemma.vocabulary.tokenizer.decode(ids[0].tolist())
         source = torch.tensor([network.vocabulary.encode(text).ids.tolist()])
-        plain = network.models["base"](source).logits[0, -1].float()
+        plain = network.models["untuned"](source).logits[0, -1].float()
     assert speaks.all()
     assert full.untuned[-1].topk(3).indices.tolist() == plain.topk(3).indices.tolist()
     torch.testing.assert_close(full.untuned[-1].log_softmax(-1), plain.log_softmax(-1), atol=0.3, rtol=0.05)
@@ -136,6 +136,6 @@ def test_a_fresh_network_of_six_layers_gives_its_bases_logits_bit_for_bit(scheme
     ids = inputs(fresh.vocabulary, [PROMPTS[0]])["input_ids"]
     with torch.no_grad():
         said = run(fresh.models, lambda _name: {"input_ids": ids}, 0)
-        assert torch.equal(fresh.scores(said).tuned, fresh.base(ids).logits)
-        assert torch.equal(donor(fresh)(ids).logits, fresh.base(ids).logits.float())
+        assert torch.equal(fresh.scores(said).tuned, fresh.source_model(ids).logits)
+        assert torch.equal(donor(fresh)(ids).logits, fresh.source_model(ids).logits.float())
     assert fresh.value.config.num_hidden_layers == 6

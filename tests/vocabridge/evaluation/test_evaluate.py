@@ -153,7 +153,7 @@ def test_the_donor_of_a_value_network_is_its_base_with_it(parts):
     ids = torch.tensor([source.vocabulary.encode("The quick brown fox").ids.tolist()])
     with torch.no_grad():
         found = donor(source)(ids).logits
-        expected = source.models["base"](ids).logits + source.models["value"](ids).logits
+        expected = source.models["untuned"](ids).logits + source.models["value"](ids).logits
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
     assert donor(parts.pair) is parts.tuned.model
 

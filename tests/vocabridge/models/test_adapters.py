@@ -126,7 +126,7 @@ def test_an_adapter_is_the_tuned_half_of_an_expert_pair_and_comes_back_from_a_br
     assert tuned["adapts"]["configs"].keys() > {"config.json", "generation_config.json", "tokenizer_config.json"}
     again = load(own / "bridge", dtype=F32)
     assert torch.equal(said(again), said(bridge))
-    assert not torch.equal(said(again), said(again.base))
+    assert not torch.equal(said(again), said(again.source_model))
 
 
 def flip_weights(folder, file):
@@ -260,8 +260,8 @@ def test_a_value_network_may_be_trained_on_an_adapter(adapter, own, method):
     torch.nn.init.normal_(network.value.projection.weight, std=0.3)
     save_value_network(network, own / "values", {})
     again = load_value_network(own / "values")
-    assert torch.equal(said(again.base), said(network.base))
-    assert torch.equal(again.base.lm_head.weight, again.value.model.lm_head.weight)
+    assert torch.equal(said(again.source_model), said(network.source_model))
+    assert torch.equal(again.source_model.lm_head.weight, again.value.model.lm_head.weight)
 
 
 HUB = """

@@ -192,6 +192,6 @@ def test_a_real_models_prompts_are_those_of_transformers(name):
 
 
 @pytest.mark.real
-def test_the_shipped_value_network_is_for_the_tokenizer_of_its_small_base():
+def test_the_shipped_value_network_is_for_the_tokenizer_of_its_source_model():
     path = value_network_folder() / "value_network.json"
     assert json.loads(path.read_text())["fingerprint"] == resolve_vocabulary("smollm2-135m-instruct").fingerprint

@@ -45,7 +45,7 @@ def network(request, loaded, scheme) -> ValueNetwork:
 
 def plain(network, ids, mask=None):
     """z_base and z_delta (batch, n, |S|) of whole sequences, by transformers and the equations."""
-    base, value = network.base, network.value
+    base, value = network.source_model, network.value
     z_base = base(ids, attention_mask=mask).logits
     embed = value.model.get_input_embeddings()
     # By its own module's lookup, the padding token's row would get no gradient.
@@ -72,7 +72,7 @@ IDS = torch.arange(40).view(2, 20) * 37 % 397
 def test_the_change_of_logits_is_that_of_the_equations(network):
     z_base, z_delta = plain(network, IDS)
     said = logits(network, IDS)
-    torch.testing.assert_close(said["base"], z_base)
+    torch.testing.assert_close(said["untuned"], z_base)
     torch.testing.assert_close(said["value"], z_delta, atol=1e-3, rtol=1e-3)
     assert z_delta.abs().max() > 1
 
@@ -96,7 +96,7 @@ def test_only_the_positions_that_are_asked_for_are_given(network):
 @torch.no_grad()
 def test_a_cascade_hears_what_the_base_says_and_a_residual_network_does_not(network):
     before = logits(network, IDS)["value"]
-    head = network.base.get_output_embeddings().weight
+    head = network.source_model.get_output_embeddings().weight
     head.data *= 0.5
     after = logits(network, IDS)["value"]
     head.data /= 0.5
@@ -124,9 +124,9 @@ def compare_gradients(network) -> set[str]:
     network.zero_grad()
 
     with torch.no_grad():
-        base_hidden = network.base.base_model(IDS, attention_mask=mask).last_hidden_state
-        z_base = network.base.get_output_embeddings()(base_hidden)
-    read = value.inputs(IDS, base_hidden, network.base.get_output_embeddings())
+        base_hidden = network.source_model.base_model(IDS, attention_mask=mask).last_hidden_state
+        z_base = network.source_model.get_output_embeddings()(base_hidden)
+    read = value.inputs(IDS, base_hidden, network.source_model.get_output_embeddings())
     found = loss(z_base, value.unembed(value.hidden(**read, attention_mask=mask)), IDS, mask)
     found.backward()
     torch.testing.assert_close(found, expected)
@@ -136,7 +136,7 @@ def compare_gradients(network) -> set[str]:
             continue
         scale = gradients[name].abs().max()
         torch.testing.assert_close(parameter.grad / scale, gradients[name] / scale, atol=1e-3, rtol=1e-3)
-    assert all(parameter.grad is None for parameter in network.base.parameters())
+    assert all(parameter.grad is None for parameter in network.source_model.parameters())
     return set(gradients)
 
 
@@ -157,10 +157,10 @@ def test_so_they_are_for_an_adapter_on_one_layer(model_folders, family, scheme):
 
 
 def test_no_gradient_reaches_the_base_even_where_its_states_have_one(network):
-    base_hidden = network.base.base_model(IDS).last_hidden_state
-    read = network.value.inputs(IDS, base_hidden, network.base.get_output_embeddings())
+    base_hidden = network.source_model.base_model(IDS).last_hidden_state
+    read = network.value.inputs(IDS, base_hidden, network.source_model.get_output_embeddings())
     network.value.unembed(network.value.hidden(**read)).sum().backward()
-    assert all(parameter.grad is None for parameter in network.base.parameters())
+    assert all(parameter.grad is None for parameter in network.source_model.parameters())
     network.zero_grad()
 
 
@@ -168,8 +168,8 @@ def test_no_gradient_reaches_the_base_even_where_its_states_have_one(network):
 def test_texts_that_are_packed_into_one_row_do_not_hear_each_other(network):
     """As training packs them: the positions begin again with each text."""
     packed, positions = IDS.view(1, 40), torch.arange(20).repeat(2)[None]
-    said = network.base.base_model(packed, position_ids=positions, use_cache=False).last_hidden_state
-    read = network.value.inputs(packed, said, network.base.get_output_embeddings())
+    said = network.source_model.base_model(packed, position_ids=positions, use_cache=False).last_hidden_state
+    read = network.value.inputs(packed, said, network.source_model.get_output_embeddings())
     found = network.value.unembed(network.value.hidden(**read, position_ids=positions, use_cache=False))
     torch.testing.assert_close(found.view(2, 20, -1), plain(network, IDS)[1], atol=2e-3, rtol=1e-3)
 
@@ -178,10 +178,10 @@ def test_texts_that_are_packed_into_one_row_do_not_hear_each_other(network):
 
 
 def test_a_cascade_runs_its_base_even_for_the_change_alone(network):
-    with_base = {"value"} if network.config.scheme is Scheme.RESIDUAL else {"value", "base"}
+    with_base = {"value"} if network.config.scheme is Scheme.RESIDUAL else {"value", "untuned"}
     assert network.required_models({"delta"}) == with_base
-    assert network.required_models({"tuned"}) == {"value", "base"}
-    assert network.required_models({"untuned"}) == {"base"}
+    assert network.required_models({"tuned"}) == {"value", "untuned"}
+    assert network.required_models({"untuned"}) == {"untuned"}
     assert network.required_models(set()) == set()
 
 
@@ -270,4 +270,4 @@ def test_each_model_reads_each_token_once(parts, scheme, forwards):
     seen = {name: forwards(model) for name, model in network.models.items()}
     bridge.generate(encode(bridge, PROMPTS[0]), generation_config=GREEDY)
     assert seen["value"]
-    assert seen["base"] == ([] if scheme is Scheme.RESIDUAL else seen["value"])
+    assert seen["untuned"] == ([] if scheme is Scheme.RESIDUAL else seen["value"])

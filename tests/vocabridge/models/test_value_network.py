@@ -95,7 +95,7 @@ def test_a_loaded_adapter_is_in_the_weights_and_says_what_it_said_beside_them(mo
     again = load_value_network(tmp_path / "values", dtype=torch.float32)
     expected = logits(network.float())
     torch.testing.assert_close(logits(again), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
-    plain = new_value_network(network.config.base, rank=2, **how | {"method": "full"})
+    plain = new_value_network(network.config.source, rank=2, **how | {"method": "full"})
     assert {name for name, _ in again.value.named_modules()} == {name for name, _ in plain.value.named_modules()}
 
 
@@ -145,7 +145,7 @@ def test_more_layers_than_the_base_has_are_refused(model_folders):
 def test_the_base_keeps_its_layers_and_the_file_has_those_of_the_network(model_folders, tmp_path, method):
     network = perturbed(model_folders.source, method, layers=1)
     save_value_network(network, tmp_path / "values", {})
-    assert len(network.base.base_model.layers) == network.base.config.num_hidden_layers == 2
+    assert len(network.source_model.base_model.layers) == network.source_model.config.num_hidden_layers == 2
     names = set(load_file(tmp_path / "values" / WEIGHTS))
     assert any("layers.0." in name for name in names)
     assert not any("layers.1." in name for name in names)
@@ -153,7 +153,7 @@ def test_the_base_keeps_its_layers_and_the_file_has_those_of_the_network(model_f
 
 @pytest.fixture
 def folder(model_folders, tmp_path):
-    """A saved value network on a base of its own."""
+    """A saved value network on a source model of its own."""
     shutil.copytree(model_folders.source, tmp_path / "base")
     save_value_network(perturbed(tmp_path / "base", "lora"), tmp_path / "values", {})
     return tmp_path / "values"
@@ -214,12 +214,12 @@ def test_cut_off_weights_are_refused(folder):
         "[]",
         "{}",
         "3",
-        '{"base": "x", "unknown": 1}',
+        '{"source": "x", "unknown": 1}',
         "null",
-        '{"base": 1, "fingerprint": "", "method": "full"}',
-        '{"base": "x", "fingerprint": "", "method": "full", "scheme": "sideways"}',
-        '{"base": "x", "fingerprint": "", "method": "full", "initialization": null}',
-        '{"base": "x", "fingerprint": "", "method": "full", "layers": "all"}',
+        '{"source": 1, "fingerprint": "", "method": "full"}',
+        '{"source": "x", "fingerprint": "", "method": "full", "scheme": "sideways"}',
+        '{"source": "x", "fingerprint": "", "method": "full", "initialization": null}',
+        '{"source": "x", "fingerprint": "", "method": "full", "layers": "all"}',
     ],
 )
 def test_a_damaged_configuration_is_refused(folder, content):
@@ -227,28 +227,37 @@ def test_a_damaged_configuration_is_refused(folder, content):
     assert str(folder / CONFIG) in refused(folder)
 
 
+def test_a_configuration_of_an_earlier_format_is_refused_in_a_sentence(folder):
+    config = json.loads((folder / CONFIG).read_text())
+    config["base"] = config.pop("source")
+    (folder / CONFIG).write_text(json.dumps(config | {"format": 2}))
+    message = refused(folder)
+    assert "it is of format 2, and this version reads 3" in message
+    assert message.endswith("copy or train it again")
+
+
 def test_a_configuration_that_is_not_utf8_is_refused(folder):
     (folder / CONFIG).write_bytes(b"\xff\xfe{}")
     assert str(folder / CONFIG) in refused(folder)
 
 
-def test_a_base_with_another_tokenizer_is_refused(folder, model_folders):
+def test_a_source_model_with_another_tokenizer_is_refused(folder, model_folders):
     shutil.rmtree(folder.parent / "base")
     shutil.copytree(model_folders.target, folder.parent / "base")
     assert "fingerprint" in refused(folder)
 
 
-def test_a_base_of_another_shape_is_refused(folder, tmp_path):
+def test_a_source_model_of_another_shape_is_refused(folder, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     base = folder.parent / "base"
     for hidden, layers in ((64, 2), (32, 1)):
         config = LlamaConfig.from_pretrained(base, hidden_size=hidden, num_hidden_layers=layers)
         LlamaForCausalLM(config).save_pretrained(base)
-        assert "use the base it was trained on" in refused(folder)
+        assert "use the source model it was trained on" in refused(folder)
 
 
-def test_a_base_that_is_gone_is_named(folder):
+def test_a_source_model_that_is_gone_is_named(folder):
     shutil.rmtree(folder.parent / "base")
     assert "base" in refused(folder)
 
@@ -269,7 +278,7 @@ def test_the_three_quantities(parts):
     assert (scores.tuned is tuned, scores.untuned is untuned) == (True, True)
     assert pair.scores({"tuned": tuned}).delta is None
     residual = parts.residual()
-    scores = residual.scores({"value": tuned, "base": untuned})
+    scores = residual.scores({"value": tuned, "untuned": untuned})
     assert torch.equal(scores.tuned, untuned + tuned)
     assert (scores.delta is tuned, scores.untuned is untuned) == (True, True)
     assert residual.scores({"value": tuned}).tuned is None
@@ -306,7 +315,7 @@ def test_the_packaged_models_name_what_to_install(monkeypatch):
 
 def test_the_configuration_is_json_for_people(folder):
     config = json.loads((folder / CONFIG).read_text())
-    assert config["base"] == str(folder.parent / "base")
+    assert config["source"] == str(folder.parent / "base")
     assert config["method"] == "lora"
     assert (config["scheme"], config["layers"], config["initialization"]) == ("residual", None, "pretrained")
 

@@ -73,7 +73,7 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
         (side,) = text.sides
         z_base = parts.base.model(torch.tensor([side.ids])).logits[0].detach()
         ids = torch.tensor([text.ids])
-        taken = network.base(ids).logits.detach() if scheme.takes_base else None
+        taken = network.source_model(ids).logits.detach() if scheme.takes_base else None
         z_delta = network.value(ids, taken_logits=taken).logits[0]
         for j, learns in enumerate(side.learns):
             if learns:

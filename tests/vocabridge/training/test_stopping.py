@@ -127,8 +127,8 @@ def test_checkpoints_of_another_recipe_are_refused(recipe, data, tmp_path, chang
         train_value_network(dataclasses.replace(recipe, **change), data, tmp_path / "values")
 
 
-def test_checkpoints_of_other_data_or_another_base_are_refused(recipe, data, own, tmp_path):
-    recipe = dataclasses.replace(recipe, base=str(own / "source"))
+def test_checkpoints_of_other_data_or_another_source_are_refused(recipe, data, own, tmp_path):
+    recipe = dataclasses.replace(recipe, source=str(own / "source"))
     with pytest.raises(KeyboardInterrupt):
         train_value_network(recipe, data, tmp_path / "values", progress=interrupt_at(2))
     with pytest.raises(VocabridgeError, match="another validation"):
@@ -139,7 +139,7 @@ def test_checkpoints_of_other_data_or_another_base_are_refused(recipe, data, own
         train_value_network(recipe, data, tmp_path / "values")
     data.write_text(kept)
     shutil.copy(own / "tuned" / "model.safetensors", own / "source" / "model.safetensors")
-    with pytest.raises(VocabridgeError, match="another base"):
+    with pytest.raises(VocabridgeError, match="another source"):
         train_value_network(recipe, data, tmp_path / "values")
 
 
@@ -161,8 +161,8 @@ def launched(processes, *arguments):
 def test_two_processes_train_as_one_does(model_folders, recipe, data, tmp_path, others):
     """The same steps over five texts, so that a process is without one now and then."""
     others = [getattr(model_folders, name) for name in others]
-    launched(1, recipe.base, data, tmp_path / "one", *others)
-    launched(2, recipe.base, data, tmp_path / "two", *others)
+    launched(1, recipe.source, data, tmp_path / "one", *others)
+    launched(2, recipe.source, data, tmp_path / "two", *others)
     one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
     assert len(one) == len(two) == 4 + 3
     for a, b in zip(one, two, strict=True):

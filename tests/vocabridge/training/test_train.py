@@ -24,7 +24,7 @@ from vocabridge.training.train import CHECKPOINTS, TrainingConfig, train_value_n
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("family", ["source", "target"])
 def test_the_loss_falls_and_the_result_is_what_the_folder_holds(model_folders, recipe, data, tmp_path, family, method):
-    recipe = dataclasses.replace(recipe, base=str(getattr(model_folders, family)), method=method)
+    recipe = dataclasses.replace(recipe, source=str(getattr(model_folders, family)), method=method)
     told = []
     result = train_value_network(
         recipe, data, tmp_path / "values", validation=data, progress=lambda *args: told.append(args)
@@ -85,16 +85,16 @@ def test_the_base_does_not_change_and_takes_no_gradients(recipe, data, tmp_path,
 
     def spy(*args, **kwargs):
         network = new_value_network(*args, **kwargs)
-        networks.append((network, {name: t.clone() for name, t in network.models["base"].state_dict().items()}))
+        networks.append((network, {name: t.clone() for name, t in network.models["untuned"].state_dict().items()}))
         return network
 
     monkeypatch.setattr(training, "new_value_network", spy)
     train_value_network(dataclasses.replace(recipe, method=method, epochs=1), data, tmp_path / "values")
     (network, before), *_ = networks
-    after = network.models["base"].state_dict()
+    after = network.models["untuned"].state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert all(p.grad is None and not p.requires_grad for p in network.models["base"].parameters())
-    assert set(map(id, network.base.parameters())).isdisjoint(map(id, network.value.parameters()))
+    assert all(p.grad is None and not p.requires_grad for p in network.models["untuned"].parameters())
+    assert set(map(id, network.source_model.parameters())).isdisjoint(map(id, network.value.parameters()))
 
 
 def test_the_regulariser_makes_the_change_smaller(recipe, data, tmp_path):
@@ -119,8 +119,8 @@ def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
     digest = hashlib.sha256(data.read_bytes()).hexdigest()
     assert record["recipe"] == dataclasses.asdict(recipe) | {"other_bases": []}
     assert record["data"] == {"name": "data.jsonl", "sha256": digest} == record["validation"]
-    assert record["base"]["fingerprint"] == config["fingerprint"]
-    assert len(record["base"]["digest"]) == 64
+    assert record["source"]["fingerprint"] == config["fingerprint"]
+    assert len(record["source"]["digest"]) == 64
     assert record["versions"]["torch"] == importlib.metadata.version("torch")
     assert set(record["versions"]) == {"vocabridge", "torch", "transformers", "peft", "accelerate"}
     assert "pytest" in record["command"]
@@ -138,7 +138,7 @@ def test_the_record_says_what_it_was_made_of(recipe, data, tmp_path):
     assert list(map(json.loads, lines)) == record["curves"]
 
     card = (tmp_path / "values" / "README.md").read_text()
-    assert f"base_model: {recipe.base}" in card
+    assert f"base_model: {recipe.source}" in card
     assert f"{result.validation_after:.3f}" in card
     assert digest[:12] in card
     assert (tmp_path / "values" / PLOT).read_bytes().startswith(b"\x89PNG")
@@ -200,7 +200,7 @@ def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(recipe,
 
 
 def test_a_text_that_is_too_long_is_named(recipe, data, tmp_path):
-    network = new_value_network(recipe.base, method="lora", rank=1)
+    network = new_value_network(recipe.source, method="lora", rank=1)
     longest = max(len(text.ids) for text in load_training_texts(data, network.vocabulary, max_length=100))
     short = dataclasses.replace(recipe, max_length=longest - 1)
     with pytest.raises(VocabridgeError, match=rf"has {longest} tokens, more than .* {longest - 1};"):

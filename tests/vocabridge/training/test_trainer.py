@@ -27,7 +27,7 @@ def one_by_one(network, texts):
     found = []
     for text in texts:
         row = torch.tensor([text.ids])
-        base, delta = network.models["base"](row).logits[0], network.models["value"](row).logits[0]
+        base, delta = network.models["untuned"](row).logits[0], network.models["value"](row).logits[0]
         found += [(base[i - 1], delta[i - 1], text.ids[i]) for i in range(len(text.ids)) if text.learns[i]]
     return found
 

@@ -60,7 +60,7 @@ def test_a_range_holds_its_numbers_and_no_others(range_, inside, outside):
 )
 def test_a_recipe_has_no_number_that_is_out_of_range(name, value):
     with pytest.raises(VocabridgeError, match=f"^{name} cannot be .*; give a "):
-        replace(TrainingConfig(base="nowhere"), **{name: value})
+        replace(TrainingConfig(source="nowhere"), **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_evaluation_says_so_before_it_reads_anything(setting):
 @pytest.mark.parametrize("device", ["cuda:99", "nowhere", "meta"])
 def test_training_on_a_device_that_is_not_here_ends_before_anything_is_loaded(tmp_path, device):
     with pytest.raises(VocabridgeError, match=device):
-        train_value_network(TrainingConfig(base="nowhere"), "nowhere.jsonl", Path(tmp_path / "values"), device=device)
+        train_value_network(TrainingConfig(source="nowhere"), "nowhere.jsonl", Path(tmp_path / "values"), device=device)
     assert not (tmp_path / "values").exists()
 
 
