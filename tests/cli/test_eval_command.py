@@ -152,7 +152,7 @@ def test_the_best_of_several_strengths_is_taken_and_the_loss_at_others_shown(run
     (tmp_path / "validation.jsonl").write_text("".join(lines[2:]))
     raw.write_text("".join(lines[:2]))
     arguments = (*models, "--data", raw, "--validation", "validation.jsonl", *TEMPLATE, "--answers", 0)
-    done = run("eval", *arguments, "--contenders", "bridge,contrast", "--alpha", 0.4, "--alpha", 0.6, COLUMNS=200)
+    done = run("eval", *arguments, "--contenders", "bridge,proxy-tuning", "--alpha", 0.4, "--alpha", 0.6, COLUMNS=200)
     assert done.returncode == 0, done.stderr
     assert "Bits a token on the validation items, by alpha" in done.stdout
     assert re.search(r"lookahead", done.stdout)

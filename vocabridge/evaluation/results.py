@@ -317,7 +317,7 @@ def _set_to(setting: dict[str, Any] | None) -> str:
         return f"threshold {setting['threshold']:.2f}"
     said = [*map(_steered, setting.get("steerings", [setting]))]
     if "limits" in setting:
-        said.append("guard " + ", ".join(f"{name} {value:g}" for name, value in setting["limits"].items() if value))
+        said.append("limits " + ", ".join(f"{name} {value:g}" for name, value in setting["limits"].items() if value))
     if "tolerance" in setting:
         said.append(f"tolerance {setting['tolerance']:g}")
     return "; ".join(said)
@@ -326,7 +326,7 @@ def _set_to(setting: dict[str, Any] | None) -> str:
 def _steered(setting: dict[str, Any]) -> str:
     """What one steering is set to."""
     one, alpha = setting["combination"], setting.get("strength", 1.0)
-    weights = [one["base"], one["tuned"]] + ([one["untuned"]] if one["form"] == "product" else [])
+    weights = [one["base_weight"], one["tuned_weight"]] + ([one["untuned_weight"]] if one["form"] == "product" else [])
     said = [f"{one['method']} {one['form']}, {', '.join(f'{w:.2f}' for w in weights)}"]
     if alpha != 1:
         said.append("alpha " + (":".join(map(str, alpha.values())) if isinstance(alpha, dict) else f"{alpha:g}"))

@@ -89,7 +89,7 @@ def test_counts_of_parts_add_up_in_any_grouping(parts):
 
 
 def test_a_running_sum_merges_before_much_waits(monkeypatch):
-    from vocabridge.alignment.counting.counting_builder import pair_counts
+    from vocabridge.alignment.counting import pair_counts
 
     monkeypatch.setattr(pair_counts, "_FEW", 10)
     running = RunningSum()

@@ -93,7 +93,7 @@ def test_a_forked_process_renders_with_a_process_of_its_own():
 def test_the_process_ends_with_the_one_that_started_it():
     script = (
         "import os, signal\n"
-        "from vocabridge.alignment import template_renderer as r\n"
+        "from vocabridge.alignment.tokenizers import template_renderer as r\n"
         "r.render('', {}, [])\n"
         "print(r._RENDERER._process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

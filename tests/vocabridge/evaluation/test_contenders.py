@@ -174,7 +174,7 @@ def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, m
 
 def test_what_is_refused(files, saved, names):
     folder = saved(1.0, limits=SteeringLimits(plausible=0.1))
-    with pytest.raises(VocabridgeError, match="exact needs a bridge without a guard"):
+    with pytest.raises(VocabridgeError, match="byte-level needs a bridge without a guard"):
         run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL])
     with pytest.raises(VocabridgeError, match="name one of these"):
         run(files, bridge=folder, **names)

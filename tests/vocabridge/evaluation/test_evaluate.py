@@ -190,7 +190,7 @@ def test_the_whole_path(files, model_folders, measure):
     setting = named(report, BRIDGE).setting
     assert report.combination == setting["combination"] == setting["fits"][0]["combination"]
     assert {fit["combination"]["method"] for fit in setting["fits"]} == {method.value for method in ProjectionMethod}
-    assert {fit["policy"] for fit in setting["fits"]} == {"retokenize", "lookahead"}
+    assert {fit["policy"] for fit in setting["fits"]} == {"as-is", "lookahead"}
     assert named(report, "mixture").setting["combination"]["form"] == "mixture"
     assert 0 <= named(report, "nudging").setting["threshold"] <= 1
     base, bridge, ceiling = (named(report, name).bits_per_byte.value for name in (BASE, BRIDGE, "ceiling"))

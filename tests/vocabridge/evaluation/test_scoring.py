@@ -113,7 +113,7 @@ def test_without_validation_items_an_expert_pair_has_the_strength_1(made):
 
 def test_what_was_measured_without_validation_items_is_not_taken_for_chosen(made):
     made(Contender.PROXY_TUNING, held_out=[])
-    with pytest.raises(VocabridgeError, match="expert pair as it is without validation items"):
+    with pytest.raises(VocabridgeError, match="proxy-tuning as it is without validation items"):
         made(Contender.PROXY_TUNING)
 
 
