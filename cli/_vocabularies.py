@@ -7,7 +7,7 @@ from pathlib import Path
 from vocabridge.alignment import VocabridgeError, Vocabulary, VocabularyCard
 
 PACKAGED = ("smollm2-135m-instruct", "gemma-3-270m")
-"""The names in `vocabridge.models.loading.loading.PACKAGED`."""
+"""The names in `vocabridge.models.packaged.PACKAGED`."""
 
 
 def vocabulary(name: str) -> Vocabulary:

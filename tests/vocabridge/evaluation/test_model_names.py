@@ -7,13 +7,14 @@ import pytest
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models import loading as models
 from vocabridge.models.loading import check_model, load_model, resolve_vocabulary
+from vocabridge.models.packaged import PACKAGED, PackagedModel
 
 
 @pytest.fixture
 def packaged(monkeypatch, model_folders) -> str:
     """A packaged model whose converted files are in a folder of the cache."""
-    package = models.PackagedModel(module="json", requirement="tiny==1", gguf=lambda package, _: package)
-    monkeypatch.setitem(models.PACKAGED, "tiny", package)
+    package = PackagedModel(module="json", requirement="tiny==1", gguf=lambda package, _: package)
+    monkeypatch.setitem(PACKAGED, "tiny", package)
     monkeypatch.setattr(models, "_converted_package", lambda *_: model_folders.target)
     return "tiny"
 
@@ -28,7 +29,7 @@ def test_whether_there_is_a_model_is_known_without_reading_it(packaged, monkeypa
     check_model(packaged)
     (own / "target" / "model.safetensors").write_bytes(b"")
     check_model(str(own / "target"))
-    monkeypatch.setitem(models.PACKAGED, "gone", models.PackagedModel("no_such_module", "gone==1", lambda *_: own))
+    monkeypatch.setitem(PACKAGED, "gone", PackagedModel("no_such_module", "gone==1", lambda *_: own))
     for name, says in (
         ("gone", "gone is not installed; run: pip install gone==1"),
         (str(own / "nowhere.gguf"), r"there is no file .*nowhere\.gguf"),

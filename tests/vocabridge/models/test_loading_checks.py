@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models import loading as models
+from vocabridge.models import gguf_conversion
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import WEIGHTS, load_value_network, new_value_network, save_value_network
 
@@ -132,10 +132,10 @@ class Incomplete:
 def test_a_gguf_conversion_that_went_wrong_is_not_kept(tmp_path, monkeypatch, report, says):
     file = tmp_path / "small.gguf"
     file.write_bytes(b"GGUF")
-    monkeypatch.setattr(models, "AutoModelForCausalLM", Incomplete(**report))
+    monkeypatch.setattr(gguf_conversion, "AutoModelForCausalLM", Incomplete(**report))
     message = refused(load_model, str(file))
     assert re.search(re.escape(f"{file}") + r".*" + re.escape(says), message)
-    kept = models.cache_folder() / "models"
+    kept = gguf_conversion.cache_folder() / "models"
     assert [path.name for path in kept.iterdir() if path.suffix != ".lock"] == []
 
 
