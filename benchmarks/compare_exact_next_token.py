@@ -7,8 +7,8 @@
 SmolLM2 and Gemma-3, each as the source of the other, which is asked as the base of the informed method. The text is one
 of those of `bench_score.py`, or the prompts and responses of a file with examples. For each builder, policy and method:
 KL(truth || projected) in bits, total variation, and how often the most likely token is the same; then the first of
-these by class of target token and by how the tokens of both lie. With --value the change of this value network of the (one)
-source is compared, by every method. It is not run by `make bench`.
+these by class of target token and by how the tokens of both lie. With --value the change of this value network of the
+(one) source is compared, by every method. It is not run by `make bench`.
 """
 
 from __future__ import annotations
