@@ -1,14 +1,11 @@
 """Bridges in EleutherAI's lm-evaluation-harness, so that any of its tasks can be run on one.
 
-    python -m vocabridge.evaluation.lm_eval_model --model vocabridge --model_args bridge=my-bridge --tasks arc_easy,gsm8k
-
-is `lm_eval` with the model `vocabridge` registered; it has no way of its own to find models of other packages. In
-Python, importing this module registers it. A bridge reads the tokens that `lm_eval` gives its base model.
+Importing this module registers the model `vocabridge`; `python -m vocabridge.harness` is `lm_eval` with it. A bridge
+reads the tokens that `lm_eval` gives its base model.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +16,7 @@ try:  # first: without it, that is said before torch is imported
     from lm_eval.models.huggingface import HFLM
     from tqdm import tqdm
 except ImportError as error:
-    missing = "lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'"
-    if __name__ == "__main__":
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            print(f"{__doc__}\nThe options are those of lm_eval. {missing[0].upper()}{missing[1:]}")
-            sys.exit(0)
-        sys.exit(f"error: {missing}")
-    raise VocabridgeError(missing) from error
+    raise VocabridgeError("lm-evaluation-harness is missing; run: pip install 'vocabridge[harness]'") from error
 
 import torch
 from torch import Tensor
@@ -94,9 +85,3 @@ class HarnessModel(HFLM):
         """Log-probabilities at the last positions, (keep, |T|)."""
         logits = self.model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0]
         return logits.float().log_softmax(-1)
-
-
-if __name__ == "__main__":
-    from lm_eval.__main__ import cli_evaluate
-
-    cli_evaluate()

@@ -165,7 +165,7 @@ def test_the_command_line_knows_the_model(bridge, tasks, tmp_path):
         [
             sys.executable,
             "-m",
-            "vocabridge.evaluation.lm_eval_model",
+            "vocabridge.harness",
             *(word for option in options.items() for word in option),
         ],
         cwd=tmp_path,
@@ -183,7 +183,7 @@ def test_without_the_harness_it_says_what_to_install(tmp_path):
     script = (
         "import runpy, sys\n"
         "sys.modules['lm_eval.api.registry'] = None\n"
-        "runpy.run_module('vocabridge.evaluation.lm_eval_model', run_name='__main__')\n"
+        "runpy.run_module('vocabridge.harness', run_name='__main__')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
@@ -195,7 +195,7 @@ def test_without_the_harness_help_answers_before_torch_is_imported(tmp_path):
         "import runpy, sys\n"
         "sys.modules['lm_eval.api.registry'] = None\n"
         "sys.argv = ['harness', '--help']\n"
-        "try:\n    runpy.run_module('vocabridge.evaluation.lm_eval_model', run_name='__main__')\n"
+        "try:\n    runpy.run_module('vocabridge.harness', run_name='__main__')\n"
         "finally:\n    print({'torch', 'transformers'} & set(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
