@@ -33,10 +33,12 @@ from vocabridge.evaluation.measuring import response_bits
 from vocabridge.evaluation.scoring import of_model, of_source
 from vocabridge.models.examples import Example, load_examples
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.models.value_network import CONFIG, ValueNetwork, load_value_network
+from vocabridge.models.value_network import ValueNetwork, load_value_network
+from vocabridge.models.value_network_files import CONFIG
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.training.train import TrainingConfig, train_value_network
+from vocabridge.training.config import TrainingConfig
+from vocabridge.training.train import train_value_network
 from vocabridge.utils.progress import no_progress
 
 METHOD_NAMES = [ProjectionMethod.INFORMED, ProjectionMethod.EXPONENTIAL]

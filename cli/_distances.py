@@ -28,7 +28,8 @@ def compare(
     from vocabridge.cli._vocabularies import remembered
     from vocabridge.diagnostics.approximation_error import distances
     from vocabridge.models.loading import check_model, load_model
-    from vocabridge.models.value_network import check_value_source, is_value_network, load_value_network
+    from vocabridge.models.value_network import check_value_source, load_value_network
+    from vocabridge.models.value_network_files import is_value_network
 
     begin = perf_counter()
     with progress(f"comparing {file} with what {model} says exactly") as tell:

@@ -131,7 +131,8 @@ def train(
     It learns from DATA what to add to the source model's logits, whose weights stay as they are. Ctrl-C or
     SIGTERM saves a checkpoint; the same command goes on from the last one.
     """
-    from vocabridge.training.train import LEARNING_RATES, TrainingConfig, train_value_network
+    from vocabridge.training.config import LEARNING_RATES, TrainingConfig
+    from vocabridge.training.train import train_value_network
 
     recipe = TrainingConfig(
         source=source,

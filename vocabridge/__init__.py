@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from vocabridge.projection.combination import Combination as Combination
     from vocabridge.projection.config import BoundaryConfig as BoundaryConfig
     from vocabridge.projection.strength import Schedule as Schedule
-    from vocabridge.training.train import TrainingConfig as TrainingConfig
+    from vocabridge.training.config import TrainingConfig as TrainingConfig
     from vocabridge.training.train import train_value_network as train_value_network
 
 _MODULES = {
@@ -79,7 +79,8 @@ _MODULES = {
     "projection.combination": ("Combination",),
     "projection.config": ("BoundaryConfig",),
     "projection.strength": ("Schedule",),
-    "training.train": ("TrainingConfig", "train_value_network"),
+    "training.config": ("TrainingConfig",),
+    "training.train": ("train_value_network",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

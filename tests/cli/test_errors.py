@@ -90,7 +90,7 @@ def test_the_packaged_models_are_those_of_the_library():
 
 
 def test_the_defaults_of_training_are_those_of_the_library():
-    from vocabridge.training.train import LEARNING_RATES, TrainingConfig
+    from vocabridge.training.config import LEARNING_RATES, TrainingConfig
 
     defaults = {name: one.default for name, one in inspect.signature(train.train).parameters.items()}
     assert (defaults.pop("other_base"), defaults.pop("learning_rate")) == (None, None)

@@ -18,7 +18,8 @@ from vocabridge.evaluation.tasks import Template
 from vocabridge.models.loading import load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BaseSchedule, BoundaryPolicy, Contender, Regularizer
-from vocabridge.training.train import TrainingConfig, train_value_network
+from vocabridge.training.config import TrainingConfig
+from vocabridge.training.train import train_value_network
 
 
 def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):

@@ -26,10 +26,11 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig
+from vocabridge.models.value_network import ValueNetwork
+from vocabridge.models.value_network_files import ValueNetworkConfig
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
-from vocabridge.training.train import TrainingConfig
+from vocabridge.training.config import TrainingConfig
 
 logging.disable_progress_bar()
 

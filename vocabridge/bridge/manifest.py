@@ -17,7 +17,8 @@ from vocabridge.bridge.steering import Steering
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.reference import Reference
-from vocabridge.models.value_network import CONFIG, check_network_files, is_value_network, load_value_network
+from vocabridge.models.value_network import load_value_network
+from vocabridge.models.value_network_files import CONFIG, check_network_files, is_value_network
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import Combination

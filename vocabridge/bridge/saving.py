@@ -39,13 +39,8 @@ from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import DeviceMap
 from vocabridge.models.reference import Reference
-from vocabridge.models.value_network import (
-    CONFIG,
-    ValueNetwork,
-    is_value_network,
-    network_folder,
-    save_value_network,
-)
+from vocabridge.models.value_network import ValueNetwork, save_value_network
+from vocabridge.models.value_network_files import CONFIG, is_value_network, network_folder
 from vocabridge.models.value_source import ValueSource
 from vocabridge.projection.strength import as_json
 from vocabridge.utils.hashing import file_digest

@@ -35,7 +35,8 @@ from vocabridge.evaluation.scoring import (
 )
 from vocabridge.models.examples import Example
 from vocabridge.models.loading import load_model
-from vocabridge.models.value_network import is_value_network, load_value_network
+from vocabridge.models.value_network import load_value_network
+from vocabridge.models.value_network_files import is_value_network
 from vocabridge.options import BoundaryPolicy, Contender, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
 from vocabridge.projection.strength import as_json, from_json

@@ -19,7 +19,7 @@ from vocabridge.evaluation.model_pool import Names
 from vocabridge.evaluation.tasks import Template, digest
 from vocabridge.models.loading import is_local
 from vocabridge.models.reference import Reference
-from vocabridge.models.value_network import CONFIG, WEIGHTS, is_value_network, network_folder
+from vocabridge.models.value_network_files import CONFIG, WEIGHTS, is_value_network, network_folder
 from vocabridge.utils.hashing import file_digest, json_digest
 
 

@@ -17,7 +17,8 @@ from vocabridge.bridge.build import build_steering, check_steering
 from vocabridge.bridge.manifest import SavedBridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.loading import LoadedModel, check_model, load_model
-from vocabridge.models.value_network import check_value_source, is_value_network, load_value_source
+from vocabridge.models.value_network import check_value_source, load_value_source
+from vocabridge.models.value_network_files import is_value_network
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 

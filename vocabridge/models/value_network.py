@@ -1,44 +1,44 @@
 """Value networks on disk: begun from a pretrained small model, saved as what training changed, loaded again.
 
 A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
-`value_network.json` (the source model's name, its tokenizer's fingerprint, scheme and depth, the recipe, and the SHA-256
-of the first file).
+`value_network.json` (the source model's name, its tokenizer's fingerprint, scheme and depth, the recipe, and the
+SHA-256 of the first file); `value_network_files` reads them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError, write_whole
-from vocabridge.alignment.jsonio import read_json
-from vocabridge.data import VALUE_NETWORKS
 from vocabridge.models.adapters import Adapted
 from vocabridge.models.checkpoint_files import ADAPTERS
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
-from vocabridge.models.loading_checks import check_finite
 from vocabridge.models.truncation import keep_layers
-from vocabridge.models.value_source import ValueSource
+from vocabridge.models.value_network_files import (
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    ValueNetworkConfig,
+    check_network_files,
+    is_value_network,
+    network_folder,
+    read_config,
+    read_weights,
+)
+from vocabridge.models.value_source import Scores, ValueSource
 from vocabridge.options import Initialization, Scheme
-from vocabridge.utils.hashing import digest, file_digest
-
-if TYPE_CHECKING:
-    pass
-from vocabridge.models.value_source import Scores
-
-WEIGHTS = "value_network.safetensors"
-CONFIG = "value_network.json"
-FORMAT = 3
+from vocabridge.utils.hashing import digest
 
 
 def new_value_network(
@@ -112,16 +112,6 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def network_folder(name: str | Path) -> Path:
-    """Give the folder of a value network: a shipped one by its short name, else the folder that the name is."""
-    return VALUE_NETWORKS.get(str(name), Path(name))
-
-
-def is_value_network(name: str | Path) -> bool:
-    """Whether a folder holds a value network, or the name is the short name of one."""
-    return (network_folder(name) / CONFIG).is_file()
-
-
 def load_value_network(
     folder: str | Path,
     *,
@@ -148,10 +138,10 @@ def load_value_network(
             trained with.
     """
     name, folder = str(folder), network_folder(folder)
-    config, sha256 = _read_config(folder / CONFIG)
+    config, sha256 = read_config(folder / CONFIG)
     if source is not None:
         config = replace(config, source=source)
-    tensors = _read_weights(folder / WEIGHTS, sha256)
+    tensors = read_weights(folder / WEIGHTS, sha256)
     loaded = load_model(config.source, device=device, dtype=dtype, revision=revision, adapted=adapted)
     if loaded.vocabulary.fingerprint != config.fingerprint:
         raise VocabridgeError(
@@ -178,24 +168,6 @@ def check_value_source(value: str, untuned: str | None = None) -> None:
         return
     _refuse_adapter(value)
     check_model(check_network_files(network_folder(value)))
-
-
-def check_network_files(folder: Path) -> str:
-    """Checks that a value network's files are there, and its weights those of then.
-
-    Returns:
-        The name of its source model, which may not be there.
-
-    Raises:
-        VocabridgeError: They are not.
-    """
-    config, sha256 = _read_config(folder / CONFIG)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise _without_weights(path)
-    if file_digest(path) != sha256:
-        raise _altered(path)
-    return config.source
 
 
 def load_value_source(
@@ -273,20 +245,6 @@ def _trained_state(model: PreTrainedModel, config: ValueNetworkConfig) -> dict[s
     return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
 
 
-def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors in a file that has to have this hash."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise _without_weights(path) from None
-    except Exception as error:
-        raise VocabridgeError(f"{path} is damaged ({error}); copy or train the value network again") from error
-    if file_digest(path) != sha256:
-        raise _altered(path)
-    check_finite(str(path), tensors.items())
-    return tensors
-
-
 def _load_state(
     value: DeltaModel, config: ValueNetworkConfig, path: Path, tensors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -308,50 +266,10 @@ def _load_state(
             value.model.load_state_dict(state, strict=False)  # the tied head is not stored twice
     except RuntimeError as error:
         raise VocabridgeError(
-            f"{path} does not fit {config.source}: its tensors have other shapes; use the source model it was trained on"
+            f"{path} does not fit {config.source}: its tensors have other shapes; use the source model it was trained "
+            "on"
         ) from error
     return state
-
-
-def _altered(path: Path) -> VocabridgeError:
-    return VocabridgeError(
-        f"{path.parent} has other weights now than when it was saved: {path.name} is altered or damaged; copy or train "
-        "the value network again"
-    )
-
-
-def _without_weights(path: Path) -> VocabridgeError:
-    return VocabridgeError(f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}")
-
-
-def _read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
-    """The configuration in a file, and the SHA-256 of the weights."""
-    try:
-        fields = read_json(path)
-        if not isinstance(fields, dict):
-            raise TypeError("it holds no JSON object")
-        if (found := fields.pop("format", 1)) != FORMAT:
-            raise ValueError(f"it is of format {found}, and this version reads {FORMAT}")
-        sha256 = fields.pop("sha256")
-        if not all(isinstance(fields[name], str) for name in ("source", "fingerprint", "method")):
-            raise TypeError("source, fingerprint and method are strings")
-        if not isinstance(fields.get("layers"), int | None):
-            raise TypeError("layers is a number or null")
-        choices = {
-            name: choice(fields[name])
-            for name, choice in (("scheme", Scheme), ("initialization", Initialization))
-            if name in fields  # folders of before there were these have neither
-        }
-        return ValueNetworkConfig(**fields | choices), sha256
-    except FileNotFoundError:
-        raise VocabridgeError(
-            f"there is no file {path}; give the folder of a trained value network, or the short name of one that ships "
-            f"with vocabridge: {', '.join(VALUE_NETWORKS)}"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise VocabridgeError(
-            f"{path} is not a value network's configuration ({error}); copy or train it again"
-        ) from error
 
 
 class ValueNetwork(ValueSource):
@@ -397,28 +315,3 @@ class ValueNetwork(ValueSource):
         delta, untuned = logits.get("value"), logits.get("untuned")
         tuned = None if delta is None or untuned is None else untuned + delta
         return Scores(delta=delta, tuned=tuned, untuned=untuned)
-
-
-@dataclass(frozen=True)
-class ValueNetworkConfig:
-    """What `value_network.json` holds.
-
-    Attributes:
-        source: The source model by name: short name, folder, GGUF file or hub id.
-        fingerprint: Fingerprint of the source vocabulary.
-        method: "lora" or "full".
-        rank: Rank of the LoRA adapter; None for "full".
-        scheme: What it reads.
-        layers: It has the first so many layers of the source model; None for all.
-        initialization: What it started from.
-        training: The recipe and its losses, as recorded by training; for people.
-    """
-
-    source: str
-    fingerprint: str
-    method: str
-    rank: int | None = None
-    scheme: Scheme = Scheme.RESIDUAL
-    layers: int | None = None
-    initialization: Initialization = Initialization.PRETRAINED
-    training: dict[str, Any] = field(default_factory=dict)

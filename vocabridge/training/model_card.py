@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
-from vocabridge.models.value_network import ValueNetworkConfig
+from vocabridge.models.value_network_files import ValueNetworkConfig
 from vocabridge.utils.hashing import json_digest
 from vocabridge.utils.jsonl import data_digest
 

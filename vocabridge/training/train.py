@@ -2,10 +2,10 @@
 
     loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regularizer
 
-over its own source model or several bases (`training_bases`), by AdamW, a cosine schedule and gradients clipped at 1. Source: Lu et
-al., arXiv 2410.21027; `regularizer` says how the released code differs. Checkpoints are in `checkpoints/` of the output
-folder until the network is written there at the end; the same call takes up the last one. Under a launcher of several
-processes (`torchrun`, `accelerate launch`) each has its share of every step, and the first one writes.
+over its own source model or several bases (`bases`), by AdamW, a cosine schedule and gradients clipped at 1. Source:
+Lu et al., arXiv 2410.21027; `regularizers` says how the released code differs. Checkpoints are in `checkpoints/` of the
+output folder until the network is written there at the end; the same call takes up the last one. Under a launcher of
+several processes (`torchrun`, `accelerate launch`) each has its share of every step, and the first one writes.
 """
 
 from __future__ import annotations
@@ -23,107 +23,26 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
-from vocabridge.alignment import Effect, VocabridgeError, Vocabulary, refuse_idle
-from vocabridge.alignment.files import LOCK, PART, at_work
-from vocabridge.alignment.jsonio import read_json_object
+from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment.files import LOCK, at_work
 from vocabridge.models.loading import check_model, find_device
 from vocabridge.models.reference import Reference
-from vocabridge.models.value_network import CONFIG, WEIGHTS, ValueNetwork, new_value_network, save_value_network
-from vocabridge.options import BaseSchedule, Initialization, Regularizer, Scheme
+from vocabridge.models.value_network import ValueNetwork, new_value_network, save_value_network
 from vocabridge.training.bases import TrainingBase, beside, load_others
-from vocabridge.training.callbacks import LOG, PLOT, TrainingLog, plot, points, thinned
+from vocabridge.training.callbacks import PLOT, TrainingLog, plot, points, thinned
+from vocabridge.training.config import TrainingConfig, refuse_idle_settings
 from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
-from vocabridge.training.model_card import CARD, command, identity, named, versions, write_card
+from vocabridge.training.model_card import command, identity, named, versions, write_card
 from vocabridge.training.objective import TrainingObjective
+from vocabridge.training.run_folder import CHECKPOINTS, check_folder, last_checkpoint
 from vocabridge.training.stopping import Stopping
-from vocabridge.training.trainer import RUN, UNFINISHED, ValueTrainer, validations
+from vocabridge.training.trainer import UNFINISHED, ValueTrainer, validations
 from vocabridge.utils.jsonl import read_records
 from vocabridge.utils.progress import Progress, no_progress
-from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
-
-CHECKPOINTS = "checkpoints"
-
-_RANGES = {
-    "layers": COUNT,
-    "epochs": COUNT,
-    "learning_rate": LEARNING_RATE,
-    "batch_size": COUNT,
-    "rank": RANK,
-    "regularizer_weight": WEIGHT,
-    "max_length": TEXT_LENGTH,
-    "gradient_accumulation": COUNT,
-    "patience": COUNT,
-    "seed": SEED,
-}
-
-LEARNING_RATES = {"full": 3e-4, "lora": 1e-3}
 
 _SAVES = 10
 """Checkpoints a run, beside one after every epoch."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train.
-
-    Attributes:
-        source: The source model by name: the small model that the value network changes.
-        method: "full" or "lora" (an adapter on every linear layer).
-        other_bases: Bases to train on beside the source model, by name, of any tokenizer.
-        turns: Which of the bases a step has.
-        scheme: What the value network reads of the source model.
-        layers: It has the first so many layers of the source model; None for all.
-        initialization: Whether it starts from the source model's weights.
-        epochs: Passes over the data, at most.
-        learning_rate: Peak of a cosine schedule with 3% warm-up; `LEARNING_RATES` has what was good for a method.
-        batch_size: Texts a step, over all processes and parts.
-        rank: The adapter's rank.
-        regularizer: What is added to the loss.
-        regularizer_weight: Its weight; `released` has its own.
-        max_length: Longest text in tokens; longer ones are an error, never cut.
-        packing: Whether several texts share a sequence of up to `max_length` tokens, each read by itself; a step then
-            has `batch_size` such sequences.
-        dtype: "bfloat16" or "float32": what is computed in. The frozen weights are bf16 numbers either way, what is
-            trained is float32.
-        gradient_checkpointing: Whether to compute activations twice instead of keeping them.
-        gradient_accumulation: In how many parts a process does its share of a step, one after the other.
-        patience: Stop when validation has not become better for so many epochs, and take the best weights; None for
-            all epochs and the last weights.
-        seed: Of the order of texts and of what is random at the start.
-    """
-
-    source: str
-    method: str = "full"
-    other_bases: tuple[str, ...] = ()
-    turns: BaseSchedule = BaseSchedule.IN_TURN
-    scheme: Scheme = Scheme.RESIDUAL
-    layers: int | None = None
-    initialization: Initialization = Initialization.PRETRAINED
-    epochs: int = 1
-    learning_rate: float = 3e-4
-    batch_size: int = 8
-    rank: int = 8
-    regularizer: Regularizer = Regularizer.L1
-    regularizer_weight: float = 0.1
-    max_length: int = 1024
-    packing: bool = False
-    dtype: str = "bfloat16"
-    gradient_checkpointing: bool = False
-    gradient_accumulation: int = 1
-    patience: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the numbers.
-
-        Raises:
-            VocabridgeError: One is out of range.
-        """
-        for name, range_ in _RANGES.items():
-            if (value := getattr(self, name)) is not None:
-                range_.check(name, value)
 
 
 @dataclass(frozen=True)
@@ -184,8 +103,8 @@ def train_value_network(
             checkpoints of another run.
         KeyboardInterrupt: At Ctrl-C, or `Terminated` at SIGTERM; its message says what is saved.
     """
-    _check_folder(output)
-    _refuse_idle(recipe, validation)
+    check_folder(output)
+    refuse_idle_settings(recipe, validation)
     find_device(device)
     for name in (recipe.source, *recipe.other_bases):
         check_model(name)
@@ -219,7 +138,7 @@ def _train(
         "validation": named(validation),
     }
     run = _plain(asdict(recipe)) | {name: identity(given) for name, given in made_of.items()}
-    checkpoint = _checkpoint(output, run)
+    checkpoint = last_checkpoint(output, run)
 
     sequences = pack(texts, recipe.max_length) if recipe.packing else texts
     each = math.ceil(len(sequences) / recipe.batch_size)
@@ -236,30 +155,17 @@ def _train(
         run=run,
         callbacks=[TrainingLog(output, progress), stopping],
     )
-    resumed = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
-    with stopping.at_signals():
-        trainer.train(resume_from_checkpoint=checkpoint)
-    if stopping.signal and trainer.state.global_step < steps:
-        raise stopping.error(
-            f"step {trainer.state.global_step} of {steps} is saved in {output / CHECKPOINTS}; start the same run again "
-            "to go on"
-        )
+    _run(trainer, stopping, checkpoint, steps, output)
     if recipe.patience is not None:
         trainer.load_best()
 
-    curve = points(trainer.state.log_history)
-    before, after = _validation(trainer, best=recipe.patience is not None)
     result = TrainingResult(
         folder=str(output),
         examples=len(texts),
         steps=trainer.state.global_step,
-        resumed=resumed,
-        losses=_by_epoch(curve, "nats", each),
-        norms=_by_epoch(curve, "norm", each),
-        changed=_by_epoch(curve, "changed", each),
-        validation_before=before,
-        validation_after=after,
+        resumed=int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0,
         seconds=time.monotonic() - started,
+        **_measured(trainer, each, best=recipe.patience is not None),
     )
     record = {
         "recipe": _plain(asdict(recipe)),
@@ -268,81 +174,60 @@ def _train(
         "processes": arguments.world_size,
         "versions": versions(),
         **{name: value for name, value in asdict(result).items() if name != "folder"},
-        "curves": thinned(curve),
+        "curves": thinned(points(trainer.state.log_history)),
     }
+    _save(trainer, network, recipe, output, record)
+    return result
+
+
+def _run(trainer: ValueTrainer, stopping: Stopping, checkpoint: str | None, steps: int, output: Path) -> None:
+    """Run so many steps, from a checkpoint on if there is one.
+
+    Raises:
+        KeyboardInterrupt: At Ctrl-C, or `Terminated` at SIGTERM.
+    """
+    with stopping.at_signals():
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if stopping.signal and trainer.state.global_step < steps:
+        raise stopping.error(
+            f"step {trainer.state.global_step} of {steps} is saved in {output / CHECKPOINTS}; start the same run again "
+            "to go on"
+        )
+
+
+def _save(
+    trainer: ValueTrainer, network: ValueNetwork, recipe: TrainingConfig, output: Path, record: Mapping[str, Any]
+) -> None:
+    """Write what was trained to its folder, in the first process; the others wait."""
     state = trainer.trained()
     if trainer.is_world_process_zero():
         if trainer.is_fsdp_enabled:  # the parts that are here do not make a network
             network = _new_network(recipe, "cpu")
             TrainingObjective(network, recipe.regularizer).load_state_dict(state, strict=False)
-        plot(curve, output / PLOT)
+        plot(points(trainer.state.log_history), output / PLOT)
         write_card(output, network.config, record)
         save_value_network(network, output, record)
         (output / LOCK).unlink()
     trainer.accelerator.wait_for_everyone()
-    return result
 
 
-def _refuse_idle(recipe: TrainingConfig, validation: str | Path | float | None) -> None:
-    """Refuses settings without effect."""
-    plain, sized = TrainingConfig(recipe.source), recipe.regularizer_weight > 0
-    released = recipe.regularizer is Regularizer.RELEASED
-    refuse_idle(
-        Effect(
-            "patience",
-            recipe.patience is not None,
-            validation is not None,
-            "patience needs texts to validate on; name them, or leave out patience",
-        ),
-        Effect(
-            "rank", recipe.rank != plain.rank, recipe.method == "lora", "only an adapter has one; take the method lora"
-        ),
-        Effect("turns", recipe.turns is not plain.turns, bool(recipe.other_bases), "there is one base; name another"),
-        Effect(
-            "regularizer_weight",
-            recipe.regularizer_weight != plain.regularizer_weight,
-            not released,
-            "the regularizer released has its own weight; choose another regularizer, or leave this out",
-        ),
-        Effect(
-            "regularizer",
-            recipe.regularizer is not plain.regularizer,
-            released or sized,
-            "its weight is 0; raise the weight, or leave this out",
-        ),
-    )
+def _measured(trainer: ValueTrainer, each: int, *, best: bool) -> dict[str, Any]:
+    """Return what a run's log holds for a `TrainingResult`.
 
-
-def _check_folder(output: Path) -> None:
-    """Refuses a folder that holds anything but what an unfinished run leaves.
-
-    Until a run is over, its folder has a lock file, whatever else is in it.
+    Args:
+        trainer: Has run.
+        each: Steps an epoch.
+        best: Whether the best weights are kept, not the last ones.
     """
-    there = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    there -= {f".{name}{PART}" for name in (LOG, PLOT, CARD, WEIGHTS, CONFIG)}
-    known = {CHECKPOINTS, LOG, PLOT, CARD, WEIGHTS}
-    unfinished = there <= known | {LOCK, CONFIG} if LOCK in there else CHECKPOINTS in there and there <= known
-    if (there and not unfinished) or (output.exists() and not output.is_dir()):
-        raise VocabridgeError(f"{output} is not empty; name a new folder, or remove it first")
-
-
-def _checkpoint(output: Path, run: Mapping[str, Any]) -> str | None:
-    """The last checkpoint of this very run, if there is one."""
-    folder = output / CHECKPOINTS
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if last is None:
-        return None
-    try:
-        then = read_json_object(Path(last) / RUN)
-    except (OSError, ValueError) as error:
-        raise VocabridgeError(f"{Path(last) / RUN} cannot be read ({error}); remove {last}, or {output}") from error
-    for name in run:
-        if then.get(name) != run[name]:
-            raise VocabridgeError(
-                f"{folder} is of a run with another {name.replace('_', ' ')}: {then.get(name)}, not {run[name]}; start "
-                "that run again to go on with it, or name a new folder"
-            )
-    return last
+    curve = points(trainer.state.log_history)
+    before, after = _validation(trainer, best=best)
+    return {
+        "losses": _by_epoch(curve, "nats", each),
+        "norms": _by_epoch(curve, "norm", each),
+        "changed": _by_epoch(curve, "changed", each),
+        "validation_before": before,
+        "validation_after": after,
+    }
 
 
 def _arguments(recipe: TrainingConfig, output: Path, device: str) -> TrainingArguments:

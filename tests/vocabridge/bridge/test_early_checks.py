@@ -14,7 +14,8 @@ from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.training.train import TrainingConfig, train_value_network
+from vocabridge.training.config import TrainingConfig
+from vocabridge.training.train import train_value_network
 
 
 @pytest.fixture

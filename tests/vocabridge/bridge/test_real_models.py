@@ -14,12 +14,8 @@ from vocabridge.evaluation.scoring import donor
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.models.value_network import (
-    ValueNetwork,
-    ValueNetworkConfig,
-    load_value_source,
-    new_value_network,
-)
+from vocabridge.models.value_network import ValueNetwork, load_value_source, new_value_network
+from vocabridge.models.value_network_files import ValueNetworkConfig
 from vocabridge.options import BoundaryPolicy, ProjectionMethod, Scheme
 from vocabridge.projection.combination import Combination
 

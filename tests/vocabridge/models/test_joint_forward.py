@@ -14,7 +14,8 @@ from vocabridge.evaluation.scoring import donor, of_source
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
 from vocabridge.models.prompts import left_padded, prompt_ids
-from vocabridge.models.value_network import ValueNetwork, ValueNetworkConfig, new_value_network
+from vocabridge.models.value_network import ValueNetwork, new_value_network
+from vocabridge.models.value_network_files import ValueNetworkConfig
 from vocabridge.options import BoundaryPolicy, ProjectionMethod, Scheme
 
 CASCADES = [Scheme.CASCADE, Scheme.CASCADE_PLUS]

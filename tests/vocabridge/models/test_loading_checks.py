@@ -13,7 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models import gguf_conversion
 from vocabridge.models.loading import load_model
-from vocabridge.models.value_network import WEIGHTS, load_value_network, new_value_network, save_value_network
+from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
+from vocabridge.models.value_network_files import WEIGHTS
 
 
 def rewrite(folder, change):

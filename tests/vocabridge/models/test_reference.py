@@ -16,13 +16,8 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.models.loading import load_model
 from vocabridge.models.reference import Reference, weights_digest
-from vocabridge.models.value_network import (
-    CONFIG,
-    WEIGHTS,
-    load_value_network,
-    new_value_network,
-    save_value_network,
-)
+from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
+from vocabridge.models.value_network_files import CONFIG, WEIGHTS
 from vocabridge.utils import hashing
 
 

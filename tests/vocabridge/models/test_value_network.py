@@ -20,15 +20,8 @@ from vocabridge.evaluation.tasks import Template
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.models.value_network import (
-    CONFIG,
-    WEIGHTS,
-    is_value_network,
-    load_value_network,
-    load_value_source,
-    new_value_network,
-    save_value_network,
-)
+from vocabridge.models.value_network import load_value_network, load_value_source, new_value_network, save_value_network
+from vocabridge.models.value_network_files import CONFIG, WEIGHTS, is_value_network
 from vocabridge.options import Initialization, ProjectionMethod, Scheme
 from vocabridge.projection.combination import Combination
 

@@ -14,13 +14,16 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from vocabridge.alignment import VocabridgeError, align
 from vocabridge.data import corpus_files
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network
+from vocabridge.models.value_network import load_value_network
+from vocabridge.models.value_network_files import CONFIG, WEIGHTS
 from vocabridge.options import BaseSchedule, Regularizer, Scheme
 from vocabridge.training.bases import TrainingBase, beside, load_others, whose_turn
 from vocabridge.training.collator import collate
+from vocabridge.training.config import TrainingConfig
 from vocabridge.training.dataset import TrainingText, load_training_texts
 from vocabridge.training.objective import TrainingObjective
-from vocabridge.training.train import CHECKPOINTS, TrainingConfig, train_value_network
+from vocabridge.training.run_folder import CHECKPOINTS
+from vocabridge.training.train import train_value_network
 
 SENTENCES = ["The quick brown fox jumps", "def count(words):\n    return 12", "naïve café 東京  two   spaces"]
 

@@ -16,14 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.value_network import CONFIG, WEIGHTS
+from vocabridge.models.value_network_files import CONFIG, WEIGHTS
 from vocabridge.training.callbacks import LOG
-from vocabridge.training.train import CHECKPOINTS, train_value_network
+from vocabridge.training.run_folder import CHECKPOINTS
+from vocabridge.training.train import train_value_network
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from vocabridge.training.train import TrainingConfig, train_value_network
+from vocabridge.training.train import train_value_network
+from vocabridge.training.config import TrainingConfig
 from vocabridge.training.trainer import ValueTrainer
 recipe = TrainingConfig(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, method="lora", dtype="float32",
                 patience=2, other_bases=tuple(sys.argv[4:]))

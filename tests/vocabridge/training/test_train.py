@@ -11,14 +11,17 @@ import pytest
 import torch
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.value_network import CONFIG, WEIGHTS, load_value_network, new_value_network
+from vocabridge.models.value_network import load_value_network, new_value_network
+from vocabridge.models.value_network_files import CONFIG, WEIGHTS
 from vocabridge.options import Initialization, Regularizer, Scheme
 from vocabridge.training import train as training
 from vocabridge.training.callbacks import LOG, PLOT
 from vocabridge.training.collator import collate
+from vocabridge.training.config import TrainingConfig
 from vocabridge.training.dataset import load_training_texts
 from vocabridge.training.objective import TrainingObjective
-from vocabridge.training.train import CHECKPOINTS, TrainingConfig, train_value_network
+from vocabridge.training.run_folder import CHECKPOINTS
+from vocabridge.training.train import train_value_network
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

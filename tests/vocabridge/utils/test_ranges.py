@@ -12,7 +12,8 @@ from vocabridge.bridge.streaming import stream
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.models.loading import find_device
 from vocabridge.projection.strength import Schedule, from_json
-from vocabridge.training.train import TrainingConfig, train_value_network
+from vocabridge.training.config import TrainingConfig
+from vocabridge.training.train import train_value_network
 from vocabridge.utils import ranges
 from vocabridge.utils.ranges import Range
 

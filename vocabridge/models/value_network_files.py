@@ -1,0 +1,129 @@
+"""The folder of a value network: its configuration and its weights, checked as they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.jsonio import read_json
+from vocabridge.data import VALUE_NETWORKS
+from vocabridge.models.loading_checks import check_finite
+from vocabridge.options import Initialization, Scheme
+from vocabridge.utils.hashing import file_digest
+
+WEIGHTS = "value_network.safetensors"
+CONFIG = "value_network.json"
+FORMAT = 3
+
+
+@dataclass(frozen=True)
+class ValueNetworkConfig:
+    """What `value_network.json` holds.
+
+    Attributes:
+        source: The source model by name: short name, folder, GGUF file or hub id.
+        fingerprint: Fingerprint of the source vocabulary.
+        method: "lora" or "full".
+        rank: Rank of the LoRA adapter; None for "full".
+        scheme: What it reads.
+        layers: It has the first so many layers of the source model; None for all.
+        initialization: What it started from.
+        training: The recipe and its losses, as recorded by training; for people.
+    """
+
+    source: str
+    fingerprint: str
+    method: str
+    rank: int | None = None
+    scheme: Scheme = Scheme.RESIDUAL
+    layers: int | None = None
+    initialization: Initialization = Initialization.PRETRAINED
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def network_folder(name: str | Path) -> Path:
+    """Return the folder of a value network: a shipped one by its short name, else the folder that the name is."""
+    return VALUE_NETWORKS.get(str(name), Path(name))
+
+
+def is_value_network(name: str | Path) -> bool:
+    """Whether a folder holds a value network, or the name is the short name of one."""
+    return (network_folder(name) / CONFIG).is_file()
+
+
+def check_network_files(folder: Path) -> str:
+    """Check that a value network's files are there, and its weights those of then.
+
+    Returns:
+        The name of its source model, which may not be there.
+
+    Raises:
+        VocabridgeError: They are not.
+    """
+    config, sha256 = read_config(folder / CONFIG)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise _without_weights(path)
+    if file_digest(path) != sha256:
+        raise _altered(path)
+    return config.source
+
+
+def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
+    """Read the tensors in a file that has to have this hash."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise _without_weights(path) from None
+    except Exception as error:
+        raise VocabridgeError(f"{path} is damaged ({error}); copy or train the value network again") from error
+    if file_digest(path) != sha256:
+        raise _altered(path)
+    check_finite(str(path), tensors.items())
+    return tensors
+
+
+def _altered(path: Path) -> VocabridgeError:
+    return VocabridgeError(
+        f"{path.parent} has other weights now than when it was saved: {path.name} is altered or damaged; copy or train "
+        "the value network again"
+    )
+
+
+def _without_weights(path: Path) -> VocabridgeError:
+    return VocabridgeError(f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}")
+
+
+def read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
+    """Read the configuration in a file, and the SHA-256 of the weights."""
+    try:
+        fields = read_json(path)
+        if not isinstance(fields, dict):
+            raise TypeError("it holds no JSON object")
+        if (found := fields.pop("format", 1)) != FORMAT:
+            raise ValueError(f"it is of format {found}, and this version reads {FORMAT}")
+        sha256 = fields.pop("sha256")
+        if not all(isinstance(fields[name], str) for name in ("source", "fingerprint", "method")):
+            raise TypeError("source, fingerprint and method are strings")
+        if not isinstance(fields.get("layers"), int | None):
+            raise TypeError("layers is a number or null")
+        choices = {
+            name: choice(fields[name])
+            for name, choice in (("scheme", Scheme), ("initialization", Initialization))
+            if name in fields  # folders of before there were these have neither
+        }
+        return ValueNetworkConfig(**fields | choices), sha256
+    except FileNotFoundError:
+        raise VocabridgeError(
+            f"there is no file {path}; give the folder of a trained value network, or the short name of one that ships "
+            f"with vocabridge: {', '.join(VALUE_NETWORKS)}"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise VocabridgeError(
+            f"{path} is not a value network's configuration ({error}); copy or train it again"
+        ) from error
