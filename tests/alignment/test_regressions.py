@@ -18,12 +18,12 @@
 | edit distance called with an array | test_edit_distance \
 `test_a_distance_is_one_of_characters_and_not_of_lists_of_tokens` |
 | O(V^2) `list.index` | `test_building_does_not_look_for_tokens_one_by_one` |
-| begin token added at each re-tokenization | `test_encoding_again_adds_no_begin_token`; runtime/test_reader \
+| begin token added at each re-tokenization | `test_encoding_again_adds_no_begin_token`; test_incremental_tokenizer \
 `test_ids_are_those_from_scratch_after_every_piece` |
-| position ids stale after a rollback | runtime/test_reading \
+| position ids stale after a rollback | test_source_stream \
 `test_after_taking_tokens_back_others_are_read` |
 | `.item()` and `.cpu()` on every token | `test_no_step_of_the_runtime_waits_for_single_numbers` |
-| the whole prompt encoded at every token | runtime/test_reader \
+| the whole prompt encoded at every token | test_incremental_tokenizer \
 `test_only_the_text_behind_the_last_safe_cut_is_encoded_again` |
 """
 

@@ -94,7 +94,7 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
     alone = of_model("bridge", bridge, bridge.vocabulary)
     expected = bits_per_byte(lambda example: sum(alone.read(example)["bits"]), files)
     assert named(report, Contender.BRIDGE).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
-    assert "alpha 1.0:0.25:3; heal; guard max_norm 2" in {row[0]: row[-1] for row in report.costs()}["bridge"]
+    assert "alpha 1.0:0.25:3; heal; limits max_norm 2" in {row[0]: row[-1] for row in report.costs()}["bridge"]
 
 
 def test_saved_or_by_name_all_contenders_are_the_same(files, saved, names):

@@ -61,7 +61,7 @@ def only_base(bridge):
 
 def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_carry(made):
     contender, setting = made(Contender.MIXTURE)
-    bridge, share = contender.model, setting["combination"]["tuned"]
+    bridge, share = contender.model, setting["combination"]["tuned_weight"]
     assert (bridge.steering.policy, setting["combination"]["form"]) == (BoundaryPolicy.AS_IS, "mixture")
     assert 0 < share < 1
     mixed, base = probabilities(bridge), only_base(bridge)
