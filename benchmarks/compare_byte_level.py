@@ -1,11 +1,11 @@
-"""What the exact mode costs and how exact it is, on the packaged models.
+"""What the byte-level mode costs and how exact it is, on the packaged models.
 
     python benchmarks/compare_byte_level.py [--bytes 150] [--tolerance 1e-3 1e-6] [--tokens 8] [--output FILE]
 
 Of each model: bits of three texts by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the
-shipped value network: seconds a byte, and forwards, of the exact mode, beside the projected bridge on the same prompt,
-which ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy decoding
-in the exact mode gives the text that adding logits token by token gives. It is not run by `make bench`.
+shipped value network: seconds a byte, and forwards, of the byte-level mode, beside the projected bridge on the same
+prompt, which ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy decoding
+in the byte-level mode gives the text that adding logits token by token gives. It is not run by `make bench`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
     """An exact and a projected bridge on one prompt."""
     rows = []
     for exact in (False, True):
-        bridge: Any = build_bridge(MODELS[1], VALUE, exact=exact)  # type: ignore[call-overload]
+        bridge: Any = build_bridge(MODELS[1], VALUE, byte_level=exact)  # type: ignore[call-overload]
         if exact:
             bridge.limit(tolerance=tolerance)
         "".join(stream(bridge, PROMPT, max_new_tokens=1))  # what is cached at first use
@@ -127,7 +127,7 @@ def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
         writing = stream(bridge, PROMPT, max_new_tokens=tokens)
         text = "".join(writing)
         seconds, size = perf_counter() - clock, len(text.encode())
-        row = {"bridge": "exact" if exact else "projected", "text": text, "s a byte": seconds / size}
+        row = {"bridge": "byte-level" if exact else "projected", "text": text, "s a byte": seconds / size}
         row |= {"s a token": seconds / writing.tokens}
         if exact:
             row |= {"forwards a byte, all models": (bridge.forwards - before) / size}

@@ -1,4 +1,4 @@
-"""The exact mode beside genlm-bytes: the same weights, the same text, in one run.
+"""The byte-level mode beside genlm-bytes: the same weights, the same text, in one run.
 
     pip install genlm-bytes
     python benchmarks/compare_genlm.py [--models NAME ...] [--bytes 16] [--beam 5] [--prune 0]

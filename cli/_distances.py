@@ -1,4 +1,4 @@
-"""`vocabridge score --exact`: how far what is projected is from the truth."""
+"""`vocabridge score --against-exact`: how far what is projected is from the truth."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Examples:
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
       --records my-run --html report.html
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --contenders base,donor,bridge --json
-  vocabridge eval --bridge my-bridge --data test.jsonl --exact --limit 20
+  vocabridge eval --bridge my-bridge --data test.jsonl --byte-level --limit 20
   vocabridge eval --base gemma-3-270m --value my-values --data test.jsonl --validation validation.jsonl
       --combination report.json --alpha 0.5 --alpha 0.75 --alpha 1
   vocabridge eval --base gemma-3-270m --value my-values --data gsm8k-test.jsonl --validation gsm8k-validation.jsonl
@@ -132,13 +132,14 @@ def evaluate(
             metavar="NAME[,NAME...]",
             callback=kinds,
             help=f"Which to compare: {', '.join(kind.value for kind in Contender)}. By default all that can "
-            "be made, without exact, which is slow.",
+            "be made, without byte-level, which is slow.",
         ),
     ] = None,
-    exact: Annotated[
+    byte_level: Annotated[
         bool,
         typer.Option(
-            "--exact", help="The bridge over bytes, too (exact), beside base and bridge or those that are named."
+            "--byte-level",
+            help="The bridge over bytes, too (byte-level), beside base and bridge or those that are named.",
         ),
     ] = False,
     prompt: Annotated[
@@ -158,7 +159,9 @@ def evaluate(
     max_new_tokens: Annotated[int, number(COUNT, "The longest answer.")] = 96,
     tolerance: Annotated[
         float | None,
-        number(TOLERANCES, "Of exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."),
+        number(
+            TOLERANCES, "Of byte-level: the share of each model's mass that may be left out at a byte; 1e-6 if not set."
+        ),
     ] = None,
     records: Annotated[
         Path | None,
@@ -202,9 +205,9 @@ def evaluate(
     if bridge is not None and (given := [name for name, one in beside.items() if one]):
         raise typer.BadParameter(f"A bridge has its own; leave out {', '.join(given)}.", param_hint="--bridge")
     compared = cast("list[Contender] | None", contenders)  # what the callback made of it
-    if exact:
+    if byte_level:
         compared = list(dict.fromkeys([*(compared or (Contender.BASE, Contender.BRIDGE)), Contender.BYTE_LEVEL]))
-    advice = "Only the contender exact has a tolerance; add --exact"
+    advice = "Only the contender byte-level has a tolerance; add --byte-level"
     refuse_idle(Effect("tolerance", tolerance is not None, Contender.BYTE_LEVEL in (compared or ()), advice))
     import torch
 

@@ -22,7 +22,7 @@ EXAMPLES = """\b
 Examples:
   vocabridge generate my-bridge "Question: How much is 7 times 24? Answer:"
   vocabridge generate my-bridge --chat "How much is 7 times 24?" --temperature 0.7 --seed 1
-  vocabridge generate my-bridge --exact "The capital of Fra" --max-new-tokens 8
+  vocabridge generate my-bridge --byte-level "The capital of Fra" --max-new-tokens 8
   vocabridge generate my-bridge --stop Question: --device cuda:0 --value-device cpu < prompt.txt
 """
 
@@ -60,13 +60,14 @@ def generate(
     top_p: Annotated[float, number(TOP_P, "Draw from the likeliest tokens that have this probability together.")] = 1.0,
     seed: Annotated[int, number(SEED, "Of what is drawn.")] = 0,
     beams: Annotated[int, number(BEAMS, "Look for the likeliest text with so many beams.")] = 1,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Combine the models byte by byte, without projection: exact, and slow.")
+    byte_level: Annotated[
+        bool, typer.Option("--byte-level", help="Combine the models byte by byte, without projection: exact, and slow.")
     ] = False,
     tolerance: Annotated[
         float | None,
         number(
-            TOLERANCES, "With --exact: the share of each model's mass that may be left out at a byte; 1e-6 if not set."
+            TOLERANCES,
+            "With --byte-level: the share of each model's mass that may be left out at a byte; 1e-6 if not set.",
         ),
     ] = None,
     device: Device = None,
@@ -77,13 +78,18 @@ def generate(
     """Continue a text with a bridged model.
 
     The text appears as it is produced; a line on stderr says at the end how fast that was, and what share of the
-    tokens steering changed; with --exact, what share of the bytes. Where no weights were fitted, a line before it says
-    how to fit them.
+    tokens steering changed; with --byte-level, what share of the bytes. Where no weights were fitted, a line before it
+    says how to fit them.
     """
     from vocabridge.alignment.errors import Effect, refuse_idle
 
     refuse_idle(
-        Effect("tolerance", tolerance is not None, exact, "only --exact has a tolerance; add it, or leave this out"),
+        Effect(
+            "tolerance",
+            tolerance is not None,
+            byte_level,
+            "only --byte-level has a tolerance; add it, or leave this out",
+        ),
         Effect("top_p", top_p != 1, temperature > 0, DRAWN),
         Effect("seed", seed != 0, temperature > 0, DRAWN),
     )
@@ -97,7 +103,7 @@ def generate(
 
     with progress(f"loading {bridge}"):
         places = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}
-        loaded = load(bridge, exact=True, **places) if exact else load(bridge, **places)
+        loaded = load(bridge, byte_level=True, **places) if byte_level else load(bridge, **places)
     if isinstance(loaded, ByteLevelBridge) and tolerance is not None:
         loaded.limit(tolerance=tolerance)
     torch.manual_seed(seed)

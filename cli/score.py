@@ -19,8 +19,9 @@ EXAMPLES = """\b
 Examples:
   vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt
   vocabridge score pair.safetensors --model smollm2-135m-instruct --text prose/ --text code/ --json
-  vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt --exact --base gemma-3-270m
-  vocabridge score pair.safetensors --model my-values --text unseen.txt --exact --base gemma-3-270m --positions 50
+  vocabridge score pair.safetensors --model smollm2-135m-instruct --text unseen.txt --against-exact --base gemma-3-270m
+  vocabridge score pair.safetensors --model my-values --text unseen.txt --against-exact --base gemma-3-270m
+      --positions 50
 """
 
 
@@ -32,7 +33,7 @@ def score(
     model: Annotated[
         str,
         typer.Option(
-            help="The source model: packaged, hub id, folder or .gguf file; with --exact also a value network."
+            help="The source model: packaged, hub id, folder or .gguf file; with --against-exact also a value network."
         ),
     ],
     text: Annotated[
@@ -44,17 +45,21 @@ def score(
     target: Annotated[
         str | None, typer.Option(help="The base model's tokenizer. Without it: where the alignment found it.")
     ] = None,
-    exact: Annotated[
+    against_exact: Annotated[
         bool,
-        typer.Option("--exact", help="Compare with the model's exact distribution of the next target token instead."),
+        typer.Option(
+            "--against-exact", help="Compare with the model's exact distribution of the next target token instead."
+        ),
     ] = False,
     positions: Annotated[
         int | None,
-        number(COUNT, "With --exact: at so many of the text's tokens, spread evenly; 200 if not set."),
+        number(COUNT, "With --against-exact: at so many of the text's tokens, spread evenly; 200 if not set."),
     ] = None,
     base: Annotated[
         str | None,
-        typer.Option(help="With --exact: the base model that the informed method asks; without one, only the static."),
+        typer.Option(
+            help="With --against-exact: the base model that the informed method asks; without one, only the static."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -64,14 +69,16 @@ def score(
     projected to the other vocabulary; for every policy of what it says where its own tokens may not end, by class
     of token, and by how the tokens of both lie. The text should be one that the alignment was not counted on.
 
-    With --exact: how far each policy and method is from the truth, KL in bits, total variation and whether the
+    With --against-exact: how far each policy and method is from the truth, KL in bits, total variation and whether the
     likeliest token is the same; of a value network, how far the base with its change is, by every method. A position
     takes some seconds.
     """
     from vocabridge.alignment.errors import Effect, refuse_idle
 
     for name, given in (("positions", positions), ("base", base)):
-        refuse_idle(Effect(name, given is not None, exact, "only --exact has this; add it, or leave this out"))
+        refuse_idle(
+            Effect(name, given is not None, against_exact, "only --against-exact has this; add it, or leave this out")
+        )
     from vocabridge.alignment import Alignment, Corpus
     from vocabridge.cli._vocabularies import remembered
     from vocabridge.diagnostics.alignment_score import score as measure
@@ -80,7 +87,7 @@ def score(
 
     begin = perf_counter()
     alignment, corpus = Alignment.load(file), Corpus.open(text)
-    if exact:
+    if against_exact:
         from vocabridge.cli._distances import compare
 
         compare(file, alignment, corpus, model=model, target=target, base=base, positions=positions or 200, json=json)

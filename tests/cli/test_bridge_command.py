@@ -80,7 +80,7 @@ def test_a_bridge_whose_weights_nobody_fitted_says_so_in_a_line_and_how_to_fit_t
         made = make(*options, output=name)
         (steering,) = json.loads((own / name / "bridge.json").read_text())["steerings"]
         assert steering["combination"]["fitted"] is fitted
-        for more in ((), ("--json",), ("--exact",)):
+        for more in ((), ("--json",), ("--byte-level",)):
             done = run("generate", name, "The fox", "--max-new-tokens", 2, *more)
             for said in (made, done):
                 notes = [line for line in said.stderr.splitlines() if line.startswith("note: ")]
@@ -224,13 +224,13 @@ def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own)
 
 def test_an_exact_bridge_writes_and_says_how_exact_it_is(run, make):
     make()
-    found = answer(run, "bridge", "The qui", "--exact", "--tolerance", 0.01)
+    found = answer(run, "bridge", "The qui", "--byte-level", "--tolerance", 0.01)
     assert found["bytes"] > 0
     assert 0 <= found["lost"] < 0.05
     wrong = run("generate", "bridge", "The", "--tolerance", 0.01)
     assert wrong.returncode == 2
-    assert "only --exact has a tolerance" in wrong.stderr
-    wrong = run("generate", "bridge", "The", "--exact", "--tolerance", 1)
+    assert "only --byte-level has a tolerance" in wrong.stderr
+    wrong = run("generate", "bridge", "The", "--byte-level", "--tolerance", 1)
     assert wrong.returncode == 2
     assert "give a number from 0 to below 1" in " ".join(wrong.stderr.split())
 

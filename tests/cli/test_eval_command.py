@@ -121,7 +121,7 @@ def test_several_processes_share_the_items_and_report_the_same(run, models, raw,
         (("--bridge", "nowhere"), 2, "'nowhere' does not exist"),
         (("--alpha", "nan"), 2, "nan is no strength"),
         (("--alpha", "0.5", "--alpha", "1"), 1, "of several alphas the best on validation items is taken"),
-        (("--tolerance", "0.001"), 2, "Only the contender exact has a tolerance; add --exact."),
+        (("--tolerance", "0.001"), 2, "Only the contender byte-level has a tolerance; add --byte-level."),
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(run, models, raw, options, status, says):
@@ -136,7 +136,7 @@ def test_a_saved_bridge_stands_for_base_and_source(run, models, raw):
     made = run("bridge", "-o", "saved", *base, *value, "--strength", "0.5")
     assert made.returncode == 0, made.stderr
     command = ("eval", "--bridge", "saved", "--data", raw, *TEMPLATE, "--limit", 1, "--answers", 0)
-    done = run(*command, "--exact", "--tolerance", "0.01", "--html", "page.html", COLUMNS=200)
+    done = run(*command, "--byte-level", "--tolerance", "0.01", "--html", "page.html", COLUMNS=250)
     assert done.returncode == 0, done.stderr
     assert all(
         re.search(rf"^ +{name} +\d", done.stdout, re.MULTILINE) for name in ("base", "bridge", "byte-level bridge")

@@ -148,8 +148,8 @@ def test_a_stream_refuses_a_top_p_where_nothing_is_drawn(model_folders, names):
 
 
 def test_an_exact_bridge_refuses_an_alignment(names, model_pair):
-    with pytest.raises(UsageError, match=r"^alignment has no effect here: an exact bridge projects nothing"):
-        build_bridge(**names, exact=True, alignment=model_pair)
+    with pytest.raises(UsageError, match=r"^alignment has no effect here: a byte-level bridge projects nothing"):
+        build_bridge(**names, byte_level=True, alignment=model_pair)
 
 
 def test_weights_of_the_base_alone_are_refused(names, model_pair, tmp_path):
@@ -194,7 +194,7 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
     [
         (("generate", ".", "a", "--top-p", 0.5), "--top-p", "nothing is drawn at temperature 0; give --temperature"),
         (("generate", ".", "a", "--seed", 1), "--seed", "nothing is drawn at temperature 0; give --temperature"),
-        (("generate", ".", "a", "--tolerance", 0.1), "--tolerance", "only --exact has a tolerance"),
+        (("generate", ".", "a", "--tolerance", 0.1), "--tolerance", "only --byte-level has a tolerance"),
         (("align", "SOURCE", "TARGET", "--method", "exact", "--jobs", 2), "--jobs", "shares no counting of text"),
         (("pairs", "SOURCE", "TARGET", "-o", "p", "--method", "exact", "--jobs", 2), "--jobs", "shares no counting"),
         (("train", "DATA", "-o", "v", "--source", "SOURCE", "--rank", 4), "--rank", "only an adapter has one"),
@@ -205,9 +205,17 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
             "needs texts to validate on",
         ),
         (("eval", "MODELS", "--contenders", "base", "--extract", "is (.*)"), "--extract", "no item has an answer"),
-        (("eval", "MODELS", "--tolerance", 0.1), "--tolerance", "add --exact"),
-        (("score", "PAIR", "--model", "SOURCE", "--text", "DATA", "--positions", 5), "--positions", "only --exact"),
-        (("score", "PAIR", "--model", "SOURCE", "--text", "DATA", "--base", "TARGET"), "--base", "only --exact"),
+        (("eval", "MODELS", "--tolerance", 0.1), "--tolerance", "add --byte-level"),
+        (
+            ("score", "PAIR", "--model", "SOURCE", "--text", "DATA", "--positions", 5),
+            "--positions",
+            "only --against-exact",
+        ),
+        (
+            ("score", "PAIR", "--model", "SOURCE", "--text", "DATA", "--base", "TARGET"),
+            "--base",
+            "only --against-exact",
+        ),
     ],
     ids=lambda one: " ".join(map(str, one)) if isinstance(one, tuple) else None,
 )

@@ -51,7 +51,7 @@ def test_every_number_of_every_command_is_checked():
         ("generate . --top-p 0", "0.0 is out of range; give a number above 0 to 1."),
         ("generate . --seed 18446744073709551616", "give a whole number from 0 to 4294967295."),
         ("generate . --beams 100000", "100000 is out of range; give a whole number from 1 to 128."),
-        ("generate . --exact --tolerance 1", "1.0 is out of range; give a number from 0 to below 1."),
+        ("generate . --byte-level --tolerance 1", "1.0 is out of range; give a number from 0 to below 1."),
         ("align a b --jobs 100000", "give a whole number from 1 to 1024."),
         (
             "bridge -o b --base x --value y --strength 1:nan:5",

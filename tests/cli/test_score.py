@@ -50,7 +50,7 @@ def test_without_a_text_it_is_refused(run, model_folders, model_pair):
 
 
 def test_exact_prints_one_document_or_tables(run, model_folders, model_pair, text):
-    asked = ("score", model_pair, "--model", model_folders.source, "--text", text, "--exact", "--positions", 1)
+    asked = ("score", model_pair, "--model", model_folders.source, "--text", text, "--against-exact", "--positions", 1)
     done = run(*asked, "--base", model_folders.target, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -74,7 +74,7 @@ def test_exact_prints_one_document_or_tables(run, model_folders, model_pair, tex
 
 def test_exact_compares_the_change_of_a_value_network(run, model_folders, model_pair, text, tmp_path):
     save_value_network(new_value_network(str(model_folders.source), method="lora", rank=1), tmp_path / "values", {})
-    asked = ("score", model_pair, "--model", tmp_path / "values", "--text", text, "--exact", "--positions", 1)
+    asked = ("score", model_pair, "--model", tmp_path / "values", "--text", text, "--against-exact", "--positions", 1)
     done = run(*asked, "--base", model_folders.target, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -91,4 +91,4 @@ def test_what_only_exact_has_is_refused_without_it(run, model_folders, model_pai
     for option in (("--positions", 3), ("--base", model_folders.target)):
         done = run("score", model_pair, "--model", model_folders.source, "--text", text, *option)
         assert done.returncode == 2
-        assert "--exact" in done.stderr
+        assert "--against-exact" in done.stderr

@@ -24,7 +24,7 @@ def build_bridge(
     base: str,
     value: str,
     *,
-    exact: Literal[False] = ...,
+    byte_level: Literal[False] = ...,
     untuned: str | None = ...,
     alignment: Path | None = ...,
     combination: Path | None = ...,
@@ -38,7 +38,7 @@ def build_bridge(
     base: str,
     value: str,
     *,
-    exact: Literal[True],
+    byte_level: Literal[True],
     untuned: str | None = ...,
     alignment: None = ...,
     combination: Path | None = ...,
@@ -51,7 +51,7 @@ def build_bridge(
     base: str,
     value: str,
     *,
-    exact: bool = False,
+    byte_level: bool = False,
     untuned: str | None = None,
     alignment: Path | None = None,
     combination: Path | None = None,
@@ -63,7 +63,7 @@ def build_bridge(
     Args:
         base: The base model by name.
         value: As for `build_steering`, and so are all others.
-        exact: Combine the models over bytes, without an alignment; see `ByteLevelBridge`.
+        byte_level: Combine the models over bytes, without an alignment; see `ByteLevelBridge`.
         untuned: The untuned model of an expert pair.
         alignment: A saved alignment.
         combination: Saved weights; without them `UNFITTED`.
@@ -71,14 +71,16 @@ def build_bridge(
         dtype: Of their weights.
 
     Raises:
-        VocabridgeError: A part is missing or damaged, or the parts do not fit; or an exact bridge is asked for with a
-            tokenizer that has no exact view.
+        VocabridgeError: A part is missing or damaged, or the parts do not fit; or a byte-level bridge is asked for with
+            a tokenizer that has no byte-exact view.
     """
-    refuse_idle(Effect("alignment", alignment is not None, not exact, "an exact bridge projects nothing; leave it out"))
+    refuse_idle(
+        Effect("alignment", alignment is not None, not byte_level, "a byte-level bridge projects nothing; leave it out")
+    )
     check_model(base)
     check_steering(value, untuned=untuned, alignment=alignment, combination=combination)
     target = load_model(base, device=device, dtype=dtype)
-    if exact:
+    if byte_level:
         source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
         weights = UNFITTED if combination is None else Combination.load(combination)
         return ByteLevelBridge(target, [ByteLevelSteering(source, weights)])

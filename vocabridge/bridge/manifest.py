@@ -208,7 +208,7 @@ class SavedBridge:
         """Checks, without loading a model, that all parts are there and are the ones of then.
 
         Args:
-            alignments: Whether the alignments are among them, which an exact bridge does without.
+            alignments: Whether the alignments are among them, which a byte-level bridge does without.
 
         Raises:
             VocabridgeError: A file is missing, damaged or altered.
@@ -228,16 +228,16 @@ class SavedBridge:
         """
         return _load(self.base, self.folder / BRIDGE, **place)
 
-    def check_exact(self) -> None:
-        """Checks that it can be an exact bridge.
+    def check_byte_level(self) -> None:
+        """Check that it can be a byte-level bridge.
 
         Raises:
-            VocabridgeError: It has a guard.
+            VocabridgeError: It has limits.
         """
         if self.has_limits:
             raise VocabridgeError(
-                f"{self.folder / BRIDGE}: a guard limits logits of tokens, which an exact bridge has none of; take it "
-                "out"
+                f"{self.folder / BRIDGE}: its limits are of logits of tokens, which a byte-level bridge has none of; "
+                "take them out"
             )
 
 

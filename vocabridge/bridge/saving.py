@@ -86,7 +86,7 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
 def load(
     folder: str | Path,
     *,
-    exact: Literal[False] = ...,
+    byte_level: Literal[False] = ...,
     device: str | None = ...,
     dtype: torch.dtype = ...,
     device_map: DeviceMap | None = ...,
@@ -99,7 +99,7 @@ def load(
 def load(
     folder: str | Path,
     *,
-    exact: Literal[True],
+    byte_level: Literal[True],
     device: str | None = ...,
     dtype: torch.dtype = ...,
     device_map: DeviceMap | None = ...,
@@ -111,7 +111,7 @@ def load(
 def load(
     folder: str | Path,
     *,
-    exact: bool = False,
+    byte_level: bool = False,
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
     device_map: DeviceMap | None = None,
@@ -122,7 +122,7 @@ def load(
 
     Args:
         folder: The folder.
-        exact: Combine the models over bytes, without alignments; see `ByteLevelBridge`. Policies do not matter then.
+        byte_level: Combine the models over bytes, without alignments; see `ByteLevelBridge`. Policies do not matter then.
         device: Where the base model goes, in torch's words; by default "cpu".
         dtype: What its weights are cast to.
         device_map: In place of `device`, spreads the base's layers over several devices; needs accelerate.
@@ -130,16 +130,16 @@ def load(
         value_dtype: What their weights are cast to; by default as the base's.
 
     Raises:
-        VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then; or an exact bridge
-            is asked for that has a guard, or a tokenizer without an exact view.
+        VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then; or a byte-level
+            bridge is asked for that has limits, or a tokenizer without a byte-exact view.
     """
     saved = SavedBridge.read(Path(folder))
-    if exact:
-        saved.check_exact()
-    saved.check(alignments=not exact)  # before a model is loaded, which may take minutes
+    if byte_level:
+        saved.check_byte_level()
+    saved.check(alignments=not byte_level)  # before a model is loaded, which may take minutes
     base = saved.load_base(device=device, dtype=dtype, device_map=device_map)
     place = {"device": value_device or device, "dtype": value_dtype or dtype}
-    if exact:
+    if byte_level:
         steerings = [
             ByteLevelSteering(one.load_source(**place), one.combination, one.strength) for one in saved.steerings
         ]

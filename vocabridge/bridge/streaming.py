@@ -42,9 +42,9 @@ def stream(
     """Continues a text, or answers a conversation.
 
     Args:
-        bridge: The bridge, or an exact one.
+        bridge: The bridge, or a byte-level one.
         prompt: The text to continue; or messages, which each model reads in its own chat template.
-        max_new_tokens: Stop after so many tokens of the base model, if it has not ended before; an exact bridge at the
+        max_new_tokens: Stop after so many tokens of the base model, if it has not ended before; a byte-level bridge at the
             end of the word.
         stop: Strings that end the text, and are no part of it.
         temperature: 0 takes the likeliest token, above it is drawn.
@@ -56,7 +56,7 @@ def stream(
 
     Raises:
         VocabridgeError: The prompt is empty and the base model has no begin token to start from; a model has no chat
-            template; or a setting is out of its range, such as beams of an exact bridge, or has no effect.
+            template; or a setting is out of its range, such as beams of a byte-level bridge, or has no effect.
     """
     if max_new_tokens not in COUNT or beams not in BEAMS:
         raise VocabridgeError(
@@ -70,7 +70,7 @@ def stream(
     refuse_idle(Effect("top_p", top_p != 1, temperature > 0, "nothing is drawn at temperature 0; raise it"))
     if isinstance(bridge, ByteLevelBridge):
         if beams > 1:
-            raise VocabridgeError("an exact bridge writes byte by byte and has no beams; leave beams at 1")
+            raise VocabridgeError("a byte-level bridge writes byte by byte and has no beams; leave beams at 1")
         return ByteLevelStream(bridge, prompt, max_new_tokens, stop, temperature, top_p)
     # Where nothing is drawn, the values that mean "not set" to transformers, whatever the base's own settings are.
     drawing = {"temperature": temperature, "top_p": top_p, "top_k": 0}

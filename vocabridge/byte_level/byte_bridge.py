@@ -1,10 +1,10 @@
-"""The exact bridge: a base model and its value sources, combined over bytes; each model has its own tokenizer.
+"""The byte-level bridge: a base model and its value sources, combined over bytes; each model has its own tokenizer.
 
     product   z = a log p_base + b log p_tuned - c log p_untuned        mixture   p = (a p_base + b p_tuned) / (a + b)
 
 over the 256 bytes and the base's control tokens, each model seen by way of `ByteLM`. Nothing is projected, so
 there is no alignment, no method and no policy. It is built, loaded and written with as a `Bridge` is, which differs in
-one argument: `vocabridge.load(folder, exact=True)`.
+one argument: `vocabridge.load(folder, byte_level=True)`.
 
 A donor's control token speaks for those of the base that mean the same; where these are several, the base splits it.
 The base's other control tokens keep what the base gives them. A donor that has no cover of the text has no say any
@@ -120,7 +120,7 @@ class ByteLevelBridge:
             beam: As for `ByteLM`.
 
         Raises:
-            VocabridgeError: A tokenizer has no exact view; the message says why.
+            VocabridgeError: A tokenizer has no byte-exact view; the message says why.
         """
         self.loaded = base
         self.vocabulary = base.vocabulary
@@ -206,7 +206,7 @@ class ByteLevelBridge:
 
 
 class ByteLevelText:
-    """A text as all models of an exact bridge read it; what comes after it is another.
+    """A text as all models of a byte-level bridge read it; what comes after it is another.
 
     Attributes:
         bridge: The bridge.
@@ -267,7 +267,7 @@ class ByteLevelText:
         if not p_base.any():
             raise VocabridgeError(
                 f"the tokenizer of {self.bridge.vocabulary.name} has no tokens for this text, or never makes them; "
-                "give other text, or bridge it by projection, without exact"
+                "give other text, or bridge it by projection, not byte by byte"
             )
         change = np.zeros_like(p_base)
         for number, donor in self._donors.items():

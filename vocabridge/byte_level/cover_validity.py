@@ -34,7 +34,7 @@ _CONTEXTS = 256
 """For so many contexts it is remembered which tokens may follow: a byte for each token of the vocabulary."""
 
 _HARMLESS = ("NFC: composes characters", mark_becomes_space())
-"""The one change of a text for which there is an exact view: such texts exist in one form, and the others have
+"""The one change of a text for which there is a byte-exact view: such texts exist in one form, and the others have
 probability 0."""
 
 _BEHIND_DIGITS = ("0", "00")
@@ -60,8 +60,8 @@ class Following:
         changes = [change for change in vocabulary.changes if change not in _HARMLESS]
         if changes:
             raise VocabridgeError(
-                f"{vocabulary.name} has no exact view: its tokenizer {', '.join(changes)}, so its tokens do not spell "
-                "the text that they stand for; bridge it by projection, without exact"
+                f"{vocabulary.name} has no byte-exact view: its tokenizer {', '.join(changes)}, so its tokens do not spell "
+                "the text that they stand for; bridge it by projection, not byte by byte"
             )
         self.lexicon = Lexicon(vocabulary)
         self._vocabulary = vocabulary

@@ -1,4 +1,4 @@
-"""A text that an exact bridge writes, given out in whole characters as it comes.
+"""A text that a byte-level bridge writes, given out in whole characters as it comes.
 
 Greedy decoding takes the base's likeliest token each time (`likeliest_token`), as a bridge by projection does. What is
 drawn is drawn byte by byte, so that it is a text of the combination over bytes; it ends behind a word.

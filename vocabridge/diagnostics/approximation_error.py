@@ -167,7 +167,7 @@ def distances(
         progress: Told how many positions are done.
 
     Raises:
-        VocabridgeError: A tokenizer has no exact view; an alignment or the base is for other tokenizers; a value source
+        VocabridgeError: A tokenizer has no byte-exact view; an alignment or the base is for other tokenizers; a value source
             is given without a base; or the text is too short.
     """
     COUNT.check("positions", positions)

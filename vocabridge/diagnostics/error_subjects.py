@@ -100,7 +100,7 @@ class Change(Subject):
         """Projects it by each alignment.
 
         Raises:
-            VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no exact view.
+            VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no byte-exact view.
         """
         self.required_scores = ("tuned", "untuned")
         self.bytes = ByteLM.of_donors(source, self.required_scores, tolerance=_BYTES)

@@ -3,7 +3,7 @@
 base       p_base                                    donor alone   the small model in its own vocabulary
 bridge     the best fit over methods and forms, or   mixture       (1 - s) p_base + s C p_donor
            a saved bridge as it is
-exact      the same combination over bytes           contrast      log p_base + alpha log(C p_tuned / C p_untuned)
+byte-level the same combination over bytes           proxy-tuning  log p_base + alpha log(C p_tuned / C p_untuned)
 nudging    q_donor where max p_base < t, else p_base, with q_donor projected as the bridge methods it
 control    the bridge's combination, of a value network that has the base's own vocabulary
 ceiling    the base fine-tuned, or with a value network trained on it
@@ -87,7 +87,7 @@ class ContenderFactory:
             combination: The bridge's weights where they are given and not fitted.
             policies: Of the bridge; of several the best on the validation items is taken.
             alphas: Its strengths; likewise.
-            tolerance: Of the exact bridge.
+            tolerance: Of the byte-level bridge.
             device: Where the models go.
             dtype: What their weights are cast to.
             progress: Told of every step of a fit.
@@ -119,7 +119,7 @@ class ContenderFactory:
             alone = (Contender.DONOR, Contender.MIXTURE, Contender.NUDGING, Contender.PROXY_TUNING)
             needs |= dict.fromkeys(alone, "a bridge with one value source")
         if saved is not None and saved.has_limits:
-            needs[Contender.BYTE_LEVEL] = "a bridge without a guard, which limits logits of tokens"
+            needs[Contender.BYTE_LEVEL] = "a bridge without limits, which are of logits of tokens"
         return needs
 
     def make(self, kind: Contender, run: Run) -> EvaluatedModel:
@@ -133,10 +133,10 @@ class ContenderFactory:
             Contender.BASE: (self._base, {"base"}),
             Contender.DONOR: (self._donor, {"steerings"}),
             Contender.BRIDGE: (self._bridge, both),
-            Contender.BYTE_LEVEL: (self._exact, both),
+            Contender.BYTE_LEVEL: (self._byte_level, both),
             Contender.MIXTURE: (self._mixture, both),
             Contender.NUDGING: (self._nudging, both),
-            Contender.PROXY_TUNING: (self._contrast, both),
+            Contender.PROXY_TUNING: (self._proxy_tuning, both),
             Contender.CONTROL: (self._control, {"base"}),
             Contender.CEILING: (self._ceiling, set()),
         }
@@ -162,7 +162,7 @@ class ContenderFactory:
         bridge = Bridge(self.parts.base(), steerings, saved.limits)
         return of_model(Contender.BRIDGE.label, bridge, bridge.vocabulary)
 
-    def _exact(self, run: Run) -> EvaluatedModel:
+    def _byte_level(self, run: Run) -> EvaluatedModel:
         settings = _of_each(self._bridges(run))
         steerings = [
             ByteLevelSteering(source, Combination.from_dict(one["combination"]), from_json(one.get("strength", 1.0)))
@@ -181,7 +181,7 @@ class ContenderFactory:
         )
         return self._set(Contender.MIXTURE, bridge, setting)
 
-    def _contrast(self, run: Run) -> EvaluatedModel:
+    def _proxy_tuning(self, run: Run) -> EvaluatedModel:
         bridge = self._over_base()
         alphas = ALPHAS if self._held_out else (1.0,)
         setting = self._setting(

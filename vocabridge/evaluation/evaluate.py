@@ -77,10 +77,10 @@ def evaluate(
         combination: The bridge's weights, which are then not fitted.
         policies: Of the bridge; of several the best on the validation items.
         alphas: Its strengths; likewise.
-        tolerance: Of the exact bridge, as for `ByteLM`.
+        tolerance: Of the byte-level bridge, as for `ByteLM`.
         ceiling: The base model fine-tuned itself: a model by name, or a value network that was trained on it.
         control: A value network with the base's own vocabulary.
-        contenders: Which to measure; by default all that can be made of what is given, but for the exact bridge, which
+        contenders: Which to measure; by default all that can be made of what is given, but for the byte-level bridge, which
             is slow.
         template: How records become items.
         limit: Take the first so many test items.
@@ -136,7 +136,7 @@ def evaluate(
     names.check(lineup.parts.saved)
     kinds = _asked(contenders, lineup)
     chosen = bool(held_out) and bridge is None
-    advice = "only the contender exact has one; add it, or leave this out"
+    advice = "only the contender byte-level has one; add it, or leave this out"
     refuse_idle(Effect("tolerance", tolerance != TOLERANCE, Contender.BYTE_LEVEL in kinds, advice))
     _warn_idle(
         set(kinds),
@@ -184,7 +184,7 @@ def _warn_idle(kinds: set[Contender], *, chosen: bool, **given: bool) -> None:
 
     Args:
         kinds: The contenders.
-        chosen: Whether the bridge is chosen on validation items; the exact bridge then has what was chosen.
+        chosen: Whether the bridge is chosen on validation items; the byte-level bridge then has what was chosen.
         **given: The settings, and whether they are given.
     """
     bridges = {Contender.BRIDGE, Contender.BYTE_LEVEL}

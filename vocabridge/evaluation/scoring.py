@@ -1,7 +1,7 @@
 """Contenders of an evaluation: what reads a response, and continues a prompt greedily.
 
 Most are causal language models and do it token by token (`TokenLevelModel`): the base, a bridge, a donor in a vocabulary of
-its own. An exact bridge does it byte by byte (`ByteLevelModel`).
+its own. A byte-level bridge does it byte by byte (`ByteLevelModel`).
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class _Answered(StoppingCriteria):
 
 @dataclass(frozen=True)
 class ByteLevelModel(EvaluatedModel):
-    """An exact bridge.
+    """A byte-level bridge.
 
     Attributes:
         bridge: The bridge.

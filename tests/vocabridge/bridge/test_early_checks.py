@@ -101,10 +101,10 @@ def test_a_saved_bridge_is_loaded_or_evaluated_only_whole(files, data, nothing_l
         evaluate(data, bridge=files / "bridge")
 
 
-def test_an_exact_bridge_does_without_alignments(files):
+def test_a_byte_level_bridge_does_without_alignments(files):
     save_bridge(build_bridge(**arguments(files, {})), files / "bridge")
     (files / "bridge" / "alignment-1.safetensors").unlink()
-    load(files / "bridge", exact=True)
+    load(files / "bridge", byte_level=True)
 
 
 @pytest.mark.parametrize(

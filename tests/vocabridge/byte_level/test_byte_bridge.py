@@ -126,9 +126,9 @@ def test_a_text_that_the_base_cannot_spell_is_an_error(build):
 
 def test_a_bridge_differs_in_one_argument(parts, tmp_path):
     save_bridge(Bridge.over(parts.base, parts.pair, parts.alignment), tmp_path / "bridge")
-    bridge = load(tmp_path / "bridge", exact=True, dtype=torch.float32)
+    bridge = load(tmp_path / "bridge", byte_level=True, dtype=torch.float32)
     built = build_bridge(
-        parts.base.folder, parts.tuned.folder, untuned=parts.small.folder, exact=True, dtype=torch.float32
+        parts.base.folder, parts.tuned.folder, untuned=parts.small.folder, byte_level=True, dtype=torch.float32
     )
     np.testing.assert_array_equal(built.text([b"The qui"]).next().p, bridge.text([b"The qui"]).next().p)
     assert isinstance(bridge, ByteLevelBridge)
@@ -136,7 +136,7 @@ def test_a_bridge_differs_in_one_argument(parts, tmp_path):
     assert isinstance("".join(stream(bridge, "The qui", max_new_tokens=1)), str)
     save_bridge(parts.bridge(limits=SteeringLimits(plausible=0.1)), tmp_path / "guarded")
     with pytest.raises(VocabridgeError, match="limits"):
-        load(tmp_path / "guarded", exact=True)
+        load(tmp_path / "guarded", byte_level=True)
 
 
 def test_of_one_tokenizer_the_greedy_text_is_that_of_adding_logits_token_by_token(worlds):

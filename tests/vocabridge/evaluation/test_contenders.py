@@ -117,7 +117,7 @@ def test_of_a_bridge_with_two_sources_there_is_no_donor_alone(files, saved):
     assert report.combination is None
     assert [one["strength"] for one in named(report, Contender.BRIDGE).setting["steerings"]] == [0.5, 0.25]
     exact = run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL], limit=1, answers=0, tolerance=0.01)
-    bridge = load(folder, exact=True)
+    bridge = load(folder, byte_level=True)
     bridge.limit(tolerance=0.01)
     example = load_examples(files / "test.jsonl")[0]
     expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
@@ -166,7 +166,7 @@ def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, m
     one = str(model_folders.source)
     given = {"base": one, "value": str(model_folders.tuned), "untuned": one}
     report = run(files, **given, contenders=[Contender.BYTE_LEVEL, Contender.BASE], limit=1)
-    bridge = build_bridge(one, given["value"], untuned=one, exact=True)
+    bridge = build_bridge(one, given["value"], untuned=one, byte_level=True)
     example = load_examples(files / "test.jsonl")[0]
     expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
     assert named(report, Contender.BYTE_LEVEL).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
@@ -174,7 +174,7 @@ def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, m
 
 def test_what_is_refused(files, saved, names):
     folder = saved(1.0, limits=SteeringLimits(plausible=0.1))
-    with pytest.raises(VocabridgeError, match="byte-level needs a bridge without a guard"):
+    with pytest.raises(VocabridgeError, match="byte-level needs a bridge without limits"):
         run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL])
     with pytest.raises(VocabridgeError, match="name one of these"):
         run(files, bridge=folder, **names)
