@@ -39,7 +39,7 @@ def a_shard(text: str | None) -> str | None:
     return text
 
 
-def align(
+def align(  # Long because each option is a parameter, with its help
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="The value network's tokenizer.", show_default=False)],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The base model's tokenizer.", show_default=False)],
     method: Method = "default",

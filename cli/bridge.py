@@ -36,7 +36,7 @@ def are_files(paths: list[Path] | None) -> list[Path] | None:
     return paths
 
 
-def bridge(
+def bridge(  # Long because each option is a parameter, with its help
     output: Annotated[Path, output_folder("Folder to write the bridge to.")],
     base: Base,
     value: Annotated[

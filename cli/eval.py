@@ -73,7 +73,7 @@ def template(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def evaluate(
+def evaluate(  # Long because each option is a parameter, with its help
     data: Annotated[
         str,
         typer.Option(

@@ -30,7 +30,7 @@ Examples:
 DRAWN = "nothing is drawn at temperature 0; give --temperature, or leave this out"
 
 
-def generate(
+def generate(  # Long because each option is a parameter, with its help
     bridge: Annotated[
         Path,
         typer.Argument(

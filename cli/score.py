@@ -25,7 +25,7 @@ Examples:
 """
 
 
-def score(
+def score(  # Long because each option is a parameter, with its help
     file: Annotated[
         Path,
         typer.Argument(metavar="ALIGNMENT", exists=True, dir_okay=False, help="An alignment.", show_default=False),

@@ -56,7 +56,7 @@ def texts_or_share(value: str | None) -> str | float | None:
     return share
 
 
-def train(
+def train(  # Long because each option is a parameter, with its help
     data: Annotated[
         str,
         typer.Argument(

@@ -1,9 +1,10 @@
 """How far what is projected is from the truth: the approximations against the exact distribution, on real text.
 
-At some of a text's target tokens, what a source model says of the next one exactly (`truth`), and what each policy,
-method and alignment makes of it: KL(truth || projected) in bits, total variation, and whether the likeliest token is the
-same. With a base model its own distributions go into the methods, as in a bridge, and the informed method is compared,
-too. Of a value source it is what it changes in the base's distributions that is compared (`compared`).
+At some of a text's target tokens, what a source model says of the next one exactly (`exact_next_token`), and what each
+policy, method and alignment makes of it: KL(truth || projected) in bits, total variation, and whether the most likely
+token is the same. With a base model its own distributions go into the methods, as in a bridge, and the informed method
+is compared, too. Of a value source it is what it changes in the base's distributions that is compared
+(`error_subjects`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
+from vocabridge.alignment.tokenizers.tokens import Int8
 from vocabridge.byte_level.cover_state import Float64
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
@@ -139,7 +141,7 @@ class ApproximationErrors:
         return vars(self) | {"approximations": [one.as_dict() for one in self.approximations]}
 
 
-def distances(
+def distances(  # Long because each setting is a parameter, documented
     model: LoadedModel | ValueSource,
     target: Vocabulary,
     alignments: Mapping[str, Alignment],
@@ -172,18 +174,7 @@ def distances(
     """
     COUNT.check("positions", positions)
     TOLERANCES.check("tolerance", tolerance)
-    if base is not None and base.vocabulary.fingerprint != target.fingerprint:
-        raise VocabridgeError(
-            f"the alignment is to the tokenizer of {target.name}, and {base.name} has another; name a base "
-            "with this one"
-        )
-    subject: Subject
-    if isinstance(model, LoadedModel):
-        subject = Distribution(model, target, alignments, informed=base is not None)
-    elif base is not None:
-        subject = Change(model, target, alignments)
-    else:
-        raise VocabridgeError(f"what {model.name} changes is a base model's distribution; name a base")
+    subject = _subject(model, target, alignments, base)
     truth = Truth(subject.bytes, target, tolerance=tolerance, rounds=rounds)
     found = {
         name: {(method, policy): Approximation(method, policy) for method in subject.methods for policy in policies}
@@ -208,21 +199,9 @@ def distances(
             own = list(_said_by(base, laid.tokens, [i for (i, _), _ in kept]))
         compared = [subject.truth(one, p_base) for (_, one), p_base in zip(kept, own, strict=True)]
         masses += [mass for _, _, mass in compared]
+        places_there, p_compared = [one for one, _ in kept], [(p, some) for p, some, _ in compared]
         for policy in policies if kept else ():
-            steering = next(
-                iter(subject.steerings.values())
-            )  # the alignments differ, what the source predicts does not
-            stream, at = steering.open_stream(1, subject.required_scores, policy), 0
-            for ((i, place), _), (p, some, _), p_base in zip(kept, compared, own, strict=True):
-                (position,) = stream.advance([steering.pieces(laid.tokens[at:i])], 1)
-                at = i
-                for name, one in found.items():
-                    for method in subject.methods:
-                        approximation = one[method, policy]
-                        q, says = subject.projected(name, stream, position, method, p_base)
-                        apart = _apart(p, q.double().cpu().numpy()[some])
-                        approximation.silent += int(not says)
-                        approximation.add(TokenClass(classes[place.token]), place.fit, *apart)
+            _add_errors(found, subject, policy, laid, places_there, p_compared, own, classes)
     if not exact:
         raise VocabridgeError(
             f"the text is too short to compare: behind {_CONTEXT} bytes there is no place in it where tokens of both "
@@ -244,6 +223,62 @@ def distances(
         )
         for name, one in found.items()
     }
+
+
+def _subject(
+    model: LoadedModel | ValueSource, target: Vocabulary, alignments: Mapping[str, Alignment], base: LoadedModel | None
+) -> Subject:
+    """Return what is compared of a model.
+
+    Raises:
+        VocabridgeError: The base has another vocabulary than the target's; or a value source is given without a base.
+    """
+    if base is not None and base.vocabulary.fingerprint != target.fingerprint:
+        raise VocabridgeError(
+            f"the alignment is to the tokenizer of {target.name}, and {base.name} has another; name a base "
+            "with this one"
+        )
+    if isinstance(model, LoadedModel):
+        return Distribution(model, target, alignments, informed=base is not None)
+    if base is not None:
+        return Change(model, target, alignments)
+    raise VocabridgeError(f"what {model.name} changes is a base model's distribution; name a base")
+
+
+def _add_errors(
+    found: Mapping[str, Mapping[tuple[ProjectionMethod, BoundaryPolicy], Approximation]],
+    subject: Subject,
+    policy: BoundaryPolicy,
+    laid: Places,
+    chosen: Sequence[tuple[int, Place]],
+    truths: Sequence[tuple[Float64, Any]],
+    own: Sequence[Tensor | None],
+    classes: Int8,
+) -> None:
+    """Add the errors at some tokens of a text, of every alignment and method under one policy.
+
+    Args:
+        found: Where to add them.
+        subject: What is compared.
+        policy: The policy.
+        laid: How tokens lie in the text.
+        chosen: The tokens, with their index.
+        truths: The exact distribution before each, and the target tokens that it is over.
+        own: The base's distribution before each; None without a base.
+        classes: The class of every target token.
+    """
+    steering = next(iter(subject.steerings.values()))  # the alignments differ, what the source predicts does not
+    stream, at = steering.open_stream(1, subject.required_scores, policy), 0
+    for (i, place), (p, some), p_base in zip(chosen, truths, own, strict=True):
+        (position,) = stream.advance([steering.pieces(laid.tokens[at:i])], 1)
+        at = i
+        for name, one in found.items():
+            for method in subject.methods:
+                approximation = one[method, policy]
+                q, says = subject.projected(name, stream, position, method, p_base)
+                apart = _apart(p, q.double().cpu().numpy()[some])
+                approximation.silent += int(not says)
+                approximation.add(TokenClass(classes[place.token]), place.fit, *apart)
 
 
 def _chosen(

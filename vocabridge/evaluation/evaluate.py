@@ -36,7 +36,7 @@ _LONGEST = 96  # tokens of an answer; three in four of the sample task's respons
 _BATCH = 17  # answers generated at once
 
 
-def evaluate(
+def evaluate(  # Long because each setting is a parameter, documented and checked
     data: str | Path,
     *,
     base: str | None = None,

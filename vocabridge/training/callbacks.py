@@ -3,7 +3,7 @@
     {"step": 1, "loss": ..., "nats": ..., "norm": ..., "changed": ..., "tokens": ..., "learning_rate": ..., ...}
     {"step": 6, "validation": ...}
 
-`loss` is what is minimised; `nats` its cross-entropy, and `validation` that of the held-out texts, in nats a learned
+`loss` is what is minimized; `nats` its cross-entropy, and `validation` that of the held-out texts, in nats a learned
 token; `norm` is |z_delta|_1 / |V|; `changed` the share of tokens whose likeliest one is another than the base's.
 """
 
@@ -95,3 +95,14 @@ def plot(curve: Sequence[Mapping[str, float]], path: Path) -> None:
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
     write_whole(path, picture.getvalue())
+
+
+def by_epoch(curve: Sequence[Mapping[str, float]], name: str, each: int) -> list[float]:
+    """Return the mean over the tokens of every epoch, of so many steps each."""
+    sums: dict[int, tuple[float, float]] = {}
+    for point in curve:
+        if name in point:
+            epoch = (int(point["step"]) - 1) // each
+            total, tokens = sums.get(epoch, (0.0, 0.0))
+            sums[epoch] = total + point[name] * point["tokens"], tokens + point["tokens"]
+    return [total / tokens for _, (total, tokens) in sorted(sums.items())]

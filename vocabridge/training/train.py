@@ -30,7 +30,7 @@ from vocabridge.models.loading import check_model, find_device
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import ValueNetwork, new_value_network, save_value_network
 from vocabridge.training.bases import TrainingBase, beside, load_others
-from vocabridge.training.callbacks import PLOT, TrainingLog, plot, points, thinned
+from vocabridge.training.callbacks import PLOT, TrainingLog, by_epoch, plot, points, thinned
 from vocabridge.training.config import TrainingConfig, refuse_idle_settings
 from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
 from vocabridge.training.model_card import command, identity, named, versions, write_card
@@ -155,9 +155,7 @@ def _train(
         run=run,
         callbacks=[TrainingLog(output, progress), stopping],
     )
-    _run(trainer, stopping, checkpoint, steps, output)
-    if recipe.patience is not None:
-        trainer.load_best()
+    _run(trainer, stopping, checkpoint, steps, output, best=recipe.patience is not None)
 
     result = TrainingResult(
         folder=str(output),
@@ -180,8 +178,10 @@ def _train(
     return result
 
 
-def _run(trainer: ValueTrainer, stopping: Stopping, checkpoint: str | None, steps: int, output: Path) -> None:
-    """Run so many steps, from a checkpoint on if there is one.
+def _run(
+    trainer: ValueTrainer, stopping: Stopping, checkpoint: str | None, steps: int, output: Path, *, best: bool
+) -> None:
+    """Run so many steps, from a checkpoint on if there is one; with `best`, go back to the best weights then.
 
     Raises:
         KeyboardInterrupt: At Ctrl-C, or `Terminated` at SIGTERM.
@@ -193,6 +193,8 @@ def _run(trainer: ValueTrainer, stopping: Stopping, checkpoint: str | None, step
             f"step {trainer.state.global_step} of {steps} is saved in {output / CHECKPOINTS}; start the same run again "
             "to go on"
         )
+    if best:
+        trainer.load_best()
 
 
 def _save(
@@ -222,9 +224,9 @@ def _measured(trainer: ValueTrainer, each: int, *, best: bool) -> dict[str, Any]
     curve = points(trainer.state.log_history)
     before, after = _validation(trainer, best=best)
     return {
-        "losses": _by_epoch(curve, "nats", each),
-        "norms": _by_epoch(curve, "norm", each),
-        "changed": _by_epoch(curve, "changed", each),
+        "losses": by_epoch(curve, "nats", each),
+        "norms": by_epoch(curve, "norm", each),
+        "changed": by_epoch(curve, "changed", each),
         "validation_before": before,
         "validation_after": after,
     }
@@ -291,17 +293,6 @@ def _new_network(recipe: TrainingConfig, device: str) -> ValueNetwork:
         model: Any = network.value.model  # whose method had another name in older versions of transformers
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     return network
-
-
-def _by_epoch(curve: Sequence[Mapping[str, float]], name: str, each: int) -> list[float]:
-    """The mean over the tokens of every epoch, of so many steps each."""
-    sums: dict[int, tuple[float, float]] = {}
-    for point in curve:
-        if name in point:
-            epoch = (int(point["step"]) - 1) // each
-            total, tokens = sums.get(epoch, (0.0, 0.0))
-            sums[epoch] = total + point[name] * point["tokens"], tokens + point["tokens"]
-    return [total / tokens for _, (total, tokens) in sorted(sums.items())]
 
 
 def _validation(trainer: ValueTrainer, *, best: bool) -> tuple[float | None, float | None]:
