@@ -39,7 +39,7 @@ class SavedSteering:
         source: References to the parts of its value source, by their roles: a value network's or a pair's.
         alignment: Name of its alignment's file.
         sha256: Of that file.
-        combination: Carry, form and weights.
+        combination: Method, form and weights.
         policy: What the source says where tokens do not end together.
         strength: alpha.
         folder: The bridge's.

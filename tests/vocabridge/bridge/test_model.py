@@ -112,7 +112,7 @@ def test_a_bridge_that_is_inactive_generates_what_the_base_does_and_runs_no_sour
 
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 @pytest.mark.parametrize("strength", [0.5, 3.0, Schedule(1.0, 0.2, 4)])
-def test_a_fresh_value_network_changes_no_bit_through_the_linear_carry(parts, strength, policy):
+def test_a_fresh_value_network_changes_no_bit_through_the_linear_method(parts, strength, policy):
     bridge = parts.bridge(parts.residual(), ProjectionMethod.LINEAR, strength=strength, policy=policy)
     inputs = padded(bridge.vocabulary, PROMPTS)
     with torch.no_grad():

@@ -53,7 +53,7 @@ def test_of_one_vocabulary_what_is_carried_is_the_truth_but_for_tokens_that_may_
         assert one.silent == 0
 
 
-def test_of_one_vocabulary_a_change_of_logits_is_carried_as_it_is_by_every_carry(worlds, corpus):
+def test_of_one_vocabulary_a_change_of_logits_is_projected_as_it_is_by_every_method(worlds, corpus):
     """The identity adds the change; the truth has it but for tokens that may not follow, which are not compared."""
     world = worlds["byte-level"]
     with torch.random.fork_rng():

@@ -59,7 +59,7 @@ def only_base(bridge):
     return found
 
 
-def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_carry(made):
+def test_a_mixture_is_of_the_base_and_of_the_donor_by_the_static_method(made):
     contender, setting = made(Contender.MIXTURE)
     bridge, share = contender.model, setting["combination"]["tuned_weight"]
     assert (bridge.steering.policy, setting["combination"]["form"]) == (BoundaryPolicy.AS_IS, "mixture")
@@ -81,7 +81,7 @@ def test_nudging_is_the_donor_where_the_base_is_unsure_and_else_the_base(made):
     torch.testing.assert_close(probabilities(bridge), torch.where(unsure, donor, base), atol=1e-5, rtol=1e-3)
 
 
-def test_an_expert_pair_is_proxy_tunings_sum_by_the_static_carry(made):
+def test_an_expert_pair_is_proxy_tunings_sum_by_the_static_method(made):
     contender, setting = made(Contender.PROXY_TUNING)
     bridge, alpha = contender.model, setting["strength"]
     assert (bridge.steering.policy, bridge.steering.strength) == (BoundaryPolicy.AS_IS, alpha)
