@@ -76,17 +76,17 @@ def bridge(  # Long because each option is a parameter, with its help
     policy: Annotated[
         BoundaryPolicy, typer.Option(help="What a source says where its tokens and the base's do not end together.")
     ] = BoundaryPolicy.LOOKAHEAD,
-    plausible: Annotated[
+    plausibility_threshold: Annotated[
         float, number(FRACTION, "Tokens under this fraction of the base's best probability stay out; 0 is off.")
     ] = 0.0,
     min_entropy: Annotated[
         float, number(NOT_NEGATIVE, "Steer only where the base's entropy is at least so many bits.")
     ] = 0.0,
-    confidence: Annotated[
+    min_confidence_ratio: Annotated[
         float,
         number(NOT_NEGATIVE, "Steer only where the source's best token is so many times as probable as the base's."),
     ] = 0.0,
-    max_norm: Annotated[
+    max_change_std: Annotated[
         float,
         number(POSITIVE_OR_INFINITE, "Most that steering may change, in nats: the standard deviation of the change."),
     ] = math.inf,
@@ -114,7 +114,7 @@ def bridge(  # Long because each option is a parameter, with its help
     from vocabridge.models.loading import check_model, load_model
     from vocabridge.projection import strength as alpha
 
-    limits = SteeringLimits(plausible, min_entropy, confidence, max_norm)
+    limits = SteeringLimits(plausibility_threshold, min_entropy, min_confidence_ratio, max_change_std)
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
     check_free(output)

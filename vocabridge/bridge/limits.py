@@ -1,8 +1,8 @@
 """What keeps steering from doing harm: where it acts, how much it may change, and which tokens stay out.
 
-    gate          alpha = 0 where H(p_base) < min_entropy, or max q_tuned < confidence * max p_base
-    cap           change *= min(1, max_norm / std(change)), the deviation under p_base
-    plausibility  logit of y = -inf where p_base(y) < plausible * max p_base
+    gate          alpha = 0 where H(p_base) < min_entropy, or max q_tuned < min_confidence_ratio * max p_base
+    cap           change *= min(1, max_change_std / std(change)), the deviation under p_base
+    plausibility  logit of y = -inf where p_base(y) < plausibility_threshold * max p_base
 
 The mask is contrastive decoding's (Li et al., arXiv 2210.15097): a small model's change can lift a token that the
 base model finds absurd. That a small model should speak where the base is unsure is nudging's idea (Fei et al.,
@@ -29,21 +29,21 @@ class SteeringLimits:
     """Limits of steering; the values by default are no limits.
 
     Attributes:
-        plausible: Tokens whose probability under the base model is less than this fraction, 0 to 1, of its best
-            one's stay out, at logit -inf; a text that has one then has probability 0. The base's best one stays.
+        plausibility_threshold: Tokens whose probability under the base model is less than this fraction, 0 to 1, of its
+            best one's stay out, at logit -inf; a text that has one then has probability 0. The base's best one stays.
         min_entropy: Steer only where the entropy of the base model is at least that many bits.
-        confidence: Steer only where the tuned donor's best token, in its own vocabulary, is at least that many times
-            as probable as the base's best one.
-        max_norm: The most that all changes together may be, in nats: their standard deviation under the base's
+        min_confidence_ratio: Steer only where the tuned donor's best token, in its own vocabulary, is at least that
+            many times as probable as the base's best one.
+        max_change_std: The most that all changes together may be, in nats: their standard deviation under the base's
             distribution. A constant added to all logits, which changes nothing, does not count, nor do the many
             tokens that never come up; half its square is, to second order, the divergence KL(base, steered). It
-            cannot see a huge change of a token that the base finds absurd; `plausible` does.
+            cannot see a huge change of a token that the base finds absurd; `plausibility_threshold` does.
     """
 
-    plausible: float = 0.0
+    plausibility_threshold: float = 0.0
     min_entropy: float = 0.0
-    confidence: float = 0.0
-    max_norm: float = math.inf
+    min_confidence_ratio: float = 0.0
+    max_change_std: float = math.inf
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -51,27 +51,30 @@ class SteeringLimits:
         Raises:
             VocabridgeError: One is out of range.
         """
-        if not 0 <= self.plausible <= 1:
-            raise VocabridgeError(f"plausible is a fraction, and {self.plausible} is none; give 0 (off) to 1")
-        for name, value in (("min_entropy", self.min_entropy), ("confidence", self.confidence)):
+        if not 0 <= self.plausibility_threshold <= 1:
+            raise VocabridgeError(
+                f"plausibility_threshold is a fraction, and {self.plausibility_threshold} is none; give 0 (off) to 1"
+            )
+        for name, value in (("min_entropy", self.min_entropy), ("min_confidence_ratio", self.min_confidence_ratio)):
             if not 0 <= value < math.inf:
                 raise VocabridgeError(f"{name} cannot be {value}; give a finite number from 0 (off) up")
-        if not self.max_norm > 0:
+        if not self.max_change_std > 0:
             raise VocabridgeError(
-                f"max_norm cannot be {self.max_norm}; give a number above 0, or a strength of 0 for no change at all"
+                f"max_change_std cannot be {self.max_change_std}; give a number above 0, or a strength of 0 for no "
+                "change at all"
             )
 
     def check(self, combination: Combination) -> None:
         """Checks that a steering has what the gates look at.
 
         Raises:
-            VocabridgeError: `confidence` is set, and this combination does not compute the donor.
+            VocabridgeError: `min_confidence_ratio` is set, and this combination does not compute the donor.
         """
-        if self.confidence > 0 and "tuned" not in combination.required_scores:
+        if self.min_confidence_ratio > 0 and "tuned" not in combination.required_scores:
             raise VocabridgeError(
-                f"confidence looks at the tuned donor, which the {combination.method.value} method does not compute with "
-                "these weights; take the static or the informed method and a `tuned_weight` other than 0, or set "
-                "confidence to 0"
+                f"min_confidence_ratio looks at the tuned donor, which the {combination.method.value} method does not "
+                "compute with these weights; take the static or the informed method and a `tuned_weight` other than 0, or set "
+                "min_confidence_ratio to 0"
             )
 
     def gate(self, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor | None:
@@ -80,7 +83,7 @@ class SteeringLimits:
         Args:
             base_logits: The base model's, float32 (n, |T|).
             p_base: Their softmax.
-            scores: The value source's, (n, |S|); its `tuned` for `confidence`.
+            scores: The value source's, (n, |S|); its `tuned` for `min_confidence_ratio`.
 
         Returns:
             1 or 0 at each position, float32 (n, 1); None if no gate is set, which is 1 everywhere.
@@ -88,10 +91,10 @@ class SteeringLimits:
         gates = []
         if self.min_entropy > 0:
             gates.append(_entropy(base_logits, p_base) >= self.min_entropy)
-        if self.confidence > 0:
+        if self.min_confidence_ratio > 0:
             assert scores.tuned is not None
             donor = (scores.tuned.amax(-1, keepdim=True) - scores.tuned.logsumexp(-1, keepdim=True)).exp()
-            gates.append(donor >= self.confidence * p_base.amax(-1, keepdim=True))
+            gates.append(donor >= self.min_confidence_ratio * p_base.amax(-1, keepdim=True))
         return torch.stack(gates).all(0).to(p_base.dtype) if gates else None
 
     def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor, active: Tensor, out: Tensor) -> None:
@@ -104,30 +107,30 @@ class SteeringLimits:
             active: Where any source has a say, (n, 1), 1 or 0; elsewhere nothing is limited.
             out: Where the logits go, float32 (n, |T|).
         """
-        if self.max_norm < math.inf:
-            change = change.mul_((self.max_norm / norm(p_base, change)).clamp_max(1.0))
+        if self.max_change_std < math.inf:
+            change = change.mul_((self.max_change_std / norm(p_base, change)).clamp_max(1.0))
         torch.add(base_logits, change, out=out)
-        if self.plausible > 0:
-            out.masked_fill_(p_base < self.plausible * active * p_base.amax(-1, keepdim=True), -torch.inf)
+        if self.plausibility_threshold > 0:
+            out.masked_fill_(p_base < self.plausibility_threshold * active * p_base.amax(-1, keepdim=True), -torch.inf)
 
     def as_dict(self) -> dict[str, float | None]:
         """Its JSON form; JSON knows no infinity, so no cap is None."""
-        return asdict(self) | {"max_norm": None if self.max_norm == math.inf else self.max_norm}
+        return asdict(self) | {"max_change_std": None if self.max_change_std == math.inf else self.max_change_std}
 
     @classmethod
     def from_dict(cls, values: Any) -> SteeringLimits:
         """From its JSON form; what it does not name is off.
 
         Raises:
-            VocabridgeError: That is no guard.
+            VocabridgeError: That is no set of limits.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(values, dict) or not set(values) <= set(names):
-            raise VocabridgeError(f"{values!r} is no guard; give an object with some of {', '.join(names)}")
+            raise VocabridgeError(f"{values!r} is no set of limits; give an object with some of {', '.join(names)}")
         try:
             return cls(**{name: float(value) for name, value in values.items() if value is not None})
         except (TypeError, ValueError) as error:
-            raise VocabridgeError(f"{values!r} is no guard ({error}); its values are numbers") from error
+            raise VocabridgeError(f"{values!r} is no set of limits ({error}); its values are numbers") from error
 
 
 def norm(p_base: Tensor, change: Tensor) -> Tensor:

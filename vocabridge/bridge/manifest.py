@@ -26,7 +26,7 @@ from vocabridge.projection.strength import Strength, from_json
 from vocabridge.utils.hashing import file_digest
 
 BRIDGE = "bridge.json"
-FORMAT = 3
+FORMAT = 4
 
 _NETWORK, _PAIR = {"value_network", "source_model"}, {"tuned", "untuned"}
 
@@ -161,7 +161,7 @@ class SavedBridge:
     Attributes:
         folder: The bridge's.
         base: The base model.
-        guard: Limits of steering.
+        limits: Limits of steering.
         steerings: What steers it.
     """
 

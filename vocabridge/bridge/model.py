@@ -1,7 +1,7 @@
 """The bridge: a base model and the value sources that steer it, as one causal language model.
 
     base model  --- logits over T ---------------------------+
-        |                                                    +--> sum of changes --> Guard --> logits over T
+        |                                                    +--> sum of changes --> limits --> logits over T
         +-- text --> value source --> scores over S --> projection, combination
 
 To transformers it is one model: `forward`, `generate`, caches, left-padded batches, beam search. Its tokens are

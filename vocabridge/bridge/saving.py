@@ -1,13 +1,13 @@
 """A bridge as a folder, which can be loaded again, moved and handed on.
 
-    bridge.json                 the base, the guard, and for each steering its source, combination, policy and strength
+    bridge.json                 the base, the limits, and for each steering its source, combination, policy and strength
     alignment-N.safetensors     of steering N, counted from 1
     value-N/                    its value network, where that is an adapter of some megabytes
 
 All other models are referred to (`Reference`): by name, with the tokenizer's fingerprint, and the hub's commit or
 digests of the weights and of the files with its configuration and tokenizer; an adapter also with the model that it
 adapts. A value network is known by its `value_network.json`, which knows its weights. Loading checks them all.
-`bridge.json` may be edited: a strength, a guard, the new place of a model. The name of a model inside of the folder or
+`bridge.json` may be edited: a strength, a limit, the new place of a model. The name of a model inside of the folder or
 beside it is its path from there, and begins with "./" or "../"; so both can be moved together.
 
 `bridge.json` names the other files. A bridge that replaces one gives its files names that are free

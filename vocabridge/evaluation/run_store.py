@@ -25,7 +25,7 @@ from vocabridge.alignment.jsonio import parse_json, read_json_object
 from vocabridge.utils.hashing import digest, json_digest
 
 RECIPE = "run.json"
-FORMAT = 2
+FORMAT = 3
 
 Key = tuple[str, str, int | None]
 """A contender's name, a part of the work, and the number of an item or None."""

@@ -1,4 +1,4 @@
-"""Guards: the mask, the gates at their thresholds, the cap, and their JSON form."""
+"""Limits: the mask, the gates at their thresholds, the cap, and their JSON form."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def entropy(z: torch.Tensor) -> torch.Tensor:
 
 
 @given(seeds)
-def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
+def test_without_limits_the_change_is_added_and_nothing_else_done(seed):
     z, change, limits = logits(seed), logits(seed + 1), SteeringLimits()
     assert limits.gate(z, z.softmax(-1), Scores()) is None
     assert torch.equal(limited(limits, z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
@@ -49,7 +49,7 @@ def test_without_limits_a_guard_adds_and_does_nothing_else(seed):
 def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spread, plausible):
     z, change = logits(seed, spread), logits(seed + 1)
     p = z.softmax(-1)
-    found = limited(SteeringLimits(plausible=plausible), z, p, change.clone(), EVERYWHERE)
+    found = limited(SteeringLimits(plausibility_threshold=plausible), z, p, change.clone(), EVERYWHERE)
     stays = p >= plausible * p.amax(-1, keepdim=True)
     assert torch.equal(found.isfinite(), stays)
     assert torch.equal(found[stays], (z + change)[stays])
@@ -59,7 +59,11 @@ def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spr
 def test_a_token_at_the_mask_itself_stays():
     z = torch.tensor([[0.5, 0.25, 0.249, 0.001]]).log()
     found = limited(
-        SteeringLimits(plausible=0.5), z, torch.tensor([[0.5, 0.25, 0.249, 0.001]]), torch.zeros(1, 4), EVERYWHERE
+        SteeringLimits(plausibility_threshold=0.5),
+        z,
+        torch.tensor([[0.5, 0.25, 0.249, 0.001]]),
+        torch.zeros(1, 4),
+        EVERYWHERE,
     )
     assert found.isfinite().tolist() == [[True, True, False, False]]
 
@@ -70,7 +74,7 @@ def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
     z, change = logits(seed), logits(seed + 1, spread)
     change[0] = 0.0
     p = z.softmax(-1)
-    allowed = limited(SteeringLimits(max_norm=cap), z, p, change.clone(), EVERYWHERE) - z
+    allowed = limited(SteeringLimits(max_change_std=cap), z, p, change.clone(), EVERYWHERE) - z
     deviation = (p.double() * (change - (p.double() * change).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     after = (p.double() * (allowed - (p.double() * allowed).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
     torch.testing.assert_close(after, deviation.clamp_max(cap), atol=1e-4, rtol=1e-3)
@@ -82,11 +86,11 @@ def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
 def test_constants_do_not_matter(seed, added, to):
     """Neither one added to the change nor one added to the base's logits."""
     z, change = logits(seed), logits(seed + 1)
-    limits = SteeringLimits(plausible=0.01, max_norm=0.7)
+    limits = SteeringLimits(plausibility_threshold=0.01, max_change_std=0.7)
     expected = limited(limits, z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
     found = limited(limits, z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    for limits in (SteeringLimits(min_entropy=2.0), SteeringLimits(min_entropy=2.0, confidence=0.5)):
+    for limits in (SteeringLimits(min_entropy=2.0), SteeringLimits(min_entropy=2.0, min_confidence_ratio=0.5)):
         one, two = (limits.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
         assert torch.equal(one, two)
 
@@ -121,7 +125,7 @@ def test_the_confidence_gate_is_open_from_its_threshold_on(seed):
     ratio = tuned.softmax(-1).amax(-1) / z.softmax(-1).amax(-1)
     for position, times in enumerate(ratio.tolist()):
         for threshold, is_open in ((times * 0.999, 1.0), (times * 1.001, 0.0)):
-            gate = SteeringLimits(confidence=threshold).gate(z, z.softmax(-1), Scores(tuned=tuned))
+            gate = SteeringLimits(min_confidence_ratio=threshold).gate(z, z.softmax(-1), Scores(tuned=tuned))
             assert gate.shape == (3, 1)
             assert gate[position].item() == is_open
 
@@ -132,18 +136,18 @@ def test_two_gates_have_to_be_open_both():
     tuned = torch.cat([unsure, sure, unsure, sure])
     gates = [
         SteeringLimits(min_entropy=1.0),
-        SteeringLimits(confidence=1.01),
-        SteeringLimits(min_entropy=1.0, confidence=0.9),
+        SteeringLimits(min_confidence_ratio=1.01),
+        SteeringLimits(min_entropy=1.0, min_confidence_ratio=0.9),
     ]
     opened = [limits.gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() for limits in gates]
     assert opened == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]
-    assert SteeringLimits(min_entropy=1.0, confidence=2.0).gate(
+    assert SteeringLimits(min_entropy=1.0, min_confidence_ratio=2.0).gate(
         z, z.softmax(-1), Scores(tuned=tuned)
     ).flatten().tolist() == [*(0, 1, 0, 0)]
 
 
 def test_it_compiles_in_one_graph():
-    limits = SteeringLimits(plausible=0.01, min_entropy=2.0, confidence=0.3, max_norm=1.0)
+    limits = SteeringLimits(plausibility_threshold=0.01, min_entropy=2.0, min_confidence_ratio=0.3, max_change_std=1.0)
 
     def steer(z, change, tuned):
         p = z.softmax(-1)
@@ -155,7 +159,7 @@ def test_it_compiles_in_one_graph():
 
 
 def test_confidence_needs_a_combination_that_computes_the_donor():
-    limits = SteeringLimits(confidence=1.0)
+    limits = SteeringLimits(min_confidence_ratio=1.0)
     for combination in (
         Combination(ProjectionMethod.STATIC, 1, 1, 0),
         Combination(ProjectionMethod.INFORMED, form=Form.MIXTURE),
@@ -164,21 +168,21 @@ def test_confidence_needs_a_combination_that_computes_the_donor():
     for combination in (Combination(ProjectionMethod.LINEAR), Combination(ProjectionMethod.INFORMED, 1, 0, 1)):
         with pytest.raises(VocabridgeError, match=f"the {combination.method.value} method does not compute"):
             limits.check(combination)
-        SteeringLimits(plausible=0.1, min_entropy=1.0, max_norm=3.0).check(combination)
+        SteeringLimits(plausibility_threshold=0.1, min_entropy=1.0, max_change_std=3.0).check(combination)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"plausible": -0.1}, "plausible is a fraction"),
-        ({"plausible": 1.1}, "plausible is a fraction"),
-        ({"plausible": math.nan}, "plausible is a fraction"),
+        ({"plausibility_threshold": -0.1}, "plausibility_threshold is a fraction"),
+        ({"plausibility_threshold": 1.1}, "plausibility_threshold is a fraction"),
+        ({"plausibility_threshold": math.nan}, "plausibility_threshold is a fraction"),
         ({"min_entropy": -1.0}, "min_entropy cannot be -1.0"),
         ({"min_entropy": math.inf}, "min_entropy cannot be inf"),
-        ({"confidence": math.nan}, "confidence cannot be nan"),
-        ({"max_norm": 0.0}, "a strength of 0"),
-        ({"max_norm": -2.0}, "max_norm cannot be -2.0"),
-        ({"max_norm": math.nan}, "max_norm cannot be nan"),
+        ({"min_confidence_ratio": math.nan}, "min_confidence_ratio cannot be nan"),
+        ({"max_change_std": 0.0}, "a strength of 0"),
+        ({"max_change_std": -2.0}, "max_change_std cannot be -2.0"),
+        ({"max_change_std": math.nan}, "max_change_std cannot be nan"),
     ],
 )
 def test_values_out_of_range_are_refused(values, message):
@@ -187,13 +191,15 @@ def test_values_out_of_range_are_refused(values, message):
 
 
 @pytest.mark.parametrize(
-    "limits", [SteeringLimits(), SteeringLimits(0.1, 0.5, 0.9, 3.0), SteeringLimits(plausible=1.0)]
+    "limits", [SteeringLimits(), SteeringLimits(0.1, 0.5, 0.9, 3.0), SteeringLimits(plausibility_threshold=1.0)]
 )
-def test_a_guard_comes_back_from_json(limits):
+def test_limits_come_back_from_json(limits):
     assert SteeringLimits.from_dict(json.loads(json.dumps(limits.as_dict(), allow_nan=False))) == limits
 
 
-@pytest.mark.parametrize("values", [None, 3, [], {"plausibel": 0.1}, {"plausible": "much"}, {"plausible": []}])
-def test_json_that_is_no_guard_is_refused(values):
-    with pytest.raises(VocabridgeError, match="is no guard"):
+@pytest.mark.parametrize(
+    "values", [None, 3, [], {"plausibel": 0.1}, {"plausibility_threshold": "much"}, {"plausibility_threshold": []}]
+)
+def test_json_that_is_no_limits_is_refused(values):
+    with pytest.raises(VocabridgeError, match="is no set of limits"):
         SteeringLimits.from_dict(values)

@@ -246,10 +246,10 @@ def test_padding_that_is_not_the_tokenizers_can_be_named(parts):
     assert not torch.equal(own, processor(parts)(ids, scores))
 
 
-def test_several_steerings_and_a_guard(parts):
+def test_several_steerings_and_limits(parts):
     linear = Combination(ProjectionMethod.LINEAR)
     both = [Steering.over(parts.base.vocabulary, parts.pair, parts.alignment, linear, strength=s) for s in (0.2, 0.3)]
-    limits = SteeringLimits(max_norm=0.5)
+    limits = SteeringLimits(max_change_std=0.5)
     ids, scores = torch.tensor([[0, 300, 301]]), torch.randn(1, parts.base.vocabulary.size)
     found = SteeringLogitsProcessor(parts.base.vocabulary, both, limits)(ids, scores)
     bridge = parts.bridge(method=ProjectionMethod.LINEAR, strength=0.5, limits=limits)
@@ -262,9 +262,9 @@ def test_what_does_not_fit_is_refused(parts):
         SteeringLogitsProcessor(parts.small.vocabulary, parts.bridge().steerings)
     with pytest.raises(VocabridgeError, match="the model gives 700 logits, but the vocabulary"):
         processor(parts)(torch.tensor([[5]]), torch.zeros(1, 700))
-    with pytest.raises(VocabridgeError, match="confidence looks at"):
+    with pytest.raises(VocabridgeError, match="min_confidence_ratio looks at"):
         SteeringLogitsProcessor(
             parts.base.vocabulary,
             parts.bridge(method=ProjectionMethod.LINEAR).steerings,
-            SteeringLimits(confidence=0.5),
+            SteeringLimits(min_confidence_ratio=0.5),
         )

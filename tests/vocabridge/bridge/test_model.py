@@ -72,7 +72,7 @@ def several(parts, strengths, **arguments) -> Bridge:
 SILENT = {
     "strength 0": lambda parts: parts.bridge(strength=0.0),
     "a schedule of 0": lambda parts: parts.bridge(strength=Schedule(0.0, 0.0, 5)),
-    "strength 0, guarded": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1, 1.0, 1.0, 2.0)),
+    "strength 0, limited": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1, 1.0, 1.0, 2.0)),
     "two at strength 0": lambda parts: several(parts, (0.0, Schedule(0.0, 0.0, 1))),
     "no weight": lambda parts: parts.bridge(weights=(1, 0, 0)),
     "no steering": lambda parts: Bridge(parts.base, []),
@@ -122,8 +122,8 @@ def test_a_fresh_value_network_changes_no_bit_through_the_linear_method(parts, s
 
 
 def test_what_no_source_has_a_say_about_is_the_base_bit_for_bit(parts):
-    """Inside a character, and before any text, also where a guard would take tokens out."""
-    bridge = parts.bridge(policy=BoundaryPolicy.SKIP, limits=SteeringLimits(plausible=0.5))
+    """Inside a character, and before any text, also where a limit would take tokens out."""
+    bridge = parts.bridge(policy=BoundaryPolicy.SKIP, limits=SteeringLimits(plausibility_threshold=0.5))
     vocabulary = bridge.vocabulary
     ids = torch.tensor([[0, *vocabulary.encode("fox").ids.tolist(), vocabulary.ids_of(b"\xf0")[0]]])
     with torch.no_grad():
@@ -370,7 +370,7 @@ def test_what_a_token_costs_does_not_grow_with_the_text(parts, policy, forwards,
     assert sum(columns for _, columns in late) <= 1.1 * sum(columns for _, columns in early)
 
 
-# --- strength, guard, several ------------------------------------------------------------------------------------
+# --- strength, limits, several -----------------------------------------------------------------------------------
 
 
 def test_a_schedule_counts_the_tokens_since_the_prompt(parts):
@@ -403,8 +403,8 @@ def test_implausible_tokens_stay_out_and_the_change_has_its_cap(parts):
     ids = encode(parts.base.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, free = parts.base.model(ids).logits[0, 1:], parts.bridge()(ids).logits[0, 1:]
-        found = parts.bridge(limits=SteeringLimits(plausible=0.1))(ids).logits[0, 1:]
-        capped = parts.bridge(limits=SteeringLimits(max_norm=0.5))(ids).logits[0, 1:]
+        found = parts.bridge(limits=SteeringLimits(plausibility_threshold=0.1))(ids).logits[0, 1:]
+        capped = parts.bridge(limits=SteeringLimits(max_change_std=0.5))(ids).logits[0, 1:]
     p = base.softmax(-1)
     out = p < 0.1 * p.amax(-1, keepdim=True)
     assert (found[out] == -torch.inf).all()
@@ -469,9 +469,9 @@ def test_a_base_whose_logits_are_not_as_wide_as_its_vocabulary_is_refused(parts,
             Bridge(wrong, [])
 
 
-def test_a_guard_that_looks_at_what_is_not_computed_is_refused(parts):
-    with pytest.raises(VocabridgeError, match="confidence looks at the tuned donor"):
-        parts.bridge(method=ProjectionMethod.LINEAR, limits=SteeringLimits(confidence=0.5))
+def test_a_limit_that_looks_at_what_is_not_computed_is_refused(parts):
+    with pytest.raises(VocabridgeError, match="min_confidence_ratio looks at the tuned donor"):
+        parts.bridge(method=ProjectionMethod.LINEAR, limits=SteeringLimits(min_confidence_ratio=0.5))
 
 
 def test_the_bases_weights_stay_and_need_no_gradient(parts):

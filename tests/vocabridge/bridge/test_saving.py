@@ -80,7 +80,7 @@ def test_several_sources_come_back_with_all_that_was_set(bridge, own, values, pa
     mixture = Combination(ProjectionMethod.STATIC, 0.3, 0.7, 0.0, Form.MIXTURE)
     settings = {"policy": BoundaryPolicy.HEAL, "strength": Schedule(1.0, 0.25, 8)}
     second = Steering.over(bridge.vocabulary, network, parts.alignment, mixture, **settings)
-    limits = SteeringLimits(plausible=0.01, min_entropy=0.5, max_norm=3.0)
+    limits = SteeringLimits(plausibility_threshold=0.01, min_entropy=0.5, max_change_std=3.0)
     base = load_model(str(own / "target"), dtype=F32)
     both = Bridge(base, [bridge.steering, second], limits)
     save_bridge(both, own / "bridge")
@@ -293,7 +293,7 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
         (lambda d: d["base"].update(name=3), "its values are strings"),
         (lambda d: d["base"].update(digest="0" * 64), "has other weights now"),
         (lambda d: d["base"].update(fingerprint="0" * 64), "has another tokenizer now"),
-        (lambda d: d["limits"].update(plausible=2), "plausible is a fraction"),
+        (lambda d: d["limits"].update(plausibility_threshold=2), "plausibility_threshold is a fraction"),
         (lambda d: d["steerings"][0].update(strength="much"), "'much' is no strength"),
         (lambda d: d["steerings"][0].update(policy="guess"), "'guess' is no policy; choose among skip"),
         (lambda d: d["steerings"][0]["combination"].update(method="guess"), "is not a combination"),

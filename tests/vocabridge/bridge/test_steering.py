@@ -111,7 +111,12 @@ def test_many_positions_are_steered_as_each_alone(parts):
 
 
 @pytest.mark.parametrize(
-    "limits", [SteeringLimits(), SteeringLimits(max_norm=1.0), SteeringLimits(plausible=0.01, min_entropy=2.0)]
+    "limits",
+    [
+        SteeringLimits(),
+        SteeringLimits(max_change_std=1.0),
+        SteeringLimits(plausibility_threshold=0.01, min_entropy=2.0),
+    ],
 )
 def test_a_strength_by_schedule_is_that_of_each_position(parts, limits):
     schedule, ids = Schedule(1.5, -0.5, 5), [0, *parts.base.vocabulary.encode("The quick brown fox").ids.tolist()]
@@ -135,11 +140,11 @@ def test_what_is_refused(parts):
     one = steering(parts)
     with pytest.raises(VocabridgeError, match="align it with this one"):
         one.check(parts.small.vocabulary, SteeringLimits())
-    with pytest.raises(VocabridgeError, match="confidence"):
+    with pytest.raises(VocabridgeError, match="min_confidence_ratio"):
         steering(parts, Combination(ProjectionMethod.LINEAR)).check(
-            parts.base.vocabulary, SteeringLimits(confidence=0.5)
+            parts.base.vocabulary, SteeringLimits(min_confidence_ratio=0.5)
         )
-    one.check(parts.base.vocabulary, SteeringLimits(confidence=0.5))
+    one.check(parts.base.vocabulary, SteeringLimits(min_confidence_ratio=0.5))
 
 
 def test_lookahead_reads_behind_the_uncertain_tokens_and_then_those_worth_it_each_once(parts, monkeypatch):

@@ -134,9 +134,9 @@ def test_a_bridge_differs_in_one_argument(parts, tmp_path):
     assert isinstance(bridge, ByteLevelBridge)
     assert bridge.steering.combination == load(tmp_path / "bridge").steering.combination
     assert isinstance("".join(stream(bridge, "The qui", max_new_tokens=1)), str)
-    save_bridge(parts.bridge(limits=SteeringLimits(plausible=0.1)), tmp_path / "guarded")
+    save_bridge(parts.bridge(limits=SteeringLimits(plausibility_threshold=0.1)), tmp_path / "limited")
     with pytest.raises(VocabridgeError, match="limits"):
-        load(tmp_path / "guarded", byte_level=True)
+        load(tmp_path / "limited", byte_level=True)
 
 
 def test_of_one_tokenizer_the_greedy_text_is_that_of_adding_logits_token_by_token(worlds):
