@@ -60,8 +60,8 @@ class Following:
         changes = [change for change in vocabulary.changes if change not in _HARMLESS]
         if changes:
             raise VocabridgeError(
-                f"{vocabulary.name} has no byte-exact view: its tokenizer {', '.join(changes)}, so its tokens do not spell "
-                "the text that they stand for; bridge it by projection, not byte by byte"
+                f"{vocabulary.name} has no byte-exact view: its tokenizer {', '.join(changes)}, so its tokens do not "
+                "spell the text that they stand for; bridge it by projection, not byte by byte"
             )
         self.lexicon = Lexicon(vocabulary)
         self._vocabulary = vocabulary

@@ -169,8 +169,8 @@ def distances(  # Long because each setting is a parameter, documented
         progress: Told how many positions are done.
 
     Raises:
-        VocabridgeError: A tokenizer has no byte-exact view; an alignment or the base is for other tokenizers; a value source
-            is given without a base; or the text is too short.
+        VocabridgeError: A tokenizer has no byte-exact view; an alignment or the base is for other tokenizers; a value
+            source is given without a base; or the text is too short.
     """
     COUNT.check("positions", positions)
     TOLERANCES.check("tolerance", tolerance)

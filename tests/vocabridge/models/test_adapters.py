@@ -126,7 +126,7 @@ def test_an_adapter_is_the_tuned_half_of_an_expert_pair_and_comes_back_from_a_br
     assert tuned["adapts"]["configs"].keys() > {"config.json", "generation_config.json", "tokenizer_config.json"}
     again = load(own / "bridge", dtype=F32)
     assert torch.equal(said(again), said(bridge))
-    assert not torch.equal(said(again), said(again.source_model))
+    assert not torch.equal(said(again), said(again.base))
 
 
 def flip_weights(folder, file):
