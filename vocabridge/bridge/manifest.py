@@ -22,6 +22,7 @@ from vocabridge.models.value_network_files import CONFIG, check_network_files, i
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import Combination
+from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.strength import Strength, from_json
 from vocabridge.utils.hashing import file_digest
 
@@ -42,6 +43,7 @@ class SavedSteering:
         combination: Method, form and weights.
         policy: What the source says where tokens do not end together.
         strength: alpha.
+        boundary_config: The settings of token healing and lookahead.
         folder: The bridge's.
     """
 
@@ -51,6 +53,7 @@ class SavedSteering:
     combination: Combination
     policy: BoundaryPolicy
     strength: Strength
+    boundary_config: BoundaryConfig
     folder: Path
 
     @classmethod
@@ -60,8 +63,8 @@ class SavedSteering:
         Raises:
             VocabridgeError: That is no steering.
         """
-        names = ("source", "alignment", "combination", "policy", "strength")
-        source, alignment, combination, policy, strength = _entries(values, names, "a steering")
+        names = ("source", "alignment", "combination", "policy", "strength", "boundary_config")
+        source, alignment, combination, policy, strength, boundary_config = _entries(values, names, "a steering")
         file, sha256 = _entries(alignment, ("file", "sha256"), "an alignment")
         if not isinstance(source, dict) or set(source) not in (_NETWORK, _PAIR):
             raise VocabridgeError(f"a source has {' and '.join(_NETWORK)}, or {' and '.join(_PAIR)}")
@@ -77,6 +80,7 @@ class SavedSteering:
             combination=Combination.from_dict(combination),
             policy=BoundaryPolicy(policy),
             strength=from_json(strength),
+            boundary_config=BoundaryConfig.from_dict(boundary_config),
             folder=folder,
         )
 
@@ -108,7 +112,15 @@ class SavedSteering:
         """
         source = self.load_source(**place)
         alignment = Alignment.load(self._checked_alignment(), source=source.vocabulary, target=target)
-        return Steering.over(target, source, alignment, self.combination, policy=self.policy, strength=self.strength)
+        return Steering.over(
+            target,
+            source,
+            alignment,
+            self.combination,
+            policy=self.policy,
+            strength=self.strength,
+            boundary_config=self.boundary_config,
+        )
 
     def load_source(self, **place: Any) -> ValueSource:
         """Its value source, without the alignment; `place` says device and dtype, as for `load_model`.

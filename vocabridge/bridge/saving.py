@@ -271,6 +271,7 @@ def _write(steering: Steering, number: int, files: _Files) -> dict[str, Any]:
         "combination": steering.combination.as_dict(),
         "policy": steering.policy.value,
         "strength": as_json(steering.strength),
+        "boundary_config": steering.boundary_config.as_dict(),
     }
 
 

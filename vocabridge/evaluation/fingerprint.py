@@ -5,12 +5,15 @@ Models are known as in a saved bridge (`reference`), data by their SHA-256.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
+import vocabridge
+from vocabridge import alignment
 from vocabridge.alignment import VocabridgeError
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.jsonio import read_json_object
@@ -20,6 +23,7 @@ from vocabridge.evaluation.tasks import Template, digest
 from vocabridge.models.loading import is_local
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network_files import CONFIG, WEIGHTS, is_value_network, network_folder
+from vocabridge.projection.config import BoundaryConfig
 from vocabridge.utils.hashing import file_digest, json_digest
 
 
@@ -46,6 +50,8 @@ def recipe(
     files = {"alignment": names.alignment, "validation data": validation}
     return {
         "vocabridge": importlib.metadata.version("vocabridge"),
+        "sources of vocabridge": sources_digest(),
+        "boundary config": BoundaryConfig().as_dict(),
         **{what: _model(name) for what, name in models.items() if name is not None},
         **({} if saved is None else {"base": saved.base.identity}),
         "test data": digest(data),
@@ -57,6 +63,15 @@ def recipe(
         "bridge": None if saved is None else file_digest(saved.folder / BRIDGE),
         **settings,
     }
+
+
+@functools.cache
+def sources_digest() -> str:
+    """Return a digest of the package's own source files, so that results of other code are never continued."""
+    files = {
+        file for package in (vocabridge, alignment) for root in package.__path__ for file in Path(root).rglob("*.py")
+    }
+    return json_digest(sorted((file.name, file_digest(file)) for file in files))
 
 
 def _model(name: str) -> str:

@@ -22,6 +22,7 @@ from vocabridge.models.reference import weights_digest
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
+from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.strength import Schedule
 
 TEXT = "The quick brown fox counts 12 cafés and 3 dogs."
@@ -423,3 +424,18 @@ def test_a_model_of_the_hub_is_kept_to_its_commit(own, parts):
     assert done.returncode == 0, done.stderr
     expected = load_model(str(own / "target"), dtype=F32).model.get_input_embeddings().weight.detach().double().sum()
     assert float(done.stdout) == float(expected)
+
+
+def test_the_boundary_config_comes_back_and_what_is_none_is_named(parts, own):
+    config = BoundaryConfig(cover_threshold=0.05, lookahead_tokens=2)
+    base, pair = (
+        load_model(str(own / "target"), dtype=F32),
+        [load_model(str(own / n), dtype=F32) for n in ("tuned", "source")],
+    )
+    save_bridge(Bridge.over(base, ExpertPair(*pair), parts.alignment, boundary_config=config), own / "bridge")
+    assert load(own / "bridge", dtype=F32).steering.boundary_config == config
+    document = json.loads((own / "bridge" / "bridge.json").read_text())
+    document["steerings"][0]["boundary_config"]["lookahead_tokens"] = "many"
+    (own / "bridge" / "bridge.json").write_text(json.dumps(document))
+    with pytest.raises(VocabridgeError, match="lookahead_tokens cannot be 'many'; give a value of type int"):
+        load(own / "bridge", dtype=F32)
