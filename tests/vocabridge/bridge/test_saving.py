@@ -17,6 +17,7 @@ from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.bridge.steering import Steering
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import load_model
 from vocabridge.models.reference import weights_digest
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
