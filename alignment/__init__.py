@@ -15,7 +15,7 @@ from vocabridge.alignment.builders.dtw_counts import DTWCounts
 from vocabridge.alignment.builders.edit_distance import EditDistance
 from vocabridge.alignment.builders.embedding import Embedding, Search
 from vocabridge.alignment.builders.expected import Expected
-from vocabridge.alignment.builders.identical_bytes import Exact
+from vocabridge.alignment.builders.identical_bytes import IdenticalBytes
 from vocabridge.alignment.builders.prefix import Prefix
 from vocabridge.alignment.builders.retokenize import Retokenize
 from vocabridge.alignment.cache import cache_folder
@@ -62,7 +62,7 @@ __all__ = [
     "Embedding",
     "EmbeddingTable",
     "Encoding",
-    "Exact",
+    "IdenticalBytes",
     "Expected",
     "GGUFTokenizer",
     "PairCounts",

@@ -17,7 +17,7 @@ from vocabridge.alignment.builders.dtw_counts import DTWCounts
 from vocabridge.alignment.builders.edit_distance import EditDistance
 from vocabridge.alignment.builders.embedding import Embedding
 from vocabridge.alignment.builders.expected import Expected
-from vocabridge.alignment.builders.identical_bytes import Exact
+from vocabridge.alignment.builders.identical_bytes import IdenticalBytes
 from vocabridge.alignment.builders.prefix import Prefix
 from vocabridge.alignment.builders.retokenize import Retokenize
 from vocabridge.alignment.cache import cached_alignment
@@ -31,7 +31,7 @@ METHODS: dict[str, type[Builder]] = {
     builder.method: builder
     for builder in (
         Combined,
-        Exact,
+        IdenticalBytes,
         Retokenize,
         Cooccurrence,
         Expected,

@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from vocabridge.alignment import Combined, Cooccurrence, Corpus, Exact, Retokenize, Vocabulary
+from vocabridge.alignment import Combined, Cooccurrence, Corpus, IdenticalBytes, Retokenize, Vocabulary
 from vocabridge.data import corpus_files
 
 ROUNDS = 3
@@ -55,7 +55,9 @@ class Row:
 
 def planned(times: int) -> list[Row]:
     """List the rows; without text, then with it, then with more of it."""
-    without_text = [Row(what, "parse") for what in ("load", "exact", "retokenize", "load + exact + retokenize")]
+    without_text = [
+        Row(what, "parse") for what in ("load", "identical-bytes", "retokenize", "load + identical-bytes + retokenize")
+    ]
     with_text = [Row(what, "encode") for what in ("cooccurrence", "default")]
     more = [Row(what, "encode", times, rounds=1) for what in ("cooccurrence", "cooccurrence, 2 jobs")]
     return without_text + with_text + more
@@ -68,7 +70,7 @@ def work_of(what: str, folders: list[str], corpus: Corpus) -> Callable[[], objec
         return lambda: [Tokenizer.from_file(str(file)) for file in files]
     if what == "load":
         return lambda: [Vocabulary.load(folder) for folder in folders]
-    if what == "load + exact + retokenize":
+    if what == "load + identical-bytes + retokenize":
         return lambda: without_text(*(Vocabulary.load(folder) for folder in folders))
     source, target = (Vocabulary.load(folder) for folder in folders)
     if what == "encode":
@@ -76,10 +78,13 @@ def work_of(what: str, folders: list[str], corpus: Corpus) -> Callable[[], objec
     name, _, jobs = what.partition(",")
     if jobs:
         corpus = corpus.in_processes(2)
-    builder = {"exact": Exact(), "retokenize": Retokenize(), "cooccurrence": Cooccurrence(), "default": Combined()}[
-        name
-    ]
-    text = None if name in ("exact", "retokenize") else corpus
+    builder = {
+        "identical-bytes": IdenticalBytes(),
+        "retokenize": Retokenize(),
+        "cooccurrence": Cooccurrence(),
+        "default": Combined(),
+    }[name]
+    text = None if name in ("identical-bytes", "retokenize") else corpus
 
     def build() -> object:
         # What a vocabulary keeps from one build to the next is worked out anew.
@@ -92,7 +97,7 @@ def work_of(what: str, folders: list[str], corpus: Corpus) -> Callable[[], objec
 
 
 def without_text(source: Vocabulary, target: Vocabulary) -> None:
-    for builder in (Exact(), Retokenize()):
+    for builder in (IdenticalBytes(), Retokenize()):
         builder.build(source, target)
 
 

@@ -3,10 +3,10 @@
     python benchmarks/bench_pairs.py [NAME ...] [--json]
 
 Three tables. The tokenizers, with the byte view of each held against xgrammar's `decoded_vocab`, an independent
-reading, on every id that stands for text. The pairs: what `exact` finds against a join over the bytes of that other
+reading, on every id that stands for text. The pairs: what `identical-bytes` finds against a join over the bytes of that other
 reading, beside what the usual string matching finds (EVA, TokAlign and TRL compare tokens as they are spelled; DeePEn
 and mergekit swap the mark of the space first), and whether `retokenize` leaves a token without a partner. The time and
-memory of `exact` and `retokenize` on Gemma-3 -> Qwen, against parsing their two tokenizer files.
+memory of `identical-bytes` and `retokenize` on Gemma-3 -> Qwen, against parsing their two tokenizer files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
-from vocabridge.alignment import Alignment, Exact, Retokenize, TokenKind, Vocabulary
+from vocabridge.alignment import Alignment, IdenticalBytes, Retokenize, TokenKind, Vocabulary
 
 TIMED_PAIR = ("Gemma-3", "Qwen")
 SPACE_MARKS = {"Gemma-3": "▁", "MiniLM": None}
@@ -77,14 +77,14 @@ class PairRow:
         source: The source's name.
         target: The target's name.
         identical: Pairs of ids of equal bytes, by the independent join.
-        found: Those that `exact` finds.
-        wrong: Pairs that `exact` finds and that are none.
+        found: Those that `identical-bytes` finds.
+        wrong: Pairs that `identical-bytes` finds and that are none.
         raw_found: Those that comparing spellings finds.
         raw_wrong: Pairs that it finds and that are none.
         swapped_found: The same after swapping the mark of the space.
         swapped_wrong: The same after swapping the mark of the space.
         without_partner: Tokens of either side that `retokenize` leaves without one.
-        exact_seconds: Time to build `exact`.
+        exact_seconds: Time to build `identical-bytes`.
         retokenize_seconds: Time to build `retokenize`.
     """
 
@@ -186,7 +186,7 @@ def pair_row(source: str, target: str, readings: dict[str, Reading]) -> PairRow:
         return right, len(keys) - right
 
     begin = perf_counter()
-    exact = Exact().build(s.vocabulary, t.vocabulary)
+    exact = IdenticalBytes().build(s.vocabulary, t.vocabulary)
     middle = perf_counter()
     retokenize = Retokenize().build(s.vocabulary, t.vocabulary)
     end = perf_counter()
@@ -213,14 +213,14 @@ def pair_row(source: str, target: str, readings: dict[str, Reading]) -> PairRow:
 
 
 def timed(files: list[Path]) -> dict[str, float]:
-    """Time `exact` and `retokenize` on two tokenizer files in this process, against parsing the files."""
+    """Time `identical-bytes` and `retokenize` on two tokenizer files in this process, against parsing the files."""
     start = perf_counter()
     for file in files:
         Tokenizer.from_file(str(file))
     parsed = perf_counter()
     source, target = map(Vocabulary.load, files)
     loaded = perf_counter()
-    Exact().build(source, target)
+    IdenticalBytes().build(source, target)
     Retokenize().build(source, target)
     built = perf_counter()
     return {

@@ -80,7 +80,7 @@ Dtype = Annotated[DtypeName, typer.Option(help="What all weights are cast to.")]
 
 METHODS = (
     "default",
-    "exact",
+    "identical-bytes",
     "retokenize",
     "cooccurrence",
     "expected",

@@ -17,7 +17,7 @@ EXAMPLES = """\b
 Examples:
   vocabridge align smollm2-135m-instruct gemma-3-270m
   vocabridge align smollm2-135m-instruct gemma-3-270m --corpus mytexts/ --jobs 4 -o pair.safetensors
-  vocabridge align ./small/tokenizer.json Qwen/Qwen3-0.6B-Base --method exact --json
+  vocabridge align ./small/tokenizer.json Qwen/Qwen3-0.6B-Base --method identical-bytes --json
   vocabridge align ./small ./big --method cooccurrence,embedding \\
     --source-embeddings ./small --target-embeddings ./big
 \b

@@ -16,7 +16,7 @@ EXAMPLES = """\b
 Examples:
   vocabridge pairs smollm2-135m-instruct gemma-3-270m -o pairs
   vocabridge pairs ./a ./b ./c -o pairs --corpus mytexts/ --method cooccurrence --jobs 4
-  vocabridge pairs ./a ./b ./c -o pairs --method exact --json
+  vocabridge pairs ./a ./b ./c -o pairs --method identical-bytes --json
 """
 
 

@@ -31,7 +31,7 @@ import scipy.sparse as sp
 
 from vocabridge.alignment.builders.base import Builder, Progress, matrix, occurrence
 from vocabridge.alignment.builders.chain import open_columns, open_rows
-from vocabridge.alignment.builders.identical_bytes import Exact, exact_partners
+from vocabridge.alignment.builders.identical_bytes import IdenticalBytes, exact_partners
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import VocabridgeError
@@ -109,7 +109,7 @@ class Embedding(Builder):
     ) -> sp.csr_array:
         for table, vocabulary in zip(self.embeddings, (source, target), strict=True):
             table.check(vocabulary)
-        exact = Exact()._count(source, target, None, lambda done, total: None)
+        exact = IdenticalBytes()._count(source, target, None, lambda done, total: None)
         known = sp.csr_array(counts + exact)
         y, w = open_rows(known, target), open_columns(known, source)
         of_source, of_target = shared_space(*self.embeddings, *exact_partners(source, target)[::-1])

@@ -1,4 +1,4 @@
-"""`exact`: tokens that stand for the very same bytes.
+"""`identical-bytes`: tokens that stand for the very same bytes.
 
 Where several ids share one byte string (Gemma's `A` and `<0x41>`), all pairs are found, and the weight goes
 to the ids that the tokenizers really emit: such a pair counts 1, every other next to nothing (`DUPLICATE`),
@@ -20,10 +20,10 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Exact(Builder):
+class IdenticalBytes(Builder):
     """Pair tokens of equal bytes."""
 
-    method: ClassVar[str] = "exact"
+    method: ClassVar[str] = "identical-bytes"
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         pairs = [

@@ -60,7 +60,7 @@ def test_everything_that_decides_the_counts_is_in_the_key(pair, builds, tmp_path
         lambda: align(source, target),
         lambda: align(target, source),
         lambda: align(source, other),
-        lambda: align(source, target, method="exact"),
+        lambda: align(source, target, method="identical-bytes"),
         lambda: align(source, target, method=DTWCounts(passage=9), corpus=tmp_path / "a"),
         lambda: align(source, target, method=DTWCounts(passage=8), corpus=tmp_path / "a"),
         lambda: align(source, target, corpus=tmp_path / "a"),
@@ -103,7 +103,7 @@ def test_a_damaged_entry_is_listed_rebuilt_with_one_warning_and_sound_again(pair
 
 def test_pruning_removes_the_damaged_and_leftovers_and_then_all(pair):
     align(*pair)
-    align(*pair, method="exact")
+    align(*pair, method="identical-bytes")
     damaged, sound = (entry.path for entry in entries())
     damaged.write_bytes(b"x")
     leftover = sound.with_name(f".{sound.name}.0123.part")
@@ -168,7 +168,7 @@ def test_an_entry_is_taken_from_a_cache_that_can_only_be_read(pair, builds, monk
         assert builds == ["default"]
         assert [path.name for path in entry.path.parent.iterdir()] == [entry.path.name]
         with pytest.raises(VocabridgeError, match=r"cannot be used \(Read-only file system\); set VOCABRIDGE_CACHE"):
-            align(*pair, method="exact")
+            align(*pair, method="identical-bytes")
     finally:
         entry.path.parent.chmod(0o755)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vocabridge.alignment import Combined, Corpus, Exact, TokenKind, Vocabulary, read_gguf_tokenizer
+from vocabridge.alignment import Combined, Corpus, IdenticalBytes, TokenKind, Vocabulary, read_gguf_tokenizer
 
 pytestmark = pytest.mark.real
 
@@ -106,7 +106,7 @@ def test_every_pair_of_equal_bytes_is_found_and_none_is_wrong(smollm, gemma):
             by_bytes[smollm.token_bytes[w]].append(w)
     expected = {(y, w) for y in range(gemma.size) for w in by_bytes.get(gemma.token_bytes[y], ())}
     roles = {(gemma.roles[role], smollm.roles[role]) for role in ("begin", "end", "unknown")}
-    alignment = Exact().build(smollm, gemma)
+    alignment = IdenticalBytes().build(smollm, gemma)
     assert pairs(alignment) == expected | roles
     assert len(expected) > 46_000
     for word in (b" the", b"the", b"\n\n", b"    ", b"\t", "é".encode(), b"A"):

@@ -44,7 +44,7 @@ from vocabridge.alignment import (
     Alignment,
     Combined,
     Corpus,
-    Exact,
+    IdenticalBytes,
     Retokenize,
     TokenKind,
     VocabridgeError,
@@ -74,8 +74,8 @@ def sentencepiece(tokens: list[str]) -> Vocabulary:
 
 
 def named_pairs(source: Vocabulary, target: Vocabulary) -> set[tuple[str, str]]:
-    """Return (source token, target token) as they are spelled, of what `exact` finds."""
-    rows, columns = Exact().build(source, target).counts.tocoo().coords
+    """Return (source token, target token) as they are spelled, of what `identical-bytes` finds."""
+    rows, columns = IdenticalBytes().build(source, target).counts.tocoo().coords
     ids = zip(columns.tolist(), rows.tolist(), strict=True)
     return {(source.tokenizer.id_to_token(w) or "", target.tokenizer.id_to_token(y) or "") for w, y in ids}
 
@@ -95,7 +95,7 @@ def test_runs_of_spaces_are_told_apart_by_their_length():
 def test_a_byte_token_and_its_character_are_both_found_and_one_has_the_weight():
     source, target = byte_level(["A"]), sentencepiece(["<0x41>", "A"])
     assert named_pairs(source, target) == {("A", "<0x41>"), ("A", "A")}
-    weights = Exact().build(source, target).column_weights.toarray()[:, 0]
+    weights = IdenticalBytes().build(source, target).column_weights.toarray()[:, 0]
     assert weights[2] > 0.999 > 0.001 > weights[1] > 0
 
 
@@ -124,11 +124,11 @@ def test_a_tab_is_not_a_newline_and_neither_is_a_space():
 def test_an_id_beyond_the_embedding_has_no_row():
     tokens = ["a", "b", "ab"]
     narrow, whole = byte_level(tokens, size=2), byte_level(tokens)
-    for builder in (Exact(), Retokenize(), Combined()):
+    for builder in (IdenticalBytes(), Retokenize(), Combined()):
         assert builder.build(whole, narrow).counts.shape == (2, 3)
         counts = builder.build(narrow, whole).counts.tocoo()
         assert counts.shape == (3, 2)
-    assert Exact().build(whole, narrow).counts.toarray().tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert IdenticalBytes().build(whole, narrow).counts.toarray().tolist() == [[1, 0, 0], [0, 1, 0]]
     assert (narrow.encode("aab").ids < 2).all()
 
 
@@ -136,7 +136,7 @@ def test_holes_among_the_ids_shift_nothing():
     tokenizer = Tokenizer(models.BPE({"a": 0, "b": 7, "c": 3}, []))
     holes = Vocabulary.from_tokenizer(tokenizer)
     assert holes.kinds.tolist() == [0, 3, 3, 0, 3, 3, 3, 0]
-    rows, columns = Exact().build(byte_level(["c", "b", "a"]), holes).counts.tocoo().coords
+    rows, columns = IdenticalBytes().build(byte_level(["c", "b", "a"]), holes).counts.tocoo().coords
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(0, 2), (3, 0), (7, 1)]
 
 
@@ -158,7 +158,7 @@ def controls(*names: str, special: bool = True) -> Vocabulary:
 def test_special_tokens_are_never_paired_by_similar_names():
     one = controls("<table>", "<|endoftext|>", "<|im_start|>", "[PAD]")
     other = controls("<tool_call>", "<|end_of_text|>", "<|im_start|>", "[PAD]")
-    for builder in (Exact(), Retokenize(), Combined()):
+    for builder in (IdenticalBytes(), Retokenize(), Combined()):
         rows, columns = builder.build(one, other).counts.tocoo().coords
         assert (other.kinds[rows] == TokenKind.TEXT).all()
         assert (one.kinds[columns] == TokenKind.TEXT).all()
@@ -172,7 +172,10 @@ def test_the_cache_tells_tokenizers_of_one_name_apart():
         return Vocabulary.from_tokenizer(tokenizer, name="the same name")
 
     target = named(["a", "b"])
-    first, second = align(named(["a", "b"]), target, method="exact"), align(named(["b", "a"]), target, method="exact")
+    first, second = (
+        align(named(["a", "b"]), target, method="identical-bytes"),
+        align(named(["b", "a"]), target, method="identical-bytes"),
+    )
     assert first.counts.toarray().tolist() == [[1, 0], [0, 1]]
     assert second.counts.toarray().tolist() == [[0, 1], [1, 0]]
 
@@ -214,7 +217,7 @@ def test_building_does_not_look_for_tokens_one_by_one():
         Tokenizer(models.WordLevel(dict(zip(reversed(words), vocab.values(), strict=False)), unk_token=words[-1]))
     )
     begin = time.process_time()
-    counts = Exact().build(one, other).counts
+    counts = IdenticalBytes().build(one, other).counts
     Retokenize().build(one, other)
     assert time.process_time() - begin < 30
     assert counts.nnz >= len(words) - 1

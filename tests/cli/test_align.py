@@ -26,10 +26,11 @@ def test_align_prints_a_table_and_saves_a_file_that_loads(run, tokenizer_folders
 
 
 @pytest.mark.parametrize(
-    "method", ["default", "exact", "retokenize", "cooccurrence", "edit-distance", "dtw", "dtw-counts", "prefix"]
+    "method",
+    ["default", "identical-bytes", "retokenize", "cooccurrence", "edit-distance", "dtw", "dtw-counts", "prefix"],
 )
 def test_align_json_is_one_document_and_nothing_else(run, tokenizer_folders, text, method):
-    corpus = () if method in {"exact", "retokenize"} else ("--corpus", text)
+    corpus = () if method in {"identical-bytes", "retokenize"} else ("--corpus", text)
     done = run("align", tokenizer_folders.source, tokenizer_folders.target, "--method", method, *corpus, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -137,10 +138,10 @@ def test_inspect_shows_what_align_wrote(run, tokenizer_folders, text):
 def test_the_cache_lists_verifies_and_prunes(run, tokenizer_folders, text):
     assert json.loads(run("cache", "list", "--json").stdout)["entries"] == []
     assert "is empty" in run("cache", "list").stdout
-    run("align", tokenizer_folders.source, tokenizer_folders.target, "--method", "exact")
+    run("align", tokenizer_folders.source, tokenizer_folders.target, "--method", "identical-bytes")
     run("align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text)
     entries = json.loads(run("cache", "list", "--json").stdout)["entries"]
-    assert sorted(entry["alignment"]["method"] for entry in entries) == ["default", "exact"]
+    assert sorted(entry["alignment"]["method"] for entry in entries) == ["default", "identical-bytes"]
     assert run("cache", "verify").returncode == 0
 
     with open(entries[0]["path"], "r+b") as file:
@@ -157,7 +158,7 @@ def test_the_cache_lists_verifies_and_prunes(run, tokenizer_folders, text):
 
 
 def test_a_damaged_cache_entry_is_built_again_and_said(run, tokenizer_folders):
-    arguments = ("align", tokenizer_folders.source, tokenizer_folders.target, "--method", "exact", "--json")
+    arguments = ("align", tokenizer_folders.source, tokenizer_folders.target, "--method", "identical-bytes", "--json")
     before = json.loads(run(*arguments).stdout)
     entry = json.loads(run("cache", "list", "--json").stdout)["entries"][0]
     with open(entry["path"], "r+b") as file:

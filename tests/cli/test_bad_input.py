@@ -113,8 +113,10 @@ def test_an_empty_folder_as_corpus_is_refused(run, tokenizer_folders, tmp_path):
 
 
 def test_a_corpus_for_a_method_that_reads_none_is_refused(run, tokenizer_folders, text):
-    done = run("align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--method", "exact")
-    assert "exact" in one_sentence(done)
+    done = run(
+        "align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--method", "identical-bytes"
+    )
+    assert "identical-bytes" in one_sentence(done)
 
 
 def test_a_cache_folder_that_cannot_be_used_is_named(run, tokenizer_folders, tmp_path):
@@ -124,7 +126,7 @@ def test_a_cache_folder_that_cannot_be_used_is_named(run, tokenizer_folders, tmp
         tokenizer_folders.source,
         tokenizer_folders.target,
         "--method",
-        "exact",
+        "identical-bytes",
         VOCABRIDGE_CACHE=tmp_path / "file",
     )
     assert str(tmp_path / "file") in one_sentence(done)
@@ -276,7 +278,7 @@ def test_shards_that_do_not_make_a_whole_are_refused(run, shards, tmp_path, argu
     assert not (tmp_path / "merged.safetensors").exists()
 
 
-@pytest.mark.parametrize("method", ["exact", "cooccurrence,retokenize"])
+@pytest.mark.parametrize("method", ["identical-bytes", "cooccurrence,retokenize"])
 def test_what_cannot_be_counted_in_shards_is_refused(run, tokenizer_folders, text, tmp_path, method):
     pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text)
     done = run("align", *pair, "--method", method, "--shard", "1/2", "-o", "shard")
@@ -290,7 +292,7 @@ def test_inputs_that_a_method_lacks_or_does_not_take_are_named(run, tokenizer_fo
     assert "distributions" in one_sentence(run("align", *pair, "--method", "expected"))
     np.save(tmp_path / "table.npy", np.ones((3, 2), np.float32))
     tables = ("--source-embeddings", "table.npy", "--target-embeddings", "table.npy")
-    assert "takes no embeddings" in one_sentence(run("align", *pair, "--method", "exact", *tables))
+    assert "takes no embeddings" in one_sentence(run("align", *pair, "--method", "identical-bytes", *tables))
     assert "embeddings" in one_sentence(run("align", *pair, "--method", "embedding", *tables))
 
 

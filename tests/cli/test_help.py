@@ -73,8 +73,8 @@ def test_help_imports_nothing_heavy(arguments):
     [
         ("frobnicate", "No such command 'frobnicate'"),
         ("align onlyone", "Missing argument"),
-        ("align a b --method guess", "There is no method 'guess'; choose among default, exact"),
-        ("align a b --method exact,guess", "There is no method 'guess'"),
+        ("align a b --method guess", "There is no method 'guess'; choose among default, identical-bytes"),
+        ("align a b --method identical-bytes,guess", "There is no method 'guess'"),
         ("align a b --source-embeddings .", "give both --source-embeddings and --target-embeddings"),
         ("align a b --distributions nowhere", "'nowhere' does not exist"),
         ("align a b --jobs 0", "Invalid value for '--jobs'"),

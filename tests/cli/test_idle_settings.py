@@ -180,10 +180,13 @@ def test_a_local_model_refuses_a_revision(names):
 
 def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
     source, target = model_folders.source, model_folders.target
-    for method, corpus in (("exact", None), ("edit-distance", [text]), ("default", None)):
+    for method, corpus in (("identical-bytes", None), ("edit-distance", [text]), ("default", None)):
         with pytest.raises(UsageError, match=rf"^jobs has no effect here: the method {method} shares no counting"):
             align(source, target, method=method, corpus=corpus, jobs=2, cache=False)
-    assert [make_builder(method).shares for method in ("exact,default", "exact,prefix")] == [True, False]
+    assert [make_builder(method).shares for method in ("identical-bytes,default", "identical-bytes,prefix")] == [
+        True,
+        False,
+    ]
 
 
 # --- the command line --------------------------------------------------------------------------------------------
@@ -195,8 +198,16 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
         (("generate", ".", "a", "--top-p", 0.5), "--top-p", "nothing is drawn at temperature 0; give --temperature"),
         (("generate", ".", "a", "--seed", 1), "--seed", "nothing is drawn at temperature 0; give --temperature"),
         (("generate", ".", "a", "--tolerance", 0.1), "--tolerance", "only --byte-level has a tolerance"),
-        (("align", "SOURCE", "TARGET", "--method", "exact", "--jobs", 2), "--jobs", "shares no counting of text"),
-        (("pairs", "SOURCE", "TARGET", "-o", "p", "--method", "exact", "--jobs", 2), "--jobs", "shares no counting"),
+        (
+            ("align", "SOURCE", "TARGET", "--method", "identical-bytes", "--jobs", 2),
+            "--jobs",
+            "shares no counting of text",
+        ),
+        (
+            ("pairs", "SOURCE", "TARGET", "-o", "p", "--method", "identical-bytes", "--jobs", 2),
+            "--jobs",
+            "shares no counting",
+        ),
         (("train", "DATA", "-o", "v", "--source", "SOURCE", "--rank", 4), "--rank", "only an adapter has one"),
         (("train", "DATA", "-o", "v", "--source", "SOURCE", "--turns", "sampled"), "--turns", "there is one base"),
         (

@@ -98,10 +98,10 @@ def loads(path: Path, *, methods: set[str] | None = None) -> None:
 def test_align_over_an_old_file_and_its_cache(try_every_kill, place, done, tokenizer_folders):
     (place / "text.txt").write_text("The dogs watch 12 lazy foxes.\n" * 3)
     pair = (tokenizer_folders.source, tokenizer_folders.target)
-    done("align", *pair, "--method", "exact", "-o", "pair.safetensors")
+    done("align", *pair, "--method", "identical-bytes", "-o", "pair.safetensors")
 
     def sound():
-        loads(place / "pair.safetensors", methods={"exact", "default"})
+        loads(place / "pair.safetensors", methods={"identical-bytes", "default"})
         for path in (place / "cache" / "alignments").glob("*.safetensors"):
             loads(path)
 
@@ -116,14 +116,22 @@ def test_pairs(try_every_kill, place, tokenizer_folders):
         for path in (place / "pairs").glob("*.safetensors"):
             loads(path)
 
-    command = ("pairs", *pair, "--method", "exact", "-o", "pairs")
+    command = ("pairs", *pair, "--method", "identical-bytes", "-o", "pairs")
     try_every_kill(command, sound, lambda: crash_states.contents(place))
 
 
 def test_audit_over_an_old_page(try_every_kill, place, done, tokenizer_folders):
     pytest.importorskip("matplotlib")
     (place / "text.txt").write_text("The dogs watch 12 lazy foxes.\n" * 3)
-    done("align", tokenizer_folders.source, tokenizer_folders.target, "--method", "exact", "-o", "pair.safetensors")
+    done(
+        "align",
+        tokenizer_folders.source,
+        tokenizer_folders.target,
+        "--method",
+        "identical-bytes",
+        "-o",
+        "pair.safetensors",
+    )
     (place / "page.html").write_text("an old page")
 
     def sound():
@@ -161,7 +169,7 @@ def test_bridge(try_every_kill, place, done, model_folders, model_pair, adapters
     new = command("new", 0.75, model_pair)
     if over == "an old bridge":
         models = (model_folders.source, model_folders.target)
-        done("align", *models, "--method", "exact", "-o", adapters / "exact.safetensors")
+        done("align", *models, "--method", "identical-bytes", "-o", adapters / "exact.safetensors")
         done(*command("old", 0.25, adapters / "exact.safetensors"))
     elif over == "the same bridge":
         done(*new)
@@ -172,7 +180,7 @@ def test_bridge(try_every_kill, place, done, model_folders, model_pair, adapters
 
     def sound():
         if over != "nothing" or (place / "bridge" / "bridge.json").exists():
-            assert bridge() in ((0.25, "exact", 0), (0.75, "retokenize", 1))
+            assert bridge() in ((0.25, "identical-bytes", 0), (0.75, "retokenize", 1))
 
     def final():
         return bridge(), len(list((place / "bridge").iterdir()))

@@ -16,9 +16,9 @@ def names(tokenizer_folders, tmp_path):
     return ("./a", "b/tokenizer.json", "./c")
 
 
-@pytest.mark.parametrize("method", ["default", "exact"])
+@pytest.mark.parametrize("method", ["default", "identical-bytes"])
 def test_every_ordered_pair_is_the_file_that_align_writes(run, names, text, tmp_path, method):
-    corpus = () if method == "exact" else ("--corpus", text)
+    corpus = () if method == "identical-bytes" else ("--corpus", text)
     done = run("pairs", *names, "-o", "pairs", "--method", method, *corpus, "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

@@ -35,27 +35,31 @@ def pair(tokenizer_folders, tmp_path):
 
 def test_an_alignment_goes_through_pipes(shell, pair, tmp_path):
     """To one command, to another, into a file, and nothing else is among it."""
-    done = shell(f"vocabridge align {pair} --method exact -o /dev/stdout | vocabridge inspect /dev/stdin --json")
+    done = shell(
+        f"vocabridge align {pair} --method identical-bytes -o /dev/stdout | vocabridge inspect /dev/stdin --json"
+    )
     assert done.returncode == 0, done.stderr.decode()
-    assert json.loads(done.stdout)["method"] == "exact"
+    assert json.loads(done.stdout)["method"] == "identical-bytes"
     assert b"source -> target" in done.stderr  # the table
-    done = shell(f"vocabridge align {pair} --method exact -o /dev/stdout > out; vocabridge inspect <(cat out)")
+    done = shell(
+        f"vocabridge align {pair} --method identical-bytes -o /dev/stdout > out; vocabridge inspect <(cat out)"
+    )
     assert done.returncode == 0, done.stderr.decode()
-    assert Alignment.load(tmp_path / "out").method == "exact"
+    assert Alignment.load(tmp_path / "out").method == "identical-bytes"
 
 
 def test_a_link_stays_and_a_folder_is_refused(run, pair, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real/pair.safetensors")
-    done = run("align", *pair.split(), "--method", "exact", "-o", "link")
+    done = run("align", *pair.split(), "--method", "identical-bytes", "-o", "link")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "link").is_symlink()
-    assert Alignment.load(tmp_path / "real" / "pair.safetensors").method == "exact"
-    done = run("align", *pair.split(), "--method", "exact", "-o", "real")
+    assert Alignment.load(tmp_path / "real" / "pair.safetensors").method == "identical-bytes"
+    done = run("align", *pair.split(), "--method", "identical-bytes", "-o", "real")
     assert done.returncode == 2
     assert "is a directory" in done.stderr
     (tmp_path / "astray").symlink_to("nowhere/pair.safetensors")
-    done = run("align", *pair.split(), "--method", "exact", "-o", "astray")
+    done = run("align", *pair.split(), "--method", "identical-bytes", "-o", "astray")
     assert done.returncode == 2
     assert "nowhere'; make it first" in done.stderr
 
@@ -83,9 +87,12 @@ def test_a_tokenizer_may_be_piped_or_begin_with_a_byte_order_mark(shell, pair, t
     (tmp_path / "marked").mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
         (tmp_path / "marked" / name).write_bytes(b"\xef\xbb\xbf" + (tmp_path / "source" / name).read_bytes())
-    done = shell("vocabridge align marked <(cat target/tokenizer.json) --method exact -o out.safetensors")
+    done = shell("vocabridge align marked <(cat target/tokenizer.json) --method identical-bytes -o out.safetensors")
     assert done.returncode == 0, done.stderr.decode()
-    assert shell("vocabridge align source target/tokenizer.json --method exact -o usual.safetensors").returncode == 0
+    assert (
+        shell("vocabridge align source target/tokenizer.json --method identical-bytes -o usual.safetensors").returncode
+        == 0
+    )
     piped, usual = (Alignment.load(tmp_path / f"{name}.safetensors") for name in ("out", "usual"))
     assert piped.source.fingerprint == usual.source.fingerprint
     assert piped.target.fingerprint == usual.target.fingerprint

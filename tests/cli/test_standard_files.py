@@ -29,10 +29,18 @@ def test_a_closed_stdout_is_said_at_once(entry_point, command):
 
 
 def test_without_stderr_results_are_printed_and_errors_are_a_status(entry_point, tokenizer_folders, tmp_path):
-    pair = (tokenizer_folders.source, tokenizer_folders.target, "--method", "exact", "--json", "-o", tmp_path / "pair")
+    pair = (
+        tokenizer_folders.source,
+        tokenizer_folders.target,
+        "--method",
+        "identical-bytes",
+        "--json",
+        "-o",
+        tmp_path / "pair",
+    )
     done = closed(entry_point, "2>&-", "align", *pair, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert done.returncode == 0
-    assert '"method": "exact"' in done.stdout
+    assert '"method": "identical-bytes"' in done.stdout
     inspected = subprocess.run([entry_point, "inspect", tmp_path / "pair"], capture_output=True, timeout=120)
     assert inspected.returncode == 0  # no line for stderr went into the file
     done = closed(entry_point, "2>&-", "inspect", tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)

@@ -14,7 +14,7 @@ from vocabridge.alignment import (
     Cooccurrence,
     Corpus,
     DTWCounts,
-    Exact,
+    IdenticalBytes,
     Retokenize,
     TokenKind,
     VocabridgeError,
@@ -80,7 +80,7 @@ def pairs_of(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> se
 
 
 def test_exact_finds_every_pair_of_equal_bytes_and_no_other(pair):
-    alignment = Exact().build(*pair)
+    alignment = IdenticalBytes().build(*pair)
     check(alignment, *pair)
     assert pairs_of(alignment, *pair) == oracle(*pair)
 
@@ -89,8 +89,8 @@ def test_of_two_ids_with_the_same_bytes_the_one_that_occurs_has_the_weight():
     spm = models.BPE({"<unk>": 0, "<0x41>": 1, "A": 2, "b": 3}, [], byte_fallback=True, unk_token="<unk>")
     twice = Vocabulary.from_tokenizer(Tokenizer(spm))
     once = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"A": 0}, [])))
-    assert Exact().build(once, twice).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
-    assert Exact().build(twice, once).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
+    assert IdenticalBytes().build(once, twice).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
+    assert IdenticalBytes().build(twice, once).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
     for builder in (Retokenize(), Combined()):
         weights = builder.build(once, twice).column_weights.toarray().ravel()
         assert weights[1] > 0
@@ -189,7 +189,7 @@ def test_one_token_for_begin_and_end_is_the_end(vocabularies):
     two = vocabularies["unigram"]
     tokenizer = vocabularies["byte_level_bpe"].tokenizer
     one = Vocabulary.from_tokenizer(tokenizer, roles={"begin": 1, "end": 1})
-    counts = Exact().build(one, two).counts
+    counts = IdenticalBytes().build(one, two).counts
     assert counts[two.roles["end"], 1] == 1
     assert counts[two.roles["begin"], 1] == 0
 
@@ -208,16 +208,16 @@ def test_align_takes_names_paths_and_builders(vocabularies, tmp_path, corpus, te
     assert align(tmp_path / "tokenizer.json", target).source.fingerprint != ""
     assert align(source, target, corpus=tmp_path / "corpus.txt").corpus == corpus.card
     assert align(source, target, method=DTWCounts(passage=9), corpus=corpus).parameters == {"passage": 9}
-    uncached = align(source, target, method="exact", cache=False)
-    assert (uncached.counts != align(source, target, method="exact").counts).nnz == 0
+    uncached = align(source, target, method="identical-bytes", cache=False)
+    assert (uncached.counts != align(source, target, method="identical-bytes").counts).nnz == 0
 
 
 @pytest.mark.parametrize(
     ("method", "given_corpus", "expected"),
     [
-        ("fuzzy", False, "no method 'fuzzy'; choose one of default, exact, retokenize, cooccurrence"),
+        ("fuzzy", False, "no method 'fuzzy'; choose one of default, identical-bytes, retokenize, cooccurrence"),
         ("cooccurrence", False, "cooccurrence counts on text: give it a corpus"),
-        ("exact", True, "exact reads no text: leave the corpus out"),
+        ("identical-bytes", True, "identical-bytes reads no text: leave the corpus out"),
     ],
 )
 def test_a_method_that_does_not_fit_is_an_error(vocabularies, corpus, method, given_corpus, expected):

@@ -18,8 +18,8 @@ from vocabridge.alignment import (
     Distributions,
     Embedding,
     EmbeddingTable,
-    Exact,
     Expected,
+    IdenticalBytes,
     Reads,
     Retokenize,
     VocabridgeError,
@@ -130,13 +130,13 @@ def test_a_chain_remembers_every_builder_and_reads_what_they_read(vocabularies, 
     assert alignment.method == "cooccurrence,retokenize"
     assert alignment.parameters == {"cooccurrence": {}, "retokenize": {}}
     assert alignment.corpus == corpus.card
-    assert make_builder("exact,retokenize").reads is Reads.NOTHING
-    assert make_builder("exact,default").reads is Reads.IF_GIVEN
-    assert make_builder("exact, cooccurrence").reads is Reads.ALWAYS
-    with pytest.raises(VocabridgeError, match="exact,retokenize reads no text"):
-        align(source, target, method="exact,retokenize", corpus=corpus)
-    with pytest.raises(VocabridgeError, match="cooccurrence,exact counts on text"):
-        align(source, target, method="cooccurrence,exact")
+    assert make_builder("identical-bytes,retokenize").reads is Reads.NOTHING
+    assert make_builder("identical-bytes,default").reads is Reads.IF_GIVEN
+    assert make_builder("identical-bytes, cooccurrence").reads is Reads.ALWAYS
+    with pytest.raises(VocabridgeError, match="identical-bytes,retokenize reads no text"):
+        align(source, target, method="identical-bytes,retokenize", corpus=corpus)
+    with pytest.raises(VocabridgeError, match="cooccurrence,identical-bytes counts on text"):
+        align(source, target, method="cooccurrence,identical-bytes")
 
 
 def test_the_roles_are_pinned_at_the_end_of_a_chain(pair, corpus):
@@ -193,7 +193,7 @@ def test_builders_are_made_by_name(inputs):
     tables = tuple(EmbeddingTable.open(path) for path in inputs["embeddings"])
     said = Distributions.open(inputs["distributions"])
     assert make_builder("default") == Combined()
-    assert make_builder("exact,retokenize") == Chain((Exact(), Retokenize()))
+    assert make_builder("identical-bytes,retokenize") == Chain((IdenticalBytes(), Retokenize()))
     assert make_builder("embedding", embeddings=tables) == Embedding(tables)
     assert make_builder("expected", distributions=said) == Expected(said)
 
@@ -201,13 +201,17 @@ def test_builders_are_made_by_name(inputs):
 @pytest.mark.parametrize(
     ("method", "given_inputs", "expected"),
     [
-        ("fuzzy", (), "no method 'fuzzy'; choose one of default, exact"),
-        ("exact,fuzzy", (), "no method 'fuzzy'"),
-        ("exact,,retokenize", (), "no method ''"),
-        ("exact,exact", (), "The method exact is in the chain exact,exact twice"),
+        ("fuzzy", (), "no method 'fuzzy'; choose one of default, identical-bytes"),
+        ("identical-bytes,fuzzy", (), "no method 'fuzzy'"),
+        ("identical-bytes,,retokenize", (), "no method ''"),
+        (
+            "identical-bytes,identical-bytes",
+            (),
+            "The method identical-bytes is in the chain identical-bytes,identical-bytes twice",
+        ),
         ("embedding", (), "The method embedding works on embeddings: give"),
         ("default,expected", (), "The method expected works on distributions: give"),
-        ("exact", ("embeddings",), "The method exact takes no embeddings: leave them out"),
+        ("identical-bytes", ("embeddings",), "The method identical-bytes takes no embeddings: leave them out"),
         ("embedding", ("embeddings", "distributions"), "The method embedding takes no distributions"),
     ],
 )
@@ -219,5 +223,5 @@ def test_a_wrong_name_and_inputs_that_do_not_fit_are_errors(vocabularies, inputs
 
 def test_a_builder_given_whole_takes_no_inputs_beside_it(vocabularies, inputs):
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
-    with pytest.raises(VocabridgeError, match="The builder exact holds its inputs itself"):
-        align(*pair, method=Exact(), embeddings=inputs["embeddings"])
+    with pytest.raises(VocabridgeError, match="The builder identical-bytes holds its inputs itself"):
+        align(*pair, method=IdenticalBytes(), embeddings=inputs["embeddings"])

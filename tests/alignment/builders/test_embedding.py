@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from vocabridge.alignment import Exact, TokenKind, VocabridgeError, Vocabulary
+from vocabridge.alignment import IdenticalBytes, TokenKind, VocabridgeError, Vocabulary
 from vocabridge.alignment.builders.chain import open_columns, open_rows
 from vocabridge.alignment.builders.embedding import Embedding, Search, build_index, nearest, shared_space
 from vocabridge.alignment.builders.identical_bytes import exact_partners
@@ -97,7 +97,7 @@ def test_tokens_of_equal_bytes_are_partners_and_all_others_get_neighbours(pair_w
     filled = np.diff(alignment.counts.indptr)
     y, w = exact_partners(source, target)
     assert (alignment.counts[y, w] >= 1).all()
-    others = open_rows(Exact().build(source, target).counts, target)
+    others = open_rows(IdenticalBytes().build(source, target).counts, target)
     assert len(others) > 50
     assert (filled[others] >= 3).all()
     assert (filled[target.usable] > 0).all()
@@ -119,7 +119,7 @@ def test_only_what_is_open_is_searched(pair_with_tables):
     source, target, builder = pair_with_tables
     counts = builder._count(source, target, None, lambda done, total: None)
     rows = np.repeat(np.arange(target.size), np.diff(counts.indptr))
-    gone = open_rows(Exact().build(source, target).counts, target)[:5]
+    gone = open_rows(IdenticalBytes().build(source, target).counts, target)[:5]
     counts.data[np.isin(rows, gone)] = 0
     counts.eliminate_zeros()
     searched: list[int] = []

@@ -18,7 +18,7 @@ from vocabridge.alignment import (
     Alignment,
     Corpus,
     CountingBuilder,
-    Exact,
+    IdenticalBytes,
     PairCounts,
     PartialCounts,
     Shard,
@@ -237,8 +237,10 @@ def test_an_altered_shard_is_refused(shards, place):
 
 
 def test_a_method_whose_counts_do_not_add_up_has_no_shards(pair, corpus):
-    with pytest.raises(VocabridgeError, match=r"method exact cannot be counted in shards; these can: .*cooccurrence"):
-        count_shard(Exact(), *pair, corpus, Shard())
+    with pytest.raises(
+        VocabridgeError, match=r"method identical-bytes cannot be counted in shards; these can: .*cooccurrence"
+    ):
+        count_shard(IdenticalBytes(), *pair, corpus, Shard())
 
 
 def test_any_iterable_of_texts_can_be_counted_in_parts(builder, pair, corpus):
@@ -283,13 +285,13 @@ def test_symmetric_counting_is_symmetric(vocabularies, texts):
                 assert as_dict(back) == as_dict(there.transposed(source, target))
 
 
-@pytest.mark.parametrize("method", sorted({*COUNTING, "exact", "retokenize", "cooccurrence,retokenize"}))
+@pytest.mark.parametrize("method", sorted({*COUNTING, "identical-bytes", "retokenize", "cooccurrence,retokenize"}))
 def test_each_of_all_pairs_is_what_align_builds(vocabularies, corpus, method):
     from vocabridge.alignment import make_builder
 
     builder = make_builder(method)
     three = [vocabularies[kind] for kind in ("byte_level_bpe", "unigram", "sentencepiece_bpe")]
-    text = None if method in ("exact", "retokenize") else corpus
+    text = None if method in ("identical-bytes", "retokenize") else corpus
     built = list(align_pairs(builder, three, text))
     assert [(pair.source, pair.target) for pair in built] == list(itertools.permutations(range(3), 2))
     for pair in built:

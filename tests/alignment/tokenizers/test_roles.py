@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from tokenizers import AddedToken, Tokenizer, models
 
-from vocabridge.alignment import Combined, Exact, Retokenize, Vocabulary
+from vocabridge.alignment import Combined, IdenticalBytes, Retokenize, Vocabulary
 from vocabridge.alignment.builders.base import pin_roles
 
 LETTERS = {"a": 0, "b": 1}
@@ -22,7 +22,7 @@ def vocabulary(controls: int = 6, **roles: int) -> Vocabulary:
 
 def pairs(source: Vocabulary, target: Vocabulary) -> dict[tuple[int, int], float]:
     """Return the entries (target id, source id) -> count that are no letters."""
-    counts = Exact().build(source, target).counts.tocoo()
+    counts = IdenticalBytes().build(source, target).counts.tocoo()
     entries = zip(*(c.tolist() for c in counts.coords), counts.data.tolist(), strict=True)
     return {(y, w): n for y, w, n in entries if y >= len(LETTERS) or w >= len(LETTERS)}
 
@@ -37,7 +37,7 @@ def test_one_token_that_ends_texts_and_turns_speaks_for_both_ends_of_the_target(
     source = vocabulary(end=2, turn_end=2)
     target = vocabulary(end=3, turn_end=4)
     assert pairs(source, target) == {(3, 2): 1, (4, 2): 1}
-    alignment = Exact().build(source, target)
+    alignment = IdenticalBytes().build(source, target)
     assert alignment.row_weights[[3, 4], 2].toarray().tolist() == [1, 1]
     assert alignment.column_weights[[3, 4], 2].toarray().tolist() == [0.5, 0.5]
 
@@ -45,7 +45,7 @@ def test_one_token_that_ends_texts_and_turns_speaks_for_both_ends_of_the_target(
 def test_two_ends_of_the_source_both_speak_for_the_one_of_the_target():
     source = vocabulary(end=3, turn_end=4)
     target = vocabulary(end=2, turn_end=2)
-    alignment = Exact().build(source, target)
+    alignment = IdenticalBytes().build(source, target)
     assert alignment.row_weights[2, [3, 4]].toarray().tolist() == [0.5, 0.5]
     assert alignment.column_weights[2, [3, 4]].toarray().tolist() == [1, 1]
 

@@ -123,7 +123,7 @@ def test_an_alignment_is_fitted_to_other_roles_and_widths_as_if_it_were_built_fo
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     corpus = [tmp_path / "text.txt"]
     others = with_roles(source, 5, begin=1, end=0), with_roles(target, 3, end=1, pad=0)
-    for method in ("default", "retokenize", "exact"):
+    for method in ("default", "retokenize", "identical-bytes"):
         given = None if method != "default" else corpus
         here = align(source, target, method=method, corpus=given, cache=False)
         there = align(*others, method=method, corpus=given, cache=False)
@@ -163,7 +163,7 @@ def test_what_was_counted_for_other_merges_is_refused(vocabularies):
     source, target = vocabularies["byte_level_bpe"], vocabularies["unigram"]
     merges = json.loads(source.tokenizer.to_str())["model"]["merges"]
     other = Vocabulary.from_tokenizer(changed(source, merges=merges[:-1]), roles=source.roles)
-    built = align(source, target, method="exact", cache=False)
+    built = align(source, target, method="identical-bytes", cache=False)
     with pytest.raises(VocabridgeError, match="source tokenizer"):
         built.fitted(other, target)
 

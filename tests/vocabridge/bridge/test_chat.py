@@ -64,7 +64,7 @@ def built(parts, tokenizer_folders, templates=(CHATML, GEMMA), adds_begin=(False
     large = Vocabulary.from_tokenizer(target, size=704, name="large chat model", adds_begin=adds_begin[1])
     tuned, untuned = (replace(model, vocabulary=small) for model in (parts.tuned, parts.small))
     base = LoadedModel("base", "", parts.base.model, large)
-    alignment = align(small, large, method="exact", cache=False)
+    alignment = align(small, large, method="identical-bytes", cache=False)
     return Chat(Bridge.over(base, ExpertPair(tuned, untuned), alignment, **arguments), source, target)
 
 

@@ -161,7 +161,7 @@ def test_the_identity_is_plain_addition_of_logits(parts, policy):
 
 def test_the_exact_alignment_of_a_vocabulary_with_itself_is_the_identity(parts):
     vocabulary, policy = parts.small.vocabulary, BoundaryPolicy.AS_IS
-    alignment = align(vocabulary, vocabulary, method="exact", cache=False)
+    alignment = align(vocabulary, vocabulary, method="identical-bytes", cache=False)
     bridge, ids, found, *_ = same_vocabulary(parts, policy, lambda _: Projection.of(alignment))
     identity, *_ = same_vocabulary(parts, policy, lambda _: Projection.identity(vocabulary.size))
     emitted = sorted({*vocabulary.usable.tolist(), vocabulary.roles["begin"], vocabulary.roles["end"]})
@@ -447,8 +447,8 @@ def test_changes_of_several_sources_with_tokenizers_of_their_own_add_up(parts, t
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_an_alignment_for_other_tokenizers_is_refused(parts, side):
     small, base = parts.small.vocabulary, parts.base.vocabulary
-    wrong = align(base, base, method="exact", cache=False) if side == "source" else None
-    wrong = wrong or align(small, small, method="exact", cache=False)
+    wrong = align(base, base, method="identical-bytes", cache=False) if side == "source" else None
+    wrong = wrong or align(small, small, method="identical-bytes", cache=False)
     with pytest.raises(VocabridgeError, match=f"made for the {side} tokenizer"):
         Bridge.over(parts.base, parts.pair, wrong)
 

@@ -40,7 +40,7 @@ def network() -> ValueNetwork:
 
 @pytest.fixture(scope="module")
 def bridge(gemma, network) -> Bridge:
-    alignment = align(network.vocabulary, gemma.vocabulary, method="exact", cache=False)
+    alignment = align(network.vocabulary, gemma.vocabulary, method="identical-bytes", cache=False)
     return Bridge.over(gemma, network, alignment, Combination(ProjectionMethod.LINEAR))
 
 
@@ -91,7 +91,7 @@ def test_the_reading_says_what_one_forward_of_the_source_says(gemma, network):
     steering = Steering.over(
         gemma.vocabulary,
         network,
-        align(network.vocabulary, gemma.vocabulary, method="exact", cache=False),
+        align(network.vocabulary, gemma.vocabulary, method="identical-bytes", cache=False),
         Combination(ProjectionMethod.STATIC),
         policy=BoundaryPolicy.AS_IS,
     )
