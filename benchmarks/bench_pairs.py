@@ -3,10 +3,10 @@
     python benchmarks/bench_pairs.py [NAME ...] [--json]
 
 Three tables. The tokenizers, with the byte view of each held against xgrammar's `decoded_vocab`, an independent
-reading, on every id that stands for text. The pairs: what `identical-bytes` finds against a join over the bytes of that other
-reading, beside what the usual string matching finds (EVA, TokAlign and TRL compare tokens as they are spelled; DeePEn
-and mergekit swap the mark of the space first), and whether `retokenize` leaves a token without a partner. The time and
-memory of `identical-bytes` and `retokenize` on Gemma-3 -> Qwen, against parsing their two tokenizer files.
+reading, on every id that stands for text. The pairs: what `identical-bytes` finds against a join over the bytes of that
+other reading, beside what the usual string matching finds (EVA, TokAlign and TRL compare tokens as they are spelled;
+DeePEn and mergekit swap the mark of the space first), and whether `retokenize` leaves a token without a partner. The
+time and memory of `identical-bytes` and `retokenize` on Gemma-3 -> Qwen, against parsing their two tokenizer files.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 Of each model: bits of three texts by tokens and by bytes, at several tolerances; of a bridge onto Gemma-3 with the
 shipped value network: seconds a byte, and forwards, of the byte-level mode, beside the projected bridge on the same
-prompt, which ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy decoding
-in the byte-level mode gives the text that adding logits token by token gives. It is not run by `make bench`.
+prompt, which ends inside of a word; and of SmolLM2 with this value network, which was trained on it, whether greedy
+decoding in the byte-level mode gives the text that adding logits token by token gives. It is not run by `make bench`.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     python benchmarks/compare_training.py CONFIG ... --source smollm2-135m-instruct --onto gemma-3-270m --task DIR
                                           --output DIR [--other MODEL] [--texts 300] [--items 100] [--across 40]
 
-CONFIG is `scheme=cascade+,method=full,seed=1` and so on, fields of `TrainingConfig`; `default` is the
-command's own. DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the source model it was
-trained on; "other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with
-weights fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1)
-and fitted. Networks and `figures.jsonl` are kept in --output, so the same call goes on, and prints what is there.
+CONFIG is `scheme=cascade+,method=full,seed=1` and so on, fields of `TrainingConfig`; `default` is the command's own.
+DIR holds what `tasks.py` writes. Bits a byte of the test responses: "own" with the source model it was trained on;
+"other" with a base of the same tokenizer that it has never seen; "across" the bridge onto another family, with weights
+fitted on validation items, product and mixture, and its change of logits alone, as the paper has it (1, 1, 1) and
+fitted. Networks and `figures.jsonl` are kept in --output, so the same call goes on, and prints what is there.
 """
 
 from __future__ import annotations

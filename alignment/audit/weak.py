@@ -13,7 +13,8 @@ WEAK = 0.9
 """The share under which a class is weak.
 
 Measured from SmolLM2 to Gemma-3: a total method covers every class whole and, on text that it did not count, gives
-words, numbers, punctuation and code 98% of their mass or more; `identical-bytes` covers 29% of the words and 5% of the numbers.
+words, numbers, punctuation and code 98% of their mass or more; `identical-bytes` covers 29% of the words and 5% of the
+numbers.
 """
 
 

@@ -79,7 +79,8 @@ def test_all_that_can_be_set_is_in_the_folder(run, make, own):
 
 def test_a_bridge_whose_weights_nobody_fitted_says_so_in_a_line_and_how_to_fit_them(run, make, own):
     (own / "report.json").write_text(
-        '{"combination": {"method": "informed", "form": "product", "base_weight": 0.4, "tuned_weight": 0.7, "untuned_weight": 0}}'
+        '{"combination": {"method": "informed", "form": "product", "base_weight": 0.4, '
+        '"tuned_weight": 0.7, "untuned_weight": 0}}'
     )
     for name, options, fitted in (("plain", (), False), ("fitted", ("--combination", "report.json"), True)):
         made = make(*options, output=name)

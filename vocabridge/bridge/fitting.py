@@ -85,7 +85,8 @@ class Features:
     """What combinations are made of at n response tokens, over the k tokens kept at each.
 
     Attributes:
-        by_method: What each method's weights multiply, signs aside, (n, k, weights); the base's log-probabilities first.
+        by_method: What each method's weights multiply, signs aside, (n, k, weights); the base's log-probabilities
+            first.
         stands_for: Logarithm of how many tokens each of the k stands for, (n, k).
         truth: Which of the k is the response's token, (n,).
     """
@@ -281,7 +282,7 @@ def required_scores(methods: Sequence[ProjectionMethod]) -> tuple[str, ...]:
 def _kept(
     log_p: Tensor, features: dict[ProjectionMethod, tuple[Tensor, ...]], truth: Tensor, generator: torch.Generator
 ) -> _Block:
-    """Keeps of the base's log probabilities and of what is projected, all (n, |T|), the likeliest tokens and some others.
+    """Keep of the base's log-probabilities and of what is projected, all (n, |T|), the likeliest tokens and some more.
 
     The true token is among the likeliest; the others are drawn and stand for all that are not kept.
     """

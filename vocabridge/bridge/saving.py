@@ -122,7 +122,8 @@ def load(
 
     Args:
         folder: The folder.
-        byte_level: Combine the models over bytes, without alignments; see `ByteLevelBridge`. Policies do not matter then.
+        byte_level: Combine the models over bytes, without alignments; see `ByteLevelBridge`. Policies do not matter
+            then.
         device: Where the base model goes, in torch's words; by default "cpu".
         dtype: What its weights are cast to.
         device_map: In place of `device`, spreads the base's layers over several devices; needs accelerate.

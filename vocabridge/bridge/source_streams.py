@@ -1,8 +1,8 @@
 """The streams of all value sources of a bridge, along one batch of texts.
 
-A bridge's cache gives it the new ids of every step (`advance`). A logits processor knows all ids so far and nothing else
-(`follow`): they are compared with what the sources have read, and each row goes on from the row it has most in common
-with. So beams may be reordered, rows may go back, the batch may grow or shrink, and a new prompt begins anew.
+A bridge's cache gives it the new ids of every step (`advance`). A logits processor knows all ids so far and nothing
+else (`follow`): they are compared with what the sources have read, and each row goes on from the row it has most in
+common with. So beams may be reordered, rows may go back, the batch may grow or shrink, and a new prompt begins anew.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class SourceStreams:
 
 
 def _without_bos(row: list[int], steerings: Sequence[Steering]) -> list[int]:
-    """Return a row whose first token, if it is the bos token, is no text, also where one token begins and ends texts."""
+    """Return a row whose first token, if it is bos, is no text, also where one token begins and ends texts."""
     bos = steerings[0].target.roles.get("begin", NO_TEXT) if steerings else NO_TEXT
     first = next((i for i, token in enumerate(row) if token >= 0), None)
     return row if first is None or row[first] != bos else [*row[:first], NO_TEXT, *row[first + 1 :]]

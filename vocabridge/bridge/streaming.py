@@ -44,8 +44,8 @@ def stream(
     Args:
         bridge: The bridge, or a byte-level one.
         prompt: The text to continue; or messages, which each model reads in its own chat template.
-        max_new_tokens: Stop after so many tokens of the base model, if it has not ended before; a byte-level bridge at the
-            end of the word.
+        max_new_tokens: Stop after so many tokens of the base model, if it has not ended before; a byte-level bridge at
+            the end of the word.
         stop: Strings that end the text, and are no part of it.
         temperature: 0 takes the likeliest token, above it is drawn.
         top_p: Draws from the likeliest tokens that have this probability together.

@@ -1,9 +1,9 @@
 """A tree of tokens for every row of a batch, read by one or several models with caches that only grow.
 
-A source's view of a text changes at its end: a token is taken back, another is tried, several are looked at that
-may follow. So each row is a tree (`TokenTree`), and what the row's text is at the moment is a path in it. A new
-node gets a new *slot* in the attention caches, and the attention mask says which slots are its ancestors: rows go
-back independently of each other, nothing is read twice while its slot is kept, and many ends of one text are read in one
+A source's view of a text changes at its end: a token is taken back, another is tried, several are looked at that may
+follow. So each row is a tree (`TokenTree`), and what the row's text is at the moment is a path in it. A new node gets a
+new *slot* in the attention caches, and the attention mask says which slots are its ancestors: rows go back
+independently of each other, nothing is read twice while its slot is kept, and many ends of one text are read in one
 forward.
 """
 

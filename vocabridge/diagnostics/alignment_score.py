@@ -249,8 +249,8 @@ class Scorer:
             stream: A stream of `steering`, or of one with the same source and target.
             positions: Positions of the stream.
             method: A method of distributions.
-            p_base: The base's distributions there, (n, |T|); the informed method needs them. Without them, how often the
-                alignment has counted the target's tokens replaces them.
+            p_base: The base's distributions there, (n, |T|); the informed method needs them. Without them, how often
+                the alignment has counted the target's tokens replaces them.
 
         Yields:
             A few positions each time, the distributions there (k, |T|), and where the source makes a prediction, (k,).

@@ -80,8 +80,8 @@ def evaluate(  # Long because each setting is a parameter, documented and checke
         tolerance: Of the byte-level bridge, as for `ByteLM`.
         ceiling: The base model fine-tuned itself: a model by name, or a value network that was trained on it.
         control: A value network with the base's own vocabulary.
-        contenders: Which to measure; by default all that can be made of what is given, but for the byte-level bridge, which
-            is slow.
+        contenders: Which to measure; by default all that can be made of what is given, but for the byte-level bridge,
+            which is slow.
         template: How records become items.
         limit: Take the first so many test items.
         answers: Have only so many items answered; by default all that have a final answer, and where none has one, the

@@ -2,8 +2,8 @@
 
     p = q_donor where max p_base < t, else p_base
 
-Fei et al., arXiv 2410.09300, do it with texts: there the donor writes a word. Here it is its next token, projected to the
-base's vocabulary: a proper distribution, so that it has a likelihood and can be sampled from.
+Fei et al., arXiv 2410.09300, do it with texts: there the donor writes a word. Here it is its next token, projected to
+the base's vocabulary: a proper distribution, so that it has a likelihood and can be sampled from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Contenders of an evaluation: what reads a response, and continues a prompt greedily.
 
-Most are causal language models and do it token by token (`TokenLevelModel`): the base, a bridge, a donor in a vocabulary of
-its own. A byte-level bridge does it byte by byte (`ByteLevelModel`).
+Most are causal language models and do it token by token (`TokenLevelModel`): the base, a bridge, a donor in a
+vocabulary of its own. A byte-level bridge does it byte by byte (`ByteLevelModel`).
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class ClassBits:
     """The base's tokens of one class in the responses.
 
     Attributes:
-        name: The class, by `vocabridge.alignment.tokenizers.classes`; or "... boundary", by whether the donor's tokenizer has one
-            where the token begins.
+        name: The class, by `vocabridge.alignment.tokenizers.classes`; or "... boundary", by whether the donor's
+            tokenizer has one where the token begins.
         tokens: How many there are.
         bits_per_byte: Of each contender, over the bytes of these tokens.
     """

@@ -5,9 +5,9 @@ Two kinds, one interface (`ValueSource`). Both are a pair of small models of one
     ValueNetwork   untuned (frozen) and value:  delta = value,           tuned = untuned + value
     ExpertPair     untuned and tuned:           delta = tuned - untuned, no training at all
 
-What a value network reads of its source model is its `Scheme` (`connection`). Source: Lu et al., "Transferable Post-training
-via Inverse Value Learning", arXiv 2410.21027; for the pair Liu et al., "Tuning Language Models by Proxy", arXiv
-2401.08565.
+What a value network reads of its source model is its `Scheme` (`connection`). Source: Lu et al., "Transferable
+Post-training via Inverse Value Learning", arXiv 2410.21027; for the pair Liu et al., "Tuning Language Models by Proxy",
+arXiv 2401.08565.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
     mixture   p = (a p_base + b q_tuned) / (a + b)
 
 Here q is a distribution of the small models, projected onto the target vocabulary. Of the product, (1, 1, 1) is the sum
-of the paper (arXiv 2410.21027) and of proxy-tuning (arXiv 2401.08565), (0, 1, 0) the donor alone, (1, 1, 0) a product of
-experts. Methods that project a change of logits have two weights, z = a z_base + b delta_T. The mixture is the ensemble
-that one would use without any of this.
+of the paper (arXiv 2410.21027) and of proxy-tuning (arXiv 2401.08565), (0, 1, 0) the donor alone, (1, 1, 0) a product
+of experts. Methods that project a change of logits have two weights, z = a z_base + b delta_T. The mixture is the
+ensemble that one would use without any of this.
 
-What is computed is the change z - z_base at strength alpha: alpha times that of the product; the mixture with alpha times
-the donor's share. Changes of several value sources add up. Alpha = 0 is no change at all.
+What is computed is the change z - z_base at strength alpha: alpha times that of the product; the mixture with alpha
+times the donor's share. Changes of several value sources add up. Alpha = 0 is no change at all.
 """
 
 from __future__ import annotations

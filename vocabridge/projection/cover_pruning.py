@@ -2,10 +2,10 @@
 
     log P(cover) = sum over its steps (parent, token), behind what all covers share, of log p(token | parent)
 
-A cover that is a hundredth as probable as the text as it stands methods next to no weight and is dropped: most words can
-be cut in several ways (` wit|h`), of which a model expects only one. What precedes a cover's last tokens has mostly been
-read when the cover comes up, so those that are dropped need not be read at all: a probability that is not known yet
-counts as 1.
+A cover that is a hundredth as probable as the text as it stands methods next to no weight and is dropped: most words
+can be cut in several ways (` wit|h`), of which a model expects only one. What precedes a cover's last tokens has mostly
+been read when the cover comes up, so those that are dropped need not be read at all: a probability that is not known
+yet counts as 1.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ ends in white space, with R and C of 1; and where the text may run on in one tok
 those that never stood with w, with a small R and C. A control token v ends the text in front of it, so the candidate is
 the token that the target cuts from w alone.
 
-Lookahead takes a further forward of the source for the tokens behind which it reads, so it reads behind few. Expected to
-be saved are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w; other is what
-it gives those that are longer, or that are a prefix of w at which the target may have cut a word, or a run of spaces,
-that continues. The target tokens that begin with w are one range of the vocabulary sorted by bytes, so what the base
-gives them is a difference of two running sums. The token with which the text continues is often among those read behind;
-then it has been read already.
+Lookahead takes a further forward of the source for the tokens behind which it reads, so it reads behind few. Expected
+to be saved are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w; other is
+what it gives those that are longer, or that are a prefix of w at which the target may have cut a word, or a run of
+spaces, that continues. The target tokens that begin with w are one range of the vocabulary sorted by bytes, so what the
+base gives them is a difference of two running sums. The token with which the text continues is often among those read
+behind; then it has been read already.
 """
 
 from __future__ import annotations

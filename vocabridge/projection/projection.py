@@ -3,11 +3,11 @@
 W = R are the rows of the alignment's counts normalized to 1, C its columns; p_T is the base model's distribution. Each
 file of `methods` is one way to apply them. What all methods share:
 
-A target token without any aligned source token ("unmapped") keeps the base's probability, and its logit does not change.
-Unmapped source tokens are left out of p_S. So the mapped target tokens share among them what the base gives them,
-own = the sum of their p_T. Distributions are scaled to own. A change of logits leaves a constant open; it is k, chosen
-so that sum p_T exp(delta_T) = own. Where every target token is mapped, k has no effect and is 0. R's rows and C's columns
-sum to 1, so the scale of a distribution is known before the product that needs it.
+A target token without any aligned source token ("unmapped") keeps the base's probability, and its logit does not
+change. Unmapped source tokens are left out of p_S. So the mapped target tokens share among them what the base gives
+them, own = the sum of their p_T. Distributions are scaled to own. A change of logits leaves a constant open; it is k,
+chosen so that sum p_T exp(delta_T) = own. Where every target token is mapped, k has no effect and is 0. R's rows and
+C's columns sum to 1, so the scale of a distribution is known before the product that needs it.
 
 Nothing of size |S| x |T| is ever made.
 """

@@ -1,7 +1,7 @@
 """A source's predictions at some positions of texts, in two stages.
 
-    first    = predictor.predict(positions, ...)      logits after each cover --TokenHealer--> one distribution a position
-    second   = predictor.extend(positions, selected)  reads behind the source tokens that lookahead selects
+    first    = predictor.predict(positions, ...)      logits after each cover --TokenHealer--> one distribution a
+    position second   = predictor.extend(positions, selected)  reads behind the source tokens that lookahead selects
     resolved = predictor.resolve(first, second, ...)  scores, and how lookahead splits the mass of those tokens
 
 `predictions_at` runs the stages, a few positions at a time. Each stage returns a new object and changes none.
@@ -69,7 +69,8 @@ class ResolvedPredictions:
         scores: The scores that were required, (n, |S|).
         active: Where the source makes a prediction, float32 (n, 1), 1 or 0.
         split: How the mass of some source tokens is split; None without lookahead.
-        base_on_source_vocab: The base's distribution on the source vocabulary, (n, |S|), where lookahead has computed it.
+        base_on_source_vocab: The base's distribution on the source vocabulary, (n, |S|), where lookahead has computed
+            it.
     """
 
     scores: Scores
@@ -135,7 +136,7 @@ class SourcePredictor:
         behind: list[dict[int, list[tuple[int, int]]]] = []
         for position, tokens in zip(positions, selected, strict=True):
             here: dict[int, list[tuple[int, int]]] = {}
-            wanted[position.row] += position.nodes
+                wanted[position.row] += position.nodes
             for w in tokens:
                 data = vocabulary.token_bytes[w] or b""
                 nodes = []

@@ -7,11 +7,11 @@ cover, and its own probabilities weigh the covers (they marginalize over them):
 
     p(r) = sum over covers (s, p) of  P(s) * P(w | s),   w = p + r
 
-P(s) is the probability of the cover's tokens after those that all covers share. w runs over the source tokens that begin
-with the pending bytes, one range of the vocabulary sorted by bytes. r is the rest of w behind the text's end, again a
-source token or the first piece of one. A control token ends the text, so it follows only the cover that is the encoding
-of the text as it stands. A token before which the target would not have ended its last token weighs next
-to nothing, because the target did end it (`boundary`). The result is a distribution over the source vocabulary, so every
+P(s) is the probability of the cover's tokens after those that all covers share. w runs over the source tokens that
+begin with the pending bytes, one range of the vocabulary sorted by bytes. r is the rest of w behind the text's end,
+again a source token or the first piece of one. A control token ends the text, so it follows only the cover that is the
+encoding of the text as it stands. A token before which the target would not have ended its last token weighs next to
+nothing, because the target did end it (`boundary`). The result is a distribution over the source vocabulary, so every
 projection method applies to it as to the model's own.
 """
 

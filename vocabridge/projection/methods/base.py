@@ -55,8 +55,8 @@ class Method(ABC):
                 logits have no mass to split and get None.
 
         Returns:
-            Changes of the base's logits, float32 (m, n, |T|), finite and in memory of its own: the projected z_delta, or
-            log(q / p_T) of each projected distribution q. 0 for unmapped target tokens.
+            Changes of the base's logits, float32 (m, n, |T|), finite and in memory of its own: the projected z_delta,
+            or log(q / p_T) of each projected distribution q. 0 for unmapped target tokens.
         """
 
 

@@ -24,9 +24,7 @@ class Method(methods.Method):
         """Project z_delta; see `base.Method.project`. What is beyond 150 from end to end is clipped."""
         change, middle, differs = methods.centered(scores)
         mean = projection.rows(change.exp_())
-        if projection.maps_all_targets:
-            constant = -middle
-        else:
-            constant = projection.constant(mean * base.p, base.p) * differs
+        in_general = not projection.maps_all_targets
+        constant = projection.constant(mean * base.p, base.p) * differs if in_general else -middle
         # A row's weights sum to 1 but for rounding: without `differs`, the change of a constant would not be constant.
         return mean.log_().mul_(differs).sub_(constant).index_fill_(-1, projection.unmapped_target, 0.0)
