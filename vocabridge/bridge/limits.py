@@ -73,9 +73,8 @@ class SteeringLimits:
         if self.min_confidence_ratio > 0 and "tuned" not in combination.required_scores:
             raise VocabridgeError(
                 f"min_confidence_ratio looks at the tuned donor, which the {combination.method.value} method does not "
-                "compute with these weights; take the static or the informed method and a `tuned_weight` other than 0, or "
-                "set "
-                "min_confidence_ratio to 0"
+                "compute with these weights; take the static or the informed method and a `tuned_weight` other than 0, "
+                "or set min_confidence_ratio to 0"
             )
 
     def gate(self, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor | None:

@@ -136,7 +136,7 @@ class SourcePredictor:
         behind: list[dict[int, list[tuple[int, int]]]] = []
         for position, tokens in zip(positions, selected, strict=True):
             here: dict[int, list[tuple[int, int]]] = {}
-                wanted[position.row] += position.nodes
+            wanted[position.row] += position.nodes
             for w in tokens:
                 data = vocabulary.token_bytes[w] or b""
                 nodes = []
