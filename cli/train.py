@@ -84,7 +84,9 @@ def train(  # Long because each option is a parameter, with its help
         list[str] | None,
         typer.Option(help="One more model to train on, of any tokenizer; may be given several times."),
     ] = None,
-    turns: Annotated[BaseSchedule, typer.Option(help="Which of several bases a step has.")] = BaseSchedule.IN_TURN,
+    base_schedule: Annotated[
+        BaseSchedule, typer.Option(help="Which of several bases a step has.")
+    ] = BaseSchedule.IN_TURN,
     scheme: Annotated[
         Scheme, typer.Option(help="What it reads: the tokens, what the source model expects next, or both (cascade+).")
     ] = Scheme.RESIDUAL,
@@ -138,7 +140,7 @@ def train(  # Long because each option is a parameter, with its help
         source=source,
         method=method.value,
         other_bases=tuple(other_base or ()),
-        turns=turns,
+        base_schedule=base_schedule,
         scheme=scheme,
         layers=layers,
         initialization=initialization,

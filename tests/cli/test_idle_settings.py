@@ -129,7 +129,7 @@ def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, capl
     [
         ("patience", {"patience": 1}),
         ("rank", {"rank": 4}),
-        ("turns", {"turns": BaseSchedule.SAMPLED}),
+        ("base_schedule", {"base_schedule": BaseSchedule.SAMPLED}),
         ("regularizer_weight", {"regularizer": Regularizer.RELEASED, "regularizer_weight": 0.5}),
         ("regularizer", {"regularizer": Regularizer.KL, "regularizer_weight": 0.0}),
     ],
@@ -209,7 +209,11 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
             "shares no counting",
         ),
         (("train", "DATA", "-o", "v", "--source", "SOURCE", "--rank", 4), "--rank", "only an adapter has one"),
-        (("train", "DATA", "-o", "v", "--source", "SOURCE", "--turns", "sampled"), "--turns", "there is one base"),
+        (
+            ("train", "DATA", "-o", "v", "--source", "SOURCE", "--base-schedule", "sampled"),
+            "--base-schedule",
+            "there is one base",
+        ),
         (
             ("train", "DATA", "-o", "v", "--source", "SOURCE", "--patience", 1),
             "--patience",

@@ -83,9 +83,9 @@ def load_others(names: Sequence[str], source: Vocabulary, device: str) -> list[T
     return [TrainingBase.of(load_model(name, device=device), source) for name in names]
 
 
-def whose_turn(turns: BaseSchedule, step: int, bases: int, seed: int) -> int:
+def whose_turn(base_schedule: BaseSchedule, step: int, bases: int, seed: int) -> int:
     """Which of so many bases a step has: always the same, so that a run that is taken up again goes on alike."""
-    return step % bases if turns is BaseSchedule.IN_TURN else random.Random(f"{seed}:{step}").randrange(bases)
+    return step % bases if base_schedule is BaseSchedule.IN_TURN else random.Random(f"{seed}:{step}").randrange(bases)
 
 
 def beside(

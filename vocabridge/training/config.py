@@ -33,7 +33,7 @@ class TrainingConfig:
         source: The source model by name: the small model that the value network changes.
         method: "full" or "lora" (an adapter on every linear layer).
         other_bases: Bases to train on beside the source model, by name, of any tokenizer.
-        turns: Which of the bases a step has.
+        base_schedule: Which of the bases a step has.
         scheme: What the value network reads of the source model.
         layers: It has the first so many layers of the source model; None for all.
         initialization: Whether it starts from the source model's weights.
@@ -58,7 +58,7 @@ class TrainingConfig:
     source: str
     method: str = "full"
     other_bases: tuple[str, ...] = ()
-    turns: BaseSchedule = BaseSchedule.IN_TURN
+    base_schedule: BaseSchedule = BaseSchedule.IN_TURN
     scheme: Scheme = Scheme.RESIDUAL
     layers: int | None = None
     initialization: Initialization = Initialization.PRETRAINED
@@ -101,7 +101,12 @@ def refuse_idle_settings(recipe: TrainingConfig, validation: str | Path | float 
         Effect(
             "rank", recipe.rank != plain.rank, recipe.method == "lora", "only an adapter has one; take the method lora"
         ),
-        Effect("turns", recipe.turns is not plain.turns, bool(recipe.other_bases), "there is one base; name another"),
+        Effect(
+            "base_schedule",
+            recipe.base_schedule is not plain.base_schedule,
+            bool(recipe.other_bases),
+            "there is one base; name another",
+        ),
         Effect(
             "regularizer_weight",
             recipe.regularizer_weight != plain.regularizer_weight,

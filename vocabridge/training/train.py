@@ -151,7 +151,7 @@ def _train(
         sequences,
         held_out,
         weight=recipe.regularizer_weight,
-        turns=recipe.turns,
+        base_schedule=recipe.base_schedule,
         run=run,
         callbacks=[TrainingLog(output, progress), stopping],
     )

@@ -53,7 +53,7 @@ class ValueTrainer(Trainer):
         held_out: Sequence[TrainingText],
         *,
         weight: float,
-        turns: BaseSchedule = BaseSchedule.IN_TURN,
+        base_schedule: BaseSchedule = BaseSchedule.IN_TURN,
         run: Mapping[str, Any],
         callbacks: list[TrainerCallback],
     ) -> None:
@@ -65,7 +65,7 @@ class ValueTrainer(Trainer):
             texts: To train on.
             held_out: To validate on, perhaps none.
             weight: Of the regularizer.
-            turns: Which of the lesson's bases a step has.
+            base_schedule: Which of the lesson's bases a step has.
             run: What must be the same when a checkpoint is taken up again; kept in it.
             callbacks: Told of what happens.
         """
@@ -80,7 +80,7 @@ class ValueTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._lesson = lesson
         self._held_out = sorted(held_out, key=lambda text: len(text.ids))
-        self._weight, self._turns, self._run = weight, turns, dict(run)
+        self._weight, self._base_schedule, self._run = weight, base_schedule, dict(run)
         self._released = lesson.regularizer is Regularizer.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
@@ -98,7 +98,7 @@ class ValueTrainer(Trainer):
     @property
     def _base(self) -> int:
         """Which of the bases has this step."""
-        return whose_turn(self._turns, self.state.global_step, len(self._lesson.bases), self.args.seed)
+        return whose_turn(self._base_schedule, self.state.global_step, len(self._lesson.bases), self.args.seed)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The learned tokens of a step, in the tokens of the base that has it."""

@@ -141,7 +141,8 @@ def several(recipe, model_folders) -> TrainingConfig:
 
 
 @pytest.mark.parametrize(
-    "change", [{"turns": BaseSchedule.SAMPLED}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}]
+    "change",
+    [{"base_schedule": BaseSchedule.SAMPLED}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}],
 )
 def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, data, tmp_path, change):
     recipe = dataclasses.replace(several, epochs=6, **change)
@@ -167,7 +168,7 @@ def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, 
 
 
 def test_a_run_on_several_bases_that_is_taken_up_gives_the_same_numbers(several, data, tmp_path):
-    recipe = dataclasses.replace(several, turns=BaseSchedule.SAMPLED)
+    recipe = dataclasses.replace(several, base_schedule=BaseSchedule.SAMPLED)
     whole = train_value_network(recipe, data, tmp_path / "whole")
 
     def stop(done: int, *_: object) -> None:
