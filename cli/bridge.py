@@ -155,8 +155,8 @@ def bridge(  # Long because each option is a parameter, with its help
     facts: dict[str, object] = {"base": base}
     for number, (one, (*_, said)) in enumerate(zip(steerings, sources, strict=True), 1):
         how = one.combination
-        weights = f"{how.base_weight:g}, {how.tuned_weight:g}, {how.untuned_weight:g}"
-        made = f"{how.method.value} {how.form.value} of weights {weights}"
+        numbers = f"{how.base_weight:g}, {how.tuned_weight:g}, {how.untuned_weight:g}"
+        made = f"{how.method.value} {how.form.value} of weights {numbers}"
         facts[f"source {number}"] = f"{one.source.name}: {made}, strength {said or 1}"
     print_facts(f"bridge in {output}", facts)
 

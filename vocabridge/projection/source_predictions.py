@@ -1,7 +1,7 @@
 """A source's predictions at some positions of texts, in two stages.
 
-    first    = predictor.predict(positions, ...)      logits after each cover --TokenHealer--> one distribution a
-    position second   = predictor.extend(positions, selected)  reads behind the source tokens that lookahead selects
+    first    = predictor.predict(positions, ...)      logits after each cover --TokenHealer--> one distribution
+    second   = predictor.extend(positions, selected)  reads behind the source tokens that lookahead selects
     resolved = predictor.resolve(first, second, ...)  scores, and how lookahead splits the mass of those tokens
 
 `predictions_at` runs the stages, a few positions at a time. Each stage returns a new object and changes none.
