@@ -53,15 +53,15 @@ def test_a_role_that_the_source_does_not_have_is_no_text(chatty, parts):
 @pytest.mark.parametrize(
     ("combination", "policy", "run"),
     [
-        (Combination(ProjectionMethod.INFORMED), BoundaryPolicy.LOOKAHEAD, {"base", "value"}),
-        (Combination(ProjectionMethod.INFORMED, 1, 0, 1), BoundaryPolicy.HEAL, {"base"}),
+        (Combination(ProjectionMethod.INFORMED), BoundaryPolicy.LOOKAHEAD, {"untuned", "value"}),
+        (Combination(ProjectionMethod.INFORMED, 1, 0, 1), BoundaryPolicy.HEAL, {"untuned"}),
         (Combination(ProjectionMethod.LINEAR), BoundaryPolicy.AS_IS, {"value"}),
         (
             Combination(ProjectionMethod.LINEAR),
             BoundaryPolicy.HEAL,
-            {"base", "value"},
+            {"untuned", "value"},
         ),  # covers are weighed by probabilities
-        (Combination(ProjectionMethod.LINEAR), BoundaryPolicy.SKIP, {"base", "value"}),
+        (Combination(ProjectionMethod.LINEAR), BoundaryPolicy.SKIP, {"untuned", "value"}),
         (Combination(ProjectionMethod.EXPONENTIAL, 1, 0, 0), BoundaryPolicy.HEAL, set()),
     ],
 )

@@ -268,8 +268,8 @@ def test_models_of_weight_0_are_not_run(parts, method, weights, run, forwards):
 def test_a_value_networks_change_alone_does_not_run_its_base(parts):
     source = parts.residual(0.1)
     assert source.required_models({"delta"}) == {"value"}
-    assert source.required_models({"tuned"}) == {"value", "base"}
-    assert source.required_models({"untuned"}) == {"base"}
+    assert source.required_models({"tuned"}) == {"value", "untuned"}
+    assert source.required_models({"untuned"}) == {"untuned"}
 
 
 def test_the_family(parts):
