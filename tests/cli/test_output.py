@@ -62,8 +62,8 @@ def test_what_ends_with_an_error_prints_no_more_lines(capsys, quick):
 
 def test_a_command_whose_output_is_piped_says_how_far_it_is(tokenizer_folders, tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("The dogs watch 12 lazy foxes; cafés über 東京 🙂.\n" * 40_000, encoding="utf-8")
-    script = "from vocabridge.cli import _output as output, main\noutput.PROGRESS_SECONDS = 0.1\nmain()"
+    text.write_text("The dogs watch 12 lazy foxes; cafés über 東京 🙂.\n" * 160_000, encoding="utf-8")
+    script = "from vocabridge.cli import _output as output, main\noutput.PROGRESS_SECONDS = 0.02\nmain()"
     arguments = ("align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text)
     done = subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], cwd=tmp_path, capture_output=True, text=True, timeout=300
