@@ -73,7 +73,7 @@ def test_it_says_what_the_model_says_after_each_sequence_alone(model, steps):
 def test_so_it_does_where_a_model_takes_anothers_logits(model, scheme, steps):
     value = DeltaModel(copy.deepcopy(model), scheme)
     torch.nn.init.normal_(value.projection.weight, std=0.3)
-    follow(TreeDecoder({"value": value, "base": model}, 3), steps)
+    follow(TreeDecoder({"value": value, "untuned": model}, 3), steps)
 
 
 def follow(forest: TreeDecoder, steps: list[tuple[str, list[int]]]) -> None:
