@@ -79,13 +79,13 @@ class EmbeddingTable:
             raise VocabridgeError(f"{path}: no such file; give a .npy or .safetensors file with embeddings.")
         try:
             if path.suffix == ".npy":
-                return cls.of(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
+                return cls.of(np.lib.format.open_memmap(path, mode="r"), str(path))
             if path.suffix == ".json":
                 weights: Mapping[str, str] = read_json(path)["weight_map"]
                 path = path.with_name(weights[_named(weights, path)])
             if path.suffix == ".safetensors":
                 return cls(_mapped(path), str(path))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise VocabridgeError(f"{path}: not readable as embeddings ({error}); get the file again.") from error
         raise VocabridgeError(f"{path}: embeddings are read from .npy and .safetensors files.")
 

@@ -181,6 +181,8 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path):
     save_file({"a": np.zeros((2, 2), np.int8)}, tmp_path / "int8.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 5)
     (tmp_path / "cut.npy").write_bytes((tmp_path / "ids.npy").read_bytes()[:20])
+    (tmp_path / "nothing.npy").touch()
+    (tmp_path / "other.npy").write_bytes(b"no such format" * 9)
     (tmp_path / "text.txt").write_text("x")
     (tmp_path / "empty").mkdir()
     expected = {
@@ -190,6 +192,8 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path):
         "int8.safetensors": "type I8",
         "cut.safetensors": "not readable as embeddings",
         "cut.npy": "not readable as embeddings",
+        "nothing.npy": "not readable as embeddings",
+        "other.npy": "the magic string is not correct",
         "text.txt": "are read from",
         "empty": "there is none of",
         "missing.npy": "no such file",
