@@ -45,8 +45,8 @@ def file_digest(path: Path) -> str:
 def sampled_digest(files: Iterable[Path]) -> str:
     """Return a hash over the name, the size and the content of files, in this order.
 
-    Of a file above 32 MiB, the content is 64 blocks of 64 KiB, evenly spaced from its first byte to its last: training
-    changes every block, but a single changed weight may go unnoticed.
+    Of a file above 32 MiB, the content is 64 blocks of 64 KiB, evenly spaced from its first byte to its last. Training
+    all weights changes every block; a change between the blocks, of whole tensors too, goes unnoticed.
 
     Raises:
         OSError: A file cannot be read.
