@@ -65,19 +65,7 @@ class LoadedTokenizer:
 
 
 def load_tokenizer(source: str | Path, size: int | None) -> LoadedTokenizer:
-    """Load a tokenizer.json, a tekken.json, a model's folder, a GGUF file or a hub id.
-
-    A folder needs tokenizer.json or tekken.json; config.json gives the logit width, tokenizer_config.json and
-    the chat template the roles.
-
-    Args:
-        source: The path, or a hub id such as "google/gemma-3-270m" (only its small JSON files are
-            fetched).
-        size: The model's logit width, where the source does not say it or says it wrongly.
-
-    Raises:
-        VocabridgeError: The source is missing, unreadable, or holds no fast tokenizer.
-    """
+    """Load a tokenizer for its byte view; arguments and errors are those of `Vocabulary.load`."""
     path = Path(source)
     if path.is_dir():
         return _from_folder({n: path / n for n in _FOLDER_FILES if (path / n).is_file()}, str(path), size)

@@ -22,6 +22,20 @@ from vocabridge.training.config import TrainingConfig
 from vocabridge.training.train import train_value_network
 
 
+def weights_file(folder: Path, value_weight: int) -> Path:
+    """Write a combination with this weight of both value models and weight 1 of the base."""
+    combination = {
+        "method": "informed",
+        "form": "product",
+        "base_weight": 1,
+        "tuned_weight": value_weight,
+        "untuned_weight": value_weight,
+    }
+    path = folder / "weights.json"
+    path.write_text(json.dumps({"combination": combination}))
+    return path
+
+
 def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):
     idle = Effect("b", given=True, effective=False, advice="a is 0; raise a")
     sound = [Effect("a", given=True, effective=True, advice=""), Effect("c", given=False, effective=False, advice="")]
@@ -70,20 +84,7 @@ def names(model_folders, model_pair):
 def test_an_evaluation_warns_of_what_no_contender_has(
     names, items, model_pair, model_folders, tmp_path, caplog, setting, contenders, given
 ):
-    weights = tmp_path / "weights.json"
-    weights.write_text(
-        json.dumps(
-            {
-                "combination": {
-                    "method": "informed",
-                    "form": "product",
-                    "base_weight": 1,
-                    "tuned_weight": 1,
-                    "untuned_weight": 1,
-                }
-            }
-        )
-    )
+    weights = weights_file(tmp_path, value_weight=1)
     held_out = tmp_path / "validation.jsonl"
     held_out.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n")
     values, target = tmp_path / "values", str(model_folders.target)
@@ -153,20 +154,7 @@ def test_an_exact_bridge_refuses_an_alignment(names, model_pair):
 
 
 def test_weights_of_the_base_alone_are_refused(names, model_pair, tmp_path):
-    weights = tmp_path / "weights.json"
-    weights.write_text(
-        json.dumps(
-            {
-                "combination": {
-                    "method": "informed",
-                    "form": "product",
-                    "base_weight": 1,
-                    "tuned_weight": 0,
-                    "untuned_weight": 0,
-                }
-            }
-        )
-    )
+    weights = weights_file(tmp_path, value_weight=0)
     target = Vocabulary.load(names["base"])
     pair = {"untuned": names["untuned"], "alignment": model_pair}
     with pytest.raises(UsageError, match=r"^combination has no effect here: .* gives the value source no weight"):
