@@ -26,7 +26,7 @@ from vocabridge.alignment.sparse import sums
 from vocabridge.alignment.tokenizers.roles import pin_again
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
-FORMAT = 3
+FORMAT = 4
 """Of the file and of what the builders count: a change of either makes older files stale."""
 
 _VERSION = importlib.metadata.version("vocabridge")
@@ -43,7 +43,7 @@ class VocabularyCard:
         size: The number of ids.
         usable: How many of them stand for bytes.
         fingerprint: The vocabulary's fingerprint.
-        control_roles: "begin", "end", "pad", "unknown", "turn begin", "turn content", "turn end" -> id, those that
+        control_roles: "bos", "eos", "pad", "unk", "turn begin", "turn content", "turn end" -> id, those that
             control tokens have.
         changes: What the tokenizer changes in a text, in plain words.
     """

@@ -34,7 +34,7 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.data import value_network_folder
 from vocabridge.models.joint_forward import run
-from vocabridge.models.prompts import begin_tokens, prompt_ids
+from vocabridge.models.prompts import prompt_ids
 from vocabridge.models.transformers_version import CACHE
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
@@ -51,9 +51,9 @@ def contexts(bridge: Bridge, size: int, batch: int) -> tuple[torch.Tensor, torch
     ids, own, start = [], [], 0
     for _ in range(batch):
         encoding = bridge.vocabulary.encode(TEXT[start : start + 8 * size])
-        row = encoding.ids.tolist()[: size - len(begin_tokens(bridge.vocabulary))]
+        row = encoding.ids.tolist()[: size - len(bridge.vocabulary.bos_ids)]
         text = TEXT[start:].encode()[: int(encoding.starts[len(row)])].decode()
-        ids.append(begin_tokens(bridge.vocabulary) + row)
+        ids.append(bridge.vocabulary.bos_ids + row)
         own.append(prompt_ids(source, text))
         start += 8 * size
     return torch.tensor(ids), torch.tensor([row[: min(map(len, own))] for row in own])

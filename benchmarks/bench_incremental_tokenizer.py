@@ -80,7 +80,7 @@ def check(vocabulary: Vocabulary) -> None:
     for at in range(1, len(data) + 1):
         tokenizer.append(data[at - 1 : at])
         tokenizer.cover_candidates()
-        begin = [vocabulary.roles["begin"]] if vocabulary.adds_begin else []
+        begin = [vocabulary.roles["bos"]] if vocabulary.add_bos_token else []
         if tokenizer.ids != begin + vocabulary.encode(data[:at].decode(errors="ignore")).ids.tolist():
             sys.exit(f"error: {vocabulary.name}: wrong ids behind {data[:at].decode(errors='ignore')!r}")
 

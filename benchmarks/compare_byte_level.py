@@ -31,7 +31,6 @@ from vocabridge.data import task_file, value_network_folder
 from vocabridge.diagnostics.alignment_score import own_bits
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
-from vocabridge.models.prompts import begin_tokens
 from vocabridge.models.value_network import load_value_source
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
@@ -75,12 +74,12 @@ def passages(size: int) -> dict[str, str]:
 
 
 def beginning(vocabulary: Vocabulary) -> list[int]:
-    """What a text has to begin with to stand behind the begin token: nothing, where that is added by itself."""
-    return [] if begin_tokens(vocabulary) else [vocabulary.roles["begin"]]
+    """What a text has to begin with to stand behind the bos token: nothing, where that is added by itself."""
+    return [] if vocabulary.bos_ids else [vocabulary.roles["bos"]]
 
 
 def bits(name: str, kind: str, text: str, tolerances: list[float]) -> list[dict[str, Any]]:
-    """Bits of a text behind the begin token, but for its last token: what ends there may go on."""
+    """Bits of a text behind the bos token, but for its last token: what ends there may go on."""
     loaded = load_model(name, dtype=torch.float32)
     encoding, added = loaded.vocabulary.encode(text), beginning(loaded.vocabulary)
     tokens = float(own_bits(loaded, added + encoding.ids.tolist())[len(added) : -1].sum())

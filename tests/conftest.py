@@ -41,9 +41,9 @@ class ModelFolders:
     """Tiny random models with their tokenizers, float32, as folders that `load_model` takes.
 
     Attributes:
-        source: Llama, 416 ids, without a begin token.
+        source: Llama, 416 ids, without a bos token.
         tuned: The same with other weights: with `source`, an expert pair.
-        target: Gemma-3, 704 ids, begin token; one layer with a sliding window of 8 and one with full attention.
+        target: Gemma-3, 704 ids, bos token; one layer with a sliding window of 8 and one with full attention.
     """
 
     source: Path

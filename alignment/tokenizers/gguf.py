@@ -27,8 +27,8 @@ CONTROL, USER_DEFINED, UNUSED, BYTE = 3, 4, 5, 6
 
 Types: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 
-_ROLE_KEYS = {"begin": "bos", "end": "eos", "pad": "padding", "unknown": "unknown"}
-_SENTENCEPIECE_ROLES = {"unknown": 0, "begin": 1, "end": 2}
+_ROLE_KEYS = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
+_SENTENCEPIECE_ROLES = {"unk": 0, "bos": 1, "eos": 2}
 """llama.cpp's roles of a SentencePiece vocabulary whose file does not name them."""
 _NO_ID = 0xFFFFFFFF
 """-1 as an unsigned number, by which some converters say that there is no such token."""
@@ -42,10 +42,10 @@ class GGUFTokenizer:
     """The tokenizer of a GGUF file.
 
     Attributes:
-        tokenizer: A fast tokenizer that segments as the model's own does; adds no begin token.
+        tokenizer: A fast tokenizer that segments as the model's own does; adds no bos token.
         tokens: The spelling of every id; several ids may have one spelling.
-        roles: "begin", "end", "pad", "unknown" -> id, those that the file names.
-        adds_begin: Whether the model expects the begin token in front of every text.
+        roles: "bos", "eos", "pad", "unk" -> id, those that the file names.
+        add_bos_token: Whether the model expects the bos token in front of every text.
         token_types: llama.cpp's type of every id, (size,) int32.
         added: The tokens that are looked for in the text before it is cut into words, by id.
         chat_template: The Jinja template, if there is one.
@@ -54,7 +54,7 @@ class GGUFTokenizer:
     tokenizer: Tokenizer
     tokens: tuple[str, ...]
     roles: Mapping[str, int]
-    adds_begin: bool
+    add_bos_token: bool
     token_types: Types
     added: Mapping[int, AddedToken]
     chat_template: str | None
@@ -87,7 +87,7 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
         tokenizer=tokenizer,
         tokens=tuple(fields["tokenizer.ggml.tokens"]),
         roles=roles,
-        adds_begin="begin" in roles and _adds_begin(fields),
+        add_bos_token="bos" in roles and _add_bos_token(fields),
         token_types=types,
         added=added,
         chat_template=fields.get("tokenizer.chat_template"),
@@ -136,14 +136,14 @@ def _roles(fields: Mapping[str, Any]) -> dict[str, int]:
     return roles
 
 
-def _adds_begin(fields: Mapping[str, Any]) -> bool:
-    """Whether the file says that the begin token stands in front of a text; else what llama.cpp does."""
+def _add_bos_token(fields: Mapping[str, Any]) -> bool:
+    """Whether the file says that the bos token stands in front of a text; else what llama.cpp does."""
     said = fields.get("tokenizer.ggml.add_bos_token")
     if said is not None:
         return bool(said)
     if fields["tokenizer.ggml.model"] == "llama":
         return True
-    return word_cutting(fields.get("tokenizer.ggml.pre", "default")).adds_begin
+    return word_cutting(fields.get("tokenizer.ggml.pre", "default")).add_bos_token
 
 
 def _per_token(fields: Mapping[str, Any], name: str, size: int) -> Sequence[Any]:
@@ -186,7 +186,7 @@ def _sentencepiece(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenize
         ranks: Sequence[float] = range(len(tokens))  # Gemma's order of merging is its order of ids
     else:
         ranks = [-score for score in _per_token(fields, "scores", len(tokens))]
-    unknown = _roles(fields).get("unknown")
+    unknown = _roles(fields).get("unk")
     model = models.BPE(
         vocab=vocab,
         merges=_merges(tokens, ranks, vocab),

@@ -70,13 +70,13 @@ class WordCutting:
 
     Attributes:
         pre_tokenizer: Cuts text into words and spells their bytes in GPT-2's alphabet.
-        adds_begin: Whether llama.cpp puts the begin token in front of a text where the file does not say.
+        add_bos_token: Whether llama.cpp puts the bos token in front of a text where the file does not say.
         keeps_whole: Whether a word that is a token stays whole, even where no chain of merges leads to it.
         composes: Whether characters are composed first (NFC).
     """
 
     pre_tokenizer: pre_tokenizers.PreTokenizer
-    adds_begin: bool = False
+    add_bos_token: bool = False
     keeps_whole: bool = False
     composes: bool = False
 
@@ -84,15 +84,15 @@ class WordCutting:
 _GROUPS = {
     (
         "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
-    ): WordCutting(_splits(_LLAMA_3), adds_begin=True, keeps_whole=True),
+    ): WordCutting(_splits(_LLAMA_3), add_bos_token=True, keeps_whole=True),
     ("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"): WordCutting(_splits(_LLAMA_3)),
     ("qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"): WordCutting(_splits(_QWEN_2), composes=True),
     ("stablelm2", "hunyuan", "solar-open", "grok-2"): WordCutting(_splits(_QWEN_2)),
     ("qwen35",): WordCutting(_splits(_QWEN_35), composes=True),
     ("gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"): WordCutting(_splits(_GPT_4O), keeps_whole=True),
-    ("tekken",): WordCutting(_splits(_TEKKEN), adds_begin=True, keeps_whole=True),
+    ("tekken",): WordCutting(_splits(_TEKKEN), add_bos_token=True, keeps_whole=True),
     ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"): WordCutting(_splits(*_DEEPSEEK_3)),
-    ("chameleon",): WordCutting(_splits(*_CHAMELEON, then_gpt_2=True), adds_begin=True),
+    ("chameleon",): WordCutting(_splits(*_CHAMELEON, then_gpt_2=True), add_bos_token=True),
     (
         "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2",
     ): WordCutting(_digits_then_gpt_2()),

@@ -44,7 +44,7 @@ class LoadedTokenizer:
         name: Where it came from, for people only.
         size: The model's logit width; None: the highest id plus one.
         roles: A role -> id each.
-        adds_begin: Whether the model expects the begin token in front of every text; None: whether the tokenizer
+        add_bos_token: Whether the model expects the bos token in front of every text; None: whether the tokenizer
             puts it there.
         unused: Ids that stand for nothing, whatever their spelling.
         tokens: The ids of the model's vocabulary with their spellings, where several ids may have one spelling: the
@@ -57,7 +57,7 @@ class LoadedTokenizer:
     name: str
     size: int | None
     roles: Mapping[str, int]
-    adds_begin: bool | None
+    add_bos_token: bool | None
     unused: frozenset[int] = frozenset()
     tokens: Sequence[tuple[int, str]] | None = None
     added: Mapping[int, AddedToken] | None = None
@@ -79,7 +79,7 @@ def load_tokenizer(source: str | Path, size: int | None) -> LoadedTokenizer:
             size=size or read.size,
             name=str(path),
             roles=read.roles,
-            adds_begin=read.adds_begin,
+            add_bos_token=read.add_bos_token,
             unused=unused,
             tokens=list(enumerate(read.tokens)),
             added=read.added,
@@ -124,20 +124,20 @@ def _from_folder(files: Mapping[str, Path], name: str, size: int | None) -> Load
 
 
 def _from_tekken(path: Path, name: str, size: int | None, template: str | None = None) -> LoadedTokenizer:
-    """Read a tekken.json; Mistral's models expect the begin token."""
+    """Read a tekken.json; Mistral's models expect the bos token."""
     read = read_tekken(path)
     return LoadedTokenizer(
         tokenizer=read.tokenizer,
         size=size or read.size,
         name=name,
         roles=read.roles,
-        adds_begin=True,
+        add_bos_token=True,
         template=template,
     )
 
 
 def _from_files(files: Mapping[str, Path], name: str, size: int | None) -> LoadedTokenizer:
-    """Read tokenizer.json and what its companions say about width, roles and the begin token."""
+    """Read tokenizer.json and what its companions say about width, roles and the bos token."""
     path = files["tokenizer.json"]
     try:
         with panics_as_errors(str(path)):
@@ -156,7 +156,7 @@ def _with_settings(tokenizer: Tokenizer, settings: TokenizerSettings, name: str,
         size=size or settings.width,
         name=name,
         roles={role: i for role, i in {**settings.ids, **spelled}.items() if i is not None},
-        adds_begin=settings.adds_begin,
+        add_bos_token=settings.add_bos_token,
         template=settings.template,
     )
 

@@ -24,7 +24,7 @@ class Place(enum.Enum):
     """Where a piece of text stands.
 
     Attributes:
-        BEGINNING: At the beginning of a text, behind no more than the begin token.
+        BEGINNING: At the beginning of a text, behind no more than the bos token.
         BEHIND_CONTROL: Right behind a control token.
         INSIDE: Behind other text.
     """

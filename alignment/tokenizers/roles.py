@@ -8,10 +8,10 @@ from typing import Protocol
 import numpy as np
 import scipy.sparse as sp
 
-PINNED_ROLES = ("end", "begin", "turn end", "turn begin", "turn content", "pad", "unknown")
+PINNED_ROLES = ("eos", "bos", "turn end", "turn begin", "turn content", "pad", "unk")
 """The roles in which tokens are paired, the strongest first."""
 
-_MEANING = {"turn end": "end", "turn begin": "begin"}
+_MEANING = {"turn end": "eos", "turn begin": "bos"}
 """Roles that mean what another one means: a response stops, something starts."""
 
 
@@ -30,7 +30,7 @@ class HasRoles(Protocol):
 def pin_roles(counts: sp.csr_array, source: HasRoles, target: HasRoles) -> sp.csr_array:
     """Let tokens of the same role speak for each other and for nothing else.
 
-    A token may have several roles. Where its roles mean one thing, as `end` and `turn end` do, it is paired with
+    A token may have several roles. Where its roles mean one thing, as `eos` and `turn end` do, it is paired with
     each of its partners, and they share it: the one `<|im_end|>` of a source speaks in full for the `<eos>` and for
     the `<end_of_turn>` of a target (a row each), and its probability is split evenly between the two (its column).
     Where they mean different things, the role that comes first in `PINNED_ROLES` has the token: GPT-2's one token
@@ -94,7 +94,7 @@ def role_pairs(source: HasRoles, target: HasRoles) -> list[tuple[str, int, int]]
 def _without(entries: sp.coo_array, pairs: list[tuple[str, int, int]]) -> sp.coo_array:
     """Return the entries that pins leave: nothing beside a pin, but what the unknown token has."""
     rows, columns = entries.coords
-    alone = [(y, w) for role, y, w in pairs if role != "unknown"]
+    alone = [(y, w) for role, y, w in pairs if role != "unk"]
     taken = np.isin(rows, [y for y, _ in alone]) | np.isin(columns, [w for _, w in alone])
     for _, y, w in pairs:
         taken |= (rows == y) & (columns == w)

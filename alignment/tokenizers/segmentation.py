@@ -32,7 +32,7 @@ class Segmentation:
         token_bytes: The bytes of every id, `size` of them; None for CONTROL and UNUSED.
         kinds: (size,) int8, a `TokenKind` each.
         lengths: (size,) int32, bytes per token; 0 where there are none.
-        roles: "begin", "end", "pad", "unknown" -> id, those that the tokenizer's files name, and "turn begin",
+        roles: "bos", "eos", "pad", "unk" -> id, those that the tokenizer's files name, and "turn begin",
             "turn content", "turn end", those that its chat template has (see `chat`).
         tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space,
             so that a text is encoded as itself; see `encode`.
@@ -96,7 +96,7 @@ class Segmentation:
         return self.encode_batch([text])[0]
 
     def encode_prompt(self, text: str) -> Encoding:
-        """Encode a text as the model's own tokenizer does, without the begin token in front; see `Encoding`.
+        """Encode a text as the model's own tokenizer does, without the bos token in front; see `Encoding`.
 
         Where the tokenizer puts a space in front of a text, or behind a control token, that space is in no text: a
         token that is no more than that starts where the next one does.
@@ -156,7 +156,7 @@ class Segmentation:
         for number, i in enumerate(ids):
             data = self.token_bytes[i]
             spelled.append(b"" if data is None else self.prefix_space.strip(data, place))
-            if number or i != self.roles.get("begin"):
+            if number or i != self.roles.get("bos"):
                 place = place.after(i if data is None else data)
         return spelled
 
@@ -179,7 +179,7 @@ class Segmentation:
         as_utf8(text)
         with panics_as_errors(self.name):
             found = self.tokenizer.encode(text, add_special_tokens=False)
-        unknown = self.roles.get("unknown")
+        unknown = self.roles.get("unk")
         pieces: list[bytes | int] = []
         at = 0
         for i, (start, end) in zip(found.ids, found.offsets, strict=True):
@@ -202,7 +202,7 @@ class Segmentation:
         results = self._try_tokenizer(batch)
         for i, (data, own) in enumerate(zip(batch, results, strict=True)):
             if not self._spells(own, data):
-                unknown = self.roles.get("unknown")
+                unknown = self.roles.get("unk")
                 usable = tuple(t for t in own if t < self.size and self.token_bytes[t] is not None)
                 results[i] = self._longest(data) or usable or (() if unknown is None else (unknown,))
         return results

@@ -14,8 +14,8 @@ from typing import Any
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.jsonio import read_json
 
-ROLE_TOKENS = {"begin": "bos", "end": "eos", "pad": "pad", "unknown": "unk"}
-"""Role -> the word for it in the names of settings."""
+ROLES = ("bos", "eos", "pad", "unk")
+"""The roles of control tokens, by the names that transformers gives them in settings: `bos_token`, `eos_token_id`."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TokenizerSettings:
         tokens: Role -> spelling of its token.
         ids: Role -> id, of roles that may have no spelling here.
         width: The model's logit width.
-        adds_begin: True where the begin token is said to stand in front of every text.
+        add_bos_token: True where the bos token is said to stand in front of every text.
         template: The chat template.
         classes: The tokenizer's classes in Python, by the names that are given for them.
         added_tokens: Id -> spelling of the tokens that tokenizer_config.json lists.
@@ -35,7 +35,7 @@ class TokenizerSettings:
     tokens: Mapping[str, str]
     ids: Mapping[str, int]
     width: int | None
-    adds_begin: bool | None
+    add_bos_token: bool | None
     template: str | None
     classes: tuple[str, ...]
     added_tokens: Mapping[int, str]
@@ -52,14 +52,14 @@ class TokenizerSettings:
             for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json")
         )
         inner = config.object("text_config")
-        spelled = {role: settings.token(f"{t}_token") or special.token(f"{t}_token") for role, t in ROLE_TOKENS.items()}
-        ids = {role: inner.id(f"{t}_token_id", config.id(f"{t}_token_id")) for role, t in ROLE_TOKENS.items()}
+        spelled = {role: settings.token(f"{role}_token") or special.token(f"{role}_token") for role in ROLES}
+        ids = {role: inner.id(f"{role}_token_id", config.id(f"{role}_token_id")) for role in ROLES}
         template = _read_text(files.get("chat_template.jinja"))
         return cls(
             tokens={role: token for role, token in spelled.items() if token},
             ids={role: i for role, i in ids.items() if i is not None},
             width=inner.number("vocab_size", config.number("vocab_size")),
-            adds_begin=True if settings.flag("add_bos_token") else None,
+            add_bos_token=True if settings.flag("add_bos_token") else None,
             template=template or settings.template("chat_template"),
             classes=settings.classes(),
             added_tokens=settings.added_tokens("added_tokens_decoder"),

@@ -24,7 +24,7 @@ from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 
 _SPELLING = {byte: character for character, byte in byte_level_alphabet().items()}
 
-_TEKKEN_ROLES = {"<s>": "begin", "</s>": "end", "<pad>": "pad", "<unk>": "unknown"}
+_TEKKEN_ROLES = {"<s>": "bos", "</s>": "eos", "<pad>": "pad", "<unk>": "unk"}
 
 # The first special tokens of tekken.json files that do not list theirs: https://github.com/mistralai/mistral-common
 _TEKKEN_SPECIAL = (
@@ -48,7 +48,7 @@ class TekkenTokenizer:
     Attributes:
         tokenizer: A fast tokenizer that segments as Mistral's own does.
         size: The logit width.
-        roles: "begin", "end", "pad", "unknown" -> id.
+        roles: "bos", "eos", "pad", "unk" -> id.
     """
 
     tokenizer: Tokenizer

@@ -12,7 +12,7 @@ _SPELLING = "\ufffeunknown {}"
 """In no text: U+FFFE is no character."""
 
 
-def unknown_id(spec: Mapping[str, Any]) -> int | None:
+def unk_id(spec: Mapping[str, Any]) -> int | None:
     """Return the id that a tokenizer emits for what it cannot spell; None if there is none.
 
     Args:
@@ -29,7 +29,7 @@ def unknown_id(spec: Mapping[str, Any]) -> int | None:
     return None if found is None else int(found)
 
 
-def with_unknown(spec: dict[str, Any], size: int) -> dict[str, Any]:
+def with_unk(spec: dict[str, Any], size: int) -> dict[str, Any]:
     """Return a tokenizer's JSON with an unknown token, if it lacks the one that it needs; else the JSON as it is.
 
     Args:

@@ -30,10 +30,10 @@ from vocabridge.alignment.tokenizers.fingerprint import fingerprint_of
 from vocabridge.alignment.tokenizers.loading import LoadedTokenizer, load_tokenizer
 from vocabridge.alignment.tokenizers.panics import panics_as_errors
 from vocabridge.alignment.tokenizers.segmentation import Segmentation
-from vocabridge.alignment.tokenizers.settings import ROLE_TOKENS, chosen_template
+from vocabridge.alignment.tokenizers.settings import ROLES, chosen_template
 from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
 from vocabridge.alignment.tokenizers.tokens import Int8, TokenKind
-from vocabridge.alignment.tokenizers.unknown import unknown_id, with_unknown
+from vocabridge.alignment.tokenizers.unknown import unk_id, with_unk
 
 logger = logging.getLogger("vocabridge")
 
@@ -46,13 +46,13 @@ class Vocabulary(Segmentation):
     """An immutable byte view of one tokenizer, as wide as its model's logits.
 
     Attributes:
-        adds_begin: Whether the model expects the begin token in front of every text.
+        add_bos_token: Whether the model expects the bos token in front of every text.
         fingerprint: Hex SHA-256 over the ids and bytes of text tokens and all that decides how text is cut. Width,
             roles, control tokens and the chat template have no part in it.
         template: Its chat template, None if it has none.
     """
 
-    adds_begin: bool
+    add_bos_token: bool
     fingerprint: str
     template: str | None = field(default=None, repr=False)
 
@@ -64,7 +64,7 @@ class Vocabulary(Segmentation):
         size: int | None = None,
         name: str | None = None,
         roles: Mapping[str, int] | None = None,
-        adds_begin: bool | None = None,
+        add_bos_token: bool | None = None,
     ) -> Vocabulary:
         """Take the byte view of a `tokenizers.Tokenizer` or of a fast tokenizer of transformers.
 
@@ -74,7 +74,7 @@ class Vocabulary(Segmentation):
             name: For people; by default the name the tokenizer knows itself by.
             roles: A role -> id each; by default those that a transformers tokenizer names, and those of its
                 chat template.
-            adds_begin: By default, whether the tokenizer's post-processor adds the begin token.
+            add_bos_token: By default, whether the tokenizer's post-processor adds the bos token.
 
         Raises:
             VocabridgeError: It is no fast tokenizer, or a role's id is not below `size`.
@@ -87,12 +87,12 @@ class Vocabulary(Segmentation):
         template = chosen_template(getattr(tokenizer, "chat_template", None))
         given = roles is not None
         if roles is None:
-            named = {role: getattr(tokenizer, f"{token}_token_id", None) for role, token in ROLE_TOKENS.items()}
+            named = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
             roles = {role: i for role, i in named.items() if i is not None and i >= 0}
         name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
         copy = Tokenizer.from_str(backend.to_str())
         taken = None if given else template
-        loaded = LoadedTokenizer(copy, name, size, roles, adds_begin, template=taken)
+        loaded = LoadedTokenizer(copy, name, size, roles, add_bos_token, template=taken)
         return replace(cls._view(loaded), template=template)
 
     @classmethod
@@ -127,10 +127,10 @@ class Vocabulary(Segmentation):
                 f"{name}: a vocabulary of {size} ids cannot be; correct vocab_size in its config.json, or load a "
                 "tokenizer that has tokens."
             )
-        encoding = with_unknown(spec, size)
+        encoding = with_unk(spec, size)
         if encoding is not spec:
             tokenizer = Tokenizer.from_str(json.dumps(encoding))
-        unknown = unknown_id(spec)
+        unknown = unk_id(spec)
         roles = _possible_roles(loaded.roles, unknown, size, name)
         view = _ByteView(Spelling.of(spec), size, loaded.unused, unknown, roles)
         for i, token in tokens:
@@ -145,7 +145,7 @@ class Vocabulary(Segmentation):
             roles |= _chat_roles(template, tokenizer, roles, control, name)
 
         with panics_as_errors(name):
-            begins = "begin" in roles and (loaded.adds_begin or tokenizer.encode("a").ids[:1] == [roles["begin"]])
+            begins = "bos" in roles and (loaded.add_bos_token or tokenizer.encode("a").ids[:1] == [roles["bos"]])
         return cls(
             name=name,
             size=size,
@@ -153,7 +153,7 @@ class Vocabulary(Segmentation):
             kinds=view.kinds,
             lengths=lengths,
             roles=roles,
-            adds_begin=begins if loaded.adds_begin is None else loaded.adds_begin and "begin" in roles,
+            add_bos_token=begins if loaded.add_bos_token is None else loaded.add_bos_token and "bos" in roles,
             fingerprint=fingerprint_of(view.spelled, bare_spec(spec)),
             tokenizer=(made := bare_tokenizer(tokenizer, encoding, bare_spec(encoding))),
             native=native_tokenizer(made, encoding, bare_spec(encoding)),
@@ -195,9 +195,14 @@ class Vocabulary(Segmentation):
             kinds=kinds,
             lengths=lengths,
             roles=roles,
-            adds_begin=self.adds_begin and "begin" in roles,
+            add_bos_token=self.add_bos_token and "bos" in roles,
             template=None if written else self.template,
         )
+
+    @property
+    def bos_ids(self) -> list[int]:
+        """The ids in front of every text: the bos token where the model expects it, else none."""
+        return [self.roles["bos"]] if self.add_bos_token else []
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
         """Write a conversation as the tokenizer's chat template does.
@@ -242,7 +247,7 @@ class _ByteView:
         self.spelled: dict[int, tuple[TokenKind, bytes]] = {}
         self._unused = unused
         self._unknown = unknown
-        self._control = {unknown, *(roles[role] for role in ("begin", "end", "unknown") if role in roles)}
+        self._control = {unknown, *(roles[role] for role in ("bos", "eos", "unk") if role in roles)}
 
     def put(self, i: int, token: str, data: bytes, special: bool) -> None:
         """Put in an id, over what was there; nothing where it stands for nothing or the model has no row for it."""
@@ -264,14 +269,14 @@ def _possible_roles(given: Mapping[str, int], unknown: int | None, size: int, na
     Raises:
         VocabridgeError: One has no row, and it is not the pad token.
     """
-    roles = dict(given) if unknown is None else {"unknown": unknown} | dict(given)
+    roles = dict(given) if unknown is None else {"unk": unknown} | dict(given)
     if roles.get("pad", 0) >= size:  # added to the tokenizer for batches; the model never predicts it
         del roles["pad"]
     for role, i in roles.items():
         if not 0 <= i < size:
             raise VocabridgeError(
                 f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids; correct "
-                f"{ROLE_TOKENS.get(role, role)}_token_id or vocab_size in its config.json, or take the config.json "
+                f"{role}_token_id or vocab_size in its config.json, or take the config.json "
                 "of the model that the tokenizer belongs to."
             )
     return roles
@@ -281,7 +286,7 @@ def _chat_roles(
     template: str, tokenizer: Tokenizer, roles: Mapping[str, int], control: set[int], name: str
 ) -> dict[str, int]:
     """Return the roles of a chat template; none, with a warning, where it cannot be rendered."""
-    unknown = roles.get("unknown")
+    unknown = roles.get("unk")
 
     def controls(text: str) -> list[int]:
         with panics_as_errors(name):
@@ -297,7 +302,7 @@ def _chat_roles(
 
 def _named_tokens(tokenizer: Tokenizer, roles: Mapping[str, int]) -> dict[str, str]:
     """Return what a chat template may refer to: bos_token and so on, "" where there is none."""
-    named = {f"{token}_token": roles.get(role) for role, token in ROLE_TOKENS.items()}
+    named = {f"{role}_token": roles.get(role) for role in ROLES}
     return {token: "" if i is None else tokenizer.id_to_token(i) or "" for token, i in named.items()}
 
 

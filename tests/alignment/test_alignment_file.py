@@ -85,7 +85,7 @@ def test_a_foreign_file_a_future_file_and_no_file_are_errors(saved, tmp_path):
     with safe_open(saved, framework="numpy") as file:
         facts = json.loads(file.metadata()["vocabridge"]) | {"format": 99}
     save_file(load_file(saved), tmp_path / "future.safetensors", {"vocabridge": json.dumps(facts)})
-    with pytest.raises(VocabridgeError, match="of format 99, and this version reads 3"):
+    with pytest.raises(VocabridgeError, match="of format 99, and this version reads 4"):
         Alignment.load(tmp_path / "future.safetensors")
     with pytest.raises(VocabridgeError, match=r"none\.safetensors: no such file; an alignment is expected"):
         Alignment.load(tmp_path / "none.safetensors")

@@ -63,9 +63,9 @@ def test_the_vocabularies_are_what_they_are_known_to_be(smollm, gemma):
     assert (smollm.size, gemma.size) == (49152, 262144)
     assert np.bincount(smollm.kinds).tolist() == [49022, 113, 17]
     assert np.bincount(gemma.kinds).tolist() == [255639, 256, 7, 6242]
-    assert (smollm.adds_begin, gemma.adds_begin) == (False, True)
-    assert smollm.roles == {"begin": 1, "end": 2, "pad": 2, "unknown": 0, "turn begin": 1, "turn end": 2}
-    assert gemma.roles == {"begin": 2, "end": 1, "pad": 0, "unknown": 3}
+    assert (smollm.add_bos_token, gemma.add_bos_token) == (False, True)
+    assert smollm.roles == {"bos": 1, "eos": 2, "pad": 2, "unk": 0, "turn begin": 1, "turn end": 2}
+    assert gemma.roles == {"bos": 2, "eos": 1, "pad": 0, "unk": 3}
 
 
 @pytest.mark.parametrize("name", ["smollm", "gemma"])
@@ -105,7 +105,7 @@ def test_every_pair_of_equal_bytes_is_found_and_none_is_wrong(smollm, gemma):
         if smollm.token_bytes[w] is not None:
             by_bytes[smollm.token_bytes[w]].append(w)
     expected = {(y, w) for y in range(gemma.size) for w in by_bytes.get(gemma.token_bytes[y], ())}
-    roles = {(gemma.roles[role], smollm.roles[role]) for role in ("begin", "end", "unknown")}
+    roles = {(gemma.roles[role], smollm.roles[role]) for role in ("bos", "eos", "unk")}
     alignment = IdenticalBytes().build(smollm, gemma)
     assert pairs(alignment) == expected | roles
     assert len(expected) > 46_000

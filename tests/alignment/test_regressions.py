@@ -18,7 +18,7 @@
 | edit distance called with an array | test_edit_distance \
 `test_a_distance_is_one_of_characters_and_not_of_lists_of_tokens` |
 | O(V^2) `list.index` | `test_building_does_not_look_for_tokens_one_by_one` |
-| begin token added at each re-tokenization | `test_encoding_again_adds_no_begin_token`; test_incremental_tokenizer \
+| bos token added at each re-tokenization | `test_encoding_again_adds_no_begin_token`; test_incremental_tokenizer \
 `test_ids_are_those_from_scratch_after_every_piece` |
 | position ids stale after a rollback | test_source_stream \
 `test_after_taking_tokens_back_others_are_read` |
@@ -229,8 +229,8 @@ def test_encoding_again_adds_no_begin_token(tokenizers_by_kind):
         with_begin.post_processor = processors.TemplateProcessing(
             "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
         )
-        v = Vocabulary.from_tokenizer(with_begin, roles={"begin": 0, "end": 1})
-        assert v.adds_begin
+        v = Vocabulary.from_tokenizer(with_begin, roles={"bos": 0, "eos": 1})
+        assert v.add_bos_token
         for text in ("the fox", "", "a"):
             assert not {0, 1} & set(v.encode(text).ids.tolist())
             assert not {0, 1} & set(v.segment(text.encode()))

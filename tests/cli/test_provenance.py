@@ -30,7 +30,7 @@ def test_what_a_tokenizer_changes_and_its_roles_are_named(run, lower_casing, tok
     for document in (json.loads(done.stdout), json.loads(run("inspect", "p.safetensors", "--json").stdout)):
         assert document["source"]["changes"] == changes
         assert document["target"]["changes"] == ["turns ▁ (U+2581) into a space"]
-        assert document["source"]["control_roles"] == {"begin": 0, "end": 1, "turn begin": 0, "turn end": 1}
+        assert document["source"]["control_roles"] == {"bos": 0, "eos": 1, "turn begin": 0, "turn end": 1}
     table = " ".join(run("inspect", "p.safetensors").stdout.split())
     assert "; ".join(changes) in table
     assert "turns ▁ (U+2581) into a space" in table

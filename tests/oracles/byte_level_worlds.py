@@ -122,7 +122,7 @@ class World:
     def p(self, tokens: tuple[int, ...]) -> np.ndarray:
         """What the model says after some tokens, (|S|,)."""
         vocabulary = self.vocabulary
-        ids = ([vocabulary.roles["begin"]] if vocabulary.adds_begin else []) + list(tokens)
+        ids = ([vocabulary.roles["bos"]] if vocabulary.add_bos_token else []) + list(tokens)
         if not ids:
             return np.full(vocabulary.size, 1 / vocabulary.size)
         if tokens not in self._p:
@@ -210,7 +210,7 @@ def build_worlds() -> dict[str, World]:
         tokenizer = build()
         begins = name in ("byte fallback", "unigram")
         vocabulary = Vocabulary.from_tokenizer(
-            tokenizer, size=tokenizer.get_vocab_size() + 2, name=name, roles={"begin": 0, "end": 1}, adds_begin=begins
+            tokenizer, size=tokenizer.get_vocab_size() + 2, name=name, roles={"bos": 0, "eos": 1}, add_bos_token=begins
         )
         with torch.random.fork_rng():
             torch.manual_seed(number)

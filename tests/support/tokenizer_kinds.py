@@ -21,7 +21,7 @@ Natalia sold 48 clips in April, and then 24 in May: 48 / 2 = 24, 48 + 24 = 72. T
 """
 
 CONTROL = ["<s>", "</s>", "<unk>"]
-ROLES = {"begin": 0, "end": 1}
+ROLES = {"bos": 0, "eos": 1}
 
 KINDS = ["byte_level_bpe", "tiktoken", "sentencepiece_bpe", "prepended_space", "unigram", "wordpiece"]
 

@@ -34,7 +34,7 @@ from vocabridge.training.config import TrainingConfig
 
 logging.disable_progress_bar()
 
-ROLES = {"begin": 0, "end": 1}
+ROLES = {"bos": 0, "eos": 1}
 KINDS = ["byte_level", "sentencepiece", "unigram", "wordpiece", "no_safe_cuts", "special_with_spaces"]
 
 
@@ -203,13 +203,13 @@ def _with_turns(vocabulary: Vocabulary, turns: dict[str, str], *, reverse: bool 
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in names])
     roles = {**vocabulary.roles, **{role: tokenizer.token_to_id(name) for role, name in turns.items()}}
     return Vocabulary.from_tokenizer(
-        tokenizer, size=vocabulary.size, name="chatty", roles=roles, adds_begin=vocabulary.adds_begin
+        tokenizer, size=vocabulary.size, name="chatty", roles=roles, add_bos_token=vocabulary.add_bos_token
     )
 
 
 @pytest.fixture(scope="session")
 def reverse(loaded) -> ModelPool:
-    """The other direction: Gemma-3, with its begin token and its window, steers Llama."""
+    """The other direction: Gemma-3, with its bos token and its window, steers Llama."""
     source, target = loaded["target"], loaded["source"]
     alignment = align(source.vocabulary, target.vocabulary, method="retokenize", cache=False)
     return ModelPool(base=target, small=source, tuned=source, alignment=alignment)

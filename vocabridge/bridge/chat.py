@@ -4,7 +4,7 @@
 
 The base reads the ids of its template's text. A value source reads its own template's text in place of that prompt,
 and goes on with what the base writes: the end of a turn is read as its own (`Steering.piece`), and its template's
-last words are still open to be one token with what follows. Each model has its begin token once, if it expects one.
+last words are still open to be one token with what follows. Each model has its bos token once, if it expects one.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class SteeringLogitsProcessor(LogitsProcessor):
         self.vocabulary = vocabulary
         self.steerings = list(steerings)
         self.limits = limits or SteeringLimits()
-        self.pad = vocabulary.roles.get("pad", vocabulary.roles.get("end")) if pad is None else pad
+        self.pad = vocabulary.roles.get("pad", vocabulary.roles.get("eos")) if pad is None else pad
         for steering in steerings:
             steering.check(vocabulary, self.limits)
         self._streams = SourceStreams()

@@ -165,7 +165,7 @@ class SourceStreams:
 
 def _without_bos(row: list[int], steerings: Sequence[Steering]) -> list[int]:
     """Return a row whose first token, if it is bos, is no text, also where one token begins and ends texts."""
-    bos = steerings[0].target.roles.get("begin", NO_TEXT) if steerings else NO_TEXT
+    bos = steerings[0].target.roles.get("bos", NO_TEXT) if steerings else NO_TEXT
     first = next((i for i, token in enumerate(row) if token >= 0), None)
     return row if first is None or row[first] != bos else [*row[:first], NO_TEXT, *row[first + 1 :]]
 

@@ -55,7 +55,7 @@ def stream(
         An iterator over pieces of the text, none empty; bytes that are no text appear as U+FFFD.
 
     Raises:
-        VocabridgeError: The prompt is empty and the base model has no begin token to start from; a model has no chat
+        VocabridgeError: The prompt is empty and the base model has no bos token to start from; a model has no chat
             template; or a setting is out of its range, such as beams of a byte-level bridge, or has no effect.
     """
     if max_new_tokens not in COUNT or beams not in BEAMS:
@@ -176,5 +176,5 @@ def _inputs(bridge: Bridge, prompt: str | Messages) -> dict[str, Any]:
         return chat_prompt(bridge, prompt)
     ids = prompt_ids(bridge.vocabulary, prompt)
     if not ids:
-        raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")
+        raise VocabridgeError("the prompt is empty and the base model has no bos token; give it some text")
     return left_padded([ids], padding(bridge.vocabulary), bridge.device)

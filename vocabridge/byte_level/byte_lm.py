@@ -36,7 +36,7 @@ from vocabridge.byte_level.lexicon import Int64
 from vocabridge.decoding.token_tree import ROOT
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.prompts import Piece, begin_tokens
+from vocabridge.models.prompts import Piece
 from vocabridge.models.value_source import ValueSource
 
 Voices: TypeAlias = Callable[[Mapping[str, Tensor]], Sequence[Tensor]]
@@ -132,14 +132,14 @@ class ByteLM:
             pieces: What it begins with: bytes, and ids of control tokens; `Vocabulary.pieces` cuts a text so.
         """
         forest = TreeDecoder(self._models, 1)
-        node = forest.trees[0].add(begin_tokens(self.vocabulary))
+        node = forest.trees[0].add(self.vocabulary.bos_ids)
         root = CoverState((), node, None, np.zeros(self.voices), b"")
         return ByteState(self, forest, node, b"", [root])._open(Place.BEGINNING).after(*pieces)
 
     def read(self, forest: TreeDecoder, nodes: Sequence[int]) -> Float32:
         """What follows some nodes: the probabilities of the lexicon's tokens and of the symbols, (nodes, k, m + s).
 
-        Before any token, which is where a model is that has no begin token, each token is as likely as another.
+        Before any token, which is where a model is that has no bos token, each token is as likely as another.
         """
         found = np.full((len(nodes), self.voices, len(self._order)), 1 / self.vocabulary.size, np.float32)
         said = [i for i, node in enumerate(nodes) if node != ROOT]

@@ -67,13 +67,13 @@ class ByteState:
 
     @property
     def settled(self) -> list[int]:
-        """The tokens that no continuation will change, the begin token among them."""
+        """The tokens that no continuation will change, the bos token among them."""
         tree = self.forest.trees[0]
         return [tree.tokens[node] for node in tree.ancestors(self._node)]
 
     @property
     def tokens(self) -> list[int]:
-        """The tokens as the text stands, the begin token among them; half a character at its end has none."""
+        """The tokens as the text stands, the bos token among them; half a character at its end has none."""
         half = half_character(self.data) or b""
         text = self.data[: len(self.data) - len(half)].decode(errors="replace")
         return [*self.settled, *self.model.following.encode(text)]

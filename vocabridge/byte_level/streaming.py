@@ -18,7 +18,6 @@ from vocabridge.byte_level.token_search import likeliest_token
 from vocabridge.decoding.stop_strings import stop_bytes, whole_characters
 from vocabridge.models.chat import Messages, chat_pieces
 from vocabridge.models.end_tokens import end_tokens
-from vocabridge.models.prompts import begin_tokens
 
 _LONGEST_WORD = 8
 """So many tokens too many are written in the hope of a word's end."""
@@ -117,6 +116,6 @@ def _begun(bridge: ByteLevelBridge, prompt: str | Messages) -> ByteLevelText:
     if not isinstance(prompt, str):
         donors = [chat_pieces(one.source.vocabulary, prompt) if one.is_active else () for one in bridge.steerings]
         return bridge.text(chat_pieces(bridge.vocabulary, prompt), donors)
-    if not prompt and not begin_tokens(bridge.vocabulary):
-        raise VocabridgeError("the prompt is empty and the base model has no begin token; give it some text")
+    if not prompt and not bridge.vocabulary.bos_ids:
+        raise VocabridgeError("the prompt is empty and the base model has no bos token; give it some text")
     return bridge.text(bridge.vocabulary.pieces(prompt))

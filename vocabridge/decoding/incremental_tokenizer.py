@@ -18,7 +18,7 @@ import numpy as np
 
 from vocabridge.alignment import Encoding, Place, Rule, Vocabulary
 from vocabridge.decoding.safe_cuts import safe_cuts
-from vocabridge.models.prompts import BEGUN, Piece, begin_tokens
+from vocabridge.models.prompts import BEGUN, Piece
 
 _GOES_ON = "a"
 """How a text continues that does not end in a letter. Where it ends in white space, what that becomes before a word is
@@ -52,8 +52,8 @@ class IncrementalTokenizer:
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Starts with the empty text, and the begin token where the model expects it."""
-        self.committed_ids = begin_tokens(vocabulary)
+        """Starts with the empty text, and the bos token where the model expects it."""
+        self.committed_ids = vocabulary.bos_ids
         self.tail = ""
         self.place = Place.BEGINNING
         self._vocabulary = vocabulary
@@ -66,7 +66,7 @@ class IncrementalTokenizer:
 
     @property
     def ids(self) -> list[int]:
-        """The encoding of all whole characters so far, the begin token in front."""
+        """The encoding of all whole characters so far, the bos token in front."""
         return self.committed_ids + self._encoded(self.tail)
 
     @property

@@ -9,7 +9,6 @@ import torch
 
 from vocabridge.alignment import Corpus, Distributions
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.prompts import begin_tokens
 from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT
 from vocabridge.utils.windows import windows
@@ -26,10 +25,10 @@ def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progre
         progress: Told how many bytes are done.
 
     Returns:
-        The distributions; nothing for a window's first token where the model expects no begin token.
+        The distributions; nothing for a window's first token where the model expects no bos token.
     """
     COUNT.check("k", k)
-    vocabulary, begin = model.vocabulary, begin_tokens(model.vocabulary)
+    vocabulary, begin = model.vocabulary, model.vocabulary.bos_ids
     texts, offsets, ids, probabilities = [], [], [], []
     done = 0
     for text in windows(corpus):
@@ -38,7 +37,7 @@ def predict(model: LoadedModel, corpus: Corpus, *, k: int = 64, progress: Progre
         logits = model.model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
         top = logits.topk(min(k, vocabulary.size))
         chances = (top.values - logits.logsumexp(-1, keepdim=True)).exp()
-        starts = encoding.starts[1 - len(begin) :]  # without a begin token nothing is said of the first
+        starts = encoding.starts[1 - len(begin) :]  # without a bos token nothing is said of the first
         kept = starts >= 0
         texts.append(text)
         offsets.append(starts[kept])

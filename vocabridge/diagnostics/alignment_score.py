@@ -29,7 +29,6 @@ from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.token_spans import Fit, places
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.prompts import begin_tokens
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.methods import METHODS, static
@@ -280,7 +279,7 @@ class Scorer:
 
 def own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:
     """What each of a text's own tokens costs the model; 0 for a first token that has nothing in front of it."""
-    forest, nodes = TreeDecoder.along({"model": model.model}, begin_tokens(model.vocabulary), ids)
+    forest, nodes = TreeDecoder.along({"model": model.model}, model.vocabulary.bos_ids, ids)
     asked = [node for node in nodes if node != ROOT]
     forest.read([asked])
     bits = [0.0] * (len(nodes) - len(asked))

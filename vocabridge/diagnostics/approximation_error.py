@@ -26,7 +26,6 @@ from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject
 from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, NextToken, Truth
 from vocabridge.diagnostics.token_spans import Place, Places, places
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.prompts import begin_tokens
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.utils.progress import Progress, no_progress
@@ -34,7 +33,7 @@ from vocabridge.utils.ranges import COUNT, TOLERANCES
 from vocabridge.utils.windows import windows
 
 _CONTEXT = 100
-"""Bytes that a model has read of a window, at least: one without a begin token knows nothing of the first token."""
+"""Bytes that a model has read of a window, at least: one without a bos token knows nothing of the first token."""
 
 _TINY = 1e-37
 
@@ -310,7 +309,7 @@ def _truths(truth: Truth, text: str, laid: Places, several: Sequence[tuple[int, 
 @torch.no_grad()
 def _said_by(base: LoadedModel, tokens: Sequence[int], wanted: Sequence[int]) -> Tensor:
     """What a model says before some of a text's tokens, by their index, (n, |T|)."""
-    forest, nodes = TreeDecoder.along({"base": base.model}, begin_tokens(base.vocabulary), tokens)
+    forest, nodes = TreeDecoder.along({"base": base.model}, base.vocabulary.bos_ids, tokens)
     asked = [nodes[i] for i in wanted]
     forest.read([asked])
     return forest.logits([(0, node) for node in asked])["base"].softmax(-1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vocabridge.alignment import Vocabulary
 
-_SAME_MEANING = ("end", "turn begin", "turn content", "turn end")
-"""Roles of control tokens that are read as the source's own; its begin token it has once, in front."""
+_SAME_MEANING = ("eos", "turn begin", "turn content", "turn end")
+"""Roles of control tokens that are read as the source's own; its bos token it has once, in front."""
 
 
 def shared_control_tokens(source: Vocabulary, target: Vocabulary) -> dict[int, int]:

@@ -22,7 +22,7 @@ def end_tokens(vocabulary: Vocabulary, model: PreTrainedModel | None = None, *, 
     Returns:
         Each id once, the tokenizer's own end token first; none for a model without end tokens.
     """
-    roles = ("end", "turn end") if chat else ("end",)
+    roles = ("eos", "turn end") if chat else ("eos",)
     own = [vocabulary.roles[role] for role in roles if role in vocabulary.roles]
     config = None if model is None else model.generation_config
     configured = None if config is None else config.eos_token_id

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.models.prompts import begin_tokens
 from vocabridge.utils.jsonl import Record, read_records
 
 
@@ -76,7 +75,7 @@ class TokenizedExample:
     """An example in the tokens of one model, tokenised as one text.
 
     Attributes:
-        ids: All ids, the begin token in front where the model expects one.
+        ids: All ids, the bos token in front where the model expects one.
         first: Index of the first token of the response: the first that ends behind the prompt's last byte.
     """
 
@@ -88,7 +87,7 @@ def tokenize(example: Example, vocabulary: Vocabulary) -> TokenizedExample:
     """Encodes prompt and response as one text, as the model's own tokenizer does."""
     encoding = vocabulary.encode_prompt(example.text)
     ids = encoding.ids.tolist()
-    begin = begin_tokens(vocabulary)
+    begin = vocabulary.bos_ids
     ends = [*encoding.starts[1:].tolist(), len(example.text.encode())]
     prompt_bytes = len(example.prompt.encode())
     first = next(i for i, end in enumerate(ends) if end > prompt_bytes)

@@ -65,10 +65,10 @@ def _convert(gguf: Path, folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.tokenizer,
         chat_template=tokenizer.chat_template,
-        add_bos_token=tokenizer.adds_begin,
+        add_bos_token=tokenizer.add_bos_token,
         **{
-            f"{token}_token": tokenizer.tokens[tokenizer.roles[role]]
-            for role, token in (("begin", "bos"), ("end", "eos"), ("pad", "pad"), ("unknown", "unk"))
+            f"{role}_token": tokenizer.tokens[tokenizer.roles[role]]
+            for role in ("bos", "eos", "pad", "unk")
             if role in tokenizer.roles
         },
     ).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Prompts as a model reads them: the begin token in front, and rows of one batch filled up on the left."""
+"""Prompts as a model reads them: the bos token in front, and rows of one batch filled up on the left."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from vocabridge.alignment import Vocabulary
 
 
 def prompt_ids(vocabulary: Vocabulary, text: str) -> list[int]:
-    """A text's ids, as the model's own tokenizer gives them, behind the begin token, where the model expects one."""
-    return begin_tokens(vocabulary) + vocabulary.encode_prompt(text).ids.tolist()
+    """A text's ids, as the model's own tokenizer gives them, behind the bos token, where the model expects one."""
+    return vocabulary.bos_ids + vocabulary.encode_prompt(text).ids.tolist()
 
 
 def padding(vocabulary: Vocabulary) -> int:
     """An id to fill the rows of a batch with: the padding token's, or any other, as masks hide it."""
-    return vocabulary.roles.get("pad", vocabulary.roles.get("end", 0))
+    return vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0))
 
 
 def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device | None = None) -> dict[str, Tensor]:
@@ -36,8 +36,3 @@ Piece: TypeAlias = bytes | int
 
 BEGUN: Piece = -1
 """Stands for the bos token where it has been read already: what follows stands behind a control token."""
-
-
-def begin_tokens(vocabulary: Vocabulary) -> list[int]:
-    """The ids that stand in front of every text: the begin token where the model expects it, else none."""
-    return [vocabulary.roles["begin"]] if vocabulary.adds_begin else []

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.data import corpus_files
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.models.prompts import begin_tokens
 from vocabridge.options import BaseSchedule
 from vocabridge.projection.projection import Projection
 from vocabridge.training.dataset import Side, TrainingText
@@ -125,8 +124,8 @@ def _bytes(ids: Sequence[int], vocabulary: Vocabulary) -> bytes:
 
 
 def _read(ids: Sequence[int], vocabulary: Vocabulary) -> list[int]:
-    """How many bytes have been read after each token; a token without bytes counts one, the begin token none."""
-    begin = set(begin_tokens(vocabulary))
+    """How many bytes have been read after each token; a token without bytes counts one, the bos token none."""
+    begin = set(vocabulary.bos_ids)
     total, ends = 0, []
     for i, data in zip(ids, vocabulary.spell(ids), strict=True):
         total += len(data) if vocabulary.token_bytes[i] is not None else i not in begin

@@ -5,7 +5,7 @@
                                                          says is learned, and the token that ends its turn
     {"text": ...}                                        text + end token; all of it is learned
 
-The first token of a text is never learned: nothing predicts it. The begin token stands in front of a text once, where
+The first token of a text is never learned: nothing predicts it. The bos token stands in front of a text once, where
 the model expects it; the end token is the first of `end_tokens`, where the model has one.
 """
 
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.examples import as_example, tokenize
-from vocabridge.models.prompts import begin_tokens, prompt_ids
+from vocabridge.models.prompts import prompt_ids
 from vocabridge.utils.jsonl import Record, checked_string, read_records
 
 
@@ -218,7 +218,7 @@ def _from_chat(record: Record, vocabulary: Vocabulary, ends: Sequence[int]) -> T
             learns |= (stops > first) & (starts < last)
             behind = int(np.searchsorted(starts, last))
             learns[behind : _turn_end(ids, behind, vocabulary, ends)] = True
-    begin = begin_tokens(vocabulary)
+    begin = vocabulary.bos_ids
     if ids[: len(begin)] != begin:
         ids, learns = begin + ids, np.append(np.zeros(len(begin), bool), learns)
     learns[:1] = False

@@ -45,14 +45,14 @@ def check(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
         filled = np.asarray(counts.sum(axis=axis)) > 0
         np.testing.assert_allclose(sums, filled.astype(float), atol=1e-5)
     rows, columns = counts.tocoo().coords
-    for role in ("begin", "end"):
+    for role in ("bos", "eos"):
         y, w = target.roles[role], source.roles[role]
         assert columns[rows == y].tolist() == [w]
         assert rows[columns == w].tolist() == [y]
-    unknown = (target.roles.get("unknown"), source.roles.get("unknown"))
+    unknown = (target.roles.get("unk"), source.roles.get("unk"))
     for ids, vocabulary, own in ((rows, target, unknown[0]), (columns, source, unknown[1])):
         control = np.isin(vocabulary.kinds[ids], (TokenKind.CONTROL, TokenKind.UNUSED))
-        expected = {vocabulary.roles["begin"], vocabulary.roles["end"], own}
+        expected = {vocabulary.roles["bos"], vocabulary.roles["eos"], own}
         assert set(ids[control].tolist()) <= expected
 
 
@@ -167,7 +167,7 @@ def test_the_default_covers_every_token_for_any_text(vocabularies, tmp_path_fact
 
 def test_the_prior_gets_as_much_of_a_column_as_the_text_has_shown_different_partners(vocabularies, corpus):
     source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
-    pinned = [[vocabulary.roles[role] for role in ("begin", "end")] for vocabulary in (target, source)]
+    pinned = [[vocabulary.roles[role] for role in ("bos", "eos")] for vocabulary in (target, source)]
     default, counts, prior = (
         np.delete(np.delete(built.counts.toarray(), pinned[0], axis=0), pinned[1], axis=1)
         for built in (
@@ -188,10 +188,10 @@ def test_the_prior_gets_as_much_of_a_column_as_the_text_has_shown_different_part
 def test_one_token_for_begin_and_end_is_the_end(vocabularies):
     two = vocabularies["unigram"]
     tokenizer = vocabularies["byte_level_bpe"].tokenizer
-    one = Vocabulary.from_tokenizer(tokenizer, roles={"begin": 1, "end": 1})
+    one = Vocabulary.from_tokenizer(tokenizer, roles={"bos": 1, "eos": 1})
     counts = IdenticalBytes().build(one, two).counts
-    assert counts[two.roles["end"], 1] == 1
-    assert counts[two.roles["begin"], 1] == 0
+    assert counts[two.roles["eos"], 1] == 1
+    assert counts[two.roles["bos"], 1] == 0
 
 
 def test_progress_ends_at_the_total(vocabularies, corpus):

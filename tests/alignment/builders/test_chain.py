@@ -142,7 +142,7 @@ def test_a_chain_remembers_every_builder_and_reads_what_they_read(vocabularies, 
 def test_the_roles_are_pinned_at_the_end_of_a_chain(pair, corpus):
     source, target = pair
     counts = make_builder("cooccurrence,retokenize").build(source, target, corpus).counts
-    for role in ("begin", "end"):
+    for role in ("bos", "eos"):
         assert counts[[target.roles[role]]].indices.tolist() == [source.roles[role]]
 
 

@@ -108,7 +108,7 @@ def test_unused_and_control_tokens_have_no_rows(pair_with_tables):
     source, target, builder = pair_with_tables
     alignment = builder.build(source, target)
     rows, columns = alignment.counts.tocoo().coords
-    roles = [{v.roles[r] for r in ("begin", "end")} for v in (source, target)]
+    roles = [{v.roles[r] for r in ("bos", "eos")} for v in (source, target)]
     control = np.flatnonzero(np.isin(target.kinds, (TokenKind.CONTROL, TokenKind.UNUSED)))
     assert set(rows.tolist()) & set(control.tolist()) == roles[1]
     control = np.flatnonzero(np.isin(source.kinds, (TokenKind.CONTROL, TokenKind.UNUSED)))

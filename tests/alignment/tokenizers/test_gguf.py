@@ -30,8 +30,8 @@ def write(path: Path, architecture: str = "llama", **fields: Any) -> Path:
         writer.add_add_space_prefix(fields["space_prefix"])
     for role, i in fields.get("roles", {"bos": 0, "eos": 1}).items():
         getattr(writer, f"add_{role}_token_id")(i)
-    if "adds_begin" in fields:
-        writer.add_add_bos_token(fields["adds_begin"])
+    if "add_bos_token" in fields:
+        writer.add_add_bos_token(fields["add_bos_token"])
     writer.add_chat_template(fields.get("template", "{{ messages }}"))
     writer.add_tensor("t", np.zeros((2, 2), np.float32))
     writer.write_header_to_file()
@@ -65,7 +65,7 @@ def spm() -> dict[str, Any]:
 def test_a_byte_level_tokenizer_has_its_tokens_types_and_roles(tmp_path, bpe):
     path = write(tmp_path / "m.gguf", pre="gpt-2", **bpe)
     read = read_gguf_tokenizer(path)
-    assert (read.size, read.roles, read.adds_begin) == (12, {"begin": 0, "end": 1}, False)
+    assert (read.size, read.roles, read.add_bos_token) == (12, {"bos": 0, "eos": 1}, False)
     assert read.chat_template == "{{ messages }}"
     v = Vocabulary.load(path)
     assert v.token_bytes[:4] == (None, None, b"1", b"2")
@@ -118,7 +118,7 @@ def test_combining_marks_belong_to_the_word_in_the_newest_qwen(tmp_path, bpe):
 def test_a_chat_template_gives_roles(tmp_path, bpe):
     template = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
     v = Vocabulary.load(write(tmp_path / "m.gguf", pre="gpt-2", template=template, **bpe))
-    assert v.roles == {"begin": 0, "end": 1, "turn begin": 0, "turn end": 1}
+    assert v.roles == {"bos": 0, "eos": 1, "turn begin": 0, "turn end": 1}
 
 
 def test_llama_3_keeps_a_word_whole_that_is_a_token(tmp_path, bpe):
@@ -129,7 +129,7 @@ def test_llama_3_keeps_a_word_whole_that_is_a_token(tmp_path, bpe):
 
 def test_sentencepiece_merges_come_from_the_scores(tmp_path, spm):
     v = Vocabulary.load(write(tmp_path / "m.gguf", **spm))
-    assert v.adds_begin
+    assert v.add_bos_token
     assert v.encode("abc").ids.tolist() == [9]  # by way of bc, which scores best
     assert v.encode("ab").ids.tolist() == [7]
     assert v.encode("a  b\n").ids.tolist() == [4, 11, 5, 12]
@@ -200,14 +200,14 @@ BEGINS = [
 
 @pytest.mark.parametrize("pre", BEGINS)
 def test_the_begin_token_is_added_where_llama_cpp_adds_it_by_default(tmp_path, bpe, pre):
-    assert Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).adds_begin
-    assert not Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, adds_begin=False, **bpe)).adds_begin
+    assert Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).add_bos_token
+    assert not Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, add_bos_token=False, **bpe)).add_bos_token
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "dbrx", "gpt-4o", "deepseek-v3", "glm4"])
 def test_no_begin_token_is_added_where_llama_cpp_adds_none_by_default(tmp_path, bpe, pre):
-    assert not Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).adds_begin
-    assert Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, adds_begin=True, **bpe)).adds_begin
+    assert not Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).add_bos_token
+    assert Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, add_bos_token=True, **bpe)).add_bos_token
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_no_begin_token_is_added_where_llama_cpp_adds_none_by_default(tmp_path, 
 def test_a_name_of_a_known_group_means_what_the_group_means(tmp_path, bpe, pre, known):
     one, other = (Vocabulary.load(write(tmp_path / f"{n}.gguf", pre=n, **bpe)) for n in (pre, known))
     assert one.fingerprint == other.fingerprint
-    assert one.adds_begin == other.adds_begin
+    assert one.add_bos_token == other.add_bos_token
 
 
 def test_chameleon_cuts_punctuation_and_digits_one_by_one(tmp_path, bpe):
@@ -250,17 +250,17 @@ def plain_spm() -> dict[str, Any]:
 
 def test_a_sentencepiece_file_without_roles_has_those_of_llama_cpp(tmp_path, plain_spm):
     v = Vocabulary.load(write(tmp_path / "m.gguf", space_prefix=False, **plain_spm))
-    assert v.roles == {"unknown": 0, "begin": 1, "end": 2}
-    assert v.adds_begin
+    assert v.roles == {"unk": 0, "bos": 1, "eos": 2}
+    assert v.add_bos_token
     assert v.kinds[:3].tolist() == [TokenKind.CONTROL] * 3
     assert v.encode("a日b").ids.tolist() == [4, 0, 5]  # what it cannot spell is not lost
 
 
 def test_a_role_that_the_file_names_is_never_overridden_by_a_default(tmp_path, plain_spm):
     named = plain_spm | {"roles": {"bos": 2, "eos": 0}}
-    assert Vocabulary.load(write(tmp_path / "m.gguf", **named)).roles == {"begin": 2, "end": 0}
+    assert Vocabulary.load(write(tmp_path / "m.gguf", **named)).roles == {"bos": 2, "eos": 0}
     absent = plain_spm | {"roles": {"unk": 0, "pad": 0xFFFFFFFF, "bos": 0xFFFFFFFF}}
-    assert Vocabulary.load(write(tmp_path / "n.gguf", **absent)).roles == {"unknown": 0, "end": 2}
+    assert Vocabulary.load(write(tmp_path / "n.gguf", **absent)).roles == {"unk": 0, "eos": 2}
 
 
 def test_each_of_two_ids_of_one_text_keeps_its_bytes(tmp_path, bpe, spm, plain_spm):

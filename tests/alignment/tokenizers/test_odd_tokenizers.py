@@ -52,7 +52,7 @@ def test_an_unknown_token_that_is_only_an_added_token_is_emitted():
     tokenizer = without_unknown("wordpiece")
     tokenizer.add_special_tokens(["[UNK]"])
     v = Vocabulary.from_tokenizer(tokenizer)
-    assert v.roles == {"unknown": 2}
+    assert v.roles == {"unk": 2}
     assert v.encode("a 日 b").ids.tolist() == [0, 2, 1]
 
 

@@ -105,7 +105,7 @@ def ours(folders):
 def test_a_prompt_is_encoded_as_transformers_does(ours, theirs, kind, text):
     vocabulary = ours[kind]
     expected = theirs[kind](text)["input_ids"]
-    assert [vocabulary.roles["begin"], *vocabulary.encode_prompt(text).ids.tolist()] == expected
+    assert [vocabulary.roles["bos"], *vocabulary.encode_prompt(text).ids.tolist()] == expected
     assert vocabulary.encode_prompt(text).ids.tolist() == theirs[kind](text, add_special_tokens=False)["input_ids"]
 
 

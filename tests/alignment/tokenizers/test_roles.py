@@ -28,14 +28,14 @@ def pairs(source: Vocabulary, target: Vocabulary) -> dict[tuple[int, int], float
 
 
 def test_every_role_that_both_have_is_paired_and_no_other():
-    source = vocabulary(end=2, begin=3, turn_end=4, turn_begin=5, turn_content=6, pad=7)
-    target = vocabulary(end=7, begin=6, turn_end=5, turn_begin=4, pad=2)
+    source = vocabulary(eos=2, bos=3, turn_end=4, turn_begin=5, turn_content=6, pad=7)
+    target = vocabulary(eos=7, bos=6, turn_end=5, turn_begin=4, pad=2)
     assert pairs(source, target) == {(7, 2): 1, (6, 3): 1, (5, 4): 1, (4, 5): 1, (2, 7): 1}
 
 
 def test_one_token_that_ends_texts_and_turns_speaks_for_both_ends_of_the_target():
-    source = vocabulary(end=2, turn_end=2)
-    target = vocabulary(end=3, turn_end=4)
+    source = vocabulary(eos=2, turn_end=2)
+    target = vocabulary(eos=3, turn_end=4)
     assert pairs(source, target) == {(3, 2): 1, (4, 2): 1}
     alignment = IdenticalBytes().build(source, target)
     assert alignment.row_weights[[3, 4], 2].toarray().tolist() == [1, 1]
@@ -43,28 +43,28 @@ def test_one_token_that_ends_texts_and_turns_speaks_for_both_ends_of_the_target(
 
 
 def test_two_ends_of_the_source_both_speak_for_the_one_of_the_target():
-    source = vocabulary(end=3, turn_end=4)
-    target = vocabulary(end=2, turn_end=2)
+    source = vocabulary(eos=3, turn_end=4)
+    target = vocabulary(eos=2, turn_end=2)
     alignment = IdenticalBytes().build(source, target)
     assert alignment.row_weights[2, [3, 4]].toarray().tolist() == [0.5, 0.5]
     assert alignment.column_weights[2, [3, 4]].toarray().tolist() == [1, 1]
 
 
 def test_one_token_that_begins_texts_and_turns_speaks_for_both():
-    assert pairs(vocabulary(begin=2, turn_begin=2), vocabulary(begin=3, turn_begin=4)) == {(3, 2): 1, (4, 2): 1}
+    assert pairs(vocabulary(bos=2, turn_begin=2), vocabulary(bos=3, turn_begin=4)) == {(3, 2): 1, (4, 2): 1}
 
 
 @pytest.mark.parametrize("swapped", [False, True])
 def test_where_one_token_means_different_things_the_stronger_role_has_it(swapped):
-    one = vocabulary(begin=2, end=2, pad=2)
-    many = vocabulary(begin=3, end=4, pad=5)
+    one = vocabulary(bos=2, eos=2, pad=2)
+    many = vocabulary(bos=3, eos=4, pad=5)
     expected = {(4, 2): 1}
     assert pairs(one, many) == expected
     assert pairs(many, one) == {(w, y): n for (y, w), n in expected.items()}
 
 
 def test_a_padding_token_that_no_other_role_has_taken_is_paired():
-    assert pairs(vocabulary(end=2, pad=3), vocabulary(end=4, pad=5)) == {(4, 2): 1, (5, 3): 1}
+    assert pairs(vocabulary(eos=2, pad=3), vocabulary(eos=4, pad=5)) == {(4, 2): 1, (5, 3): 1}
 
 
 def test_a_role_that_falls_on_text_or_on_a_reserved_row_pins_nothing():
@@ -77,7 +77,7 @@ def test_a_role_that_falls_on_text_or_on_a_reserved_row_pins_nothing():
 
 
 def test_a_pinned_pair_stands_alone_in_its_row_and_column():
-    source, target = vocabulary(end=2, begin=3), vocabulary(end=3, begin=2)
+    source, target = vocabulary(eos=2, bos=3), vocabulary(eos=3, bos=2)
     full = sp.csr_array(np.full((target.size, source.size), 7.0))
     counts = pin_roles(full, source, target).toarray()
     assert counts[3].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]

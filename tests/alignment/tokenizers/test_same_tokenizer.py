@@ -37,7 +37,7 @@ def changed(vocabulary: Vocabulary, **changes: object) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(spec))
 
 
-roles = st.dictionaries(st.sampled_from(["begin", "end", "pad", "unknown"]), st.integers(0, 2))
+roles = st.dictionaries(st.sampled_from(["bos", "eos", "pad", "unk"]), st.integers(0, 2))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,10 +93,10 @@ def test_a_control_token_that_is_cut_takes_its_role_and_its_template_along(vocab
     v = vocabularies["byte_level_bpe"]
     tokenizer = Tokenizer.from_str(v.tokenizer.to_str())
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    roles = {"begin": 0, "end": v.size + 1}
+    roles = {"bos": 0, "eos": v.size + 1}
     chatty = Vocabulary._view(LoadedTokenizer(tokenizer, "chatty", None, roles, None, template=CHATML))
     cut = chatty.resized(v.size)
-    assert cut.roles == {"begin": 0}
+    assert cut.roles == {"bos": 0}
     assert cut.encode("a<|im_end|>b").ids.tolist() == [*v.encode("a").ids, *v.encode("b").ids]
 
 
@@ -113,7 +113,7 @@ def test_an_alignment_of_before_a_pad_token_was_named_is_not_stale(pair, text, t
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     before = align(source, target, corpus=[tmp_path / "text.txt"], cache=False)
     before.save(tmp_path / "a.safetensors")
-    padded = with_roles(source, begin=0, end=1, pad=1), with_roles(target, begin=0, end=1, pad=2)
+    padded = with_roles(source, bos=0, eos=1, pad=1), with_roles(target, bos=0, eos=1, pad=2)
     loaded = Alignment.load(tmp_path / "a.safetensors", source=padded[0], target=padded[1])
     assert same(loaded, before)
 
@@ -122,7 +122,7 @@ def test_an_alignment_is_fitted_to_other_roles_and_widths_as_if_it_were_built_fo
     source, target = pair
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     corpus = [tmp_path / "text.txt"]
-    others = with_roles(source, 5, begin=1, end=0), with_roles(target, 3, end=1, pad=0)
+    others = with_roles(source, 5, bos=1, eos=0), with_roles(target, 3, eos=1, pad=0)
     for method in ("default", "retokenize", "identical-bytes"):
         given = None if method != "default" else corpus
         here = align(source, target, method=method, corpus=given, cache=False)
@@ -135,7 +135,7 @@ def test_an_alignment_is_fitted_to_other_roles_and_widths_as_if_it_were_built_fo
 
 def test_the_cache_serves_vocabularies_that_differ_in_roles_and_width_alone(vocabularies):
     source, target = vocabularies["byte_level_bpe"], vocabularies["unigram"]
-    others = with_roles(source, 5, begin=1, end=0), with_roles(target, 3, end=1)
+    others = with_roles(source, 5, bos=1, eos=0), with_roles(target, 3, eos=1)
     align(source, target, method="retokenize")
     found = align(*others, method="retokenize")
     assert len(cache.entries()) == 1
@@ -154,7 +154,7 @@ def test_shards_are_merged_for_a_vocabulary_with_more_rows_and_other_roles(vocab
         paths.append(tmp_path / f"{i}.safetensors")
         count_shard(builder, source, target, corpus, Shard(i, 2)).save(paths[-1])
     assert PartialCounts.load(paths[0]).source.control_roles == source.control_roles
-    others = with_roles(source, 5, begin=1, end=0), with_roles(target, 3, end=1)
+    others = with_roles(source, 5, bos=1, eos=0), with_roles(target, 3, eos=1)
     merged = merge_shards(paths, source=others[0], target=others[1])
     assert same(merged, builder.build(*others, corpus))
 
@@ -171,7 +171,7 @@ def test_what_was_counted_for_other_merges_is_refused(vocabularies):
 def test_a_token_that_only_a_role_makes_a_control_token_has_no_part_in_the_fingerprint():
     tokenizer = train("byte_level_bpe")
     i = max(tokenizer.get_vocab().values())
-    plain, named = (Vocabulary.from_tokenizer(tokenizer, roles=roles) for roles in ({}, {"end": i}))
+    plain, named = (Vocabulary.from_tokenizer(tokenizer, roles=roles) for roles in ({}, {"eos": i}))
     assert plain.token_bytes[i] is not None
     assert named.token_bytes[i] is None
     assert plain.fingerprint == named.fingerprint

@@ -175,9 +175,9 @@ def test_a_tekken_json_has_its_special_tokens_first_and_as_many_ranks_as_the_mod
     kept = sorted(ranks, key=ranks.__getitem__)[:-2]
     assert v.size == 30 + len(kept)
     assert list(v.token_bytes[30:]) == kept
-    assert v.roles == {"begin": 1, "end": 2, "pad": 11, "unknown": 0}
+    assert v.roles == {"bos": 1, "eos": 2, "pad": 11, "unk": 0}
     assert v.kinds[:30].tolist() == [TokenKind.CONTROL] * 20 + [TokenKind.UNUSED] * 10
-    assert v.adds_begin
+    assert v.add_bos_token
     theirs = tiktoken.Encoding(
         "small", pat_str=PATTERNS["o200k"], mergeable_ranks={b: i for i, b in enumerate(kept)}, special_tokens={}
     )
@@ -191,7 +191,7 @@ def test_a_tekken_json_may_list_its_special_tokens_and_stand_in_a_folder(tmp_pat
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 400}))
     v = Vocabulary.load(tmp_path)
     assert v.size == 400
-    assert v.roles == {"begin": 1, "unknown": 0}
+    assert v.roles == {"bos": 1, "unk": 0}
     assert v.kinds[:30].tolist() == [TokenKind.CONTROL] * 3 + [TokenKind.UNUSED] * 27
 
 
@@ -246,7 +246,7 @@ def test_a_folder_with_a_tiktoken_model_of_kimi_is_read(tmp_path, ranks):
     folder, first = kimi(tmp_path, ranks)
     v = Vocabulary.load(folder)
     assert v.size == first + 256
-    assert v.roles == {"begin": first, "end": first + 1}
+    assert v.roles == {"bos": first, "eos": first + 1}
     assert v.kinds[first:].tolist() == [TokenKind.CONTROL] * 3 + [TokenKind.UNUSED] * 253
     assert v.encode("a<|im_end|>").ids.tolist() == [ranks[b"a"], first + 2]
 

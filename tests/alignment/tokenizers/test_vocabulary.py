@@ -132,14 +132,14 @@ def test_word_piece_continuations_lose_their_prefix():
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     v = Vocabulary.from_tokenizer(tokenizer)
     assert v.token_bytes == (None, b"go", b"ing", None)
-    assert v.roles == {"unknown": 0}
+    assert v.roles == {"unk": 0}
     encoding = v.encode(" going  go")
     assert (encoding.ids.tolist(), encoding.starts.tolist()) == ([1, 2, 1], [1, 3, 8])
 
 
 def test_a_role_beyond_the_width_is_an_error_that_names_it():
-    with pytest.raises(VocabridgeError, match="the end token has id 9"):
-        Vocabulary.from_tokenizer(byte_level({"a": 0}), roles={"end": 9})
+    with pytest.raises(VocabridgeError, match="the eos token has id 9"):
+        Vocabulary.from_tokenizer(byte_level({"a": 0}), roles={"eos": 9})
 
 
 def test_a_slow_tokenizer_is_refused():
@@ -232,10 +232,10 @@ def test_nothing_is_put_in_front_of_a_text():
     tokenizer.enable_truncation(2)
     tokenizer.enable_padding(length=9)
     before = tokenizer.to_str()
-    v = Vocabulary.from_tokenizer(tokenizer, roles={"begin": 4})
+    v = Vocabulary.from_tokenizer(tokenizer, roles={"bos": 4})
     for _ in range(20):
         assert v.encode("a a").ids.tolist() == [2, 3]
-    assert v.adds_begin
+    assert v.add_bos_token
     assert tokenizer.to_str() == before
 
 
@@ -260,7 +260,7 @@ def test_a_vocabulary_with_all_bytes_spells_any_bytes(vocabularies, data):
 @relaxed
 @given(data=st.binary(min_size=1, max_size=30))
 def test_segmenting_always_gives_something_where_there_is_an_unknown_token(vocabulary, data):
-    if "unknown" in vocabulary.roles:
+    if "unk" in vocabulary.roles:
         assert vocabulary.segment(data)
 
 
@@ -320,8 +320,8 @@ def folder(tmp_path: Path, tokenizers_by_kind: dict[str, Tokenizer]) -> Path:
 def test_a_folder_gives_width_roles_and_the_begin_token(folder):
     v = Vocabulary.load(folder)
     assert v.size == 448
-    assert v.roles == {"begin": 0, "end": 1, "pad": 2}
-    assert v.adds_begin
+    assert v.roles == {"bos": 0, "eos": 1, "pad": 2}
+    assert v.add_bos_token
     assert Vocabulary.load(folder, size=500).size == 500
 
 
@@ -329,7 +329,7 @@ def test_a_lone_tokenizer_json_is_enough(folder):
     v = Vocabulary.load(folder / "tokenizer.json")
     assert v.size == 420
     assert v.roles == {}
-    assert not v.adds_begin
+    assert not v.add_bos_token
 
 
 @pytest.mark.parametrize(
@@ -413,12 +413,12 @@ def chat_folder(folder: Path, controls: list[str], template: object, end: str = 
 )
 def test_the_tokens_around_messages_come_from_the_chat_template(tmp_path, controls, template, expected):
     v = Vocabulary.load(chat_folder(tmp_path, controls, template))
-    assert v.roles == {"begin": 126, "end": 127} | expected
+    assert v.roles == {"bos": 126, "eos": 127} | expected
 
 
 def test_a_token_may_have_two_roles(tmp_path):
     v = Vocabulary.load(chat_folder(tmp_path, ["<|im_start|>", "<|im_end|>"], CHATML, end="<|im_end|>"))
-    assert v.roles == {"begin": 126, "end": 129, "turn begin": 128, "turn end": 129}
+    assert v.roles == {"bos": 126, "eos": 129, "turn begin": 128, "turn end": 129}
 
 
 def test_a_chat_template_may_stand_in_a_file_of_its_own_or_among_several(tmp_path):
@@ -436,8 +436,8 @@ def test_a_tokenizer_of_transformers_brings_its_chat_template():
         bos_token_id = 126
 
     v = Vocabulary.from_tokenizer(Wrapped())
-    assert v.roles == {"begin": 126, "turn begin": 128, "turn end": 129}
-    assert Vocabulary.from_tokenizer(Wrapped(), roles={"end": 127}).roles == {"end": 127}
+    assert v.roles == {"bos": 126, "turn begin": 128, "turn end": 129}
+    assert Vocabulary.from_tokenizer(Wrapped(), roles={"eos": 127}).roles == {"eos": 127}
 
 
 @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ def test_a_damaged_or_hostile_chat_template_is_a_warning_and_no_roles(tmp_path, 
     begin = time.monotonic()
     with caplog.at_level(logging.WARNING, "vocabridge"):
         v = Vocabulary.load(chat_folder(tmp_path, ["<|im_start|>"], template))
-    assert v.roles == {"begin": 126, "end": 127}
+    assert v.roles == {"bos": 126, "eos": 127}
     assert "no roles from its chat template" in caplog.text
     assert time.monotonic() - begin < 20
 
@@ -477,7 +477,7 @@ def test_a_chat_template_changes_roles_and_not_the_fingerprint(tmp_path):
 def test_a_text_is_cut_at_its_control_tokens_and_its_pieces_have_its_ids(rstrip):
     tokenizer = chatty(["<|im_start|>"])
     tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True, rstrip=rstrip)])
-    v = Vocabulary.from_tokenizer(tokenizer, roles={"begin": 126, "end": 127})
+    v = Vocabulary.from_tokenizer(tokenizer, roles={"bos": 126, "eos": 127})
     text = "<s><|im_start|>user\nhi <|im_end|>  \n<|im_end|>x"
     between = b"" if rstrip else b"  \n"
     assert v.pieces(text) == [126, 128, b"user\nhi ", 129, *([between] if between else []), 129, b"x"]
@@ -526,8 +526,8 @@ def test_given_roles_leave_the_template_where_it_is():
         backend_tokenizer = chatty(["<|im_start|>", "<|im_end|>"])
         chat_template = CHATML
 
-    v = Vocabulary.from_tokenizer(Wrapped(), roles={"end": 127})
-    assert (v.roles, v.template) == ({"end": 127}, CHATML)
+    v = Vocabulary.from_tokenizer(Wrapped(), roles={"eos": 127})
+    assert (v.roles, v.template) == ({"eos": 127}, CHATML)
 
 
 def charsmap(original: bytes, replacement: bytes) -> bytes:

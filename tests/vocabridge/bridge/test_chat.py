@@ -57,11 +57,11 @@ def chat_tokenizer(folder, template, controls):
     )
 
 
-def built(parts, tokenizer_folders, templates=(CHATML, GEMMA), adds_begin=(False, True), **arguments) -> Chat:
+def built(parts, tokenizer_folders, templates=(CHATML, GEMMA), add_bos_token=(False, True), **arguments) -> Chat:
     source = chat_tokenizer(tokenizer_folders.source, templates[0], ["<|im_start|>", "<|im_end|>"])
     target = chat_tokenizer(tokenizer_folders.target, templates[1], ["<start_of_turn>", "<end_of_turn>"])
-    small = Vocabulary.from_tokenizer(source, size=416, name="small chat model", adds_begin=adds_begin[0])
-    large = Vocabulary.from_tokenizer(target, size=704, name="large chat model", adds_begin=adds_begin[1])
+    small = Vocabulary.from_tokenizer(source, size=416, name="small chat model", add_bos_token=add_bos_token[0])
+    large = Vocabulary.from_tokenizer(target, size=704, name="large chat model", add_bos_token=add_bos_token[1])
     tuned, untuned = (replace(model, vocabulary=small) for model in (parts.tuned, parts.small))
     base = LoadedModel("base", "", parts.base.model, large)
     alignment = align(small, large, method="identical-bytes", cache=False)

@@ -164,7 +164,7 @@ def test_the_exact_alignment_of_a_vocabulary_with_itself_is_the_identity(parts):
     alignment = align(vocabulary, vocabulary, method="identical-bytes", cache=False)
     bridge, ids, found, *_ = same_vocabulary(parts, policy, lambda _: Projection.of(alignment))
     identity, *_ = same_vocabulary(parts, policy, lambda _: Projection.identity(vocabulary.size))
-    emitted = sorted({*vocabulary.usable.tolist(), vocabulary.roles["begin"], vocabulary.roles["end"]})
+    emitted = sorted({*vocabulary.usable.tolist(), vocabulary.roles["bos"], vocabulary.roles["eos"]})
     with torch.no_grad():  # but for one number that keeps the mass of what is covered
         plain = identity(ids).logits[..., emitted]
         torch.testing.assert_close(found[..., emitted].log_softmax(-1), plain.log_softmax(-1), atol=1e-3, rtol=1e-3)
@@ -268,7 +268,7 @@ def test_a_text_of_padding_and_unused_ids_is_read_as_no_text(parts):
 
 
 def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_control_tokens(chatty):
-    """Its begin token once and by itself; the base's turn end as its own, which has another id."""
+    """Its bos token once and by itself; the base's turn end as its own, which has another id."""
     target, source = chatty.base.vocabulary, chatty.small.vocabulary
     bridge = chatty.bridge(policy=BoundaryPolicy.AS_IS, method=ProjectionMethod.STATIC)
     texts = ("Hello fox", "\n24*7 🙂", "fox")

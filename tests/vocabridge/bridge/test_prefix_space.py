@@ -84,7 +84,7 @@ def models(theirs) -> dict[str, LoadedModel]:
         with torch.random.fork_rng():
             torch.manual_seed(number)
             model = LlamaForCausalLM(LlamaConfig(vocab_size=720, bos_token_id=0, eos_token_id=1, **SHAPE)).eval()
-        vocabulary = Vocabulary.from_tokenizer(tokenizer, size=720, name=kind, adds_begin=kind != "byte-level")
+        vocabulary = Vocabulary.from_tokenizer(tokenizer, size=720, name=kind, add_bos_token=kind != "byte-level")
         found[kind] = LoadedModel(kind, "", model, vocabulary)
     return found
 
@@ -98,7 +98,7 @@ def bridged(models: dict[str, LoadedModel], base: str, source: str, **arguments)
 def begun(vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     """What transformers gives the model."""
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    return [0, *ids] if vocabulary.adds_begin else ids
+    return [0, *ids] if vocabulary.add_bos_token else ids
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,7 +143,7 @@ def test_a_source_reads_the_text_that_the_base_reads_as_its_own_tokenizer_encode
     for text in TEXTS if spells else [text for text in TEXTS if "日" not in text and "Q" not in text]:
         if base in ("first", "always") and text.startswith(" "):
             continue  # such a tokenizer has the same ids for "fox" and " fox"
-        ids = [i or -1 for i in prompt_ids(bridge.vocabulary, text)]  # as a bridge hands on the begin token
+        ids = [i or -1 for i in prompt_ids(bridge.vocabulary, text)]  # as a bridge hands on the bos token
         expected = begun(models[source].vocabulary, theirs[source], text)
         if base in ("never", "always"):  # NFKC, and unknown characters
             text = b"".join(bridge.vocabulary.spell(prompt_ids(bridge.vocabulary, text))).decode()

@@ -45,7 +45,7 @@ def bridge(gemma, network) -> Bridge:
 
 
 def inputs(vocabulary: Vocabulary, prompts: list[str]) -> dict[str, torch.Tensor]:
-    rows = [[vocabulary.roles["begin"], *vocabulary.encode(prompt).ids.tolist()] for prompt in prompts]
+    rows = [[vocabulary.roles["bos"], *vocabulary.encode(prompt).ids.tolist()] for prompt in prompts]
     width = max(map(len, rows))
     return {
         "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
@@ -55,8 +55,8 @@ def inputs(vocabulary: Vocabulary, prompts: list[str]) -> dict[str, torch.Tensor
 
 def test_the_widths_are_those_of_the_logits(gemma, network):
     assert (gemma.vocabulary.size, network.vocabulary.size) == (262_144, 49_152)
-    assert gemma.vocabulary.adds_begin
-    assert not network.vocabulary.adds_begin
+    assert gemma.vocabulary.add_bos_token
+    assert not network.vocabulary.add_bos_token
 
 
 def test_smollm_reads_digits_one_by_one(network):

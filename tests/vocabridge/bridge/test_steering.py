@@ -10,7 +10,6 @@ import torch
 from vocabridge.alignment import VocabridgeError, align
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.steering import Steering, steer
-from vocabridge.models.prompts import begin_tokens
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.lookahead import Lookahead
@@ -25,23 +24,23 @@ def steering(parts, combination=None, source=None, **arguments) -> Steering:
 
 
 def test_every_token_of_the_bases_is_read_as_its_bytes(parts):
-    """Those that stand for none are no text, nor is padding, nor the base's begin token."""
+    """Those that stand for none are no text, nor is padding, nor the base's bos token."""
     one, vocabulary = steering(parts), parts.base.vocabulary
     for i, data in enumerate(vocabulary.token_bytes):
-        if i != vocabulary.roles["end"]:
+        if i != vocabulary.roles["eos"]:
             assert one.piece(i) == (data or b"")
     assert one.piece(-1) == b""
-    assert one.piece(vocabulary.roles["begin"]) == b""
+    assert one.piece(vocabulary.roles["bos"]) == b""
     assert one.pieces([5, -1, 300]) == [vocabulary.token_bytes[5], b"", vocabulary.token_bytes[300]]
 
 
 def test_control_tokens_are_read_as_the_sources_own_of_the_same_role(chatty):
     one, source, target = steering(chatty), chatty.small.vocabulary.roles, chatty.base.vocabulary.roles
     assert target["turn end"] != source["turn end"]
-    for role in ("end", "turn begin", "turn end"):
+    for role in ("eos", "turn begin", "turn end"):
         assert one.piece(target[role]) == source[role]
-    assert one.piece(target["begin"]) == b""
-    assert one.piece(target["unknown"]) == b""
+    assert one.piece(target["bos"]) == b""
+    assert one.piece(target["unk"]) == b""
 
 
 def test_a_role_that_the_source_does_not_have_is_no_text(chatty, parts):
@@ -80,7 +79,7 @@ def test_it_is_inactive_at_strength_0(parts):
 
 def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
     small = parts.small
-    ids = [*begin_tokens(small.vocabulary), *small.vocabulary.encode("The 12  foxes é").ids.tolist()]
+    ids = [*small.vocabulary.bos_ids, *small.vocabulary.encode("The 12  foxes é").ids.tolist()]
     found = []
     for policy in (BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL):
         one = Steering(parts.pair, small.vocabulary, Projection.identity(small.vocabulary.size), policy=policy)

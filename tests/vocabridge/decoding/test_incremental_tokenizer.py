@@ -20,7 +20,7 @@ from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.decoding.incremental_tokenizer import _GOES_ON, CoverCandidate, IncrementalTokenizer, _completed
 from vocabridge.decoding.safe_cuts import safe_cuts
 from vocabridge.models.loading import resolve_vocabulary
-from vocabridge.models.prompts import Piece, begin_tokens
+from vocabridge.models.prompts import Piece
 from vocabridge.projection.config import BoundaryConfig
 from vocabridge.projection.token_healing import TokenHealer
 
@@ -97,7 +97,7 @@ def scratch(vocabulary: Vocabulary, text: str, *, behind_control: bool) -> list[
 def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
     reader = IncrementalTokenizer(vocabulary)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    ended, text, behind = begin_tokens(vocabulary), "", False
+    ended, text, behind = vocabulary.bos_ids, "", False
     for number, piece in enumerate(parts):
         reader.append(piece)
         if isinstance(piece, int):
@@ -141,8 +141,8 @@ def test_a_copy_reads_on_by_itself(any_vocabulary, parts, more):
 
 
 def test_the_begin_token_is_put_in_front_once_and_only_where_the_model_expects_it(loaded):
-    assert begin_tokens(loaded["source"].vocabulary) == []
-    assert begin_tokens(loaded["target"].vocabulary) == [0]
+    assert loaded["source"].vocabulary.bos_ids == []
+    assert loaded["target"].vocabulary.bos_ids == [0]
     reader = IncrementalTokenizer(loaded["target"].vocabulary)
     for piece in (b"a ", b"b ", 1, b"c"):
         reader.append(piece)
@@ -302,8 +302,7 @@ def covers_of(vocabulary: Vocabulary, data: bytes) -> list[CoverCandidate]:
     reader.append(data)
     found = reader.cover_candidates(*ALL_COVERS)
     return [
-        CoverCandidate((*reader.committed_ids[len(begin_tokens(vocabulary)) :], *cover.ids), cover.pending)
-        for cover in found
+        CoverCandidate((*reader.committed_ids[len(vocabulary.bos_ids) :], *cover.ids), cover.pending) for cover in found
     ]
 
 

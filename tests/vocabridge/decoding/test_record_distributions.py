@@ -23,18 +23,18 @@ def corpus(tmp_path) -> Corpus:
 
 @pytest.fixture(params=["source", "target"])
 def model(request, loaded):
-    """Llama without a begin token; Gemma-3 with one."""
+    """Llama without a bos token; Gemma-3 with one."""
     return loaded[request.param]
 
 
 @torch.no_grad()
 def test_it_is_the_softmax_of_the_model_at_every_token_of_every_window(model, corpus):
     said = predict(model, corpus, k=5)
-    begin = [model.vocabulary.roles["begin"]] if model.vocabulary.adds_begin else []
+    begin = [model.vocabulary.roles["bos"]] if model.vocabulary.add_bos_token else []
     texts = list(said.texts())
     assert [text for text, _ in texts] == list(windows(corpus))
     assert len(texts) > 3
-    assert "The" in [text for text, _ in texts]  # one token: of the first without a begin token nothing is said
+    assert "The" in [text for text, _ in texts]  # one token: of the first without a bos token nothing is said
     for (text, positions), start in zip(texts, said.text_starts.tolist(), strict=False):
         encoding = model.vocabulary.encode(text)
         after = model.model(torch.tensor([begin + encoding.ids.tolist()])).logits[0].softmax(-1).numpy()

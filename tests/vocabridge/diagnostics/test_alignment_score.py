@@ -77,8 +77,8 @@ def of_counts(counts, source: Vocabulary, target: Vocabulary) -> Alignment:
 
 @torch.no_grad()
 def after_each(model: LoadedModel, ids: list[int]) -> np.ndarray:
-    """Natural log-probabilities after the begin token, where there is one, and after each of the ids."""
-    begin = [model.vocabulary.roles["begin"]] if model.vocabulary.adds_begin else []
+    """Natural log-probabilities after the bos token, where there is one, and after each of the ids."""
+    begin = [model.vocabulary.roles["bos"]] if model.vocabulary.add_bos_token else []
     return model.model(torch.tensor([begin + ids])).logits[0].log_softmax(-1).double().numpy()
 
 
@@ -168,7 +168,7 @@ def test_a_token_that_nobody_speaks_for_keeps_its_frequency_and_the_others_share
 
 @pytest.fixture(params=["there", "back", "bytes"])
 def pair(request, parts, tiny) -> tuple[LoadedModel, Vocabulary, Alignment]:
-    """A source without a begin token, one with it, and one of single bytes, four of which make up " the"."""
+    """A source without a bos token, one with it, and one of single bytes, four of which make up " the"."""
     if request.param == "bytes":
         source, target = tiny["bytes"], tiny["source"]
         return random_model(source), target, of_counts(np.ones((target.size, source.size)), source, target)
@@ -342,7 +342,7 @@ def test_the_native_cost_is_that_of_the_source_s_own_tokens_from_the_second_comm
         common += len(set(scored) & set(encoding.starts.tolist()))
         size += len(window.encode()) - scored[0]
         log_p = after_each(model, encoding.ids.tolist())
-        before = 0 if source.adds_begin else 1
+        before = 0 if source.add_bos_token else 1
         own_starts = np.maximum.accumulate(encoding.starts)
         for i, (w, start) in enumerate(zip(encoding.ids.tolist(), own_starts.tolist(), strict=True)):
             native -= log_p[i - before, w] / math.log(2) if start >= scored[0] else 0.0

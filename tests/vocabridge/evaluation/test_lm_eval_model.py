@@ -148,10 +148,10 @@ def test_a_steered_base_is_scored_as_the_bridge_scores(bridge, tasks):
 
     docs = [json.loads(line) for line in (tasks / "test.jsonl").read_text().splitlines()]
     for doc, rolled, chosen in zip(docs, samples["foxes_text"], samples["foxes_choice"], strict=True):
-        expected = log_likelihood(f"{doc['question']} {doc['answer']}", [vocabulary.roles["begin"]])
+        expected = log_likelihood(f"{doc['question']} {doc['answer']}", [vocabulary.roles["bos"]])
         found = rolled[0][0] if isinstance(rolled[0], (list, tuple)) else rolled[0]
         assert math.isclose(float(found), expected, rel_tol=1e-3, abs_tol=1e-2)
-        # The tiny tokenizer, as transformers reads it, puts no begin token in front.
+        # The tiny tokenizer, as transformers reads it, puts no bos token in front.
         context, whole = (len(vocabulary.encode(doc["question"] + more).ids) for more in ("", " two"))
         expected = log_likelihood(doc["question"] + " two", [], whole - context)
         assert math.isclose(float(chosen[0][0]), expected, rel_tol=1e-3, abs_tol=1e-2)

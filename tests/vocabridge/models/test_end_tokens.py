@@ -100,7 +100,7 @@ def test_a_training_text_ends_with_one_token_at_which_generation_stops(several, 
         return load_training_texts(path, vocabulary, max_length=50, model=model)[0].ids
 
     assert ids("a fox", vocabulary)[-1] == 1
-    assert ids("a fox", replace(vocabulary, roles={"begin": 0}))[-1] == 300  # today's tokenizer names none
+    assert ids("a fox", replace(vocabulary, roles={"bos": 0}))[-1] == 300  # today's tokenizer names none
     plain = vocabulary.encode("a fox").ids.tolist()
     model.generation_config.eos_token_id = [plain[-1]]  # as if the text ended with one that only the model names
     assert ids("a fox", vocabulary)[-len(plain) :] == plain

@@ -95,7 +95,7 @@ def test_the_first_token_of_a_response_is_the_first_that_ends_behind_the_prompt(
     example = Example(prompt, response, None, "1", "1")
     for vocabulary in (any_vocabulary, loaded["target"].vocabulary):
         tokens = tokenize(example, vocabulary)
-        begin = int(vocabulary.adds_begin)
+        begin = int(vocabulary.add_bos_token)
         encoding = vocabulary.encode_prompt(prompt + response)
         assert tokens.ids[begin:] == encoding.ids.tolist()
         assert begin <= tokens.first < len(tokens.ids)

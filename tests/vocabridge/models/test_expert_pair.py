@@ -49,7 +49,7 @@ CHANGES = {
     "nothing": lambda folder: None,
     "chat template": lambda folder: settings(folder, chat_template=CHATML),
     "pad token": lambda folder: settings(folder, pad_token="<|begin|>"),
-    "end token": lambda folder: settings(folder, eos_token="<|begin|>"),
+    "eos token": lambda folder: settings(folder, eos_token="<|begin|>"),
     "no roles": lambda folder: settings(folder, eos_token=None, bos_token=None),
     "padded rows": lambda folder: widen(folder, 16),
     "a new pad token": lambda folder: (
@@ -91,7 +91,7 @@ def test_a_pair_may_differ_in_all_but_its_text_tokens(own, what, side, tmp_path)
     assert isinstance(text, str)
 
 
-@pytest.mark.parametrize("what", ["chat template", "pad token", "end token"])
+@pytest.mark.parametrize("what", ["chat template", "pad token", "eos token"])
 def test_an_alignment_outlives_a_pad_token_an_end_token_and_a_chat_template_and_a_saved_bridge_names_them(
     own, what, tmp_path
 ):
@@ -108,19 +108,19 @@ def test_an_alignment_outlives_a_pad_token_an_end_token_and_a_chat_template_and_
     models = {name: load_model(str(own / name), dtype=torch.float32) for name in ("source", "tuned", "target")}
     source = ExpertPair(models["tuned"], models["source"])
     bridge = vocabridge.Bridge.over(models["target"], source, vocabridge.alignment.Alignment.load(file))
-    counts, end = bridge.steering.alignment.counts, bridge.vocabulary.roles["end"]
-    assert counts[[end]].indices.tolist() == [source.vocabulary.roles["end"]]
+    counts, end = bridge.steering.alignment.counts, bridge.vocabulary.roles["eos"]
+    assert counts[[end]].indices.tolist() == [source.vocabulary.roles["eos"]]
     vocabridge.save_bridge(bridge, tmp_path / "bridge")
     assert vocabridge.load(tmp_path / "bridge").steering.alignment.source == bridge.steering.alignment.source
 
 
 def test_a_pair_says_in_one_line_whose_roles_are_used(own, caplog):
-    CHANGES["end token"](own / "tuned")
+    CHANGES["eos token"](own / "tuned")
     models = [load_model(str(own / name)) for name in ("tuned", "source")]
     with caplog.at_level(logging.INFO, "vocabridge"):
         ExpertPair(*models)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vocabridge"]
-    assert line == f"{models[0].name} and {models[1].name} differ in the end token: that of {models[0].name} is used."
+    assert line == f"{models[0].name} and {models[1].name} differ in the eos token: that of {models[0].name} is used."
 
 
 def test_a_pair_says_which_token_it_has_to_leave_out_and_the_donor_alone_keeps_it(own, caplog):
@@ -128,13 +128,13 @@ def test_a_pair_says_which_token_it_has_to_leave_out_and_the_donor_alone_keeps_i
     settings(own / "tuned", eos_token="<|16|>")
     widen(own / "tuned", 8)
     tuned, untuned = (load_model(str(own / name)) for name in ("tuned", "source"))
-    end = tuned.vocabulary.roles["end"]
+    end = tuned.vocabulary.roles["eos"]
     assert end >= untuned.vocabulary.size
     with caplog.at_level(logging.WARNING, "vocabridge"):
         pair = ExpertPair(tuned, untuned)
-    assert f"has no end token, so the one of {tuned.name} is left out" in caplog.text
-    assert "end" not in pair.vocabulary.roles
-    assert of_source("donor", pair).vocabulary.roles["end"] == end
+    assert f"has no eos token, so the one of {tuned.name} is left out" in caplog.text
+    assert "eos" not in pair.vocabulary.roles
+    assert of_source("donor", pair).vocabulary.roles["eos"] == end
 
 
 def test_a_pair_that_differs_in_one_merge_or_one_tokens_bytes_is_refused(own):
@@ -173,9 +173,9 @@ def test_a_plain_adapter_folder_is_the_tuned_half_of_a_pair(own, tmp_path):
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
 def test_a_real_tokenizer_is_the_same_without_template_with_another_end_and_more_rows(name):
     vocabulary = resolve_vocabulary(name)
-    begin = vocabulary.roles["begin"]
+    begin = vocabulary.roles["bos"]
     other = Vocabulary.from_tokenizer(
-        vocabulary.tokenizer, size=vocabulary.size + 64, roles={"begin": begin, "end": begin, "pad": begin}
+        vocabulary.tokenizer, size=vocabulary.size + 64, roles={"bos": begin, "eos": begin, "pad": begin}
     )
     assert other.fingerprint == vocabulary.fingerprint
     spec = json.loads(vocabulary.tokenizer.to_str())

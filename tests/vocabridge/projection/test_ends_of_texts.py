@@ -42,7 +42,7 @@ def vocabulary(*words: bytes, pattern: Regex | None = None) -> Vocabulary:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in ("<|begin|>", "<|end|>")])
-    return Vocabulary.from_tokenizer(tokenizer, name="ends", roles={"begin": 0, "end": END})
+    return Vocabulary.from_tokenizer(tokenizer, name="ends", roles={"bos": 0, "eos": END})
 
 
 def bridge_of(source: LoadedModel, base: LoadedModel, method: ProjectionMethod) -> Bridge:

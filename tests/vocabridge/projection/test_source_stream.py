@@ -205,12 +205,12 @@ def target(loaded) -> Vocabulary:
     return loaded["target"].vocabulary
 
 
-@pytest.fixture(scope="module", params=["full", "sliding", "hybrid, begin token", "residual"])
+@pytest.fixture(scope="module", params=["full", "sliding", "hybrid, bos token", "residual"])
 def oracle(request, parts, sliding, loaded, target, judge) -> Oracle:
     sources = {
         "full": lambda: parts.pair,
         "sliding": lambda: ExpertPair(sliding, sliding),
-        "hybrid, begin token": lambda: ExpertPair(loaded["target"], loaded["target"]),
+        "hybrid, bos token": lambda: ExpertPair(loaded["target"], loaded["target"]),
         "residual": lambda: parts.residual(0.2),
     }
     return Oracle(sources[request.param](), target, judge)

@@ -350,7 +350,7 @@ def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, k
 def test_a_control_token_follows_only_the_cover_that_is_the_text_as_it_stands(vocabularies, tiny):
     """Any other cover is one that the tokenizer makes of a longer text."""
     source = vocabularies["byte_level"]
-    healer, end, z = TokenHealer(source, tiny["target"], CONFIG), source.roles["end"], source.canonical[b"z"]
+    healer, end, z = TokenHealer(source, tiny["target"], CONFIG), source.roles["eos"], source.canonical[b"z"]
     log_p = torch.full((2, source.size), -math.inf)
     log_p[0, [end, z]] = torch.tensor([0.25, 0.75]).log()
     log_p[1, [end, z]] = torch.tensor([0.5, 0.5]).log()

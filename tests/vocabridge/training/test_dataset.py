@@ -79,17 +79,17 @@ KINDS = ["byte_level", "sentencepiece", "no_safe_cuts"]
 
 @pytest.fixture(scope="session")
 def chat_vocabularies(vocabularies) -> dict[tuple[str, str], Vocabulary]:
-    """Vocabularies of several kinds with each of the templates; the one named sentencepiece expects its begin token."""
+    """Vocabularies of several kinds with each of the templates; the one named sentencepiece expects its bos token."""
     made = {}
     for kind in KINDS:
         for name, (template, _) in TEMPLATES.items():
             tokenizer = Tokenizer.from_str(vocabularies[kind].tokenizer.to_str())
             tokenizer.add_special_tokens(["<|turn|>", "<|end of turn|>"])
-            roles = {"begin": 0, "end": 1, "turn end": tokenizer.token_to_id("<|end of turn|>")}
+            roles = {"bos": 0, "eos": 1, "turn end": tokenizer.token_to_id("<|end of turn|>")}
             if name == "no tokens":
                 del roles["turn end"]
             view = Vocabulary.from_tokenizer(
-                tokenizer, size=vocabularies[kind].size, name=kind, roles=roles, adds_begin=kind == "sentencepiece"
+                tokenizer, size=vocabularies[kind].size, name=kind, roles=roles, add_bos_token=kind == "sentencepiece"
             )
             made[kind, name] = replace(view, template=template)
     return made
@@ -142,7 +142,7 @@ def test_of_a_conversation_the_assistants_words_and_ends_of_turn_are_learned(
     learned = learned_characters(pieces)
     encoding = vocabulary.tokenizer.encode("".join(text for text, _ in pieces), add_special_tokens=False)
     ids, learns = encoding.ids, [any(learned[slice(*offsets)]) for offsets in encoding.offsets]
-    if vocabulary.adds_begin and ids[0] != 0:
+    if vocabulary.add_bos_token and ids[0] != 0:
         ids, learns = [0, *ids], [False, *learns]
     assert text.ids == ids
     assert text.learns == [False, *learns[1:]]
@@ -200,7 +200,7 @@ def test_what_is_learned_of_a_conversation_in_a_real_models_template(written):
 
 
 def ended(ids, vocabulary):
-    end = [vocabulary.roles["end"]] if "end" in vocabulary.roles else []
+    end = [vocabulary.roles["eos"]] if "eos" in vocabulary.roles else []
     return ids if ids[-1:] == end else ids + end
 
 
@@ -223,9 +223,9 @@ def test_of_an_example_the_response_and_the_end_token_are_learned(any_vocabulary
 @PROPERTY
 def test_of_a_plain_text_all_but_the_first_token_is_learned(any_vocabulary, written, words):
     assume(any_vocabulary.encode_prompt(words).ids.size)  # some tokenizers make nothing of white space
-    for vocabulary in (any_vocabulary, replace(any_vocabulary, adds_begin=True)):
+    for vocabulary in (any_vocabulary, replace(any_vocabulary, add_bos_token=True)):
         (text,) = load_training_texts(written({"text": words}), vocabulary, max_length=10_000)
-        begin = [0] if vocabulary.adds_begin else []
+        begin = [0] if vocabulary.add_bos_token else []
         assert text.ids == ended(begin + vocabulary.encode_prompt(words).ids.tolist(), vocabulary)
         assert text.learns == [False] + [True] * (len(text.ids) - 1)
         assert text.positions == list(range(len(text.ids)))
