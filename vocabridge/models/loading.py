@@ -35,7 +35,7 @@ from vocabridge.models.loading_checks import check_finite, check_generation_conf
 from vocabridge.models.loading_errors import loading_error
 from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
 from vocabridge.models.transformers_version import check_transformers
-from vocabridge.utils.hashing import file_digest
+from vocabridge.utils.digest_cache import cached_file_digest
 from vocabridge.utils.oom import is_out_of_memory
 
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
@@ -284,7 +284,7 @@ def model_folder(name: str) -> str:
         return str(_converted_package(name, PACKAGED[name]))
     if name.endswith(".gguf"):
         path = _gguf_file(name)
-        return str(convert_once(lambda _scratch: path, f"{path.stem}-{file_digest(path)[:16]}"))
+        return str(convert_once(lambda _scratch: path, f"{path.stem}-{cached_file_digest(path)[:16]}"))
     return name
 
 

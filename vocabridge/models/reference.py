@@ -1,8 +1,8 @@
 """A model by name, with what tells that it is still the same one.
 
 A model of the hub is known by its commit. One in local files is known by SHA-256 of its configuration and tokenizer
-files and of its weights, of which large files are sampled (`hashing.sampled_digest`), so that 100 GB take as long as
-1 GB. An adapter is known by its own files and by the model that it adapts.
+files and of all its weights; the digests of large files are remembered (`digest_cache`). An adapter is known by its own
+files and by the model that it adapts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from vocabridge.models.adapters import Adapted, find_adapted
 from vocabridge.models.checkpoint_files import TOKENIZERS, cached_commit
 from vocabridge.models.loading import adapted_by, commit_of, is_local, local_files
 from vocabridge.models.packaged import PACKAGED
-from vocabridge.utils.hashing import file_digest, json_digest, sampled_digest
+from vocabridge.utils.digest_cache import cached_file_digest
+from vocabridge.utils.hashing import file_digest, json_digest
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Reference:
 
 
 def weights_digest(files: Iterable[Path]) -> str:
-    """Hex SHA-256 of these files, in this order, of large ones by samples.
+    """Return a hash over the names and the contents of these files, in this order.
 
     Raises:
         VocabridgeError: There are none: such a digest would fit anything.
@@ -200,4 +201,4 @@ def weights_digest(files: Iterable[Path]) -> str:
     files = [*files]
     if not files:
         raise VocabridgeError("there is no file with weights, so nothing would tell them from others")
-    return sampled_digest(files)
+    return json_digest([(path.name, cached_file_digest(path)) for path in files])

@@ -14,11 +14,12 @@ from vocabridge.alignment.jsonio import read_json
 from vocabridge.data import VALUE_NETWORKS
 from vocabridge.models.loading_checks import check_finite
 from vocabridge.options import Initialization, Scheme
+from vocabridge.utils.digest_cache import cached_file_digest
 from vocabridge.utils.hashing import file_digest
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def check_network_files(folder: Path) -> str:
     path = folder / WEIGHTS
     if not path.is_file():
         raise _without_weights(path)
-    if file_digest(path) != sha256:
+    if cached_file_digest(path) != sha256:
         raise _altered(path)
     return config.source
 

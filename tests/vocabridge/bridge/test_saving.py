@@ -19,7 +19,6 @@ from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import load_model
-from vocabridge.models.reference import weights_digest
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
@@ -363,23 +362,6 @@ def test_what_cannot_be_referred_to_is_not_saved(bridge, own):
     with pytest.raises(VocabridgeError, match="a projection of its own"):
         save_bridge(bridge, own / "bridge")
     assert not (own / "bridge").exists()
-
-
-def test_the_digest_of_weights_reads_samples_of_a_large_file(tmp_path):
-    size = (1 << 16) * 64 * 9  # 36 MiB
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(bytes(size))
-    plain = weights_digest([path])
-    for place, noticed in ((0, True), (size - 1, True), ((1 << 16) + 5, False)):
-        data = bytearray(size)
-        data[place] = 1
-        path.write_bytes(data)
-        assert (weights_digest([path]) != plain) is noticed
-    path.write_bytes(bytes(size + 1))
-    assert weights_digest([path]) != plain
-    path.write_bytes(bytes(size))
-    assert weights_digest([path]) == plain
-    assert weights_digest([path.rename(tmp_path / "model-1.safetensors")]) != plain
 
 
 HUB = """

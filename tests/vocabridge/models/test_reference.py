@@ -180,18 +180,28 @@ def test_a_flipped_bit_of_a_bridges_value_network_is_noticed(own, values, parts,
 
 def test_a_value_network_of_before_there_was_a_checksum_is_refused(values):
     config = json.loads((values / CONFIG).read_text())
-    for name, says in (("sha256", "sha256"), ("format", "it is of format 1, and this version reads 3")):
+    for name, says in (("sha256", "sha256"), ("format", "it is of format 1, and this version reads 4")):
         config.pop(name)
         (values / CONFIG).write_text(json.dumps(config))
         with pytest.raises(VocabridgeError, match=rf"value_network\.json is not .* \(.*{says}"):
             load_value_network(values)
 
 
-def test_hashes_are_of_content_and_samples_are_of_large_files_only(tmp_path):
+def test_another_tensor_anywhere_in_a_large_file_is_another_digest(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({f"layers.{layer:03}": torch.zeros(1 << 16) for layer in range(160)}, path)  # 256 KiB each
+    start = path.stat().st_size - (160 << 18)
+    digests = {weights_digest([path])}
+    for layer in range(0, 160, 8):
+        with path.open("r+b") as file:
+            file.seek(start + (layer << 18))
+            file.write(b"\1" * (1 << 18))
+        digests.add(weights_digest([path]))
+    assert len(digests) == 21
+
+
+def test_hashes_are_of_content(tmp_path):
     path = tmp_path / "file"
-    path.write_bytes(bytes(hashing.SMALL))
-    plain = hashing.sampled_digest([path])
-    flip(path, 8 * (1 << 16) + 40)
-    assert hashing.sampled_digest([path]) != plain
-    assert hashing.file_digest(path) == hashing.digest(path.read_bytes())
+    path.write_bytes(b"content")
+    assert hashing.file_digest(path) == hashing.digest(b"content")
     assert hashing.json_digest({"a": 1, "b": 2}) == hashing.json_digest({"b": 2, "a": 1})
