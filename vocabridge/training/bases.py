@@ -27,7 +27,7 @@ from vocabridge.training.dataset import Side, TrainingText
 
 @dataclass(frozen=True)
 class TrainingBase:
-    """A frozen base.
+    """A base that a value network is trained on, and that learns nothing itself; its owner freezes it.
 
     Attributes:
         model: The model.
@@ -43,12 +43,16 @@ class TrainingBase:
 
     @classmethod
     def of(cls, loaded: LoadedModel, source: Vocabulary) -> TrainingBase:
-        """A loaded base, for value networks with this vocabulary; the alignment comes by way of the cache."""
-        model = loaded.model.requires_grad_(False)
+        """Make a base of a loaded model, which stays as it is; the alignment comes by way of the cache.
+
+        Args:
+            loaded: The model.
+            source: The vocabulary of the value networks.
+        """
         projection = None
         if _rows(loaded.vocabulary) != _rows(source):
-            projection = Projection.of(align(source, loaded.vocabulary, corpus=corpus_files())).to(model.device)
-        return cls(model, loaded.vocabulary, projection, _does_more(model))
+            projection = Projection.of(align(source, loaded.vocabulary, corpus=corpus_files())).to(loaded.model.device)
+        return cls(loaded.model, loaded.vocabulary, projection, _does_more(loaded.model))
 
     @torch.no_grad()
     def says(self, input_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, nn.Module | None]:
@@ -74,12 +78,15 @@ def _rows(vocabulary: Vocabulary) -> tuple[str, int, dict[str, int]]:
 
 
 def load_others(names: Sequence[str], source: Vocabulary, device: str) -> list[TrainingBase]:
-    """Bases by name, of any tokenizer.
+    """Load bases by name, of any tokenizer, and freeze them.
 
     Raises:
         VocabridgeError: One cannot be loaded or aligned.
     """
-    return [TrainingBase.of(load_model(name, device=device), source) for name in names]
+    bases = [TrainingBase.of(load_model(name, device=device), source) for name in names]
+    for base in bases:
+        base.model.requires_grad_(False)
+    return bases
 
 
 def whose_turn(base_schedule: BaseSchedule, step: int, bases: int, seed: int) -> int:

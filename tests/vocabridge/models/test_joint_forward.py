@@ -26,7 +26,7 @@ GREEDY = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=1)
 def network_on(small, scheme) -> ValueNetwork:
     """A value network with weights of its own, as after training."""
     generator = torch.Generator().manual_seed(5)
-    value = DeltaModel(copy.deepcopy(small.model).requires_grad_(True), scheme)  # tests of training freeze it
+    value = DeltaModel(copy.deepcopy(small.model), scheme)
     for parameter in value.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     config = ValueNetworkConfig(small.folder, small.vocabulary.fingerprint, "full", scheme=scheme)

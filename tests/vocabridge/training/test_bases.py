@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -125,6 +126,12 @@ def test_a_base_that_caps_its_logits_is_heard_with_its_cap(vocabularies):
     assert said.abs().max() <= 0.1
 
 
+def test_a_model_of_the_callers_still_takes_gradients_after_it_was_a_training_base(loaded):
+    model, vocabulary = copy.deepcopy(loaded["source"].model).requires_grad_(True), loaded["source"].vocabulary
+    TrainingBase.of(LoadedModel("own", "", model, vocabulary), vocabulary)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_turns_are_the_same_each_time_and_sampled_ones_come_as_often():
     assert [whose_turn(BaseSchedule.IN_TURN, step, 3, 0) for step in range(7)] == [0, 1, 2, 0, 1, 2, 0]
     sampled = [whose_turn(BaseSchedule.SAMPLED, step, 3, 5) for step in range(600)]
@@ -163,8 +170,8 @@ def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, 
         network.value.projection.weight.zero_()
         untaught = lesson(**batch, base=1)["nats"]
     assert taught < 0.95 * untaught
+    assert not any(p.requires_grad for p in across.model.parameters())
     assert {id(p) for p in lesson.parameters()} == {id(p) for p in network.value.parameters()}
-    assert not any(p.requires_grad for base in lesson.bases for p in base.model.parameters())
 
 
 def test_a_run_on_several_bases_that_is_taken_up_gives_the_same_numbers(several, data, tmp_path):
