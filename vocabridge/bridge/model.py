@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,15 +27,15 @@ from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.pretrained_methods import PretrainedMethods, check_is_text
 from vocabridge.bridge.source_streams import NO_TEXT, SourceStreams
-from vocabridge.bridge.steering import Steering, steer
+from vocabridge.bridge.steering import Steering, SteeringSettings, steer
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.transformers_version import CACHE, cache_name
 from vocabridge.models.value_source import ValueSource
-from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import Combination
-from vocabridge.projection.config import BoundaryConfig
-from vocabridge.projection.strength import Strength
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 # The names of models that pipelines take for text generation; one that is not there is warned of.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["vocabridge"] = "Bridge"
@@ -90,10 +90,8 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         alignment: Alignment,
         combination: Combination | None = None,
         *,
-        policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
-        strength: Strength = 1.0,
         limits: SteeringLimits | None = None,
-        boundary_config: BoundaryConfig | None = None,
+        **settings: Unpack[SteeringSettings],
     ) -> Bridge:
         """Bridges one value source onto a base model.
 
@@ -102,24 +100,13 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             source: A value network or an expert pair.
             alignment: From the source's vocabulary to the base's.
             combination: By default `combination.UNFITTED`.
-            policy: What the source says where tokens do not end together.
-            strength: alpha.
             limits: Limits; by default none.
-            boundary_config: The settings of token healing and lookahead.
+            **settings: See `SteeringSettings`.
 
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
-        steering = Steering.over(
-            base.vocabulary,
-            source,
-            alignment,
-            combination,
-            policy=policy,
-            strength=strength,
-            boundary_config=boundary_config,
-        )
-        return cls(base, [steering], limits)
+        return cls(base, [Steering.over(base.vocabulary, source, alignment, combination, **settings)], limits)
 
     @property
     def steerings(self) -> list[Steering]:

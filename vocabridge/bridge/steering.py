@@ -7,6 +7,7 @@ sources, each with its own tokenizer, weights and strength, can steer one base.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,24 @@ from vocabridge.projection.source_stream import SourceStream
 from vocabridge.projection.strength import Strength, alpha, is_zero
 from vocabridge.projection.token_healing import TokenHealer
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class SteeringSettings(TypedDict, total=False):
+    """The settings of a steering, as keyword arguments; each may be left out.
+
+    Attributes:
+        policy: How predictions are read where the source's tokens and the base's do not end together; by default
+            lookahead.
+        strength: alpha, constant or by schedule; by default 1. At 0 the value source is not run.
+        boundary_config: The settings of token healing and lookahead.
+    """
+
+    policy: BoundaryPolicy
+    strength: Strength
+    boundary_config: BoundaryConfig | None
+
 
 class Steering(nn.Module):
     """One value source, and how its predictions steer.
@@ -36,10 +55,10 @@ class Steering(nn.Module):
         target: The base's vocabulary.
         projection: From the source's vocabulary to the base's.
         combination: How the source's scores change the base's at strength 1. May be replaced at any time.
-        policy: How predictions are read where the source's tokens and the base's do not end together.
-        strength: alpha, constant or by schedule. At 0 the value source is not run.
+        policy: See `SteeringSettings`, as for the next two.
+        strength: May be replaced at any time.
+        boundary_config: What the lookahead and the token healing were made with.
         alignment: What the projection was made of; None for a projection of your own.
-        boundary_config: The settings of token healing and lookahead.
     """
 
     def __init__(
@@ -75,10 +94,7 @@ class Steering(nn.Module):
         source: ValueSource,
         alignment: Alignment,
         combination: Combination | None = None,
-        *,
-        policy: BoundaryPolicy = BoundaryPolicy.LOOKAHEAD,
-        strength: Strength = 1.0,
-        boundary_config: BoundaryConfig | None = None,
+        **settings: Unpack[SteeringSettings],
     ) -> Steering:
         """Make a steering of a base model with this vocabulary.
 
@@ -87,24 +103,13 @@ class Steering(nn.Module):
             source: A value network or an expert pair.
             alignment: From the source's vocabulary to the base's.
             combination: By default `UNFITTED`.
-            policy: How predictions are read where tokens do not end together.
-            strength: alpha.
-            boundary_config: The settings of token healing and lookahead.
+            **settings: See `SteeringSettings`.
 
         Raises:
             VocabridgeError: The alignment is for other tokenizers.
         """
         alignment = alignment.fitted(source=source.vocabulary, target=target)
-        return cls(
-            source,
-            target,
-            Projection.of(alignment),
-            combination,
-            policy=policy,
-            strength=strength,
-            alignment=alignment,
-            boundary_config=boundary_config,
-        )
+        return cls(source, target, Projection.of(alignment), combination, alignment=alignment, **settings)
 
     def check(self, target: Vocabulary, limits: SteeringLimits) -> None:
         """Check that it can steer a model within some limits.

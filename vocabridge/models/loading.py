@@ -14,7 +14,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 import torch
 from huggingface_hub import snapshot_download
@@ -38,6 +38,9 @@ from vocabridge.models.transformers_version import check_transformers
 from vocabridge.utils.digest_cache import cached_file_digest
 from vocabridge.utils.oom import is_out_of_memory
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
 """Where the layers of one model go: "auto", or a device for each module, as accelerate knows it."""
 
@@ -49,6 +52,24 @@ _TOKENIZER_FILES = [
     "config.json",
     "chat_template.jinja",
 ]
+
+
+class LoadingOptions(TypedDict, total=False):
+    """How a model is loaded, as keyword arguments; each may be left out.
+
+    Attributes:
+        device: Where the weights go, in torch's words; by default "cpu".
+        dtype: What the weights are cast to; by default bfloat16.
+        device_map: In place of `device`, spreads the layers over several devices; needs accelerate.
+        revision: Of a hub id: the commit, branch or tag.
+        adapted: Of an adapter: the model that it adapts, if it is not the one that `adapter_config.json` names.
+    """
+
+    device: str | None
+    dtype: torch.dtype
+    device_map: DeviceMap | None
+    revision: str | None
+    adapted: Adapted | None
 
 
 @dataclass(frozen=True)
@@ -68,30 +89,18 @@ class LoadedModel:
     vocabulary: Vocabulary
 
 
-def load_model(
-    name: str,
-    *,
-    device: str | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    device_map: DeviceMap | None = None,
-    revision: str | None = None,
-    adapted: Adapted | None = None,
-) -> LoadedModel:
+def load_model(name: str, **options: Unpack[LoadingOptions]) -> LoadedModel:
     """Loads a model and its vocabulary.
 
     Args:
         name: A short name of `PACKAGED`, a folder, a `.gguf` file, or a hub id; of a model or of a PEFT adapter.
-        device: Where the weights go, in torch's words; by default "cpu".
-        dtype: What the weights are cast to.
-        device_map: In place of `device`, spreads the layers over several devices; needs accelerate.
-        revision: Of a hub id: the commit, branch or tag.
-        adapted: Of an adapter: the model that it adapts, if it is not the one that `adapter_config.json` names.
+        **options: See `LoadingOptions`.
 
     Raises:
         VocabridgeError: Nothing by that name can be loaded, its files do not hold its weights, there is no such device,
             or transformers is of a version that vocabridge does not work with.
     """
-    model = load_weights(name, device=device, dtype=dtype, device_map=device_map, revision=revision, adapted=adapted)
+    model = load_weights(name, **options)
     size = model.get_output_embeddings().weight.shape[0]
     vocabulary = replace(Vocabulary.load(tokenizer_place(model), size=size), name=name)
     return LoadedModel(name=name, folder=model_folder(name), model=model, vocabulary=vocabulary)
