@@ -136,7 +136,7 @@ def train(  # Long because each option is a parameter, with its help
     from vocabridge.training.config import LEARNING_RATES, TrainingConfig
     from vocabridge.training.train import train_value_network
 
-    recipe = TrainingConfig(
+    config = TrainingConfig(
         source=source,
         method=method.value,
         other_bases=tuple(other_base or ()),
@@ -160,7 +160,7 @@ def train(  # Long because each option is a parameter, with its help
     )
     with shared_progress(f"training a value network for {source}") as tell:
         try:
-            result = train_value_network(recipe, data, output, validation=validation, device=device, progress=tell)
+            result = train_value_network(config, data, output, validation=validation, device=device, progress=tell)
         except KeyboardInterrupt as stop:
             end_stopped(stop, *map(str, stop.args))
     if not is_first_process():

@@ -248,7 +248,7 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def recipe(model_folders) -> TrainingConfig:
+def config(model_folders) -> TrainingConfig:
     """Three steps an epoch on these."""
     return TrainingConfig(str(model_folders.source), epochs=4, batch_size=2, learning_rate=1e-2, method="lora")
 

@@ -1,8 +1,8 @@
 """Value networks on disk: begun from a pretrained small model, saved as what training changed, loaded again.
 
 A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
-`value_network.json` (the source model's name, its tokenizer's fingerprint, scheme and depth, the recipe, and the
-SHA-256 of the first file); `value_network_files` reads them.
+`value_network.json` (the source model's name, its tokenizer's fingerprint, scheme and depth, the training config, and
+the SHA-256 of the first file); `value_network_files` reads them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     Args:
         network: The trained network.
         folder: Made if absent.
-        training: The recipe and losses to record.
+        training: The training config and losses to record.
 
     Raises:
         VocabridgeError: The folder cannot be written.

@@ -19,7 +19,7 @@ from vocabridge.utils.hashing import file_digest
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ValueNetworkConfig:
         scheme: What it reads.
         layers: It has the first so many layers of the source model; None for all.
         initialization: What it started from.
-        training: The recipe and its losses, as recorded by training; for people.
+        training: The training config and its losses, as recorded by training; for people.
     """
 
     source: str

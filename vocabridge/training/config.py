@@ -87,35 +87,35 @@ class TrainingConfig:
                 range_.check(name, value)
 
 
-def refuse_idle_settings(recipe: TrainingConfig, validation: str | Path | float | None) -> None:
+def refuse_idle_settings(config: TrainingConfig, validation: str | Path | float | None) -> None:
     """Refuse settings without effect."""
-    plain, sized = TrainingConfig(recipe.source), recipe.regularizer_weight > 0
-    released = recipe.regularizer is Regularizer.RELEASED
+    plain, sized = TrainingConfig(config.source), config.regularizer_weight > 0
+    released = config.regularizer is Regularizer.RELEASED
     refuse_idle(
         Effect(
             "patience",
-            recipe.patience is not None,
+            config.patience is not None,
             validation is not None,
             "patience needs texts to validate on; name them, or leave out patience",
         ),
         Effect(
-            "rank", recipe.rank != plain.rank, recipe.method == "lora", "only an adapter has one; take the method lora"
+            "rank", config.rank != plain.rank, config.method == "lora", "only an adapter has one; take the method lora"
         ),
         Effect(
             "base_schedule",
-            recipe.base_schedule is not plain.base_schedule,
-            bool(recipe.other_bases),
+            config.base_schedule is not plain.base_schedule,
+            bool(config.other_bases),
             "there is one base; name another",
         ),
         Effect(
             "regularizer_weight",
-            recipe.regularizer_weight != plain.regularizer_weight,
+            config.regularizer_weight != plain.regularizer_weight,
             not released,
             "the regularizer released has its own weight; choose another regularizer, or leave this out",
         ),
         Effect(
             "regularizer",
-            recipe.regularizer is not plain.regularizer,
+            config.regularizer is not plain.regularizer,
             released or sized,
             "its weight is 0; raise the weight, or leave this out",
         ),

@@ -74,7 +74,7 @@ def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, An
         "validation": _held_out(record["validation"]),
         **{
             name.replace("_", " "): value
-            for name, value in record["recipe"].items()
+            for name, value in record["config"].items()
             if name != "source" and value != []
         },
         "steps": record["steps"],

@@ -75,7 +75,7 @@ class TrainingResult:
 
 
 def train_value_network(
-    recipe: TrainingConfig,
+    config: TrainingConfig,
     data: str | Path,
     output: Path,
     *,
@@ -89,7 +89,7 @@ def train_value_network(
     `checkpoints/`. Ctrl-C (SIGINT) and SIGTERM save a checkpoint at the end of the step.
 
     Args:
-        recipe: How.
+        config: How.
         data: Training texts, as `load_training_texts` takes them.
         output: The folder for the value network, which is written once, at the end.
         validation: Texts to report the loss on, before and after every epoch; or about what share of `data` to hold
@@ -104,21 +104,21 @@ def train_value_network(
         KeyboardInterrupt: At Ctrl-C, or `Terminated` at SIGTERM; its message says what is saved.
     """
     check_folder(output)
-    refuse_idle_settings(recipe, validation)
+    refuse_idle_settings(config, validation)
     find_device(device)
-    for name in (recipe.source, *recipe.other_bases):
+    for name in (config.source, *config.other_bases):
         check_model(name)
     for texts in (data, validation):
         if isinstance(texts, (str, Path)):
             read_records(texts)  # before a model is loaded, which may take minutes
-    arguments = _arguments(recipe, output, device)
+    arguments = _arguments(config, output, device)
     with at_work(output) if arguments.process_index == 0 else nullcontext():
         shutil.rmtree(output / CHECKPOINTS / UNFINISHED, ignore_errors=True)
-        return _train(recipe, data, output, validation, arguments, progress)
+        return _train(config, data, output, validation, arguments, progress)
 
 
 def _train(
-    recipe: TrainingConfig,
+    config: TrainingConfig,
     data: str | Path,
     output: Path,
     validation: str | Path | float | None,
@@ -127,35 +127,35 @@ def _train(
 ) -> TrainingResult:
     """Trains, in a folder where nobody else does."""
     started = time.monotonic()
-    torch.manual_seed(recipe.seed)
-    network = _new_network(recipe, str(arguments.device))
-    others = load_others(recipe.other_bases, network.vocabulary, str(arguments.device))
-    texts, held_out = _texts(recipe, data, validation, network, others)
+    torch.manual_seed(config.seed)
+    network = _new_network(config, str(arguments.device))
+    others = load_others(config.other_bases, network.vocabulary, str(arguments.device))
+    texts, held_out = _texts(config, data, validation, network, others)
     made_of = {
         "source": Reference.of(network.source_model, network.config.fingerprint).as_dict(output),
         "other_bases": [Reference.of(one.model, one.vocabulary.fingerprint).as_dict(output) for one in others],
         "data": named(data),
         "validation": named(validation),
     }
-    run = _plain(asdict(recipe)) | {name: identity(given) for name, given in made_of.items()}
+    run = _plain(asdict(config)) | {name: identity(given) for name, given in made_of.items()}
     checkpoint = last_checkpoint(output, run)
 
-    sequences = pack(texts, recipe.max_length) if recipe.packing else texts
-    each = math.ceil(len(sequences) / recipe.batch_size)
-    steps = each * recipe.epochs
+    sequences = pack(texts, config.max_length) if config.packing else texts
+    each = math.ceil(len(sequences) / config.batch_size)
+    steps = each * config.epochs
     _schedule(arguments, each, steps, evaluate=bool(held_out), start=checkpoint is None)
-    stopping = Stopping(recipe.patience)
+    stopping = Stopping(config.patience)
     trainer = ValueTrainer(
-        TrainingObjective(network, recipe.regularizer, others),
+        TrainingObjective(network, config.regularizer, others),
         arguments,
         sequences,
         held_out,
-        weight=recipe.regularizer_weight,
-        base_schedule=recipe.base_schedule,
+        weight=config.regularizer_weight,
+        base_schedule=config.base_schedule,
         run=run,
         callbacks=[TrainingLog(output, progress), stopping],
     )
-    _run(trainer, stopping, checkpoint, steps, output, best=recipe.patience is not None)
+    _run(trainer, stopping, checkpoint, steps, output, best=config.patience is not None)
 
     result = TrainingResult(
         folder=str(output),
@@ -163,10 +163,10 @@ def _train(
         steps=trainer.state.global_step,
         resumed=int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0,
         seconds=time.monotonic() - started,
-        **_measured(trainer, each, best=recipe.patience is not None),
+        **_measured(trainer, each, best=config.patience is not None),
     )
     record = {
-        "recipe": _plain(asdict(recipe)),
+        "config": _plain(asdict(config)),
         **made_of,
         "command": command(),
         "processes": arguments.world_size,
@@ -174,7 +174,7 @@ def _train(
         **{name: value for name, value in asdict(result).items() if name != "folder"},
         "curves": thinned(points(trainer.state.log_history)),
     }
-    _save(trainer, network, recipe, output, record)
+    _save(trainer, network, config, output, record)
     return result
 
 
@@ -198,14 +198,14 @@ def _run(
 
 
 def _save(
-    trainer: ValueTrainer, network: ValueNetwork, recipe: TrainingConfig, output: Path, record: Mapping[str, Any]
+    trainer: ValueTrainer, network: ValueNetwork, config: TrainingConfig, output: Path, record: Mapping[str, Any]
 ) -> None:
     """Write what was trained to its folder, in the first process; the others wait."""
     state = trainer.trained()
     if trainer.is_world_process_zero():
         if trainer.is_fsdp_enabled:  # the parts that are here do not make a network
-            network = _new_network(recipe, "cpu")
-            TrainingObjective(network, recipe.regularizer).load_state_dict(state, strict=False)
+            network = _new_network(config, "cpu")
+            TrainingObjective(network, config.regularizer).load_state_dict(state, strict=False)
         plot(points(trainer.state.log_history), output / PLOT)
         write_card(output, network.config, record)
         save_value_network(network, output, record)
@@ -232,21 +232,21 @@ def _measured(trainer: ValueTrainer, each: int, *, best: bool) -> dict[str, Any]
     }
 
 
-def _arguments(recipe: TrainingConfig, output: Path, device: str) -> TrainingArguments:
+def _arguments(config: TrainingConfig, output: Path, device: str) -> TrainingArguments:
     """The Trainer's arguments; making them joins the other processes, if there are any."""
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
-        num_train_epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
         weight_decay=0.01,
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
         max_grad_norm=1.0,
-        gradient_accumulation_steps=recipe.gradient_accumulation,
-        bf16=recipe.dtype == "bfloat16" and recipe.method == "full",  # an adapter's trunk is bf16 as it is
+        gradient_accumulation_steps=config.gradient_accumulation,
+        bf16=config.dtype == "bfloat16" and config.method == "full",  # an adapter's trunk is bf16 as it is
         use_cpu=torch.device(device).type == "cpu",
         ddp_find_unused_parameters=False,
-        seed=recipe.seed,
+        seed=config.seed,
         logging_steps=1,
         logging_nan_inf_filter=False,
         report_to="tensorboard" if importlib.util.find_spec("tensorboard") else "none",
@@ -254,13 +254,13 @@ def _arguments(recipe: TrainingConfig, output: Path, device: str) -> TrainingArg
         dataloader_pin_memory=False,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one process, one device: never torch's DataParallel
-    parts = arguments.world_size * recipe.gradient_accumulation
-    if recipe.batch_size % parts:
+    parts = arguments.world_size * config.gradient_accumulation
+    if config.batch_size % parts:
         raise VocabridgeError(
-            f"a batch of {recipe.batch_size} cannot be shared by {arguments.world_size} processes in "
-            f"{recipe.gradient_accumulation} parts each; make it a multiple of {parts}"
+            f"a batch of {config.batch_size} cannot be shared by {arguments.world_size} processes in "
+            f"{config.gradient_accumulation} parts each; make it a multiple of {parts}"
         )
-    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = recipe.batch_size // parts
+    arguments.per_device_train_batch_size = arguments.per_device_eval_batch_size = config.batch_size // parts
     return arguments
 
 
@@ -271,25 +271,25 @@ def _schedule(arguments: TrainingArguments, each: int, steps: int, *, evaluate: 
         arguments.eval_strategy, arguments.eval_steps, arguments.eval_on_start = "steps", each, start
 
 
-def _new_network(recipe: TrainingConfig, device: str) -> ValueNetwork:
+def _new_network(config: TrainingConfig, device: str) -> ValueNetwork:
     """The network at its start; what is trained is float32, and needs gradients, and nothing else does."""
     network = new_value_network(
-        recipe.source,
-        method=recipe.method,
-        rank=recipe.rank,
-        scheme=recipe.scheme,
-        layers=recipe.layers,
-        initialization=recipe.initialization,
+        config.source,
+        method=config.method,
+        rank=config.rank,
+        scheme=config.scheme,
+        layers=config.layers,
+        initialization=config.initialization,
         device=device,
     )
-    if recipe.dtype == "float32":
+    if config.dtype == "float32":
         network.float()
-    if recipe.method == "full":
+    if config.method == "full":
         network.value.float()
     network.source_model.requires_grad_(False)
     for name, parameter in network.value.model.named_parameters():
-        parameter.requires_grad_(recipe.method == "full" or "lora_" in name)
-    if recipe.gradient_checkpointing:
+        parameter.requires_grad_(config.method == "full" or "lora_" in name)
+    if config.gradient_checkpointing:
         model: Any = network.value.model  # whose method had another name in older versions of transformers
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     return network
@@ -306,7 +306,7 @@ def _validation(trainer: ValueTrainer, *, best: bool) -> tuple[float | None, flo
 
 
 def _texts(
-    recipe: TrainingConfig,
+    config: TrainingConfig,
     data: str | Path,
     validation: str | Path | float | None,
     network: ValueNetwork,
@@ -314,13 +314,13 @@ def _texts(
 ) -> tuple[list[TrainingText], list[TrainingText]]:
     """The texts to train on and those to validate on."""
     across = [base for base in others if base.projection is not None]
-    if across and recipe.packing:
+    if across and config.packing:
         raise VocabridgeError(
             f"texts cannot be packed for {across[0].vocabulary.name}, which has another tokenizer; leave out packing"
         )
 
     def written(source: str | Path, vocabulary: Vocabulary, model: PreTrainedModel) -> list[TrainingText]:
-        return load_training_texts(source, vocabulary, max_length=recipe.max_length, model=model)
+        return load_training_texts(source, vocabulary, max_length=config.max_length, model=model)
 
     def load(source: str | Path) -> list[TrainingText]:
         texts = written(source, network.vocabulary, network.source_model)
@@ -333,7 +333,7 @@ def _texts(
     texts = load(data)
     if validation is None:
         return texts, []
-    return split(texts, validation, recipe.seed) if isinstance(validation, float) else (texts, load(validation))
+    return split(texts, validation, config.seed) if isinstance(validation, float) else (texts, load(validation))
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_a_byte_level_bridge_does_without_alignments(files):
 )
 def test_training_begins_only_where_bases_and_texts_are_there(files, data, nothing_loads, wrong, texts, says):
     nothing_loads()
-    recipe = TrainingConfig(**{"source": str(files / "source")} | wrong)
+    config = TrainingConfig(**{"source": str(files / "source")} | wrong)
     named = {name: files / value for name, value in texts.items()}
     with pytest.raises(VocabridgeError, match=says):
-        train_value_network(recipe, named.get("data", data), files / "out", validation=named.get("validation"))
+        train_value_network(config, named.get("data", data), files / "out", validation=named.get("validation"))

@@ -225,7 +225,7 @@ def test_a_configuration_of_an_earlier_format_is_refused_in_a_sentence(folder):
     config["base"] = config.pop("source")
     (folder / CONFIG).write_text(json.dumps(config | {"format": 2}))
     message = refused(folder)
-    assert "it is of format 2, and this version reads 4" in message
+    assert "it is of format 2, and this version reads 5" in message
     assert message.endswith("copy or train it again")
 
 

@@ -141,9 +141,9 @@ def test_turns_are_the_same_each_time_and_sampled_ones_come_as_often():
 
 
 @pytest.fixture
-def several(recipe, model_folders) -> TrainingConfig:
+def several(config, model_folders) -> TrainingConfig:
     return dataclasses.replace(
-        recipe, other_bases=(str(model_folders.tuned), str(model_folders.target)), dtype="float32"
+        config, other_bases=(str(model_folders.tuned), str(model_folders.target)), dtype="float32"
     )
 
 
@@ -152,15 +152,15 @@ def several(recipe, model_folders) -> TrainingConfig:
     [{"base_schedule": BaseSchedule.SAMPLED}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}],
 )
 def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, data, tmp_path, change):
-    recipe = dataclasses.replace(several, epochs=6, **change)
-    result = train_value_network(recipe, data, tmp_path / "values", validation=data)
+    config = dataclasses.replace(several, epochs=6, **change)
+    result = train_value_network(config, data, tmp_path / "values", validation=data)
     assert result.validation_after < 0.95 * result.validation_before
     training = json.loads((tmp_path / "values" / CONFIG).read_text())["training"]
-    assert [one["name"] for one in training["other_bases"]] == list(recipe.other_bases)
+    assert [one["name"] for one in training["other_bases"]] == list(config.other_bases)
 
     network = load_value_network(tmp_path / "values", dtype=torch.float32)
     texts = load_training_texts(data, network.vocabulary, max_length=100)
-    (across,) = load_others(recipe.other_bases[1:], network.vocabulary, "cpu")
+    (across,) = load_others(config.other_bases[1:], network.vocabulary, "cpu")
     theirs = load_training_texts(data, across.vocabulary, max_length=100)
     sides = beside(texts, network.vocabulary, theirs, across.vocabulary)
     batch = collate([dataclasses.replace(t, sides=(side,)) for t, side in zip(texts, sides, strict=True)])
@@ -175,20 +175,20 @@ def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, 
 
 
 def test_a_run_on_several_bases_that_is_taken_up_gives_the_same_numbers(several, data, tmp_path):
-    recipe = dataclasses.replace(several, base_schedule=BaseSchedule.SAMPLED)
-    whole = train_value_network(recipe, data, tmp_path / "whole")
+    config = dataclasses.replace(several, base_schedule=BaseSchedule.SAMPLED)
+    whole = train_value_network(config, data, tmp_path / "whole")
 
     def stop(done: int, *_: object) -> None:
         if done == 8:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train_value_network(recipe, data, tmp_path / "parts", progress=stop)
-    other = dataclasses.replace(recipe, other_bases=recipe.other_bases[:1])
+        train_value_network(config, data, tmp_path / "parts", progress=stop)
+    other = dataclasses.replace(config, other_bases=config.other_bases[:1])
     with pytest.raises(VocabridgeError, match="another other bases"):
         train_value_network(other, data, tmp_path / "parts")
     assert (tmp_path / "parts" / CHECKPOINTS).is_dir()
-    taken_up = train_value_network(recipe, data, tmp_path / "parts")
+    taken_up = train_value_network(config, data, tmp_path / "parts")
     assert taken_up.resumed > 0
     assert taken_up.losses == whole.losses
     assert (tmp_path / "parts" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()

@@ -27,9 +27,9 @@ from pathlib import Path
 from vocabridge.training.train import train_value_network
 from vocabridge.training.config import TrainingConfig
 from vocabridge.training.trainer import ValueTrainer
-recipe = TrainingConfig(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, method="lora", dtype="float32",
+config = TrainingConfig(sys.argv[1], epochs=2, batch_size=4, learning_rate=1e-2, method="lora", dtype="float32",
                 patience=2, other_bases=tuple(sys.argv[4:]))
-train_value_network(recipe, Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[2]))
+train_value_network(config, Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[2]))
 """
 
 
@@ -47,17 +47,17 @@ def interrupt_at(step):
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("step", [2, 3, 7])
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(recipe, data, tmp_path, method, step):
+def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(config, data, tmp_path, method, step):
     """In the first epoch, at the end of an epoch and in a later one."""
-    recipe, usual = dataclasses.replace(recipe, method=method), signal.getsignal(signal.SIGINT)
-    whole = train_value_network(recipe, data, tmp_path / "whole", validation=data)
+    config, usual = dataclasses.replace(config, method=method), signal.getsignal(signal.SIGINT)
+    whole = train_value_network(config, data, tmp_path / "whole", validation=data)
     told = f"step {step + 1} of 12 is saved in .* start the same run again"
     with pytest.raises(KeyboardInterrupt, match=told):
-        train_value_network(recipe, data, tmp_path / "parts", validation=data, progress=interrupt_at(step))
+        train_value_network(config, data, tmp_path / "parts", validation=data, progress=interrupt_at(step))
     assert signal.getsignal(signal.SIGINT) is usual
     assert not (tmp_path / "parts" / WEIGHTS).exists()
 
-    parts = train_value_network(recipe, data, tmp_path / "parts", validation=data)
+    parts = train_value_network(config, data, tmp_path / "parts", validation=data)
     assert parts.resumed == step + 1
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
     assert (parts.losses, parts.norms) == (whole.losses, whole.norms)
@@ -65,9 +65,9 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(recipe, data, 
     assert (tmp_path / "parts" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(recipe, data, tmp_path):
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(config, data, tmp_path):
     """What it logged after that is taken back; what was being written is not taken for a checkpoint."""
-    train_value_network(recipe, data, tmp_path / "whole")
+    train_value_network(config, data, tmp_path / "whole")
 
     class KilledError(Exception):
         pass
@@ -77,15 +77,15 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(recipe, data, tm
             raise KilledError
 
     with pytest.raises(KilledError):
-        train_value_network(recipe, data, tmp_path / "parts", progress=kill)
+        train_value_network(config, data, tmp_path / "parts", progress=kill)
     (tmp_path / "parts" / CHECKPOINTS / "unfinished" / "checkpoint-6").mkdir(parents=True)
-    assert train_value_network(recipe, data, tmp_path / "parts").resumed == 4
+    assert train_value_network(config, data, tmp_path / "parts").resumed == 4
     assert (tmp_path / "parts" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
     assert (tmp_path / "parts" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
 
 
-def test_the_last_two_checkpoints_are_kept(recipe, data, tmp_path):
-    train_value_network(recipe, data, tmp_path / "values")
+def test_the_last_two_checkpoints_are_kept(config, data, tmp_path):
+    train_value_network(config, data, tmp_path / "values")
     kept = {path.name for path in (tmp_path / "values" / CHECKPOINTS).iterdir()}
     assert kept == {"checkpoint-10", "checkpoint-12"}
 
@@ -94,8 +94,8 @@ def test_the_last_two_checkpoints_are_kept(recipe, data, tmp_path):
     "writes",
     ["torch.save", "vocabridge.training.trainer.save_file", "vocabridge.training.train.save_value_network"],
 )
-def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkeypatch, writes):
-    train_value_network(recipe, data, tmp_path / "whole")
+def test_a_full_disk_loses_nothing_that_was_saved(config, data, tmp_path, monkeypatch, writes):
+    train_value_network(config, data, tmp_path / "whole")
     full = OSError(errno.ENOSPC, "No space left on device")
 
     def fill(done, *_):
@@ -106,10 +106,10 @@ def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkey
             monkeypatch.setattr(writes, write)
 
     with pytest.raises((VocabridgeError, OSError), match="No space left on device"):
-        train_value_network(recipe, data, tmp_path / "values", progress=fill)
+        train_value_network(config, data, tmp_path / "values", progress=fill)
     assert not list((tmp_path / "values").rglob("unfinished"))
     monkeypatch.undo()
-    result = train_value_network(recipe, data, tmp_path / "values")
+    result = train_value_network(config, data, tmp_path / "values")
     assert result.resumed in (6, 12)
     assert (tmp_path / "values" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
@@ -122,27 +122,27 @@ def test_a_full_disk_loses_nothing_that_was_saved(recipe, data, tmp_path, monkey
         ({"seed": 9}, "another seed: 0, not 9"),
     ],
 )
-def test_checkpoints_of_another_recipe_are_refused(recipe, data, tmp_path, change, says):
+def test_checkpoints_of_another_config_are_refused(config, data, tmp_path, change, says):
     with pytest.raises(KeyboardInterrupt):
-        train_value_network(recipe, data, tmp_path / "values", progress=interrupt_at(2))
+        train_value_network(config, data, tmp_path / "values", progress=interrupt_at(2))
     with pytest.raises(VocabridgeError, match=says):
-        train_value_network(dataclasses.replace(recipe, **change), data, tmp_path / "values")
+        train_value_network(dataclasses.replace(config, **change), data, tmp_path / "values")
 
 
-def test_checkpoints_of_other_data_or_another_source_are_refused(recipe, data, own, tmp_path):
-    recipe = dataclasses.replace(recipe, source=str(own / "source"))
+def test_checkpoints_of_other_data_or_another_source_are_refused(config, data, own, tmp_path):
+    config = dataclasses.replace(config, source=str(own / "source"))
     with pytest.raises(KeyboardInterrupt):
-        train_value_network(recipe, data, tmp_path / "values", progress=interrupt_at(2))
+        train_value_network(config, data, tmp_path / "values", progress=interrupt_at(2))
     with pytest.raises(VocabridgeError, match="another validation"):
-        train_value_network(recipe, data, tmp_path / "values", validation=0.5)
+        train_value_network(config, data, tmp_path / "values", validation=0.5)
     kept = data.read_text()
     data.write_text(kept + kept.splitlines()[0] + "\n")
     with pytest.raises(VocabridgeError, match="another data"):
-        train_value_network(recipe, data, tmp_path / "values")
+        train_value_network(config, data, tmp_path / "values")
     data.write_text(kept)
     shutil.copy(own / "tuned" / "model.safetensors", own / "source" / "model.safetensors")
     with pytest.raises(VocabridgeError, match="another source"):
-        train_value_network(recipe, data, tmp_path / "values")
+        train_value_network(config, data, tmp_path / "values")
 
 
 def launched(processes, *arguments):
@@ -160,11 +160,11 @@ def launched(processes, *arguments):
 
 
 @pytest.mark.parametrize("others", [(), ("tuned", "target")])
-def test_two_processes_train_as_one_does(model_folders, recipe, data, tmp_path, others):
+def test_two_processes_train_as_one_does(model_folders, config, data, tmp_path, others):
     """The same steps over five texts, so that a process is without one now and then."""
     others = [getattr(model_folders, name) for name in others]
-    launched(1, recipe.source, data, tmp_path / "one", *others)
-    launched(2, recipe.source, data, tmp_path / "two", *others)
+    launched(1, config.source, data, tmp_path / "one", *others)
+    launched(2, config.source, data, tmp_path / "two", *others)
     one, two = curves(tmp_path / "one"), curves(tmp_path / "two")
     assert len(one) == len(two) == 4 + 3
     for a, b in zip(one, two, strict=True):

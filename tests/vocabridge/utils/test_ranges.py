@@ -59,7 +59,7 @@ def test_a_range_holds_its_numbers_and_no_others(range_, inside, outside):
         ("epochs", 1.5),
     ],
 )
-def test_a_recipe_has_no_number_that_is_out_of_range(name, value):
+def test_a_training_config_has_no_number_that_is_out_of_range(name, value):
     with pytest.raises(VocabridgeError, match=f"^{name} cannot be .*; give a "):
         replace(TrainingConfig(source="nowhere"), **{name: value})
 
