@@ -37,6 +37,7 @@ from vocabridge.alignment.files import write_whole
 from vocabridge.alignment.methods import METHODS, align, make_builder
 from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
 from vocabridge.alignment.tokenizers.gguf import GGUFTokenizer, read_gguf_tokenizer
+from vocabridge.alignment.tokenizers.native import with_native
 from vocabridge.alignment.tokenizers.prefix_space import Place, Rule
 from vocabridge.alignment.tokenizers.tiktoken import read_tiktoken, tiktoken_tokenizer
 from vocabridge.alignment.tokenizers.tokens import Encoding, TokenKind
@@ -98,5 +99,6 @@ __all__ = [
     "tiktoken_tokenizer",
     "warn_idle",
     "weak_classes",
+    "with_native",
     "write_whole",
 ]

@@ -33,6 +33,7 @@ from vocabridge.models.checkpoint_files import cached_commit, config_files, file
 from vocabridge.models.gguf_conversion import convert_once, from_pretrained
 from vocabridge.models.loading_checks import check_finite, check_generation_config, check_keys, weights_of
 from vocabridge.models.loading_errors import loading_error
+from vocabridge.models.native_tokenizer import as_transformers_encodes
 from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
 from vocabridge.models.transformers_version import check_transformers
 from vocabridge.utils.digest_cache import cached_file_digest
@@ -102,7 +103,11 @@ def load_model(name: str, **options: Unpack[LoadingOptions]) -> LoadedModel:
     """
     model = load_weights(name, **options)
     size = model.get_output_embeddings().weight.shape[0]
-    vocabulary = replace(Vocabulary.load(tokenizer_place(model), size=size), name=name)
+    named = _tokenizer_of(model)
+    folder = _tokenizer_folder(*named)
+    vocabulary = replace(Vocabulary.load(folder, size=size), name=name)
+    if _is_built_by_transformers(named.name, Path(folder)):
+        vocabulary = as_transformers_encodes(vocabulary, *named)
     return LoadedModel(name=name, folder=model_folder(name), model=model, vocabulary=vocabulary)
 
 
@@ -223,11 +228,19 @@ def adapted_by(model: PreTrainedModel) -> Adapted | None:
 
 def tokenizer_place(model: PreTrainedModel) -> str:
     """The folder with the tokenizer of a loaded model; of an adapter without one, that of the model that it adapts."""
-    name, adapted = str(model.name_or_path), adapted_by(model)
-    folder = _tokenizer_folder(name, commit_of(model))
-    if adapted is not None and not _has_tokenizer(folder):
-        folder = _tokenizer_folder(*adapted)
-    return folder
+    return _tokenizer_folder(*_tokenizer_of(model))
+
+
+def _tokenizer_of(model: PreTrainedModel) -> Adapted:
+    """The model whose tokenizer a loaded model has: its own, or that which it adapts; with the commit of a hub id."""
+    own, adapted = Adapted(str(model.name_or_path), commit_of(model)), adapted_by(model)
+    return own if adapted is None or _has_tokenizer(_tokenizer_folder(*own)) else adapted
+
+
+def _is_built_by_transformers(name: str, folder: Path) -> bool:
+    """Whether the makers of a model have its tokenizer from transformers: not where another program's file is read."""
+    converted = name in PACKAGED or name.endswith(".gguf")
+    return not converted and (folder / "tokenizer.json").is_file() and not (folder / "tekken.json").is_file()
 
 
 def _tokenizer_folder(name: str, commit: str | None) -> str:
