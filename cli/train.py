@@ -11,7 +11,7 @@ import typer
 from vocabridge.cli._errors import end_stopped
 from vocabridge.cli._options import number, output_folder
 from vocabridge.cli._output import Json, count, is_first_process, print_facts, print_json, shared_progress
-from vocabridge.options import BaseSchedule, Initialization, Regularizer, Scheme
+from vocabridge.options import Initialization, Regularizer, Scheme
 from vocabridge.utils.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 
 EXAMPLES = """\b
@@ -82,11 +82,8 @@ def train(  # Long because each option is a parameter, with its help
     method: Annotated[Method, typer.Option(help="Every weight, or an adapter of a few MB.")] = Method.full,
     other_base: Annotated[
         list[str] | None,
-        typer.Option(help="One more model to train on, of any tokenizer; may be given several times."),
+        typer.Option(help="One more model to train on, in turn, of any tokenizer; may be given several times."),
     ] = None,
-    base_schedule: Annotated[
-        BaseSchedule, typer.Option(help="Which of several bases a step has.")
-    ] = BaseSchedule.IN_TURN,
     scheme: Annotated[
         Scheme, typer.Option(help="What it reads: the tokens, what the source model expects next, or both (cascade+).")
     ] = Scheme.RESIDUAL,
@@ -106,8 +103,7 @@ def train(  # Long because each option is a parameter, with its help
     regularizer: Annotated[
         Regularizer,
         typer.Option(
-            help="What holds the change of logits back: its size, the entropy, KL to the base, or l1 as "
-            "the paper's code has it."
+            help="What holds the change of logits back: its size at learned tokens, or at all as in the paper's code."
         ),
     ] = Regularizer.L1,
     regularizer_weight: Annotated[float, number(WEIGHT, "Its weight; `released` has its own.")] = 0.1,
@@ -140,7 +136,6 @@ def train(  # Long because each option is a parameter, with its help
         source=source,
         method=method.value,
         other_bases=tuple(other_base or ()),
-        base_schedule=base_schedule,
         scheme=scheme,
         layers=layers,
         initialization=initialization,

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from vocabridge.models.loading import load_model as load_model
     from vocabridge.models.value_network import ValueNetwork as ValueNetwork
     from vocabridge.models.value_network import load_value_network as load_value_network
-    from vocabridge.options import BaseSchedule as BaseSchedule
     from vocabridge.options import BoundaryPolicy as BoundaryPolicy
     from vocabridge.options import Form as Form
     from vocabridge.options import Initialization as Initialization
@@ -68,7 +67,6 @@ _MODULES = {
     "models.loading": ("load_model",),
     "models.value_network": ("ValueNetwork", "load_value_network"),
     "options": (
-        "BaseSchedule",
         "BoundaryPolicy",
         "Form",
         "Initialization",

@@ -1,17 +1,13 @@
-"""What a source says at a boundary of the target's at which its own token may not end."""
+"""Every choice that has a name; the command line reads the names without torch."""
 
 from __future__ import annotations
 
 import enum
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # the command line reads the names without torch
-    from torch import Tensor
 
 
 class BoundaryPolicy(enum.Enum):
-    """How a source speaks about a text that another tokenizer has cut.
+    """What a source says at a boundary of the target's at which its own token may not end.
 
     Attributes:
         SKIP: Nothing, where its own distribution would rather run on (`heal` tells) or a character is not whole.
@@ -83,13 +79,6 @@ class Initialization(str, Enum):
     RANDOM = "random"
 
 
-class BaseSchedule(str, Enum):
-    """Which of several bases a training step has."""
-
-    IN_TURN = "in-turn"
-    SAMPLED = "sampled"
-
-
 class ProjectionMethod(enum.Enum):
     """How scores get from the source vocabulary to the target's; see `projection`.
 
@@ -119,25 +108,7 @@ class Form(enum.Enum):
 
 
 class Regularizer(str, Enum):
-    """What is added to the loss."""
+    """What is added to the loss; see `vocabridge.training.objective`."""
 
     L1 = "l1"
-    L2 = "l2"
-    ENTROPY = "entropy"
-    KL = "kl"
     RELEASED = "released"
-
-    def at(self, z_base: Tensor, z_delta: Tensor) -> Tensor:
-        """The term at each position, (k,).
-
-        Args:
-            z_base: The base's logits, float32 (k, |V|).
-            z_delta: The change of them, float32 (k, |V|).
-        """
-        if self is Regularizer.L2:
-            return z_delta.square().mean(-1)
-        if self in (Regularizer.L1, Regularizer.RELEASED):
-            return z_delta.abs().mean(-1)
-        log_p = (z_base + z_delta).log_softmax(-1)
-        against = log_p - z_base.log_softmax(-1) if self is Regularizer.KL else log_p
-        return (log_p.exp() * against).sum(-1)

@@ -17,7 +17,7 @@ from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.tasks import Template
 from vocabridge.models.loading import load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
-from vocabridge.options import BaseSchedule, BoundaryPolicy, Contender, Regularizer
+from vocabridge.options import BoundaryPolicy, Contender, Regularizer
 from vocabridge.training.config import TrainingConfig
 from vocabridge.training.train import train_value_network
 
@@ -130,9 +130,7 @@ def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, capl
     [
         ("patience", {"patience": 1}),
         ("rank", {"rank": 4}),
-        ("base_schedule", {"base_schedule": BaseSchedule.SAMPLED}),
         ("regularizer_weight", {"regularizer": Regularizer.RELEASED, "regularizer_weight": 0.5}),
-        ("regularizer", {"regularizer": Regularizer.KL, "regularizer_weight": 0.0}),
     ],
 )
 def test_training_refuses_what_changes_nothing(items, model_folders, tmp_path, setting, given):
@@ -197,11 +195,6 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
             "shares no counting",
         ),
         (("train", "DATA", "-o", "v", "--source", "SOURCE", "--rank", 4), "--rank", "only an adapter has one"),
-        (
-            ("train", "DATA", "-o", "v", "--source", "SOURCE", "--base-schedule", "sampled"),
-            "--base-schedule",
-            "there is one base",
-        ),
         (
             ("train", "DATA", "-o", "v", "--source", "SOURCE", "--patience", 1),
             "--patience",

@@ -3,13 +3,12 @@
     its own, or another of its tokenizer    z = z_base + z_delta              at every learned token
     one of another tokenizer                z = z_base + (W @ z_delta - k)    where both tokenizers have a boundary
 
-Each step has one of them. Over a base of another tokenizer the value network trains for the very job that it does in a
+Steps have them in turn. Over a base of another tokenizer the value network trains for the very job that it does in a
 bridge: the gradient runs through the projection. Where its own tokens do not end it has nothing to say (policy `skip`).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,6 @@ from transformers import PreTrainedModel
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.data import corpus_files
 from vocabridge.models.loading import LoadedModel, load_model
-from vocabridge.options import BaseSchedule
 from vocabridge.projection.projection import Projection
 from vocabridge.training.dataset import Side, TrainingText
 
@@ -87,11 +85,6 @@ def load_others(names: Sequence[str], source: Vocabulary, device: str) -> list[T
     for base in bases:
         base.model.requires_grad_(False)
     return bases
-
-
-def whose_turn(base_schedule: BaseSchedule, step: int, bases: int, seed: int) -> int:
-    """Which of so many bases a step has: always the same, so that a run that is taken up again goes on alike."""
-    return step % bases if base_schedule is BaseSchedule.IN_TURN else random.Random(f"{seed}:{step}").randrange(bases)
 
 
 def beside(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vocabridge.alignment import Effect, refuse_idle
-from vocabridge.options import BaseSchedule, Initialization, Regularizer, Scheme
+from vocabridge.options import Initialization, Regularizer, Scheme
 from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
 
 _RANGES = {
@@ -32,8 +32,7 @@ class TrainingConfig:
     Attributes:
         source: The source model by name: the small model that the value network changes.
         method: "full" or "lora" (an adapter on every linear layer).
-        other_bases: Bases to train on beside the source model, by name, of any tokenizer.
-        base_schedule: Which of the bases a step has.
+        other_bases: Bases to train on beside the source model, in turn, by name, of any tokenizer.
         scheme: What the value network reads of the source model.
         layers: It has the first so many layers of the source model; None for all.
         initialization: Whether it starts from the source model's weights.
@@ -58,7 +57,6 @@ class TrainingConfig:
     source: str
     method: str = "full"
     other_bases: tuple[str, ...] = ()
-    base_schedule: BaseSchedule = BaseSchedule.IN_TURN
     scheme: Scheme = Scheme.RESIDUAL
     layers: int | None = None
     initialization: Initialization = Initialization.PRETRAINED
@@ -89,8 +87,7 @@ class TrainingConfig:
 
 def refuse_idle_settings(config: TrainingConfig, validation: str | Path | float | None) -> None:
     """Refuse settings without effect."""
-    plain, sized = TrainingConfig(config.source), config.regularizer_weight > 0
-    released = config.regularizer is Regularizer.RELEASED
+    plain = TrainingConfig(config.source)
     refuse_idle(
         Effect(
             "patience",
@@ -102,21 +99,9 @@ def refuse_idle_settings(config: TrainingConfig, validation: str | Path | float 
             "rank", config.rank != plain.rank, config.method == "lora", "only an adapter has one; take the method lora"
         ),
         Effect(
-            "base_schedule",
-            config.base_schedule is not plain.base_schedule,
-            bool(config.other_bases),
-            "there is one base; name another",
-        ),
-        Effect(
             "regularizer_weight",
             config.regularizer_weight != plain.regularizer_weight,
-            not released,
-            "the regularizer released has its own weight; choose another regularizer, or leave this out",
-        ),
-        Effect(
-            "regularizer",
-            config.regularizer is not plain.regularizer,
-            released or sized,
-            "its weight is 0; raise the weight, or leave this out",
+            config.regularizer is not Regularizer.RELEASED,
+            "the regularizer released has its own weight; take l1, or leave this out",
         ),
     )

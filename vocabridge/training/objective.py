@@ -3,6 +3,12 @@
     z = z_base + z_delta        (over a base of another tokenizer z_base + (W @ z_delta - k), see `training_bases`)
     nats = sum over learned tokens of -log softmax(z)[token]
 
+A regularizer holds the change of logits back:
+
+    l1         mean over the vocabulary of |z_delta|, summed over the learned tokens
+    released   l1 as the code of Lu et al. (arXiv 2410.21027) has it: weight 1 always, mean over all positions of a
+               batch on one device, prompt and padding included
+
 What is trained is the value network; its bases stand beside it. Logits are made at the positions that need them only.
 """
 
@@ -65,7 +71,7 @@ class TrainingObjective(nn.Module):
 
         Returns:
             nats: Cross-entropy of z_base + z_delta.
-            regularizer: The regularizer; of `released` the mean over all positions.
+            regularizer: The regularizer.
             norm: |z_delta|_1 / |V|, without gradient, as is all below.
             changed: How often the likeliest token is another than the base's.
             tokens: How many tokens are learned.
@@ -89,12 +95,11 @@ class TrainingObjective(nn.Module):
             sums = self._sums(chosen, unembed, *parts[0])
         else:  # logits are not kept for the gradients but made again
             sums = sum(checkpoint(self._sums, chosen, unembed, *part, use_reentrant=False) for part in parts)
-        nats, term, norm, changed = sums
-        if self.regularizer is Regularizer.RELEASED:
-            term = self.value.unembed(hidden).float().abs().mean()
+        nats, norm, changed = sums
+        released = self.regularizer is Regularizer.RELEASED
         return {
             "nats": nats,
-            "regularizer": term,
+            "regularizer": self.value.unembed(hidden).float().abs().mean() if released else norm,
             "norm": norm.detach(),
             "changed": changed,
             "tokens": learned.sum().float(),
@@ -103,7 +108,7 @@ class TrainingObjective(nn.Module):
     def _sums(
         self, base: TrainingBase, unembed: nn.Module | None, heard: Tensor, said: Tensor, tokens: Tensor
     ) -> Tensor:
-        """Sums over k learned tokens: cross-entropy, regularizer, size and change of the likeliest, (4,).
+        """Sums over k learned tokens: cross-entropy, size and change of the likeliest, (3,).
 
         Args:
             base: Which base.
@@ -122,7 +127,6 @@ class TrainingObjective(nn.Module):
         return torch.stack(
             [
                 functional.cross_entropy(z, tokens, reduction="sum"),
-                self.regularizer.at(z_base, z_delta).sum(),
                 z_delta.abs().mean(-1).sum(),
                 (z.argmax(-1) != z_base.argmax(-1)).sum().float(),
             ]

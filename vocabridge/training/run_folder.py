@@ -42,10 +42,10 @@ def last_checkpoint(output: Path, run: Mapping[str, Any]) -> str | None:
         then = read_json_object(Path(last) / RUN)
     except (OSError, ValueError) as error:
         raise VocabridgeError(f"{Path(last) / RUN} cannot be read ({error}); remove {last}, or {output}") from error
-    for name in run:
-        if then.get(name) != run[name]:
+    for name in {**run, **then}:
+        if then.get(name) != run.get(name):
             raise VocabridgeError(
-                f"{folder} is of a run with another {name.replace('_', ' ')}: {then.get(name)}, not {run[name]}; start "
-                "that run again to go on with it, or name a new folder"
+                f"{folder} is of a run with another {name.replace('_', ' ')}: {then.get(name)}, not "
+                f"{run.get(name)}; start that run again to go on with it, or name a new folder"
             )
     return last

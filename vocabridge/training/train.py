@@ -3,7 +3,7 @@
     loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regularizer
 
 over its own source model or several bases (`bases`), by AdamW, a cosine schedule and gradients clipped at 1. Source:
-Lu et al., arXiv 2410.21027; `regularizers` says how the released code differs. Checkpoints are in `checkpoints/` of the
+Lu et al., arXiv 2410.21027; `objective` says how the released code differs. Checkpoints are in `checkpoints/` of the
 output folder until the network is written there at the end; the same call takes up the last one. Under a launcher of
 several processes (`torchrun`, `accelerate launch`) each has its share of every step, and the first one writes.
 """
@@ -151,7 +151,6 @@ def _train(
         sequences,
         held_out,
         weight=config.regularizer_weight,
-        base_schedule=config.base_schedule,
         run=run,
         callbacks=[TrainingLog(output, progress), stopping],
     )

@@ -3,7 +3,7 @@
     loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regularizer) / their number
 
 over the whole step (`lesson` has the sums), however many processes and parts it is spread over; each step has one of
-the bases. What is trained, wrapped and saved is the value network; its bases stand beside it.
+the bases, in turn. What is trained, wrapped and saved is the value network; its bases stand beside it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.options import BaseSchedule, Regularizer
-from vocabridge.training.bases import whose_turn
+from vocabridge.options import Regularizer
 from vocabridge.training.collator import LengthGrouped, Texts, collate
 from vocabridge.training.dataset import TrainingText
 from vocabridge.training.objective import TrainingObjective
@@ -53,7 +52,6 @@ class ValueTrainer(Trainer):
         held_out: Sequence[TrainingText],
         *,
         weight: float,
-        base_schedule: BaseSchedule = BaseSchedule.IN_TURN,
         run: Mapping[str, Any],
         callbacks: list[TrainerCallback],
     ) -> None:
@@ -65,7 +63,6 @@ class ValueTrainer(Trainer):
             texts: To train on.
             held_out: To validate on, perhaps none.
             weight: Of the regularizer.
-            base_schedule: Which of the lesson's bases a step has.
             run: What must be the same when a checkpoint is taken up again; kept in it.
             callbacks: Told of what happens.
         """
@@ -80,7 +77,7 @@ class ValueTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._lesson = lesson
         self._held_out = sorted(held_out, key=lambda text: len(text.ids))
-        self._weight, self._base_schedule, self._run = weight, base_schedule, dict(run)
+        self._weight, self._run = weight, dict(run)
         self._released = lesson.regularizer is Regularizer.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
@@ -97,8 +94,8 @@ class ValueTrainer(Trainer):
 
     @property
     def _base(self) -> int:
-        """Which of the bases has this step."""
-        return whose_turn(self._base_schedule, self.state.global_step, len(self._lesson.bases), self.args.seed)
+        """Which of the bases has this step: they take turns, also where a run is taken up again."""
+        return self.state.global_step % len(self._lesson.bases)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The learned tokens of a step, in the tokens of the base that has it."""

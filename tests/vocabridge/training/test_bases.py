@@ -17,8 +17,8 @@ from vocabridge.data import corpus_files
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_network import load_value_network
 from vocabridge.models.value_network_files import CONFIG, WEIGHTS
-from vocabridge.options import BaseSchedule, Regularizer, Scheme
-from vocabridge.training.bases import TrainingBase, beside, load_others, whose_turn
+from vocabridge.options import Regularizer, Scheme
+from vocabridge.training.bases import TrainingBase, beside, load_others
 from vocabridge.training.collator import collate
 from vocabridge.training.config import TrainingConfig
 from vocabridge.training.dataset import TrainingText, load_training_texts
@@ -65,7 +65,7 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
     network.value.scheme = scheme
     source, target = network.vocabulary, parts.base.vocabulary
     texts = in_both(source, target, SENTENCES)
-    lesson = TrainingObjective(network, Regularizer.L2, [TrainingBase.of(parts.base, source)])
+    lesson = TrainingObjective(network, Regularizer.L1, [TrainingBase.of(parts.base, source)])
     parameters = [p for p in network.value.parameters() if p.requires_grad]
     sums = lesson(**collate(texts), base=1)
     found = torch.autograd.grad(sums["nats"] + 0.3 * sums["regularizer"], parameters, allow_unused=True)
@@ -86,7 +86,7 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
                 k = ((p * covered * change.exp()).sum() / own).log() if not covered.all() else 0.0
                 change = torch.where(covered, change - k, 0.0)
                 nats = nats - (z_base[j - 1] + change).log_softmax(-1)[side.ids[j]]
-                term, tokens = term + change.square().mean(), tokens + 1
+                term, tokens = term + change.abs().mean(), tokens + 1
     assert sums["tokens"] == tokens > 10
     assert sums["nats"].item() == pytest.approx(nats.item(), rel=1e-4)
     plain = torch.autograd.grad(nats + 0.3 * term, parameters, allow_unused=True)
@@ -100,7 +100,7 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
 def test_few_logits_at_a_time_make_the_same_loss_and_gradient(parts, monkeypatch, base):
     network = parts.residual(0.2)
     texts = in_both(network.vocabulary, parts.base.vocabulary, SENTENCES)
-    lesson = TrainingObjective(network, Regularizer.KL, [TrainingBase.of(parts.base, network.vocabulary)])
+    lesson = TrainingObjective(network, Regularizer.L1, [TrainingBase.of(parts.base, network.vocabulary)])
     parameters = [p for p in network.value.parameters() if p.requires_grad]
     found = []
     for at_once in (2**26, 3 * 704):
@@ -132,14 +132,6 @@ def test_a_model_of_the_callers_still_takes_gradients_after_it_was_a_training_ba
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_turns_are_the_same_each_time_and_sampled_ones_come_as_often():
-    assert [whose_turn(BaseSchedule.IN_TURN, step, 3, 0) for step in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-    sampled = [whose_turn(BaseSchedule.SAMPLED, step, 3, 5) for step in range(600)]
-    assert sampled == [whose_turn(BaseSchedule.SAMPLED, step, 3, 5) for step in range(600)]
-    assert sampled != [whose_turn(BaseSchedule.SAMPLED, step, 3, 6) for step in range(600)]
-    assert all(150 < sampled.count(base) < 250 for base in range(3))
-
-
 @pytest.fixture
 def several(config, model_folders) -> TrainingConfig:
     return dataclasses.replace(
@@ -149,7 +141,7 @@ def several(config, model_folders) -> TrainingConfig:
 
 @pytest.mark.parametrize(
     "change",
-    [{"base_schedule": BaseSchedule.SAMPLED}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}],
+    [{}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}],
 )
 def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, data, tmp_path, change):
     config = dataclasses.replace(several, epochs=6, **change)
@@ -175,7 +167,7 @@ def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, 
 
 
 def test_a_run_on_several_bases_that_is_taken_up_gives_the_same_numbers(several, data, tmp_path):
-    config = dataclasses.replace(several, base_schedule=BaseSchedule.SAMPLED)
+    config = several
     whole = train_value_network(config, data, tmp_path / "whole")
 
     def stop(done: int, *_: object) -> None:
