@@ -107,6 +107,7 @@ def bridge(  # Long because each option is a parameter, with its help
             strict=True,
         )
     )
+    from vocabridge.alignment.errors import Effect, warn_idle
     from vocabridge.bridge.build import build_steering, check_steering
     from vocabridge.bridge.limits import SteeringLimits
     from vocabridge.bridge.model import Bridge
@@ -117,6 +118,11 @@ def bridge(  # Long because each option is a parameter, with its help
     limits = SteeringLimits(plausibility_threshold, min_entropy, min_confidence_ratio, max_change_std)
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
+    advice = "every strength is 0, so that nothing steers; raise --strength"
+    named = {name: value for name, value in limits.as_dict().items() if value != SteeringLimits().as_dict()[name]}
+    if policy != BoundaryPolicy.LOOKAHEAD:
+        named["policy"] = policy
+    warn_idle(*(Effect(name, True, any(one != 0 for one in strengths), advice) for name in named))
     check_free(output)
     check_model(base)
     for name, before, matrix, weights, _ in sources:

@@ -59,7 +59,9 @@ def generate(  # Long because each option is a parameter, with its help
     temperature: Annotated[float, number(TEMPERATURE, "0 takes the likeliest token, above it is drawn.")] = 0.0,
     top_p: Annotated[float, number(TOP_P, "Draw from the likeliest tokens that have this probability together.")] = 1.0,
     seed: Annotated[int, number(SEED, "Of what is drawn.")] = 0,
-    beams: Annotated[int, number(BEAMS, "Look for the likeliest text with so many beams.")] = 1,
+    beams: Annotated[
+        int, number(BEAMS, "Look for the likeliest text with so many beams; with --temperature, they are drawn.")
+    ] = 1,
     byte_level: Annotated[
         bool, typer.Option("--byte-level", help="Combine the models byte by byte, without projection: exact, and slow.")
     ] = False,
@@ -81,7 +83,7 @@ def generate(  # Long because each option is a parameter, with its help
     tokens steering changed; with --byte-level, what share of the bytes. Where no weights were fitted, a line before it
     says how to fit them.
     """
-    from vocabridge.alignment.errors import Effect, refuse_idle
+    from vocabridge.alignment.errors import Effect, UsageError, refuse_idle
 
     refuse_idle(
         Effect(
@@ -93,6 +95,8 @@ def generate(  # Long because each option is a parameter, with its help
         Effect("top_p", top_p != 1, temperature > 0, DRAWN),
         Effect("seed", seed != 0, temperature > 0, DRAWN),
     )
+    if not all(stop or ()):
+        raise UsageError("stop", "is empty, which would end every text before it begins; leave it out")
     text = text_or_stdin(prompt)
     import torch
 

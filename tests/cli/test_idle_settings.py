@@ -11,11 +11,13 @@ import torch
 
 from vocabridge.alignment import Effect, UsageError, Vocabulary, align, make_builder, refuse_idle, warn_idle
 from vocabridge.bridge.build import build_bridge, build_steering
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.saving import save_bridge
 from vocabridge.bridge.streaming import stream
 from vocabridge.evaluation.answers import Extractor
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.tasks import Template
-from vocabridge.models.loading import load_weights
+from vocabridge.models.loading import load_model, load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Contender, Regularizer
 from vocabridge.training.config import TrainingConfig
@@ -184,6 +186,7 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
         (("generate", ".", "a", "--top-p", 0.5), "--top-p", "nothing is drawn at temperature 0; give --temperature"),
         (("generate", ".", "a", "--seed", 1), "--seed", "nothing is drawn at temperature 0; give --temperature"),
         (("generate", ".", "a", "--tolerance", 0.1), "--tolerance", "only --byte-level has a tolerance"),
+        (("generate", "EMPTY", "a", "--value-device", "cpu"), "--value-device", "this bridge has no value source"),
         (
             ("align", "SOURCE", "TARGET", "--method", "identical-bytes", "--jobs", 2),
             "--jobs",
@@ -216,9 +219,12 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
     ids=lambda one: " ".join(map(str, one)) if isinstance(one, tuple) else None,
 )
 def test_the_command_line_names_the_option_and_exits_with_2(
-    run, names, items, model_pair, model_folders, command, option, says
+    run, names, items, model_pair, model_folders, tmp_path, command, option, says
 ):
+    if "EMPTY" in command:
+        save_bridge(Bridge(load_model(names["base"]), []), tmp_path / "empty")
     words = {
+        "EMPTY": [tmp_path / "empty"],
         "SOURCE": [model_folders.source],
         "TARGET": [model_folders.target],
         "PAIR": [model_pair],
@@ -231,3 +237,20 @@ def test_the_command_line_names_the_option_and_exits_with_2(
     assert f"Invalid value for {option}: It has no effect here: " in done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_stop_string_that_is_empty_is_refused_before_anything_is_loaded(run):
+    done = run("generate", ".", "a", "--stop", "", "--stop", "b")
+    assert done.returncode == 2
+    assert "Invalid value for --stop: It is empty" in done.stderr
+
+
+def test_limits_of_a_bridge_in_which_nothing_steers_are_warned_of(run, names, model_pair, tmp_path):
+    pair = ["--base", names["base"], "--value", names["value"], "--untuned", names["untuned"]]
+    limits = ["--plausibility-threshold", 0.1, "--min-entropy", 1, "--policy", "heal"]
+    done = run("bridge", "-o", tmp_path / "b", *pair, "--alignment", model_pair, *limits, "--strength", 0, COLUMNS=200)
+    assert done.returncode == 0, done.stderr
+    for name in ("plausibility_threshold", "min_entropy", "policy"):
+        assert f"{name} has no effect here: every strength is 0" in done.stderr
+    done = run("bridge", "-o", tmp_path / "b", *pair, "--alignment", model_pair, *limits, COLUMNS=200)
+    assert "no effect" not in done.stderr

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, Literal, cast, overload
 import torch
 from transformers import PreTrainedModel
 
-from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, write_whole
 from vocabridge.alignment.files import LOCK, PART, at_work
 from vocabridge.bridge.manifest import BRIDGE, FORMAT, SavedBridge
 from vocabridge.bridge.model import Bridge
@@ -132,11 +132,17 @@ def load(
 
     Raises:
         VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then; or a byte-level
-            bridge is asked for that has limits, or a tokenizer without a byte-exact view.
+            bridge is asked for that has limits, or a tokenizer without a byte-exact view; or a setting has no effect.
     """
     saved = SavedBridge.read(Path(folder))
     if byte_level:
         saved.check_byte_level()
+    refuse_idle(
+        *(
+            Effect(name, given is not None, bool(saved.steerings), "this bridge has no value source; leave it out")
+            for name, given in (("value_device", value_device), ("value_dtype", value_dtype))
+        )
+    )
     saved.check(alignments=not byte_level)  # before a model is loaded, which may take minutes
     base = saved.load_base(device=device, dtype=dtype, device_map=device_map)
     place = {"device": value_device or device, "dtype": value_dtype or dtype}

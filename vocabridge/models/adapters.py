@@ -17,7 +17,7 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_conf
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.checkpoint_files import ADAPTERS, model_weight_files, read_config
-from vocabridge.models.loading_checks import check_keys
+from vocabridge.models.loading_checks import check_keys, check_stored_dtypes
 
 
 class Adapted(NamedTuple):
@@ -96,6 +96,9 @@ def add_adapter(model: PreTrainedModel, folder: str, revision: str | None = None
             f"the adapter {folder} cannot be put on {model.name_or_path} ({reason}); check that it was trained on this "
             "model"
         ) from error
+    if Path(folder).is_dir():
+        files = [path for name in ADAPTERS if (path := Path(folder) / name).is_file()][:1]
+        check_stored_dtypes(f"the adapter {folder}", files)
     check_keys(
         f"the adapter {folder}",
         f"an adapter of {model.name_or_path}",

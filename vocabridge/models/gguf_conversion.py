@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from vocabridge.alignment import cache_folder, read_gguf_tokenizer
 from vocabridge.alignment.files import new_folder
-from vocabridge.models.loading_checks import check_finite, check_keys, weights_of
+from vocabridge.models.loading_checks import check_finite, check_keys, is_untied, weights_of
 
 
 def from_pretrained(folder: str, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -60,6 +60,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.is_quantized = False  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    if is_untied(model):  # the file's own output embeddings, as llama.cpp takes them
+        model.config.get_text_config().tie_word_embeddings = False
     model.save_pretrained(folder)
     tokenizer = read_gguf_tokenizer(gguf)
     PreTrainedTokenizerFast(

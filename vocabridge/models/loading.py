@@ -29,9 +29,9 @@ from vocabridge.alignment import (
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
-from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, weight_files
+from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, model_weight_files, weight_files
 from vocabridge.models.gguf_conversion import convert_once, from_pretrained
-from vocabridge.models.loading_checks import check_finite, check_generation_config, check_keys, weights_of
+from vocabridge.models.loading_checks import check_finite, check_generation_config, check_loaded, weights_of
 from vocabridge.models.loading_errors import loading_error
 from vocabridge.models.native_tokenizer import as_transformers_encodes
 from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
@@ -193,7 +193,8 @@ def _read(
             raise VocabridgeError("device_map needs accelerate; run: pip install 'vocabridge[train]'") from error
         others = f"a folder, a .gguf file, a hub id, or one of {', '.join(PACKAGED)}"
         raise loading_error(name, error, others) from error
-    check_keys(repr(name), f"a {type(model).__name__}", report)
+    config = file_of(folder, "config.json", revision)
+    check_loaded(repr(name), model, report, [] if config is None else model_weight_files(config.parent))
     return model
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a loaded model before it is used: that all of its weights came from its files, and are numbers."""
+"""What is asked of a loaded model before it is used: it has all weights of its files, and they are numbers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.checkpoint_files import read_config
 
 _NAMED = 3
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+"""The dtypes of weights, as safetensors calls them."""
+
+
+def check_loaded(
+    what: str, model: PreTrainedModel, report: Mapping[str, Collection[Any]], files: Iterable[Path]
+) -> None:
+    """Check that a model has the weights of its files, and that these are its weights.
+
+    Args:
+        what: What was loaded, for people.
+        model: The model.
+        report: transformers' loading info.
+        files: The files with its weights.
+
+    Raises:
+        VocabridgeError: As `check_keys` and `check_stored_dtypes`; or the files hold output embeddings although the
+            configuration ties them to the input embeddings, and programs differ in which they take.
+    """
+    check_keys(what, f"a {type(model).__name__}", report)
+    if is_untied(model):
+        raise VocabridgeError(
+            f"{what} has output embeddings of its own, but tie_word_embeddings in its config.json says that the input "
+            "embeddings are used; set that to false, or remove the output embeddings from its weights"
+        )
+    if getattr(model.config, "quantization_config", None) is None:
+        check_stored_dtypes(what, files)
 
 
 def check_keys(what: str, expected: str, report: Mapping[str, Collection[Any]]) -> None:
@@ -62,6 +91,37 @@ def check_finite(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
         raise VocabridgeError(
             f"{what} has weights that are NaN or infinite as {floating[0][1].dtype}: {_some(bad)}; save or download it "
             "again, or load it in a wider dtype"
+        )
+
+
+def is_untied(model: PreTrainedModel) -> bool:
+    """Whether a model whose configuration ties its output embeddings has others than its input embeddings."""
+    config = model.config.get_text_config()
+    ties = getattr(config, "tie_word_embeddings", False) and getattr(model, "_tied_weights_keys", None)
+    pair = [getattr(part, "weight", None) for part in (model.get_input_embeddings(), model.get_output_embeddings())]
+    return bool(ties) and all(isinstance(weight, Tensor) for weight in pair) and pair[0] is not pair[1]
+
+
+def check_stored_dtypes(what: str, files: Iterable[Path]) -> None:
+    """Check that safetensors files hold weights as floats, as nothing else is a weight without its scale.
+
+    Args:
+        what: What they belong to, for people.
+        files: The files; those of another format are passed over.
+
+    Raises:
+        VocabridgeError: Weights are stored as whole numbers or in 8 bits; the message names the tensors.
+    """
+    coarse = {}
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            coarse |= {n: d for n, d in dtypes.items() if n.endswith(("weight", "bias")) and d not in _FLOATS}
+    if coarse:
+        raise VocabridgeError(
+            f"{what} stores weights as {', '.join(sorted(set(coarse.values())))}, without a quantization_config that "
+            f"says what they mean: {_some(coarse)}; save them as floats, or add its quantization_config to config.json"
         )
 
 

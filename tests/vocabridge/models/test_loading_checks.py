@@ -144,3 +144,34 @@ def test_one_error_names_a_few_keys_of_many(own):
     config = json.loads((own / "source" / "config.json").read_text())
     (own / "source" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6}))
     assert len(refused(load_model, str(own / "source"))) < 600
+
+
+def test_output_embeddings_that_the_configuration_ties_to_others_are_refused(own):
+    head = torch.randn(704, 32)
+    rewrite(own / "target", lambda tensors: tensors | {"lm_head.weight": head})
+    message = refused(load_model, str(own / "target"))
+    assert "has output embeddings of its own, but tie_word_embeddings in its config.json says" in message
+    config = json.loads((own / "target" / "config.json").read_text())
+    (own / "target" / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    model = load_model(str(own / "target"), dtype=torch.float32).model
+    torch.testing.assert_close(model.get_output_embeddings().weight.detach(), head)
+
+
+def test_output_embeddings_that_equal_the_input_embeddings_are_tied(own):
+    rewrite(own / "target", lambda tensors: tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
+    model = load_model(str(own / "target")).model
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
+def test_weights_stored_as_what_is_no_weight_without_its_scale_are_named(own, dtype):
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite(own / "source", lambda tensors: tensors | {name: torch.ones_like(tensors[name]).to(dtype)})
+    message = refused(load_model, str(own / "source"))
+    assert f"without a quantization_config that says what they mean: {name}; save them as floats" in message
+
+
+def test_whole_numbers_that_are_no_weights_are_no_error(own):
+    positions = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.arange(4)}
+    rewrite(own / "source", lambda tensors: tensors | positions)
+    load_model(str(own / "source"))
