@@ -12,7 +12,7 @@ import typer
 from vocabridge.cli._options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
 from vocabridge.cli._output import Json, print_facts, print_json, progress, say_unfitted
 from vocabridge.options import BoundaryPolicy
-from vocabridge.utils.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_OR_INFINITE
+from vocabridge.utils.ranges import FRACTION, POSITIVE_OR_INFINITE
 
 EXAMPLES = """\b
 Examples:
@@ -79,13 +79,6 @@ def bridge(  # Long because each option is a parameter, with its help
     plausibility_threshold: Annotated[
         float, number(FRACTION, "Tokens under this fraction of the base's best probability stay out; 0 is off.")
     ] = 0.0,
-    min_entropy: Annotated[
-        float, number(NOT_NEGATIVE, "Steer only where the base's entropy is at least so many bits.")
-    ] = 0.0,
-    min_confidence_ratio: Annotated[
-        float,
-        number(NOT_NEGATIVE, "Steer only where the source's best token is so many times as probable as the base's."),
-    ] = 0.0,
     max_change_std: Annotated[
         float,
         number(POSITIVE_OR_INFINITE, "Most that steering may change, in nats: the standard deviation of the change."),
@@ -115,7 +108,7 @@ def bridge(  # Long because each option is a parameter, with its help
     from vocabridge.models.loading import check_model, load_model
     from vocabridge.projection import strength as alpha
 
-    limits = SteeringLimits(plausibility_threshold, min_entropy, min_confidence_ratio, max_change_std)
+    limits = SteeringLimits(plausibility_threshold, max_change_std)
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
     advice = "every strength is 0, so that nothing steers; raise --strength"

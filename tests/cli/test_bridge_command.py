@@ -59,15 +59,12 @@ def test_strength_decides_how_much_is_changed(run, make):
 
 def test_all_that_can_be_set_is_in_the_folder(run, make, own):
     said = make(
-        *("--strength", "1:0.2:64", "--policy", "heal", "--plausibility-threshold", 0.01, "--min-entropy", 0.5),
-        *("--min-confidence-ratio", 0.25, "--max-change-std", 3),
+        *("--strength", "1:0.2:64", "--policy", "heal", "--plausibility-threshold", 0.01, "--max-change-std", 3),
     )
     assert "informed product of weights 0.45, 0.75, 0.1, strength 1:0.2:64" in said.stdout
     written = json.loads((own / "bridge" / "bridge.json").read_text())
     assert written["limits"] == {
         "plausibility_threshold": 0.01,
-        "min_entropy": 0.5,
-        "min_confidence_ratio": 0.25,
         "max_change_std": 3.0,
     }
     (steering,) = written["steerings"]

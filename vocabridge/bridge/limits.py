@@ -1,12 +1,10 @@
-"""What keeps steering from doing harm: where it acts, how much it may change, and which tokens stay out.
+"""What keeps steering from doing harm: how much it may change, and which tokens stay out.
 
-    gate          alpha = 0 where H(p_base) < min_entropy, or max q_tuned < min_confidence_ratio * max p_base
     cap           change *= min(1, max_change_std / std(change)), the deviation under p_base
     plausibility  logit of y = -inf where p_base(y) < plausibility_threshold * max p_base
 
 The mask is contrastive decoding's (Li et al., arXiv 2210.15097): a small model's change can lift a token that the
-base model finds absurd. That a small model should speak where the base is unsure is nudging's idea (Fei et al.,
-arXiv 2410.09300; its measure is the base's best probability, here it is entropy). All of it is off by default.
+base model finds absurd. Both are off by default.
 """
 
 from __future__ import annotations
@@ -19,9 +17,6 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.value_source import Scores
-from vocabridge.projection.combination import Combination
-from vocabridge.projection.methods.base import finite, log_sum_exp
 
 
 @dataclass(frozen=True)
@@ -31,9 +26,6 @@ class SteeringLimits:
     Attributes:
         plausibility_threshold: Tokens whose probability under the base model is less than this fraction, 0 to 1, of its
             best one's stay out, at logit -inf; a text that has one then has probability 0. The base's best one stays.
-        min_entropy: Steer only where the entropy of the base model is at least that many bits.
-        min_confidence_ratio: Steer only where the tuned donor's best token, in its own vocabulary, is at least that
-            many times as probable as the base's best one.
         max_change_std: The most that all changes together may be, in nats: their standard deviation under the base's
             distribution. A constant added to all logits, which changes nothing, does not count, nor do the many
             tokens that never come up; half its square is, to second order, the divergence KL(base, steered). It
@@ -41,8 +33,6 @@ class SteeringLimits:
     """
 
     plausibility_threshold: float = 0.0
-    min_entropy: float = 0.0
-    min_confidence_ratio: float = 0.0
     max_change_std: float = math.inf
 
     def __post_init__(self) -> None:
@@ -55,47 +45,22 @@ class SteeringLimits:
             raise VocabridgeError(
                 f"plausibility_threshold is a fraction, and {self.plausibility_threshold} is none; give 0 (off) to 1"
             )
-        for name, value in (("min_entropy", self.min_entropy), ("min_confidence_ratio", self.min_confidence_ratio)):
-            if not 0 <= value < math.inf:
-                raise VocabridgeError(f"{name} cannot be {value}; give a finite number from 0 (off) up")
         if not self.max_change_std > 0:
             raise VocabridgeError(
                 f"max_change_std cannot be {self.max_change_std}; give a number above 0, or a strength of 0 for no "
                 "change at all"
             )
 
-    def check(self, combination: Combination) -> None:
-        """Checks that a steering has what the gates look at.
-
-        Raises:
-            VocabridgeError: `min_confidence_ratio` is set, and this combination does not compute the donor.
-        """
-        if self.min_confidence_ratio > 0 and "tuned" not in combination.required_scores:
-            raise VocabridgeError(
-                f"min_confidence_ratio looks at the tuned donor, which the {combination.method.value} method does not "
-                "compute with these weights; take the static or the informed method and a `tuned_weight` other than 0, "
-                "or set min_confidence_ratio to 0"
-            )
-
-    def gate(self, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor | None:
-        """Where one steering acts, to multiply its strength with.
+    def gate(self, p_base: Tensor) -> Tensor | None:
+        """Where steering acts, to multiply its strength with; nudging has such a gate.
 
         Args:
-            base_logits: The base model's, float32 (n, |T|).
-            p_base: Their softmax.
-            scores: The value source's, (n, |S|); its `tuned` for `min_confidence_ratio`.
+            p_base: The base's distribution, (n, |T|).
 
         Returns:
-            1 or 0 at each position, float32 (n, 1); None if no gate is set, which is 1 everywhere.
+            1 or 0 at each position, float32 (n, 1); None is 1 everywhere.
         """
-        gates = []
-        if self.min_entropy > 0:
-            gates.append(_entropy(base_logits, p_base) >= self.min_entropy)
-        if self.min_confidence_ratio > 0:
-            assert scores.tuned is not None
-            donor = (scores.tuned.amax(-1, keepdim=True) - scores.tuned.logsumexp(-1, keepdim=True)).exp()
-            gates.append(donor >= self.min_confidence_ratio * p_base.amax(-1, keepdim=True))
-        return torch.stack(gates).all(0).to(p_base.dtype) if gates else None
+        return None
 
     def limit(self, base_logits: Tensor, p_base: Tensor, change: Tensor, active: Tensor, out: Tensor) -> None:
         """Writes the steered logits: the base's and the change, as far as it is allowed.
@@ -137,9 +102,3 @@ def norm(p_base: Tensor, change: Tensor) -> Tensor:
     """The standard deviation of changes (n, |T|) under the base's distribution, in nats, (n, 1)."""
     mean = torch.linalg.vecdot(p_base, change).unsqueeze(-1)
     return torch.linalg.vecdot(p_base, (change - mean).square_()).sqrt().unsqueeze(-1)
-
-
-def _entropy(base_logits: Tensor, p_base: Tensor) -> Tensor:
-    """Of the base's distribution in bits, (n, 1): log sum exp z - E[z]."""
-    mean = torch.linalg.vecdot(p_base, finite(base_logits)).unsqueeze(-1)
-    return (log_sum_exp(base_logits, p_base) - mean) / math.log(2)

@@ -50,14 +50,14 @@ class SteeringLogitsProcessor(LogitsProcessor):
                 end token.
 
         Raises:
-            VocabridgeError: A steering is for another vocabulary, or lacks what the limits looks at.
+            VocabridgeError: A steering is for another vocabulary.
         """
         self.vocabulary = vocabulary
         self.steerings = list(steerings)
         self.limits = limits or SteeringLimits()
         self.pad = vocabulary.roles.get("pad", vocabulary.roles.get("eos")) if pad is None else pad
         for steering in steerings:
-            steering.check(vocabulary, self.limits)
+            steering.check(vocabulary)
         self._streams = SourceStreams()
         self._changed = self._written = torch.zeros(0)
 

@@ -27,7 +27,7 @@ from vocabridge.projection.strength import Strength, from_json
 from vocabridge.utils.hashing import file_digest
 
 BRIDGE = "bridge.json"
-FORMAT = 5
+FORMAT = 6
 
 _NETWORK, _PAIR = {"value_network", "source_model"}, {"tuned", "untuned"}
 

@@ -62,8 +62,8 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         """Assembles a bridge from its parts; `Bridge.over` makes one from a single value source.
 
         Raises:
-            VocabridgeError: A steering is for another vocabulary than the base's, or lacks what the limits looks at;
-                or the base's logits are not as wide as its vocabulary.
+            VocabridgeError: A steering is for another vocabulary than the base's, or the base's logits are not as wide
+                as its vocabulary.
         """
         super().__init__(base.model.config)
         self.base = base.model
@@ -79,7 +79,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
                 "load_model, or build the vocabulary with the model's width"
             )
         for steering in steerings:
-            steering.check(base.vocabulary, self.limits)
+            steering.check(base.vocabulary)
             steering.to_device(base.model.device)
 
     @classmethod

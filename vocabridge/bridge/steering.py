@@ -111,22 +111,17 @@ class Steering(nn.Module):
         alignment = alignment.fitted(source=source.vocabulary, target=target)
         return cls(source, target, Projection.of(alignment), combination, alignment=alignment, **settings)
 
-    def check(self, target: Vocabulary, limits: SteeringLimits) -> None:
-        """Check that it can steer a model within some limits.
-
-        Args:
-            target: The model's vocabulary.
-            limits: The limits.
+    def check(self, target: Vocabulary) -> None:
+        """Check that it can steer a model with this vocabulary.
 
         Raises:
-            VocabridgeError: It is for another vocabulary, or lacks what the limits look at.
+            VocabridgeError: It is for another vocabulary.
         """
         if (self.target.fingerprint, self.target.size) != (target.fingerprint, target.size):
             raise VocabridgeError(
                 f"{self.source.name} steers models with the tokenizer of {self.target.name}, and {target.name} has "
                 "another; align it with this one"
             )
-        limits.check(self.combination)
 
     def to_device(self, device: torch.device) -> None:
         """Move what works on the base's logits to their device; the source stays where it is."""
@@ -208,9 +203,9 @@ class Steering(nn.Module):
             base_logits: The base model's, float32 (n, |T|).
             p_base: Their softmax.
             n: Positions since the prompt, int64 (n,).
-            limits: Their gates may keep the source from steering.
+            limits: Their gate may keep the source from steering.
         """
-        gate = limits.gate(base_logits, p_base, predictions.scores)
+        gate = limits.gate(p_base)
         active = predictions.active if gate is None else predictions.active * gate
         strength = alpha(self.strength, n) * active
         return self.combination.change(self.projection, base_logits, p_base, predictions, strength)

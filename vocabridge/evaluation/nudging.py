@@ -18,7 +18,6 @@ from torch import Tensor
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.models.examples import Example, tokenize
-from vocabridge.models.value_source import Scores
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, no_progress
@@ -39,7 +38,7 @@ class Nudging(SteeringLimits):
 
     sure: float = 0.4
 
-    def gate(self, base_logits: Tensor, p_base: Tensor, scores: Scores) -> Tensor:
+    def gate(self, p_base: Tensor) -> Tensor:
         """See `SteeringLimits.gate`."""
         return (p_base.amax(-1, keepdim=True) < self.sure).to(p_base.dtype)
 

@@ -95,7 +95,6 @@ WEIGHT = Range(0, 10**6)
 """Of a term of a loss."""
 
 FRACTION = Range(0, 1)
-NOT_NEGATIVE = Range(0)
 POSITIVE_OR_INFINITE = Range(0, above=True, also=math.inf)
 HELD_OUT = Range(0, 1, above=True, below=True)
 """The share of data that is validated on."""

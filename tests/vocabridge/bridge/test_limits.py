@@ -1,4 +1,4 @@
-"""Limits: the mask, the gates at their thresholds, the cap, and their JSON form."""
+"""Limits: the mask, the cap, and their JSON form."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.limits import SteeringLimits, norm
-from vocabridge.models.value_source import Scores
-from vocabridge.options import Form, ProjectionMethod
-from vocabridge.projection.combination import Combination
 
 seeds = st.integers(0, 10_000)
 SIZE = 50
@@ -33,15 +30,10 @@ def limited(
     return out
 
 
-def entropy(z: torch.Tensor) -> torch.Tensor:
-    p = z.double().softmax(-1)
-    return torch.special.entr(p).sum(-1) / math.log(2)
-
-
 @given(seeds)
 def test_without_limits_the_change_is_added_and_nothing_else_done(seed):
     z, change, limits = logits(seed), logits(seed + 1), SteeringLimits()
-    assert limits.gate(z, z.softmax(-1), Scores()) is None
+    assert limits.gate(z.softmax(-1)) is None
     assert torch.equal(limited(limits, z, z.softmax(-1), change.clone(), EVERYWHERE), z + change)
 
 
@@ -90,9 +82,6 @@ def test_constants_do_not_matter(seed, added, to):
     expected = limited(limits, z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
     found = limited(limits, z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    for limits in (SteeringLimits(min_entropy=2.0), SteeringLimits(min_entropy=2.0, min_confidence_ratio=0.5)):
-        one, two = (limits.gate(y, y.softmax(-1), Scores(tuned=change + c)) for y, c in ((z, 0), (z + to, added)))
-        assert torch.equal(one, two)
 
 
 def test_tokens_that_never_come_up_do_not_count_for_the_cap():
@@ -108,67 +97,15 @@ def test_half_the_squared_norm_of_a_small_change_is_its_divergence():
     torch.testing.assert_close(norm(p, change).square() / 2, divergence, atol=0, rtol=0.02)
 
 
-@given(seed=seeds, spread=st.sampled_from([0.0, 1.0, 3.0, 100.0]))
-def test_the_entropy_gate_is_open_from_its_threshold_on(seed, spread):
-    z = logits(seed, spread)
-    z[:, 7] = -torch.inf
-    for position, bits in enumerate(entropy(z).tolist()):
-        for threshold, is_open in ((bits - 1e-3, True), (bits + 1e-3, False)):
-            if threshold > 0:
-                gate = SteeringLimits(min_entropy=threshold).gate(z, z.softmax(-1), Scores())
-                assert gate[position].item() == is_open
-
-
-@given(seeds)
-def test_the_confidence_gate_is_open_from_its_threshold_on(seed):
-    z, tuned = logits(seed), logits(seed + 1)[:, :30]
-    ratio = tuned.softmax(-1).amax(-1) / z.softmax(-1).amax(-1)
-    for position, times in enumerate(ratio.tolist()):
-        for threshold, is_open in ((times * 0.999, 1.0), (times * 1.001, 0.0)):
-            gate = SteeringLimits(min_confidence_ratio=threshold).gate(z, z.softmax(-1), Scores(tuned=tuned))
-            assert gate.shape == (3, 1)
-            assert gate[position].item() == is_open
-
-
-def test_two_gates_have_to_be_open_both():
-    unsure, sure = torch.zeros(1, SIZE), torch.eye(1, SIZE) * 20
-    z = torch.cat([unsure, unsure, sure, sure])
-    tuned = torch.cat([unsure, sure, unsure, sure])
-    gates = [
-        SteeringLimits(min_entropy=1.0),
-        SteeringLimits(min_confidence_ratio=1.01),
-        SteeringLimits(min_entropy=1.0, min_confidence_ratio=0.9),
-    ]
-    opened = [limits.gate(z, z.softmax(-1), Scores(tuned=tuned)).flatten().tolist() for limits in gates]
-    assert opened == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]
-    assert SteeringLimits(min_entropy=1.0, min_confidence_ratio=2.0).gate(
-        z, z.softmax(-1), Scores(tuned=tuned)
-    ).flatten().tolist() == [*(0, 1, 0, 0)]
-
-
 def test_it_compiles_in_one_graph():
-    limits = SteeringLimits(plausibility_threshold=0.01, min_entropy=2.0, min_confidence_ratio=0.3, max_change_std=1.0)
+    limits = SteeringLimits(plausibility_threshold=0.01, max_change_std=1.0)
 
-    def steer(z, change, tuned):
-        p = z.softmax(-1)
-        return limited(limits, z, p, change * limits.gate(z, p, Scores(tuned=tuned)), EVERYWHERE)
+    def steer(z, change):
+        return limited(limits, z, z.softmax(-1), change * 1, EVERYWHERE)
 
-    arguments = logits(0), logits(1), logits(2)
+    arguments = logits(0), logits(1)
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(steer, fullgraph=True, backend="eager")(*arguments), steer(*arguments))
-
-
-def test_confidence_needs_a_combination_that_computes_the_donor():
-    limits = SteeringLimits(min_confidence_ratio=1.0)
-    for combination in (
-        Combination(ProjectionMethod.STATIC, 1, 1, 0),
-        Combination(ProjectionMethod.INFORMED, form=Form.MIXTURE),
-    ):
-        limits.check(combination)
-    for combination in (Combination(ProjectionMethod.LINEAR), Combination(ProjectionMethod.INFORMED, 1, 0, 1)):
-        with pytest.raises(VocabridgeError, match=f"the {combination.method.value} method does not compute"):
-            limits.check(combination)
-        SteeringLimits(plausibility_threshold=0.1, min_entropy=1.0, max_change_std=3.0).check(combination)
 
 
 @pytest.mark.parametrize(
@@ -177,9 +114,6 @@ def test_confidence_needs_a_combination_that_computes_the_donor():
         ({"plausibility_threshold": -0.1}, "plausibility_threshold is a fraction"),
         ({"plausibility_threshold": 1.1}, "plausibility_threshold is a fraction"),
         ({"plausibility_threshold": math.nan}, "plausibility_threshold is a fraction"),
-        ({"min_entropy": -1.0}, "min_entropy cannot be -1.0"),
-        ({"min_entropy": math.inf}, "min_entropy cannot be inf"),
-        ({"min_confidence_ratio": math.nan}, "min_confidence_ratio cannot be nan"),
         ({"max_change_std": 0.0}, "a strength of 0"),
         ({"max_change_std": -2.0}, "max_change_std cannot be -2.0"),
         ({"max_change_std": math.nan}, "max_change_std cannot be nan"),
@@ -191,14 +125,23 @@ def test_values_out_of_range_are_refused(values, message):
 
 
 @pytest.mark.parametrize(
-    "limits", [SteeringLimits(), SteeringLimits(0.1, 0.5, 0.9, 3.0), SteeringLimits(plausibility_threshold=1.0)]
+    "limits", [SteeringLimits(), SteeringLimits(0.1, 3.0), SteeringLimits(plausibility_threshold=1.0)]
 )
 def test_limits_come_back_from_json(limits):
     assert SteeringLimits.from_dict(json.loads(json.dumps(limits.as_dict(), allow_nan=False))) == limits
 
 
 @pytest.mark.parametrize(
-    "values", [None, 3, [], {"plausibel": 0.1}, {"plausibility_threshold": "much"}, {"plausibility_threshold": []}]
+    "values",
+    [
+        None,
+        3,
+        [],
+        {"plausibel": 0.1},
+        {"min_entropy": 0.0},
+        {"plausibility_threshold": "much"},
+        {"plausibility_threshold": []},
+    ],
 )
 def test_json_that_is_no_limits_is_refused(values):
     with pytest.raises(VocabridgeError, match="is no set of limits"):

@@ -262,9 +262,3 @@ def test_what_does_not_fit_is_refused(parts):
         SteeringLogitsProcessor(parts.small.vocabulary, parts.bridge().steerings)
     with pytest.raises(VocabridgeError, match="the model gives 700 logits, but the vocabulary"):
         processor(parts)(torch.tensor([[5]]), torch.zeros(1, 700))
-    with pytest.raises(VocabridgeError, match="min_confidence_ratio looks at"):
-        SteeringLogitsProcessor(
-            parts.base.vocabulary,
-            parts.bridge(method=ProjectionMethod.LINEAR).steerings,
-            SteeringLimits(min_confidence_ratio=0.5),
-        )

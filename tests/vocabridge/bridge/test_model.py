@@ -15,6 +15,7 @@ from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.bridge.steering import Steering
+from vocabridge.evaluation.nudging import Nudging
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.models.transformers_version import CACHE
@@ -72,7 +73,7 @@ def several(parts, strengths, **arguments) -> Bridge:
 SILENT = {
     "strength 0": lambda parts: parts.bridge(strength=0.0),
     "a schedule of 0": lambda parts: parts.bridge(strength=Schedule(0.0, 0.0, 5)),
-    "strength 0, limited": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1, 1.0, 1.0, 2.0)),
+    "strength 0, limited": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1, 2.0)),
     "two at strength 0": lambda parts: several(parts, (0.0, Schedule(0.0, 0.0, 1))),
     "no weight": lambda parts: parts.bridge(weights=(1, 0, 0)),
     "no steering": lambda parts: Bridge(parts.base, []),
@@ -384,15 +385,15 @@ def test_a_schedule_counts_the_tokens_since_the_prompt(parts):
             close(found.logits[step], logits)
 
 
-def test_gates_leave_the_base_as_it_is_and_change_nothing_elsewhere(parts):
+def test_a_gate_leaves_the_base_as_it_is_and_changes_nothing_elsewhere(parts):
     ids = encode(parts.base.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, free = parts.base.model(ids).logits[0], parts.bridge()(ids).logits[0]
         p = base.softmax(-1)
-        entropy = -(p * p.clamp_min(1e-30).log2()).sum(-1)
-        limit = float(entropy[1:].median()) + 1e-3
-        found = parts.bridge(limits=SteeringLimits(min_entropy=limit))(ids).logits[0]
-    unsure = entropy >= limit
+        best = p.amax(-1)
+        limit = float(best[1:].median()) + 1e-3
+        found = parts.bridge(limits=Nudging(sure=limit))(ids).logits[0]
+    unsure = best < limit
     assert 0 < unsure[1:].sum() < len(unsure) - 1
     assert torch.equal(found[~unsure], base[~unsure])
     close(found[unsure], free[unsure])
@@ -467,11 +468,6 @@ def test_a_base_whose_logits_are_not_as_wide_as_its_vocabulary_is_refused(parts,
         wrong = type(model)(model.name, model.folder, model.model, vocabulary)
         with pytest.raises(VocabridgeError, match=f"gives {model.vocabulary.size} logits"):
             Bridge(wrong, [])
-
-
-def test_a_limit_that_looks_at_what_is_not_computed_is_refused(parts):
-    with pytest.raises(VocabridgeError, match="min_confidence_ratio looks at the tuned donor"):
-        parts.bridge(method=ProjectionMethod.LINEAR, limits=SteeringLimits(min_confidence_ratio=0.5))
 
 
 def test_the_bases_weights_stay_and_need_no_gradient(parts):
