@@ -112,10 +112,11 @@ def bridge(  # Long because each option is a parameter, with its help
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
     advice = "every strength is 0, so that nothing steers; raise --strength"
-    named = {name: value for name, value in limits.as_dict().items() if value != SteeringLimits().as_dict()[name]}
-    if policy != BoundaryPolicy.LOOKAHEAD:
-        named["policy"] = policy
-    warn_idle(*(Effect(name, True, any(one != 0 for one in strengths), advice) for name in named))
+    unset = SteeringLimits().as_dict()
+    given = {name: value != unset[name] for name, value in limits.as_dict().items()}
+    given["policy"] = policy != BoundaryPolicy.LOOKAHEAD
+    steers = any(strength != 0 for strength in strengths)
+    warn_idle(*(Effect(name, is_given, steers, advice) for name, is_given in given.items()))
     check_free(output)
     check_model(base)
     for name, before, matrix, weights, _ in sources:

@@ -112,7 +112,7 @@ def check_stored_dtypes(what: str, files: Iterable[Path]) -> None:
     Raises:
         VocabridgeError: Weights are stored as whole numbers or in 8 bits; the message names the tensors.
     """
-    coarse = {}
+    coarse: dict[str, str] = {}
     for path in files:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

@@ -1,9 +1,14 @@
 """A tokenizer that fails inside its library is one sentence with its name, wherever it is run."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
+from vocabridge.alignment.tokenizers.panics import panics_as_errors
 
 LONG = "a" * 60 + "!"
 CATASTROPHIC = r"(a|aa)+$"
@@ -39,3 +44,39 @@ def test_a_panic_in_a_count_over_text_is_the_same_error(tmp_path, tokenizer_fold
             corpus=[tmp_path / "text.txt"],
             cache=False,
         )
+
+
+def test_what_rust_writes_about_a_panic_is_not_printed(tmp_path, capfd):
+    v = Vocabulary.load(catastrophic(tmp_path, "pre-tokenizer"))
+    for run in (v.encode, lambda text: v.ids_batch([text] * 4), v.pieces):
+        with pytest.raises(VocabridgeError, match="its tokenizer fails"):
+            run(LONG)
+    assert capfd.readouterr().err == ""
+    os.write(2, b"after\n")
+    assert capfd.readouterr().err == "after\n"
+
+
+def test_what_others_write_to_stderr_meanwhile_appears(capfd):
+    with panics_as_errors("tokenizer"), panics_as_errors("inner"):
+        os.write(2, b"progress\n")
+    assert capfd.readouterr().err == "progress\n"
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    @panics_as_errors("tokenizer")
+    def fail():
+        os.write(2, b"before\n\nthread '<unnamed>' (7) panicked at lib.rs:1:2:\nout of range\nnote: run\n")
+        os.write(2, b"progress\n")
+        raise panic("out of range")
+
+    with pytest.raises(VocabridgeError, match=r"tokenizer: its tokenizer fails \(out of range\)"):
+        fail()
+    assert capfd.readouterr().err == "before\nprogress\n"
+
+
+def test_a_process_without_stderr_encodes_as_any_other(tokenizer_folders):
+    folder = str(tokenizer_folders.source)
+    code = f"from vocabridge.alignment import Vocabulary; print(Vocabulary.load({folder!r}).size)"
+    done = subprocess.run(
+        f'exec 2>&-; exec {sys.executable} -c "{code}"', shell=True, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "416\n"
