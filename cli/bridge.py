@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,7 +11,7 @@ import typer
 from vocabridge.cli._options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
 from vocabridge.cli._output import Json, print_facts, print_json, progress, say_unfitted
 from vocabridge.options import BoundaryPolicy
-from vocabridge.utils.ranges import FRACTION, POSITIVE_OR_INFINITE
+from vocabridge.utils.ranges import FRACTION
 
 EXAMPLES = """\b
 Examples:
@@ -79,10 +78,6 @@ def bridge(  # Long because each option is a parameter, with its help
     plausibility_threshold: Annotated[
         float, number(FRACTION, "Tokens under this fraction of the base's best probability stay out; 0 is off.")
     ] = 0.0,
-    max_change_std: Annotated[
-        float,
-        number(POSITIVE_OR_INFINITE, "Most that steering may change, in nats: the standard deviation of the change."),
-    ] = math.inf,
     json: Json = False,
 ) -> None:
     """Make a bridge: a base model and the small models that steer it.
@@ -108,7 +103,7 @@ def bridge(  # Long because each option is a parameter, with its help
     from vocabridge.models.loading import check_model, load_model
     from vocabridge.projection import strength as alpha
 
-    limits = SteeringLimits(plausibility_threshold, max_change_std)
+    limits = SteeringLimits(plausibility_threshold)
     with as_usage("--strength"):
         strengths = [1.0 if text is None else alpha.parse(text) for *_, text in sources]
     advice = "every strength is 0, so that nothing steers; raise --strength"

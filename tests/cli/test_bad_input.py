@@ -426,7 +426,6 @@ def test_models_of_two_families_are_no_expert_pair(run, model_folders):
         (("--combination", "data.jsonl"), 1, "data.jsonl is not a combination"),
         (("--strength", "much"), 2, "'much' is no strength"),
         (("--plausibility-threshold", 2), 2, "Invalid value for '--plausibility-threshold': 2.0"),
-        (("--max-change-std", 0), 2, "Invalid value for '--max-change-std': 0.0"),
     ],
 )
 def test_how_to_steer_is_checked(run, model_folders, examples, model_pair, tmp_path, options, status, says):

@@ -58,15 +58,10 @@ def test_strength_decides_how_much_is_changed(run, make):
 
 
 def test_all_that_can_be_set_is_in_the_folder(run, make, own):
-    said = make(
-        *("--strength", "1:0.2:64", "--policy", "heal", "--plausibility-threshold", 0.01, "--max-change-std", 3),
-    )
+    said = make("--strength", "1:0.2:64", "--policy", "heal", "--plausibility-threshold", 0.01)
     assert "informed product of weights 0.45, 0.75, 0.1, strength 1:0.2:64" in said.stdout
     written = json.loads((own / "bridge" / "bridge.json").read_text())
-    assert written["limits"] == {
-        "plausibility_threshold": 0.01,
-        "max_change_std": 3.0,
-    }
+    assert written["limits"] == {"plausibility_threshold": 0.01}
     (steering,) = written["steerings"]
     assert (steering["policy"], steering["strength"]) == ("heal", {"start": 1.0, "end": 0.2, "tokens": 64})
     assert set(steering["source"]) == {"tuned", "untuned"}

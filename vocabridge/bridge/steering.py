@@ -244,5 +244,6 @@ def steer(
             change = own if change is None else change.add_(own)
             active = torch.maximum(active, predicted.active)
         assert change is not None
-        limits.limit(logits, p, change, active, out=steered[part])
+        torch.add(logits, change, out=steered[part])
+        limits.exclude(steered[part], p, active)
     return steered

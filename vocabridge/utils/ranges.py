@@ -18,7 +18,7 @@ class Range:
 
     Attributes:
         low: The least.
-        high: The greatest; inf for all finite ones.
+        high: The greatest.
         whole: Whether they are whole numbers.
         above: Whether `low` itself is out.
         below: Whether `high` itself is out.
@@ -26,7 +26,7 @@ class Range:
     """
 
     low: float
-    high: float = math.inf
+    high: float
     whole: bool = False
     above: bool = False
     below: bool = False
@@ -45,9 +45,7 @@ class Range:
 
     def __str__(self) -> str:
         what = "a whole number" if self.whole else "a number"
-        if math.isinf(self.high):
-            what = f"a finite number above {self.low:g}" if self.above else f"a finite number from {self.low:g} up"
-        elif self.above or self.below:
+        if self.above or self.below:
             what += f" {'above' if self.above else 'from'} {_plain(self.low)} "
             what += f"{'to below' if self.below else 'to'} {_plain(self.high)}"
         else:
@@ -95,6 +93,5 @@ WEIGHT = Range(0, 10**6)
 """Of a term of a loss."""
 
 FRACTION = Range(0, 1)
-POSITIVE_OR_INFINITE = Range(0, above=True, also=math.inf)
 HELD_OUT = Range(0, 1, above=True, below=True)
 """The share of data that is validated on."""

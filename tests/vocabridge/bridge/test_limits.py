@@ -1,4 +1,4 @@
-"""Limits: the mask, the cap, and their JSON form."""
+"""Limits: the mask, and its JSON form."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.limits import SteeringLimits, norm
+from vocabridge.bridge.limits import SteeringLimits
 
 seeds = st.integers(0, 10_000)
 SIZE = 50
@@ -26,7 +26,8 @@ def limited(
     limits: SteeringLimits, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, speaks: torch.Tensor
 ) -> torch.Tensor:
     out = torch.empty_like(z)
-    limits.limit(z, p, change, speaks, out=out)
+    torch.add(z, change, out=out)
+    limits.exclude(out, p, speaks)
     return out
 
 
@@ -60,48 +61,21 @@ def test_a_token_at_the_mask_itself_stays():
     assert found.isfinite().tolist() == [[True, True, False, False]]
 
 
-@settings(deadline=None)
-@given(seed=seeds, spread=st.sampled_from([0.1, 3.0, 1e3, 1e4]), cap=st.floats(0.01, 20))
-def test_the_cap_holds_and_leaves_smaller_changes_alone(seed, spread, cap):
-    z, change = logits(seed), logits(seed + 1, spread)
-    change[0] = 0.0
-    p = z.softmax(-1)
-    allowed = limited(SteeringLimits(max_change_std=cap), z, p, change.clone(), EVERYWHERE) - z
-    deviation = (p.double() * (change - (p.double() * change).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
-    after = (p.double() * (allowed - (p.double() * allowed).sum(-1, keepdim=True)).square()).sum(-1).sqrt()
-    torch.testing.assert_close(after, deviation.clamp_max(cap), atol=1e-4, rtol=1e-3)
-    factor = (cap / deviation).clamp_max(1.0).unsqueeze(-1)
-    torch.testing.assert_close(allowed.double(), change * factor, atol=1e-4, rtol=1e-4)
-
-
 @given(seed=seeds, added=st.floats(-50, 50), to=st.floats(-50, 50))
 def test_constants_do_not_matter(seed, added, to):
     """Neither one added to the change nor one added to the base's logits."""
     z, change = logits(seed), logits(seed + 1)
-    limits = SteeringLimits(plausibility_threshold=0.01, max_change_std=0.7)
+    limits = SteeringLimits(plausibility_threshold=0.01)
     expected = limited(limits, z, z.softmax(-1), change.clone(), EVERYWHERE).softmax(-1)
     found = limited(limits, z + to, (z + to).softmax(-1), change + added, EVERYWHERE).softmax(-1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_tokens_that_never_come_up_do_not_count_for_the_cap():
-    z = torch.tensor([[0.0, 0.0, -200.0, -torch.inf]])
-    change = torch.tensor([[0.5, -0.5, 1e4, -1e4]])
-    torch.testing.assert_close(norm(z.softmax(-1), change), torch.tensor([[0.5]]))
-
-
-def test_half_the_squared_norm_of_a_small_change_is_its_divergence():
-    z, change = logits(0).double(), logits(1, 0.01).double()
-    p, log_p = z.softmax(-1), z.log_softmax(-1)
-    divergence = (p * (log_p - (z + change).log_softmax(-1))).sum(-1, keepdim=True)
-    torch.testing.assert_close(norm(p, change).square() / 2, divergence, atol=0, rtol=0.02)
-
-
 def test_it_compiles_in_one_graph():
-    limits = SteeringLimits(plausibility_threshold=0.01, max_change_std=1.0)
+    limits = SteeringLimits(plausibility_threshold=0.01)
 
     def steer(z, change):
-        return limited(limits, z, z.softmax(-1), change * 1, EVERYWHERE)
+        return limited(limits, z, z.softmax(-1), change, EVERYWHERE)
 
     arguments = logits(0), logits(1)
     torch._dynamo.reset()
@@ -114,9 +88,6 @@ def test_it_compiles_in_one_graph():
         ({"plausibility_threshold": -0.1}, "plausibility_threshold is a fraction"),
         ({"plausibility_threshold": 1.1}, "plausibility_threshold is a fraction"),
         ({"plausibility_threshold": math.nan}, "plausibility_threshold is a fraction"),
-        ({"max_change_std": 0.0}, "a strength of 0"),
-        ({"max_change_std": -2.0}, "max_change_std cannot be -2.0"),
-        ({"max_change_std": math.nan}, "max_change_std cannot be nan"),
     ],
 )
 def test_values_out_of_range_are_refused(values, message):
@@ -124,9 +95,7 @@ def test_values_out_of_range_are_refused(values, message):
         SteeringLimits(**values)
 
 
-@pytest.mark.parametrize(
-    "limits", [SteeringLimits(), SteeringLimits(0.1, 3.0), SteeringLimits(plausibility_threshold=1.0)]
-)
+@pytest.mark.parametrize("limits", [SteeringLimits(), SteeringLimits(0.1), SteeringLimits(plausibility_threshold=1.0)])
 def test_limits_come_back_from_json(limits):
     assert SteeringLimits.from_dict(json.loads(json.dumps(limits.as_dict(), allow_nan=False))) == limits
 

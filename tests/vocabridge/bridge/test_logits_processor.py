@@ -249,7 +249,7 @@ def test_padding_that_is_not_the_tokenizers_can_be_named(parts):
 def test_several_steerings_and_limits(parts):
     linear = Combination(ProjectionMethod.LINEAR)
     both = [Steering.over(parts.base.vocabulary, parts.pair, parts.alignment, linear, strength=s) for s in (0.2, 0.3)]
-    limits = SteeringLimits(max_change_std=0.5)
+    limits = SteeringLimits(plausibility_threshold=0.5)
     ids, scores = torch.tensor([[0, 300, 301]]), torch.randn(1, parts.base.vocabulary.size)
     found = SteeringLogitsProcessor(parts.base.vocabulary, both, limits)(ids, scores)
     bridge = parts.bridge(method=ProjectionMethod.LINEAR, strength=0.5, limits=limits)

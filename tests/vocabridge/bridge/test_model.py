@@ -73,7 +73,7 @@ def several(parts, strengths, **arguments) -> Bridge:
 SILENT = {
     "strength 0": lambda parts: parts.bridge(strength=0.0),
     "a schedule of 0": lambda parts: parts.bridge(strength=Schedule(0.0, 0.0, 5)),
-    "strength 0, limited": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1, 2.0)),
+    "strength 0, limited": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1)),
     "two at strength 0": lambda parts: several(parts, (0.0, Schedule(0.0, 0.0, 1))),
     "no weight": lambda parts: parts.bridge(weights=(1, 0, 0)),
     "no steering": lambda parts: Bridge(parts.base, []),
@@ -400,20 +400,15 @@ def test_a_gate_leaves_the_base_as_it_is_and_changes_nothing_elsewhere(parts):
     assert not torch.allclose(free[1:], base[1:])
 
 
-def test_implausible_tokens_stay_out_and_the_change_has_its_cap(parts):
+def test_implausible_tokens_stay_out(parts):
     ids = encode(parts.base.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, free = parts.base.model(ids).logits[0, 1:], parts.bridge()(ids).logits[0, 1:]
         found = parts.bridge(limits=SteeringLimits(plausibility_threshold=0.1))(ids).logits[0, 1:]
-        capped = parts.bridge(limits=SteeringLimits(max_change_std=0.5))(ids).logits[0, 1:]
     p = base.softmax(-1)
     out = p < 0.1 * p.amax(-1, keepdim=True)
     assert (found[out] == -torch.inf).all()
     torch.testing.assert_close(found[~out], free[~out], atol=1e-3, rtol=1e-3)
-    change = capped - base
-    deviation = ((p * (change - (p * change).sum(-1, keepdim=True)) ** 2).sum(-1)).sqrt()
-    assert deviation.max() <= 0.5 + 1e-3
-    assert deviation.max() > 0.4
 
 
 @pytest.mark.parametrize("policy", BoundaryPolicy)

@@ -81,7 +81,7 @@ def test_several_sources_come_back_with_all_that_was_set(bridge, own, values, pa
     mixture = Combination(ProjectionMethod.STATIC, 0.3, 0.7, 0.0, Form.MIXTURE)
     settings = {"policy": BoundaryPolicy.HEAL, "strength": Schedule(1.0, 0.25, 8)}
     second = Steering.over(bridge.vocabulary, network, parts.alignment, mixture, **settings)
-    limits = SteeringLimits(plausibility_threshold=0.01, max_change_std=3.0)
+    limits = SteeringLimits(plausibility_threshold=0.01)
     base = load_model(str(own / "target"), dtype=F32)
     both = Bridge(base, [bridge.steering, second], limits)
     save_bridge(both, own / "bridge")

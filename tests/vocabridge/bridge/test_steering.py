@@ -113,7 +113,6 @@ def test_many_positions_are_steered_as_each_alone(parts):
     "limits",
     [
         SteeringLimits(),
-        SteeringLimits(max_change_std=1.0),
         SteeringLimits(plausibility_threshold=0.01),
     ],
 )

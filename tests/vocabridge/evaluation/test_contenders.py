@@ -77,7 +77,7 @@ def bits_per_byte(read, files):
 
 
 def test_a_saved_bridge_is_measured_as_it_is(files, saved):
-    limits = SteeringLimits(max_change_std=2.0)
+    limits = SteeringLimits(plausibility_threshold=1e-30)
     folder = saved(strength.Schedule(1.0, 0.25, 3), limits=limits)
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
     assert [one.name for one in report.measured] == [
@@ -94,7 +94,10 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
     alone = of_model("bridge", bridge, bridge.vocabulary)
     expected = bits_per_byte(lambda example: sum(alone.read(example)["bits"]), files)
     assert named(report, Contender.BRIDGE).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
-    assert "alpha 1.0:0.25:3; heal; limits max_change_std 2" in {row[0]: row[-1] for row in report.costs()}["bridge"]
+    assert (
+        "alpha 1.0:0.25:3; heal; limits plausibility_threshold 1e-30"
+        in {row[0]: row[-1] for row in report.costs()}["bridge"]
+    )
 
 
 def test_saved_or_by_name_all_contenders_are_the_same(files, saved, names):

@@ -29,7 +29,6 @@ from vocabridge.utils.ranges import Range
         (ranges.TOP_P, (1, 1e-9), (0, 1.1, math.nan)),
         (ranges.TOLERANCES, (0, 0.999), (1, -1e-9)),
         (ranges.SEED, (0, 2**32 - 1, np.int64(7)), (10**400, -1, 2**32, 2**64, 1.0, True, math.nan)),
-        (ranges.POSITIVE_OR_INFINITE, (1e-9, math.inf), (0, -math.inf, math.nan)),
         (Range(2, 5, whole=True, below=True), (2, 4), (1, 5)),
     ],
 )
