@@ -14,13 +14,14 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check $(PIP_EXTRA_ARGS) -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-transformers lint bench clean
+.PHONY: help demo test test-transformers lint docs bench clean
 
 help:
 	@echo "make demo    set up, align two real tokenizers, bridge two real models, print what it was worth"
 	@echo "make test    set up, run every test, those with the real models too"
 	@echo "make test-transformers    set up, run the tests of generation with the oldest and the newest transformers"
 	@echo "make lint    set up, run ruff, mypy and import-linter"
+	@echo "make docs    set up, build the documentation in site/, with every link checked"
 	@echo "make bench   set up, run the benchmarks"
 	@echo "make clean   remove .venv and what the tools left behind (the cache of models and alignments stays)"
 	@echo "variables:   PYTHON (now $(PYTHON)), PIP_EXTRA_ARGS, ARGS (for vocabridge demo and pytest)"
@@ -43,19 +44,29 @@ test-transformers: $(VENV)/transformers-oldest/ready $(VENV)/transformers-newest
 		PYTHONPATH=$(abspath $(VENV))/transformers-$$which $(BIN)/pytest -m 'not real' $(GENERATION_TESTS) || exit 1; \
 	done
 
-# mypy and import-linter read the four folders as they install: as one package, which neither sees through an editable
-# install. Both follow links.
+# mypy, import-linter and mkdocstrings read the four folders as they install: as one package, which none of them sees
+# through an editable install. All follow links.
+define link-package
+	@rm -rf $(VENV)/package && mkdir -p $(VENV)/package/vocabridge
+	@ln -s $(CURDIR)/vocabridge/* $(CURDIR)/alignment $(CURDIR)/cli $(CURDIR)/data $(VENV)/package/vocabridge/
+	@ln -s $(CURDIR)/pyproject.toml $(VENV)/package/
+endef
+
 lint: $(VENV)/ready-to-develop
 	@echo "==> ruff"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@echo "==> mypy"
-	@rm -rf $(VENV)/typecheck && mkdir -p $(VENV)/typecheck/vocabridge
-	@ln -s $(CURDIR)/vocabridge/* $(CURDIR)/alignment $(CURDIR)/cli $(CURDIR)/data $(VENV)/typecheck/vocabridge/
-	@ln -s $(CURDIR)/pyproject.toml $(VENV)/typecheck/
-	cd $(VENV)/typecheck && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+	$(link-package)
+	cd $(VENV)/package && ../bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 	@echo "==> import-linter"
-	cd $(VENV)/typecheck && ../bin/lint-imports --no-cache
+	cd $(VENV)/package && ../bin/lint-imports --no-cache
+
+# mkdocs-material prints an advertisement of its successor unless it is told not to.
+docs: $(VENV)/ready-to-document
+	@echo "==> mkdocs"
+	$(link-package)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/ready-to-benchmark
 	@for file in benchmarks/bench_*.py; do \
@@ -63,7 +74,7 @@ bench: $(VENV)/ready-to-benchmark
 	done
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- set-up ---------------------------------------------------------------------------------------------------
@@ -88,6 +99,11 @@ $(VENV)/ready-to-run: $(VENV)/created pyproject.toml constraints.txt
 $(VENV)/ready-to-develop: $(VENV)/ready-to-run
 	@echo "==> installing what tests and checks need: about 50 MB"
 	$(PIP_INSTALL) -e '.[train,models,report,test,lint]'
+	@touch $@
+
+$(VENV)/ready-to-document: $(VENV)/ready-to-run
+	@echo "==> installing what the documentation is built with: about 30 MB"
+	$(PIP_INSTALL) -e '.[train,models,report,docs]'
 	@touch $@
 
 # The ends of the range in pyproject.toml. The oldest needs an older client of the hub.

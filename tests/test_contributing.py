@@ -69,7 +69,7 @@ def test_the_layout_names_every_package():
 
 
 def test_the_schema_of_a_report_knows_every_projection_method():
-    schema = json.loads((ROOT / "docs" / "evaluation.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((ROOT / "docs" / "reference" / "evaluation.schema.json").read_text(encoding="utf-8"))
     assert [method.value for method in ProjectionMethod] == schema["$defs"]["combination"]["properties"]["method"][
         "enum"
     ]

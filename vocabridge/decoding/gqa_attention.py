@@ -4,8 +4,8 @@
 
 In grouped-query attention several query heads share the keys and values of one head. With a mask and more than one new
 token transformers repeats keys and values for every query head, at each layer and step; here the queries that share
-them stand below each other instead, and the result is the same (measured in docs/bridge.md). It is the mask that is
-repeated then; where that is larger than the keys and values, as for a long prompt, transformers' way is taken.
+them stand below each other instead, and the result is the same. It is the mask that is repeated
+then; where that is larger than the keys and values, as for a long prompt, transformers' way is taken.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ class Evaluation:
         return ("alpha", *(f"{alpha:g}" for alpha in alphas)), rows
 
     def as_dict(self) -> dict[str, Any]:
-        """Its JSON form; docs/evaluation.schema.json describes it."""
+        """Its JSON form; docs/reference/evaluation.schema.json describes it."""
         return asdict(self)
 
     def save(self, path: Path) -> None:

@@ -25,7 +25,7 @@ from vocabridge.projection import strength
 from vocabridge.projection.combination import Combination
 
 WEIGHTS = Combination(ProjectionMethod.INFORMED, 0.7, 0.6, 0.2)
-SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "evaluation.schema.json").read_text())
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "evaluation.schema.json").read_text())
 
 
 @pytest.fixture

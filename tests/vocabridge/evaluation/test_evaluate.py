@@ -207,7 +207,7 @@ def test_the_whole_path(files, model_folders, measure):
     saved = json.loads((files / "report.json").read_text())
     assert Combination.load(files / "report.json").as_dict() == report.combination
     assert json.dumps(report.as_dict()) == json.dumps(saved)
-    schema = json.loads((Path(__file__).parents[3] / "docs" / "evaluation.schema.json").read_text())
+    schema = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "evaluation.schema.json").read_text())
     jsonschema.validate(saved, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(saved | {"measured": [saved["measured"][0] | {"token_ms": "fast"}]}, schema)
