@@ -279,7 +279,9 @@ def test_file_formats_have_the_keys_that_are_written(finished_folder):
     for name in ("my-bridge/bridge.json", "my-values/value_network.json"):
         content = json.loads((finished_folder / name).read_text(encoding="utf-8"))
         assert written_keys(content) - documented == set(), name
-    line = json.loads((finished_folder / "my-values" / "training_log.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    line = json.loads(
+        (finished_folder / "my-values" / "training_log.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    )
     assert set(line) - documented == set()
     assert {path.name for path in (finished_folder / "my-values").iterdir()} - {"checkpoints"} <= documented
 
