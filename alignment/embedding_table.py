@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.inputs import refuse_packed
 from vocabridge.alignment.jsonio import parse_json, read_json
 from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
@@ -77,6 +78,7 @@ class EmbeddingTable:
             path = inside[0]
         if not path.is_file():
             raise VocabridgeError(f"{path}: no such file; give a .npy or .safetensors file with embeddings.")
+        refuse_packed(path)
         try:
             if path.suffix == ".npy":
                 return cls.of(np.lib.format.open_memmap(path, mode="r"), str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import gzip
@@ -11,6 +12,8 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from vocabridge.alignment.errors import VocabridgeError
 
 _GZIP = b"\x1f\x8b"
 
@@ -69,6 +72,17 @@ def size(path: Path) -> int:
     """
     file = plain_file(path)
     return sum(map(len, blocks(file, 1 << 20))) if is_packed(file) else file.stat().st_size
+
+
+def refuse_packed(path: Path) -> None:
+    """Raise an error if gzip has packed a file whose reader takes it as it is.
+
+    Raises:
+        VocabridgeError: It has.
+    """
+    with contextlib.suppress(OSError):  # whoever reads it says why
+        if path.is_file() and is_packed(path):
+            raise VocabridgeError(f"{path}: packed by gzip; unpack it (gunzip) and name the unpacked file.")
 
 
 def is_packed(file: Path) -> bool:

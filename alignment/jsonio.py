@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vocabridge.alignment.inputs import refuse_packed
+
 DEEPEST = 100
 """Levels of lists and objects: more than any file here needs, and far fewer than Python's recursion allows."""
 
@@ -55,7 +57,9 @@ def read_json(path: Path) -> Any:
     Raises:
         OSError: It cannot be read.
         JsonError: As for `parse_json`.
+        VocabridgeError: gzip has packed it.
     """
+    refuse_packed(path)
     return parse_json(path.read_bytes())
 
 

@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.files import write_whole
-from vocabridge.alignment.inputs import plain_file
+from vocabridge.alignment.inputs import plain_file, refuse_packed
 from vocabridge.alignment.jsonio import parse_json
 
 Tensors: TypeAlias = dict[str, np.ndarray[Any, Any]]
@@ -70,6 +70,7 @@ class Seal:
         path = Path(path)
         if not path.exists() or path.is_dir():
             raise VocabridgeError(f"{path}: no such file; {self.what} is expected there: {self.again}.")
+        refuse_packed(path)
         try:
             with safe_open(plain_file(path), framework="numpy") as file:
                 metadata = file.metadata() or {}

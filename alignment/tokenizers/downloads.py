@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.inputs import refuse_packed
 from vocabridge.alignment.tokenizers.gguf import promised_size
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -17,15 +18,16 @@ def check_downloads(path: Path) -> None:
     """Check a file, or the files of a model's folder, those of its tokenizer among them.
 
     Raises:
-        VocabridgeError: A file is a Git LFS pointer, or has fewer bytes than its header promises.
+        VocabridgeError: A file is a Git LFS pointer or packed by gzip, or has fewer bytes than its header promises.
     """
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES] if path.is_dir() else [path]
     for file in files:
-        if file.suffix in _SUFFIXES and file.is_file():
+        if file.is_file():
             _check(file)
 
 
 def _check(path: Path) -> None:
+    refuse_packed(path)
     try:
         with path.open("rb") as file:
             start = file.read(len(_POINTER))

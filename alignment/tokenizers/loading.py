@@ -12,10 +12,11 @@ from tokenizers import AddedToken, Tokenizer
 
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.hub import reach_repository
-from vocabridge.alignment.inputs import plain_file
+from vocabridge.alignment.inputs import plain_file, refuse_packed
 from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.alignment.tokenizers.gguf import UNUSED as GGUF_UNUSED
 from vocabridge.alignment.tokenizers.gguf import read_gguf_tokenizer
+from vocabridge.alignment.tokenizers.ids import check_distinct_ids, check_json_ids
 from vocabridge.alignment.tokenizers.panics import panics_as_errors
 from vocabridge.alignment.tokenizers.settings import TokenizerSettings
 from vocabridge.alignment.tokenizers.tiktoken import read_tekken, refuse_sentencepiece
@@ -139,9 +140,13 @@ def _from_tekken(path: Path, name: str, size: int | None, template: str | None =
 def _from_files(files: Mapping[str, Path], name: str, size: int | None) -> LoadedTokenizer:
     """Read tokenizer.json and what its companions say about width, roles and the bos token."""
     path = files["tokenizer.json"]
+    refuse_packed(path)
     try:
         with panics_as_errors(str(path)):
-            tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8-sig"))
+            text = path.read_text(encoding="utf-8-sig")
+            check_json_ids(str(path), text)
+            tokenizer = Tokenizer.from_str(text)
+            check_distinct_ids(str(path), tokenizer)
     except VocabridgeError:
         raise
     except Exception as error:  # tokenizers raises bare Exception for every malformed file

@@ -19,8 +19,10 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.inputs import refuse_packed
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
+from vocabridge.alignment.tokenizers.ids import check_ids
 
 _SPELLING = {byte: character for character, byte in byte_level_alphabet().items()}
 
@@ -66,8 +68,9 @@ def tiktoken_tokenizer(ranks: Mapping[bytes, int], pattern: str, special_tokens:
 
     Raises:
         VocabridgeError: A single byte has no rank, a special token is spelled as an ordinary one or has its id, or the
-            pattern cannot be translated.
+            pattern cannot be translated, or an id is too large.
     """
+    check_ids("The ranks or special tokens", (*ranks.values(), *special_tokens.values()))
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise VocabridgeError(f"The byte 0x{missing[0]:02X} has no rank; give the ranks of a whole tiktoken file.")
@@ -103,6 +106,7 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
         VocabridgeError: It cannot be read, a line is not of this form, or two lines have one byte string or one rank.
     """
     path = Path(path)
+    refuse_packed(path)
     refuse_sentencepiece(path)
     try:
         lines = path.read_bytes().splitlines()
@@ -162,6 +166,9 @@ def _tekken(document: Mapping[str, Any]) -> TekkenTokenizer:
     """Build the tokenizer: special tokens first, then as many of the ranks as the model has rows for."""
     config = document["config"]
     size, reserved = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
+    check_ids("default_vocab_size or default_num_special_tokens", (size, reserved))
+    if size <= 0:
+        raise ValueError(f"default_vocab_size is {size}")
     listed = document.get("special_tokens")
     names = {t["token_str"]: int(t["rank"]) for t in listed} if listed else _numbered(_TEKKEN_SPECIAL)
     used = set(names.values())

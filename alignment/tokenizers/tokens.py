@@ -12,6 +12,9 @@ Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
 Int32: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
+WIDEST = 1 << 24
+"""Ids of a vocabulary at most: some 60 times as many as any model has, and what a few hundred megabytes hold."""
+
 
 class TokenKind(enum.IntEnum):
     """What an id is.

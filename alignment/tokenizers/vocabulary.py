@@ -27,18 +27,16 @@ from vocabridge.alignment.tokenizers.byteview import Spelling, is_unused_name
 from vocabridge.alignment.tokenizers.changes import text_changes
 from vocabridge.alignment.tokenizers.chat import chat_roles
 from vocabridge.alignment.tokenizers.fingerprint import fingerprint_of
+from vocabridge.alignment.tokenizers.ids import check_distinct_ids, check_ids
 from vocabridge.alignment.tokenizers.loading import LoadedTokenizer, load_tokenizer
 from vocabridge.alignment.tokenizers.panics import panics_as_errors
 from vocabridge.alignment.tokenizers.segmentation import Segmentation
 from vocabridge.alignment.tokenizers.settings import ROLES, chosen_template
 from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
-from vocabridge.alignment.tokenizers.tokens import Int8, TokenKind
+from vocabridge.alignment.tokenizers.tokens import WIDEST, Int8, TokenKind
 from vocabridge.alignment.tokenizers.unknown import unk_id, with_unk
 
 logger = logging.getLogger("vocabridge")
-
-_WIDEST = 1 << 24
-"""Ids: some 60 times as many as any model has, and what a few hundred megabytes hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +82,15 @@ class Vocabulary(Segmentation):
             raise VocabridgeError(
                 f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json."
             )
+        _check_size(size)
         template = chosen_template(getattr(tokenizer, "chat_template", None))
         given = roles is not None
         if roles is None:
             named = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
             roles = {role: i for role, i in named.items() if i is not None and i >= 0}
         name = name or str(getattr(tokenizer, "name_or_path", "") or "tokenizer")
+        check_ids(name, backend.get_vocab().values())
+        check_distinct_ids(name, backend)
         copy = Tokenizer.from_str(backend.to_str())
         taken = None if given else template
         loaded = LoadedTokenizer(copy, name, size, roles, add_bos_token, template=taken)
@@ -110,6 +111,7 @@ class Vocabulary(Segmentation):
         Raises:
             VocabridgeError: The source is missing, unreadable, or holds no fast tokenizer.
         """
+        _check_size(size)
         return cls._view(load_tokenizer(source, size))
 
     @classmethod
@@ -122,11 +124,11 @@ class Vocabulary(Segmentation):
         size = loaded.size
         if size is None:
             size = 1 + max((*added, *(i for i, _ in tokens)), default=-1)
-        if not 0 < size <= _WIDEST:
-            raise VocabridgeError(
-                f"{name}: a vocabulary of {size} ids cannot be; correct vocab_size in its config.json, or load a "
-                "tokenizer that has tokens."
+        if not 0 < size <= WIDEST:
+            remedy = (
+                "load a tokenizer that has tokens" if loaded.size is None else "correct vocab_size in its config.json"
             )
+            raise VocabridgeError(f"{name}: a vocabulary of {size} ids cannot be; {remedy}.")
         encoding = with_unk(spec, size)
         if encoding is not spec:
             tokenizer = Tokenizer.from_str(json.dumps(encoding))
@@ -261,6 +263,12 @@ class _ByteView:
             self.kinds[i], self.token_bytes[i] = TokenKind.CONTROL, None
         else:
             self.kinds[i], self.token_bytes[i] = self.spelled[i]
+
+
+def _check_size(size: int | None) -> None:
+    """Refuse a number of ids that no model has."""
+    if size is not None and not 0 < size <= WIDEST:
+        raise VocabridgeError(f"a vocabulary of {size} ids cannot be; give a size from 1 to {WIDEST}")
 
 
 def _possible_roles(given: Mapping[str, int], unknown: int | None, size: int, name: str) -> dict[str, int]:

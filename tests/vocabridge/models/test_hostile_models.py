@@ -1,6 +1,7 @@
 """A model's folder that is out of order, or would run code, is one sentence; nothing of it is run, and nobody asked."""
 
 import builtins
+import gzip
 import json
 import os
 import shutil
@@ -109,3 +110,9 @@ def test_a_vocabulary_of_absurd_width_is_refused_before_it_takes_memory(model, s
     configure(model, vocab_size=size)
     with pytest.raises(VocabridgeError, match=f"a vocabulary of {size} ids cannot be; correct vocab_size"):
         Vocabulary.load(model)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])
+def test_a_model_with_a_packed_file_is_one_sentence_that_says_to_unpack_it(model, name):
+    (model / name).write_bytes(gzip.compress((model / name).read_bytes()))
+    assert refused(model) == f"{model / name}: packed by gzip; unpack it (gunzip) and name the unpacked file."
