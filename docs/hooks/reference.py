@@ -1,28 +1,43 @@
-"""Write the command line's reference page from the typer application, when mkdocs builds the site.
+"""Write parts of the reference from the code, when mkdocs builds the site.
 
-The page `reference/cli.md` has a line `<!-- commands -->`; every command's usage, help, arguments, options and examples
-go in its place.
+In place of the line `<!-- commands -->` go every command's usage, help, arguments, options and examples, from the typer
+application. In place of `<!-- defaults of MODULE.CLASS -->` goes a table of a dataclass's fields.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import html
+import importlib
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-MARK = "<!-- commands -->"
+COMMANDS = "<!-- commands -->"
+DEFAULTS = re.compile(r"<!-- defaults of ([\w.]+)\.(\w+) -->")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in the commands; mkdocs calls it for every page."""
-    if MARK not in markdown:
-        return markdown
-    import typer
+    """Fill in what is made from the code; mkdocs calls it for every page."""
+    if COMMANDS in markdown:
+        import typer
 
-    from vocabridge.cli import _app
+        from vocabridge.cli import _app
 
-    return markdown.replace(MARK, "\n".join(describe(typer.main.get_command(_app.app), "vocabridge")))
+        markdown = markdown.replace(COMMANDS, "\n".join(describe(typer.main.get_command(_app.app), "vocabridge")))
+    return DEFAULTS.sub(lambda match: "\n".join(defaults(*match.groups())), markdown)
+
+
+def defaults(module: str, name: str) -> Iterator[str]:
+    """Give the table of a dataclass's fields: name, default, and what its docstring says."""
+    settings = getattr(importlib.import_module(module), name)
+    _, _, attributes = textwrap.dedent("    " + settings.__doc__).partition("Attributes:\n")
+    texts = dict(re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", attributes, re.MULTILINE))
+    yield "| field | default | |\n| --- | --- | --- |"
+    for field in dataclasses.fields(settings):
+        value = "required" if field.default is dataclasses.MISSING else getattr(field.default, "value", field.default)
+        yield f"| `{field.name}` | {cell(str(value))} | {cell(texts[field.name])} |"
 
 
 def describe(command: Any, path: str, parent: Any = None) -> Iterator[str]:
@@ -33,10 +48,10 @@ def describe(command: Any, path: str, parent: Any = None) -> Iterator[str]:
         yield f"{'#' * (path.count(' ') + 1)} `{path}`\n"
         yield f"{paragraphs(command.help)}\n"
     if commands is None:
-        yield f"```text\n{' '.join(command.get_usage(context).removeprefix('Usage: ').split())}\n```\n"
+        yield f"```sh\n{' '.join(command.get_usage(context).removeprefix('Usage: ').split())}\n```\n"
         yield from parameters(command, context)
         if command.epilog:
-            yield f"```text\n{examples(command.epilog)}\n```\n"
+            yield f"```sh\n{examples(command.epilog)}\n```\n"
     for name, child in (commands or {}).items():
         yield from describe(child, f"{path} {name}", context)
 
