@@ -52,9 +52,23 @@ def write_whole(path: str | Path, content: bytes) -> None:
         else:
             _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
+        if is_link_loop(Path(path)):
+            raise VocabridgeError(f"{path}: {LINK_LOOP}.") from error
         raise VocabridgeError(
             f"{path}: cannot be written ({error.strerror or error}); free some space or name another place."
         ) from error
+
+
+LINK_LOOP = "a symbolic link that leads back to itself; remove it or name another place"
+
+
+def is_link_loop(path: Path) -> bool:
+    """Whether a path leads through symbolic links that never end."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def own_descriptor(path: Path) -> int | None:
@@ -107,6 +121,8 @@ def at_work(folder: Path) -> Iterator[BinaryIO]:
     except BlockingIOError:
         raise VocabridgeError(f"another process is at work in {folder}; wait for it, or name another folder") from None
     except OSError as error:
+        if is_link_loop(folder):
+            raise VocabridgeError(f"{folder}: {LINK_LOOP}") from error
         raise VocabridgeError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
     with held as file:
         try:

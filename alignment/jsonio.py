@@ -63,6 +63,15 @@ def read_json(path: Path) -> Any:
     return parse_json(path.read_bytes())
 
 
+def json_type(value: Any) -> str:
+    """Return what JSON calls the type of a value, with its article; null and truth values by themselves."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return "a string"
+    return "a number" if isinstance(value, int | float) else "a list" if isinstance(value, list) else "an object"
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """Parse a file that holds one JSON object.
 
@@ -72,5 +81,5 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """
     value = read_json(path)
     if not isinstance(value, dict):
-        raise JsonError(f"it is a JSON {type(value).__name__}, not an object")
+        raise JsonError(f"it holds {json_type(value)}; it must be an object")
     return value

@@ -147,8 +147,10 @@ def in_existing_folder(path: Path | None) -> Path | None:
     Where the file is stdout, all else that is printed goes to stderr.
     """
     if path is not None:
-        from vocabridge.alignment.files import own_descriptor
+        from vocabridge.alignment.files import LINK_LOOP, is_link_loop, own_descriptor
 
+        if is_link_loop(path):
+            raise typer.BadParameter(f"'{path}' is {LINK_LOOP}.")
         folder = os.path.dirname(os.path.realpath(path))
         if not os.path.isdir(folder):
             raise typer.BadParameter(f"There is no folder '{folder}'; make it first.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.jsonio import read_json
+from vocabridge.alignment.jsonio import json_type, read_json
 
 ROLES = ("bos", "eos", "pad", "unk")
 """The roles of control tokens, by the names that transformers gives them in settings: `bos_token`, `eos_token_id`."""
@@ -52,6 +52,8 @@ class TokenizerSettings:
             for name in ("tokenizer_config.json", "special_tokens_map.json", "config.json")
         )
         inner = config.object("text_config")
+        for part in (config, inner):
+            part.string("model_type")
         spelled = {role: settings.token(f"{role}_token") or special.token(f"{role}_token") for role in ROLES}
         ids = {role: inner.id(f"{role}_token_id", config.id(f"{role}_token_id")) for role in ROLES}
         template = _read_text(files.get("chat_template.jinja"))
@@ -83,7 +85,7 @@ class _Object:
         except (OSError, ValueError) as error:
             raise VocabridgeError(f"{path}: not readable as JSON ({error}); download it again.") from error
         if not isinstance(value, dict):
-            raise VocabridgeError(f"{path}: a JSON object is expected there, not a {type(value).__name__}.")
+            raise VocabridgeError(f"{path}: it holds {json_type(value)}; it must be an object, so download it again.")
         return cls(path, value)
 
     def object(self, key: str) -> _Object:
@@ -126,10 +128,16 @@ class _Object:
             self._wrong(key, "a string, or an object whose content is a string")
         return value or ""
 
+    def string(self, key: str) -> str | None:
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, str):
+            self._wrong(key, "a string")
+        return value
+
     def classes(self) -> tuple[str, ...]:
         """Return the names of tokenizer_class and of auto_map's AutoTokenizer: a name, or a slow and a fast one."""
         named = self.object("auto_map").values.get("AutoTokenizer")
-        found = [self.values.get("tokenizer_class"), *(named if isinstance(named, list) else [named])]
+        found = [self.string("tokenizer_class"), *(named if isinstance(named, list) else [named])]
         return tuple(name.rpartition("--")[2] for name in found if isinstance(name, str))
 
     def added_tokens(self, key: str) -> dict[int, str]:

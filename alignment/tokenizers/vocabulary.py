@@ -134,6 +134,8 @@ class Vocabulary(Segmentation):
             tokenizer = Tokenizer.from_str(json.dumps(encoding))
         unknown = unk_id(spec)
         roles = _possible_roles(loaded.roles, unknown, size, name)
+        if (pad := loaded.roles.get("pad", 0)) >= size and tokenizer.id_to_token(pad) is None:
+            logger.warning("%s: there is no token with its pad_token_id, %d; correct its config.json.", name, pad)
         view = _ByteView(Spelling.of(spec), size, loaded.unused, unknown, roles)
         for i, token in tokens:
             view.put(i, token, view.spelling.token_bytes(token), special=False)

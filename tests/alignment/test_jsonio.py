@@ -40,7 +40,7 @@ def test_what_is_right_is_parsed_with_a_byte_order_mark_or_without():
 
 def test_an_object_is_asked_for_where_one_is_needed(tmp_path):
     (tmp_path / "x.json").write_text("[1]")
-    with pytest.raises(JsonError, match="it is a JSON list, not an object"):
+    with pytest.raises(JsonError, match="it holds a list; it must be an object"):
         read_json_object(tmp_path / "x.json")
 
 

@@ -31,7 +31,7 @@ from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
 from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, model_weight_files, weight_files
 from vocabridge.models.gguf_conversion import convert_once, from_pretrained
-from vocabridge.models.loading_checks import check_finite, check_generation_config, check_loaded, weights_of
+from vocabridge.models.loading_checks import check_configs, check_finite, check_loaded, weights_of
 from vocabridge.models.loading_errors import loading_error
 from vocabridge.models.native_tokenizer import as_transformers_encodes
 from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
@@ -180,8 +180,7 @@ def _read(
     offline: bool,
 ) -> PreTrainedModel:
     """What transformers makes of a folder or a hub id, if it is a whole model."""
-    if (config := file_of(folder, "generation_config.json", revision)) is not None:
-        check_generation_config(config)
+    check_configs(folder, revision)
     try:
         model, report = from_pretrained(
             folder, dtype=dtype, device_map=device_map, revision=revision, local_files_only=offline

@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.models.checkpoint_files import read_config
+from vocabridge.models.checkpoint_files import file_of, read_config
 
 _NAMED = 3
 
@@ -131,18 +132,25 @@ def weights_of(model: nn.Module) -> list[tuple[str, Tensor]]:
     return list(reversed(found.values()))
 
 
-def check_generation_config(path: Path) -> None:
-    """Checks a generation_config.json, which transformers ignores where it cannot read it.
+def check_configs(folder: str, revision: str | None = None) -> None:
+    """Check config.json and generation_config.json, the latter of which transformers ignores where it cannot read it.
+
+    Args:
+        folder: A model's folder, or a hub id, whose files in the hub's cache are checked.
+        revision: Of a hub id.
 
     Raises:
-        VocabridgeError: It cannot be read.
+        VocabridgeError: One cannot be read.
     """
-    values = read_config(path)
-    try:
-        GenerationConfig.from_dict(values)
-    except Exception as error:  # of values that are of the wrong type, anything
-        reason = " ".join(str(error).split())[:200]
-        raise VocabridgeError(f"{path} is damaged ({reason}); download or save it again") from error
+    if (path := file_of(folder, CONFIG_NAME, revision)) is not None:
+        read_config(path)
+    if (path := file_of(folder, GENERATION_CONFIG_NAME, revision)) is not None:
+        values = read_config(path)
+        try:
+            GenerationConfig.from_dict(values)
+        except Exception as error:  # of values that are of the wrong type, anything
+            reason = " ".join(str(error).split())[:200]
+            raise VocabridgeError(f"{path} is damaged ({reason}); download or save it again") from error
 
 
 def _some(names: Collection[str]) -> str:

@@ -85,6 +85,8 @@ def test_an_id_of_minus_1_is_none(tmp_path, none):
         ("config", "bos_token_id", {"a": 1}, "a whole number"),
         ("config", "eos_token_id", [2, "x"], "a whole number or a list"),
         ("config", "text_config", [1], "an object"),
+        ("config", "model_type", 5, "a string"),
+        ("tokenizer_config", "tokenizer_class", 5, "a string"),
         ("tokenizer_config", "bos_token", 5, "a string"),
         ("tokenizer_config", "eos_token", {"content": 3}, "a string"),
         ("special_tokens_map", "pad_token", ["<s>"], "a string"),
@@ -98,6 +100,28 @@ def test_a_value_of_a_wrong_json_type_is_an_error_that_names_file_and_key(tmp_pa
         VocabridgeError, match=rf"/{name}\.json: {key} is .* where {expected}.* is expected; correct it"
     ):
         Vocabulary.load(folder(tmp_path, **{name: {key: value}}))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, "null"), (True, "true"), (5, "a number"), ("x", "a string"), ([1], "a list")],
+)
+@pytest.mark.parametrize("name", ["config", "tokenizer_config", "special_tokens_map"])
+def test_a_file_that_holds_no_object_says_what_it_holds(tmp_path, name, value, kind):
+    with pytest.raises(VocabridgeError, match=rf"/{name}\.json: it holds {kind}; it must be an object"):
+        Vocabulary.load(folder(tmp_path, **{name: value}))
+
+
+def test_a_pad_token_without_a_row_is_warned_of_unless_the_tokenizer_has_it(tmp_path, caplog):
+    v = Vocabulary.load(folder(tmp_path, config={"pad_token_id": 99}))
+    assert v.roles == {}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: there is no token with its pad_token_id, 99; correct its config.json."
+    ]
+    caplog.clear()
+    files = {"config": {"vocab_size": 2}, "tokenizer_config": {"pad_token": "<s>"}}  # added for batches
+    assert Vocabulary.load(folder(tmp_path, **files)).roles == {}
+    assert not caplog.records
 
 
 def test_an_id_beyond_the_vocabulary_is_an_error_that_says_a_remedy(tmp_path):

@@ -339,7 +339,7 @@ def test_a_lone_tokenizer_json_is_enough(folder):
         ("tokenizer.json", "{", "tokenizer.json: not a tokenizer.json"),
         ("tokenizer.json", '{"model": {}}', "tokenizer.json: not a tokenizer.json"),
         ("config.json", "not json", "config.json: not readable as JSON"),
-        ("tokenizer_config.json", "[]", "tokenizer_config.json: a JSON object is expected"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json: it holds a list; it must be an object"),
     ],
 )
 def test_a_bad_folder_is_an_error_that_names_the_file(folder, name, content, expected):

@@ -98,6 +98,7 @@ def test_of_a_model_that_transformers_knows_its_own_code_is_left_alone(model, tm
         ({"hidden_act": "none such"}, "KeyError: 'none such'"),
         ({"rope_parameters": "x"}, "rope_parameters"),
         ({"model_type": ["llama"]}, "cannot load a causal language model"),
+        ({"model_type": 5}, "cannot load a causal language model"),
     ],
 )
 def test_a_configuration_that_disagrees_with_itself_is_one_sentence(model, settings, says):
@@ -116,3 +117,8 @@ def test_a_vocabulary_of_absurd_width_is_refused_before_it_takes_memory(model, s
 def test_a_model_with_a_packed_file_is_one_sentence_that_says_to_unpack_it(model, name):
     (model / name).write_bytes(gzip.compress((model / name).read_bytes()))
     assert refused(model) == f"{model / name}: packed by gzip; unpack it (gunzip) and name the unpacked file."
+
+
+def test_a_configuration_that_is_null_is_one_sentence_that_says_it(model):
+    (model / "config.json").write_text("null")
+    assert "config.json is damaged (it holds null; it must be an object)" in refused(model)
