@@ -78,7 +78,7 @@ def bits_by_combination(
     """Return the bits of a response, of which `base_logits` gave the rest, with the policy that is set."""
     methods = list(dict.fromkeys(combination.method for combination in used.values()))
     stream = bridge.steering.open_stream(1, required_scores(methods))
-    positions = stream.advance([bridge.steering.pieces(ids)], len(truth))
+    positions = stream.advance([stream.pieces(ids)], len(truth))
     bits = dict.fromkeys(used, 0.0)
     for part, log_p, features, active in projected_features(bridge.steering, stream, positions, logits, methods):
         alone = -log_p.gather(1, truth[part, None])[:, 0] / math.log(2)

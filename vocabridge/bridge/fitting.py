@@ -220,7 +220,7 @@ def _blocks(
     truth = torch.tensor(tokens.ids[tokens.first :], device=bridge.device)
     logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()
     stream = steering.open_stream(1, required_scores(methods))
-    positions = stream.advance([steering.pieces(tokens.ids[:-1])], len(truth))
+    positions = stream.advance([stream.pieces(tokens.ids[:-1])], len(truth))
     drawn = (torch.rand(len(truth), generator=generator) < share).tolist()
     chosen = [i for i, position in enumerate(positions) if drawn[i] and position.covers]
     blocks = []

@@ -90,9 +90,7 @@ class SourceStreams:
                     f"{steering.source.name} has not read this text from its start, because the strength or the "
                     "combination was changed, or an earlier step was interrupted; start a new cache"
                 )
-            steered_by.append(
-                (steering, stream, stream.advance([steering.pieces(row) for row in rows], logits_to_keep))
-            )
+            steered_by.append((steering, stream, stream.advance([stream.pieces(row) for row in rows], logits_to_keep)))
         return steered_by
 
     def follow(self, steerings: Sequence[Steering], ids: Tensor) -> list[tuple[Steering, SourceStream, list[Position]]]:
@@ -132,8 +130,8 @@ class SourceStreams:
             for row, (text, start) in enumerate(zip(rows, starts, strict=True)):
                 if start < held:
                     stream.crop(row, start)
-                stream.append(row, steering.pieces(text[start:-1]))
-            steered_by.append((steering, stream, stream.advance([steering.pieces(text[-1:]) for text in rows], 1)))
+                stream.append(row, stream.pieces(text[start:-1]))
+            steered_by.append((steering, stream, stream.advance([stream.pieces(text[-1:]) for text in rows], 1)))
         self._columns_read += length - shared
         self._ids = ids
         return steered_by

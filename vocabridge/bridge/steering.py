@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from vocabridge.alignment import Alignment, VocabridgeError, Vocabulary
 from vocabridge.bridge.limits import SteeringLimits
-from vocabridge.models.control_tokens import shared_control_tokens
-from vocabridge.models.prompts import Piece
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.combination import UNFITTED, Combination
@@ -85,7 +83,6 @@ class Steering(nn.Module):
         self.boundary_config = config = boundary_config or BoundaryConfig()
         self.lookahead = None if alignment is None else Lookahead(alignment, source.vocabulary, target, config)
         self._healer = TokenHealer(source.vocabulary, target, config).to(next(source.parameters()).device)
-        self._control_tokens = shared_control_tokens(source.vocabulary, target)
 
     @classmethod
     def over(
@@ -156,17 +153,6 @@ class Steering(nn.Module):
         if "delta" in scores and (policy or self.policy) is not BoundaryPolicy.AS_IS:
             scores |= {"tuned", "untuned"}  # a cover is weighed by probabilities
         return self.source.required_models(scores)
-
-    def pieces(self, ids: Sequence[int]) -> list[Piece]:
-        """Return what a text grows by with tokens of the base's; ids below 0 are padding, which is no text."""
-        return [self.piece(i) for i in ids]
-
-    def piece(self, i: int) -> Piece:
-        """Return what a text grows by with a token of the base's."""
-        if i < 0:
-            return b""
-        data = self.target.token_bytes[i]
-        return self._control_tokens.get(i, b"") if data is None else data
 
     def predictions(
         self,

@@ -188,8 +188,8 @@ def score(
         own = own_bits(model, found.sources) if charged else np.zeros(0)
         for policy in policies if charged else ():
             steering = next(iter(scorers.values())).steering  # the alignments differ, what the source predicts does not
-            pieces = steering.pieces(found.tokens[:-1])  # nothing is predicted after the last
             stream = steering.open_stream(1, policy=policy)
+            pieces = stream.pieces(found.tokens[:-1])  # nothing is predicted after the last
             stream.append(0, pieces[: first - 1])
             for start in range(0, len(charged), _READ_AT_ONCE):
                 part = charged[start : start + _READ_AT_ONCE]

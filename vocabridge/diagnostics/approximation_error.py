@@ -269,7 +269,7 @@ def _add_errors(
     steering = next(iter(subject.steerings.values()))  # the alignments differ, what the source predicts does not
     stream, at = steering.open_stream(1, subject.required_scores, policy), 0
     for (i, place), (p, some), p_base in zip(chosen, truths, own, strict=True):
-        (position,) = stream.advance([steering.pieces(laid.tokens[at:i])], 1)
+        (position,) = stream.advance([stream.pieces(laid.tokens[at:i])], 1)
         at = i
         for name, one in found.items():
             for method in subject.methods:

@@ -18,6 +18,7 @@ from vocabridge.alignment import Place, Rule, Vocabulary
 from vocabridge.decoding.incremental_tokenizer import CoverCandidate, IncrementalTokenizer
 from vocabridge.decoding.token_tree import ROOT, TokenTree
 from vocabridge.decoding.tree_decoder import TreeDecoder
+from vocabridge.models.control_tokens import shared_control_tokens
 from vocabridge.models.prompts import Piece
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy
@@ -78,10 +79,11 @@ class SourceStream:
             healer: From its vocabulary to the base's.
             policy: How predictions are read where tokens do not end together.
             batch: Number of rows.
-            target: The base's vocabulary, if its tokens may hold a space that is in no text (`PrefixSpace`).
+            target: The base's vocabulary, whose ids `pieces` takes; its tokens may hold a space that is in no text.
         """
         self.source = source
         self._target = target
+        self._control_tokens = {} if target is None else shared_control_tokens(source.vocabulary, target)
         self.required_models = required_models
         self.policy = policy
         self._config = healer.config
@@ -114,6 +116,12 @@ class SourceStream:
             place: Where the text stands that the base writes behind its own prompt.
         """
         self._texts[row] = self._begin(tuple(prompt), place)
+
+    def pieces(self, ids: Sequence[int]) -> list[Piece]:
+        """Return what a text grows by with tokens of the base's; ids below 0 are padding, which is no text."""
+        assert self._target is not None
+        data = [self._target.token_bytes[i] if i >= 0 else b"" for i in ids]
+        return [self._control_tokens.get(i, b"") if text is None else text for i, text in zip(ids, data, strict=True)]
 
     def append(self, row: int, pieces: Sequence[Piece]) -> None:
         """Append to a row without a prediction."""

@@ -151,11 +151,11 @@ def test_a_source_reads_the_text_that_the_base_reads_as_its_own_tokenizer_encode
         for steps in ([ids], [[i] for i in ids]):
             stream = bridge.steering.open_stream(1)
             for step in steps:
-                stream.advance([bridge.steering.pieces(step)], 1)
+                stream.advance([stream.pieces(step)], 1)
             assert stream._texts[0].tokenizer.ids == expected
             for kept in (len(ids) - 1, 1):
                 stream.crop(0, kept)
-                stream.advance([bridge.steering.pieces(ids[kept:])], 1)
+                stream.advance([stream.pieces(ids[kept:])], 1)
                 assert stream._texts[0].tokenizer.ids == expected
 
 

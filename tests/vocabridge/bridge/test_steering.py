@@ -25,28 +25,32 @@ def steering(parts, combination=None, source=None, **arguments) -> Steering:
 
 def test_every_token_of_the_bases_is_read_as_its_bytes(parts):
     """Those that stand for none are no text, nor is padding, nor the base's bos token."""
-    one, vocabulary = steering(parts), parts.base.vocabulary
+    stream, vocabulary = steering(parts).open_stream(1), parts.base.vocabulary
     for i, data in enumerate(vocabulary.token_bytes):
         if i != vocabulary.roles["eos"]:
-            assert one.piece(i) == (data or b"")
-    assert one.piece(-1) == b""
-    assert one.piece(vocabulary.roles["bos"]) == b""
-    assert one.pieces([5, -1, 300]) == [vocabulary.token_bytes[5], b"", vocabulary.token_bytes[300]]
+            assert stream.pieces([i]) == [(data or b"")]
+    assert stream.pieces([-1]) == [b""]
+    assert stream.pieces([vocabulary.roles["bos"]]) == [b""]
+    assert stream.pieces([5, -1, 300]) == [vocabulary.token_bytes[5], b"", vocabulary.token_bytes[300]]
 
 
 def test_control_tokens_are_read_as_the_sources_own_of_the_same_role(chatty):
-    one, source, target = steering(chatty), chatty.small.vocabulary.roles, chatty.base.vocabulary.roles
+    stream, source, target = (
+        steering(chatty).open_stream(1),
+        chatty.small.vocabulary.roles,
+        chatty.base.vocabulary.roles,
+    )
     assert target["turn end"] != source["turn end"]
     for role in ("eos", "turn begin", "turn end"):
-        assert one.piece(target[role]) == source[role]
-    assert one.piece(target["bos"]) == b""
-    assert one.piece(target["unk"]) == b""
+        assert stream.pieces([target[role]]) == [source[role]]
+    assert stream.pieces([target["bos"]]) == [b""]
+    assert stream.pieces([target["unk"]]) == [b""]
 
 
 def test_a_role_that_the_source_does_not_have_is_no_text(chatty, parts):
     alignment = align(parts.small.vocabulary, chatty.base.vocabulary, method="retokenize", cache=False)
-    one = Steering.over(chatty.base.vocabulary, parts.pair, alignment)
-    assert one.piece(chatty.base.vocabulary.roles["turn end"]) == b""
+    stream = Steering.over(chatty.base.vocabulary, parts.pair, alignment).open_stream(1)
+    assert stream.pieces([chatty.base.vocabulary.roles["turn end"]]) == [b""]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +89,7 @@ def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
         one = Steering(parts.pair, small.vocabulary, Projection.identity(small.vocabulary.size), policy=policy)
         assert one.lookahead is None
         stream = one.open_stream(1)
-        positions = stream.advance([one.pieces(ids)], len(ids))
+        positions = stream.advance([stream.pieces(ids)], len(ids))
         with torch.no_grad():
             logits = small.model(torch.tensor([ids])).logits[0].float()
             found.append(steer(logits, [(one, stream, positions)], torch.arange(len(ids)), SteeringLimits()))
@@ -99,11 +103,11 @@ def test_many_positions_are_steered_as_each_alone(parts):
     with torch.no_grad():
         logits = parts.base.model(torch.tensor([ids])).logits[0].float()
         stream = one.open_stream(1)
-        together = stream.advance([one.pieces(ids)], len(ids))
+        together = stream.advance([stream.pieces(ids)], len(ids))
         found = steer(logits, [(one, stream, together)], torch.zeros(len(ids)).long(), SteeringLimits())
         stream = one.open_stream(1)
         for n, i in enumerate(ids):
-            positions = stream.advance([one.pieces([i])], 1)
+            positions = stream.advance([stream.pieces([i])], 1)
             alone = steer(logits[n : n + 1], [(one, stream, positions)], torch.zeros(1).long(), SteeringLimits())
             torch.testing.assert_close(alone[0].softmax(-1), found[n].softmax(-1), atol=1e-3, rtol=1e-3)
     assert len(ids) > 20
@@ -125,7 +129,7 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, limits):
         with torch.no_grad():
             base = parts.base.model(torch.tensor([ids])).logits[0].float()
             stream = one.open_stream(1)
-            positions = stream.advance([one.pieces(ids)], len(ids))
+            positions = stream.advance([stream.pieces(ids)], len(ids))
             return steer(base, [(one, stream, positions)], n, limits)
 
     found = logits(schedule)
@@ -161,7 +165,7 @@ def test_lookahead_reads_behind_the_uncertain_tokens_and_then_those_worth_it_eac
             one = steering(parts, Combination(method), policy=policy)
             stream = one.open_stream(1)
             with torch.no_grad():
-                positions = stream.advance([one.pieces(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
+                positions = stream.advance([stream.pieces(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
                 list(one.predictions(stream, positions, lambda part, _: torch.full((2, size), 1 / size)))
     of_distributions = [method for method in ProjectionMethod if not METHODS[method].of_logit_delta]
     assert selected == [[[7, 9, 5, 6], [8]]] * len(of_distributions)
