@@ -66,7 +66,7 @@ lint: $(VENV)/ready-to-develop
 docs: $(VENV)/ready-to-document
 	@echo "==> mkdocs"
 	$(link-package)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	PACKAGE=$(VENV)/package NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/ready-to-benchmark
 	@for file in benchmarks/bench_*.py; do \
