@@ -12,7 +12,7 @@ class BoundaryPolicy(enum.Enum):
     Attributes:
         SKIP: Nothing, where its own distribution would rather run on (`heal` tells) or a character is not whole.
         AS_IS: What it says after the text so far, cut by its own tokenizer as it stands.
-        HEAL: All ways to cut the text so far, weighted by its own probabilities (`healing`).
+        HEAL: All ways to cut the text so far, weighted by its own probabilities (`token_healing`).
         LOOKAHEAD: The same, and where a source token may be the beginning of several target tokens, the source is
             asked what follows it (`lookahead`). Only for methods of distributions.
     """
@@ -24,7 +24,7 @@ class BoundaryPolicy(enum.Enum):
 
 
 class Contender(str, Enum):
-    """A kind of contender; `lineup` makes them.
+    """A kind of contender; `contenders` makes them.
 
     Attributes:
         BASE: The base model as it is.
@@ -60,7 +60,7 @@ class Contender(str, Enum):
 
 
 class Scheme(str, Enum):
-    """What a value network reads; `connection` has the equations."""
+    """What a value network reads; `joint_forward` has the equations."""
 
     RESIDUAL = "residual"
     CASCADE = "cascade"
@@ -96,7 +96,7 @@ class ProjectionMethod(enum.Enum):
 
 
 class Form(enum.Enum):
-    """What is made of the base's distribution and the projected ones; the equations are above.
+    """What is made of the base's distribution and the projected ones; see `projection.combination` for the equations.
 
     Attributes:
         PRODUCT: A weighted sum of logits: each model can rule a token out.

@@ -15,9 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
 
-CHAT_ROLES = ("turn begin", "turn content", "turn end")
-"""What opens a message, what stands between its speaker's name and its words, and what ends it."""
-
 _SPEAKERS = ("user", "assistant", "user")
 _WORDS = ("firstquestion", "firstanswer", "secondquestion")
 
@@ -31,8 +28,9 @@ def chat_roles(template: str, variables: Mapping[str, str], controls: Callable[[
         controls: The ids of the control tokens in a text, in order.
 
     Returns:
-        Those of `CHAT_ROLES` that this template has. "turn begin" and "turn content" are only there where users'
-        and assistants' messages have the same.
+        Those that this template has of "turn begin", which opens a message, "turn content", which stands between its
+        speaker's name and its words, and "turn end". The first two are only there where users' and assistants'
+        messages have the same.
 
     Raises:
         TemplateError: It fails, takes too long, writes too much, or changes the messages' words.

@@ -247,10 +247,10 @@ def test_a_stop_string_that_is_empty_is_refused_before_anything_is_loaded(run):
 
 def test_limits_of_a_bridge_in_which_nothing_steers_are_warned_of(run, names, model_pair, tmp_path):
     pair = ["--base", names["base"], "--value", names["value"], "--untuned", names["untuned"]]
-    limits = ["--plausibility-threshold", 0.1, "--min-entropy", 1, "--policy", "heal"]
+    limits = ["--plausibility-threshold", 0.1, "--policy", "heal"]
     done = run("bridge", "-o", tmp_path / "b", *pair, "--alignment", model_pair, *limits, "--strength", 0, COLUMNS=200)
     assert done.returncode == 0, done.stderr
-    for name in ("plausibility_threshold", "min_entropy", "policy"):
+    for name in ("plausibility_threshold", "policy"):
         assert f"{name} has no effect here: every strength is 0" in done.stderr
     done = run("bridge", "-o", tmp_path / "b", *pair, "--alignment", model_pair, *limits, COLUMNS=200)
     assert "no effect" not in done.stderr

@@ -1,6 +1,6 @@
 """A bridge's folder as it is read: what `bridge.json` says, and each part of the bridge, loaded by itself.
 
-`folder.load` puts all parts together; an evaluation loads those that it needs. Every part is checked to be the one that
+`saving.load` puts all parts together; an evaluation loads those that it needs. Every part is checked to be the one that
 the bridge was saved with.
 """
 

@@ -6,7 +6,7 @@
 
 To transformers it is one model: `forward`, `generate`, caches, left-padded batches, beam search. Its tokens are
 the base model's. What the base reads and writes is read along by every value source as text, in its own tokens
-(`Reading`).
+(`SourceStream`).
 """
 
 from __future__ import annotations

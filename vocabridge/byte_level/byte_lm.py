@@ -72,7 +72,7 @@ class ByteLM:
 
         Args:
             vocabulary: As wide as their logits.
-            models: By name, as `connection.run` runs them.
+            models: By name, as `joint_forward.run` runs them.
             make: Makes voices of their logits.
             voices: How many.
             tolerance: See above.

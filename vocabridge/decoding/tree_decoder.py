@@ -34,7 +34,7 @@ class TreeDecoder:
 
     Attributes:
         trees: A tree a row.
-        models: The models that read along, run by `connection.run`; their caches agree, so they stay the same.
+        models: The models that read along, run by `joint_forward.run`; their caches agree, so they stay the same.
         interrupted: Whether a forward was broken off; then they do not agree any more.
     """
 

@@ -3,7 +3,7 @@
     bits per byte = -1 / bytes * sum over target tokens y of log2 q_T(y),    q_T = C @ p_S
 
 beside the model's native cost, the same text in its own tokens. At every target token the source has read the
-text so far and nothing else, as when generating, and is heard and projected as a bridge does it (`reading`,
+text so far and nothing else, as when generating, and is heard and projected as a bridge does it (`source_stream`,
 `projection`, `lookahead`). What it says where its own tokens may not end is the policy. No base model is asked: what
 it says where nobody speaks, for a target token or at a whole position, is here how often the alignment has counted
 the target tokens.

@@ -1,4 +1,4 @@
-"""What is compared with the truth (`distance`): what a source model says, or what a value source changes.
+"""What is compared with the truth (`approximation_error`): what a source model says, or what a value source changes.
 
     distribution   the model's q, exactly                                          beside what is projected of it
     change         log p_base + log q_tuned - log q_untuned, each q exactly        beside a bridge at (1, 1, 1)

@@ -4,7 +4,7 @@ A text so far ends at one of the target's boundaries, with tokens t_1 ... t_i. T
 
     q(y) = P(t_1 ... t_i y) / P(t_1 ... t_i),    P(t) the probability of all texts whose encoding begins with t,
 
-as the source model has it, over all texts that go on from here, by all valid covers (`byte_model`); behind each cover
+as the source model has it, over all texts that go on from here, by all valid covers (`byte_lm`); behind each cover
 its tokens are scaled to those that may follow. No matrix is used, and no base model.
 
 It is added up over *leaves*: covers of the text so far with one source token more, which goes beyond it. Each is

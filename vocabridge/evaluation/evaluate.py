@@ -1,6 +1,6 @@
 """What a bridge is worth: everything that one can do with a big base and a small tuned model, on the same test items.
 
-    items, models --Lineup, measuring--> records of a `Run` --metrics--> `summary.Evaluation` --> tables, JSON, page
+    items, models --contenders, measuring--> records of a `Run` --metrics--> `results.Evaluation` --> tables, JSON, page
 
 Every contender reads the same responses and continues the same prompts with the same budget, greedily. Every figure
 comes with a 95% interval from resampling the items (whole templates, where items share one), every difference is

@@ -1,6 +1,6 @@
 """What is measured of a contender: how it reads responses, weighs choices, writes answers, and what that costs.
 
-Every result is a record of one item, as `run.Run` keeps it.
+Every result is a record of one item, as `run_store.Run` keeps it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class DeltaModel(nn.Module):
 
     @property
     def takes_logits_of(self) -> str | None:
-        """The model of its value source whose logits it is to be given; see `connection.run`."""
+        """The model of its value source whose logits it is to be given; see `joint_forward.run`."""
         return "untuned" if self.scheme.takes_base else None
 
     def inputs(self, input_ids: Tensor, said: Tensor | None, unembed: nn.Module | None = None) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ Two kinds, one interface (`ValueSource`). Both are a pair of small models of one
     ValueNetwork   untuned (frozen) and value:  delta = value,           tuned = untuned + value
     ExpertPair     untuned and tuned:           delta = tuned - untuned, no training at all
 
-What a value network reads of its source model is its `Scheme` (`connection`). Source: Lu et al., "Transferable
+What a value network reads of its source model is its `Scheme` (`joint_forward`). Source: Lu et al., "Transferable
 Post-training via Inverse Value Learning", arXiv 2410.21027; for the pair Liu et al., "Tuning Language Models by Proxy",
 arXiv 2401.08565.
 """
@@ -49,7 +49,7 @@ class ValueSource(nn.Module, ABC):
 
     Attributes:
         vocabulary: The source vocabulary, as wide as the models' logits.
-        models: The models by role; `connection.run` runs them with transformers' arguments.
+        models: The models by role; `joint_forward.run` runs them with transformers' arguments.
         name: Where it came from, for people only.
     """
 

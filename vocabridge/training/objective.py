@@ -1,6 +1,6 @@
 """What a value network learns from one batch: the sums of which a step's loss is made.
 
-    z = z_base + z_delta        (over a base of another tokenizer z_base + (W @ z_delta - k), see `training_bases`)
+    z = z_base + z_delta        (over a base of another tokenizer z_base + (W @ z_delta - k), see `bases`)
     nats = sum over learned tokens of -log softmax(z)[token]
 
 A regularizer holds the change of logits back:

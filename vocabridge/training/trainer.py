@@ -2,7 +2,7 @@
 
     loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regularizer) / their number
 
-over the whole step (`lesson` has the sums), however many processes and parts it is spread over; each step has one of
+over the whole step (`objective` has the sums), however many processes and parts it is spread over; each step has one of
 the bases, in turn. What is trained, wrapped and saved is the value network; its bases stand beside it.
 """
 
