@@ -1,7 +1,13 @@
-"""GGUF files as folders that transformers loads, each converted once and kept in the cache."""
+"""GGUF files as folders that transformers loads, each converted once and kept in the cache.
+
+A folder holds the digests of its files; one that does not fit them is converted again.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +17,19 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from vocabridge.alignment import cache_folder, read_gguf_tokenizer
+from vocabridge.alignment import VocabridgeError, cache_folder, read_gguf_tokenizer
 from vocabridge.alignment.files import new_folder
+from vocabridge.alignment.jsonio import read_json
 from vocabridge.models.loading_checks import check_finite, check_keys, is_untied, weights_of
+from vocabridge.utils.digest_cache import cached_file_digest
+
+logger = logging.getLogger("vocabridge")
+
+_DIGESTS = "digests.json"
+"""The file of a converted folder with the SHA-256 of all others."""
+
+_sound: set[Path] = set()
+"""The folders that were looked at in this process."""
 
 
 def from_pretrained(folder: str, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -32,22 +48,42 @@ def from_pretrained(folder: str, **how: Any) -> tuple[PreTrainedModel, dict[str,
 def convert_once(gguf: Callable[[Path], Path], key: str) -> Path:
     """Convert a GGUF file to a folder of the cache; two processes at once do the work once.
 
+    A folder that is damaged is converted again, with a warning to the logger "vocabridge".
+
     Args:
         gguf: Gives the file, given a scratch folder to write into.
         key: The folder's name.
     """
     models = cache_folder() / "models"
-    if (target := models / key).is_dir():
+    if _is_sound(target := models / key):
         return target
     models.mkdir(parents=True, exist_ok=True)
     with FileLock(models / f"{key}.lock"):
-        if not target.is_dir():
+        if not _is_sound(target):
+            if target.exists():
+                logger.warning("Converting a damaged model of the cache again: %s", target)
             with new_folder(target) as folder:
                 scratch = folder / "scratch"
                 scratch.mkdir()
                 _convert(gguf(scratch), folder)
                 shutil.rmtree(scratch)
+                (folder / _DIGESTS).write_text(json.dumps(_digests(folder)))
+                shutil.rmtree(target, ignore_errors=True)
+            _sound.add(target)
     return target
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether a converted folder is there and is as it was made; this is looked at once in a process."""
+    if folder not in _sound and folder.is_dir():
+        with contextlib.suppress(OSError, ValueError, VocabridgeError):
+            if read_json(folder / _DIGESTS) == _digests(folder):
+                _sound.add(folder)
+    return folder in _sound and folder.is_dir()
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: cached_file_digest(path) for path in sorted(folder.iterdir()) if path.name != _DIGESTS}
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import VocabridgeError, cache_folder
+from vocabridge.models import gguf_conversion
 from vocabridge.models.loading import load_model
 
 
@@ -53,6 +54,26 @@ def test_a_gguf_model_whose_vocabulary_holds_one_text_twice_keeps_the_bytes_of_b
     path = write_model(tmp_path / "tiny.gguf", ["<s>", "</s>", "a", "b", "ab", "Ġ", "ab"])
     vocabulary = load_model(str(path)).vocabulary
     assert vocabulary.token_bytes == (None, None, b"a", b"b", b"ab", b" ", b"ab")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "digests.json"])
+def test_a_converted_folder_that_is_damaged_is_converted_again_with_a_warning(tmp_path, monkeypatch, caplog, name):
+    path = write_model(tmp_path / "tiny.gguf", ["<s>", "</s>", "a", "b", "ab", "Ġ", "ab"])
+    load_model(str(path))
+    (folder,) = (folder for folder in (cache_folder() / "models").iterdir() if folder.is_dir())
+    sound = {file.name: file.read_bytes() for file in folder.iterdir()}
+    load_model(str(path))
+    assert not caplog.records
+    damaged = bytearray(sound[name])
+    damaged[-2] ^= 1
+    (folder / name).write_bytes(damaged)
+    monkeypatch.setattr(gguf_conversion, "_sound", set())  # as in another process
+    load_model(str(path))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"Converting a damaged model of the cache again: {folder}"
+    ]
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == sound
 
 
 def test_a_model_whose_weights_are_cut_off_or_a_git_lfs_pointer_is_named_at_once(own):
