@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Protocol
@@ -138,7 +139,7 @@ def _count_in_processes(work: Work, corpus: Corpus, shard: Shard, tell: Callable
     workers: dict[Connection, BaseProcess] = {}
     sums = [RunningSum() for _ in work.pairs]
     try:
-        with _interrupts_ignored():
+        with _interrupts_held_back():
             for number in range(1, corpus.jobs + 1):
                 ours, theirs = multiprocessing.Pipe()
                 context = multiprocessing.get_context("spawn")
@@ -197,16 +198,17 @@ def _ended(process: BaseProcess) -> VocabridgeError | Terminated:
 
 
 @contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment: processes that start in it ignore it for good, and print no traceback."""
-    if threading.current_thread() is not threading.main_thread():  # which alone may change it
+def _interrupts_held_back() -> Iterator[None]:
+    """Hold back Ctrl-C for a moment: processes that start in it never get it, and print no traceback."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # or a process's start would start it, which lets signals through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
