@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.models import OptionInfo
 
-from vocabridge.data import VALUE_NETWORKS
+from vocabridge.options import Dtype
 from vocabridge.utils.ranges import PROCESSES, Range
-
-A_VALUE_NETWORK = f"a value network's folder, or the short name of one that ships here: {', '.join(VALUE_NETWORKS)}"
-"""What a value network is given by, for help texts."""
 
 Base = Annotated[str, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")]
 
@@ -58,25 +54,23 @@ def as_usage(option: str) -> Iterator[None]:
 
 def number(range_: Range, what: str, **more: Any) -> OptionInfo:
     """Return an option that takes the numbers of a range; `what` is its help, `more` as for `typer.Option`."""
-
-    def checked(value: Any) -> Any:
-        if value is not None and value not in range_:
-            raise typer.BadParameter(f"{value} is out of range; give {range_}.")
-        return value
-
-    option: OptionInfo = typer.Option(callback=checked, help=what, **more)
+    option: OptionInfo = typer.Option(callback=in_range(range_), help=what, **more)
     return option
 
 
-class DtypeName(str, Enum):
-    """What weights can be cast to, by torch's names."""
+def in_range(range_: Range) -> Callable[[Any], Any]:
+    """Return a check that refuses a number outside a range; of several, each."""
 
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
+    def checked(value: Any) -> Any:
+        for number in value if isinstance(value, list) else [value]:
+            if number is not None and number not in range_:
+                raise typer.BadParameter(f"{number} is out of range; give {range_}.")
+        return value
+
+    return checked
 
 
-Dtype = Annotated[DtypeName, typer.Option(help="What all weights are cast to.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="What all weights are cast to.")]
 
 METHODS = (
     "default",

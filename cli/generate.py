@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vocabridge.cli._errors import end_stopped
-from vocabridge.cli._options import Device, Dtype, DtypeName, ValueDevice, number, text_or_stdin
+from vocabridge.cli._options import Device, DtypeOption, ValueDevice, number, text_or_stdin
 from vocabridge.cli._output import Json, print_json, progress, say_unfitted
+from vocabridge.options import Dtype
 from vocabridge.utils.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def generate(  # Long because each option is a parameter, with its help
     ] = None,
     device: Device = None,
     value_device: ValueDevice = None,
-    dtype: Dtype = DtypeName.bfloat16,
+    dtype: DtypeOption = Dtype.BFLOAT16,
     json: Json = False,
 ) -> None:
     """Continue a text with a bridged model.

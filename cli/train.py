@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vocabridge.cli._config_options import options_of
 from vocabridge.cli._errors import end_stopped
-from vocabridge.cli._options import number, output_folder
+from vocabridge.cli._options import output_folder
 from vocabridge.cli._output import Json, count, is_first_process, print_facts, print_json, shared_progress
-from vocabridge.options import Initialization, Regularizer, Scheme
-from vocabridge.utils.ranges import COUNT, HELD_OUT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
+from vocabridge.training.config import TrainingConfig
+from vocabridge.utils.ranges import HELD_OUT
 
 EXAMPLES = """\b
 Examples:
@@ -22,20 +22,6 @@ Examples:
   torchrun --nproc-per-node 2 --no-python
       vocabridge train data/gsm_symbolic/train.jsonl -o my-layers --source smollm2-135m-instruct --layers 8
 """
-
-
-class Method(str, Enum):
-    """What is trained."""
-
-    full = "full"
-    lora = "lora"
-
-
-class Precision(str, Enum):
-    """What training computes in."""
-
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 def texts(path: str) -> str:
@@ -56,7 +42,9 @@ def texts_or_share(value: str | None) -> str | float | None:
     return share
 
 
-def train(  # Long because each option is a parameter, with its help
+@options_of(TrainingConfig)
+def train(
+    config: TrainingConfig,
     data: Annotated[
         str,
         typer.Argument(
@@ -68,9 +56,6 @@ def train(  # Long because each option is a parameter, with its help
         ),
     ],
     output: Annotated[Path, output_folder("Folder to write the value network to; one of a stopped run goes on.")],
-    source: Annotated[
-        str, typer.Option(help="The small model, which stays as it is: packaged, hub id, folder or .gguf file.")
-    ],
     validation: Annotated[
         str | None,
         typer.Option(
@@ -79,48 +64,6 @@ def train(  # Long because each option is a parameter, with its help
             help="Texts to report the loss on, after each epoch; 0.1: that share of DATA.",
         ),
     ] = None,
-    method: Annotated[Method, typer.Option(help="Every weight, or an adapter of a few MB.")] = Method.full,
-    other_base: Annotated[
-        list[str] | None,
-        typer.Option(help="One more model to train on, in turn, of any tokenizer; may be given several times."),
-    ] = None,
-    scheme: Annotated[
-        Scheme, typer.Option(help="What it reads: the tokens, what the source model expects next, or both (cascade+).")
-    ] = Scheme.RESIDUAL,
-    layers: Annotated[
-        int | None, number(COUNT, "Only the first so many layers of the source model.", show_default="all")
-    ] = None,
-    initialization: Annotated[
-        Initialization, typer.Option(help="Start from the source model's weights, or from random ones.")
-    ] = Initialization.PRETRAINED,
-    epochs: Annotated[int, number(COUNT, "Passes over the data.")] = 1,
-    learning_rate: Annotated[
-        float | None,
-        number(LEARNING_RATE, "Peak of the cosine schedule.", show_default="0.0003; of an adapter 0.001"),
-    ] = None,
-    batch_size: Annotated[int, number(COUNT, "Texts a step, over all processes and parts.")] = 8,
-    rank: Annotated[int, number(RANK, "The adapter's rank.")] = 8,
-    regularizer: Annotated[
-        Regularizer,
-        typer.Option(
-            help="What holds the change of logits back: its size at learned tokens, or at all as in the paper's code."
-        ),
-    ] = Regularizer.L1,
-    regularizer_weight: Annotated[float, number(WEIGHT, "Its weight; `released` has its own.")] = 0.1,
-    max_length: Annotated[int, number(TEXT_LENGTH, "Longest text, in tokens; a longer one is an error.")] = 1024,
-    packing: Annotated[
-        bool, typer.Option("--packing", help="Put several texts in one sequence of that length.")
-    ] = False,
-    dtype: Annotated[Precision, typer.Option(help="What to compute in.")] = Precision.bfloat16,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, to save memory.")
-    ] = False,
-    gradient_accumulation: Annotated[int, number(COUNT, "Do a step in so many parts, to save memory.")] = 1,
-    patience: Annotated[
-        int | None,
-        number(COUNT, "Stop after so many epochs without better validation; keep the best weights."),
-    ] = None,
-    seed: Annotated[int, number(SEED, "Of the order and the initialization.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="cpu, or cuda: a device for each process.")] = "cpu",
     json: Json = False,
 ) -> None:
@@ -129,31 +72,9 @@ def train(  # Long because each option is a parameter, with its help
     It learns from DATA what to add to the source model's logits, whose weights stay as they are. Ctrl-C or
     SIGTERM saves a checkpoint; the same command goes on from the last one.
     """
-    from vocabridge.training.config import LEARNING_RATES, TrainingConfig
     from vocabridge.training.train import train_value_network
 
-    config = TrainingConfig(
-        source=source,
-        method=method.value,
-        other_bases=tuple(other_base or ()),
-        scheme=scheme,
-        layers=layers,
-        initialization=initialization,
-        epochs=epochs,
-        learning_rate=LEARNING_RATES[method.value] if learning_rate is None else learning_rate,
-        batch_size=batch_size,
-        rank=rank,
-        regularizer=regularizer,
-        regularizer_weight=regularizer_weight,
-        max_length=max_length,
-        packing=packing,
-        dtype=dtype.value,
-        gradient_checkpointing=gradient_checkpointing,
-        gradient_accumulation=gradient_accumulation,
-        patience=patience,
-        seed=seed,
-    )
-    with shared_progress(f"training a value network for {source}") as tell:
+    with shared_progress(f"training a value network for {config.source}") as tell:
         try:
             result = train_value_network(config, data, output, validation=validation, device=device, progress=tell)
         except KeyboardInterrupt as stop:

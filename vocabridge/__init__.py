@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vocabridge.byte_level.byte_bridge import ByteLevelBridge as ByteLevelBridge
     from vocabridge.byte_level.byte_lm import ByteLM as ByteLM
     from vocabridge.decoding.stop_strings import StopStrings as StopStrings
+    from vocabridge.evaluation.config import EvaluationConfig as EvaluationConfig
     from vocabridge.evaluation.evaluate import evaluate as evaluate
     from vocabridge.evaluation.results import Evaluation as Evaluation
     from vocabridge.models.expert_pair import ExpertPair as ExpertPair
@@ -61,6 +62,7 @@ _MODULES = {
     "byte_level.byte_bridge": ("ByteLevelBridge",),
     "byte_level.byte_lm": ("ByteLM",),
     "decoding.stop_strings": ("StopStrings",),
+    "evaluation.config": ("EvaluationConfig",),
     "evaluation.evaluate": ("evaluate",),
     "evaluation.results": ("Evaluation",),
     "models.expert_pair": ("ExpertPair",),

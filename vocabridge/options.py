@@ -24,7 +24,7 @@ class BoundaryPolicy(enum.Enum):
 
 
 class Contender(str, Enum):
-    """A kind of contender; `contenders` makes them.
+    """What can be compared in an evaluation, in the order of the tables; `contenders` makes each.
 
     Attributes:
         BASE: The base model as it is.
@@ -48,15 +48,13 @@ class Contender(str, Enum):
     CONTROL = "control"
     CEILING = "ceiling"
 
-    @property
-    def label(self) -> str:
-        """The name in tables and records."""
-        names = {
-            Contender.DONOR: "donor alone",
-            Contender.BYTE_LEVEL: "byte-level bridge",
-            Contender.CONTROL: "same-vocabulary control",
-        }
-        return names.get(self, self.value)
+
+class Dtype(str, Enum):
+    """What the weights of a model are cast to, by torch's names."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
 class Scheme(str, Enum):
@@ -77,6 +75,20 @@ class Initialization(str, Enum):
 
     PRETRAINED = "pretrained"
     RANDOM = "random"
+
+
+class TrainingMethod(str, Enum):
+    """What of a value network is trained."""
+
+    FULL = "full"
+    LORA = "lora"
+
+
+class Precision(str, Enum):
+    """What training computes in, by torch's names."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
 
 
 class ProjectionMethod(enum.Enum):

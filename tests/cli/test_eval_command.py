@@ -45,7 +45,7 @@ def test_a_raw_file_is_evaluated_by_templates_and_a_run_goes_on(run, models, raw
     assert [one["name"] for one in report["measured"]] == ["base", "bridge"]
     assert (report["items"], report["answered"]) == (4, 4)
     assert report["samples"][0]["prompt"] == "Question: 3 foxes?\nAnswer:"
-    assert report["recipe"]["prompt"] == "Question: {question}\nAnswer:"
+    assert report["config"]["prompt"] == "Question: {question}\nAnswer:"
     written = (tmp_path / "run" / "records-0.jsonl").read_bytes()
     again = run(*command)
     assert again.stdout == done.stdout
@@ -117,9 +117,13 @@ def test_several_processes_share_the_items_and_report_the_same(run, models, raw,
         (("--prompt", "{problem}"), 1, 'line 1, has no field "problem"'),
         (("--data", "nowhere.jsonl"), 2, "'nowhere.jsonl' does not exist"),
         (("--records", "raw.jsonl"), 2, "'raw.jsonl' is a file"),
-        (("--bridge", "."), 2, "leave out --base, --value, --untuned, --alignment."),
+        (
+            ("--bridge", "."),
+            2,
+            "--bridge: It has its own base, value, untuned, alignment; leave these out.",
+        ),
         (("--bridge", "nowhere"), 2, "'nowhere' does not exist"),
-        (("--alpha", "nan"), 2, "nan is no strength"),
+        (("--alpha", "nan"), 2, "nan is out of range; give a number from -1000 to 1000."),
         (("--alpha", "0.5", "--alpha", "1"), 1, "of several alphas the best on validation items is taken"),
         (("--tolerance", "0.001"), 2, "Only the contender byte-level has a tolerance; add --byte-level."),
     ],
@@ -164,7 +168,7 @@ def test_the_dtype_of_all_models_can_be_named(run, models, raw):
     done = run(*command, "--contenders", "base,donor,bridge", "--dtype", "float32")
     assert done.returncode == 0, done.stderr
     wide = json.loads(done.stdout)
-    assert wide["recipe"]["dtype"] == "float32"
+    assert wide["config"]["dtype"] == "float32"
     other = run(*command, "--contenders", "base,donor,bridge")
     assert other.returncode == 1
     assert "error: run holds an evaluation with another dtype (float32, now bfloat16)" in other.stderr

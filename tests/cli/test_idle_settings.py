@@ -14,9 +14,8 @@ from vocabridge.bridge.build import build_bridge, build_steering
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import save_bridge
 from vocabridge.bridge.streaming import stream
-from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.evaluation.evaluate import evaluate
-from vocabridge.evaluation.tasks import Template
 from vocabridge.models.loading import load_model, load_weights
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Contender, Regularizer
@@ -74,8 +73,8 @@ def names(model_folders, model_pair):
 @pytest.mark.parametrize(
     ("setting", "contenders", "given"),
     [
-        ("policy", [Contender.BASE], {"policies": [BoundaryPolicy.HEAL]}),
-        ("alpha", [Contender.BASE], {"alphas": [0.5]}),
+        ("policy", [Contender.BASE], {"policies": (BoundaryPolicy.HEAL,)}),
+        ("alpha", [Contender.BASE], {"alphas": (0.5,)}),
         ("combination", [Contender.BASE], {"combination": "weights"}),
         ("alignment", [Contender.BASE], {"alignment": "pair"}),
         ("validation", [Contender.BASE], {"validation": "validation"}),
@@ -94,7 +93,7 @@ def test_an_evaluation_warns_of_what_no_contender_has(
     files = {"weights": weights, "pair": model_pair, "validation": held_out, "target": target, "values": str(values)}
     given = {name: files.get(one, one) if isinstance(one, str) else one for name, one in given.items()}
     with caplog.at_level(logging.WARNING, "vocabridge"):
-        evaluate(items, **names, contenders=contenders, answers=0, **given)
+        evaluate(EvaluationConfig(items, **names, contenders=contenders, answers=0, **given))
     said = [record.getMessage() for record in caplog.records]
     assert [one.partition(" has no effect here: ")[0] for one in said] == [setting]
     assert "none of the contenders has it; add one of them" in said[0]
@@ -104,25 +103,26 @@ def test_an_evaluation_warns_of_what_no_contender_has(
     ("setting", "given"),
     [
         ("tolerance", {"tolerance": 0.1}),
-        ("extract", {"template": Template(extractor=Extractor("is (.*)"))}),
-        ("extract", {"template": Template(response=" {response}", extractor=Extractor("was (.*)"))}),
+        ("extract", {"extract": "is (.*)"}),
+        ("extract", {"response": " {response}", "extract": "was (.*)"}),
     ],
 )
 def test_an_evaluation_refuses_a_tolerance_and_a_pattern_that_nothing_has(names, items, setting, given):
     with pytest.raises(UsageError, match=rf"^{setting} has no effect here: "):
-        evaluate(items, **names, **given)
+        evaluate(EvaluationConfig(items, **names, **given))
 
 
 def test_a_pattern_is_taken_where_items_have_an_answer_or_their_responses_do(names, items):
-    template = Template(response=" {response}", extractor=Extractor("is (.*)\\."))
-    found = evaluate(items, **names, contenders=[Contender.BASE], template=template, max_new_tokens=2)
+    template = {"response": " {response}", "extract": "is (.*)\\."}
+    found = evaluate(EvaluationConfig(items, **names, **template, contenders=(Contender.BASE,), max_new_tokens=2))
     assert found.answered == 2
 
 
 def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, caplog):
-    template = Template(response=" {response}", extractor=Extractor("is (.*)\\."))
+    template = {"response": " {response}", "extract": "is (.*)\\."}
     with caplog.at_level(logging.WARNING, "vocabridge"):
-        evaluate(items, **names, contenders=[Contender.BASE], template=template, answers=0, max_new_tokens=2)
+        unwritten = {"contenders": (Contender.BASE,), "answers": 0, "max_new_tokens": 2}
+        evaluate(EvaluationConfig(items, **names, **template, **unwritten))
     said = [record.getMessage().partition(" has no effect here: ")[0] for record in caplog.records]
     assert said == ["extract", "max_new_tokens"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vocabridge.alignment import align
 from vocabridge.data import corpus_files, task_file, value_network_folder
+from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.results import Evaluation
@@ -37,7 +38,7 @@ def run_demo(output: Path, *, limit: int | None = None, progress: Progress = no_
         progress(done, total, f"aligning {SOURCE} and {TARGET}")
 
     align(*vocabularies, corpus=corpus_files(), progress=tell)
-    evaluation = evaluate(
+    config = EvaluationConfig(
         task_file("test"),
         base=TARGET,
         value=str(value_network_folder()),
@@ -45,8 +46,8 @@ def run_demo(output: Path, *, limit: int | None = None, progress: Progress = no_
         contenders=_CONTENDERS,
         limit=limit,
         answers=_ANSWERS,
-        progress=progress,
     )
+    evaluation = evaluate(config, progress=progress)
     output.mkdir(parents=True, exist_ok=True)
     evaluation.save(output / "report.json")
     write_report(evaluation, output / "report.html")

@@ -18,49 +18,55 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.jsonio import read_json_object
 from vocabridge.bridge.manifest import BRIDGE, SavedBridge
-from vocabridge.evaluation.model_pool import Names
-from vocabridge.evaluation.tasks import Template, digest
+from vocabridge.evaluation.config import EvaluationConfig
+from vocabridge.evaluation.tasks import digest
 from vocabridge.models.loading import is_local
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network_files import CONFIG, WEIGHTS, is_value_network, network_folder
+from vocabridge.projection.combination import Combination
 from vocabridge.projection.config import BoundaryConfig
 from vocabridge.utils.hashing import file_digest, json_digest
 
 
-def recipe(
-    names: Names,
-    saved: SavedBridge | None,
-    data: str | Path,
-    validation: str | Path | None,
-    template: Template,
-    **settings: Any,
-) -> dict[str, Any]:
-    """Describes an evaluation; what is not given has no entry, but for settings.
+def fingerprint(config: EvaluationConfig, saved: SavedBridge | None, **settings: Any) -> dict[str, Any]:
+    """Describe what is evaluated, and how; what is not given has no entry, but for settings.
+
+    Args:
+        config: The config.
+        saved: The saved bridge that it names.
+        **settings: More that results depend on.
 
     Raises:
         VocabridgeError: A model or a file is not there.
     """
     models = {
-        "base": names.base,
-        "value source": names.value,
-        "untuned model": names.untuned,
-        "ceiling": names.ceiling,
-        "control": names.control,
+        "base": config.base,
+        "value source": config.value,
+        "untuned model": config.untuned,
+        "ceiling": config.ceiling,
+        "control": config.control,
     }
-    files = {"alignment": names.alignment, "validation data": validation}
+    files = {"alignment": config.alignment, "validation data": config.validation}
     return {
         "vocabridge": importlib.metadata.version("vocabridge"),
         "sources of vocabridge": sources_digest(),
         "boundary config": BoundaryConfig().as_dict(),
         **{what: _model(name) for what, name in models.items() if name is not None},
         **({} if saved is None else {"base": saved.base.identity}),
-        "test data": digest(data),
+        "test data": digest(config.data),
         **{what: digest(file) for what, file in files.items() if file is not None},
-        "prompt": template.prompt,
-        "response": template.response,
-        "extractor": template.extractor.pattern,
+        "prompt": config.prompt,
+        "response": config.response,
+        "extractor": config.extract,
         # Its file knows the digests of all that belongs to it.
         "bridge": None if saved is None else file_digest(saved.folder / BRIDGE),
+        "combination": None if config.combination is None else Combination.load(config.combination).as_dict(),
+        "policies": [policy.value for policy in config.tried_policies],
+        "alphas": [*config.tried_alphas],
+        "limit": config.limit,
+        "answers": config.answers,
+        "max_new_tokens": config.max_new_tokens,
+        "dtype": config.dtype.value,
         **settings,
     }
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
+from vocabridge.evaluation.contenders import label_of
 from vocabridge.evaluation.intervals import Interval
 from vocabridge.evaluation.results import Evaluation, Measured, Sample
 from vocabridge.options import Contender
@@ -63,7 +64,7 @@ def _bits(evaluation: Evaluation) -> str:
 
 def _gaps(evaluation: Evaluation) -> str:
     """The share of the gap between base and ceiling that each contender recovers."""
-    ends = (Contender.BASE.label, Contender.CEILING.label)
+    ends = (label_of(Contender.BASE), label_of(Contender.CEILING))
     rows = [(one.name, one.gap_recovered) for one in evaluation.measured if one.gap_recovered and one.name not in ends]
     if not rows:
         return ""
@@ -76,7 +77,7 @@ def _intervals(rows: Sequence[tuple[str, Interval]], label: str, marks: Sequence
     axes = figure.subplots()
     for place, (name, one) in enumerate(reversed(rows)):
         spread = [[one.value - one.low], [one.high - one.value]]
-        color = _RED if name == Contender.BRIDGE.label else _BLUE
+        color = _RED if name == label_of(Contender.BRIDGE) else _BLUE
         axes.errorbar(one.value, place, xerr=spread, fmt="o", capsize=4, color=color)
     for mark in marks:
         axes.axvline(mark, color=_GREY, linestyle=":")
@@ -97,7 +98,7 @@ def _quality(evaluation: Evaluation) -> str:
         if one.bits_per_byte is not None and one.token_ms is not None
     )
     for marker, (time, bits, name) in zip(_MARKERS, places, strict=False):
-        axes.plot(time, bits, marker, color=_RED if name == Contender.BRIDGE.label else _BLUE, label=name)
+        axes.plot(time, bits, marker, color=_RED if name == label_of(Contender.BRIDGE) else _BLUE, label=name)
     if places and places[-1][0] > _FAR * places[0][0]:
         axes.set_xscale("log")
     axes.set_xlabel("milliseconds a token")
@@ -112,10 +113,10 @@ def _quality(evaluation: Evaluation) -> str:
 def _classes(evaluation: Evaluation) -> str:
     """Bits by class of token, and what the bridge gains over the base in each."""
     names = [one.name for one in evaluation.measured]
-    if not evaluation.classes or Contender.BRIDGE.label not in names:
+    if not evaluation.classes or label_of(Contender.BRIDGE) not in names:
         return ""
     gains = [
-        (one.name, one.bits_per_byte[Contender.BASE.label] - one.bits_per_byte[Contender.BRIDGE.label])
+        (one.name, one.bits_per_byte[label_of(Contender.BASE)] - one.bits_per_byte[label_of(Contender.BRIDGE)])
         for one in evaluation.classes
     ]
     figure = new_figure(7, 0.4 * len(gains) + 1)
@@ -188,7 +189,7 @@ def _alphas(evaluation: Evaluation) -> str:
     axes = figure.subplots()
     for one in evaluation.measured:
         if found := (one.setting or {}).get("by_alpha"):
-            color = _RED if one.name == Contender.BRIDGE.label else None
+            color = _RED if one.name == label_of(Contender.BRIDGE) else None
             axes.plot([at["alpha"] for at in found], [at["bits"] for at in found], "o-", label=one.name, color=color)
     axes.set_xlabel("alpha: 0 is the base")
     axes.set_ylabel("bits a token")
@@ -222,7 +223,7 @@ def _sample(sample: Sample, read: str) -> str:
 
 def _read(sample: Sample) -> str:
     """The reference, each token shaded by what the bridge changed; blue where it became likelier, red where less."""
-    base, bridge = (sample.readings.get(kind.label) for kind in (Contender.BASE, Contender.BRIDGE))
+    base, bridge = (sample.readings.get(label_of(name)) for name in (Contender.BASE, Contender.BRIDGE))
     if base is None or bridge is None or base["ends"] != bridge["ends"]:
         return ""
     response, spans = sample.reference.encode(), []
@@ -247,7 +248,7 @@ def _provenance(evaluation: Evaluation) -> dict[str, Any]:
         "value source": evaluation.value,
         "data": evaluation.data,
         "intervals": f"{evaluation.resamples:,} resamples, seed {evaluation.seed}",
-        **{f"recipe: {name}": value for name, value in evaluation.recipe.items()},
+        **{f"config: {name}": value for name, value in evaluation.config.items()},
     }
 
 

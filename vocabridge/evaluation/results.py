@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment import write_whole
+from vocabridge.evaluation.contenders import CONTENDERS, label_of
+from vocabridge.evaluation.contenders.bridge_setting import BridgeSetting
 from vocabridge.evaluation.intervals import RESAMPLES, SEED, Interval
 from vocabridge.evaluation.metrics import (
     ANSWERS,
@@ -23,7 +25,6 @@ from vocabridge.evaluation.run_store import Run
 from vocabridge.evaluation.tasks import Task
 from vocabridge.evaluation.token_classes import ClassBits, bits_by_class
 from vocabridge.options import Contender
-from vocabridge.projection.combination import Combination
 
 SHOWN = 3
 """So many items are shown with their texts."""
@@ -112,7 +113,7 @@ class Evaluation:
         differences: The bridge against each other contender, for every metric.
         classes: Bits by class of token.
         samples: A few items side by side.
-        recipe: What was measured, by digests.
+        config: What was measured, by digests.
     """
 
     base: str
@@ -129,7 +130,7 @@ class Evaluation:
     differences: list[Difference]
     classes: list[ClassBits]
     samples: list[Sample]
-    recipe: dict[str, Any]
+    config: dict[str, Any]
 
     @property
     def title(self) -> str:
@@ -163,10 +164,11 @@ class Evaluation:
             found = {one.metric: one for one in self.differences if one.against == other}
             cells = [_difference(found.get(name)) for name in columns]
             rows.append((f"bridge against {other}", *cells, ""))
+        ends = (label_of(Contender.BASE), label_of(Contender.CEILING))
         rows += [
             (f"gap recovered by {one.name}", f"{one.gap_recovered.text(0, 100)} %", *[""] * len(columns))
             for one in self.measured
-            if one.gap_recovered is not None and one.name not in (Contender.BASE.label, Contender.CEILING.label)
+            if one.gap_recovered is not None and one.name not in ends
         ]
         return rows
 
@@ -182,7 +184,7 @@ class Evaluation:
                 "-" if one.first_token_ms is None else f"{one.first_token_ms:.0f}",
                 "-" if one.token_ms is None else f"{one.token_ms:.0f}",
                 "-" if one.peak_mb is None else f"{one.peak_mb:,.0f}",
-                _set_to(one.setting),
+                _set_to(one),
             )
             for one in self.measured
         ]
@@ -216,9 +218,9 @@ class Evaluation:
 
 
 def summarize(
-    base: str, value: str, data: str, task: Task, run: Run, kinds: Sequence[Contender], recipe: Mapping[str, Any]
+    base: str, value: str, data: str, task: Task, run: Run, contenders: Sequence[Contender], config: Mapping[str, Any]
 ) -> Evaluation:
-    """Sums up what a run has measured of some contenders.
+    """Sum up what a run has measured of some contenders.
 
     Args:
         base: The base model by name.
@@ -226,18 +228,19 @@ def summarize(
         data: The test file by name.
         task: The test items.
         run: The records, all of them there.
-        kinds: The contenders, in the order of the tables.
-        recipe: What was measured.
+        contenders: In the order of the tables.
+        config: What was measured.
     """
-    labels = [kind.label for kind in kinds]
-    others = [kind.label for kind in kinds if kind is not Contender.BRIDGE] if Contender.BRIDGE in kinds else []
+    labels, bridge = [*map(label_of, contenders)], label_of(Contender.BRIDGE)
+    others = [label for label in labels if label != bridge] if bridge in labels else []
     differences = [
         Difference(other, metric.name, metric.relative, found)
         for other in others
         for metric in METRICS
-        if (found := metric.difference(task, run, Contender.BRIDGE.label, other)) is not None
+        if (found := metric.difference(task, run, bridge, other)) is not None
     ]
-    setting = run.get(Contender.BRIDGE.label, "setting") if Contender.BRIDGE in kinds else None
+    setting = run.get(bridge, "setting") if bridge in labels else None
+    combination = None if setting is None else BridgeSetting.from_dict(setting).combination
     return Evaluation(
         base=base,
         value=value,
@@ -248,22 +251,13 @@ def summarize(
         chosen=_counted(CHOICES, task, run, labels),
         seed=SEED,
         resamples=RESAMPLES,
-        combination=None if setting is None else _at_strength_1(setting),
-        measured=[_measured(task, run, kind) for kind in kinds],
+        combination=None if combination is None else combination.as_dict(),
+        measured=[_measured(task, run, contender) for contender in contenders],
         differences=differences,
         classes=bits_by_class(task, run, labels),
         samples=[_sample(task, run, labels, item) for item in range(min(SHOWN, len(task.items)))],
-        recipe=json.loads(json.dumps(recipe)),
+        config=json.loads(json.dumps(config)),
     )
-
-
-def _at_strength_1(setting: dict[str, Any]) -> dict[str, Any] | None:
-    """The combination that does at strength 1 what the bridge does."""
-    strength = setting.get("strength", 1.0)
-    if "combination" not in setting or isinstance(strength, dict):
-        return None
-    given: dict[str, Any] = setting["combination"]
-    return given if strength == 1 else Combination.from_dict(given).at(strength).as_dict()
 
 
 def _counted(metric: Metric, task: Task, run: Run, labels: Sequence[str]) -> int:
@@ -271,8 +265,9 @@ def _counted(metric: Metric, task: Task, run: Run, labels: Sequence[str]) -> int
     return 0 if column is None else len(column.items)
 
 
-def _measured(task: Task, run: Run, kind: Contender) -> Measured:
-    name, base = kind.label, Contender.BASE.label
+def _measured(task: Task, run: Run, contender: Contender) -> Measured:
+    definition, base = CONTENDERS[contender], label_of(Contender.BASE)
+    name = definition.label
     cost = run.get(name, "cost") or {}
     setting = run.get(name, "setting")
     known = ("contender", "part", "item")
@@ -281,8 +276,8 @@ def _measured(task: Task, run: Run, kind: Contender) -> Measured:
         bits_per_byte=BITS.value(task, run, name),
         accuracy=ANSWERS.value(task, run, name),
         choice_accuracy=CHOICES.value(task, run, name),
-        gap_recovered=gap_recovered(task, run, name, base, Contender.CEILING.label),
-        changed_tokens=None if kind is Contender.DONOR else changed_tokens(task, run, name, base),
+        gap_recovered=gap_recovered(task, run, name, base, label_of(Contender.CEILING)),
+        changed_tokens=changed_tokens(task, run, name, base) if definition.has_base_tokens else None,
         first_token_ms=cost.get("first_ms"),
         token_ms=cost.get("token_ms"),
         peak_mb=cost.get("peak_mb"),
@@ -310,24 +305,9 @@ def _difference(one: Difference | None) -> str:
     return f"{one.difference.text(1, 100)} %" if one.relative else f"{one.difference.text(0, 100)} points"
 
 
-def _set_to(setting: dict[str, Any] | None) -> str:
-    if setting is None:
+def _set_to(one: Measured) -> str:
+    """Return the setting of a contender in a few words."""
+    if one.setting is None:
         return ""
-    if "threshold" in setting:
-        return f"threshold {setting['threshold']:.2f}"
-    said = [*map(_steered, setting.get("steerings", [setting]))]
-    if "limits" in setting:
-        said.append("limits " + ", ".join(f"{name} {value:g}" for name, value in setting["limits"].items() if value))
-    if "tolerance" in setting:
-        said.append(f"tolerance {setting['tolerance']:g}")
-    return "; ".join(said)
-
-
-def _steered(setting: dict[str, Any]) -> str:
-    """What one steering is set to."""
-    one, alpha = setting["combination"], setting.get("strength", 1.0)
-    weights = [one["base_weight"], one["tuned_weight"]] + ([one["untuned_weight"]] if one["form"] == "product" else [])
-    said = [f"{one['method']} {one['form']}, {', '.join(f'{w:.2f}' for w in weights)}"]
-    if alpha != 1:
-        said.append("alpha " + (":".join(map(str, alpha.values())) if isinstance(alpha, dict) else f"{alpha:g}"))
-    return "; ".join([*said, setting["policy"]] if "policy" in setting else said)
+    (definition,) = (definition for definition in CONTENDERS.values() if definition.label == one.name)
+    return definition.setting_type.from_dict(one.setting).summary

@@ -1,6 +1,6 @@
 """A run: a folder in which an evaluation writes down each result as it comes, so that it can be stopped at any time.
 
-    run.json           what is measured: models by digest or commit, data by SHA-256, settings
+    run.json           what is measured: models by digest or commit, data by SHA-256, settings (its `config`)
     records-0.jsonl    what was measured, one JSON object a line, with a checksum of the line; of several processes each
                        has a file of its own
 
@@ -24,8 +24,8 @@ from vocabridge.alignment import VocabridgeError, write_whole
 from vocabridge.alignment.jsonio import parse_json, read_json_object
 from vocabridge.utils.hashing import digest, json_digest
 
-RECIPE = "run.json"
-FORMAT = 3
+RUN = "run.json"
+FORMAT = 4
 
 Key = tuple[str, str, int | None]
 """A contender's name, a part of the work, and the number of an item or None."""
@@ -81,12 +81,12 @@ class Run:
         workers: The processes that share it.
     """
 
-    def __init__(self, folder: Path, recipe: Mapping[str, Any], workers: Workers) -> None:
-        """Begins a run, or takes up one with the same recipe.
+    def __init__(self, folder: Path, config: Mapping[str, Any], workers: Workers) -> None:
+        """Begins a run, or takes up one with the same config.
 
         Args:
             folder: Made if absent.
-            recipe: What is measured, of values that JSON knows. What an earlier call did not name may be added.
+            config: What is measured, of values that JSON knows. What an earlier call did not name may be added.
             workers: The processes that share it.
 
         Raises:
@@ -109,7 +109,7 @@ class Run:
             raise VocabridgeError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
         try:
             if workers.is_first:
-                self._agree(recipe)
+                self._agree(config)
                 for file in self._files():
                     _mend(file)
             workers.wait()
@@ -179,31 +179,35 @@ class Run:
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("records-*.jsonl"))
 
-    def _agree(self, recipe: Mapping[str, Any]) -> None:
-        path = self._folder / RECIPE
+    def _agree(self, config: Mapping[str, Any]) -> None:
+        path = self._folder / RUN
         known: dict[str, Any] = {}
         if path.exists():
             try:
-                known = read_json_object(path)
-                found, sha256 = known.pop("format", None), known.pop("sha256", None)
+                document = read_json_object(path)
             except ValueError as error:
                 raise VocabridgeError(f"{path} is damaged ({error}); name another folder") from error
-            if found == FORMAT and sha256 != json_digest(known):
-                raise VocabridgeError(f"{path} is altered or damaged; name another folder")
-            if found != FORMAT:
+            known, number = document.get("config", {}), document.get("format")
+            if number != FORMAT:
                 raise VocabridgeError(
-                    f"{path} is of format {found}, and this version goes on with {FORMAT}; name another folder"
+                    f"{path} is of format {number}, and this version goes on with {FORMAT}; name another folder"
                 )
-        plain = json.loads(json.dumps(recipe))
+            if document != _document(known):
+                raise VocabridgeError(f"{path} is altered or damaged; name another folder")
+        plain = json.loads(json.dumps(config))
         for name in plain.keys() & known.keys():
             if plain[name] != known[name]:
                 raise VocabridgeError(
                     f"{self._folder} holds an evaluation with another {name} ({known[name]}, now {plain[name]}); "
                     "name another folder"
                 )
-        agreed = known | plain
-        document = {"format": FORMAT, "sha256": json_digest(agreed), **agreed}
-        write_whole(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+        agreed = _document(known | plain)
+        write_whole(path, (json.dumps(agreed, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _document(config: dict[str, Any]) -> dict[str, Any]:
+    """What `run.json` holds."""
+    return {"format": FORMAT, "sha256": json_digest(config), "config": config}
 
 
 def _sealed(row: Mapping[str, Any]) -> bytes:

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from vocabridge.alignment.tokenizers.classes import classify
+from vocabridge.evaluation.contenders import label_of
 from vocabridge.evaluation.run_store import Run
 from vocabridge.evaluation.tasks import Task
+from vocabridge.options import Contender
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ def bits_by_class(task: Task, run: Run, contenders: Sequence[str]) -> list[Class
     bits: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for item, example in enumerate(task.examples):
         rows = {name: run.get(name, "reading", item) for name in contenders}
-        base = rows.get("base")
+        base = rows.get(label_of(Contender.BASE))
         if base is None:
             return []
         response = example.response.encode()
         ends = [0, *base["ends"]]
         at = {name: _at(row, ends) for name, row in rows.items() if row is not None}
-        donor = rows.get("donor alone")
+        donor = rows.get(label_of(Contender.DONOR))
         common = None if donor is None else {0, *donor["ends"]}
         for number, (start, end) in enumerate(pairwise(ends)):
             names = [classify(response[start:end]).label]

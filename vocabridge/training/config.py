@@ -2,77 +2,86 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from vocabridge.alignment import Effect, refuse_idle
-from vocabridge.options import Initialization, Regularizer, Scheme
+from vocabridge.options import Initialization, Precision, Regularizer, Scheme, TrainingMethod
 from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
+from vocabridge.utils.settings import check_ranges, setting
 
-_RANGES = {
-    "layers": COUNT,
-    "epochs": COUNT,
-    "learning_rate": LEARNING_RATE,
-    "batch_size": COUNT,
-    "rank": RANK,
-    "regularizer_weight": WEIGHT,
-    "max_length": TEXT_LENGTH,
-    "gradient_accumulation": COUNT,
-    "patience": COUNT,
-    "seed": SEED,
-}
-
-LEARNING_RATES = {"full": 3e-4, "lora": 1e-3}
+LEARNING_RATES = {TrainingMethod.FULL: 3e-4, TrainingMethod.LORA: 1e-3}
+"""What was good for each method."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """How to train. Each field has its description beside it."""
 
-    Attributes:
-        source: The source model by name: the small model that the value network changes.
-        method: "full" or "lora" (an adapter on every linear layer).
-        other_bases: Bases to train on beside the source model, in turn, by name, of any tokenizer.
-        scheme: What the value network reads of the source model.
-        layers: It has the first so many layers of the source model; None for all.
-        initialization: Whether it starts from the source model's weights.
-        epochs: Passes over the data, at most.
-        learning_rate: Peak of a cosine schedule with 3% warm-up; `LEARNING_RATES` has what was good for a method.
-        batch_size: Texts a step, over all processes and parts.
-        rank: The adapter's rank.
-        regularizer: What is added to the loss.
-        regularizer_weight: Its weight; `released` has its own.
-        max_length: Longest text in tokens; longer ones are an error, never cut.
-        packing: Whether several texts share a sequence of up to `max_length` tokens, each read by itself; a step then
-            has `batch_size` such sequences.
-        dtype: "bfloat16" or "float32": what is computed in. The frozen weights are bf16 numbers either way, what is
-            trained is float32.
-        gradient_checkpointing: Whether to compute activations twice instead of keeping them.
-        gradient_accumulation: In how many parts a process does its share of a step, one after the other.
-        patience: Stop when validation has not become better for so many epochs, and take the best weights; None for
-            all epochs and the last weights.
-        seed: Of the order of texts and of what is random at the start.
-    """
-
-    source: str
-    method: str = "full"
-    other_bases: tuple[str, ...] = ()
-    scheme: Scheme = Scheme.RESIDUAL
-    layers: int | None = None
-    initialization: Initialization = Initialization.PRETRAINED
-    epochs: int = 1
-    learning_rate: float = 3e-4
-    batch_size: int = 8
-    rank: int = 8
-    regularizer: Regularizer = Regularizer.L1
-    regularizer_weight: float = 0.1
-    max_length: int = 1024
-    packing: bool = False
-    dtype: str = "bfloat16"
-    gradient_checkpointing: bool = False
-    gradient_accumulation: int = 1
-    patience: int | None = None
-    seed: int = 0
+    source: str = field(
+        metadata=setting("The small model, which stays as it is: packaged, hub id, folder or .gguf file.")
+    )
+    method: TrainingMethod = field(
+        default=TrainingMethod.FULL,
+        metadata=setting("Train every weight, or an adapter of a few MB on every linear layer."),
+    )
+    other_bases: tuple[str, ...] = field(
+        default=(), metadata=setting("One more model to train on, in turn, of any tokenizer.", option="other_base")
+    )
+    scheme: Scheme = field(
+        default=Scheme.RESIDUAL,
+        metadata=setting("What it reads: the tokens, what the source model expects next, or both (cascade+)."),
+    )
+    layers: int | None = field(
+        default=None, metadata=setting("Only the first so many layers of the source model.", COUNT, default="all")
+    )
+    initialization: Initialization = field(
+        default=Initialization.PRETRAINED,
+        metadata=setting("Start from the source model's weights, or from random ones."),
+    )
+    epochs: int = field(default=1, metadata=setting("Passes over the data, at most.", COUNT))
+    learning_rate: float | None = field(
+        default=None,
+        metadata=setting(
+            "Peak of the cosine schedule, which has 3% warm-up.",
+            LEARNING_RATE,
+            default=f"{LEARNING_RATES[TrainingMethod.FULL]}; of an adapter {LEARNING_RATES[TrainingMethod.LORA]}",
+        ),
+    )
+    batch_size: int = field(default=8, metadata=setting("Texts a step, over all processes and parts.", COUNT))
+    rank: int = field(default=8, metadata=setting("The adapter's rank.", RANK))
+    regularizer: Regularizer = field(
+        default=Regularizer.L1,
+        metadata=setting(
+            "What holds the change of logits back: its size at learned tokens, or at all as in the paper's code."
+        ),
+    )
+    regularizer_weight: float = field(
+        default=0.1, metadata=setting("The regularizer's weight; `released` has its own.", WEIGHT)
+    )
+    max_length: int = field(
+        default=1024, metadata=setting("Longest text, in tokens; a longer one is an error, never cut.", TEXT_LENGTH)
+    )
+    packing: bool = field(
+        default=False,
+        metadata=setting(
+            "Put several texts, each read by itself, in one sequence of up to that length; a step then has a batch of "
+            "such sequences."
+        ),
+    )
+    dtype: Precision = field(
+        default=Precision.BFLOAT16,
+        metadata=setting("What to compute in. Frozen weights are bfloat16 either way, and what is trained is float32."),
+    )
+    gradient_checkpointing: bool = field(default=False, metadata=setting("Compute activations twice, to save memory."))
+    gradient_accumulation: int = field(
+        default=1, metadata=setting("Do a process's share of a step in so many parts, to save memory.", COUNT)
+    )
+    patience: int | None = field(
+        default=None,
+        metadata=setting("Stop after so many epochs without better validation; keep the best weights.", COUNT),
+    )
+    seed: int = field(default=0, metadata=setting("Of the order of texts and of what is random at the start.", SEED))
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -80,13 +89,22 @@ class TrainingConfig:
         Raises:
             VocabridgeError: One is out of range.
         """
-        for name, range_ in _RANGES.items():
-            if (value := getattr(self, name)) is not None:
-                range_.check(name, value)
+        check_ranges(self)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate, by default what was good for the method."""
+        return LEARNING_RATES[TrainingMethod(self.method)] if self.learning_rate is None else self.learning_rate
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as a value network's record has them."""
+        return asdict(self) | {"learning_rate": self.peak_learning_rate}
 
 
 def refuse_idle_settings(config: TrainingConfig, validation: str | Path | float | None) -> None:
     """Refuse settings without effect."""
+    from vocabridge.alignment.errors import Effect, refuse_idle  # with all of alignment
+
     plain = TrainingConfig(config.source)
     refuse_idle(
         Effect(

@@ -29,6 +29,7 @@ from vocabridge.alignment.files import LOCK, at_work
 from vocabridge.models.loading import check_model, find_device
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import ValueNetwork, new_value_network, save_value_network
+from vocabridge.options import TrainingMethod
 from vocabridge.training.bases import TrainingBase, beside, load_others
 from vocabridge.training.callbacks import PLOT, TrainingLog, by_epoch, plot, points, thinned
 from vocabridge.training.config import TrainingConfig, refuse_idle_settings
@@ -137,7 +138,7 @@ def _train(
         "data": named(data),
         "validation": named(validation),
     }
-    run = _plain(asdict(config)) | {name: identity(given) for name, given in made_of.items()}
+    run = _plain(config.as_dict()) | {name: identity(given) for name, given in made_of.items()}
     checkpoint = last_checkpoint(output, run)
 
     sequences = pack(texts, config.max_length) if config.packing else texts
@@ -165,7 +166,7 @@ def _train(
         **_measured(trainer, each, best=config.patience is not None),
     )
     record = {
-        "config": _plain(asdict(config)),
+        "config": _plain(config.as_dict()),
         **made_of,
         "command": command(),
         "processes": arguments.world_size,
@@ -236,7 +237,7 @@ def _arguments(config: TrainingConfig, output: Path, device: str) -> TrainingArg
     arguments = TrainingArguments(
         output_dir=str(output / CHECKPOINTS),
         num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
+        learning_rate=config.peak_learning_rate,
         weight_decay=0.01,
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
@@ -274,7 +275,7 @@ def _new_network(config: TrainingConfig, device: str) -> ValueNetwork:
     """The network at its start; what is trained is float32, and needs gradients, and nothing else does."""
     network = new_value_network(
         config.source,
-        method=config.method,
+        method=TrainingMethod(config.method).value,
         rank=config.rank,
         scheme=config.scheme,
         layers=config.layers,

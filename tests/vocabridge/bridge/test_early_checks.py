@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.saving import load, save_bridge
+from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.training.config import TrainingConfig
@@ -78,7 +79,7 @@ def test_an_evaluation_begins_only_where_all_of_its_parts_are_there(files, data,
     nothing_loads()
     wrong, says = WRONG[case]
     with pytest.raises(VocabridgeError, match=says):
-        evaluate(data, **arguments(files, wrong))
+        evaluate(EvaluationConfig(data, **arguments(files, wrong)))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,9 @@ def test_an_evaluation_begins_only_where_all_of_its_parts_are_there(files, data,
 )
 def test_a_ceiling_and_a_control_are_looked_for_too(files, data, nothing_loads, wrong, says):
     nothing_loads()
+    named = {name: str(files / value) for name, value in wrong.items()}
     with pytest.raises(VocabridgeError, match=says):
-        evaluate(data, **arguments(files, {}), **{name: str(files / value) for name, value in wrong.items()})
+        evaluate(EvaluationConfig(data, **arguments(files, {}), **named))
 
 
 @pytest.mark.parametrize("part", ["value-1", "alignment-1.safetensors"])
@@ -98,7 +100,7 @@ def test_a_saved_bridge_is_loaded_or_evaluated_only_whole(files, data, nothing_l
     with pytest.raises(VocabridgeError, match=part):
         load(files / "bridge")
     with pytest.raises(VocabridgeError, match=part):
-        evaluate(data, bridge=files / "bridge")
+        evaluate(EvaluationConfig(data, bridge=files / "bridge"))
 
 
 def test_a_byte_level_bridge_does_without_alignments(files):

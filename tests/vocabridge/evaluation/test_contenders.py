@@ -8,12 +8,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from vocabridge.alignment import VocabridgeError, Vocabulary, align
+from vocabridge.alignment import UsageError, VocabridgeError, Vocabulary, align
 from vocabridge.bridge.build import build_bridge, build_steering
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
+from vocabridge.evaluation.config import EvaluationConfig
+from vocabridge.evaluation.contenders import label_of
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.scoring import of_model
@@ -60,15 +62,16 @@ def saved(files, names):
     return saved
 
 
-def run(files, **arguments):
-    report = evaluate(files / "test.jsonl", **{"max_new_tokens": 4, "answers": 1} | arguments)
+def run(files, records=None, **settings):
+    config = EvaluationConfig(files / "test.jsonl", **{"max_new_tokens": 4, "answers": 1} | settings)
+    report = evaluate(config, records=records)
     jsonschema.validate(json.loads(json.dumps(report.as_dict())), SCHEMA)
     assert all(len(row) == len(report.COSTS) for row in report.costs())
     return report
 
 
 def named(report, kind):
-    return next(one for one in report.measured if one.name == kind.label)
+    return next(one for one in report.measured if one.name == label_of(kind))
 
 
 def bits_per_byte(read, files):
@@ -81,7 +84,7 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
     folder = saved(strength.Schedule(1.0, 0.25, 3), limits=limits)
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
     assert [one.name for one in report.measured] == [
-        kind.label for kind in Contender if kind not in (Contender.BYTE_LEVEL, Contender.CONTROL, Contender.CEILING)
+        label_of(kind) for kind in Contender if kind not in (Contender.BYTE_LEVEL, Contender.CONTROL, Contender.CEILING)
     ]
     assert named(report, Contender.BRIDGE).setting == {
         "combination": WEIGHTS.as_dict(),
@@ -110,7 +113,7 @@ def test_saved_or_by_name_all_contenders_are_the_same(files, saved, names):
         if one.name != "bridge":
             assert one.setting == other.setting
     assert (by_folder.value, by_name.value) == (str(files / "bridge"), f"{names['value']} - {names['untuned']}")
-    assert by_folder.recipe["base"] == by_name.recipe["base"]
+    assert by_folder.config["base"] == by_name.config["base"]
 
 
 def test_of_a_bridge_with_two_sources_there_is_no_donor_alone(files, saved):
@@ -179,12 +182,13 @@ def test_what_is_refused(files, saved, names):
     folder = saved(1.0, limits=SteeringLimits(plausibility_threshold=0.1))
     with pytest.raises(VocabridgeError, match="byte-level needs a bridge without limits"):
         run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL])
-    with pytest.raises(VocabridgeError, match="name one of these"):
+    with pytest.raises(UsageError, match="bridge has its own base, value, untuned; leave these out"):
         run(files, bridge=folder, **names)
-    with pytest.raises(VocabridgeError, match="name one of these"):
+    with pytest.raises(UsageError, match="bridge is not given, nor a base and a value source; give one of these"):
         run(files)
-    with pytest.raises(VocabridgeError, match="give none of them beside it"):
-        run(files, bridge=folder, alphas=(0.5,))
+    for given, name in ({"policies": (BoundaryPolicy.LOOKAHEAD,)}, "policy"), ({"alphas": (0.5,)}, "alpha"):
+        with pytest.raises(UsageError, match=f"bridge has its own {name}; leave these out"):
+            run(files, bridge=folder, **given)
     with pytest.raises(VocabridgeError, match="is no bridge"):
         run(files, bridge=files / "nothing")
     first = {"records": files / "run", "contenders": [Contender.BASE]}

@@ -14,6 +14,8 @@ import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.evaluation.answers import Extractor
+from vocabridge.evaluation.config import EvaluationConfig
+from vocabridge.evaluation.contenders import CONTENDERS, label_of
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.intervals import ratio
 from vocabridge.evaluation.measuring import response_bits
@@ -22,6 +24,7 @@ from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Contender, ProjectionMethod
 from vocabridge.projection.combination import Combination
+from vocabridge.utils.progress import no_progress
 
 BASE, DONOR, BRIDGE = "base", "donor alone", "bridge"
 
@@ -58,12 +61,12 @@ def files(tmp_path, model_folders):
 def measure(files, model_folders):
     """Calls `evaluate` on these, with short answers."""
 
-    def measure(**arguments):
+    def measure(records=None, progress=no_progress, **settings):
         given = {"max_new_tokens": 6}
-        if "bridge" not in arguments:
+        if "bridge" not in settings:
             given |= {"base": str(model_folders.target), "value": str(files / "values")}
             given |= {"alignment": files / "pair.safetensors"}
-        return evaluate(files / "test.jsonl", **given | arguments)
+        return evaluate(EvaluationConfig(files / "test.jsonl", **given | settings), records=records, progress=progress)
 
     return measure
 
@@ -184,7 +187,7 @@ def test_the_whole_path(files, model_folders, measure):
         policies=(BoundaryPolicy.AS_IS, BoundaryPolicy.LOOKAHEAD),
         progress=lambda *args: told.append(args),
     )
-    by_default = [kind.label for kind in Contender if kind is not Contender.BYTE_LEVEL]
+    by_default = [label_of(kind) for kind in Contender if not CONTENDERS[kind].is_slow]
     assert [one.name for one in report.measured] == by_default
     assert (report.items, report.templates, report.answered, len(report.samples)) == (4, 2, 2, 3)
     setting = named(report, BRIDGE).setting
@@ -232,7 +235,7 @@ def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, me
 
 
 def test_an_expert_pair_by_name(files, model_folders):
-    report = evaluate(
+    config = EvaluationConfig(
         files / "test.jsonl",
         base=str(model_folders.target),
         value=str(model_folders.tuned),
@@ -241,6 +244,7 @@ def test_an_expert_pair_by_name(files, model_folders):
         limit=1,
         answers=0,
     )
+    report = evaluate(config)
     assert [one.name for one in report.measured] == [BASE, DONOR, BRIDGE, "proxy-tuning"]
     assert [one.accuracy for one in report.measured] == [None] * 4
     assert len(report.rows()[0]) == 3
@@ -374,11 +378,6 @@ def test_what_is_refused(files, model_folders, measure):
         measure(control=str(files / "values"), contenders=[Contender.CONTROL])
     write_items(files / "validation.jsonl", [3, 5])
     with pytest.raises(VocabridgeError, match="1 of the test items"):
-        evaluate(files / "test.jsonl", **named, **arguments)
+        evaluate(EvaluationConfig(files / "test.jsonl", **named, **arguments))
     with pytest.raises(VocabridgeError, match="made for the target tokenizer"):
-        evaluate(
-            files / "test.jsonl",
-            base=str(model_folders.source),
-            value=str(files / "values"),
-            alignment=arguments["alignment"],
-        )
+        measure(base=str(model_folders.source))

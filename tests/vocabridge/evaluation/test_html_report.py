@@ -23,6 +23,7 @@ FIT = {
         "untuned_weight": 0.0,
     },
     "bits": 1.25,
+    "positions": 100,
     "paper_bits": None,
     "policy": "lookahead",
     "strength": 1.0,
@@ -80,7 +81,7 @@ def evaluation() -> Evaluation:
                 readings={"base": reading, "bridge": reading | {"bits": [1.0, 2.0], "likeliest": [" <", NASTY]}},
             )
         ],
-        recipe={"limit": None, "prompt": "{prompt}"},
+        config={"limit": None, "prompt": "{prompt}"},
     )
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: what is written stays, another recipe, another process and what is no record are refused."""
+"""A run's folder: what is written stays, another config, another process and what is no record are refused."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ import weakref
 import pytest
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.evaluation.contenders import ContenderFactory
-from vocabridge.evaluation.model_pool import Names
+from vocabridge.evaluation.config import EvaluationConfig
+from vocabridge.evaluation.contenders import CONTENDERS
+from vocabridge.evaluation.contenders.definition import Inputs
+from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.run_store import Run, Workers
-from vocabridge.options import BoundaryPolicy, Contender
+from vocabridge.options import Contender
+from vocabridge.utils.progress import no_progress
 
-RECIPE = {"data": "abc", "limit": None, "policies": ["heal"]}
+CONFIG = {"data": "abc", "limit": None, "policies": ["heal"]}
 
 
 @pytest.fixture
 def open_run(tmp_path):
-    def open_run(recipe=RECIPE):
-        return Run(tmp_path / "run", recipe, Workers())
+    def open_run(config=CONFIG):
+        return Run(tmp_path / "run", config, Workers())
 
     return open_run
 
@@ -53,15 +56,15 @@ def test_half_a_record_is_dropped(open_run, tmp_path):
     assert len(file.read_text().splitlines()) == 2
 
 
-def test_a_recipe_may_grow_and_not_change(open_run, tmp_path):
+def test_a_config_may_grow_and_not_change(open_run, tmp_path):
     open_run().close()
-    open_run(RECIPE | {"ceiling": "def"}).close()
+    open_run(CONFIG | {"ceiling": "def"}).close()
     open_run().close()
     written = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert {name: written[name] for name in written if name not in ("format", "sha256")} == RECIPE | {"ceiling": "def"}
+    assert written["config"] == CONFIG | {"ceiling": "def"}
     for name, value in (("ceiling", "xyz"), ("policies", ["skip"]), ("limit", 3)):
         with pytest.raises(VocabridgeError, match=f"another {name}"):
-            open_run(RECIPE | {name: value})
+            open_run(CONFIG | {name: value})
 
 
 def test_a_folder_is_for_one_evaluation_at_a_time(open_run):
@@ -113,21 +116,19 @@ def test_a_flipped_bit_of_what_is_measured_is_noticed(open_run, tmp_path):
 
 def test_records_of_before_there_were_checksums_are_refused(open_run, tmp_path):
     open_run().close()
-    (tmp_path / "run" / "run.json").write_text(json.dumps(RECIPE))
+    (tmp_path / "run" / "run.json").write_text(json.dumps(CONFIG))
     with pytest.raises(VocabridgeError, match=r"run\.json is of format None"):
         open_run()
 
 
 def test_models_that_the_next_contender_does_not_need_are_let_go(open_run, model_folders):
-    names = Names(str(model_folders.target), str(model_folders.tuned), untuned=str(model_folders.source))
-    lineup = ContenderFactory(
-        names, [], combination=None, policies=[BoundaryPolicy.LOOKAHEAD], device="cpu", progress=lambda *_: None
-    )
-    run = open_run()
-    base = weakref.ref(lineup.make(Contender.BASE, run).model)
+    names = {"base": model_folders.target, "value": model_folders.tuned, "untuned": model_folders.source}
+    config = EvaluationConfig("test.jsonl", **{name: str(folder) for name, folder in names.items()})
+    inputs = Inputs(config, ModelPool(config, "cpu"), [], open_run(), no_progress)
+    base = weakref.ref(CONTENDERS[Contender.BASE].load(inputs).model)
     gc.collect()
     assert base() is not None
-    donor = weakref.ref(lineup.make(Contender.DONOR, run).model)
+    donor = weakref.ref(CONTENDERS[Contender.DONOR].load(inputs).model)
     gc.collect()
     assert base() is None
     assert donor() is None  # nobody holds it but the contender

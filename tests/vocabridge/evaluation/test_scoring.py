@@ -8,15 +8,19 @@ import torch
 
 from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge.model import Bridge
-from vocabridge.evaluation.contenders import ALPHAS, ContenderFactory
-from vocabridge.evaluation.model_pool import Names
-from vocabridge.evaluation.nudging import _THRESHOLDS, CARRIED_DONOR, Nudging, fit_threshold
+from vocabridge.evaluation.config import EvaluationConfig
+from vocabridge.evaluation.contenders import CONTENDERS
+from vocabridge.evaluation.contenders.bridge_setting import ALPHAS
+from vocabridge.evaluation.contenders.definition import Inputs
+from vocabridge.evaluation.contenders.nudging import _THRESHOLDS, PROJECTED_DONOR, Nudging, fit_threshold
+from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.run_store import Run, Workers
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Contender, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
+from vocabridge.utils.progress import no_progress
 
 HELD_OUT = [Example(f"Question: {n} foxes?\nAnswer:", f" {2 * n} dogs.", None, str(n), str(n)) for n in (3, 12, 24)]
 ITEM = Example("The quick brown", " fox jumps over 12 lazy dogs.", None, "x", "x")
@@ -29,18 +33,19 @@ def made(model_folders, tmp_path):
     align(source, target, method="retokenize", cache=False).save(tmp_path / "pair.safetensors")
     run = Run(tmp_path / "run", {}, Workers())
 
-    def made(kind, held_out=HELD_OUT, control=None, **settings):
-        names = Names(
-            str(model_folders.target),
-            str(model_folders.tuned),
+    def made(kind, held_out=HELD_OUT, **settings):
+        config = EvaluationConfig(
+            "test.jsonl",
+            base=str(model_folders.target),
+            value=str(model_folders.tuned),
             untuned=str(model_folders.source),
             alignment=tmp_path / "pair.safetensors",
-            control=control,
+            validation="validation.jsonl",
+            policies=(BoundaryPolicy.HEAL,),
+            **settings,
         )
-        lineup = ContenderFactory(
-            names, held_out, policies=[BoundaryPolicy.HEAL], device="cpu", progress=lambda *_: None, **settings
-        )
-        return lineup.make(kind, run), run.get(kind.label, "setting")
+        inputs = Inputs(config, ModelPool(config, "cpu"), held_out, run, no_progress)
+        return CONTENDERS[kind].load(inputs), run.get(CONTENDERS[kind].label, "setting")
 
     return made
 
@@ -117,9 +122,10 @@ def test_what_was_measured_without_validation_items_is_not_taken_for_chosen(made
         made(Contender.PROXY_TUNING)
 
 
-def test_weights_that_are_given_get_the_best_of_several_strengths(made):
+def test_weights_that_are_given_get_the_best_of_several_strengths(made, tmp_path):
     given = Combination(ProjectionMethod.INFORMED, 0.5, 0.6, 0.1)
-    contender, setting = made(Contender.BRIDGE, combination=given, alphas=(0.3, 0.6, 2.0))
+    given.save(tmp_path / "weights.json")
+    contender, setting = made(Contender.BRIDGE, combination=tmp_path / "weights.json", alphas=(0.3, 0.6, 2.0))
     assert setting["combination"] == given.as_dict()
     assert contender.model.steering.strength == setting["strength"]
     bits = {at["alpha"]: at["bits"] for at in setting["by_alpha"]}
@@ -133,7 +139,7 @@ def test_the_threshold_is_the_best_one_on_the_validation_items(made):
     contender, setting = made(Contender.NUDGING)
     bridge = contender.model
     assert bridge.limits.sure == setting["threshold"]
-    assert bridge.steering.combination == CARRIED_DONOR
+    assert bridge.steering.combination == PROJECTED_DONOR
     losses = []
     for threshold in _THRESHOLDS:
         bridge.limits = Nudging(sure=float(threshold))

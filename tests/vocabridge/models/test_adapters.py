@@ -18,7 +18,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.build import build_steering
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
-from vocabridge.evaluation import fingerprint as evaluation_recipe
+from vocabridge.evaluation import fingerprint
 from vocabridge.models.loading import load_model, resolve_vocabulary
 from vocabridge.models.value_network import (
     load_value_network,
@@ -244,14 +244,14 @@ def test_an_adapter_alone_is_told_what_is_missing_to_a_pair(adapter):
 
 def test_pickled_adapters_are_read_and_known(own, adapter):
     expected = said(load_model(str(adapter), dtype=F32).model)
-    before = evaluation_recipe._model(str(adapter))
+    before = fingerprint._model(str(adapter))
     torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
     assert torch.equal(said(load_model(str(adapter), dtype=F32).model), expected)
-    assert evaluation_recipe._model(str(adapter)) != before
-    then = evaluation_recipe._model(str(adapter))
+    assert fingerprint._model(str(adapter)) != before
+    then = fingerprint._model(str(adapter))
     flip_weights(own / "source", "model.safetensors")
-    assert evaluation_recipe._model(str(adapter)) != then
+    assert fingerprint._model(str(adapter)) != then
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

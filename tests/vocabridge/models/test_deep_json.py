@@ -59,7 +59,7 @@ def test_a_models_configuration_that_is_nested_too_deeply_is_refused(model_folde
         load_model(str(tmp_path / "model"))
 
 
-def test_a_folder_of_records_whose_recipe_is_nested_too_deeply_is_named(tmp_path):
+def test_a_folder_of_records_whose_config_is_nested_too_deeply_is_named(tmp_path):
     (tmp_path / "run.json").write_text(DEEP)
     with pytest.raises(VocabridgeError, match=r"run\.json is damaged \(it is nested too deeply\)"):
         Run(tmp_path, {"limit": 1}, Workers())

@@ -9,7 +9,7 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.streaming import stream
-from vocabridge.evaluation.evaluate import evaluate
+from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.models.loading import find_device
 from vocabridge.projection.strength import Schedule, from_json
 from vocabridge.training.config import TrainingConfig
@@ -87,7 +87,7 @@ def test_no_strength_is_out_of_range(strength):
 )
 def test_an_evaluation_says_so_before_it_reads_anything(setting):
     with pytest.raises(VocabridgeError, match="cannot be"):
-        evaluate("nowhere.jsonl", base="nowhere", value="nowhere", **setting)
+        EvaluationConfig("nowhere.jsonl", base="nowhere", value="nowhere", **setting)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nowhere", "meta"])

@@ -8,8 +8,9 @@ the base's vocabulary: a proper distribution, so that it has a likelihood and ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +18,15 @@ from torch import Tensor
 
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
+from vocabridge.evaluation.contenders import definition as contenders
+from vocabridge.evaluation.model_pool import ModelPool
+from vocabridge.evaluation.scoring import EvaluatedModel, of_model
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, no_progress
 
-CARRIED_DONOR = Combination(ProjectionMethod.INFORMED, base_weight=0.0, tuned_weight=1.0, untuned_weight=0.0)
+PROJECTED_DONOR = Combination(ProjectionMethod.INFORMED, base_weight=0.0, tuned_weight=1.0, untuned_weight=0.0)
 """The combination of a bridge that nudges."""
 
 _THRESHOLDS = np.round(np.arange(0.0, 1.01, 0.05), 2)
@@ -41,6 +45,60 @@ class Nudging(SteeringLimits):
     def gate(self, p_base: Tensor) -> Tensor:
         """See `SteeringLimits.gate`."""
         return (p_base.amax(-1, keepdim=True) < self.sure).to(p_base.dtype)
+
+
+@dataclass(frozen=True)
+class NudgingSetting(contenders.Setting):
+    """What nudging is set to.
+
+    Attributes:
+        threshold: The donor speaks where the base's best token has less probability than this.
+    """
+
+    threshold: float = 0.4
+
+    def as_dict(self) -> dict[str, Any]:
+        """See `Setting.as_dict`."""
+        return {"threshold": self.threshold}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NudgingSetting:
+        """See `Setting.from_dict`."""
+        return cls(values["threshold"])
+
+    @property
+    def summary(self) -> str:
+        """See `Setting.summary`."""
+        return f"threshold {self.threshold:.2f}"
+
+
+class Definition(contenders.Definition[NudgingSetting]):
+    """The donor's next token, projected as the bridge projects it, where the base is unsure."""
+
+    label = "nudging"
+    required_models = frozenset({"base", "steerings"})
+    setting_type = NudgingSetting
+    used_settings = frozenset({"alignment", "validation"})
+
+    def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
+        """Need one value source and validation items; see `Definition.missing`."""
+        return contenders.needs_one_source(pool) or (None if validation else "--validation")
+
+    def bridge(self, inputs: contenders.Inputs) -> Bridge:
+        """Return the donor alone, projected."""
+        bridge = Bridge(inputs.pool.base(), [inputs.pool.steering()])
+        bridge.steering.combination = PROJECTED_DONOR
+        return bridge
+
+    def choose(self, inputs: contenders.Inputs) -> NudgingSetting:
+        """Choose the threshold; see `Definition.choose`."""
+        return NudgingSetting(fit_threshold(self.bridge(inputs), inputs.held_out, progress=inputs.progress))
+
+    def make(self, inputs: contenders.Inputs, setting: NudgingSetting) -> EvaluatedModel:
+        """Gate the donor by the threshold; see `Definition.make`."""
+        bridge = self.bridge(inputs)
+        bridge.limits = Nudging(sure=setting.threshold)
+        return of_model(self.label, bridge, bridge.vocabulary)
 
 
 @torch.no_grad()

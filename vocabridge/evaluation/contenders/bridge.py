@@ -1,0 +1,31 @@
+"""Bridge: the base steered by the value source, with the best fit over methods and forms; or a saved bridge."""
+
+from __future__ import annotations
+
+from vocabridge.bridge.steering import Steering
+from vocabridge.evaluation.contenders import bridge_setting as contenders
+from vocabridge.evaluation.contenders.definition import Inputs
+from vocabridge.projection.combination import UNFITTED, Combination
+
+
+class Definition(contenders.SteeredDefinition):
+    """A bridge by name is set as is best on the validation items, a saved one as it is saved."""
+
+    label = "bridge"
+    used_settings = frozenset({"policy", "alpha", "combination", "alignment"})
+    used_if_chosen = frozenset({"validation"})
+
+    def steerings(self, inputs: Inputs) -> list[Steering]:
+        """Steer by the value source, or by those of the saved bridge."""
+        return super().steerings(inputs) if inputs.pool.saved is None else inputs.pool.steerings()
+
+    def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
+        """Fit the weights, where they are not given and there are validation items; see `Definition.choose`."""
+        config, saved = inputs.config, inputs.pool.saved
+        if saved is not None:
+            return contenders.BridgeSetting.of_saved(saved)
+        given = None if config.combination is None else Combination.load(config.combination)
+        if not inputs.held_out:
+            given = given or UNFITTED
+        policies, alphas = config.tried_policies, config.tried_alphas
+        return contenders.choose_setting(inputs, self.bridge(inputs), given=given, policies=policies, alphas=alphas)

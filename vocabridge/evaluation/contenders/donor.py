@@ -1,0 +1,25 @@
+"""Donor: the small tuned model alone, in its own vocabulary."""
+
+from __future__ import annotations
+
+from vocabridge.evaluation.contenders import definition as contenders
+from vocabridge.evaluation.model_pool import ModelPool
+from vocabridge.evaluation.scoring import EvaluatedModel, of_source
+
+
+class Definition(contenders.Definition[contenders.Setting]):
+    """The small tuned model alone, where it is at its best."""
+
+    label = "donor alone"
+    required_models = frozenset({"steerings"})
+    setting_type = contenders.Setting
+    has_base_tokens = False
+
+    def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
+        """Need one value source; see `Definition.missing`."""
+        return contenders.needs_one_source(pool)
+
+    def make(self, inputs: contenders.Inputs, setting: contenders.Setting) -> EvaluatedModel:
+        """Load the value source; see `Definition.make`."""
+        (source,) = inputs.pool.value_sources()
+        return of_source(self.label, source)
