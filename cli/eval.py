@@ -104,14 +104,9 @@ def evaluate(
     bridge, a plain mixture of their probabilities, nudging, proxy-tuning's sum, and where given a ceiling and a
     control. What is fitted or chosen is so on the validation items, never on the test items.
     """
-    from vocabridge.alignment.errors import Effect, refuse_idle
-
     if byte_level:
         compared = (*(config.contenders or (Contender.BASE, Contender.BRIDGE)), Contender.BYTE_LEVEL)
         config = replace(config, contenders=tuple(dict.fromkeys(compared)))
-    has_tolerance = Contender.BYTE_LEVEL in (config.contenders or ())
-    advice = "Only the contender byte-level has a tolerance; add --byte-level"
-    refuse_idle(Effect("tolerance", config.tolerance is not None, has_tolerance, advice))
     from vocabridge.evaluation.evaluate import evaluate as measure
     from vocabridge.evaluation.html_report import write_report
     from vocabridge.utils.html import new_figure

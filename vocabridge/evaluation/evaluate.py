@@ -96,7 +96,7 @@ def _warn_idle(config: EvaluationConfig, contenders: Sequence[Contender], *, cho
         contenders: What is measured.
         chosen: Whether the bridge is chosen on validation items; the byte-level bridge then has what was chosen.
     """
-    advice = "only the contender byte-level has one; add it, or leave this out"
+    advice = "only the contender byte-level has a tolerance; add --byte-level, or leave this out"
     refuse_idle(Effect("tolerance", config.tolerance is not None, Contender.BYTE_LEVEL in contenders, advice))
     given = {
         "policy": config.policies,

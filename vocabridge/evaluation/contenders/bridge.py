@@ -5,6 +5,7 @@ from __future__ import annotations
 from vocabridge.bridge.steering import Steering
 from vocabridge.evaluation.contenders import bridge_setting as contenders
 from vocabridge.evaluation.contenders.definition import Inputs
+from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.projection.combination import UNFITTED, Combination
 
 
@@ -14,6 +15,10 @@ class Definition(contenders.SteeredDefinition):
     label = "bridge"
     used_settings = frozenset({"policy", "alpha", "combination", "alignment"})
     used_if_chosen = frozenset({"validation"})
+
+    def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
+        """Need nothing: a saved bridge may have any number of value sources."""
+        return None
 
     def steerings(self, inputs: Inputs) -> list[Steering]:
         """Steer by the value source, or by those of the saved bridge."""

@@ -12,7 +12,8 @@ from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.manifest import SavedBridge
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.evaluation.contenders.definition import Definition, Inputs, Setting
+from vocabridge.evaluation.contenders.definition import Definition, Inputs, Setting, needs_one_source
+from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.scoring import EvaluatedModel, of_model
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
@@ -161,6 +162,10 @@ class SteeredDefinition(Definition[BridgeSetting]):
 
     required_models = frozenset({"base", "steerings"})
     setting_type = BridgeSetting
+
+    def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
+        """Need one value source; see `Definition.missing`."""
+        return needs_one_source(pool)
 
     def steerings(self, inputs: Inputs) -> list[Steering]:
         """Return what steers, by default the one value source; it is set later."""

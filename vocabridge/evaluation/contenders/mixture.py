@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vocabridge.evaluation.contenders import bridge_setting as contenders
-from vocabridge.evaluation.contenders.definition import Inputs, needs_one_source
+from vocabridge.evaluation.contenders.definition import Inputs
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.options import Form, ProjectionMethod
 
@@ -16,7 +16,7 @@ class Definition(contenders.SteeredDefinition):
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
         """Need one value source and validation items; see `Definition.missing`."""
-        return needs_one_source(pool) or (None if validation else "--validation")
+        return super().missing(pool, validation=validation) or (None if validation else "--validation")
 
     def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
         """Fit the donor's share s; see `Definition.choose`."""

@@ -6,8 +6,7 @@ Liu et al., arXiv 2401.08565, projected as one would without vocabridge.
 from __future__ import annotations
 
 from vocabridge.evaluation.contenders import bridge_setting as contenders
-from vocabridge.evaluation.contenders.definition import Inputs, needs_one_source
-from vocabridge.evaluation.model_pool import ModelPool
+from vocabridge.evaluation.contenders.definition import Inputs
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 
@@ -17,10 +16,6 @@ class Definition(contenders.SteeredDefinition):
 
     label = "proxy-tuning"
     used_settings = frozenset({"alignment", "validation"})
-
-    def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need one value source; see `Definition.missing`."""
-        return needs_one_source(pool)
 
     def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
         """Choose alpha, where there are validation items; else it is 1; see `Definition.choose`."""
