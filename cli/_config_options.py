@@ -47,7 +47,7 @@ def options_of(config: type[Any], **parsing: Mapping[str, Any]) -> Callable[[Cal
         parameters += [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        del wrapper.__wrapped__  # type: ignore[attr-defined]  # whoever looks for hints finds those above
+        del wrapper.__wrapped__  # whoever looks for hints finds those above
         return wrapper
 
     return decorate

@@ -125,7 +125,7 @@ def test_several_processes_share_the_items_and_report_the_same(run, models, raw,
         (("--bridge", "nowhere"), 2, "'nowhere' does not exist"),
         (("--alpha", "nan"), 2, "nan is out of range; give a number from -1000 to 1000."),
         (("--alpha", "0.5", "--alpha", "1"), 1, "of several alphas the best on validation items is taken"),
-        (("--tolerance", "0.001"), 2, "--tolerance: It has no effect here: only the contender byte-level has a tolerance; add --byte-level"),
+        (("--tolerance", "0.001"), 2, "here: only the contender byte-level has a tolerance; add --byte-level"),
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(run, models, raw, options, status, says):
