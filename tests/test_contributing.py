@@ -58,7 +58,7 @@ from vocabridge.options import BoundaryPolicy
 copy, base, tuned, untuned, combination, folder = map(Path, sys.argv[1:])
 assert Path(vocabridge.__file__).is_relative_to(copy)
 data = copy / "test.jsonl"
-item = {"prompt": "The quick", "response": " brown fox"}
+item = {"prompt": "Question: 3 foxes?\\nAnswer:", "response": " 6 dogs."}
 data.write_text(json.dumps(item))
 config = EvaluationConfig(data, base=str(base), value=str(tuned), untuned=str(untuned), answers=1, max_new_tokens=2)
 report = evaluate(config, records=folder)

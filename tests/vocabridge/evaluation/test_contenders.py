@@ -10,12 +10,17 @@ import pytest
 
 from vocabridge.alignment import UsageError, VocabridgeError, Vocabulary, align
 from vocabridge.bridge.build import build_bridge, build_steering
+from vocabridge.bridge.fitting import Fit
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.evaluation.config import EvaluationConfig
-from vocabridge.evaluation.contenders import label_of
+from vocabridge.evaluation.contenders import CONTENDERS, in_turn, label_of
+from vocabridge.evaluation.contenders.bridge_setting import BridgeSetting, SteeringSetting, Trial
+from vocabridge.evaluation.contenders.byte_level import ByteLevelSetting
+from vocabridge.evaluation.contenders.definition import Setting
+from vocabridge.evaluation.contenders.nudging import NudgingSetting
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.scoring import of_model
@@ -195,3 +200,48 @@ def test_what_is_refused(files, saved, names):
     run(files, bridge=folder, **first)
     with pytest.raises(VocabridgeError, match="another bridge"):
         run(files, **names, alignment=files / "pair.safetensors", **first)
+
+
+def test_in_turn_every_model_is_loaded_once():
+    loaded, held = [], frozenset()
+    for contender in in_turn():
+        needs = CONTENDERS[contender].required_models
+        loaded += needs - held
+        held = needs
+    assert sorted(loaded) == ["base", "ceiling", "control", "steerings"]
+    assert sorted(in_turn()) == sorted(Contender)
+
+
+@pytest.mark.parametrize(
+    ("setting", "summary"),
+    [
+        (
+            BridgeSetting((SteeringSetting(WEIGHTS, BoundaryPolicy.HEAL, 0.5),), trials=(), by_alpha={0.5: 1.25}),
+            "informed product, 0.70, 0.60, 0.20; alpha 0.5; heal",
+        ),
+        (
+            BridgeSetting(
+                (SteeringSetting(WEIGHTS), SteeringSetting(WEIGHTS, strength=strength.Schedule(1.0, 0.5, 3))),
+                SteeringLimits(max_change_std=2.0),
+            ),
+            "informed product, 0.70, 0.60, 0.20; as-is; informed product, 0.70, 0.60, 0.20; alpha 1.0:0.5:3; as-is; "
+            "limits max_change_std 2",
+        ),
+        (
+            BridgeSetting(
+                (SteeringSetting(WEIGHTS),), trials=(Trial(Fit(WEIGHTS, 1.0, 1.5, None, 7), BoundaryPolicy.AS_IS),)
+            ),
+            "informed product, 0.70, 0.60, 0.20; as-is",
+        ),
+        (
+            ByteLevelSetting((SteeringSetting(WEIGHTS, None, 2.0),), 0.01),
+            "informed product, 0.70, 0.60, 0.20; alpha 2; tolerance 0.01",
+        ),
+        (NudgingSetting(0.35), "threshold 0.35"),
+        (Setting(), ""),
+    ],
+    ids=["fitted", "saved with limits", "with trials", "byte-level", "nudging", "none"],
+)
+def test_a_setting_comes_back_from_its_json_form_and_is_said_in_a_few_words(setting, summary):
+    assert type(setting).from_dict(json.loads(json.dumps(setting.as_dict()))) == setting
+    assert setting.summary == summary
