@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from vocabridge.models.value_network import ValueNetwork as ValueNetwork
     from vocabridge.models.value_network import load_value_network as load_value_network
     from vocabridge.options import BoundaryPolicy as BoundaryPolicy
+    from vocabridge.options import Contender as Contender
+    from vocabridge.options import Dtype as Dtype
     from vocabridge.options import Form as Form
     from vocabridge.options import Initialization as Initialization
+    from vocabridge.options import Precision as Precision
     from vocabridge.options import ProjectionMethod as ProjectionMethod
     from vocabridge.options import Regularizer as Regularizer
     from vocabridge.options import Scheme as Scheme
+    from vocabridge.options import TrainingMethod as TrainingMethod
     from vocabridge.projection.combination import Combination as Combination
     from vocabridge.projection.config import BoundaryConfig as BoundaryConfig
     from vocabridge.projection.strength import Schedule as Schedule
@@ -70,11 +74,15 @@ _MODULES = {
     "models.value_network": ("ValueNetwork", "load_value_network"),
     "options": (
         "BoundaryPolicy",
+        "Contender",
+        "Dtype",
         "Form",
         "Initialization",
+        "Precision",
         "ProjectionMethod",
         "Regularizer",
         "Scheme",
+        "TrainingMethod",
     ),
     "projection.combination": ("Combination",),
     "projection.config": ("BoundaryConfig",),

@@ -17,7 +17,7 @@ from vocabridge.cli._config_options import options_of
 from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.training.config import TrainingConfig
 from vocabridge.utils.ranges import COUNT
-from vocabridge.utils.settings import check_ranges, setting
+from vocabridge.utils.settings import check_settings, setting
 
 
 class Color(str, Enum):
@@ -40,7 +40,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check_ranges(self)
+        check_settings(self)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 from vocabridge.data import A_VALUE_NETWORK
 from vocabridge.options import BoundaryPolicy, Contender, Dtype
 from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
-from vocabridge.utils.settings import check_ranges, setting
+from vocabridge.utils.settings import check_settings, setting
 
 _OF_A_BRIDGE = ("base", "value", "untuned", "alignment", "combination", "policies", "alphas")
 """What a saved bridge has of its own."""
@@ -108,11 +108,11 @@ class EvaluationConfig:
         """Check what can be checked without reading anything.
 
         Raises:
-            VocabridgeError: A number is out of range, or the settings do not go together.
+            VocabridgeError: A number is out of range, there is no such choice, or the settings do not go together.
         """
         from vocabridge.alignment.errors import UsageError, VocabridgeError  # with all of alignment
 
-        check_ranges(self)
+        check_settings(self)
         of_a_bridge = [one for one in fields(self) if one.name in _OF_A_BRIDGE and getattr(self, one.name) is not None]
         given = [one.metadata["option"] or one.name for one in of_a_bridge]
         if self.bridge is not None and given:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vocabridge.options import Initialization, Precision, Regularizer, Scheme, TrainingMethod
 from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
-from vocabridge.utils.settings import check_ranges, setting
+from vocabridge.utils.settings import check_settings, setting
 
 LEARNING_RATES = {TrainingMethod.FULL: 3e-4, TrainingMethod.LORA: 1e-3}
 """What was good for each method."""
@@ -84,17 +84,17 @@ class TrainingConfig:
     seed: int = field(default=0, metadata=setting("Of the order of texts and of what is random at the start.", SEED))
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the numbers and the choices.
 
         Raises:
-            VocabridgeError: One is out of range.
+            VocabridgeError: A number is out of range, or there is no such choice.
         """
-        check_ranges(self)
+        check_settings(self)
 
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate, by default what was good for the method."""
-        return LEARNING_RATES[TrainingMethod(self.method)] if self.learning_rate is None else self.learning_rate
+        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as a value network's record has them."""

@@ -29,7 +29,6 @@ from vocabridge.alignment.files import LOCK, at_work
 from vocabridge.models.loading import check_model, find_device
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import ValueNetwork, new_value_network, save_value_network
-from vocabridge.options import TrainingMethod
 from vocabridge.training.bases import TrainingBase, beside, load_others
 from vocabridge.training.callbacks import PLOT, TrainingLog, by_epoch, plot, points, thinned
 from vocabridge.training.config import TrainingConfig, refuse_idle_settings
@@ -275,7 +274,7 @@ def _new_network(config: TrainingConfig, device: str) -> ValueNetwork:
     """The network at its start; what is trained is float32, and needs gradients, and nothing else does."""
     network = new_value_network(
         config.source,
-        method=TrainingMethod(config.method).value,
+        method=config.method.value,
         rank=config.rank,
         scheme=config.scheme,
         layers=config.layers,

@@ -8,7 +8,9 @@ This module and those of the configs import nothing heavy.
 
 from __future__ import annotations
 
+import typing
 from dataclasses import fields
+from enum import Enum
 from typing import Any
 
 from vocabridge.utils.ranges import Range
@@ -28,14 +30,36 @@ def setting(
     return {"description": description, "range": range_, "option": option, "default": default}
 
 
-def check_ranges(config: Any) -> None:
-    """Check every number of a config.
+def check_settings(config: Any) -> None:
+    """Check every number and every choice of a config, and make choices that are given by name what they name.
 
     Raises:
-        VocabridgeError: One is out of its range.
+        VocabridgeError: A number is out of its range, or there is no such choice.
     """
+    hints = typing.get_type_hints(type(config))
     for field in fields(config):
-        value, range_ = getattr(config, field.name), field.metadata["range"]
-        for number in value if isinstance(value, (tuple, list)) else (value,):
-            if range_ is not None and number is not None:
-                range_.check(field.metadata["option"] or field.name, number)
+        name, value = field.metadata["option"] or field.name, getattr(config, field.name)
+        several = isinstance(value, (tuple, list))
+        for number in value if several else (value,):
+            if field.metadata["range"] is not None and number is not None:
+                field.metadata["range"].check(name, number)
+        if (choices := _choices(hints[field.name])) is not None and value is not None:
+            chosen = tuple(_chosen(name, one, choices) for one in value) if several else _chosen(name, value, choices)
+            object.__setattr__(config, field.name, chosen)  # the config is frozen
+
+
+def _choices(hint: Any) -> type[Enum] | None:
+    """Return the enum in a type, such as `tuple[Scheme, ...] | None`."""
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint
+    return next((choices for inner in typing.get_args(hint) if (choices := _choices(inner)) is not None), None)
+
+
+def _chosen(name: str, value: Any, choices: type[Enum]) -> Enum:
+    try:
+        return choices(value)
+    except ValueError:
+        from vocabridge.alignment.errors import VocabridgeError  # with all of alignment
+
+        names = ", ".join(str(choice.value) for choice in choices)
+        raise VocabridgeError(f"{name} cannot be {value!r}; choose among {names}") from None

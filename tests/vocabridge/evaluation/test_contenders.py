@@ -222,10 +222,10 @@ def test_in_turn_every_model_is_loaded_once():
         (
             BridgeSetting(
                 (SteeringSetting(WEIGHTS), SteeringSetting(WEIGHTS, strength=strength.Schedule(1.0, 0.5, 3))),
-                SteeringLimits(max_change_std=2.0),
+                SteeringLimits(plausibility_threshold=0.25),
             ),
             "informed product, 0.70, 0.60, 0.20; as-is; informed product, 0.70, 0.60, 0.20; alpha 1.0:0.5:3; as-is; "
-            "limits max_change_std 2",
+            "limits plausibility_threshold 0.25",
         ),
         (
             BridgeSetting(

@@ -1,0 +1,42 @@
+"""A config checks its numbers and its choices, whoever makes it."""
+
+import re
+
+import pytest
+
+from vocabridge.alignment import VocabridgeError
+from vocabridge.evaluation.config import EvaluationConfig
+from vocabridge.options import BoundaryPolicy, Contender, Dtype, Regularizer, TrainingMethod
+from vocabridge.training.config import TrainingConfig
+
+MODELS = {"data": "test.jsonl", "base": "big", "value": "small"}
+
+
+def test_a_choice_that_is_given_by_its_name_is_the_choice():
+    training = TrainingConfig("small", method="lora", regularizer="released")
+    assert training.method is TrainingMethod.LORA
+    assert training.regularizer is Regularizer.RELEASED
+    config = EvaluationConfig(**MODELS, policies=["heal"], contenders=("base", "byte-level"), dtype="float32")
+    assert config.policies == (BoundaryPolicy.HEAL,)
+    assert config.contenders == (Contender.BASE, Contender.BYTE_LEVEL)
+    assert config.dtype is Dtype.FLOAT32
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"dtype": "int8"}, "dtype cannot be 'int8'; choose among float32, bfloat16, float16"),
+        ({"policies": ("guess",)}, "policy cannot be 'guess'; choose among skip, as-is, heal, lookahead"),
+        ({"contenders": ("best",)}, "contenders cannot be 'best'; choose among base, donor, bridge"),
+        ({"alphas": (0.5, 1e300), "validation": "v.jsonl"}, "alpha cannot be 1e+300; give a number from -1000 to 1000"),
+    ],
+)
+def test_what_is_no_choice_or_out_of_range_is_one_sentence(setting, says):
+    with pytest.raises(VocabridgeError, match=re.escape(says)):
+        EvaluationConfig(**MODELS, **setting)
+
+
+def test_the_learning_rate_is_by_default_what_was_good_for_the_method():
+    rates = [TrainingConfig("small", method=method).as_dict()["learning_rate"] for method in TrainingMethod]
+    assert rates == [3e-4, 1e-3]
+    assert TrainingConfig("small", learning_rate=0.5).peak_learning_rate == 0.5
