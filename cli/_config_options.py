@@ -12,27 +12,31 @@ from typing import Annotated, Any
 import typer
 
 from vocabridge.cli._options import in_range
+from vocabridge.utils.settings import descriptions
 
 
 def options_of(config: type[Any], **parsing: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a command an option for each setting of a config.
 
     The command takes the config as its first parameter, and whatever else it has after it. A setting of several values
-    is an option that may be repeated. A required setting without a default is a required option.
+    is an option that may be repeated, and a setting without a default is a required option.
 
     Args:
-        config: A frozen dataclass whose fields are made with `vocabridge.utils.settings.setting`.
-        **parsing: By field, how its option is read where the type of the field does not say it: arguments of
-            `typer.Option`, and `type`, another type.
+        config: A config, as `vocabridge.utils.settings` has them.
+        **parsing: By field, how its option is read and shown where the field does not say it: arguments of
+            `typer.Option`; `name`, another name of the option; `type`, another type; `more`, a sentence behind the
+            description.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         _, *others = inspect.signature(command, eval_str=True).parameters.values()
-        hints = typing.get_type_hints(config)
-        options = {
-            _option_name(field): (field, _option(field, hints[field.name], dict(parsing.get(field.name, {}))))
-            for field in fields(config)
-        }
+        hints, described = typing.get_type_hints(config), descriptions(config)
+        options = {}
+        for field in fields(config):
+            how: dict[str, Any] = {"name": field.name, "more": "", **parsing.get(field.name, {})}
+            if (range_ := config.ranges.get(field.name)) is not None:
+                how["callback"] = in_range(range_)
+            options[how["name"]] = field, _option(hints[field.name], described[field.name], **how)
 
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:
@@ -53,28 +57,21 @@ def options_of(config: type[Any], **parsing: Mapping[str, Any]) -> Callable[[Cal
     return decorate
 
 
-def _option_name(field: Field[Any]) -> str:
-    return field.metadata["option"] or field.name
-
-
 def _default(field: Field[Any]) -> Any:
     if field.default is MISSING:
         return inspect.Parameter.empty
     return None if isinstance(field.default, tuple) else field.default
 
 
-def _option(field: Field[Any], hint: Any, parsing: dict[str, Any]) -> Any:
+def _option(hint: Any, description: str, *, name: str, more: str, **how: Any) -> Any:
     """Return the annotation of a parameter: its type and its `typer.Option`."""
-    description, optional = field.metadata["description"], type(None) in typing.get_args(hint)
+    optional = type(None) in typing.get_args(hint)
     plain: Any = next(kind for kind in typing.get_args(hint) if kind is not type(None)) if optional else hint
-    plain = parsing.pop("type", plain)
+    plain = how.pop("type", plain)
     if typing.get_origin(plain) is tuple:
         plain, optional = list[typing.get_args(plain)[0]], True  # type: ignore[misc]
-        description += " May be repeated."
-    if field.metadata["default"] is not None:
-        parsing["show_default"] = field.metadata["default"]
-    if field.metadata["range"] is not None:
-        parsing["callback"] = in_range(field.metadata["range"])
+        more += " May be repeated."
     if plain is bool:  # without its opposite
-        parsing["default"] = f"--{_option_name(field).replace('_', '-')}"
-    return Annotated[plain | None if optional else plain, typer.Option(help=description, **parsing)]
+        how["default"] = f"--{name.replace('_', '-')}"
+    option = typer.Option(help=" ".join(f"{description} {more}".split()), **how)
+    return Annotated[plain | None if optional else plain, option]

@@ -12,8 +12,12 @@ from typing import Annotated, Any
 import typer
 from typer.models import OptionInfo
 
+from vocabridge.data import VALUE_NETWORKS
 from vocabridge.options import Dtype
 from vocabridge.utils.ranges import PROCESSES, Range
+
+A_VALUE_NETWORK = f"a value network's folder, or the short name of one that ships here: {', '.join(VALUE_NETWORKS)}"
+"""What a value network is given by, for help texts."""
 
 Base = Annotated[str, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")]
 

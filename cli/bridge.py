@@ -8,9 +8,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from vocabridge.cli._options import Base, as_usage, number, output_folder
+from vocabridge.cli._options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
 from vocabridge.cli._output import Json, print_facts, print_json, progress, say_unfitted
-from vocabridge.data import A_VALUE_NETWORK
 from vocabridge.options import BoundaryPolicy
 from vocabridge.utils.ranges import FRACTION
 

@@ -13,6 +13,7 @@ from vocabridge.cli._errors import end_stopped
 from vocabridge.cli._evaluations import print_evaluation
 from vocabridge.cli._options import in_existing_folder, output_file
 from vocabridge.cli._output import Json, is_first_process, shared_progress
+from vocabridge.data import VALUE_NETWORKS
 from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.options import Contender
 
@@ -60,14 +61,21 @@ def template(text: str) -> str:
 @options_of(
     EvaluationConfig,
     data={"type": str, "metavar": "FILE|reasoning-gym:NAME[:SEED[:SIZE]]", "callback": items},
+    value={"more": f"Ships here: {', '.join(VALUE_NETWORKS)}."},
     alignment={"exists": True, "dir_okay": False},
     bridge={"exists": True, "file_okay": False, "metavar": "FOLDER"},
     validation={"type": str, "metavar": "FILE|...", "callback": items},
     combination={"exists": True, "dir_okay": False},
-    alphas={"metavar": "A"},
-    contenders={"type": str, "metavar": "NAME[,NAME...]", "callback": named_contenders},
-    prompt={"callback": template},
-    response={"callback": template},
+    policies={"name": "policy"},
+    alphas={"name": "alpha", "metavar": "A"},
+    contenders={
+        "type": str,
+        "metavar": "NAME[,NAME...]",
+        "callback": named_contenders,
+        "more": f"There are {', '.join(contender.value for contender in Contender)}.",
+    },
+    prompt={"callback": template, "more": "\\n is a line break."},
+    response={"callback": template, "more": "\\n is a line break."},
     extract={"metavar": "REGEX"},
 )
 def evaluate(

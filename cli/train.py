@@ -42,7 +42,7 @@ def texts_or_share(value: str | None) -> str | float | None:
     return share
 
 
-@options_of(TrainingConfig)
+@options_of(TrainingConfig, other_bases={"name": "other_base"})
 def train(
     config: TrainingConfig,
     data: Annotated[

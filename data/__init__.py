@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["A_VALUE_NETWORK", "VALUE_NETWORKS", "Split", "corpus_files", "task_file", "value_network_folder"]
+__all__ = ["VALUE_NETWORKS", "Split", "corpus_files", "task_file", "value_network_folder"]
 
 Split = Literal["train", "validation", "test"]
 
@@ -15,9 +15,6 @@ _FOLDER = Path(str(files(__name__)))
 
 VALUE_NETWORKS = {"gsm-symbolic-smollm2-135m": _FOLDER / "value_network" / "gsm_symbolic-smollm2-135m"}
 """The value networks that ship with vocabridge: their folders, by short name."""
-
-A_VALUE_NETWORK = f"a value network's folder, or the short name of one that ships here: {', '.join(VALUE_NETWORKS)}"
-"""What a value network is given by, for help texts."""
 
 
 def corpus_files() -> list[Path]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 import typer
@@ -17,7 +17,7 @@ from vocabridge.cli._config_options import options_of
 from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.training.config import TrainingConfig
 from vocabridge.utils.ranges import COUNT
-from vocabridge.utils.settings import check_settings, setting
+from vocabridge.utils.settings import check_settings, descriptions
 
 
 class Color(str, Enum):
@@ -29,14 +29,26 @@ class Color(str, Enum):
 
 @dataclass(frozen=True)
 class Config:
-    """A config with a setting of each type."""
+    """A config with a setting of each type.
 
-    name: str = field(metadata=setting("A name."))
-    count: int = field(default=3, metadata=setting("A count.", COUNT))
-    counts: tuple[int, ...] | None = field(default=None, metadata=setting("Counts.", COUNT, option="one", default="7"))
-    colors: tuple[Color, ...] = field(default=(Color.RED,), metadata=setting("Colors.", option="color"))
-    quick: bool = field(default=False, metadata=setting("Whether to hurry."))
-    place: Path | None = field(default=None, metadata=setting("A place."))
+    Attributes:
+        name: A name.
+        count: A count
+            of things.
+        counts: Counts.
+        colors: Colors.
+        quick: Whether to hurry.
+        place: A place.
+    """
+
+    name: str
+    count: int = 3
+    counts: tuple[int, ...] | None = None
+    colors: tuple[Color, ...] = (Color.RED,)
+    quick: bool = False
+    place: Path | None = None
+
+    ranges: ClassVar = {"count": COUNT, "counts": COUNT}
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -49,7 +61,12 @@ def command():
     app = typer.Typer()
 
     @app.command()
-    @options_of(Config, name={"metavar": "NAME"})
+    @options_of(
+        Config,
+        name={"metavar": "NAME"},
+        counts={"name": "one", "show_default": "7"},
+        colors={"name": "color", "more": "Bright ones."},
+    )
     def show(config: Config, more: Annotated[int, typer.Option(help="More.")] = 1) -> None:
         """Show a config."""
         typer.echo(json.dumps(asdict(config) | {"place": str(config.place), "more": more}))
@@ -97,16 +114,20 @@ def test_a_required_option_and_the_ranges_are_those_of_the_config(command, argum
     done = command(*arguments)
     assert done.exit_code == 2
     assert says in done.output
-    with pytest.raises(VocabridgeError, match="one cannot be 0; give a whole number"):
+    with pytest.raises(VocabridgeError, match="counts cannot be 0; give a whole number"):
         Config("a", counts=(1, 0))
 
 
+def test_the_help_has_the_descriptions_and_what_is_added_to_them(command):
+    text = " ".join(command("--help").stdout.split())
+    for part in ("A count of things. [default: 3]", "Counts. May be repeated. [default: (7)]"):
+        assert part in text
+    assert "Colors. Bright ones. May be repeated." in text
+
+
 @pytest.mark.parametrize(("name", "config"), [("eval", EvaluationConfig), ("train", TrainingConfig)])
-def test_the_help_has_the_description_and_the_default_of_every_setting(run, name, config):
+def test_every_setting_of_a_config_is_described_and_its_description_is_in_the_help(run, name, config):
     text = "".join(run(name, "--help").stdout.split())
-    for one in fields(config):
-        option = (one.metadata["option"] or one.name).replace("_", "-")
-        assert f"--{option}" in text
-        assert one.metadata["description"].replace(" ", "") in text
-        if one.metadata["default"] is not None:
-            assert f"[default:({one.metadata['default'].replace(' ', '')})]" in text
+    described = descriptions(config)
+    assert [*described] == [field.name for field in fields(config)]
+    assert [name for name, description in described.items() if description.replace(" ", "") not in text] == []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from vocabridge.data import A_VALUE_NETWORK
 from vocabridge.options import BoundaryPolicy, Contender, Dtype
-from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES
-from vocabridge.utils.settings import check_settings, setting
+from vocabridge.utils.ranges import COUNT, COUNT_OR_NONE, STRENGTH, TOLERANCES, Range
+from vocabridge.utils.settings import check_settings
 
 _OF_A_BRIDGE = ("base", "value", "untuned", "alignment", "combination", "policies", "alphas")
 """What a saved bridge has of its own."""
@@ -18,91 +19,64 @@ _OF_A_BRIDGE = ("base", "value", "untuned", "alignment", "combination", "policie
 class EvaluationConfig:
     """What to evaluate, and how: a base with a value source, or a saved bridge that has both.
 
-    Each field has its description beside it.
+    Attributes:
+        data: Items to test on: a JSONL file, or a task `reasoning-gym:NAME[:SEED[:SIZE]]`.
+        base: The base model: packaged, hub id, folder or .gguf file.
+        value: What steers: a value network's folder, or the short name of one that ships here; with an untuned model,
+            the tuned small model, or a PEFT adapter of it.
+        untuned: The small model before tuning: what tuning changed in it steers the base.
+        alignment: An alignment of the two. Without it: from the cache, or built.
+        bridge: A bridge that `vocabridge bridge` wrote, as it is, in place of a base, a value source and their
+            settings.
+        validation: Items on which weights, policy, alpha and threshold are chosen.
+        combination: Fitted weights: a report that `eval -o` wrote.
+        policies: Policy of the bridge at token boundaries, by default lookahead; of several, the best on the validation
+            items is taken.
+        alphas: Strength of the bridge, by default 1; of several, the best on the validation items is taken.
+        ceiling: The base model fine-tuned itself, by name, or a value network trained on it.
+        control: A value network with the base's own vocabulary, to see what projecting costs.
+        contenders: Which to compare. By default all that can be made, without byte-level, which is slow.
+        prompt: How a line's fields make a prompt.
+        response: How they make a response.
+        extract: Regular expression that finds the final answer in a text: its first group, or all of it.
+            By default the number after ####, else the last number.
+        limit: Take only so many items, the first ones.
+        answers: Ask for the answers of only so many items; by default of all that have a final answer, and where none
+            has one, of a few to show.
+        max_new_tokens: The longest answer, in tokens.
+        tolerance: Of byte-level: the share of each model's mass that may be left out at a byte; by default 1e-6.
+        dtype: What the weights of all models are cast to.
     """
 
-    data: str | Path = field(metadata=setting("Items to test on: a JSONL file, or a task of reasoning-gym."))
-    base: str | None = field(default=None, metadata=setting("The base model: packaged, hub id, folder or .gguf file."))
-    value: str | None = field(
-        default=None,
-        metadata=setting(
-            f"What steers: {A_VALUE_NETWORK}; with an untuned model, the tuned small model, or a PEFT adapter of it."
-        ),
-    )
-    untuned: str | None = field(
-        default=None, metadata=setting("The small model before tuning: what tuning changed in it steers the base.")
-    )
-    alignment: Path | None = field(
-        default=None, metadata=setting("An alignment of the two. Without it: from the cache, or built.")
-    )
-    bridge: Path | None = field(
-        default=None,
-        metadata=setting(
-            "A bridge that `vocabridge bridge` wrote, as it is, in place of a base, a value source and their settings."
-        ),
-    )
-    validation: str | Path | None = field(
-        default=None, metadata=setting("Items on which weights, policy, alpha and threshold are chosen.")
-    )
-    combination: Path | None = field(default=None, metadata=setting("Fitted weights: a report that `eval -o` wrote."))
-    policies: tuple[BoundaryPolicy, ...] | None = field(
-        default=None,
-        metadata=setting(
-            "Policy of the bridge at token boundaries; of several, the best on the validation items is taken.",
-            option="policy",
-            default="lookahead",
-        ),
-    )
-    alphas: tuple[float, ...] | None = field(
-        default=None,
-        metadata=setting(
-            "Strength of the bridge; of several, the best on the validation items is taken.",
-            STRENGTH,
-            option="alpha",
-            default="1",
-        ),
-    )
-    ceiling: str | None = field(
-        default=None,
-        metadata=setting("The base model fine-tuned itself, by name, or a value network trained on it."),
-    )
-    control: str | None = field(
-        default=None,
-        metadata=setting("A value network with the base's own vocabulary, to see what projecting costs."),
-    )
-    contenders: tuple[Contender, ...] | None = field(
-        default=None,
-        metadata=setting(
-            f"Which to compare: {', '.join(contender.value for contender in Contender)}. By default all that can be "
-            "made, without byte-level, which is slow."
-        ),
-    )
-    prompt: str = field(default="{prompt}", metadata=setting("How a line's fields make a prompt; \\n is a line break."))
-    response: str = field(default="{response}", metadata=setting("How they make a response."))
-    extract: str | None = field(
-        default=None,
-        metadata=setting(
-            "Regular expression that finds the final answer in a text: its first group, or all of it.",
-            default="the number after ####, else the last number",
-        ),
-    )
-    limit: int | None = field(default=None, metadata=setting("Take only so many items, the first ones.", COUNT))
-    answers: int | None = field(
-        default=None,
-        metadata=setting(
-            "Ask for the answers of only so many items.",
-            COUNT_OR_NONE,
-            default="all with a final answer, or a few to show",
-        ),
-    )
-    max_new_tokens: int = field(default=96, metadata=setting("The longest answer, in tokens.", COUNT))
-    tolerance: float | None = field(
-        default=None,
-        metadata=setting(
-            "Of byte-level: the share of each model's mass that may be left out at a byte.", TOLERANCES, default="1e-6"
-        ),
-    )
-    dtype: Dtype = field(default=Dtype.BFLOAT16, metadata=setting("What the weights of all models are cast to."))
+    data: str | Path
+    base: str | None = None
+    value: str | None = None
+    untuned: str | None = None
+    alignment: Path | None = None
+    bridge: Path | None = None
+    validation: str | Path | None = None
+    combination: Path | None = None
+    policies: tuple[BoundaryPolicy, ...] | None = None
+    alphas: tuple[float, ...] | None = None
+    ceiling: str | None = None
+    control: str | None = None
+    contenders: tuple[Contender, ...] | None = None
+    prompt: str = "{prompt}"
+    response: str = "{response}"
+    extract: str | None = None
+    limit: int | None = None
+    answers: int | None = None
+    max_new_tokens: int = 96
+    tolerance: float | None = None
+    dtype: Dtype = Dtype.BFLOAT16
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "alphas": STRENGTH,
+        "limit": COUNT,
+        "answers": COUNT_OR_NONE,
+        "max_new_tokens": COUNT,
+        "tolerance": TOLERANCES,
+    }
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading anything.
@@ -113,8 +87,7 @@ class EvaluationConfig:
         from vocabridge.alignment.errors import UsageError, VocabridgeError  # with all of alignment
 
         check_settings(self)
-        of_a_bridge = [one for one in fields(self) if one.name in _OF_A_BRIDGE and getattr(self, one.name) is not None]
-        given = [one.metadata["option"] or one.name for one in of_a_bridge]
+        given = [name for name in _OF_A_BRIDGE if getattr(self, name) is not None]
         if self.bridge is not None and given:
             raise UsageError("bridge", f"has its own {', '.join(given)}; leave these out")
         if self.bridge is None and (self.base is None or self.value is None):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from vocabridge.options import Initialization, Precision, Regularizer, Scheme, TrainingMethod
-from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT
-from vocabridge.utils.settings import check_settings, setting
+from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGTH, WEIGHT, Range
+from vocabridge.utils.settings import check_settings
 
 LEARNING_RATES = {TrainingMethod.FULL: 3e-4, TrainingMethod.LORA: 1e-3}
 """What was good for each method."""
@@ -16,72 +17,63 @@ LEARNING_RATES = {TrainingMethod.FULL: 3e-4, TrainingMethod.LORA: 1e-3}
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train. Each field has its description beside it."""
+    """How to train.
 
-    source: str = field(
-        metadata=setting("The small model, which stays as it is: packaged, hub id, folder or .gguf file.")
-    )
-    method: TrainingMethod = field(
-        default=TrainingMethod.FULL,
-        metadata=setting("Train every weight, or an adapter of a few MB on every linear layer."),
-    )
-    other_bases: tuple[str, ...] = field(
-        default=(), metadata=setting("One more model to train on, in turn, of any tokenizer.", option="other_base")
-    )
-    scheme: Scheme = field(
-        default=Scheme.RESIDUAL,
-        metadata=setting("What it reads: the tokens, what the source model expects next, or both (cascade+)."),
-    )
-    layers: int | None = field(
-        default=None, metadata=setting("Only the first so many layers of the source model.", COUNT, default="all")
-    )
-    initialization: Initialization = field(
-        default=Initialization.PRETRAINED,
-        metadata=setting("Start from the source model's weights, or from random ones."),
-    )
-    epochs: int = field(default=1, metadata=setting("Passes over the data, at most.", COUNT))
-    learning_rate: float | None = field(
-        default=None,
-        metadata=setting(
-            "Peak of the cosine schedule, which has 3% warm-up.",
-            LEARNING_RATE,
-            default=f"{LEARNING_RATES[TrainingMethod.FULL]}; of an adapter {LEARNING_RATES[TrainingMethod.LORA]}",
-        ),
-    )
-    batch_size: int = field(default=8, metadata=setting("Texts a step, over all processes and parts.", COUNT))
-    rank: int = field(default=8, metadata=setting("The adapter's rank.", RANK))
-    regularizer: Regularizer = field(
-        default=Regularizer.L1,
-        metadata=setting(
-            "What holds the change of logits back: its size at learned tokens, or at all as in the paper's code."
-        ),
-    )
-    regularizer_weight: float = field(
-        default=0.1, metadata=setting("The regularizer's weight; `released` has its own.", WEIGHT)
-    )
-    max_length: int = field(
-        default=1024, metadata=setting("Longest text, in tokens; a longer one is an error, never cut.", TEXT_LENGTH)
-    )
-    packing: bool = field(
-        default=False,
-        metadata=setting(
-            "Put several texts, each read by itself, in one sequence of up to that length; a step then has a batch of "
-            "such sequences."
-        ),
-    )
-    dtype: Precision = field(
-        default=Precision.BFLOAT16,
-        metadata=setting("What to compute in. Frozen weights are bfloat16 either way, and what is trained is float32."),
-    )
-    gradient_checkpointing: bool = field(default=False, metadata=setting("Compute activations twice, to save memory."))
-    gradient_accumulation: int = field(
-        default=1, metadata=setting("Do a process's share of a step in so many parts, to save memory.", COUNT)
-    )
-    patience: int | None = field(
-        default=None,
-        metadata=setting("Stop after so many epochs without better validation; keep the best weights.", COUNT),
-    )
-    seed: int = field(default=0, metadata=setting("Of the order of texts and of what is random at the start.", SEED))
+    Attributes:
+        source: The small model, which stays as it is: packaged, hub id, folder or .gguf file.
+        method: Train every weight, or an adapter of a few MB on every linear layer.
+        other_bases: More models to train on, in turn, of any tokenizer.
+        scheme: What it reads: the tokens, what the source model expects next, or both (cascade+).
+        layers: Only the first so many layers of the source model; by default all.
+        initialization: Start from the source model's weights, or from random ones.
+        epochs: Passes over the data, at most.
+        learning_rate: Peak of the cosine schedule, which has 3% warm-up; by default 0.0003, and for an adapter 0.001.
+        batch_size: Texts a step, over all processes and parts.
+        rank: The adapter's rank.
+        regularizer: What holds the change of logits back: its size at learned tokens, or at all as in the paper's code.
+        regularizer_weight: The regularizer's weight; `released` has its own.
+        max_length: Longest text, in tokens; a longer one is an error, never cut.
+        packing: Put several texts, each read by itself, in one sequence of up to that length; a step then has a batch
+            of such sequences.
+        dtype: What to compute in. Frozen weights are bfloat16 either way, and what is trained is float32.
+        gradient_checkpointing: Compute activations twice, to save memory.
+        gradient_accumulation: Do a process's share of a step in so many parts, to save memory.
+        patience: Stop after so many epochs without better validation; keep the best weights.
+        seed: Of the order of texts and of what is random at the start.
+    """
+
+    source: str
+    method: TrainingMethod = TrainingMethod.FULL
+    other_bases: tuple[str, ...] = ()
+    scheme: Scheme = Scheme.RESIDUAL
+    layers: int | None = None
+    initialization: Initialization = Initialization.PRETRAINED
+    epochs: int = 1
+    learning_rate: float | None = None
+    batch_size: int = 8
+    rank: int = 8
+    regularizer: Regularizer = Regularizer.L1
+    regularizer_weight: float = 0.1
+    max_length: int = 1024
+    packing: bool = False
+    dtype: Precision = Precision.BFLOAT16
+    gradient_checkpointing: bool = False
+    gradient_accumulation: int = 1
+    patience: int | None = None
+    seed: int = 0
+
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "layers": COUNT,
+        "epochs": COUNT,
+        "learning_rate": LEARNING_RATE,
+        "batch_size": COUNT,
+        "rank": RANK,
+        "regularizer_weight": WEIGHT,
+        "max_length": TEXT_LENGTH,
+        "gradient_accumulation": COUNT,
+        "patience": COUNT,
+        "seed": SEED,
+    }
 
     def __post_init__(self) -> None:
         """Check the numbers and the choices.

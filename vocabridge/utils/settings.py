@@ -1,36 +1,41 @@
-"""Settings of a config: each is a field of a frozen dataclass, and its description and its range stand beside it.
+"""Configs: frozen dataclasses whose fields are settings, each described once, in the "Attributes" of the docstring.
 
-    epochs: int = field(default=1, metadata=setting("Passes over the data, at most.", COUNT))
-
-The command line makes its options of these fields (`vocabridge.cli._config_options`), so nothing is described twice.
-This module and those of the configs import nothing heavy.
+The command line makes its options of the fields and of these descriptions (`vocabridge.cli._config_options`). This
+module and those of the configs import nothing heavy.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 import typing
+from collections.abc import Mapping
 from dataclasses import fields
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from vocabridge.utils.ranges import Range
 
 
-def setting(
-    description: str, range_: Range | None = None, *, option: str | None = None, default: str | None = None
-) -> dict[str, Any]:
-    """Return the metadata of a field.
+class Config(Protocol):
+    """A frozen dataclass of settings.
 
-    Args:
-        description: What the setting does, for `--help` and for readers of the config.
-        range_: The numbers that it may be; each one of several.
-        option: Its name in messages and on the command line, where that is not the name of the field.
-        default: What None stands for, for people.
+    Attributes:
+        ranges: The numbers that settings may be, by field; each one of several.
     """
-    return {"description": description, "range": range_, "option": option, "default": default}
+
+    ranges: ClassVar[Mapping[str, Range]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-def check_settings(config: Any) -> None:
+def descriptions(config: type[Config]) -> dict[str, str]:
+    """Return the description of every setting, by field."""
+    (entries,) = re.findall(r"^Attributes:\n((?:    .*\n?)+)", inspect.getdoc(config) or "", re.MULTILINE)
+    found = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", entries, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def check_settings(config: Config) -> None:
     """Check every number and every choice of a config, and make choices that are given by name what they name.
 
     Raises:
@@ -38,14 +43,14 @@ def check_settings(config: Any) -> None:
     """
     hints = typing.get_type_hints(type(config))
     for field in fields(config):
-        name, value = field.metadata["option"] or field.name, getattr(config, field.name)
+        value = getattr(config, field.name)
         several = isinstance(value, (tuple, list))
         for number in value if several else (value,):
-            if field.metadata["range"] is not None and number is not None:
-                field.metadata["range"].check(name, number)
+            if (range_ := config.ranges.get(field.name)) is not None and number is not None:
+                range_.check(field.name, number)
         if (choices := _choices(hints[field.name])) is not None and value is not None:
-            chosen = tuple(_chosen(name, one, choices) for one in value) if several else _chosen(name, value, choices)
-            object.__setattr__(config, field.name, chosen)  # the config is frozen
+            chosen = (_chosen(field.name, one, choices) for one in (value if several else (value,)))
+            object.__setattr__(config, field.name, tuple(chosen) if several else next(chosen))  # it is frozen
 
 
 def _choices(hint: Any) -> type[Enum] | None:

@@ -191,7 +191,7 @@ def test_what_is_refused(files, saved, names):
         run(files, bridge=folder, **names)
     with pytest.raises(UsageError, match="bridge is not given, nor a base and a value source; give one of these"):
         run(files)
-    for given, name in ({"policies": (BoundaryPolicy.LOOKAHEAD,)}, "policy"), ({"alphas": (0.5,)}, "alpha"):
+    for given, name in ({"policies": (BoundaryPolicy.LOOKAHEAD,)}, "policies"), ({"alphas": (0.5,)}, "alphas"):
         with pytest.raises(UsageError, match=f"bridge has its own {name}; leave these out"):
             run(files, bridge=folder, **given)
     with pytest.raises(VocabridgeError, match="is no bridge"):

@@ -26,9 +26,12 @@ def test_a_choice_that_is_given_by_its_name_is_the_choice():
     ("setting", "says"),
     [
         ({"dtype": "int8"}, "dtype cannot be 'int8'; choose among float32, bfloat16, float16"),
-        ({"policies": ("guess",)}, "policy cannot be 'guess'; choose among skip, as-is, heal, lookahead"),
+        ({"policies": ("guess",)}, "policies cannot be 'guess'; choose among skip, as-is, heal, lookahead"),
         ({"contenders": ("best",)}, "contenders cannot be 'best'; choose among base, donor, bridge"),
-        ({"alphas": (0.5, 1e300), "validation": "v.jsonl"}, "alpha cannot be 1e+300; give a number from -1000 to 1000"),
+        (
+            {"alphas": (0.5, 1e300), "validation": "v.jsonl"},
+            "alphas cannot be 1e+300; give a number from -1000",
+        ),
     ],
 )
 def test_what_is_no_choice_or_out_of_range_is_one_sentence(setting, says):
