@@ -14,6 +14,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from vocabridge.utils.settings import descriptions
+
 COMMANDS = "<!-- commands -->"
 DEFAULTS = re.compile(r"<!-- defaults of ([\w.]+)\.(\w+) -->")
 
@@ -32,8 +34,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def defaults(module: str, name: str) -> Iterator[str]:
     """Give the table of a dataclass's fields: name, default, and what its docstring says."""
     settings = getattr(importlib.import_module(module), name)
-    _, _, attributes = textwrap.dedent("    " + settings.__doc__).partition("Attributes:\n")
-    texts = dict(re.findall(r"^    (\w+): (.*(?:\n {6,}.*)*)", attributes, re.MULTILINE))
+    texts = descriptions(settings)
     yield "| field | default | |\n| --- | --- | --- |"
     for field in dataclasses.fields(settings):
         value = "required" if field.default is dataclasses.MISSING else getattr(field.default, "value", field.default)
