@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.decoding.gqa_attention import grouped_attention
-from vocabridge.decoding.kv_cache import PreallocatedCache
+from vocabridge.decoding.preallocated_cache import PreallocatedCache
 from vocabridge.decoding.token_tree import ROOT, Mask, TokenTree, attention_masks
 from vocabridge.models.joint_forward import run
 from vocabridge.models.transformers_version import CACHE

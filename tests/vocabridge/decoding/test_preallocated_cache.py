@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DynamicCache
 
-from vocabridge.decoding.kv_cache import PreallocatedCache
+from vocabridge.decoding.preallocated_cache import PreallocatedCache
 
 
 @given(steps=st.lists(st.one_of(st.integers(1, 60), st.lists(st.integers(0, 1), min_size=2, max_size=2)), max_size=12))
