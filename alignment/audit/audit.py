@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vocabridge.alignment.alignment import Alignment, VocabularyCard
-from vocabridge.alignment.audit.carry import Carry
 from vocabridge.alignment.audit.coverage import Balance, Coverage, Entries, sides
 from vocabridge.alignment.audit.digits import DigitFlow, DigitHabits, digit_flows
 from vocabridge.alignment.audit.figures import document, total
 from vocabridge.alignment.audit.overlap import Overlap
+from vocabridge.alignment.audit.projected_mass import ProjectedMass
 from vocabridge.alignment.audit.reading import Fertility, read
 from vocabridge.alignment.audit.weak import weak
 from vocabridge.alignment.audit.worst import Loss, worst
@@ -85,23 +85,23 @@ class Audit:
         """
         alignment = alignment.fitted(source, target)
         w, y, pairs, fertility = read(source, target, corpus, progress or (lambda done, total: None))
-        carry = Carry.of(alignment, *sides(alignment, source, target), pairs)
+        projected = ProjectedMass.of(alignment, *sides(alignment, source, target), pairs)
         return cls(
             method=alignment.method,
             source=alignment.source,
             target=alignment.target,
             text=corpus.card,
-            targets=carry.coverage(carry.target, carry.y, y.tokens),
-            sources=carry.coverage(carry.source, carry.w, w.tokens),
-            balances=carry.balances(),
-            rows=carry.target.entries(),
-            columns=carry.source.entries(),
+            targets=projected.coverage(projected.target, projected.y, y.tokens),
+            sources=projected.coverage(projected.source, projected.w, w.tokens),
+            balances=projected.balances(),
+            rows=projected.target.entries(),
+            columns=projected.source.entries(),
             overlap=Overlap.of(alignment, source, target, w.tokens, y.tokens),
             fertility=fertility,
-            worst=worst(carry),
+            worst=worst(projected),
             source_digits=DigitHabits.of(source),
             target_digits=DigitHabits.of(target),
-            digit_flows=tuple(digit_flows(carry)),
+            digit_flows=tuple(digit_flows(projected)),
             source_unspelled=w.unspelled,
             target_unspelled=y.unspelled,
         )

@@ -35,7 +35,7 @@ class Coverage:
         same_class: The mass on other tokens of that token's class.
         other_class: The mass on tokens of other classes.
         bits: The bits lost at these, together.
-        least_bits: What the static carry that is best for this very text would lose.
+        least_bits: What the static projection that is best for this very text would lose.
         kept: The mean mass on the very token and others of its class.
     """
 
@@ -76,7 +76,7 @@ class Balance:
     Attributes:
         token_class: The class.
         due: Target tokens of the class at common boundaries.
-        got: The mass carried to the class there, whatever token stood there; in occurrences.
+        got: The mass projected to the class there, whatever token stood there; in occurrences.
         share: How much of its mass the class gets; above 1 where it gets too much.
     """
 

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vocabridge.alignment.audit.carry import Carry
+from vocabridge.alignment.audit.projected_mass import ProjectedMass
 from vocabridge.alignment.audit.tokens import Share, Token, largest, readable
 from vocabridge.alignment.tokenizers.classes import TokenClass
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
@@ -90,15 +90,15 @@ class DigitFlow:
     to: tuple[Share, ...]
 
 
-def digit_flows(carry: Carry) -> Iterator[DigitFlow]:
+def digit_flows(projected: ProjectedMass) -> Iterator[DigitFlow]:
     """Yield what each of "0".."9" becomes, of those that are tokens of the source."""
-    source, target = carry.source.vocabulary, carry.target.vocabulary
+    source, target = projected.source.vocabulary, projected.target.vocabulary
     for digit in (b"%d" % i for i in range(10)):
         if (w := source.canonical.get(digit)) is not None:
-            column = carry.columns[:, [w]].toarray().ravel()
+            column = projected.columns[:, [w]].toarray().ravel()
             yield DigitFlow(
                 source=Token.of(source, w),
                 to_itself=float(column[list(target.ids_of(digit))].sum()),
-                to_numbers=float(carry.inside[TokenClass.NUMBERS, w]),
+                to_numbers=float(projected.inside[TokenClass.NUMBERS, w]),
                 to=largest(target, column),
             )

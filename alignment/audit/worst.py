@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vocabridge.alignment.audit.carry import Carry
 from vocabridge.alignment.audit.figures import Ratio
+from vocabridge.alignment.audit.projected_mass import ProjectedMass
 from vocabridge.alignment.audit.tokens import Share, Token, largest
 
 WORST = 20
@@ -38,24 +38,24 @@ class Loss:
     bits_each = Ratio("bits", of="occurrences")
 
 
-def worst(carry: Carry) -> tuple[Loss, ...]:
+def worst(projected: ProjectedMass) -> tuple[Loss, ...]:
     """Return the target tokens that lose most bits, the worst first."""
-    lost = np.bincount(carry.y, carry.times * carry.bits, carry.target.vocabulary.size)
+    lost = np.bincount(projected.y, projected.times * projected.bits, projected.target.vocabulary.size)
     order = np.argsort(-lost, kind="stable")[:WORST]
-    return tuple(_loss(carry, int(y), float(lost[y])) for y in order if lost[y] > 0)
+    return tuple(_loss(projected, int(y), float(lost[y])) for y in order if lost[y] > 0)
 
 
-def _loss(carry: Carry, y: int, bits: float) -> Loss:
-    source, target = carry.source.vocabulary, carry.target.vocabulary
-    here = np.flatnonzero(carry.y == y)
-    w, times = carry.w[here], carry.times[here]
-    carried = carry.columns[:, w] @ (times / times.sum())
-    carried[y] = 0.0
+def _loss(projected: ProjectedMass, y: int, bits: float) -> Loss:
+    source, target = projected.source.vocabulary, projected.target.vocabulary
+    here = np.flatnonzero(projected.y == y)
+    w, times = projected.w[here], projected.times[here]
+    instead = projected.columns[:, w] @ (times / times.sum())
+    instead[y] = 0.0
     return Loss(
         target=Token.of(target, y),
         source=Token.of(source, int(w[np.argmax(times)])),
         occurrences=int(times.sum()),
-        arrived=float(times @ carry.arriving[here]),
+        arrived=float(times @ projected.arriving[here]),
         bits=bits,
-        instead=largest(target, carried),
+        instead=largest(target, instead),
     )

@@ -3,7 +3,7 @@
 As IBM Model 1 (Brown et al. 1993, "The Mathematics of Statistical Machine Translation", section 4.1) learns
 which words translate each other without seeing which word of a sentence became which: here the "sentence" is
 the source model's own next-token distribution p at a byte, and its "translation" is the one target token y
-that starts there. The columns of C are fitted by EM so that the carried distribution explains the target's
+that starts there. The columns of C are fitted by EM so that the projected distribution explains the target's
 tokens, maximising
 
     sum over positions i of log( sum_w C[y_i, w] p_i(w)  +  p_i(rest) u(y_i) )  +  sum_{y,w} a[y, w] log( C / C0 )[y, w]
@@ -58,7 +58,7 @@ _ENOUGH = 1e-4
 
 @dataclass(frozen=True)
 class Expected(Builder):
-    """Fit counts so that the carried distribution explains the target's tokens.
+    """Fit counts so that the projected distribution explains the target's tokens.
 
     Attributes:
         distributions: What the source model says along texts.

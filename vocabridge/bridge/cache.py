@@ -110,7 +110,7 @@ class BridgeCache(Cache):
         self.streams.repeat_interleave(repeats)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Takes back tokens, their number as one below 0; the sources keep what the texts still have in common.
+        """Roll the KV caches back by so many tokens, given as a number below 0; sources keep what is still in common.
 
         Raises:
             ValueError: The number is above 0, which some versions of transformers take for a length.

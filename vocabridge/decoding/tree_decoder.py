@@ -1,4 +1,4 @@
-"""A tree of tokens for every row of a batch, read by one or several models with caches that only grow.
+"""A tree of tokens for every row of a batch, read by one or several models: a KV cache with rollback in each row.
 
 A source's view of a text changes at its end: a token is taken back, another is tried, several are looked at that may
 follow. So each row is a tree (`TokenTree`), and what the row's text is at the moment is a path in it. A new node gets a

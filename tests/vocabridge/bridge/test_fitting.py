@@ -53,7 +53,7 @@ def test_a_known_share_is_found_again(share):
     assert (fit.combination.form, fit.paper_bits, fit.positions) == (Form.MIXTURE, None, 6000)
 
 
-def test_every_carry_is_fitted_in_every_form_that_it_has(parts):
+def test_every_method_is_fitted_in_every_form_that_it_has(parts):
     told = []
     fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: told.append(args[:2]))
     forms = [(fit.combination.method, fit.combination.form) for fit in fits]

@@ -302,7 +302,7 @@ def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, ju
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_looking_ahead_is_chosen_by_what_is_carried_without_it(pair, of_text, judge, text):
+def test_looking_ahead_is_chosen_by_what_is_projected_without_it(pair, of_text, judge, text):
     """Behind every unsure token, and those that much depends on, whichever of them stands in the text."""
     model, target, alignment = pair
     source, alone, frequency = model.vocabulary, Alone(model, target, judge), frequencies(alignment)

@@ -27,7 +27,7 @@ def corpus(tmp_path):
     return Corpus.open([path])
 
 
-def test_of_one_vocabulary_what_is_carried_is_the_truth_but_for_tokens_that_may_not_follow(worlds, tmp_path):
+def test_of_one_vocabulary_what_is_projected_is_the_truth_but_for_tokens_that_may_not_follow(worlds, tmp_path):
     """The identity methods the model's own distribution, in which some tokens that no encoding has are left."""
     world = worlds["byte-level"]
     path = tmp_path / "text.txt"
@@ -77,7 +77,7 @@ def of_itself(vocabulary: Vocabulary) -> Alignment:
     return Alignment(sp.csr_array(sp.eye(vocabulary.size), dtype=np.float32), card, card, "by hand", {})
 
 
-def test_the_change_of_a_value_network_is_compared_by_every_carry_under_every_policy(parts, corpus):
+def test_the_change_of_a_value_network_is_compared_by_every_method_under_every_policy(parts, corpus):
     target = parts.base.vocabulary
     source = parts.residual(0.2)
     found = distances(source, target, {"": parts.alignment}, corpus, base=parts.base, positions=2, tolerance=0.5)[""]
@@ -104,7 +104,7 @@ def left_out(world, before: tuple[int, ...]) -> float:
     return 1 - p[spelled][np.array(valid)].sum()
 
 
-def test_every_policy_and_carry_is_compared_at_the_same_positions(parts, corpus):
+def test_every_policy_and_method_is_compared_at_the_same_positions(parts, corpus):
     target = parts.base.vocabulary
     rough = partial(distances, parts.small, target, {"": parts.alignment}, corpus, tolerance=0.5)
     found = rough(base=parts.base, positions=3)[""]

@@ -284,7 +284,7 @@ def test_the_family(parts):
     torch.testing.assert_close(at[0.5, 0.8, 0.3][speaks], expected[speaks], atol=1e-3, rtol=1e-3)
 
 
-def test_the_donor_alone_carried_has_all_that_the_base_had(parts):
+def test_the_donor_alone_projected_has_all_that_the_base_had(parts):
     ids = torch.tensor([[0, 400, 301, 350]])
     with torch.no_grad():
         logits, base = parts.bridge(weights=(0, 1, 0))(ids).logits, parts.base.model(ids).logits

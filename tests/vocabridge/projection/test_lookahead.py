@@ -162,7 +162,7 @@ def test_the_candidates_are_what_a_text_may_begin_with_that_goes_on_with_both_to
 
 @given(columns=columns(), case=cases(), method=st.sampled_from(METHOD_NAMES))
 @settings(max_examples=60, deadline=None)
-def test_what_is_carried_stays_a_distribution(tiny, columns, case, method):
+def test_what_is_projected_stays_a_distribution(tiny, columns, case, method):
     alignment = with_columns(tiny, columns)
     p, after, p_target, position, ws = case.parts(tiny["source"])
     ahead = Lookahead(alignment, tiny["source"], tiny["target"], CONFIG).split(position, ws, after)
@@ -188,7 +188,7 @@ def test_a_token_that_speaks_for_no_target_token_gets_no_say_by_being_looked_beh
 
 @given(case=cases(), method=st.sampled_from(METHOD_NAMES))
 @settings(max_examples=30, deadline=None)
-def test_a_position_where_nothing_was_looked_behind_is_carried_as_ever(tiny, case, method):
+def test_a_position_where_nothing_was_looked_behind_is_projected_as_ever(tiny, case, method):
     alignment = with_columns(tiny, {})
     case = dataclasses.replace(case, looked=tuple({(0, word) for _, word in case.looked}))
     p, after, p_target, position, ws = case.parts(tiny["source"])

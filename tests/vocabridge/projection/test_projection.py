@@ -191,7 +191,7 @@ def problems(draw):
 
 @given(problem=problems(), kind=st.sampled_from(["static", "informed"]))
 @settings(max_examples=150, deadline=None)
-def test_what_is_carried_is_a_distribution(problem, kind):
+def test_what_is_projected_is_a_distribution(problem, kind):
     counts, donor, base = problem
     found = distributions(projection(counts), kind)(donor.softmax(-1), base.softmax(-1))
     assert found.isfinite().all()
@@ -262,7 +262,7 @@ def test_the_forms_are_chosen_by_how_many_entries_are_alone():
 
 @pytest.mark.parametrize("n", [1, 2, 7])
 @pytest.mark.parametrize("counts", [COUNTS, np.eye(9)[np.arange(30) % 9], np.eye(30)[:9]])
-def test_every_carry_compiles_without_a_break_whatever_the_batch(n, counts):
+def test_every_method_compiles_without_a_break_whatever_the_batch(n, counts):
     one = projection(counts)
     source, target = torch.randn(n, counts.shape[1]), torch.randn(n, counts.shape[0]).softmax(-1)
     donors = torch.stack([source, -source]).softmax(-1)
@@ -313,7 +313,7 @@ def test_scores_are_left_as_they_were(scores):
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("counts", [COUNTS, np.eye(9)[np.arange(30) % 9]])
-def test_every_carry_can_be_asked_where_gradients_are_recorded(n, counts):
+def test_every_method_can_be_asked_where_gradients_are_recorded(n, counts):
     one = projection(counts)
     source, target = torch.randn(n, counts.shape[1]).softmax(-1), torch.randn(n, counts.shape[0]).softmax(-1)
     for method in (

@@ -1,9 +1,9 @@
-"""The carry on a text: what becomes of the mass of source token w where it starts with target token y.
+"""Projected mass on a text: what becomes of the mass of source token w where it starts with target token y.
 
     C[y, w]                                  the mass that arrives
     -log2 max(C[y, w], 1/|T|)                the bits lost
 
-C is the static carry (columns of the counts that sum to 1), and the source model is taken as sure of w; no token
+C is the static projection (columns of the counts that sum to 1), and the source model is taken as sure of w; no token
 costs more than a uniform guess. The rest of the mass goes to another token of y's class, to another class, or
 nowhere (w has no column). A class that loses its mass cannot be steered: where digits have no partners, arithmetic
 is what breaks.
@@ -28,8 +28,8 @@ Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
-class Carry:
-    """Pairs of tokens that start together, n of them, and what the carry does there.
+class ProjectedMass:
+    """Pairs of tokens that start together, n of them, and what the projection does there.
 
     Attributes:
         source: S.
@@ -52,8 +52,8 @@ class Carry:
     arriving: Float64
 
     @classmethod
-    def of(cls, alignment: Alignment, source: Side, target: Side, pairs: PairCounts) -> Carry:
-        """Look up what the carry does with tokens that start together."""
+    def of(cls, alignment: Alignment, source: Side, target: Side, pairs: PairCounts) -> ProjectedMass:
+        """Look up what the projection does with tokens that start together."""
         C, size = alignment.column_weights, source.vocabulary.size
         y, w = (index.astype(np.int64) for index in C.tocoo().coords)
         inside = np.bincount(target.classes[y].astype(np.int64) * size + w, C.data, len(CLASSES) * size)
