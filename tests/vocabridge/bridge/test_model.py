@@ -15,7 +15,7 @@ from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.source_streams import SourceStreams
 from vocabridge.bridge.steering import Steering
-from vocabridge.evaluation.nudging import Nudging
+from vocabridge.evaluation.contenders.nudging import Nudging
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.prompts import left_padded, prompt_ids
 from vocabridge.models.transformers_version import CACHE
