@@ -163,7 +163,7 @@ class Segmentation:
     def with_prefixes(self, text: str, place: Place) -> str:
         """Return a text that stands at a place with the spaces that the tokenizer puts in front of its parts."""
         if self.prefix_space.behind_control is Rule.NEVER:
-            return self.prefix_space.prefix(text, place) + text
+            return text if text.startswith(self._special_names) else self.prefix_space.prefix(text, place) + text
         written = []
         for special, part in self._sections(text):
             written.append(part if special is not None else self.prefix_space.prefix(part, place) + part)
@@ -223,6 +223,10 @@ class Segmentation:
         """The names of special tokens, which are matched in a text."""
         added = self.tokenizer.get_added_tokens_decoder()
         return {i: token.content for i, token in added.items() if token.special}
+
+    @functools.cached_property
+    def _special_names(self) -> tuple[str, ...]:
+        return tuple(self._special.values())
 
     def _sections(self, text: str) -> list[tuple[int | None, str]]:
         """Cut a text at the special tokens that it spells: their ids, None for other text, and what is there."""
