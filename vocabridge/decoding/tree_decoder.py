@@ -30,7 +30,7 @@ _LEAST_SLOTS = 64
 
 
 class TreeDecoder:
-    """The trees of a batch, and what the models say after some of their nodes.
+    """The trees of a batch, and what the models predict after some of their nodes.
 
     Attributes:
         trees: A tree a row.
@@ -39,14 +39,14 @@ class TreeDecoder:
     """
 
     def __init__(self, models: Mapping[str, nn.Module], batch: int) -> None:
-        """Starts with empty trees."""
+        """Start with empty trees."""
         self.models = dict(models)
         self.trees = [TokenTree() for _ in range(batch)]
         self._slots: list[dict[int, int]] = [{} for _ in range(batch)]  # of every node that was read
         self._depths = np.zeros((batch, 0), np.int64)  # of every slot; -1 for slots that hold nothing
         self._anchors = [(ROOT, np.zeros(0, bool)) for _ in range(batch)]  # a node, and the slots on its path
         self._caches = {name: PreallocatedCache() for name in self.models}
-        self._said: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
+        self._predicted: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
         self._chunks: dict[int, dict[str, Tensor]] = {}
         self._forwards = 0
         self._compact_at = _LEAST_SLOTS
@@ -56,20 +56,20 @@ class TreeDecoder:
     def along(
         cls, models: Mapping[str, nn.Module], beginning: Sequence[int], tokens: Sequence[int]
     ) -> tuple[TreeDecoder, list[int]]:
-        """A forest of one text, not read yet, and the node in front of each of its tokens; `ROOT` for none."""
-        forest, nodes = cls(models, 1), list[int]()
-        last = forest.trees[0].add(beginning)
+        """Return a decoder of one text, not read yet, and the node in front of each of its tokens; `ROOT` for none."""
+        decoder, nodes = cls(models, 1), list[int]()
+        last = decoder.trees[0].add(beginning)
         for token in tokens:
             nodes.append(last)
-            last = forest.trees[0].add([token], last)
-        return forest, nodes
+            last = decoder.trees[0].add([token], last)
+        return decoder, nodes
 
     @torch.no_grad()
     def read(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Reads nodes, and what is in front of them, where they were not read yet.
+        """Read nodes, and what is in front of them, where they were not read yet.
 
         Args:
-            wanted: For each row the nodes after which the models are to be heard. One whose logits are no longer
+            wanted: For each row the nodes after which the models have to predict. One whose logits are no longer
                 kept is read again.
         """
         new = [self._unread(row, nodes) for row, nodes in enumerate(wanted)]
@@ -83,7 +83,7 @@ class TreeDecoder:
         past = np.zeros((len(new), width, old + width), bool)
         # A column that holds no token attends to itself alone: attending to nothing would give NaN.
         past[:, np.arange(width), old + np.arange(width)] = True
-        heard: list[dict[int, int]] = []  # the column of every wanted node that is read now
+        new_columns: list[dict[int, int]] = []  # the column of every wanted node that is read now
         for row, nodes in enumerate(new):
             tree, masks = self.trees[row], dict[int, Mask]()
             for column, node in enumerate(nodes, start=width - len(nodes)):
@@ -94,21 +94,21 @@ class TreeDecoder:
                 masks[node] = past[row, column]
                 self._slots[row][node] = old + column
             at = dict(zip(nodes, range(width - len(nodes), width), strict=True))
-            heard.append({node: at[node] for node in wanted[row] if node in at})
+            new_columns.append({node: at[node] for node in wanted[row] if node in at})
         self._depths = np.concatenate([self._depths, depths], 1)
-        order = sorted({column for several in heard for column in several.values()}) or [width - 1]
+        order = sorted({column for columns in new_columns for column in columns.values()}) or [width - 1]
         place = {column: i for i, column in enumerate(order)}
-        for said, several in zip(self._said, heard, strict=True):
-            said |= {node: (self._forwards, place[column]) for node, column in several.items()}
+        for predicted, columns in zip(self._predicted, new_columns, strict=True):
+            predicted |= {node: (self._forwards, place[column]) for node, column in columns.items()}
         self._chunks[self._forwards] = self._forward(ids, np.maximum(depths, 0), past, order)
         self._forwards += 1
         self._forget(wanted)
         self.interrupted = False
 
     def _unread(self, row: int, wanted: Sequence[int]) -> list[int]:
-        """The nodes that have to be read to hear the models after some, parents before children."""
+        """Return the nodes that have to be read so that the models predict after some, parents before children."""
         slots, parents = self._slots[row], self.trees[row].parents
-        again = {node for node in wanted if node in slots and node not in self._said[row]}
+        again = {node for node in wanted if node in slots and node not in self._predicted[row]}
         new: set[int] = set()
         for node in wanted:
             while node != ROOT and node not in slots and node not in new:
@@ -117,16 +117,16 @@ class TreeDecoder:
         return [*sorted(again), *sorted(new)]
 
     def _forget(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Drops the logits of old forwards, but for those that were just wanted."""
+        """Drop the logits of old forwards, but for those that were just wanted."""
         oldest = self._forwards - _KEPT
-        for nodes, said in zip(wanted, self._said, strict=True):
-            for node in [node for node, (chunk, _) in said.items() if chunk < oldest and node not in nodes]:
-                del said[node]
-        used = {chunk for said in self._said for chunk, _ in said.values()}
+        for nodes, predicted in zip(wanted, self._predicted, strict=True):
+            for node in [node for node, (chunk, _) in predicted.items() if chunk < oldest and node not in nodes]:
+                del predicted[node]
+        used = {chunk for predicted in self._predicted for chunk, _ in predicted.values()}
         self._chunks = {chunk: logits for chunk, logits in self._chunks.items() if chunk in used}
 
     def _forward(self, ids: np.ndarray, positions: np.ndarray, past: Mask, columns: list[int]) -> dict[str, Tensor]:
-        """Runs the models on new columns; their logits (batch, k, |S|) after those asked for."""
+        """Run the models on new columns; return their logits (batch, k, |S|) after those asked for."""
 
         def inputs(name: str) -> dict[str, object]:
             model = self.models[name]
@@ -145,25 +145,25 @@ class TreeDecoder:
 
     def knows(self, row: int, node: int) -> bool:
         """Whether `logits` can be asked for what follows a node."""
-        return node in self._said[row]
+        return node in self._predicted[row]
 
     def logits(self, entries: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """What the models said after some nodes, float32 (entries, |S|) by model.
+        """Return the models' logits after some nodes, float32 (entries, |S|) by model.
 
         Args:
             entries: Row and node each, among those last wanted.
         """
-        found = [(*self._said[row][node], row, i) for i, (row, node) in enumerate(entries)]
+        places = [(*self._predicted[row][node], row, i) for i, (row, node) in enumerate(entries)]
         by_chunk: dict[int, list[tuple[int, int, int]]] = {}
-        for chunk, column, row, i in found:
+        for chunk, column, row, i in places:
             by_chunk.setdefault(chunk, []).append((row, column, i))
-        order = [i for several in by_chunk.values() for _, _, i in several]
+        order = [i for of_chunk in by_chunk.values() for _, _, i in of_chunk]
         result = {}
         for name in self.models:
             parts = []
-            for chunk, several in by_chunk.items():
+            for chunk, of_chunk in by_chunk.items():
                 logits = self._chunks[chunk][name]
-                index = torch.tensor([(row, column) for row, column, _ in several], device=logits.device)
+                index = torch.tensor([(row, column) for row, column, _ in of_chunk], device=logits.device)
                 parts.append(logits[index[:, 0], index[:, 1]].float())
             joined = parts[0] if len(parts) == 1 else torch.cat(parts)
             if order != sorted(order):
@@ -186,9 +186,9 @@ class TreeDecoder:
     def _compact(self) -> None:
         """Give slots back if they are an eighth of all."""
         kept = []
-        for row, said in enumerate(self._said):
+        for row, predicted in enumerate(self._predicted):
             mask = np.zeros(self._depths.shape[1], bool)
-            for node in [self._anchors[row][0], *said]:
+            for node in [self._anchors[row][0], *predicted]:
                 path = self._path(row, node)
                 mask[: len(path)] |= path
             kept.append(np.flatnonzero(mask))
@@ -210,7 +210,7 @@ class TreeDecoder:
         self._compact_at = max(_LEAST_SLOTS, 9 * self._depths.shape[1] // 8)
 
     def _path(self, row: int, node: int) -> Mask:
-        """The slots of a node and its ancestors, (slots,) bool."""
+        """Return the slots of a node and its ancestors, (slots,) bool."""
         tree, slots, (anchor, known) = self.trees[row], self._slots[row], self._anchors[row]
         mask, above = np.zeros(self._depths.shape[1], bool), []
         while node not in (ROOT, anchor):
@@ -226,11 +226,11 @@ class TreeDecoder:
         return mask
 
     def reorder(self, rows: Tensor) -> None:
-        """Keeps the rows with these indices, in this order; (rows,) int64, any number of them."""
+        """Keep the rows with these indices, in this order; (rows,) int64, any number of them."""
         order = rows.tolist()
         self.trees = [self.trees[i].copy() for i in order]
         self._slots = [dict(self._slots[i]) for i in order]
-        self._said = [dict(self._said[i]) for i in order]
+        self._predicted = [dict(self._predicted[i]) for i in order]
         self._anchors = [self._anchors[i] for i in order]
         self._depths = self._depths[order]
         for cache in self._caches.values():

@@ -53,8 +53,8 @@ class TrainingBase:
         return cls(loaded.model, loaded.vocabulary, projection, _does_more(loaded.model))
 
     @torch.no_grad()
-    def says(self, input_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, nn.Module | None]:
-        """What it says after each token: logits, or hidden states and what makes logits of them.
+    def outputs(self, input_ids: Tensor, position_ids: Tensor) -> tuple[Tensor, nn.Module | None]:
+        """Return its predictions after each token: logits, or hidden states and what makes logits of them.
 
         The latter spares the logits that nobody needs.
 

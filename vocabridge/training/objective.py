@@ -79,18 +79,18 @@ class TrainingObjective(nn.Module):
         chosen, side = self.bases[base], self.sides.get(base)
         read = dict(sides[side]) if side is not None else {"input_ids": input_ids, "position_ids": position_ids}
         labels, behind = read.pop("labels", labels), read.pop("behind", None)
-        said, unembed = chosen.says(**read)
+        outputs, unembed = chosen.outputs(**read)
         learned = labels[:, 1:] != IGNORED  # position i predicts token i + 1
-        kept, taken = said[:, :-1][learned], (said, unembed)
+        kept, taken = outputs[:, :-1][learned], (outputs, unembed)
         if side is not None and self.value.scheme.takes_base:  # a cascade reads its source model, as in a bridge
-            taken = self.bases[0].says(input_ids, position_ids)
+            taken = self.bases[0].outputs(input_ids, position_ids)
         inputs = self.value.inputs(input_ids, *taken)
         hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)
         row, at = learned.nonzero(as_tuple=True)
-        heard = hidden[row, at if behind is None else behind[row, at]]
+        states = hidden[row, at if behind is None else behind[row, at]]
         tokens = labels[:, 1:][learned]
         at_once = max(1, _AT_ONCE // chosen.vocabulary.size)
-        parts = list(zip(heard.split(at_once), kept.split(at_once), tokens.split(at_once), strict=True))
+        parts = list(zip(states.split(at_once), kept.split(at_once), tokens.split(at_once), strict=True))
         if len(parts) == 1:
             sums = self._sums(chosen, unembed, *parts[0])
         else:  # logits are not kept for the gradients but made again
@@ -106,20 +106,20 @@ class TrainingObjective(nn.Module):
         }
 
     def _sums(
-        self, base: TrainingBase, unembed: nn.Module | None, heard: Tensor, said: Tensor, tokens: Tensor
+        self, base: TrainingBase, unembed: nn.Module | None, states: Tensor, outputs: Tensor, tokens: Tensor
     ) -> Tensor:
         """Sums over k learned tokens: cross-entropy, size and change of the likeliest, (3,).
 
         Args:
             base: Which base.
-            unembed: Makes the base's logits of what it says; None if that is logits.
-            heard: The value network's hidden states, (k, d).
-            said: What the base says, (k, ...).
+            unembed: Makes logits of the base's outputs; None if these are logits.
+            states: The value network's hidden states, (k, d).
+            outputs: The base's, (k, ...): hidden states, or logits.
             tokens: Those that are learned, (k,).
         """
         with torch.no_grad():
-            z_base = (said if unembed is None else unembed(said)).float()
-        z_delta = self.value.unembed(heard).float()
+            z_base = (outputs if unembed is None else unembed(outputs)).float()
+        z_delta = self.value.unembed(states).float()
         if base.projection is not None:
             with torch.autocast(z_delta.device.type, enabled=False):  # a projection is float32
                 z_delta = _LINEAR.project(base.projection, z_delta, BaseDistribution(z_base, z_base.softmax(-1)), None)

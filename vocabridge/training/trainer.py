@@ -46,7 +46,7 @@ class ValueTrainer(Trainer):
 
     def __init__(
         self,
-        lesson: TrainingObjective,
+        objective: TrainingObjective,
         arguments: TrainingArguments,
         texts: Sequence[TrainingText],
         held_out: Sequence[TrainingText],
@@ -58,7 +58,7 @@ class ValueTrainer(Trainer):
         """Prepares a run.
 
         Args:
-            lesson: What to train.
+            objective: What to train.
             arguments: The Trainer's.
             texts: To train on.
             held_out: To validate on, perhaps none.
@@ -66,19 +66,19 @@ class ValueTrainer(Trainer):
             run: What must be the same when a checkpoint is taken up again; kept in it.
             callbacks: Told of what happens.
         """
-        self._texts = Texts(texts, len(lesson.sides))
+        self._texts = Texts(texts, len(objective.sides))
         super().__init__(
-            model=lesson,
+            model=objective,
             args=arguments,
             train_dataset=self._texts,
-            eval_dataset=Texts(held_out, len(lesson.sides)) if held_out else None,
+            eval_dataset=Texts(held_out, len(objective.sides)) if held_out else None,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
-        self._lesson = lesson
+        self._objective = objective
         self._held_out = sorted(held_out, key=lambda text: len(text.ids))
         self._weight, self._run = weight, dict(run)
-        self._released = lesson.regularizer is Regularizer.RELEASED
+        self._released = objective.regularizer is Regularizer.RELEASED
         self._watched = torch.zeros(4, device=arguments.device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -95,11 +95,11 @@ class ValueTrainer(Trainer):
     @property
     def _base(self) -> int:
         """Which of the bases has this step: they take turns, also where a run is taken up again."""
-        return self.state.global_step % len(self._lesson.bases)
+        return self.state.global_step % len(self._objective.bases)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """The learned tokens of a step, in the tokens of the base that has it."""
-        side = self._lesson.sides.get(self._base)
+        side = self._objective.sides.get(self._base)
         counted = batch_samples if side is None else [batch["sides"][side] for batch in batch_samples]
         items = super()._get_num_items_in_batch(counted, device)
         # There may be no common boundary in front of any learned token.
@@ -113,15 +113,15 @@ class ValueTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """This part's share of the step's loss, times the processes, over which gradients are averaged."""
-        said = model(**inputs, base=self._base)
-        self._watched += torch.stack([said[name].detach() for name in ("nats", "norm", "changed", "tokens")])
+        batch_sums = model(**inputs, base=self._base)
+        self._watched += torch.stack([batch_sums[name].detach() for name in ("nats", "norm", "changed", "tokens")])
         scale = self.accelerator.num_processes / num_items_in_batch
-        loss = said["nats"] * scale
+        loss = batch_sums["nats"] * scale
         if self._released:
-            loss = loss + said["regularizer"] / self.current_gradient_accumulation_steps
+            loss = loss + batch_sums["regularizer"] / self.current_gradient_accumulation_steps
         else:
-            loss = loss + self._weight * said["regularizer"] * scale
-        return (loss, said) if return_outputs else loss
+            loss = loss + self._weight * batch_sums["regularizer"] * scale
+        return (loss, batch_sums) if return_outputs else loss
 
     @torch.no_grad()
     def evaluate(
@@ -135,9 +135,9 @@ class ValueTrainer(Trainer):
         self.model_wrapped.eval()
         for batch in batches[self.args.process_index :: processes]:
             inputs = self._prepare_inputs(collate(batch))
-            for base in range(len(self._lesson.bases)):
-                said = self.model_wrapped(**inputs, base=base)
-                sums += torch.stack([said["nats"], said["tokens"]])
+            for base in range(len(self._objective.bases)):
+                batch_sums = self.model_wrapped(**inputs, base=base)
+                sums += torch.stack([batch_sums["nats"], batch_sums["tokens"]])
         nats, tokens = self.accelerator.reduce(sums, "sum").tolist()
         metrics = {"eval_loss": nats / tokens}
         self.log(metrics)
@@ -207,7 +207,7 @@ class ValueTrainer(Trainer):
         """What is trained, whole and on the CPU in the first process; every process has to ask."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = cast(dict[str, Tensor], get_model_state_dict(self.model_wrapped, options=options))
-        names = [name for name, parameter in self._lesson.named_parameters() if parameter.requires_grad]
+        names = [name for name, parameter in self._objective.named_parameters() if parameter.requires_grad]
         return {name: state[name].contiguous() for name in names if name in state}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

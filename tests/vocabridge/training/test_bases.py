@@ -65,9 +65,9 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
     network.value.scheme = scheme
     source, target = network.vocabulary, parts.base.vocabulary
     texts = in_both(source, target, SENTENCES)
-    lesson = TrainingObjective(network, Regularizer.L1, [TrainingBase.of(parts.base, source)])
+    objective = TrainingObjective(network, Regularizer.L1, [TrainingBase.of(parts.base, source)])
     parameters = [p for p in network.value.parameters() if p.requires_grad]
-    sums = lesson(**collate(texts), base=1)
+    sums = objective(**collate(texts), base=1)
     found = torch.autograd.grad(sums["nats"] + 0.3 * sums["regularizer"], parameters, allow_unused=True)
 
     w = torch.from_numpy(align(source, target, corpus=corpus_files()).row_weights.toarray())
@@ -100,12 +100,12 @@ def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts
 def test_few_logits_at_a_time_make_the_same_loss_and_gradient(parts, monkeypatch, base):
     network = parts.residual(0.2)
     texts = in_both(network.vocabulary, parts.base.vocabulary, SENTENCES)
-    lesson = TrainingObjective(network, Regularizer.L1, [TrainingBase.of(parts.base, network.vocabulary)])
+    objective = TrainingObjective(network, Regularizer.L1, [TrainingBase.of(parts.base, network.vocabulary)])
     parameters = [p for p in network.value.parameters() if p.requires_grad]
     found = []
     for at_once in (2**26, 3 * 704):
         monkeypatch.setattr("vocabridge.training.objective._AT_ONCE", at_once)
-        sums = lesson(**collate(texts), base=base)
+        sums = objective(**collate(texts), base=base)
         loss = sums["nats"] + sums["regularizer"]
         found.append((sums, torch.autograd.grad(loss, parameters, allow_unused=True)))
     (whole, gradients), (parted, others) = found
@@ -121,7 +121,7 @@ def test_a_base_that_caps_its_logits_is_heard_with_its_cap(vocabularies):
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     config = Gemma2Config(vocab_size=vocabulary.size, final_logit_softcapping=0.1, **size, **heads)
     capped = TrainingBase.of(LoadedModel("capped", "", Gemma2ForCausalLM(config).eval(), vocabulary), vocabulary)
-    said, unembed = capped.says(torch.arange(5)[None], torch.arange(5)[None])
+    said, unembed = capped.outputs(torch.arange(5)[None], torch.arange(5)[None])
     assert unembed is None
     assert said.abs().max() <= 0.1
 
@@ -156,14 +156,14 @@ def test_a_value_network_learns_on_several_bases_and_leaves_them_alone(several, 
     theirs = load_training_texts(data, across.vocabulary, max_length=100)
     sides = beside(texts, network.vocabulary, theirs, across.vocabulary)
     batch = collate([dataclasses.replace(t, sides=(side,)) for t, side in zip(texts, sides, strict=True)])
-    lesson = TrainingObjective(network, Regularizer.L1, [across])
+    objective = TrainingObjective(network, Regularizer.L1, [across])
     with torch.no_grad():
-        taught = lesson(**batch, base=1)["nats"]
+        taught = objective(**batch, base=1)["nats"]
         network.value.projection.weight.zero_()
-        untaught = lesson(**batch, base=1)["nats"]
+        untaught = objective(**batch, base=1)["nats"]
     assert taught < 0.95 * untaught
     assert not any(p.requires_grad for p in across.model.parameters())
-    assert {id(p) for p in lesson.parameters()} == {id(p) for p in network.value.parameters()}
+    assert {id(p) for p in objective.parameters()} == {id(p) for p in network.value.parameters()}
 
 
 def test_a_run_on_several_bases_that_is_taken_up_gives_the_same_numbers(several, data, tmp_path):

@@ -70,10 +70,10 @@ def test_gradients_are_those_of_the_plain_formula(parts, texts):
 
 def test_texts_that_are_packed_are_read_as_if_alone(parts, texts):
     network = parts.residual(0.2)
-    lesson = TrainingObjective(network, Regularizer.L1)
+    objective = TrainingObjective(network, Regularizer.L1)
     (together,) = pack(texts, 100)
-    alone, packed = lesson(**collate(texts)), lesson(**collate([together, texts[1]]))
-    beside = lesson(**collate(texts[1:]))
+    alone, packed = objective(**collate(texts)), objective(**collate([together, texts[1]]))
+    beside = objective(**collate(texts[1:]))
     for name in ("nats", "regularizer", "tokens"):
         assert packed[name].item() == pytest.approx((alone[name] + beside[name]).item(), rel=1e-4)
 
