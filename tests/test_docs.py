@@ -18,6 +18,7 @@ import vocabridge.options
 from vocabridge.cli import _app
 
 COMMANDS = typer.main.get_command(_app.app)
+WITH_PYTHON = [page for page in (README, *GUIDE) if blocks(page.read_text(encoding="utf-8"), "python")]
 
 
 def by_path(page):
@@ -99,8 +100,8 @@ def finished_folder(model_folders, tmp_path_factory):
     }
     for name, tiny in stands_for.items():
         shutil.copytree(tiny, folder / name)
-    for name, first in (("train", 1), ("test", 11), ("validation", 21)):
-        items = [{"prompt": f"Question: {n}+{n}?\nAnswer:", "response": f" {2 * n}"} for n in range(first, first + 8)]
+    for name, numbers in (("train", range(1, 9)), ("test", range(11, 15)), ("validation", range(21, 25))):
+        items = [{"prompt": f"Question: {n}+{n}?\nAnswer:", "response": f" {2 * n}"} for n in numbers]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (folder / "unseen.txt").write_text("The dogs watch 12 lazy foxes.\n" * 20)
     with pytest.MonkeyPatch.context() as patch:
@@ -113,12 +114,10 @@ def finished_folder(model_folders, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("page", [README, *GUIDE], ids=by_path)
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=by_path)
 def test_code_in_python_runs(page, request, tmp_path, monkeypatch):
     """A page's blocks run in their order, in a folder with what its commands would have made."""
     found = blocks(page.read_text(encoding="utf-8"), "python")
-    if not found:
-        pytest.skip("the page has no Python")
     from vocabridge.data import VALUE_NETWORKS
     from vocabridge.models.packaged import PACKAGED
 

@@ -1,9 +1,8 @@
-"""The pages of the documentation, and what is in them: blocks of code, commands, sections, tables."""
+"""The pages of the documentation, and what is in them: blocks of code, commands, tables."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -25,12 +24,6 @@ def commands(text: str) -> list[str]:
     lines = re.sub(r"\\\n\s*", " ", shell).splitlines()
     found = [re.search(r"^(?:torchrun .* )?(vocabridge [a-z].*)$", line) for line in lines]
     return [re.sub(r"\s+(#|<|\|).*$", "", match[1]) for match in found if match]
-
-
-def sections(text: str) -> Iterator[tuple[str, str]]:
-    """The title and the text of each part of a page between two headings of any level."""
-    parts = re.split(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), flags=re.MULTILINE)
-    yield from zip(parts[1::2], parts[2::2], strict=True)
 
 
 def tables(text: str) -> list[list[str]]:
