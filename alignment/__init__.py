@@ -33,7 +33,7 @@ from vocabridge.alignment.counting.shards import (
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import Effect, Terminated, UsageError, VocabridgeError, refuse_idle, warn_idle
-from vocabridge.alignment.files import write_whole
+from vocabridge.alignment.files import write_atomically
 from vocabridge.alignment.methods import METHODS, align, make_builder
 from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
 from vocabridge.alignment.tokenizers.gguf import GGUFTokenizer, read_gguf_tokenizer
@@ -100,5 +100,5 @@ __all__ = [
     "warn_idle",
     "weak_classes",
     "with_native",
-    "write_whole",
+    "write_atomically",
 ]

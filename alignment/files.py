@@ -1,9 +1,9 @@
-"""Files and folders that are there whole or not at all, wherever a process that writes them is killed.
+"""Atomic writes: a file or folder is either complete or absent, even if the process that writes it is killed.
 
-A file is written beside its place and renamed (`write_whole`), and so is a folder (`new_folder`). In a folder that
-grows, or whose content is replaced, one process at a time is at work (`at_work`). What a killed process leaves has a
-name that the next one takes over when it holds the lock, so nothing piles up. Locks are the system's and end with their
-process.
+A file (`write_atomically`) or folder (`new_folder`) is written under a temporary name and then renamed. A folder that
+grows, or whose content is replaced, is used by one process at a time (`locked_folder`). Temporary names are fixed, so
+the next process that holds the lock reuses what a killed process left. Locks belong to the operating system and end
+with their process.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from typing import BinaryIO
 from vocabridge.alignment.errors import VocabridgeError
 
 LOCK = ".lock"
-"""The file in a folder that says that work in it has begun and is not over."""
+"""The name of the file that marks a folder in which work has begun and has not finished."""
 
 PART = ".part"
-"""How names end of what is not whole yet."""
+"""The suffix of the temporary name of an incomplete file or folder."""
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK}
-"""What file systems without locks say."""
+"""Error codes of file systems that have no locks."""
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Write a file beside its place and move it there.
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it.
 
-    Of a symbolic link the target is replaced. A device, a pipe or an open file of this process (`/dev/stdout`) is
-    written into.
+    A symbolic link stays, and its target is replaced. A device, a pipe or an open file of this process (`/dev/stdout`)
+    is written directly.
 
     Args:
         path: The file; its folder must exist.
-        content: All of it.
+        content: The complete content.
 
     Raises:
-        VocabridgeError: The folder is missing or read-only, the disk is full, or the path is a folder; nothing is left
-            behind.
+        VocabridgeError: The folder is missing or read-only, the disk is full, or the path is a folder. No temporary
+            file remains.
     """
     try:
         if (stream := _open_stream(Path(path))) is not None:
@@ -63,7 +63,7 @@ LINK_LOOP = "a symbolic link that leads back to itself; remove it or name anothe
 
 
 def is_link_loop(path: Path) -> bool:
-    """Whether a path leads through symbolic links that never end."""
+    """Whether a path contains a cycle of symbolic links."""
     try:
         path.stat()
     except OSError as error:
@@ -72,8 +72,8 @@ def is_link_loop(path: Path) -> bool:
 
 
 def own_descriptor(path: Path) -> int | None:
-    """Return the number of the open file of this process that a path stands for: 1 for `/dev/stdout`; else None."""
-    for _ in range(40):  # the links that Linux follows
+    """Return the file descriptor of this process that a path names (1 for `/dev/stdout`), or None."""
+    for _ in range(40):  # Linux follows at most this many links
         parent = os.path.realpath(path.parent)
         if parent in ("/dev/fd", f"/proc/{os.getpid()}/fd") and path.name.isdigit():
             return int(path.name)
@@ -84,47 +84,50 @@ def own_descriptor(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
-def new_folder(place: Path) -> Iterator[Path]:
-    """Give a folder to fill, which is moved to its place at the end; the caller holds a lock for that place.
+def new_folder(path: Path) -> Iterator[Path]:
+    """Create a folder under a temporary name and rename it when the context ends without an error.
+
+    The caller holds a lock for the path.
 
     Yields:
-        An empty folder beside the place.
+        The empty temporary folder, to be filled.
     """
-    part = place.with_name(f".{place.name}{PART}")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part = path.with_name(f".{path.name}{PART}")
+    shutil.rmtree(part, ignore_errors=True)  # a killed process may have left it
     try:
         part.mkdir()
         yield part
-        part.rename(place)
+        part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
 @contextlib.contextmanager
-def at_work(folder: Path) -> Iterator[BinaryIO]:
-    """Work in a folder, made if absent, while no other process may.
+def locked_folder(folder: Path) -> Iterator[BinaryIO]:
+    """Hold the lock of a folder, which is made if absent.
 
-    Its file `LOCK` stays when the work is cut short, so that the next process knows the folder for one to go on in.
-    The caller removes it when the work is over. A folder with nothing else in it is left as it was found.
+    The lock file `LOCK` remains when the work is interrupted, so that the next process can recognize a folder whose
+    work it may resume. The caller removes the lock file when the work is complete. If the folder holds nothing else,
+    the lock file is removed here, and so is the folder if it is new.
 
     Yields:
         The file `LOCK`, open to read and write.
 
     Raises:
-        VocabridgeError: Another process is at work in it, or it cannot be written.
+        VocabridgeError: Another process holds the lock, or the folder cannot be written.
     """
     is_new, lock = not folder.exists(), folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = _Held(lock, wait=False)
+        locked = _LockedFile(lock, wait=False)
     except BlockingIOError:
         raise VocabridgeError(f"another process is at work in {folder}; wait for it, or name another folder") from None
     except OSError as error:
         if is_link_loop(folder):
             raise VocabridgeError(f"{folder}: {LINK_LOOP}") from error
         raise VocabridgeError(f"{folder} cannot be written ({error.strerror or error}); name another folder") from error
-    with held as file:
+    with locked as file:
         try:
             yield file
         finally:
@@ -135,15 +138,15 @@ def at_work(folder: Path) -> Iterator[BinaryIO]:
                     folder.rmdir()
 
 
-class _Held:
-    """A file, made if absent, that no other process holds; as a context, it is let go at the end."""
+class _LockedFile:
+    """A file, made if absent, with an exclusive lock that ends with the context."""
 
     def __init__(self, path: Path, *, wait: bool) -> None:
-        """Open and lock it.
+        """Open and lock the file.
 
         Raises:
-            BlockingIOError: Another process holds it, and one shall not wait.
-            OSError: It cannot be opened.
+            BlockingIOError: Another process holds the lock, and `wait` is false.
+            OSError: The file cannot be opened.
         """
         while True:
             self.file: BinaryIO = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
@@ -155,7 +158,7 @@ class _Held:
             except BaseException:
                 self.file.close()
                 raise
-            self.file.close()  # whoever held it has moved or removed it
+            self.file.close()  # the process that held the lock has moved or removed this file
 
     def __enter__(self) -> BinaryIO:
         return self.file
@@ -173,7 +176,7 @@ def _lock(file: BinaryIO, *, wait: bool) -> None:
 
 
 def _open_stream(path: Path) -> BinaryIO | None:
-    """Open what a path stands for if it is no plain file to be replaced."""
+    """Open a path that is written directly (a device, a pipe, a descriptor); return None for a regular file."""
     if (number := own_descriptor(path)) is not None:
         sys.stdout.flush()
         return os.fdopen(os.dup(number), "wb")
@@ -186,15 +189,15 @@ def _open_stream(path: Path) -> BinaryIO | None:
     return None if stat.S_ISREG(mode) else path.open("wb")
 
 
-def _replace(place: Path, content: bytes) -> None:
-    part = place.with_name(f".{place.name}{PART}")
-    with _Held(part, wait=True) as file:
+def _replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}{PART}")
+    with _LockedFile(part, wait=True) as file:
         try:
             file.truncate()
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(part, place)
-        except BaseException:  # an interrupted write leaves nothing behind either
+            os.replace(part, path)
+        except BaseException:  # an interrupt, too, leaves no temporary file
             part.unlink(missing_ok=True)
             raise

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.files import write_whole
+from vocabridge.alignment.files import write_atomically
 from vocabridge.alignment.inputs import plain_file, refuse_packed
 from vocabridge.alignment.jsonio import parse_json
 
@@ -56,7 +56,7 @@ class Seal:
             VocabridgeError: It cannot be written (no such folder, no space, no permission).
         """
         header = {"format": self.format, **facts, "sha256": self.hash(tensors, facts)}
-        write_whole(path, save(tensors, {self.key: json.dumps(header, sort_keys=True)}))
+        write_atomically(path, save(tensors, {self.key: json.dumps(header, sort_keys=True)}))
 
     def read(self, path: str | Path) -> tuple[Tensors, dict[str, Any]]:
         """Read a sealed file.

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from vocabridge.alignment import Alignment, Combined, Corpus, VocabridgeError, Vocabulary, write_whole
+from vocabridge.alignment import Alignment, Combined, Corpus, VocabridgeError, Vocabulary, write_atomically
 from vocabridge.alignment.sparse import sums
 
 
@@ -110,7 +110,7 @@ def test_a_failed_write_is_an_error_that_leaves_the_old_file_and_nothing_else(sa
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(VocabridgeError, match=r"a\.safetensors: cannot be written \(No space left"):
-        write_whole(saved, b"new")
+        write_atomically(saved, b"new")
     assert (sorted(tmp_path.iterdir()), saved.read_bytes()) == before
 
     def interrupted(*_: object) -> None:
@@ -118,7 +118,7 @@ def test_a_failed_write_is_an_error_that_leaves_the_old_file_and_nothing_else(sa
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_whole(saved, b"new")
+        write_atomically(saved, b"new")
     assert (sorted(tmp_path.iterdir()), saved.read_bytes()) == before
 
 

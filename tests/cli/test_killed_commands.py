@@ -289,13 +289,13 @@ def test_the_conversion_of_a_gguf_file(try_every_kill, place):
 
 
 def test_a_second_run_in_a_folder_where_one_is_at_work_is_refused(execute, done, place, model_folders, adapters):
-    from vocabridge.alignment.files import at_work
+    from vocabridge.alignment.files import locked_folder
 
     (place / "data.jsonl").write_text('{"prompt": "3 foxes?", "response": " 6."}\n')
     train = ("train", "data.jsonl", "-o", "values", "--source", model_folders.source, "--method", "lora", "--rank", 1)
     bridge = ("bridge", "-o", "bridge", "--base", model_folders.target, "--value", adapters / "new")
     for folder, command in ((place / "values", train), (place / "bridge", bridge)):
-        with at_work(folder):
+        with locked_folder(folder):
             ended = execute(*command)
             said = ended.stderr.decode().splitlines()[-1]
             assert ended.returncode == 1

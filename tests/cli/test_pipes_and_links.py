@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vocabridge.alignment import Alignment, VocabridgeError, write_whole
+from vocabridge.alignment import Alignment, VocabridgeError, write_atomically
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_link_stays_and_a_folder_is_refused(run, pair, tmp_path):
         assert done.returncode == 2
         assert "'loop' is a symbolic link that leads back to itself; remove it or name another place." in done.stderr
     with pytest.raises(VocabridgeError, match="loop: a symbolic link that leads back to itself; remove it or name"):
-        write_whole(tmp_path / "loop", b"")
+        write_atomically(tmp_path / "loop", b"")
     (tmp_path / "astray").symlink_to("nowhere/pair.safetensors")
     done = run("align", *pair.split(), "--method", "identical-bytes", "-o", "astray")
     assert done.returncode == 2

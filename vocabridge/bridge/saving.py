@@ -30,8 +30,8 @@ from typing import Any, BinaryIO, Literal, cast, overload
 import torch
 from transformers import PreTrainedModel
 
-from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, write_whole
-from vocabridge.alignment.files import LOCK, PART, at_work
+from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, write_atomically
+from vocabridge.alignment.files import LOCK, PART, locked_folder
 from vocabridge.bridge.manifest import BRIDGE, FORMAT, SavedBridge
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
@@ -62,7 +62,7 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
     """
     folder = Path(folder)
     check_free(folder)
-    with at_work(folder) as lock:
+    with locked_folder(folder) as lock:
         files = _Files(folder, lock)
         try:
             document = {
@@ -72,7 +72,7 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
                 "limits": bridge.limits.as_dict(),
                 "steerings": [_write(one, number, files) for number, one in enumerate(bridge.steerings, 1)],
             }
-            write_whole(folder / BRIDGE, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+            write_atomically(folder / BRIDGE, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
         except OSError as error:
             raise VocabridgeError(
                 f"{folder}: cannot be written ({error.strerror or error}); free some space or name another place"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vocabridge.alignment import Audit, write_whole
+from vocabridge.alignment import Audit, write_atomically
 from vocabridge.alignment.audit.coverage import Coverage, Entries
 from vocabridge.alignment.audit.reading import Fertility
 from vocabridge.alignment.audit.weak import WEAK
@@ -70,7 +70,7 @@ def write_audit_page(audit: Audit, path: Path) -> None:
 <p>How many source tokens speak for one target token (the entries of its row), and how many target tokens one source
 token may become (the entries of its column).</p>
 <figure>{_plot_entries(audit.rows, audit.columns)}</figure>"""
-    write_whole(path, page(f"audit of {names}", body, _STYLE).encode())
+    write_atomically(path, page(f"audit of {names}", body, _STYLE).encode())
 
 
 def _section(part: Table) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vocabridge.alignment import write_whole
+from vocabridge.alignment import write_atomically
 from vocabridge.evaluation.contenders import label_of
 from vocabridge.evaluation.intervals import Interval
 from vocabridge.evaluation.results import Evaluation, Measured, Sample
@@ -53,7 +53,7 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
 {_samples(evaluation)}
 <h2>Where it comes from</h2>
 <div class="from">{table(("", ""), [(name, _known(value)) for name, value in _provenance(evaluation).items()])}</div>"""
-    write_whole(path, page(evaluation.title, body, _STYLE).encode())
+    write_atomically(path, page(evaluation.title, body, _STYLE).encode())
 
 
 def _bits(evaluation: Evaluation) -> str:

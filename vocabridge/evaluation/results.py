@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vocabridge.alignment import write_whole
+from vocabridge.alignment import write_atomically
 from vocabridge.evaluation.contenders import CONTENDERS, label_of
 from vocabridge.evaluation.contenders.bridge_setting import BridgeSetting
 from vocabridge.evaluation.intervals import RESAMPLES, SEED, Interval
@@ -214,7 +214,7 @@ class Evaluation:
         Raises:
             VocabridgeError: The file cannot be written.
         """
-        write_whole(path, (json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(path, (json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def summarize(

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment import VocabridgeError, write_atomically
 from vocabridge.alignment.jsonio import parse_json, read_json_object
 from vocabridge.utils.hashing import digest, json_digest
 
@@ -202,7 +202,7 @@ class Run:
                     "name another folder"
                 )
         agreed = _document(known | plain)
-        write_whole(path, (json.dumps(agreed, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(path, (json.dumps(agreed, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _document(config: dict[str, Any]) -> dict[str, Any]:

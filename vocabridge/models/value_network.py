@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment import VocabridgeError, write_atomically
 from vocabridge.models.adapters import Adapted
 from vocabridge.models.checkpoint_files import ADAPTERS
 from vocabridge.models.delta_model import DeltaModel
@@ -108,8 +108,8 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
     content = save(tensors)
     config = {"format": FORMAT, "sha256": digest(content), **asdict(network.config), "training": dict(training)}
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / WEIGHTS, content)
-    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / WEIGHTS, content)
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def load_value_network(

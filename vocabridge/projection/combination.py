@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment import VocabridgeError, write_atomically
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.methods import METHODS
@@ -161,7 +161,7 @@ class Combination:
         Raises:
             VocabridgeError: The file cannot be written.
         """
-        write_whole(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
+        write_atomically(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
     def as_dict(self) -> dict[str, str | float | bool]:
         """Return the JSON form."""

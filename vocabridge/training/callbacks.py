@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers.trainer_callback import TrainerCallback
 
-from vocabridge.alignment import VocabridgeError, write_whole
+from vocabridge.alignment import VocabridgeError, write_atomically
 from vocabridge.utils.html import new_figure
 from vocabridge.utils.progress import Progress
 
@@ -61,7 +61,7 @@ class TrainingLog(TrainerCallback):
         """Begins the log, or takes back what a run that is taken up again had logged after its checkpoint."""
         if state.is_world_process_zero:
             lines = "".join(json.dumps(point) + "\n" for point in points(state.log_history))
-            write_whole(self._path, lines.encode())
+            write_atomically(self._path, lines.encode())
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Logs what was logged last."""
@@ -94,7 +94,7 @@ def plot(curve: Sequence[Mapping[str, float]], path: Path) -> None:
     figure.axes[0].legend(frameon=False)
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture)
-    write_whole(path, picture.getvalue())
+    write_atomically(path, picture.getvalue())
 
 
 def by_epoch(curve: Sequence[Mapping[str, float]], name: str, each: int) -> list[float]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vocabridge.alignment import write_whole
+from vocabridge.alignment import write_atomically
 from vocabridge.models.value_network_files import ValueNetworkConfig
 from vocabridge.utils.hashing import json_digest
 from vocabridge.utils.jsonl import data_digest
@@ -108,7 +108,7 @@ Trained with: `{record["command"]}`
 `value_network.json` holds all of this and the curves. It can do what its source model and its data let it learn, and
 shares their faults and their licences.
 """
-    write_whole(folder / CARD, text.encode())
+    write_atomically(folder / CARD, text.encode())
 
 
 def _held_out(validation: Mapping[str, Any] | None) -> str:

@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
-from vocabridge.alignment.files import LOCK, at_work
+from vocabridge.alignment.files import LOCK, locked_folder
 from vocabridge.models.loading import check_model, find_device
 from vocabridge.models.reference import Reference
 from vocabridge.models.value_network import ValueNetwork, new_value_network, save_value_network
@@ -112,7 +112,7 @@ def train_value_network(
         if isinstance(texts, (str, Path)):
             read_records(texts)  # before a model is loaded, which may take minutes
     arguments = _arguments(config, output, device)
-    with at_work(output) if arguments.process_index == 0 else nullcontext():
+    with locked_folder(output) if arguments.process_index == 0 else nullcontext():
         shutil.rmtree(output / CHECKPOINTS / UNFINISHED, ignore_errors=True)
         return _train(config, data, output, validation, arguments, progress)
 

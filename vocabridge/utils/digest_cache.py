@@ -15,7 +15,7 @@ import os
 import time
 from pathlib import Path
 
-from vocabridge.alignment import VocabridgeError, cache_folder, write_whole
+from vocabridge.alignment import VocabridgeError, cache_folder, write_atomically
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.utils.hashing import digest, file_digest
 
@@ -48,7 +48,7 @@ def cached_file_digest(path: Path) -> str:
     if is_settled and _state(path.stat()) == _state(before):
         with contextlib.suppress(OSError, VocabridgeError):
             entry.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(entry, json.dumps(known | {"sha256": sha256}).encode())
+            write_atomically(entry, json.dumps(known | {"sha256": sha256}).encode())
     return sha256
 
 

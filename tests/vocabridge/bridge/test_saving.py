@@ -338,7 +338,7 @@ def test_what_is_in_the_way_is_left_alone(bridge, own):
 def test_a_save_that_fails_leaves_nothing_or_the_old_bridge(bridge, own, monkeypatch, error):
     save_bridge(bridge, own / "old")
     before = {path.name: path.read_bytes() for path in (own / "old").iterdir()}
-    monkeypatch.setattr(vocabridge.bridge.saving, "write_whole", _raiser(error))
+    monkeypatch.setattr(vocabridge.bridge.saving, "write_atomically", _raiser(error))
     bridge.steering.strength = 0.5
     for place in ("new", "old"):
         with pytest.raises((KeyboardInterrupt, VocabridgeError)):
