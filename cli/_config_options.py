@@ -36,7 +36,7 @@ def options_of(config: type[Any], **parsing: Mapping[str, Any]) -> Callable[[Cal
             how: dict[str, Any] = {"name": field.name, "more": "", **parsing.get(field.name, {})}
             if (range_ := config.ranges.get(field.name)) is not None:
                 how["callback"] = in_range(range_)
-            options[how["name"]] = field, _option(hints[field.name], described[field.name], **how)
+            options[how["name"]] = field, _option(hints[field.name], described.get(field.name, ""), **how)
 
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:

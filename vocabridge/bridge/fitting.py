@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.examples import Example, tokenize_scored
 from vocabridge.options import Form, ProjectionMethod
 from vocabridge.projection.combination import Combination, projected_scores
 from vocabridge.projection.methods import METHODS
@@ -106,7 +106,7 @@ class Features:
     ) -> Features:
         """Runs the models on some texts; arguments as for `fit_combination`."""
         generator = torch.Generator().manual_seed(0)
-        share = min(1.0, _ENOUGH / sum(len(tokenize(e, bridge.vocabulary).ids) for e in examples))
+        share = min(1.0, _ENOUGH / sum(len(tokenize_scored(e, bridge.vocabulary).ids) for e in examples))
         blocks: list[_Block] = []
         for number, example in enumerate(examples, start=1):
             blocks += _blocks(bridge, example, methods, share, generator)
@@ -215,7 +215,7 @@ def _blocks(
     bridge: Bridge, example: Example, methods: Sequence[ProjectionMethod], share: float, generator: torch.Generator
 ) -> list[_Block]:
     """The features at a random share of an example's response tokens, where the value source has a say."""
-    steering, tokens = bridge.steering, tokenize(example, bridge.vocabulary)
+    steering, tokens = bridge.steering, tokenize_scored(example, bridge.vocabulary)
     ids = torch.tensor([tokens.ids[:-1]], device=bridge.device)
     truth = torch.tensor(tokens.ids[tokens.first :], device=bridge.device)
     logits = bridge.base(input_ids=ids, use_cache=False, logits_to_keep=len(truth)).logits[0].float()

@@ -25,7 +25,7 @@ from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.evaluation.answers import Extractor
 from vocabridge.models.end_tokens import end_tokens
-from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.examples import Example, tokenize_scored
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel
@@ -98,7 +98,7 @@ class TokenLevelModel(EvaluatedModel):
     def read(self, example: Example) -> dict[str, Any]:
         """See `EvaluatedModel.read`; by tokens."""
         vocabulary = self.vocabulary
-        tokens = tokenize(example, vocabulary)
+        tokens = tokenize_scored(example, vocabulary)
         ids = torch.tensor([tokens.ids], device=self.device)
         truth = ids[0, tokens.first :]
         scores = self.logits(ids[:, :-1], len(truth)).float()

@@ -92,3 +92,19 @@ def tokenize(example: Example, vocabulary: Vocabulary) -> TokenizedExample:
     prompt_bytes = len(example.prompt.encode())
     first = next(i for i, end in enumerate(ends) if end > prompt_bytes)
     return TokenizedExample(ids=begin + ids, first=len(begin) + first)
+
+
+def tokenize_scored(example: Example, vocabulary: Vocabulary) -> TokenizedExample:
+    """Tokenize an example whose whole response is scored, so that something stands before its first token.
+
+    Raises:
+        VocabridgeError: The text's first token begins in the prompt and ends in the response, and no bos token stands
+            before it.
+    """
+    tokens = tokenize(example, vocabulary)
+    if tokens.first == 0:
+        raise VocabridgeError(
+            f"the prompt {example.prompt!r} of item {example.id} is shorter than the first token of {vocabulary.name}, "
+            "so that nothing predicts the beginning of the response; give a longer prompt"
+        )
+    return tokens

@@ -30,7 +30,7 @@ class Config(Protocol):
 
 def descriptions(config: type[Config]) -> dict[str, str]:
     """Return the description of every setting, by field."""
-    (entries,) = re.findall(r"^Attributes:\n((?:    .*\n?)+)", inspect.getdoc(config) or "", re.MULTILINE)
+    _, _, entries = (inspect.getdoc(config) or "").partition("Attributes:\n")  # none under python -OO
     found = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", entries, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
 

@@ -255,7 +255,8 @@ def test_every_metric_by_hand(files, measure, model_folders):
     right = " 24*2=48 foxes. 🙂\n#### 48\n"
     write_items(files / "test.jsonl", [24], choices=[" 7", right, " The lazy dog"])
     with (files / "test.jsonl").open("a") as file:
-        file.write(json.dumps({"prompt": "The", "response": " dog", "answer": "7", "choices": [" dog", " é"]}) + "\n")
+        second = {"prompt": "The lazy", "response": " dog", "answer": "7", "choices": [" dog", " é"]}
+        file.write(json.dumps(second) + "\n")
     report = measure(records=files / "run", contenders=[Contender.BASE, Contender.BRIDGE, Contender.DONOR])
     rows = [json.loads(line) for line in (files / "run" / "records-0.jsonl").read_text().splitlines()]
     sizes = [len(right.encode()), 4]

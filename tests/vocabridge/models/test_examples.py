@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.data import task_file
 from vocabridge.evaluation.answers import Extractor
-from vocabridge.models.examples import Example, load_examples, tokenize
+from vocabridge.models.examples import Example, load_examples, tokenize, tokenize_scored
 
 GOOD = '{"prompt": "Q", "response": "R"}'
 
@@ -156,3 +157,14 @@ def test_is_complete(text, complete):
 )
 def test_is_correct(text, answer, correct):
     assert Extractor().is_correct(text, answer) is correct
+
+
+def test_a_response_before_whose_first_token_nothing_stands_cannot_be_scored(vocabularies):
+    vocabulary = replace(vocabularies["byte_level"], add_bos_token=False)
+    words = (data.decode() for data in vocabulary.token_bytes if data and data.isascii() and data.isalpha())
+    whole = next(word for word in words if len(word) > 2 and len(vocabulary.encode(word).ids) == 1)
+    example = Example(whole[:1], whole[1:], None, "x7", "x7")
+    assert tokenize(example, vocabulary).first == 0
+    with pytest.raises(VocabridgeError, match=f"the prompt '{whole[:1]}' of item x7 is shorter than the first token"):
+        tokenize_scored(example, vocabulary)
+    assert tokenize_scored(Example(whole, " " + whole, None, "x8", "x8"), vocabulary).first == 1

@@ -21,7 +21,7 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.contenders import definition as contenders
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.scoring import EvaluatedModel, of_model
-from vocabridge.models.examples import Example, tokenize
+from vocabridge.models.examples import Example, tokenize_scored
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.utils.progress import Progress, no_progress
@@ -112,7 +112,7 @@ def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Prog
     """
     losses = np.zeros(len(_THRESHOLDS))
     for number, example in enumerate(examples, start=1):
-        tokens = tokenize(example, bridge.vocabulary)
+        tokens = tokenize_scored(example, bridge.vocabulary)
         ids, truth = (
             torch.tensor(part, device=bridge.device) for part in (tokens.ids[:-1], tokens.ids[tokens.first :])
         )
