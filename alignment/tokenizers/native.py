@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.tokenizers.panics import panics_as_errors
 from vocabridge.alignment.tokenizers.tokens import TokenKind
-from vocabridge.alignment.tokenizers.unknown import with_unk
+from vocabridge.alignment.tokenizers.unknown import may_lack_unk, with_unk
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
@@ -49,12 +49,13 @@ def with_native(vocabulary: Vocabulary, native: Tokenizer, what: str) -> Vocabul
         if i < vocabulary.size and added.special and kinds[i] == TokenKind.UNUSED:
             kinds[i] = TokenKind.CONTROL
     kinds.flags.writeable = False
-    with panics_as_errors(vocabulary.name):
-        split_special = native.encode_special_tokens
-        spec = json.loads(native.to_str())
-        if (spelling_all := with_unk(spec, vocabulary.size)) is not spec:
-            native = Tokenizer.from_str(json.dumps(spelling_all))
-            native.encode_special_tokens = split_special
+    if may_lack_unk(native):
+        with panics_as_errors(vocabulary.name):
+            split_special = native.encode_special_tokens
+            spec = json.loads(native.to_str())
+            if (spec_with_unk := with_unk(spec, vocabulary.size)) is not spec:
+                native = Tokenizer.from_str(json.dumps(spec_with_unk))
+                native.encode_special_tokens = split_special
     return replace(vocabulary, native=native, kinds=kinds)
 
 

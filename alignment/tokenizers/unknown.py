@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tokenizers import Tokenizer
+from tokenizers.models import Unigram
+
 _SPELLING = "\ufffeunknown {}"
 """In no text: U+FFFE is no character."""
 
@@ -27,6 +30,14 @@ def unk_id(spec: Mapping[str, Any]) -> int | None:
     added = {entry["content"]: int(entry["id"]) for entry in spec["added_tokens"]}
     found = model["vocab"].get(token, added.get(token))
     return None if found is None else int(found)
+
+
+def may_lack_unk(tokenizer: Tokenizer) -> bool:
+    """Whether `with_unk` can change a tokenizer: quick, because the tokenizer is not written as JSON."""
+    model = tokenizer.model
+    if isinstance(model, Unigram):  # does not tell its unknown token
+        return True
+    return model.unk_token is not None and model.token_to_id(model.unk_token) is None
 
 
 def with_unk(spec: dict[str, Any], size: int) -> dict[str, Any]:

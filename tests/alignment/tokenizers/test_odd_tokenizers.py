@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from vocabridge.alignment import Cooccurrence, Corpus, VocabridgeError, Vocabulary
+from vocabridge.alignment.tokenizers.unknown import may_lack_unk, with_unk
 
 
 def without_unknown(kind: str) -> Tokenizer:
@@ -39,6 +40,17 @@ def test_without_an_unknown_token_what_cannot_be_spelled_is_left_out(kind, size)
     assert encodings[-1].starts.tolist() == [0, 9]
     assert v.segment_batch([b"a", "日".encode(), b"\xff"]) == [(0,), (), ()]
     assert v.pieces("a 日") == ["a 日".encode()]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "wordlevel", "wordpiece", "bpe"])
+def test_a_tokenizer_that_is_given_an_unknown_token_is_seen_to_lack_it_without_writing_it_as_json(kind):
+    tokenizer = without_unknown(kind)
+    spec = json.loads(tokenizer.to_str())
+    assert may_lack_unk(tokenizer)
+    completed = with_unk(spec, 2)
+    assert completed is not spec
+    if kind != "unigram":  # which does not tell
+        assert not may_lack_unk(Tokenizer.from_str(json.dumps(completed)))
 
 
 def test_a_text_that_cannot_be_spelled_does_not_spoil_a_corpus(tmp_path):
