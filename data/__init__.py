@@ -1,6 +1,6 @@
-"""What ships with vocabridge: a small corpus, a sample task, and a value network trained on it.
+"""The data that ships with vocabridge: a small corpus, a sample task, and a value network trained on the task.
 
-The accessors give paths of real files; how each was made stands in the README.md and the script beside it.
+Each function returns paths of files; the README.md in the same folder tells how they were made.
 """
 
 from importlib.resources import files
@@ -14,19 +14,19 @@ Split = Literal["train", "validation", "test"]
 _FOLDER = Path(str(files(__name__)))
 
 VALUE_NETWORKS = {"gsm-symbolic-smollm2-135m": _FOLDER / "value_network" / "gsm_symbolic-smollm2-135m"}
-"""The value networks that ship with vocabridge: their folders, by short name."""
+"""Folders of the value networks that ship with vocabridge, by short name."""
 
 
 def corpus_files() -> list[Path]:
-    """The text files on which two vocabularies are compared when the user names none, in a fixed order."""
+    """Return the text files of the corpus on which two vocabularies are aligned by default, in a fixed order."""
     return sorted((_FOLDER / "corpus").glob("*.txt"))
 
 
 def task_file(split: Split) -> Path:
-    """The JSONL file of one split of the sample task; its lines hold a prompt, a response and an answer."""
+    """Return the JSONL file of a split of the sample task; each line holds a prompt, a response and an answer."""
     return _FOLDER / "gsm_symbolic" / f"{split}.jsonl"
 
 
 def value_network_folder() -> Path:
-    """The value network trained on the sample task's train split, from SmolLM2-135M-Instruct."""
+    """Return the folder of the value network trained from SmolLM2-135M-Instruct on the sample task's train split."""
     return VALUE_NETWORKS["gsm-symbolic-smollm2-135m"]

@@ -1,6 +1,6 @@
-"""vocabridge: carry what a small model learned in post-training to a big model of another family.
+"""vocabridge: transfer what a small model learned in post-training to a big model of another family.
 
-The names below are imported when they are first used, so that importing the package costs nothing.
+The names below are imported on first use, so that importing the package is fast.
 """
 
 from __future__ import annotations

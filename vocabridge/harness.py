@@ -1,9 +1,9 @@
-"""lm-evaluation-harness on the command line, with bridges among its models.
+"""Run lm-evaluation-harness with bridges among its models.
 
     python -m vocabridge.harness --model vocabridge --model_args bridge=my-bridge --tasks arc_easy,gsm8k
 
-is `lm_eval` with the model `vocabridge`, which `vocabridge.evaluation.lm_eval_model` registers: `lm_eval` does not find
-models of other packages by itself.
+runs `lm_eval` with the additional model `vocabridge`, because `lm_eval` itself does not find models of other packages.
+`vocabridge.evaluation.lm_eval_model` registers the model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vocabridge.alignment.errors import VocabridgeError
 
 
 def main() -> None:
-    """Run `lm_eval`."""
+    """Register the model and run the command line of `lm_eval`."""
     try:
         import vocabridge.evaluation.lm_eval_model  # noqa: F401  # registers the model
     except VocabridgeError as error:

@@ -1,4 +1,4 @@
-"""Every choice that has a name; the command line reads the names without torch."""
+"""The enums of all named choices. This module does not import torch, so that the command line can list the names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from enum import Enum
 
 
 class BoundaryPolicy(enum.Enum):
-    """What a source says at a boundary of the target's at which its own token may not end.
+    """How a source predicts at a token boundary of the target, where a source token may not end.
 
     Attributes:
-        SKIP: Nothing, where its own distribution would rather run on (`heal` tells) or a character is not whole.
-        AS_IS: What it says after the text so far, cut by its own tokenizer as it stands.
-        HEAL: All ways to cut the text so far, weighted by its own probabilities (`token_healing`).
-        LOOKAHEAD: The same, and where a source token may be the beginning of several target tokens, the source is
-            asked what follows it (`lookahead`). Only for methods of distributions.
+        SKIP: The source is inactive where it would probably continue its last token (`token_healing` computes that
+            probability), or where the text ends inside a character.
+        AS_IS: The source predicts after the text so far, as its own tokenizer encodes it.
+        HEAL: The source's predictions are averaged over all tokenizations of the text so far, weighted by the source's
+            own probabilities (`token_healing`).
+        LOOKAHEAD: As HEAL, and where a source token may begin several target tokens, the source also predicts what
+            follows its token (`lookahead`). Only for methods of distributions.
     """
 
     SKIP = "skip"
@@ -24,18 +26,18 @@ class BoundaryPolicy(enum.Enum):
 
 
 class Contender(str, Enum):
-    """What can be compared in an evaluation, in the order of the tables; `contenders` makes each.
+    """What an evaluation can compare, in the order of its tables; `vocabridge.evaluation.contenders` implements them.
 
     Attributes:
-        BASE: The base model as it is.
+        BASE: The unchanged base model.
         DONOR: The small tuned model alone, in its own vocabulary.
         BRIDGE: The base steered by the small model, with vocabridge's methods.
-        BYTE_LEVEL: The same without projection, over bytes; slow, so measured only where it is asked for.
-        MIXTURE: A mixture of the base's and the donor's probabilities, by the static method and the text as it stands.
-        NUDGING: Where the base is unsure, the donor speaks in its place.
-        PROXY_TUNING: Proxy-tuning's sum at weights (1, 1, 1), by the static method and the text as it stands.
-        CONTROL: The base with a value network of its own vocabulary, so that nothing is projected.
-        CEILING: The base fine-tuned itself.
+        BYTE_LEVEL: The bridge without a projection, byte by byte; slow, so measured only on request.
+        MIXTURE: A mixture of the base's and the donor's probabilities, with the static method and the policy `as-is`.
+        NUDGING: The base, with the donor in its place wherever the base is unsure.
+        PROXY_TUNING: The sum of proxy-tuning at weights (1, 1, 1), with the static method and the policy `as-is`.
+        CONTROL: The base with a value network of the same vocabulary, so that nothing is projected.
+        CEILING: The base after fine-tuning.
     """
 
     BASE = "base"
@@ -50,7 +52,7 @@ class Contender(str, Enum):
 
 
 class Dtype(str, Enum):
-    """What the weights of a model are cast to, by torch's names."""
+    """The dtype of a model's weights, by its name in torch."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -58,7 +60,7 @@ class Dtype(str, Enum):
 
 
 class Scheme(str, Enum):
-    """What a value network reads; `joint_forward` has the equations."""
+    """The input of a value network; `vocabridge.models.joint_forward` has the equations."""
 
     RESIDUAL = "residual"
     CASCADE = "cascade"
@@ -66,39 +68,40 @@ class Scheme(str, Enum):
 
     @property
     def takes_base(self) -> bool:
-        """Whether the base's predictions are read, so that the base has to run first."""
+        """Whether the base's predictions are part of the input, so that the base has to run first."""
         return self is not Scheme.RESIDUAL
 
 
 class Initialization(str, Enum):
-    """What a value network starts from; its change of logits is 0 either way."""
+    """The initial weights of a value network; its change of logits starts at 0 either way."""
 
     PRETRAINED = "pretrained"
     RANDOM = "random"
 
 
 class TrainingMethod(str, Enum):
-    """What of a value network is trained."""
+    """Which weights of a value network are trained."""
 
     FULL = "full"
     LORA = "lora"
 
 
 class Precision(str, Enum):
-    """What training computes in, by torch's names."""
+    """The dtype of the computations of training, by its name in torch."""
 
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
 
 
 class ProjectionMethod(enum.Enum):
-    """How scores get from the source vocabulary to the target's; see `projection`.
+    """How scores on the source vocabulary become scores on the target vocabulary; see `vocabridge.projection`.
 
     Attributes:
         LINEAR: W @ z_delta.
         EXPONENTIAL: log(R @ exp(z_delta)).
-        STATIC: C @ p, for the donor with and without the delta: the log-ratio at weights (1, 1, 1).
-        INFORMED: The base model itself splits each source token's mass, for both distributions.
+        STATIC: C @ p, for the donor's distributions with and without the delta. At weights (1, 1, 1) the change of
+            logits is the log-ratio of the two results.
+        INFORMED: The base model's probabilities split each source token's mass, for both distributions.
     """
 
     LINEAR = "linear"
@@ -108,11 +111,11 @@ class ProjectionMethod(enum.Enum):
 
 
 class Form(enum.Enum):
-    """What is made of the base's distribution and the projected ones; see `projection.combination` for the equations.
+    """How the base's distribution and the projected ones are combined; see `vocabridge.projection.combination`.
 
     Attributes:
-        PRODUCT: A weighted sum of logits: each model can rule a token out.
-        MIXTURE: A weighted sum of probabilities: each model can bring a token in. For methods of distributions.
+        PRODUCT: A weighted sum of logits, in which each model can exclude a token.
+        MIXTURE: A weighted sum of probabilities, in which each model can add a token. For methods of distributions.
     """
 
     PRODUCT = "product"
@@ -120,7 +123,7 @@ class Form(enum.Enum):
 
 
 class Regularizer(str, Enum):
-    """What is added to the loss; see `vocabridge.training.objective`."""
+    """The term that training adds to the loss; see `vocabridge.training.objective`."""
 
     L1 = "l1"
     RELEASED = "released"

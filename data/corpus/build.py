@@ -1,14 +1,14 @@
-"""Build the corpus on which two tokenizers are compared when the user names no text of their own.
+"""Build the corpus on which two vocabularies are aligned when the user names no other text.
 
     pip install --no-deps numpy==2.4.6 scipy==1.17.1 transformers==5.23.0 reasoning-gym==0.1.25 django==5.2.19
     python data/corpus/build.py          # writes prose.txt, code.txt, multilingual.txt, gsm_symbolic.txt
 
-Counting which tokens start at the same byte needs text of the kinds that models meet: English, code, other
-languages and scripts, numbers. All of it is taken from installed packages with permissive licences
-(README.md names them); nothing is downloaded or imported, the files are only read. gsm_symbolic.txt is the
-training split of data/gsm_symbolic; the other splits are never part of the corpus.
+The alignment counts which tokens start at the same byte, so the corpus holds all kinds of text that models read:
+English, code, other languages and scripts, and numbers. All of it comes from installed packages with permissive
+licenses, which README.md names. The script reads their files, but downloads and imports nothing. gsm_symbolic.txt is
+the training split of data/gsm_symbolic; the other splits are never part of the corpus.
 
-Everything is a function of SEED and of the packages' versions.
+The same SEED and the same versions of the packages give the same files.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ SCIPY_PARTS = (
 
 
 def package(name: str) -> Path:
-    """Folder of an installed package, found without importing it."""
+    """Return the folder of an installed package, without importing the package."""
     for folder in sys.path:
         if (path := Path(folder or ".") / name / "__init__.py").is_file():
             return path.parent
@@ -99,7 +99,10 @@ def package(name: str) -> Path:
 
 
 def python_files() -> list[Path]:
-    """The modules to take prose and code from: no tests, nothing vendored, Apache headers where due."""
+    """Return the modules to take prose and code from.
+
+    Tests and vendored code are left out, and so are modules of transformers without an Apache header.
+    """
     numpy, scipy, transformers = package("numpy"), package("scipy"), package("transformers")
     files = list(numpy.rglob("*.py"))
     for part in SCIPY_PARTS:
@@ -114,7 +117,7 @@ def python_files() -> list[Path]:
 
 
 def sample(pieces: Iterable[str], budget: int, rng: Random) -> list[str]:
-    """Distinct pieces in a seeded order, as many as fit into so many bytes of UTF-8."""
+    """Draw distinct pieces of text in random order, as many as fit into a budget of UTF-8 bytes."""
     distinct = list(dict.fromkeys(pieces))
     rng.shuffle(distinct)
     taken, size = [], 0
@@ -126,7 +129,7 @@ def sample(pieces: Iterable[str], budget: int, rng: Random) -> list[str]:
 
 
 def paragraphs(path: Path) -> Iterator[str]:
-    """Paragraphs of a module's docstrings that read as English: no doctests, tables or parameters."""
+    """Yield the paragraphs of a module's docstrings that are English prose, not doctests, tables or parameters."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -139,19 +142,21 @@ def paragraphs(path: Path) -> Iterator[str]:
 
 
 def prose(rng: Random) -> str:
-    """A short story and documentation."""
+    """Return a short story and documentation."""
     book = (package("reasoning_gym") / "data" / "in_the_year_2889.txt").read_text(encoding="utf-8")
     match = re.search(r"\*\*\* START OF .*? \*\*\*\n(.*)\*\*\* END OF ", book, re.S)
     if match is None:
-        raise SystemExit("error: in_the_year_2889.txt has other marks around the story than those known")
-    # The public-domain text alone, without the publisher's notice and licence.
+        raise SystemExit(
+            f"error: in_the_year_2889.txt has no known marks around the story; see the versions in {__file__}"
+        )
+    # Only the public-domain text, without the publisher's notice and license.
     story = match[1].split("End of Project Gutenberg")[0].strip()
-    found = (paragraph for path in python_files() for paragraph in paragraphs(path))
-    return story + "\n\n" + "\n\n".join(sample(found, PROSE_BYTES - len(story.encode()), rng)) + "\n"
+    documentation = (paragraph for path in python_files() for paragraph in paragraphs(path))
+    return story + "\n\n" + "\n\n".join(sample(documentation, PROSE_BYTES - len(story.encode()), rng)) + "\n"
 
 
 def code(rng: Random) -> str:
-    """Whole files: Python, C headers, JavaScript, CSS and HTML templates."""
+    """Return complete files: Python, C headers, JavaScript, CSS and HTML templates."""
     python = (path.read_text(encoding="utf-8") for path in python_files() if 1_500 < path.stat().st_size < 16_000)
     headers = sorted((package("numpy") / "_core" / "include" / "numpy").glob("*.h"))
     admin = package("django") / "contrib" / "admin"
@@ -167,7 +172,7 @@ def code(rng: Random) -> str:
 
 
 def translations(path: Path) -> Iterator[str]:
-    """The translated messages of a gettext catalogue."""
+    """Yield the translated messages of a gettext catalog."""
     for block in path.read_text(encoding="utf-8").split("\n\n"):
         for match in re.finditer(r'^msgstr(?:\[\d\])? ((?:".*"\n?)+)', block, re.M):
             text = "".join(ast.literal_eval(line) for line in match[1].splitlines())
@@ -176,17 +181,17 @@ def translations(path: Path) -> Iterator[str]:
 
 
 def multilingual(rng: Random) -> str:
-    """Translated messages, the same amount for every language."""
+    """Return translated messages, the same number of bytes for every language."""
     django = package("django")
     parts = []
     for language in LANGUAGES:
-        catalogues = sorted(django.rglob(f"locale/{language}/LC_MESSAGES/django.po"))
-        parts += sample((text for path in catalogues for text in translations(path)), LANGUAGE_BYTES, rng)
+        catalogs = sorted(django.rglob(f"locale/{language}/LC_MESSAGES/django.po"))
+        parts += sample((text for path in catalogs for text in translations(path)), LANGUAGE_BYTES, rng)
     return "\n".join(parts) + "\n"
 
 
 def task() -> str:
-    """The training split of the sample task, as a model reads it."""
+    """Return the prompts and responses of the sample task's training split."""
     lines = (Path(__file__).parent.parent / "gsm_symbolic" / "train.jsonl").read_text(encoding="utf-8").splitlines()
     return "\n\n".join(item["prompt"] + item["response"] for item in map(json.loads, lines)) + "\n"
 

@@ -2,12 +2,12 @@
 
     python data/gsm_symbolic/generate.py      # writes train.jsonl, validation.jsonl, test.jsonl
 
-The problems are those of reasoning-gym's `gsm_symbolic` (pip install 'vocabridge[data]'): about a hundred
-generators, called templates here, each of which fills one story with other names and numbers. A template
-belongs to one split only, so that a model cannot answer a test item by having learned its story. Templates
-whose worked answers are often wrong are left out (`audit` below decides, README.md lists them).
+The problems come from `gsm_symbolic` of reasoning-gym (pip install 'vocabridge[data]'), which has about 100
+generators, here called templates. Each template fills one story with random names and numbers. A template belongs to
+one split only, so that a model cannot answer a test item because it has learned the story. Templates whose worked
+answers are often wrong are left out (`audit` decides, README.md lists them).
 
-Everything is a function of SEED: the same package version gives the same bytes.
+The same SEED and the same version of reasoning-gym give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from reasoning_gym.arithmetic.gsm_symbolic import gsm_symbolic
 
 SEED = 20241
 AUDITED_INSTANCES = 200
-"""Instances of each template that the audit looks at."""
+"""Number of instances of each template that the audit checks."""
 TOLERATED = 0.02
-"""The share of defective instances above which a template is left out."""
+"""Greatest share of defective instances with which a template is kept."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Split:
 
     Attributes:
         name: The file's stem.
-        templates: Number of templates, or None for all that are left.
+        templates: Number of templates, or None for all that remain.
         items_each: Items per template.
         first_seed: Seed of the first instance; a split's seeds lie in [first_seed, first_seed + 1e8).
     """
@@ -80,14 +80,14 @@ class Item:
 
 
 def tidy(text: str) -> str:
-    """Text with single spaces, no spaces at line ends, no blank lines, and whole numbers without ".0"."""
+    """Remove repeated spaces, spaces at line ends, blank lines, and the ".0" of whole numbers."""
     text = re.sub(r"(?<![\d.])(\d+)\.0(?!\d)", r"\1", text)
     lines = (re.sub(r"[^\S\n]+", " ", line).strip() for line in text.splitlines())
     return "\n".join(line for line in lines if line)
 
 
 def instance(template: int, seed: int) -> tuple[str, str, str]:
-    """Question, worked answer and answer of one instance of a template, tidied."""
+    """Return the tidied question, worked answer and answer of one instance of a template."""
     generator = _dataset.generators[template]
     entry = generator(Random(seed), 1.0)
     return tidy(entry["question"]), tidy(entry["metadata"]["answer_cot"]), tidy(str(entry["answer"]))
@@ -103,11 +103,11 @@ _TOKEN = re.compile(rf"{_NUMBER}|[-+*/()]|[^\s\w]|\w+")
 
 
 def defects(question: str, worked: str, answer: str) -> Iterator[str]:
-    """What is wrong with one instance, in a few words each; nothing when it is sound.
+    """Yield a short description of each defect of an instance.
 
-    Checks that the last line is "#### N" with N the answer, that N is a whole number which the working
-    reaches, that every equation of the working holds and says something ("48=48" does not), and that no
-    number is shown with the digits of a rounding error.
+    In an instance without defects, the last line is "#### N", where N is the answer, a whole number that occurs in the
+    worked answer. Every equation of the worked answer holds and is not empty, as "48=48" is. No number has the digits
+    of a rounding error.
     """
     *working, last = worked.splitlines()
     if not re.fullmatch(r"-?\d+", answer):
@@ -143,7 +143,7 @@ def _false_equations(line: str) -> Iterator[str]:
 
 
 def _tail(side: str) -> str | None:
-    """The arithmetic at the end of a side of an equation, without units; None where it has an unknown."""
+    """Return the arithmetic at the end of one side of an equation, without units; None if it has an unknown."""
     return _arithmetic(side, from_end=True)
 
 
@@ -157,7 +157,7 @@ def _arithmetic(side: str, *, from_end: bool) -> str | None:
     if not re.search(rf"(?:{_NUMBER}|\))[^\d=]*$" if from_end else rf"^[^\d=]*?(?:{_NUMBER}|\()", side):
         return None
     tokens = [token for token in _TOKEN.findall(side) if not re.match(r"[A-Za-z]", token)]
-    # Widest run that parses: units are gone, so "of the 73 graders, 52 - 21" must not become "73 52 - 21".
+    # Take the longest run that parses. Units are gone, so "of the 73 graders, 52 - 21" must not become "73 52 - 21".
     spans = [tokens[-n:] if from_end else tokens[:n] for n in range(len(tokens), 0, -1)]
     for span in spans:
         text = re.sub(r"(?<=\d)\(", "*(", "".join(f" {t} " for t in span).replace(" ", ""))
@@ -168,7 +168,7 @@ def _arithmetic(side: str, *, from_end: bool) -> str | None:
 
 
 def _value(text: str) -> float:
-    """Value of an arithmetic expression; nan when it is none."""
+    """Return the value of an arithmetic expression, or nan if the text is none."""
     try:
         return _evaluate(ast.parse(re.sub(r"([\d.]+)%", r"(\1/100)", text), mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError):
@@ -195,12 +195,12 @@ def _evaluate(node: ast.expr) -> float:
 
 @dataclass(frozen=True)
 class Audit:
-    """What the audit of one template found.
+    """The result of the audit of one template.
 
     Attributes:
         template: Index of the template.
-        defective: Share of the looked-at instances with a defect.
-        example: The commonest kind of defect, with its first example; empty when there is none.
+        defective: Share of the checked instances that have a defect.
+        example: First example of the most common kind of defect; empty if there is none.
     """
 
     template: int
@@ -214,26 +214,26 @@ class Audit:
 
 
 def audit(template: int) -> Audit:
-    """Look at AUDITED_INSTANCES instances of a template."""
-    bad = 0
+    """Check AUDITED_INSTANCES instances of a template."""
+    defective = 0
     kinds: Counter[str] = Counter()
     first: dict[str, str] = {}
     for number in range(AUDITED_INSTANCES):
-        found = list(defects(*instance(template, AUDIT_SEED + template * 10_000 + number)))
-        bad += bool(found)
-        for defect in found:
+        descriptions = list(defects(*instance(template, AUDIT_SEED + template * 10_000 + number)))
+        defective += bool(descriptions)
+        for defect in descriptions:
             kind = " ".join(defect.split()[:2])
             kinds[kind] += 1
             first.setdefault(kind, defect)
     example = first[kinds.most_common(1)[0][0]] if kinds else ""
-    return Audit(template, bad / AUDITED_INSTANCES, example)
+    return Audit(template, defective / AUDITED_INSTANCES, example)
 
 
 # --- the splits ----------------------------------------------------------------------------------
 
 
 def draw(split: Split, template: int) -> Iterator[Item]:
-    """The items of one template in a split: sound, and no two with the same prompt."""
+    """Yield the items of one template in a split, without defects and with distinct prompts."""
     seen: set[str] = set()
     for attempt in range(split.items_each * 50):
         question, worked, answer = instance(template, split.first_seed + template * 10_000 + attempt)
@@ -253,15 +253,15 @@ def draw(split: Split, template: int) -> Iterator[Item]:
 
 
 def generate(audits: list[Audit]) -> dict[str, list[Item]]:
-    """All splits, by name, from the templates that the audit kept."""
+    """Return the items of all splits, by name, from the templates that the audit kept."""
     rng = Random(SEED)
     templates = [entry.template for entry in audits if entry.sound]
     rng.shuffle(templates)
     items: dict[str, list[Item]] = {}
     for split in SPLITS:
         count = split.templates if split.templates is not None else len(templates)
-        mine, templates = templates[:count], templates[count:]
-        items[split.name] = [item for template in sorted(mine) for item in draw(split, template)]
+        chosen, templates = templates[:count], templates[count:]
+        items[split.name] = [item for template in sorted(chosen) for item in draw(split, template)]
         rng.shuffle(items[split.name])
     return items
 

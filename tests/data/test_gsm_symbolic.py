@@ -1,4 +1,4 @@
-"""The sample task's files: what the generator makes, split by template, and sound."""
+"""Tests of the sample task's files."""
 
 import hashlib
 import json
@@ -32,14 +32,14 @@ def test_every_line_is_a_prompt_and_a_worked_answer_that_ends_with_the_answer(sp
 
 @pytest.mark.parametrize(("split", "templates", "count"), [("train", 48, 8), ("validation", 8, 6), ("test", 17, 6)])
 def test_every_template_has_the_same_number_of_items(split, templates, count):
-    of_template = [item["template"] for item in items(split)]
-    assert {of_template.count(template) for template in of_template} == {count}
-    assert len(set(of_template)) == templates
+    templates_of_items = [item["template"] for item in items(split)]
+    assert {templates_of_items.count(template) for template in templates_of_items} == {count}
+    assert len(set(templates_of_items)) == templates
 
 
-@pytest.mark.parametrize(("one", "other"), list(combinations(SPLITS, 2)))
-def test_no_template_is_in_two_splits(one, other):
-    assert not {item["template"] for item in items(one)} & {item["template"] for item in items(other)}
+@pytest.mark.parametrize(("split", "other"), list(combinations(SPLITS, 2)))
+def test_no_template_is_in_two_splits(split, other):
+    assert not {item["template"] for item in items(split)} & {item["template"] for item in items(other)}
 
 
 @pytest.mark.parametrize("key", ["id", "prompt"])

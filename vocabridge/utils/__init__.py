@@ -1,1 +1,1 @@
-"""What every package may use: progress, JSON lines, HTML pages, out-of-memory errors."""
+"""Helpers that know nothing of models: hashing, JSON lines, HTML pages, number ranges, progress, memory errors."""

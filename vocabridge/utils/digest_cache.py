@@ -1,10 +1,10 @@
-"""SHA-256 of large files, each read once: the cache folder remembers the digest of a file that stays as it is.
+"""A cache of the SHA-256 digests of large files, so that an unchanged file is read only once.
 
-An entry holds what the system says about the file: size, inode, and the times when content and inode changed last, in
-nanoseconds. A program cannot set the last of these, so a file that is replaced, or edited and given its old date, is
-read again. What goes unnoticed is a change that the system does not date: of the disk under the file, of a network
-drive whose server does not tell, or under a clock that was set back. A file that was changed in the last 2 s is not
-remembered, because its next change may bear the same date.
+An entry holds the file's size, its inode, and the times of the last change of its content (mtime) and of its inode
+(ctime), in nanoseconds. A program cannot set ctime, so a file that is replaced, or edited and given its old mtime, is
+read again. Changes that the system does not date go unnoticed: on the disk below the file system, on a network drive
+whose server does not report them, or after the clock was set back. The digest of a file that changed in the last 2 s
+is not cached, because its next change may bear the same time.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from vocabridge.alignment.jsonio import read_json
 from vocabridge.utils.hashing import digest, file_digest
 
 LARGE = 32 << 20
-"""The size in bytes from which a file's digest is remembered; smaller ones take no time."""
+"""The size in bytes from which a file's digest is cached; hashing a smaller file takes no time."""
 
 _RECENT = 2 * 10**9  # nanoseconds
 
 
 def cached_file_digest(path: Path) -> str:
-    """Return the hash of a file's content; of a large file that has not changed since the last call, the one of then.
+    """Return the SHA-256 of a file's content, from the cache if the file is large and has not changed.
 
-    A cache folder that cannot be written costs time only.
+    If the cache folder cannot be written, the file is read again at the next call.
 
     Raises:
         OSError: The file cannot be read.
@@ -38,17 +38,17 @@ def cached_file_digest(path: Path) -> str:
         return file_digest(path)
     real = os.path.realpath(path)
     entry = cache_folder() / "digests" / f"{digest(os.fsencode(real))}.json"
-    known = {"file": real, "state": _state(before)}
+    entry_key = {"file": real, "state": _state(before)}
     with contextlib.suppress(OSError, ValueError):
-        remembered = read_json(entry)
-        if isinstance(remembered, dict) and remembered == known | {"sha256": remembered.get("sha256")}:
-            return str(remembered["sha256"])
+        cached = read_json(entry)
+        if isinstance(cached, dict) and cached == entry_key | {"sha256": cached.get("sha256")}:
+            return str(cached["sha256"])
     sha256 = file_digest(path)
     is_settled = max(before.st_mtime_ns, before.st_ctime_ns) < started - _RECENT
     if is_settled and _state(path.stat()) == _state(before):
         with contextlib.suppress(OSError, VocabridgeError):
             entry.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(entry, json.dumps(known | {"sha256": sha256}).encode())
+            write_atomically(entry, json.dumps(entry_key | {"sha256": sha256}).encode())
     return sha256
 
 

@@ -1,4 +1,4 @@
-"""SHA-256 of bytes, of JSON values and of files, all in hex."""
+"""SHA-256 digests, in hexadecimal, of bytes, JSON values and files."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 
 
 def digest(data: bytes) -> str:
-    """Return the hash of bytes."""
+    """Return the SHA-256 of bytes."""
     return joined_digest([data])
 
 
 def joined_digest(parts: Iterable[bytes]) -> str:
-    """Return the hash of parts, one behind the other."""
-    hashed = hashlib.sha256()
+    """Return the SHA-256 of the concatenated parts."""
+    sha256 = hashlib.sha256()
     for part in parts:
-        hashed.update(part)
-    return hashed.hexdigest()
+        sha256.update(part)
+    return sha256.hexdigest()
 
 
 def json_digest(value: Any) -> str:
-    """Return the hash of a JSON value, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON value, which does not depend on the order of keys."""
     return digest(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
 
 
 def file_digest(path: Path) -> str:
-    """Return the hash of a file's content, which takes 0.5 to 2 s for 1 GB.
+    """Return the SHA-256 of a file's content; 1 GB takes 0.5 to 2 s.
 
     Raises:
         OSError: The file cannot be read.

@@ -1,6 +1,7 @@
-"""What the HTML pages share: one self-contained file, its style, tables, and figures as SVG inside it.
+"""The parts that all HTML pages share: frame, style, tables, and figures as inline SVG.
 
-A page loads nothing: no script, no font, no picture from anywhere. Whatever comes from data is escaped here.
+A page is one self-contained file that loads no script, font or picture. These functions escape text that comes from
+data.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ h3 { margin: .5rem 0 .2rem; font-size: 1rem; } small { color: #59636e; }
 
 
 def page(title: str, body: str, style: str = "") -> str:
-    """Return a whole page.
+    """Return a complete HTML page.
 
     Args:
-        title: The window's title, as text.
-        body: HTML.
-        style: CSS of this page alone.
+        title: Title of the window, as plain text; it is escaped.
+        body: HTML; it is not escaped.
+        style: CSS that only this page needs.
     """
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -43,17 +44,17 @@ def page(title: str, body: str, style: str = "") -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of texts; columns after the first are right-aligned."""
+    """Return an HTML table of plain texts, which are escaped; columns after the first are right-aligned."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure, inches wide and high, that belongs to no window.
+    """Return an empty matplotlib figure without a window; width and height are in inches.
 
     Raises:
-        VocabridgeError: matplotlib is missing.
+        VocabridgeError: matplotlib is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -63,17 +64,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """Return a figure as an SVG element, without matplotlib's remarks on itself and on the time.
+    """Return a figure as an SVG element, without matplotlib's metadata.
 
-    It is the same whenever it is drawn, and its ids are no other figure's, so that a page can hold several.
+    The same figure always gives the same SVG. Its ids differ from those of other figures, so a page can hold several.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.hashsalt": "vocabridge"}):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=nothing)
-    drawn = buffer.getvalue()[buffer.getvalue().index("<svg") :]
-    own = f"f{hashlib.sha256(drawn.encode()).hexdigest()[:8]}-"
-    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}", drawn)
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=no_metadata)
+    element = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    prefix = f"f{hashlib.sha256(element.encode()).hexdigest()[:8]}-"
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}", element)

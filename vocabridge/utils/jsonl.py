@@ -1,12 +1,12 @@
-"""Records: JSON objects, one a line, from a file, a folder of files or a data set of the hub, each with its place.
+"""Records: JSON objects from a JSONL file, a folder of JSONL files or a data set of the hub.
 
-    train.jsonl                      one JSON object a line, UTF-8
-    train.jsonl.gz                   the same, packed by gzip; a pipe (`<(command)`)
-    folder                           all *.jsonl and *.jsonl.gz in it, by name
+    train.jsonl                      one JSON object on each line, UTF-8
+    train.jsonl.gz                   the same, compressed by gzip; a pipe (`<(command)`) works, too
+    folder                           all *.jsonl and *.jsonl.gz in it, in the order of their names
     hf:owner/name[:config]/split     a data set of the hub, through the `datasets` library
 
-Files are read here and not by `datasets`: its reader does not say which line is bad, fills in fields that a record
-lacks, and needs the `train` extra.
+Files are not read by `datasets`, because its reader does not name the bad line, adds fields that a record lacks, and
+needs the `train` extra.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?::([\w.-]+))?/([^/]+)")
 
 @dataclass(frozen=True)
 class Record:
-    """One JSON object.
+    """A JSON object and its place in the source.
 
     Attributes:
-        source: The file or the data set that it is from.
-        number: Its line or row there, from 1.
-        where: Both, as messages have it.
-        fields: What it holds.
+        source: The file or data set that holds the record.
+        number: Line or row of the record in the source, from 1.
+        where: Source and number for messages, such as "train.jsonl, line 3".
+        fields: The JSON object.
     """
 
     source: str
@@ -44,16 +44,26 @@ class Record:
     fields: Mapping[str, Any]
 
     def string(self, name: str) -> str:
-        """A field that has to be a string.
+        """Return a field that must be a string.
 
         Raises:
-            VocabridgeError: It is not, or it has half a surrogate pair, which no UTF-8 can hold.
+            VocabridgeError: The field is missing or no string, or it holds half a surrogate pair, which UTF-8 cannot
+                encode.
         """
         return checked_string(self.fields, name, self.where)
 
 
 def checked_string(fields: Mapping[str, Any], name: str, where: str) -> str:
-    """A field that has to be a string, of an object at that place; see `Record.string`."""
+    """Return a field of an object that must be a string; see `Record.string`.
+
+    Args:
+        fields: The object.
+        name: The field.
+        where: Place of the object, for the error message.
+
+    Raises:
+        VocabridgeError: See `Record.string`.
+    """
     value = fields.get(name)
     if not isinstance(value, str):
         raise VocabridgeError(f'{where}, has no string "{name}"; add it')
@@ -63,16 +73,16 @@ def checked_string(fields: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def read_records(source: str | Path) -> list[Record]:
-    """Reads all records of a source, in order.
+    """Read all records of a source, in order.
 
     Args:
         source: A JSONL file, a folder of them, or hf:owner/name[:config]/split.
 
     Raises:
-        VocabridgeError: The source or a file of it is missing, cannot be read or holds no record, or a line is not
-            UTF-8 or not a JSON object; the message names the line.
+        VocabridgeError: The source or one of its files is missing, cannot be read or holds no record, or a line is
+            not UTF-8 or not a JSON object; the message names the line.
     """
-    if _is_of_the_hub(source):
+    if _is_on_hub(source):
         rows = enumerate(_rows(str(source)), start=1)
         records = [Record(str(source), number, f"{source}, row {number}", row) for number, row in rows]
         if not records:
@@ -82,12 +92,15 @@ def read_records(source: str | Path) -> list[Record]:
 
 
 def data_digest(source: str | Path) -> str:
-    """Hex SHA-256 over the unpacked bytes of the files in order; for the hub, over its rows as lines of JSON.
+    """Return the SHA-256, in hexadecimal, of the data of a source.
+
+    For files, it is the digest of their uncompressed bytes in order; for a data set of the hub, of its rows as JSON
+    lines.
 
     Raises:
         VocabridgeError: The source is missing or cannot be read.
     """
-    if _is_of_the_hub(source):
+    if _is_on_hub(source):
         rows = _rows(str(source))
         return joined_digest(json.dumps(row, sort_keys=True, default=str).encode() + b"\n" for row in rows)
     return joined_digest(map(_content, _files(Path(source))))
@@ -127,11 +140,11 @@ def _record(line: bytes, file: Path, number: int) -> Record:
     except UnicodeDecodeError as error:
         raise VocabridgeError(f"{where}, is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except ValueError as error:
-        reason = getattr(error.__cause__, "msg", str(error))  # its line and column are not the file's
+        reason = getattr(error.__cause__, "msg", str(error))  # its line and column count from this line, not the file
         raise VocabridgeError(f"{where}, is not valid JSON ({reason}); correct that line") from None
     if not isinstance(fields, dict):
         raise VocabridgeError(f"{where}, is not a JSON object; correct that line")
-    if b"\\u" in line:  # only an escape can be half of a surrogate pair
+    if b"\\u" in line:  # only an escape sequence can hold half a surrogate pair
         try:
             json.dumps(fields, ensure_ascii=False).encode()
         except UnicodeEncodeError:
@@ -139,22 +152,22 @@ def _record(line: bytes, file: Path, number: int) -> Record:
     return Record(str(file), number, where, fields)
 
 
-def _is_of_the_hub(source: str | Path) -> bool:
+def _is_on_hub(source: str | Path) -> bool:
     return str(source).startswith("hf:")
 
 
 def _rows(source: str) -> Iterator[dict[str, Any]]:
-    named = _HUB.fullmatch(source)
-    if named is None:
+    match = _HUB.fullmatch(source)
+    if match is None:
         raise VocabridgeError(f"{source} does not name a data set of the hub; write hf:owner/name[:config]/split")
     try:
         from datasets import load_dataset
     except ImportError as error:
         raise VocabridgeError("data sets of the hub need datasets; run: pip install 'vocabridge[train]'") from error
-    name, config, split = named.groups()
+    name, config, split = match.groups()
     try:
         rows = load_dataset(name, config, split=split)
-    except Exception as error:  # offline, no such data set, split or permission: the library raises many kinds
+    except Exception as error:  # the library raises many types: offline, no such data set or split, no permission
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise VocabridgeError(f"{source} cannot be read ({reason}); check its name, config and split") from error
     return map(dict, rows)

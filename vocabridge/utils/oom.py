@@ -1,12 +1,13 @@
-"""Whether an error says that memory ran out: Python, torch on a CPU and torch on a GPU each have their own way."""
+"""Recognize out-of-memory errors, which Python, torch on a CPU and torch on a GPU each report differently."""
 
 from __future__ import annotations
 
-_SAYINGS = ("can't allocate memory", "not enough memory", "out of memory")
+_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what happened; torch's CPU allocator raises a bare RuntimeError."""
+    """Tell whether an error means that memory ran out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+    # torch's CPU allocator raises a plain RuntimeError.
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MESSAGES)

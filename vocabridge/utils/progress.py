@@ -1,4 +1,4 @@
-"""How long work tells what it is doing: a callable, told of every step; by default nobody listens."""
+"""Progress callbacks for long-running work. The default does nothing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[int, int, str], object]
-"""Called with (done, total, what is going on)."""
+"""Called after every step with the number of steps done, their total, and a text that describes the step."""
 
 
 def no_progress(done: int, total: int, what: str) -> None:
-    """Tell nobody."""
+    """Ignore the progress of the work."""

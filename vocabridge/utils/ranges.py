@@ -1,7 +1,8 @@
-"""The numbers that settings may be, each range in one place: the command line and the Python API refuse the others.
+"""The ranges of numeric settings; the command line and the Python API both reject values outside of them.
 
-A number that is not finite, or so small or large that arithmetic fails, would be found out late or never: a learning
-rate of NaN trains NaNs, a temperature of 1e-320 divides by zero. This module imports nothing heavy.
+Without a check, a number that is not finite, or is so small or large that arithmetic fails, would be noticed late or
+never. For example, a learning rate of NaN trains NaNs, and a temperature of 1e-320 divides by zero. This module
+imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from one to another, both of them in it unless said otherwise.
+    """A range of numbers, such as `0.3 in Range(0, 1)`.
 
     Attributes:
-        low: The least.
-        high: The greatest.
-        whole: Whether they are whole numbers.
-        above: Whether `low` itself is out.
-        below: Whether `high` itself is out.
-        also: One more number that has a meaning of its own, such as 0 for "off".
+        low: Lower bound.
+        high: Upper bound.
+        whole: Whether only whole numbers are in the range.
+        above: Whether `low` itself is excluded.
+        below: Whether `high` itself is excluded.
+        also: A further number in the range with a special meaning, such as 0 for "off".
     """
 
     low: float
@@ -44,26 +45,26 @@ class Range:
         return is_high_enough and (number < self.high if self.below else number <= self.high)
 
     def __str__(self) -> str:
-        what = "a whole number" if self.whole else "a number"
+        description = "a whole number" if self.whole else "a number"
         if self.above or self.below:
-            what += f" {'above' if self.above else 'from'} {_plain(self.low)} "
-            what += f"{'to below' if self.below else 'to'} {_plain(self.high)}"
+            description += f" {'above' if self.above else 'from'} {_plain(self.low)} "
+            description += f"{'to below' if self.below else 'to'} {_plain(self.high)}"
         else:
-            what += f" from {_plain(self.low)} to {_plain(self.high)}"
-        return what if self.also is None else f"{self.also:g}, or {what}"
+            description += f" from {_plain(self.low)} to {_plain(self.high)}"
+        return description if self.also is None else f"{self.also:g}, or {description}"
 
     def check(self, name: str, value: Any) -> None:
-        """Refuse a number that is not in it.
+        """Raise an error if a number is not in the range.
 
         Args:
-            name: The setting, as the caller gave it.
-            value: Its value.
+            name: Name of the setting, for the message.
+            value: Value of the setting.
 
         Raises:
             VocabridgeError: The value is not in the range.
         """
         if value not in self:
-            from vocabridge.alignment.errors import VocabridgeError  # with all of alignment
+            from vocabridge.alignment.errors import VocabridgeError  # imports all of alignment
 
             raise VocabridgeError(f"{name} cannot be {value}; give {self}")
 
@@ -73,12 +74,12 @@ def _plain(number: float) -> str:
 
 
 COUNT = Range(1, 10**9, whole=True)
-"""How many of something; more are not counted in 32 bits."""
+"""A number of things, which fits into 32 bits."""
 
 COUNT_OR_NONE = Range(0, 10**9, whole=True)
 
 SEED = Range(0, 2**32 - 1, whole=True)
-"""What numpy takes, and torch and Python too."""
+"""Seeds that numpy, torch and Python all accept."""
 
 PROCESSES = Range(1, 1024, whole=True)
 BEAMS = Range(1, 128, whole=True)
@@ -90,8 +91,8 @@ TOLERANCES = Range(0, 1, below=True)
 STRENGTH = Range(-1000, 1000)
 LEARNING_RATE = Range(1e-12, 1)
 WEIGHT = Range(0, 10**6)
-"""Of a term of a loss."""
+"""Weight of a term of the loss."""
 
 FRACTION = Range(0, 1)
 HELD_OUT = Range(0, 1, above=True, below=True)
-"""The share of data that is validated on."""
+"""Share of the data that is held out for validation."""

@@ -1,7 +1,8 @@
-"""Configs: frozen dataclasses whose fields are settings, each described once, in the "Attributes" of the docstring.
+"""Configs: frozen dataclasses whose fields are settings.
 
-The command line makes its options of the fields and of these descriptions (`vocabridge.cli._config_options`). This
-module and those of the configs import nothing heavy.
+The "Attributes" section of a config's docstring describes each setting. The command line makes its options from the
+fields and these descriptions (`vocabridge.cli._config_options`), so this module and those of the configs import nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Config(Protocol):
     """A frozen dataclass of settings.
 
     Attributes:
-        ranges: The numbers that settings may be, by field; each one of several.
+        ranges: Ranges of the numeric settings, by field; for a tuple, the range of each element.
     """
 
     ranges: ClassVar[Mapping[str, Range]]
@@ -29,42 +30,43 @@ class Config(Protocol):
 
 
 def descriptions(config: type[Config]) -> dict[str, str]:
-    """Return the description of every setting, by field."""
-    _, _, entries = (inspect.getdoc(config) or "").partition("Attributes:\n")  # none under python -OO
-    found = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", entries, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    """Return the descriptions of all settings, by field."""
+    _, _, entries = (inspect.getdoc(config) or "").partition("Attributes:\n")  # empty under python -OO
+    matches = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", entries, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in matches}
 
 
 def check_settings(config: Config) -> None:
-    """Check every number and every choice of a config, and make choices that are given by name what they name.
+    """Check the numbers of a config against their ranges, and convert the names of choices to enum members, in place.
 
     Raises:
-        VocabridgeError: A number is out of its range, or there is no such choice.
+        VocabridgeError: A number is out of its range, or a name is none of the choices.
     """
     hints = typing.get_type_hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
-        several = isinstance(value, (tuple, list))
-        for number in value if several else (value,):
+        is_sequence = isinstance(value, (tuple, list))
+        for number in value if is_sequence else (value,):
             if (range_ := config.ranges.get(field.name)) is not None and number is not None:
                 range_.check(field.name, number)
         if (choices := _choices(hints[field.name])) is not None and value is not None:
-            chosen = (_chosen(field.name, one, choices) for one in (value if several else (value,)))
-            object.__setattr__(config, field.name, tuple(chosen) if several else next(chosen))  # it is frozen
+            members = [_member(field.name, name, choices) for name in (value if is_sequence else (value,))]
+            # The dataclass is frozen, so plain assignment would raise.
+            object.__setattr__(config, field.name, tuple(members) if is_sequence else members[0])
 
 
 def _choices(hint: Any) -> type[Enum] | None:
-    """Return the enum in a type, such as `tuple[Scheme, ...] | None`."""
+    """Return the enum inside a type hint, such as `Scheme` in `tuple[Scheme, ...] | None`; None if there is none."""
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
     return next((choices for inner in typing.get_args(hint) if (choices := _choices(inner)) is not None), None)
 
 
-def _chosen(name: str, value: Any, choices: type[Enum]) -> Enum:
+def _member(name: str, value: Any, choices: type[Enum]) -> Enum:
     try:
         return choices(value)
     except ValueError:
-        from vocabridge.alignment.errors import VocabridgeError  # with all of alignment
+        from vocabridge.alignment.errors import VocabridgeError  # imports all of alignment
 
         names = ", ".join(str(choice.value) for choice in choices)
         raise VocabridgeError(f"{name} cannot be {value!r}; choose among {names}") from None

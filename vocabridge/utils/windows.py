@@ -1,4 +1,4 @@
-"""A corpus in windows that a model reads each from its start."""
+"""Windows of a corpus, each of which a model reads without the text before it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from vocabridge.alignment import Corpus
 
 WINDOW = 1500
-"""Characters that are read together: some four hundred tokens of context."""
+"""Longest window in characters, some 400 tokens."""
 
 
 def windows(corpus: Corpus) -> Iterator[str]:
-    """Cut a corpus into windows that end after a line where they can."""
+    """Cut a corpus into windows of at most `WINDOW` characters, at line ends where possible."""
     for chunk in corpus.chunks():
         while chunk:
             part = chunk[:WINDOW]

@@ -1,4 +1,4 @@
-"""Digests of large files: whole, and remembered only as long as the system vouches for the file."""
+"""Tests of the cache of file digests, which notices every change that the system dates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vocabridge.utils.hashing import digest, file_digest
 
 @pytest.fixture
 def read(monkeypatch):
-    """The files that were read whole; every file is large, and settled a millisecond after its last change."""
+    """List the files whose content was read; every file counts as large, and as settled 1 ms after its last change."""
     files = []
     monkeypatch.setattr(digest_cache, "LARGE", 1)
     monkeypatch.setattr(digest_cache, "_RECENT", 10**6)
@@ -25,7 +25,7 @@ def read(monkeypatch):
 
 
 def settle():
-    time.sleep(0.03)  # some ticks of the clock of file systems
+    time.sleep(0.03)  # several ticks of the file system's clock
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def file(tmp_path):
     return path
 
 
-def test_a_file_that_stays_as_it_is_is_read_once(file, read):
+def test_an_unchanged_file_is_read_once(file, read):
     assert [cached_file_digest(file) for _ in range(3)] == [digest(b"weights")] * 3
     assert read == [file]
 
@@ -50,7 +50,7 @@ def test_a_change_that_keeps_size_and_date_is_noticed(file, read):
     assert cached_file_digest(file) == digest(b"WEIGHTS")
 
 
-def test_a_file_put_in_its_place_with_the_same_size_and_date_is_noticed(file, read, tmp_path):
+def test_a_replacement_with_the_same_size_and_date_is_noticed(file, read, tmp_path):
     cached_file_digest(file)
     (tmp_path / "other").write_bytes(b"WEIGHTS")
     os.utime(tmp_path / "other", ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
@@ -58,13 +58,13 @@ def test_a_file_put_in_its_place_with_the_same_size_and_date_is_noticed(file, re
     assert cached_file_digest(file) == digest(b"WEIGHTS")
 
 
-def test_a_file_that_was_changed_a_moment_ago_is_not_remembered(file, read, monkeypatch):
+def test_the_digest_of_a_file_that_has_just_changed_is_not_cached(file, read, monkeypatch):
     monkeypatch.setattr(digest_cache, "_RECENT", 10**12)
     assert cached_file_digest(file) == cached_file_digest(file) == digest(b"weights")
     assert read == [file, file]
 
 
-def test_a_file_that_changes_while_it_is_read_is_not_remembered(file, read, monkeypatch):
+def test_the_digest_of_a_file_that_changes_while_it_is_read_is_not_cached(file, read, monkeypatch):
     def changing(path):
         sha256 = file_digest(path)
         path.write_bytes(b"WEIGHTS")
@@ -78,7 +78,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(file, read, monk
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"sha256": 5}', "[" * 10**5])
-def test_a_damaged_entry_is_made_again(file, read, content):
+def test_a_damaged_entry_is_replaced(file, read, content):
     cached_file_digest(file)
     (entry,) = (cache_folder() / "digests").iterdir()
     entry.write_text(content)
@@ -86,7 +86,7 @@ def test_a_damaged_entry_is_made_again(file, read, content):
     assert json.loads(entry.read_text())["sha256"] == digest(b"weights")
 
 
-def test_a_cache_folder_that_cannot_be_written_costs_time_only(file, read, monkeypatch, tmp_path):
+def test_a_cache_folder_that_cannot_be_written_is_no_error(file, read, monkeypatch, tmp_path):
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("VOCABRIDGE_CACHE", str(tmp_path / "cache"))
     assert cached_file_digest(file) == cached_file_digest(file) == digest(b"weights")

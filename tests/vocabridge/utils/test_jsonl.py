@@ -1,4 +1,4 @@
-"""Records from files, folders and the hub: in order, each with its place, and one digest of what was read."""
+"""Tests of records from files, folders and the hub, and of the digests of their sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = st.recursive(
 
 @pytest.fixture
 def hub(monkeypatch):
-    """The calls of a hub that answers with ROWS."""
+    """Record the calls of `load_dataset`, which returns ROWS."""
     calls = []
 
     def load_dataset(*arguments, **named):
@@ -37,17 +37,17 @@ def hub(monkeypatch):
 
 @given(st.lists(st.dictionaries(st.text(), VALUES), min_size=1), st.booleans(), st.sampled_from(["\n", "\r\n", "\n\n"]))
 @settings(max_examples=50, deadline=None)
-def test_what_is_written_is_read(tmp_path_factory, several, ascii_only, line_end):
+def test_records_are_read_as_they_were_written(tmp_path_factory, rows, ascii_only, line_end):
     path = tmp_path_factory.mktemp("records") / "data.jsonl"
-    lines = [json.dumps(fields, ensure_ascii=ascii_only) for fields in several]
+    lines = [json.dumps(fields, ensure_ascii=ascii_only) for fields in rows]
     path.write_bytes(line_end.join(lines).encode())
     records = read_records(path)
-    assert [record.fields for record in records] == several
+    assert [record.fields for record in records] == rows
     step = len(line_end.replace("\r", ""))
-    assert [record.number for record in records] == [1 + step * i for i in range(len(several))]
+    assert [record.number for record in records] == [1 + step * i for i in range(len(rows))]
 
 
-def test_a_folder_is_its_jsonl_files_by_name(tmp_path):
+def test_the_records_of_a_folder_are_those_of_its_jsonl_files_in_the_order_of_names(tmp_path):
     for name, text in (("b.jsonl", "2"), ("a.jsonl", "1"), ("c.txt", "3")):
         (tmp_path / name).write_text(f'\n{{"text": "{text}"}}\n')
     records = read_records(str(tmp_path))
@@ -57,14 +57,14 @@ def test_a_folder_is_its_jsonl_files_by_name(tmp_path):
     assert data_digest(tmp_path) == hashlib.sha256(content).hexdigest()
 
 
-def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
+def test_the_digest_of_a_file_is_the_sha256_of_its_bytes(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"text": "\xc3\xa9"}\r\n\r\n')
     assert data_digest(path) == data_digest(str(path)) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         (b"{", "is not valid JSON (Expecting property name"),
         (b"[]", "is not a JSON object"),
@@ -75,15 +75,15 @@ def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
         (b'{"a": ' + b"1" * 10_000 + b"}", "is not valid JSON (Exceeds the limit"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, says):
+def test_an_error_names_the_bad_line(tmp_path, line, message):
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"text": "a"}\n\n' + line + b'\n{"text": "b"}')
     with pytest.raises(VocabridgeError) as error:
         read_records(path)
-    assert f"{path}, line 3, {says}" in str(error.value)
+    assert f"{path}, line 3, {message}" in str(error.value)
 
 
-def test_sources_that_hold_nothing(tmp_path):
+def test_a_source_without_records_is_an_error(tmp_path):
     for read in (read_records, data_digest):
         with pytest.raises(VocabridgeError, match=r"there is no \*\.jsonl in "):
             read(tmp_path)
@@ -111,13 +111,13 @@ def test_a_data_set_of_the_hub_is_read_by_name_config_and_split(hub, source, cal
 
 
 @pytest.mark.parametrize("source", ["hf:", "hf:some-data", "hf:someone/some-data", "hf:a/b:/c", "hf:a/b/c/d"])
-def test_what_names_no_data_set_is_refused(hub, source):
+def test_a_source_that_names_no_data_set_is_an_error(hub, source):
     with pytest.raises(VocabridgeError, match="does not name a data set of the hub; write hf:owner/name"):
         read_records(source)
     assert not hub
 
 
-def test_a_hub_that_does_not_answer_is_told(monkeypatch):
+def test_an_unreachable_hub_is_an_error(monkeypatch):
     def load_dataset(*_arguments, **_named):
         raise ConnectionError("no route\nto the hub")
 
@@ -126,13 +126,13 @@ def test_a_hub_that_does_not_answer_is_told(monkeypatch):
         read_records("hf:a/b/train")
 
 
-def test_an_empty_split_is_told(monkeypatch):
+def test_an_empty_split_is_an_error(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_arguments, **_named: datasets.Dataset.from_list([]))
     with pytest.raises(VocabridgeError, match="hf:a/b/train holds no records"):
         read_records("hf:a/b/train")
 
 
-def test_only_the_hub_needs_the_library(monkeypatch, tmp_path):
+def test_only_data_sets_of_the_hub_need_the_datasets_library(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(VocabridgeError, match=r"pip install 'vocabridge\[train\]'"):
         read_records("hf:a/b/train")

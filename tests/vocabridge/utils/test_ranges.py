@@ -1,4 +1,4 @@
-"""Numbers that settings may be: the library refuses the others where they are given, not where they do harm."""
+"""Tests of the ranges of numeric settings, which the library checks before any work."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ from vocabridge.utils.ranges import Range
         (Range(2, 5, whole=True, below=True), (2, 4), (1, 5)),
     ],
 )
-def test_a_range_holds_its_numbers_and_no_others(range_, inside, outside):
+def test_a_range_contains_its_numbers_and_no_others(range_, inside, outside):
     assert all(value in range_ for value in inside)
     assert not any(value in range_ for value in outside)
 
@@ -58,7 +58,7 @@ def test_a_range_holds_its_numbers_and_no_others(range_, inside, outside):
         ("epochs", 1.5),
     ],
 )
-def test_a_training_config_has_no_number_that_is_out_of_range(name, value):
+def test_a_training_config_rejects_a_number_out_of_range(name, value):
     with pytest.raises(VocabridgeError, match=f"^{name} cannot be .*; give a "):
         replace(TrainingConfig(source="nowhere"), **{name: value})
 
@@ -67,14 +67,14 @@ def test_a_training_config_has_no_number_that_is_out_of_range(name, value):
     "setting",
     [{"temperature": 1e-320}, {"temperature": math.nan}, {"top_p": 0.0}, {"beams": 100_000}, {"max_new_tokens": 0}],
 )
-def test_what_is_written_has_settings_that_are_in_range(setting):
+def test_generation_rejects_a_setting_out_of_range(setting):
     (value,) = setting.values()
     with pytest.raises(VocabridgeError, match=f"^cannot (write|draw).* {value}.*; give "):
         stream(None, "The", **{"max_new_tokens": 1} | setting)
 
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf, 1e300, True])
-def test_no_strength_is_out_of_range(strength):
+def test_a_strength_out_of_range_is_an_error(strength):
     with pytest.raises(VocabridgeError, match="is no strength"):
         from_json(strength)
     with pytest.raises(VocabridgeError, match="a strength cannot go from"):
@@ -85,17 +85,17 @@ def test_no_strength_is_out_of_range(strength):
     "setting",
     [{"limit": 0}, {"answers": -1}, {"max_new_tokens": 10**12}, {"tolerance": math.nan}, {"alphas": (1e300,)}],
 )
-def test_an_evaluation_says_so_before_it_reads_anything(setting):
+def test_an_evaluation_rejects_a_number_out_of_range_before_it_reads_anything(setting):
     with pytest.raises(VocabridgeError, match="cannot be"):
         EvaluationConfig("nowhere.jsonl", base="nowhere", value="nowhere", **setting)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nowhere", "meta"])
-def test_training_on_a_device_that_is_not_here_ends_before_anything_is_loaded(tmp_path, device):
+def test_training_on_a_missing_device_is_an_error_before_anything_is_loaded(tmp_path, device):
     with pytest.raises(VocabridgeError, match=device):
         train_value_network(TrainingConfig(source="nowhere"), "nowhere.jsonl", Path(tmp_path / "values"), device=device)
     assert not (tmp_path / "values").exists()
 
 
-def test_a_device_that_is_here_is_found():
+def test_an_existing_device_is_found():
     assert find_device("cpu").type == "cpu"

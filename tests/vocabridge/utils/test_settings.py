@@ -1,4 +1,4 @@
-"""A config checks its numbers and its choices, whoever makes it."""
+"""Tests of configs, which check their numbers and choices."""
 
 import re
 
@@ -12,7 +12,7 @@ from vocabridge.training.config import TrainingConfig
 MODELS = {"data": "test.jsonl", "base": "big", "value": "small"}
 
 
-def test_a_choice_that_is_given_by_its_name_is_the_choice():
+def test_the_name_of_a_choice_becomes_the_enum_member():
     training = TrainingConfig("small", method="lora", regularizer="released")
     assert training.method is TrainingMethod.LORA
     assert training.regularizer is Regularizer.RELEASED
@@ -23,7 +23,7 @@ def test_a_choice_that_is_given_by_its_name_is_the_choice():
 
 
 @pytest.mark.parametrize(
-    ("setting", "says"),
+    ("setting", "message"),
     [
         ({"dtype": "int8"}, "dtype cannot be 'int8'; choose among float32, bfloat16, float16"),
         ({"policies": ("guess",)}, "policies cannot be 'guess'; choose among skip, as-is, heal, lookahead"),
@@ -34,12 +34,12 @@ def test_a_choice_that_is_given_by_its_name_is_the_choice():
         ),
     ],
 )
-def test_what_is_no_choice_or_out_of_range_is_one_sentence(setting, says):
-    with pytest.raises(VocabridgeError, match=re.escape(says)):
+def test_a_choice_that_does_not_exist_or_a_number_out_of_range_is_an_error(setting, message):
+    with pytest.raises(VocabridgeError, match=re.escape(message)):
         EvaluationConfig(**MODELS, **setting)
 
 
-def test_the_learning_rate_is_by_default_what_was_good_for_the_method():
+def test_the_default_learning_rate_depends_on_the_method():
     rates = [TrainingConfig("small", method=method).as_dict()["learning_rate"] for method in TrainingMethod]
     assert rates == [3e-4, 1e-3]
     assert TrainingConfig("small", learning_rate=0.5).peak_learning_rate == 0.5
