@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NOT_HERE = {"genlm": "compare_genlm"}
 """Packages that one benchmark needs and no extra installs."""
@@ -38,6 +40,7 @@ def test_every_benchmark_can_be_imported(tmp_path):
     assert missing.items() <= NOT_HERE.items()
 
 
+@pytest.mark.quick(0)
 def test_the_benchmark_of_projection_methods_runs(tmp_path, model_folders):
     items = [{"prompt": f"The quick brown fox jumps over {n} ", "response": "lazy dogs, and sleeps."} for n in (12, 34)]
     for name in ("data.jsonl", "validation.jsonl"):

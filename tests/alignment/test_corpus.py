@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ def test_pieces_join_up_to_the_text_and_stay_small(write, text):
     assert max(len(piece.encode()) for piece in pieces) <= 2 * module.PIECE
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(text=st.text(st.sampled_from("ab \n\té日👍"), min_size=1, max_size=200), piece=st.integers(1, 40))
 def test_pieces_join_up_for_any_text_and_any_size_of_piece(tmp_path_factory, text, piece):
     path = tmp_path_factory.mktemp("c") / "t.txt"
@@ -95,7 +96,7 @@ def test_an_empty_corpus_and_a_missing_file_are_errors(write, tmp_path):
         Corpus.open([tmp_path / "none.txt"])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(50))
 @given(pieces=st.integers(1, 30), of=st.integers(1, 9), parts=st.integers(1, 5))
 def test_every_piece_is_in_one_shard_and_in_one_part_of_it(tmp_path_factory, pieces, of, parts):
     folder = tmp_path_factory.mktemp("c")

@@ -5,6 +5,7 @@ import io
 import re
 import subprocess
 import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ def entry_point() -> Path:
 
 @pytest.fixture(scope="session")
 def command_server(entry_point: Path) -> Iterator[CommandServer]:
-    with contextlib.closing(CommandServer(entry_point)) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,  # its path is short, as the address of a socket has to be
+        contextlib.closing(CommandServer(entry_point, Path(folder))) as server,
+    ):
         yield server
 
 

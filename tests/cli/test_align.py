@@ -80,8 +80,9 @@ def as_in_the_examples(tokenizer_folders, text, tmp_path):
         shutil.copy(text, tmp_path / folder)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("command", ["align", "merge", "pairs"])
-def test_the_examples_of_the_help_run(entry_point, as_in_the_examples, tmp_path, command):
+def test_the_examples_of_the_help_run(command_server, as_in_the_examples, tmp_path, command):
     """As they stand there, with small tokenizers in the place of those that are not at hand."""
     module = importlib.import_module(f"vocabridge.cli.{command}")
     examples = module.EXAMPLES.replace("\\\n", " ")
@@ -103,7 +104,7 @@ def test_the_examples_of_the_help_run(entry_point, as_in_the_examples, tmp_path,
     done = subprocess.run(
         ["sh", "-e", "-c", "\n".join(lines)],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{entry_point.parent}:{os.environ['PATH']}"},
+        env=command_server.environment(PATH=f"{command_server.command.parent}:{os.environ['PATH']}"),
         capture_output=True,
         text=True,
         timeout=300,

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -63,12 +64,14 @@ def test_a_tokenizer_that_is_not_there_is_named(run, tokenizer_folders, tmp_path
 NOSUCH = ["align nosuch nosuch", "predict nosuch -o said.safetensors", "bridge --base nosuch --value v -o b"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("command", NOSUCH)
 def test_without_a_network_a_mistyped_name_is_one_sentence(run, tmp_path, command):
     done = run(*command.split(), HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=tmp_path / "hub")
     assert "nosuch: no file or folder here has this name, and the hub cannot be reached" in one_sentence(done)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("command", NOSUCH)
 def test_a_hub_that_does_not_work_is_asked_once_by_a_command(run, hub, tmp_path, command):
     endpoint, requests = hub(503)
@@ -150,6 +153,7 @@ def slow(tmp_path):
     return ("--corpus", corpus, "-o", tmp_path / "pair.safetensors", "--json")
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("how", "command", "jobs"),
     [
@@ -230,15 +234,19 @@ def _lives(group: int) -> bool:
     return True
 
 
-def test_after_a_killed_build_the_cache_is_usable(run, entry_point, tokenizer_folders, tmp_path, slow):
+def test_after_a_killed_build_the_cache_is_usable(run, command_server, tokenizer_folders, tmp_path, slow):
     arguments = ["align", *map(str, (tokenizer_folders.source, tokenizer_folders.target, *slow))]
     cache = tmp_path / "cache"
-    environment = os.environ | {"VOCABRIDGE_CACHE": str(cache)}
-    with subprocess.Popen([entry_point, *arguments], env=environment, stderr=subprocess.DEVNULL) as process:
+    environment = command_server.environment(VOCABRIDGE_CACHE=str(cache))
+    with (
+        tempfile.TemporaryFile() as output,
+        command_server.start(arguments, cwd=tmp_path, env=environment, files=(output, output, output)) as process,
+    ):
         deadline = time.monotonic() + 60
         while not list(cache.rglob("*.lock")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.kill()
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
     assert not list(cache.rglob("*.safetensors"))
     again = run(*arguments, VOCABRIDGE_CACHE=cache)
     assert again.returncode == 0, again.stderr
@@ -360,7 +368,7 @@ def test_an_example_that_is_too_long_is_named(run, model_folders, examples):
 
 
 def test_a_base_that_is_not_there_is_named(run, examples, tmp_path):
-    done = run("train", examples, "-o", "values", "--source", tmp_path / "nowhere", HF_HUB_OFFLINE=1)
+    done = run("train", examples, "-o", "values", "--source", tmp_path / "nowhere")
     assert "nowhere" in one_sentence(done)
 
 
@@ -477,7 +485,7 @@ def test_a_text_that_cannot_be_scored_is_refused(run, model_folders, model_pair,
 
 
 def test_a_model_that_is_not_there_predicts_nothing(run, text, tmp_path):
-    done = run("predict", tmp_path / "nowhere", "--corpus", text, "-o", "said.safetensors", HF_HUB_OFFLINE=1)
+    done = run("predict", tmp_path / "nowhere", "--corpus", text, "-o", "said.safetensors")
     assert "nowhere" in one_sentence(done)
     assert not (tmp_path / "said.safetensors").exists()
 

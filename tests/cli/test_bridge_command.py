@@ -1,20 +1,11 @@
 """A bridge from the command line: made, used in every way, and refused in one sentence where it is not as it was."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 
 import pytest
-
-HEEDING_SIGINT = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-"""Runs a command that heeds SIGINT even where the tests run in the background of a shell, which ignores it."""
 
 TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:"
 
@@ -189,17 +180,14 @@ def test_a_folder_in_the_way_is_left_alone(run, own, model_pair):
     assert "target is not empty and is no bridge" in error_of(run("bridge", "-o", "target", *models))
 
 
-def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own):
+def test_what_was_written_stays_when_the_user_interrupts(command_server, make, own):
     (own / "sum.json").write_text(
         '{"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}'
     )
     make("--combination", "sum.json")
     process = subprocess.Popen(
         [
-            sys.executable,
-            "-c",
-            HEEDING_SIGINT,
-            entry_point,
+            command_server.command,
             "generate",
             "bridge",
             "The fox",
@@ -207,7 +195,7 @@ def test_what_was_written_stays_when_the_user_interrupts(entry_point, make, own)
             "5000",
         ],
         cwd=own,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=command_server.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )

@@ -7,16 +7,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 from pathlib import Path
 
 import pytest
-
-HEEDING_SIGINT = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 
 @pytest.fixture
@@ -57,14 +52,14 @@ def test_a_raw_file_is_evaluated_by_templates_and_a_run_goes_on(run, models, raw
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_stopped_evaluation_keeps_its_records_and_the_same_command_goes_on(
-    run, entry_point, models, raw, tmp_path, how
+    run, command_server, models, raw, tmp_path, how
 ):
     raw.write_text(raw.read_text() * 10)
     command = ["eval", *map(str, (*models, "--data", raw, *TEMPLATE, "--contenders", "base", "--records", "run"))]
     process = subprocess.Popen(
-        [sys.executable, "-c", HEEDING_SIGINT, entry_point, *command],
+        [command_server.command, *command],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=command_server.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

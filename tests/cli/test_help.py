@@ -53,6 +53,7 @@ def test_the_version_is_printed(run):
     assert done.stdout == f"vocabridge {importlib.metadata.version('vocabridge')}\n"
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("arguments", ["--help", "--version", *(f"{command} --help" for command in COMMANDS)])
 def test_help_imports_nothing_heavy(arguments):
     script = (

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_server import CommandServer
 
 from vocabridge.alignment import Alignment, VocabridgeError, write_atomically
 
 
 @pytest.fixture
-def shell(entry_point: Path, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[bytes]]:
+def shell(command_server: CommandServer, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[bytes]]:
     """Runs a line of bash, in which the command is on the path."""
 
     def shell(line: str) -> subprocess.CompletedProcess[bytes]:
-        path = f"{entry_point.parent}{os.pathsep}{os.environ['PATH']}"
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}
+        env = command_server.environment(PATH=f"{command_server.command.parent}{os.pathsep}{os.environ['PATH']}")
         return subprocess.run(["bash", "-c", line], cwd=tmp_path, env=env, capture_output=True, timeout=300)
 
     return shell

@@ -8,7 +8,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -18,9 +17,6 @@ import pytest
 from vocabridge.cli import train
 from vocabridge.options import Initialization, Regularizer, Scheme
 
-HEEDING_SIGINT = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-)
 ROOT = Path(__file__).parents[2]
 
 
@@ -40,8 +36,13 @@ def examples():
     ]
 
 
-@pytest.mark.parametrize("example", examples(), ids=range(3))
-def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_folders, tmp_path, example):
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(words, marks=pytest.mark.quick(0) if words[0] == "torchrun" else ()) for words in examples()],
+)
+def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(
+    command_server, model_folders, tmp_path, example
+):
     few = (ROOT / "data/gsm_symbolic/train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:24]
     (tmp_path / "data/gsm_symbolic").mkdir(parents=True)
     (tmp_path / "data/gsm_symbolic/train.jsonl").write_text("".join(few), encoding="utf-8")
@@ -51,9 +52,9 @@ def test_the_examples_run_with_a_small_model_in_place_of_the_packaged_one(model_
     example = ["1" if word == "8" else word for word in example]  # the layers there are
     scripts = sysconfig.get_path("scripts")  # torchrun finds the command there
     done = subprocess.run(
-        [Path(scripts) / example[0], *example[1:]],
+        [command_server.command if example[0] == "vocabridge" else Path(scripts) / example[0], *example[1:]],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": scripts + os.pathsep + os.environ["PATH"]},
+        env=command_server.environment(PATH=scripts + os.pathsep + os.environ["PATH"]),
         capture_output=True,
         text=True,
         timeout=300,
@@ -73,12 +74,12 @@ def test_the_choices_are_those_of_the_library(run, choices):
     ("how", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["SIGINT", "SIGTERM"]
 )
 def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
-    entry_point, run, model_folders, data, tmp_path, how, word
+    command_server, run, model_folders, data, tmp_path, how, word
 ):
     arguments = ("train", data, "-o", tmp_path / "values", "--source", model_folders.source, "--epochs", 60)
     process = subprocess.Popen(
-        [sys.executable, "-c", HEEDING_SIGINT, entry_point, *map(str, arguments)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [command_server.command, *map(str, arguments)],
+        env=command_server.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

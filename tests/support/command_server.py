@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import select
 import signal
 import socket
 import subprocess
@@ -25,7 +27,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 READ_WHEN_CALLED = frozenset({"COLUMNS", "PYTEST_CURRENT_TEST", "VOCABRIDGE_CACHE", "RECORD_CRASH_STATES"})
 """Variables that no import reads; a command may have others than the server."""
@@ -58,25 +60,37 @@ _AT_START = dict(os.environ)
 
 
 class CommandServer:
-    """The test's side: starts the server, and runs commands in children of it."""
+    """The test's side: starts the server, and runs commands in children of it.
 
-    def __init__(self, entry_point: Path) -> None:
+    Attributes:
+        command: An executable named `vocabridge` that does in a child of the server what the entry point does in a
+            process of its own, for shells and for `subprocess`. It passes on all open files, SIGINT and SIGTERM.
+    """
+
+    def __init__(self, entry_point: Path, folder: Path) -> None:
         # One thread: for tiny models more of them only wait for each other.
         self._environment = dict(_AT_START, OMP_NUM_THREADS="1")
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._server = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno()), str(entry_point)],
-            env=self._environment | FORKABLE,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        theirs.close()
+        self._address = folder / "server"
+        self.command = folder / "vocabridge"
+        self.command.write_text(f"#!{sys.executable} -IS\nADDRESS = {str(self._address)!r}\n{_CLIENT}")
+        self.command.chmod(0o755)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(self._address))
+        listener.listen(64)
+        with listener:
+            self._server = subprocess.Popen(
+                [sys.executable, __file__, str(listener.fileno()), str(entry_point)],
+                env=self._environment | FORKABLE,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
 
     def close(self) -> None:
         """End the server; children that run go on."""
-        self._socket.close()
+        assert self._server.stdin is not None
+        self._server.stdin.close()
         self._server.wait(timeout=60)
 
     def environment(self, **changes: str) -> dict[str, str]:
@@ -123,12 +137,39 @@ class CommandServer:
         """Start a command, the leader of a session of its own, with these files as its stdin, stdout and stderr."""
         if not self.can_run(env):
             raise ValueError("this environment needs a process of its own")
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
-            given = [*(file.fileno() for file in files), theirs.fileno()]
-            socket.send_fds(self._socket, [json.dumps(request).encode()], given)
-        return Child(ours, list(arguments))
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(str(self._address))
+        request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env), "files": [0, 1, 2]}
+        socket.send_fds(connection, [json.dumps(request).encode()], [file.fileno() for file in files])
+        return Child(connection, list(arguments))
+
+
+_CLIENT = """
+import json, os, signal, socket, sys
+
+files = []
+for number in map(int, os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd")):
+    try:
+        os.fstat(number)
+    except OSError:  # what listed them
+        continue
+    files.append(number)
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+    connection.connect(ADDRESS)
+    request = {"arguments": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ), "files": files}
+    socket.send_fds(connection, [json.dumps(request).encode()], files)
+    child = int(connection.recv(64))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(child, number))
+    for number in files:  # a pipe ends when the child has closed it
+        os.close(number)
+    status = int(connection.recv(64))
+if status < 0:
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+os._exit(status)
+"""
+"""Starts at once, as it imports next to nothing."""
 
 
 class Child:
@@ -179,8 +220,11 @@ def _content(file: IO[bytes]) -> bytes:
     return file.read()
 
 
-def serve(requests: socket.socket, entry_point: str) -> None:
-    """Import what commands import, then fork a child for each request; return in the child, ready to run it."""
+def serve(listener: socket.socket, entry_point: str) -> None:
+    """Import what commands import, then fork a child for each request; return in the child, ready to run it.
+
+    The server ends when its standard input does.
+    """
     from vocabridge.cli._output import silence_libraries
 
     silence_libraries()
@@ -189,16 +233,19 @@ def serve(requests: socket.socket, entry_point: str) -> None:
     gc.freeze()  # a child's collections leave the pages alone that it shares
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        message, files, *_ = socket.recv_fds(requests, MESSAGE, 4)
-        if not message:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if listener not in ready:
             sys.exit()
+        connection, _ = listener.accept()
+        message, files, *_ = socket.recv_fds(connection, MESSAGE, 64)
         threads = os.listdir("/proc/self/task") if Path("/proc/self/task").is_dir() else ["1"]
         if len(threads) != 1:
             raise RuntimeError(f"the command server has {len(threads)} threads: an import started some")
-        if os.fork() == 0:
-            requests.close()
-            _supervise(json.loads(message), files, entry_point)
+        if message and os.fork() == 0:
+            listener.close()
+            _supervise(json.loads(message), files, connection, entry_point)
             return
+        connection.close()
         for file in files:
             os.close(file)
 
@@ -216,25 +263,28 @@ def _import_everything() -> None:
             importlib.import_module(name)
 
 
-def _supervise(request: dict[str, object], files: list[int], entry_point: str) -> None:
+def _supervise(request: dict[str, Any], files: list[int], connection: socket.socket, entry_point: str) -> None:
     """Fork once more, and tell the test the child's id and, at its end, its status; return in the child."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    *standard, connection = files
     if child := os.fork():
-        with socket.socket(fileno=connection) as test:
-            for file in standard:
-                os.close(file)
-            test.send(str(child).encode())
-            _, status = os.waitpid(child, 0)
-            with contextlib.suppress(BrokenPipeError):
-                test.send(str(os.waitstatus_to_exitcode(status)).encode())
+        for file in (0, *files):
+            os.close(file)
+        connection.send(str(child).encode())
+        _, status = os.waitpid(child, 0)
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(str(os.waitstatus_to_exitcode(status)).encode())
         os._exit(0)
     os.setsid()
-    for number, file in enumerate(standard):
-        os.dup2(file, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background of a shell
+    connection.close()
+    lowest = max(request["files"]) + 1  # out of each other's way
+    moved = [fcntl.fcntl(file, fcntl.F_DUPFD, lowest) for file in files]
     for file in files:
         os.close(file)
-    os.chdir(str(request["cwd"]))
+    for number, file in zip(request["files"], moved, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = [entry_point, *request["arguments"]]
@@ -244,8 +294,8 @@ def _supervise(request: dict[str, object], files: list[int], entry_point: str) -
 def _run() -> NoReturn:
     import crash_states  # here, as processes that a command spawns run this file's top without this folder
 
-    with socket.socket(fileno=int(sys.argv[1])) as requests:
-        serve(requests, sys.argv[2])
+    with socket.socket(fileno=int(sys.argv[1])) as listener:
+        serve(listener, sys.argv[2])
     from vocabridge.cli import main
 
     if copies := os.environ.get("RECORD_CRASH_STATES"):

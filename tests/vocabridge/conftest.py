@@ -288,14 +288,11 @@ def forwards() -> Iterator[Callable[[torch.nn.Module], list[tuple[int, int]]]]:
 
 
 @pytest.fixture(autouse=True)
-def _seeded(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fixes the seed; one thread for tiny models, where threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2 if request.node.get_closest_marker("real") else 1)
+def _seeded() -> Iterator[None]:
+    """Fixes the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
@@ -25,7 +26,7 @@ from vocabridge.alignment.builders.base import DUPLICATE
 from vocabridge.alignment.builders.cooccurrence import count_starts
 from vocabridge.alignment.counting.pair_counts import PairCounts
 
-relaxed = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -17,7 +18,7 @@ from vocabridge.alignment import DTW, Corpus, DTWCounts, TokenKind, Vocabulary
 from vocabridge.alignment.builders.dtw_counts import costs, least_path, scaled
 
 texts = st.text("abehnotux .,\n\té日👍0123", min_size=1, max_size=60)
-few = settings(max_examples=40, deadline=None)
+few = settings(max_examples=examples(40))
 
 
 def quadratic_path(cost: np.ndarray) -> list[tuple[int, int]]:
@@ -60,13 +61,13 @@ def as_counts(
     return dict(zip(pairs, found.counts.tolist(), strict=True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(arrays.arrays(float, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4).map(float)))
 def test_the_path_is_that_of_the_quadratic_programme_ties_included(cost):
     assert least_path(cost) == quadratic_path(cost)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(*[st.lists(st.text("ab c日", max_size=5), min_size=1, max_size=12)] * 2)
 def test_costs_are_those_of_the_released_code(a, b):
     expected = [[quadratic_cost(x, y) for y in b] for x in a]
@@ -126,7 +127,7 @@ def dense_choice(counts: np.ndarray) -> np.ndarray:
     return chosen
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(arrays.arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 9)))
 def test_the_choice_is_that_of_the_dense_code_on_the_pairs_seen(vocabularies, counts):
     vocabulary = vocabularies["unigram"]

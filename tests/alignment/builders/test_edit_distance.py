@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
@@ -44,7 +45,7 @@ def partners(source: Vocabulary, target: Vocabulary, corpus: Corpus | None = Non
 strings = st.text("ab xyцж日é\udcff", min_size=1, max_size=9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(queries=st.lists(strings, max_size=30), choices=st.lists(strings, min_size=1, max_size=30, unique=True))
 def test_the_search_finds_the_first_of_the_nearest_for_any_strings(queries, choices):
     expected = [min(range(len(choices)), key=lambda i: (levenshtein(query, choices[i]), i)) for query in queries]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,7 +56,7 @@ def by_loops(start: np.ndarray, found: Observations, strength: float, n: int) ->
     return last, objective
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 6), strength=st.sampled_from([0.01, 1.0, 30.0]))
 def test_em_equals_plain_loops_and_the_objective_never_falls(seed, k, strength):
     rng = np.random.default_rng(seed)

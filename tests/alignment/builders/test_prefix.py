@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
@@ -84,7 +85,7 @@ def test_an_id_that_never_occurs_takes_nothing_from_the_one_that_does():
 words = st.text("ab", min_size=1, max_size=3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(tokens=st.dictionaries(words, st.integers(1, 9), min_size=1, max_size=4), text=words)
 def test_shares_are_those_of_all_texts_drawn_token_by_token(tokens, text):
     vocabulary = vocabulary_of(*tokens)

@@ -10,6 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ from vocabridge.alignment import (
 from vocabridge.alignment.counting.pair_counts import RunningSum
 from vocabridge.alignment.counting.workers import Work
 
-relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 COUNTING = {name: method() for name, method in METHODS.items() if issubclass(method, CountingBuilder)}
 

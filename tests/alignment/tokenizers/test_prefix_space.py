@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefixed_tokenizers import TOKENIZERS
@@ -60,7 +61,7 @@ def ours(folders):
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @given(text=texts)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_prompt_is_encoded_as_transformers_does(ours, theirs, kind, text):
     vocabulary = ours[kind]
     expected = theirs[kind](text)["input_ids"]
@@ -78,7 +79,7 @@ def test_the_text_with_its_prefixes_is_encoded_bare_as_transformers_encodes_the_
 
 @pytest.mark.parametrize("kind", [*PREFIXED])
 @given(text=texts)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_starts_are_bytes_of_the_text_without_the_spaces_in_front(ours, kind, text):
     starts = [start for start in ours[kind].encode_prompt(text).starts.tolist() if start >= 0]
     assert starts == sorted(starts)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizer_kinds import CONTROL, KINDS, train
@@ -40,7 +41,7 @@ def changed(vocabulary: Vocabulary, **changes: object) -> Tokenizer:
 roles = st.dictionaries(st.sampled_from(["bos", "eos", "pad", "unk"]), st.integers(0, 2))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(KINDS), roles=roles, more=st.integers(0, 70), named=st.integers(0, 3), data=st.data())
 def test_roles_width_and_control_tokens_have_no_part_in_the_fingerprint(vocabularies, kind, roles, more, named, data):
     v = vocabularies[kind]

@@ -34,6 +34,7 @@ def test_a_template_that_wants_all_memory_gets_little(template):
     assert render("{{ messages[0].content }}", {}, MESSAGES) == "hi"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "template",
     [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -49,7 +50,7 @@ ADVERSARIAL = [
 
 TEXTS = st.text(st.sampled_from("abe 'sS\n\r\t1٣é\u017f日👍-_$\u0301\u00a0") | st.characters(exclude_categories=["Cs"]))
 
-relaxed = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -42,7 +43,7 @@ MARK = "turns ▁ (U+2581) into a space"
 CHARACTERS = st.sampled_from(" \t\nabĠ▁é日👍\u0301<>_0") | st.characters(exclude_categories=["Cs"])
 TEXTS = st.text(CHARACTERS, max_size=60)
 
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+relaxed = settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]] | None = None) -> Tokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, GenerationConfig, StoppingCriteria, StoppingCriteriaList
@@ -77,8 +78,9 @@ def ids_of(vocabulary, several):
     return [vocabulary.ids_of(bytes([i[1]]))[0] if isinstance(i, tuple) else i for i in several]
 
 
+@pytest.mark.quick(4)
 @given(first=written(), back=st.integers(0, 10), then=written(), again=st.integers(1, 4))
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(5), derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_taking_tokens_back_and_writing_others_all_is_as_from_scratch(onto_llama, first, back, then, again):
     bridge = onto_llama
     ids = [300, *ids_of(bridge.vocabulary, first)]
@@ -171,6 +173,7 @@ def until(bridge, inputs, **arguments):
     return bridge.generate(**inputs, generation_config=GREEDY, stopping_criteria=stopping, **arguments)
 
 
+@pytest.mark.quick(2)
 def test_a_row_that_has_finished_is_run_by_no_model_any_more(parts, bridge, forwards):
     """And changes nothing for the others."""
     models = {"base": parts.base.model, "tuned": parts.tuned.model, "untuned": parts.small.model}
@@ -191,6 +194,7 @@ def test_a_row_that_has_finished_is_run_by_no_model_any_more(parts, bridge, forw
         assert new.tolist() == alone[:limit].tolist()
 
 
+@pytest.mark.quick(2)
 def test_the_first_row_may_be_the_last_to_finish_and_the_other_way_round(bridge):
     for limits in ([9, 1, 4], [1, 4, 9]):
         inputs = padded(bridge.vocabulary, PROMPTS[:3])
@@ -205,6 +209,7 @@ def test_the_first_row_may_be_the_last_to_finish_and_the_other_way_round(bridge)
 # --- caches of other kinds ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(2)
 def test_a_static_cache_writes_what_a_dynamic_one_does(parts, bridge):
     inputs = padded(bridge.vocabulary, PROMPTS)
     dynamic = bridge.generate(**inputs, generation_config=GREEDY)
@@ -213,6 +218,7 @@ def test_a_static_cache_writes_what_a_dynamic_one_does(parts, bridge):
     assert torch.equal(until(bridge, inputs, cache_implementation="static")[2], until(bridge, inputs)[2])
 
 
+@pytest.mark.quick(3)
 def test_a_static_cache_over_a_sliding_source_and_base(onto_llama):
     inputs = padded(onto_llama.vocabulary, PROMPTS)
     dynamic = onto_llama.generate(**inputs, generation_config=GREEDY)
@@ -229,6 +235,7 @@ def test_another_models_cache_is_refused(parts):
         BridgeCache(used)
 
 
+@pytest.mark.quick(2)
 def test_a_cache_goes_on_where_generation_ended(bridge):
     """As a chat does: the answer, then the next question."""
     ids = encode(bridge.vocabulary, PROMPTS[0])

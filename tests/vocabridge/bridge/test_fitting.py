@@ -91,6 +91,7 @@ def spoken_bits(bridge, combination, strength=1.0) -> float:
     return float(np.mean(bits))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
     bridge = parts.bridge(policy=policy)

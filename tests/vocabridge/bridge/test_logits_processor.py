@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
@@ -43,6 +44,7 @@ def generated(parts, prompts, settings, **arguments):
     return found
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("policy", list(BoundaryPolicy), ids=lambda policy: policy.value)
 @pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS], ids=["one text", "a batch"])
 def test_greedy_generation_is_the_bridges(parts, policy, prompts):
@@ -50,6 +52,7 @@ def test_greedy_generation_is_the_bridges(parts, policy, prompts):
     assert ours == theirs
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -108,7 +111,7 @@ def said(processor, rows):
     return processor(torch.tensor(rows), torch.stack(scores) * 4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_whatever_comes_next_is_as_from_scratch(parts, data):
     """Rows that go on, go back, change places, end, are joined by others, or are all new."""

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
@@ -111,6 +112,7 @@ def test_a_bridge_that_is_inactive_generates_what_the_base_does_and_runs_no_sour
     assert not any(seen)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 @pytest.mark.parametrize("strength", [0.5, 3.0, Schedule(1.0, 0.2, 4)])
 def test_a_fresh_value_network_changes_no_bit_through_the_linear_method(parts, strength, policy):
@@ -188,6 +190,7 @@ def step_by_step(bridge, ids, sizes):
     return torch.cat(found, 1)
 
 
+@pytest.mark.quick(4)
 def test_incremental_forwards_equal_one_forward_and_one_from_scratch_at_every_step(bridge):
     ids = encode(bridge.vocabulary, PROMPTS[1] + PROMPTS[2])
     found = step_by_step(bridge, ids, [5, 1, 1, 3, 1, 1, 1, 2])
@@ -214,10 +217,11 @@ METHOD_OF = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("kind", ["pair", "residual"])
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 @given(ids=written(), sizes=st.lists(st.integers(1, 4), max_size=5))
-@settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_in_any_steps_is_as_from_scratch(parts, policy, kind, ids, sizes):
     source = parts.pair if kind == "pair" else parts.residual(0.2)
     bridge = parts.bridge(
@@ -303,6 +307,7 @@ def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_c
 # --- generation --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(4)
 def test_greedy_generation_is_the_argmax_of_uncached_forwards(bridge):
     ids = encode(bridge.vocabulary, PROMPTS[1])
     found = bridge.generate(ids, attention_mask=torch.ones_like(ids), generation_config=GREEDY)
@@ -312,6 +317,7 @@ def test_greedy_generation_is_the_argmax_of_uncached_forwards(bridge):
     assert torch.equal(found, ids)
 
 
+@pytest.mark.quick(4)
 def test_a_left_padded_batch_is_its_rows_one_by_one(bridge):
     inputs = padded(bridge.vocabulary, PROMPTS)
     arguments = {"generation_config": GREEDY, "output_logits": True, "return_dict_in_generate": True}
@@ -325,6 +331,7 @@ def test_a_left_padded_batch_is_its_rows_one_by_one(bridge):
             close(ours[number], own[0])
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("method", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_beam_search_with_and_without_caches(parts, method, policy):
@@ -350,6 +357,7 @@ def test_sampling_draws_from_the_bridges_distribution(parts):
     assert torch.equal(*found)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_what_a_token_costs_does_not_grow_with_the_text(parts, policy, forwards, encoded):
     """300 tokens: one forward a token of the base's, at most two of the source's, a few characters encoded again."""

@@ -136,6 +136,7 @@ def test_bits_are_those_of_transformers_ids_over_the_bytes_of_the_response(model
     assert read["ends"][-1] == len(example.response.encode())
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize(("base", "source"), list(itertools.product(KINDS, KINDS)))
 def test_a_source_reads_the_text_that_the_base_reads_as_its_own_tokenizer_encodes_it(models, theirs, base, source):
     bridge = bridged(models, base, source, policy=BoundaryPolicy.HEAL)

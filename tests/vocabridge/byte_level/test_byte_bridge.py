@@ -36,6 +36,7 @@ def build(worlds):
     return make
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("combination", "expected"),
     [
@@ -87,6 +88,7 @@ def every_token(text: ByteLevelText, vocabulary: Vocabulary) -> dict[bytes | int
     return found
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "combination", [Combination(ProjectionMethod.INFORMED, 0.5, 0.5, 0.0), Combination(ProjectionMethod.LINEAR)]
 )

@@ -12,6 +12,7 @@ from vocabridge.models.loading import LoadedModel
 TEXTS = ["aab a\n\nb", "a   é", "it'll 12's", "🙂the then", " \n\n  \ta", "abab the 1231"]
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_prefix_of_a_text_has_the_distribution_that_trying_all_covers_gives(world, text):
     model = ByteLM.of(world.loaded, tolerance=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ def invalid(following: Following, vocabulary: Vocabulary, text: str) -> list[int
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(text=st.text(alphabet=" \n\tabehlst'1é🙂", max_size=14))
 def test_every_beginning_of_an_encoding_is_valid(worlds, text):
     for kind in ("byte-level", "across words", "byte fallback"):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -83,8 +84,8 @@ def beginnings(draw: st.DrawFn) -> bytes:
     return data[: draw(st.integers(0, len(data)))]
 
 
-def relaxed(examples: int) -> settings:
-    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def relaxed(thorough: int) -> settings:
+    return settings(max_examples=examples(thorough), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def scratch(vocabulary: Vocabulary, text: str, *, behind_control: bool) -> list[int]:
@@ -349,7 +350,7 @@ def test_inside_a_character_a_token_begins_with_what_is_pending(exact_vocabulary
 
 
 @given(character=st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), size=st.integers(1, 3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_what_half_a_character_may_become_are_characters_that_begin_with_it(character, size):
     half = character.encode()[: min(size, len(character.encode()) - 1)]
     found = _completed(half)
@@ -385,7 +386,7 @@ def test_real_tokenizers_on_adversarial_texts(name):
     assert safe_cuts(vocabulary)
 
     @given(parts=pieces())
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150))
     def run(parts):
         check(vocabulary, parts)
 
@@ -415,7 +416,7 @@ def test_packaged_tokenizers_on_adversarial_texts(name):
     control = np.flatnonzero(vocabulary.kinds == TokenKind.CONTROL)[:1].tolist()  # some have none
 
     @given(parts=pieces())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100))
     def run(parts):
         check(vocabulary, [p for part in parts for p in ([part] if isinstance(part, bytes) else control)])
 

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -62,14 +63,15 @@ def grow(tree: TokenTree, seed: int) -> int:
 
 
 @given(steps=steps())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_it_says_what_the_model_says_after_each_sequence_alone(model, steps):
     follow(TreeDecoder({"one": model}, 3), steps)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("scheme", [Scheme.CASCADE, Scheme.CASCADE_PLUS])
 @given(steps=steps())
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_so_it_does_where_a_model_takes_anothers_logits(model, scheme, steps):
     value = DeltaModel(copy.deepcopy(model), scheme)
     torch.nn.init.normal_(value.projection.weight, std=0.3)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from effort import examples
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -280,6 +281,7 @@ class Alone:
         return p / p.sum(), ahead
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, judge, text):
     model, target, alignment = pair
@@ -301,6 +303,7 @@ def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, ju
         assert found.policies[policy].silent == silent[policy]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_looking_ahead_is_chosen_by_what_is_projected_without_it(pair, of_text, judge, text):
     """Behind every unsure token, and those that much depends on, whichever of them stands in the text."""
@@ -496,8 +499,9 @@ def test_a_first_token_is_not_charged_even_if_white_space_in_front_of_it_is_drop
     assert found.positions == len(scored_starts(source, target, text)) < len(starts)
 
 
+@pytest.mark.quick(4)
 @given(text=st.lists(fragments, max_size=12).map("".join))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "wordpiece"])
 def test_any_text_can_be_scored_between_any_two_tokenizers(
     any_vocabulary, vocabularies, random_models, of_text, kind, text

@@ -121,6 +121,7 @@ def test_with_one_tokenizer_it_is_the_models_own_softmax_over_the_tokens_that_ma
         assert exact.open < 0.5
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_what_is_open_and_lost_bounds_what_reading_on_changes(worlds, source, target):
     for text, ids in starts(worlds[target].vocabulary, TEXT)[1::5]:

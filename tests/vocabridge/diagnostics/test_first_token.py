@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from effort import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ def next_token(vocabulary, text: str, before: list[int]) -> int:
     return ids[len(before)] if ids[: len(before)] == before and len(ids) > len(before) else ELSEWHERE
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @example(whole="b", rest="a", at=1)  # `ba` is a token, and `baab` is cut `b|aab`
 @given(whole=TEXTS.filter(bool), rest=TEXTS.filter(bool), at=st.integers(0, 7))
 def test_it_is_the_next_token_of_the_encoding_and_where_it_is_closed_what_follows_changes_nothing(

@@ -330,6 +330,7 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeyp
     assert len(calls) == 25
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -277,6 +277,7 @@ print(float(tuned.model.layers[0].self_attn.q_proj.weight.double().sum()))
 """
 
 
+@pytest.mark.quick(0)
 def test_an_adapter_of_the_hub_and_what_it_adapts_are_kept_to_their_commits(own, parts, adapter):
     """With a hub's cache made by hand, offline: both have newer commits when the bridge is loaded."""
     edit(adapter / "adapter_config.json", base_model_name_or_path="someone/base")

@@ -60,6 +60,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("side", ["source", "tuned"])
 @pytest.mark.parametrize("what", list(CHANGES))
 def test_a_pair_may_differ_in_all_but_its_text_tokens(own, what, side, tmp_path):

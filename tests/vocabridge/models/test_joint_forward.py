@@ -236,6 +236,7 @@ def test_it_does_not_matter_in_how_many_steps_a_text_is_read(bridge):
     close(torch.cat(steps, 1), whole)
 
 
+@pytest.mark.quick(2)
 def test_with_and_without_a_cache_in_a_batch_and_alone_the_same_is_written(bridge):
     rows = left_padded([prompt_ids(bridge.vocabulary, prompt) for prompt in PROMPTS], pad=1)
     together = bridge.generate(**rows, generation_config=GREEDY)

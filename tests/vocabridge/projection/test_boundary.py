@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -58,7 +59,7 @@ def boundary(tiny, target) -> Boundary:
 
 
 @given(written=pieces, rests=st.lists(pieces, max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_continuations_count_what_segmentations_by_hand_say(tiny, target, boundary, judge, written, rests):
     """Whichever are asked together, and whether or not they were asked before."""
     expected = [judge(target).count(written, rest) for rest in rests]
@@ -70,7 +71,7 @@ def test_continuations_count_what_segmentations_by_hand_say(tiny, target, bounda
 
 
 @given(written=pieces, rests=st.lists(pieces, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_counts_are_from_a_little_to_1(boundary, written, rests):
     for rest, count in zip(rests, boundary.weights(written, rests), strict=True):
         assert (
@@ -171,7 +172,7 @@ def test_a_kind_is_that_of_the_first_byte():
 
 
 @given(written=pieces)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_by_kind_a_sample_stands_for_all(target, boundary, judge, written):
     found = boundary.weights_by_class(written)
     expected = [judge(target).count(written, sample) for sample in KINDS]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,7 +67,7 @@ def same(seed: int, **arguments) -> Case:
     return Case.draw(seed, Projection.identity(40), (40, 40), **arguments)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(seed=seeds, weights=st.tuples(*[st.floats(-2, 2)] * 3), strength=st.floats(-2, 2))
 @pytest.mark.parametrize("method", ProjectionMethod)
 def test_in_one_vocabulary_the_product_is_the_plain_sum_of_logits(method, seed, weights, strength):
@@ -80,7 +81,7 @@ def test_in_one_vocabulary_the_product_is_the_plain_sum_of_logits(method, seed, 
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=2e-4, rtol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(
     seed=seeds,
     weights=st.tuples(st.floats(0, 2), st.floats(0.01, 2)),
@@ -113,7 +114,7 @@ def test_the_share_of_a_mixtures_donor_stops_at_none_and_at_all(method, projecti
     assert not case.change(mixture, -1.0).any()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10))
 @given(seed=seeds, spread=st.sampled_from([0.0, 3.0, 100.0, 1e4]))
 @pytest.mark.parametrize(("method", "form"), EVERYTHING)
 def test_whatever_the_logits_the_change_is_finite_and_what_the_base_rules_out_stays_out(
@@ -129,7 +130,7 @@ def test_whatever_the_logits_the_change_is_finite_and_what_the_base_rules_out_st
             assert (p[case.base == -torch.inf] == 0).all()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10))
 @given(seed=seeds, spread=st.sampled_from([0.0, 3.0, 100.0, 1e4]))
 @pytest.mark.parametrize(("method", "form"), EVERYTHING)
 def test_at_strength_0_the_change_is_exactly_0(method, form, seed, spread, projection, sizes):
@@ -191,6 +192,7 @@ def test_a_change_does_not_mind_that_gradients_are_recorded(method, form, projec
     assert torch.equal(recorded.change(combination), case.change(combination))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("method", "form"), EVERYTHING)
 def test_it_compiles_in_one_graph(method, form, projection, sizes):
     case, combination = Case.draw(0, projection, sizes), Combination(method, 0.3, 0.9, 0.2, form)

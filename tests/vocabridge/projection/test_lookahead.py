@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,7 +121,7 @@ def written_out(ahead, alignment, method, p, p_target, looked) -> np.ndarray:
 
 
 @given(columns=columns(), case=cases(), method=st.sampled_from(METHOD_NAMES))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 def test_it_is_the_sum_over_what_may_follow_that_the_equation_says(tiny, columns, case, method):
     """For one donor and for two, whose own say on what follows is taken; for any columns."""
     alignment = with_columns(tiny, columns)
@@ -161,7 +162,7 @@ def test_the_candidates_are_what_a_text_may_begin_with_that_goes_on_with_both_to
 
 
 @given(columns=columns(), case=cases(), method=st.sampled_from(METHOD_NAMES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_what_is_projected_stays_a_distribution(tiny, columns, case, method):
     alignment = with_columns(tiny, columns)
     p, after, p_target, position, ws = case.parts(tiny["source"])
@@ -173,7 +174,7 @@ def test_what_is_projected_stays_a_distribution(tiny, columns, case, method):
 
 
 @given(case=cases(), method=st.sampled_from(METHOD_NAMES))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 def test_a_token_that_speaks_for_no_target_token_gets_no_say_by_being_looked_behind(tiny, case, method):
     """Else what is projected would have more than all mass."""
     whole = with_columns(tiny, {})
@@ -187,7 +188,7 @@ def test_a_token_that_speaks_for_no_target_token_gets_no_say_by_being_looked_beh
 
 
 @given(case=cases(), method=st.sampled_from(METHOD_NAMES))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 def test_a_position_where_nothing_was_looked_behind_is_projected_as_ever(tiny, case, method):
     alignment = with_columns(tiny, {})
     case = dataclasses.replace(case, looked=tuple({(0, word) for _, word in case.looked}))
@@ -228,7 +229,7 @@ def beginnings(source: Vocabulary, target: Vocabulary, w: int) -> list[int]:
 
 
 @given(seed=st.integers(0, 999), sharpness=st.sampled_from([0.5, 1.0, 2.0]), scarce=st.sampled_from([0.0, -6.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_looked_behind_is_what_has_most_at_stake(tiny, seed, sharpness, scarce):
     """In bits: p(w) log2(1 + what the base gives to longer and shorter tokens / what it gives to those of w).
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from effort import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -190,7 +191,7 @@ def problems(draw):
 
 
 @given(problem=problems(), kind=st.sampled_from(["static", "informed"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_what_is_projected_is_a_distribution(problem, kind):
     counts, donor, base = problem
     found = distributions(projection(counts), kind)(donor.softmax(-1), base.softmax(-1))
@@ -200,7 +201,7 @@ def test_what_is_projected_is_a_distribution(problem, kind):
 
 
 @given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]), constant=st.floats(-50, 50, width=32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_a_constant_added_to_the_change_changes_no_probability(problem, kind, constant):
     counts, delta, base = problem
     change = method_of(projection(counts), kind)
@@ -209,7 +210,7 @@ def test_a_constant_added_to_the_change_changes_no_probability(problem, kind, co
 
 
 @given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_a_change_keeps_the_mass_of_the_tokens_spoken_for(problem, kind):
     counts, delta, base = problem
     p, covered = base.softmax(-1), torch.from_numpy(counts.sum(1) > 0)
@@ -220,7 +221,7 @@ def test_a_change_keeps_the_mass_of_the_tokens_spoken_for(problem, kind):
 
 
 @given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 def test_changes_differ_no_more_than_what_the_tokens_say(problem, kind):
     counts, delta, base = problem
     covered, speaking = torch.from_numpy(counts.sum(1) > 0), torch.from_numpy(counts.sum(0) > 0)
@@ -236,7 +237,7 @@ def test_changes_differ_no_more_than_what_the_tokens_say(problem, kind):
     seed=st.integers(0),
 )
 @example(rows=40, columns=40, often=0.0, n=2, seed=0)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_a_product_of_either_form_is_the_dense_one(rows, columns, often, n, seed):
     draw = np.random.default_rng(seed)
     dense = np.where(draw.random((rows, columns)) < often, draw.random((rows, columns)), 0)
@@ -260,6 +261,7 @@ def test_the_forms_are_chosen_by_how_many_entries_are_alone():
     assert [full.rows.gathers, full.rows.scatters] == [False, False]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("n", [1, 2, 7])
 @pytest.mark.parametrize("counts", [COUNTS, np.eye(9)[np.arange(30) % 9], np.eye(30)[:9]])
 def test_every_method_compiles_without_a_break_whatever_the_batch(n, counts):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -258,10 +259,11 @@ def read_as(target: Vocabulary, ids: list[int]) -> list[Piece]:
     return [token(target, i if i >= -1 else target.ids_of(bytes([-2 - i]))[0]) for i in ids]
 
 
-def relaxed(examples: int) -> settings:
-    return settings(max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def relaxed(thorough: int) -> settings:
+    return settings(max_examples=examples(thorough), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_token_by_token_all_at_once_and_in_parts(oracle, target, text, policy):
@@ -277,6 +279,7 @@ def test_token_by_token_all_at_once_and_in_parts(oracle, target, text, policy):
     compare(one, one.advance([several[first:]], len(several) - first), expected[first:])
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("policy", POLICIES)
 @given(ids=written(), cuts=st.lists(st.integers(1, 4), min_size=12, max_size=12))
 @relaxed(8)
@@ -289,6 +292,7 @@ def test_any_tokens_in_any_steps(oracle, target, policy, ids, cuts):
         at += cut
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("policy", POLICIES)
 @given(ids=written(), more=written(), kept=st.integers(0, 11))
 @relaxed(5)
@@ -306,6 +310,7 @@ def test_after_taking_tokens_back_others_are_read(oracle, target, policy, ids, m
             compare(one, one.advance([others[1:]], len(others) - 1), expected[1:])
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_left_padded_rows_of_different_texts_and_their_reordering(oracle, target, policy):
     rows = [tokens(target, text)[: 10 + 4 * i] for i, text in enumerate(TEXTS.values())]
@@ -397,6 +402,7 @@ def test_the_text_s_end_is_its_last_token_with_its_word_before_it(parts, target,
         assert one._text_end(pieces) == expected == judge(target).end_of(pieces)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_unsure_are_the_tokens_that_would_have_a_good_part_if_there_were_a_boundary_before_them(oracle, target, text):
     """Of the tuned donor's, as only lookahead needs to know."""
@@ -433,6 +439,7 @@ def test_only_the_named_models_run(parts, target, forwards):
     assert not untuned
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("sentence", ["The quick foxes, 12 in all, sleep. ", "東京は、日本の首都です。"])
 def test_what_a_token_costs_does_not_grow_with_the_text(parts, target, policy, sentence, forwards, encoded, judge):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -119,7 +120,7 @@ def written_out(source: Vocabulary, judge, several: list[Way], written: bytes) -
 
 
 @given(several=ways(), written=ends)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(tiny, healer, judge, several, written):
     """And what is likely is judged one by one, and is unsure where it would have a good part if it counted 1."""
     expected = written_out(tiny["source"], judge(tiny["target"]), several, written)
@@ -132,7 +133,7 @@ def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(tiny, 
 
 
 @given(several=ways(), written=ends)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_a_healed_distribution_sums_to_1(healer, several, written):
     found = heal(healer, several, written)
     assert found.p.min() >= 0
@@ -141,7 +142,7 @@ def test_a_healed_distribution_sums_to_1(healer, several, written):
 
 
 @given(several=ways(), written=ends, shift=st.floats(-50, 50), each=st.lists(st.floats(-9, 9), min_size=4, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no_difference(
     tiny, healer, judge, several, written, shift, each
 ):
@@ -159,7 +160,7 @@ def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no
 
 
 @given(texts=st.lists(st.tuples(ways(), ends), min_size=2, max_size=4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_several_texts_are_healed_as_each_is_by_itself(tiny, healer, judge, texts):
     assume(all(written_out(tiny["source"], judge(tiny["target"]), *one).certain for one in texts))
     weights = torch.tensor([way.weight for several, _ in texts for way in several])
@@ -175,7 +176,7 @@ def test_several_texts_are_healed_as_each_is_by_itself(tiny, healer, judge, text
 
 
 @given(several=ways())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 def test_a_cover_without_pending_bytes_alone_is_the_distribution_of_the_model_itself(healer, several):
     """Behind nothing written, where the target ends no token."""
     one = next(one for one in several if not one.pending)

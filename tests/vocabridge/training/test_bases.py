@@ -59,6 +59,7 @@ def test_where_the_value_network_is_heard_both_have_read_the_same_bytes(vocabula
     assert side.learns == [j > 0 and side.behind[j - 1] >= 0 for j in range(len(theirs))]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scheme", Scheme)
 def test_across_tokenizers_loss_and_gradient_are_those_of_the_dense_matrix(parts, scheme):
     network = parts.residual(0.2)
@@ -139,6 +140,7 @@ def several(config, model_folders) -> TrainingConfig:
     )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "change",
     [{}, {"method": "full", "dtype": "bfloat16"}, {"method": "lora", "rank": 4}],

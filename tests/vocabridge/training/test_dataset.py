@@ -13,6 +13,7 @@ from itertools import pairwise
 import datasets
 import pytest
 import torch
+from effort import examples
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -23,7 +24,7 @@ from vocabridge.models.examples import load_examples, tokenize
 from vocabridge.models.loading import resolve_vocabulary
 from vocabridge.training.dataset import TrainingText, load_training_texts, pack, split
 
-PROPERTY = settings(max_examples=50, deadline=None)
+PROPERTY = settings(max_examples=examples(50))
 
 CHATML = (
     "{% for m in messages %}{{ '<|turn|>' + m['role'] + '\\n' + m['content'] + '<|end of turn|>' + '\\n' }}{% endfor %}"

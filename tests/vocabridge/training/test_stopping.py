@@ -45,6 +45,7 @@ def interrupt_at(step):
     return progress
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("step", [2, 3, 7])
 def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(config, data, tmp_path, method, step):
@@ -90,6 +91,7 @@ def test_the_last_two_checkpoints_are_kept(config, data, tmp_path):
     assert kept == {"checkpoint-10", "checkpoint-12"}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "writes",
     ["torch.save", "vocabridge.training.trainer.save_file", "vocabridge.training.train.save_value_network"],
@@ -159,6 +161,7 @@ def launched(processes, *arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("others", [(), ("tuned", "target")])
 def test_two_processes_train_as_one_does(model_folders, config, data, tmp_path, others):
     """The same steps over five texts, so that a process is without one now and then."""

@@ -47,6 +47,7 @@ def test_the_loss_falls_and_the_result_is_what_the_folder_holds(model_folders, c
     assert bits == pytest.approx(result.validation_after, rel=0.03)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,6 +8,7 @@ import sys
 
 import datasets
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +37,7 @@ def hub(monkeypatch):
 
 
 @given(st.lists(st.dictionaries(st.text(), VALUES), min_size=1), st.booleans(), st.sampled_from(["\n", "\r\n", "\n\n"]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50))
 def test_records_are_read_as_they_were_written(tmp_path_factory, rows, ascii_only, line_end):
     path = tmp_path_factory.mktemp("records") / "data.jsonl"
     lines = [json.dumps(fields, ensure_ascii=ascii_only) for fields in rows]
