@@ -71,7 +71,7 @@ def test_a_prompt_is_encoded_as_transformers_does(ours, theirs, kind, text):
 
 @pytest.mark.parametrize("kind", [kind for kind in TOKENIZERS if kind not in ("wordpiece", "llama-2 of before")])
 @given(text=texts)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_text_with_its_prefixes_is_encoded_bare_as_transformers_encodes_the_text(ours, theirs, kind, text):
     written = ours[kind].with_prefixes(text, Place.BEGINNING)
     assert ours[kind].encode(written).ids.tolist() == theirs[kind](text, add_special_tokens=False)["input_ids"]

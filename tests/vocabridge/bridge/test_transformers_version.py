@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from transformers import DynamicCache, GenerationConfig
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.streaming import stream
 from vocabridge.cli._errors import sentence
+from vocabridge.models import transformers_version
 from vocabridge.models.loading import load_model
 from vocabridge.models.transformers_version import CACHE, NEXT, OLDEST, cache_name, check_transformers
 
@@ -24,9 +24,15 @@ def test_pyproject_admits_the_versions_that_the_code_does():
     assert (least, below) == (".".join(map(str, OLDEST)), ".".join(map(str, NEXT)))
 
 
+@pytest.fixture
+def installed(monkeypatch):
+    """Sets the version that is installed, in the module that the check reads: an import may make another one."""
+    return lambda version: monkeypatch.setattr(transformers_version.transformers, "__version__", version)
+
+
 @pytest.mark.parametrize("version", ["5.15.1", "4.57.6", "5.25.0", "5.25.0.dev0", "6.0.0"])
-def test_a_version_that_was_not_tried_is_one_sentence_when_a_model_is_loaded(monkeypatch, model_folders, version):
-    monkeypatch.setattr(transformers, "__version__", version)
+def test_a_version_that_was_not_tried_is_one_sentence_when_a_model_is_loaded(installed, model_folders, version):
+    installed(version)
     with pytest.raises(VocabridgeError) as error:
         load_model(str(model_folders.source))
     assert sentence(error.value) == (
@@ -36,8 +42,8 @@ def test_a_version_that_was_not_tried_is_one_sentence_when_a_model_is_loaded(mon
 
 
 @pytest.mark.parametrize("version", ["5.16.0", "5.20.2", "5.24.0", "5.24.1.dev0"])
-def test_a_version_that_was_tried_is_taken(monkeypatch, version):
-    monkeypatch.setattr(transformers, "__version__", version)
+def test_a_version_that_was_tried_is_taken(installed, version):
+    installed(version)
     check_transformers()
 
 

@@ -8,6 +8,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefixed_tokenizers import TOKENIZERS
@@ -74,7 +75,7 @@ def made(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=", ".join)
 @given(text=texts)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_prompts_are_encoded_as_transformers_does_with_every_class_and_setting(made, case, text):
     vocabulary, theirs = made[case]
     expected = theirs(text, add_special_tokens=False).input_ids
