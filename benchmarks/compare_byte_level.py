@@ -120,7 +120,7 @@ def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
     for exact in (False, True):
         bridge: Any = build_bridge(MODELS[1], VALUE, byte_level=exact)  # type: ignore[call-overload]
         if exact:
-            bridge.limit(tolerance=tolerance)
+            bridge.set_tolerance(tolerance)
         "".join(stream(bridge, PROMPT, max_new_tokens=1))  # what is cached at first use
         before, clock = bridge.forwards if exact else 0, perf_counter()
         writing = stream(bridge, PROMPT, max_new_tokens=tokens)

@@ -110,7 +110,7 @@ def generate(  # Long because each option is a parameter, with its help
         places = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}
         loaded = load(bridge, byte_level=True, **places) if byte_level else load(bridge, **places)
     if isinstance(loaded, ByteLevelBridge) and tolerance is not None:
-        loaded.limit(tolerance=tolerance)
+        loaded.set_tolerance(tolerance)
     torch.manual_seed(seed)
     begin = perf_counter()
     writing = stream(

@@ -1,21 +1,21 @@
-"""The byte-level bridge: a base model and its value sources, combined over bytes; each model has its own tokenizer.
+"""The byte-level bridge: a base model and value sources, each with its own tokenizer, combined over the next byte.
 
     product   z = a log p_base + b log p_tuned - c log p_untuned        mixture   p = (a p_base + b p_tuned) / (a + b)
 
-over the 256 bytes and the base's control tokens, each model seen by way of `ByteLM`. Nothing is projected, so
-there is no alignment, no method and no policy. It is built, loaded and written with as a `Bridge` is, which differs in
-one argument: `vocabridge.load(folder, byte_level=True)`.
+over the 256 bytes and the base's control tokens. `ByteLM` gives each model's distribution. Nothing is projected, so
+there is no alignment, no projection method and no policy. A `ByteLevelBridge` is built, loaded and used as a `Bridge`
+is, with one more argument: `vocabridge.load(folder, byte_level=True)`.
 
-A donor's control token speaks for those of the base that mean the same; where these are several, the base splits it.
-The base's other control tokens keep what the base gives them. A donor that has no cover of the text has no say any
-more; a base that has none is an error. The strengths of several steerings add up, as in the projected bridge.
+A source's control token counts for those of the base with the same role. Where these are several, they share its
+probability in the proportion that the base gives them. The base's other control tokens keep the base's probability. A
+source that has no cover of the text is inactive from there on; a base that has none is an error. The changes of
+several steerings add up, as in a projected bridge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -32,18 +32,18 @@ from vocabridge.options import Form
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.strength import Strength, alpha, is_zero
 
-_LOWEST = float(np.log(np.finfo(np.float32).tiny))  # a probability of 0 is taken for this one where it has a weight
+_MIN_LOG_P = float(np.log(np.finfo(np.float32).tiny))  # stands for log 0, so that weighted sums stay finite
 
 
 @dataclass
 class ByteLevelSteering:
-    """One value source, and how it is heard.
+    """One value source, and how it changes the base's distribution.
 
     Attributes:
         source: The value source.
-        combination: Its form and weights. A method of a change of logits has the weight of the untuned donor that of
-            the tuned one; else the method does not matter, as nothing is projected.
-        strength: alpha, constant or by schedule, counted in the base's tokens. At 0 the source is not run.
+        combination: Its form and weights. With a projection method of a change of logits, the untuned model has the
+            weight of the tuned one. The method does not matter otherwise, because nothing is projected.
+        strength: alpha, constant or by a schedule over the base's tokens. At 0 the source is not run.
     """
 
     source: ValueSource
@@ -52,10 +52,12 @@ class ByteLevelSteering:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of the donors that it needs, by name."""
-        untuned = self.combination.tuned_weight if self.combination.of_logit_delta else self.combination.untuned_weight
-        both = {"tuned": self.combination.tuned_weight, "untuned": untuned}
-        return {name: both[name] for name in both if both[name] != 0 and (name == "tuned" or not self.is_mixture)}
+        """The weights, not 0, of the source's distributions "tuned" and "untuned"."""
+        tuned, untuned = self.combination.tuned_weight, self.combination.untuned_weight
+        weights = {"tuned": tuned}
+        if not self.is_mixture:
+            weights["untuned"] = tuned if self.combination.of_logit_delta else untuned
+        return {name: weight for name, weight in weights.items() if weight != 0}
 
     @property
     def is_mixture(self) -> bool:
@@ -67,25 +69,31 @@ class ByteLevelSteering:
         """Whether it changes anything."""
         return not is_zero(self.strength) and bool(self.weights)
 
-    def change(self, p_base: Float64, donors: Float64, strength: float) -> Float64:
-        """The change of log p_base, (n,), by donors' probabilities (k, n) over the same bytes and symbols."""
+    def change(self, p_base: Float64, p_source: Float64, strength: float) -> Float64:
+        """Return the change of log p_base, (n,).
+
+        Args:
+            p_base: The base's probabilities of n bytes and control tokens, (n,).
+            p_source: The source's probabilities of the same, a row for each of `weights`, (k, n).
+            strength: alpha at this byte.
+        """
         log_p = _log(p_base)
         if self.is_mixture:
-            whole = self.combination.base_weight + self.combination.tuned_weight
-            share = min(1.0, max(0.0, strength * self.combination.tuned_weight / whole))
-            return _log((1 - share) * p_base + share * donors[0]) - log_p
+            total = self.combination.base_weight + self.combination.tuned_weight
+            share = min(1.0, max(0.0, strength * self.combination.tuned_weight / total))
+            return _log((1 - share) * p_base + share * p_source[0]) - log_p
         signed = [weight if name == "tuned" else -weight for name, weight in self.weights.items()]
-        return strength * ((self.combination.base_weight - 1) * log_p + np.array(signed) @ _log(donors))
+        return strength * ((self.combination.base_weight - 1) * log_p + np.array(signed) @ _log(p_source))
 
 
 @dataclass(frozen=True)
-class NextSteered:
-    """What may come next in a text.
+class SteeredNextByte:
+    """The steered distribution over the next byte of a text.
 
     Attributes:
-        p: Probabilities of the 256 bytes and of the base's control tokens, (256 + s,).
-        p_base: The base's alone.
-        lost: The most that a model may have left unread or unjudged, a share of its mass.
+        p: The probabilities of the 256 bytes and of the base's s control tokens, (256 + s,).
+        p_base: The same of the base alone.
+        lost: The greatest share of a model's mass that may be unevaluated or unchecked.
     """
 
     p: Float64
@@ -94,53 +102,47 @@ class NextSteered:
 
 
 class ByteLevelBridge:
-    """A base model steered by value sources, exactly.
+    """A base model steered by value sources, over bytes.
 
     Attributes:
-        vocabulary: The base's.
-        steerings: What steers it; strengths and combinations may be changed between two texts.
-        base: The base model, byte by byte.
-        partners: Of each steering, its source's control token for each of the base's that means the same.
+        loaded: The base model.
+        vocabulary: The base's vocabulary.
+        steerings: The steerings; strengths and combinations may be changed between two texts.
+        base: The base model as a `ByteLM`.
+        control_tokens: For each steering, the source's control token for each of the base's with the same role.
     """
 
     def __init__(
-        self,
-        base: LoadedModel,
-        steerings: Sequence[ByteLevelSteering],
-        *,
-        tolerance: float = TOLERANCE,
-        beam: int | None = None,
+        self, base: LoadedModel, steerings: Sequence[ByteLevelSteering], *, tolerance: float = TOLERANCE
     ) -> None:
-        """Puts the parts together.
+        """Combine a base model and steerings.
 
         Args:
             base: The base model.
-            steerings: What steers it.
-            tolerance: As for `ByteLM`: the share of a model's mass that may be left unread or unjudged at a byte.
-            beam: As for `ByteLM`.
+            steerings: The steerings.
+            tolerance: The share of each model's mass that may be left out at a byte; see `ByteLM`.
 
         Raises:
-            VocabridgeError: A tokenizer has no byte-exact view; the message says why.
+            VocabridgeError: A tokenizer has no byte-exact view, or the tolerance is out of its range.
         """
         self.loaded = base
         self.vocabulary = base.vocabulary
         self.steerings = list(steerings)
-        self.base = ByteLM.of(base, tolerance=tolerance, beam=beam)
-        self._view = partial(ByteLM.of_donors, tolerance=tolerance, beam=beam)
-        self._donors: dict[tuple[int, tuple[str, ...]], ByteLM] = {}
-        self.partners = [
+        self.base = ByteLM.of(base, tolerance=tolerance)
+        self._sources: dict[tuple[int, tuple[str, ...]], ByteLM] = {}
+        self.control_tokens = [
             shared_control_tokens(steering.source.vocabulary, self.vocabulary) for steering in self.steerings
         ]
-        for number, steering in enumerate(self.steerings):
+        for index, steering in enumerate(self.steerings):
             if steering.is_active:
-                self.donor(number)
+                self.source(index)
 
     @property
     def steering(self) -> ByteLevelSteering:
         """The steering of a bridge that has one.
 
         Raises:
-            VocabridgeError: It has none or several.
+            VocabridgeError: The bridge has no steering, or several.
         """
         if len(self.steerings) != 1:
             raise VocabridgeError(f"this bridge has {len(self.steerings)} steerings; name one: bridge.steerings[0]")
@@ -148,52 +150,58 @@ class ByteLevelBridge:
 
     @property
     def forwards(self) -> int:
-        """How many forwards there have been, of the base and of the donors."""
-        return self.base.forwards + sum(donor.forwards for donor in self._donors.values())
+        """The number of forwards so far, of the base and of the sources."""
+        return self.base.forwards + sum(source.forwards for source in self._sources.values())
 
-    def limit(self, *, tolerance: float, beam: int | None = None) -> None:
-        """Sets how exact it is from now on, and so how fast; as for `ByteLM`.
+    def set_tolerance(self, tolerance: float) -> None:
+        """Set the share of each model's mass that may be left out at a byte; a larger one is faster.
 
         Raises:
-            VocabridgeError: A setting is out of its range.
+            VocabridgeError: The tolerance is not from 0 to below 1.
         """
-        self._view = partial(ByteLM.of_donors, tolerance=tolerance, beam=beam)
-        for model in (self.base, *self._donors.values()):
-            model.limit(tolerance=tolerance, beam=beam)
+        for model in (self.base, *self._sources.values()):
+            model.set_tolerance(tolerance)
 
-    def donor(self, number: int) -> ByteLM:
-        """The donors that a steering needs, byte by byte; one voice each."""
-        source, wanted = self.steerings[number].source, tuple(self.steerings[number].weights)
-        if (number, wanted) not in self._donors:
-            self._donors[number, wanted] = self._view(source, wanted)
-        return self._donors[number, wanted]
+    def source(self, index: int) -> ByteLM:
+        """Return the source of a steering, with one distribution for each of the steering's weights."""
+        steering = self.steerings[index]
+        names = tuple(steering.weights)
+        if (index, names) not in self._sources:
+            self._sources[index, names] = ByteLM.of_value_source(steering.source, names, tolerance=self.base.tolerance)
+        return self._sources[index, names]
 
-    def translated(self, pieces: Sequence[Piece], number: int) -> list[Piece]:
-        """What a steering's source reads where the base reads these: bytes, and its own control tokens."""
-        partner = self.partners[number]
+    def source_pieces(self, pieces: Sequence[Piece], index: int) -> list[Piece]:
+        """Return what a steering's source reads where the base reads these pieces.
+
+        Bytes stay, and a control token becomes the source's with the same role, or nothing.
+        """
+        control_tokens = self.control_tokens[index]
         return [
-            piece if isinstance(piece, bytes) else partner[piece]
+            piece if isinstance(piece, bytes) else control_tokens[piece]
             for piece in pieces
-            if isinstance(piece, bytes) or piece in partner
+            if isinstance(piece, bytes) or piece in control_tokens
         ]
 
-    def text(self, pieces: Sequence[Piece] = (), donors: Sequence[Sequence[Piece]] | None = None) -> ByteLevelText:
-        """Begins a text.
+    def text(
+        self, pieces: Sequence[Piece] = (), source_pieces: Sequence[Sequence[Piece]] | None = None
+    ) -> ByteLevelText:
+        """Begin a text.
 
         Args:
-            pieces: What it begins with: bytes, and ids of the base's control tokens.
-            donors: What the source of each steering reads in its place, in a chat; by default the same.
+            pieces: The beginning of the text: bytes, and ids of the base's control tokens.
+            source_pieces: For each steering, what its source reads instead, such as a chat in its own template. By
+                default the source reads the same text.
         """
-        heard = {}
-        for number, steering in enumerate(self.steerings):
+        sources = {}
+        for index, steering in enumerate(self.steerings):
             if steering.is_active:
-                own = self.translated(pieces, number) if donors is None else donors[number]
-                heard[number] = self.donor(number).text(own)
-        text = self.base.text(pieces)
-        return ByteLevelText(self, text, heard, len(text.tokens))
+                read = self.source_pieces(pieces, index) if source_pieces is None else source_pieces[index]
+                sources[index] = self.source(index).text(read)
+        base = self.base.text(pieces)
+        return ByteLevelText(self, base, sources, len(base.ids))
 
     def bits(self, prompt: str, response: str) -> float:
-        """What the bytes of a response cost after a prompt, in bits.
+        """Return -log2 of the probability of a response's bytes after a prompt.
 
         Raises:
             VocabridgeError: The base's tokenizer cannot spell them.
@@ -206,99 +214,118 @@ class ByteLevelBridge:
 
 
 class ByteLevelText:
-    """A text as all models of a byte-level bridge read it; what comes after it is another.
+    """A text as all models of a byte-level bridge read it. It is immutable: `after` returns another, longer text.
 
     Attributes:
         bridge: The bridge.
     """
 
-    def __init__(self, bridge: ByteLevelBridge, base: ByteState, donors: dict[int, ByteState], begun: int) -> None:
-        """A text that began with so many of the base's tokens; the donors are by the number of their steering."""
+    def __init__(
+        self, bridge: ByteLevelBridge, base: ByteState, sources: dict[int, ByteState], prompt_tokens: int
+    ) -> None:
+        """Make a text.
+
+        Args:
+            bridge: The bridge.
+            base: The text as the base reads it.
+            sources: The text as each active source reads it, by the index of its steering.
+            prompt_tokens: The number of the base's tokens with which the text began.
+        """
         self.bridge = bridge
         self._base = base
-        self._donors = donors
-        self._begun = begun
+        self._sources = sources
+        self._prompt_tokens = prompt_tokens
 
     @property
-    def tokens(self) -> int:
-        """How many of the base's tokens it has more than when it began, those of its last word as they stand."""
-        return max(0, len(self._base.tokens) - self._begun)
+    def new_tokens(self) -> int:
+        """The number of the base's tokens after the prompt, if the text ended here."""
+        return max(0, len(self._base.ids) - self._prompt_tokens)
 
     @property
-    def settled(self) -> int:
-        """The same without those that a continuation may still change."""
-        return max(0, len(self._base.settled) - self._begun)
+    def committed_new_tokens(self) -> int:
+        """The number of the base's tokens after the prompt that no continuation changes."""
+        return max(0, len(self._base.committed_ids) - self._prompt_tokens)
 
     def after(self, piece: Piece) -> ByteLevelText:
-        """The text that goes on with some bytes, or a control token of the base's."""
-        donors = {}
-        for number, donor in self._donors.items():
-            donors[number] = donor.after(*self.bridge.translated([piece], number))
-        return ByteLevelText(self.bridge, self._base.after(piece), donors, self._begun)
+        """Return the text that continues with some bytes, or with a control token of the base's."""
+        sources = {
+            index: source.after(*self.bridge.source_pieces([piece], index)) for index, source in self._sources.items()
+        }
+        return ByteLevelText(self.bridge, self._base.after(piece), sources, self._prompt_tokens)
 
-    def cuts(self, size: int) -> Float64:
-        """How likely it is that one of the base's tokens ends here which has the last bytes; as for `ByteState`.
+    def boundary_share(self, size: int) -> Float64:
+        """Return how likely it is that one of the base's tokens ends where the text ends, with these last bytes.
+
+        Args:
+            size: How many of the last bytes of the text the token has at least.
 
         Returns:
-            By the byte or symbol that comes next, (256 + s,).
+            For each byte or control token that may come next, a share from 0 to 1, (256 + s,).
         """
-        return self._base.cuts(size)[0]
+        return self._base.boundary_share(size)[0]
 
-    def cut(self, size: int) -> ByteLevelText:
-        """The text of which is known that one of the base's tokens ends here which has the last bytes, so many.
+    def at_boundary(self, size: int) -> ByteLevelText:
+        """Return this text, given that one of the base's tokens ends here and has at least the last `size` bytes.
 
-        A donor that has the base's tokenizer knows it, too; to others it says nothing.
+        This also holds for a source with the base's tokenizer. It is no information about the tokens of another one.
         """
         fingerprint, steerings = self.bridge.vocabulary.fingerprint, self.bridge.steerings
-        donors = {
-            number: donor.cut(size) if steerings[number].source.vocabulary.fingerprint == fingerprint else donor
-            for number, donor in self._donors.items()
+        sources = {
+            index: source.at_boundary(size) if steerings[index].source.vocabulary.fingerprint == fingerprint else source
+            for index, source in self._sources.items()
         }
-        return ByteLevelText(self.bridge, self._base.cut(size), donors, self._begun)
+        return ByteLevelText(self.bridge, self._base.at_boundary(size), sources, self._prompt_tokens)
 
-    def next(self) -> NextSteered:
-        """What may come next.
+    def next(self) -> SteeredNextByte:
+        """Return the steered distribution over the next byte.
 
         Raises:
             VocabridgeError: The base's tokenizer cannot spell the text.
         """
-        found = self._base.next()
-        p_base, lost = found.p[0], found.lost
+        base = self._base.next()
+        p_base, lost = base.p[0], base.lost
         if not p_base.any():
             raise VocabridgeError(
                 f"the tokenizer of {self.bridge.vocabulary.name} has no tokens for this text, or never makes them; "
-                "give other text, or bridge it by projection, not byte by byte"
+                "give other text, or use a projected bridge"
             )
         change = np.zeros_like(p_base)
-        for number, donor in self._donors.items():
-            steering, said = self.bridge.steerings[number], donor.next()
-            lost = max(lost, said.lost)
-            if said.p.any(1).all():
-                strength = float(alpha(steering.strength, torch.tensor([self.tokens])))
-                change += steering.change(p_base, self._shared(donor, number, p_base, said.p), strength)
+        for index, text in self._sources.items():
+            steering, source = self.bridge.steerings[index], text.next()
+            lost = max(lost, source.lost)
+            if source.p.any(1).all():
+                strength = float(alpha(steering.strength, torch.tensor([self.new_tokens])))
+                change += steering.change(p_base, self._on_base_controls(text, index, p_base, source.p), strength)
         if not change.any():
-            return NextSteered(p_base, p_base, lost)
+            return SteeredNextByte(p_base, p_base, lost)
         z = np.where(p_base > 0, _log(p_base) + change, -np.inf)
         p = np.exp(z - z.max())
-        return NextSteered(p / p.sum(), p_base, lost)
+        return SteeredNextByte(p / p.sum(), p_base, lost)
 
-    def _shared(self, donor: ByteState, number: int, p_base: Float64, said: Float64) -> Float64:
-        """A steering's distributions (k, 256 + its symbols) over the bytes and the base's symbols, (k, 256 + s)."""
-        ours, theirs = self.bridge.base.symbols.tolist(), donor.model.symbols.tolist()
-        shared, speaks = np.zeros((len(said), len(p_base))), np.arange(len(p_base)) < 256
-        shared[:, :256] = said[:, :256]
-        partner = self.bridge.partners[number]
-        for source in set(partner.values()):
-            places = [256 + i for i, symbol in enumerate(ours) if partner.get(symbol) == source]
-            own = p_base[places]
-            split = own / own.sum() if own.sum() > 0 else np.full(len(places), 1 / max(1, len(places)))
-            shared[:, places] = said[:, [256 + theirs.index(source)]] * split
-            speaks[places] = True
-        total = shared.sum(1, keepdims=True)
-        # What is spoken for shares what the base gives it; the rest keeps what it has.
-        return np.where(speaks, shared / np.where(total > 0, total, 1) * p_base[speaks].sum(), p_base)
+    def _on_base_controls(self, text: ByteState, index: int, p_base: Float64, p_source: Float64) -> Float64:
+        """Return a source's distributions over the bytes and the base's control tokens, (k, 256 + s).
+
+        Args:
+            text: The text as the source reads it.
+            index: The index of its steering.
+            p_base: The base's distribution, (256 + s,).
+            p_source: The source's distributions over the bytes and its own s' control tokens, (k, 256 + s').
+        """
+        base_ids, source_ids = self.bridge.base.control_ids.tolist(), text.model.control_ids.tolist()
+        p, covered = np.zeros((len(p_source), len(p_base))), np.arange(len(p_base)) < 256
+        p[:, :256] = p_source[:, :256]
+        control_tokens = self.bridge.control_tokens[index]
+        for source_id in set(control_tokens.values()):
+            columns = [256 + i for i, base_id in enumerate(base_ids) if control_tokens.get(base_id) == source_id]
+            total = p_base[columns].sum()
+            split = p_base[columns] / total if total > 0 else np.full(len(columns), 1 / max(1, len(columns)))
+            p[:, columns] = p_source[:, [256 + source_ids.index(source_id)]] * split
+            covered[columns] = True
+        total = p.sum(1, keepdims=True)
+        # Bytes and shared control tokens share the mass that the base gives them together; the rest is the base's.
+        return np.where(covered, p / np.where(total > 0, total, 1) * p_base[covered].sum(), p_base)
 
 
 def _log(p: Float64) -> Float64:
     with np.errstate(divide="ignore"):
-        return np.maximum(np.log(p), _LOWEST)
+        return np.maximum(np.log(p), _MIN_LOG_P)

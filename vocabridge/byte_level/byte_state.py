@@ -1,17 +1,16 @@
-"""A text byte by byte: the covers that a model's distribution over the next byte is summed over."""
+"""A text as a byte-level model reads it: its covers, and the distribution over the next byte that sums over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vocabridge.alignment import Place, Rule
-from vocabridge.byte_level.cover_state import CoverState, Float32, Float64, Read
-from vocabridge.byte_level.cover_validity import half_character
-from vocabridge.byte_level.lexicon import Int64
+from vocabridge.byte_level.cover_state import Continuations, CoverState, Float32, Float64
+from vocabridge.byte_level.cover_validity import partial_utf8
+from vocabridge.byte_level.shares import ratio, select_largest
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.prompts import BEGUN, Piece
 
@@ -21,315 +20,310 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NextByte:
-    """What may come next in a text.
+    """The distribution over the next byte of a text.
 
     Attributes:
-        p: What each voice gives to the 256 bytes and to the symbols, (k, 256 + s). Rows sum to 1; one is 0 everywhere
-            where no cover of the text is left to a voice: its tokenizer would not make, or its model rules out, every
-            one.
-        lost: The share of all mass, at most, that has not been read or not been judged.
+        p: In each of k distributions, the probabilities of the 256 bytes and of the s control tokens, (k, 256 + s).
+            Rows sum to 1. A row is 0 everywhere if no cover of the text is left, because the tokenizer would not make
+            or the model rules out every one.
+        lost: The greatest share of the mass that may be unevaluated or unchecked.
     """
 
     p: Float64
     lost: float
 
 
-class ByteState:
-    """A text as a `ByteLM` reads it. What comes after it is another text: one may go on in many ways.
+class EvaluatedCover(NamedTuple):
+    """A cover that has been evaluated.
 
     Attributes:
-        model: Whose view it is.
-        data: Its bytes behind what is settled: behind the last control token, or the last place where the tokenizer
-            always cuts.
-        forest: What its covers, and those of all texts that began with it, are nodes of.
+        cover: The cover.
+        continuations: The tokens that may follow it.
+        weight: Its probability in each distribution, (k,), up to a factor that all covers share.
+        first_longer: The lexicon index from which on its continuations reach beyond the end of the text.
     """
 
-    def __init__(self, model: ByteLM, forest: TreeDecoder, node: int, data: bytes, covers: list[CoverState]) -> None:
-        """A text of which `node` is the last settled token, and these are the covers behind it."""
+    cover: CoverState
+    continuations: Continuations
+    weight: Float64
+    first_longer: int
+
+
+class ByteState:
+    """A text as a `ByteLM` reads it. It is immutable to its users: `after` returns another, longer text.
+
+    Attributes:
+        model: The model.
+        data: The bytes of the text that are not committed: those after the last control token and the last safe cut.
+        decoder: The token tree and the KV cache that this text shares with all texts that began as it did.
+    """
+
+    def __init__(
+        self, model: ByteLM, decoder: TreeDecoder, committed_node: int, data: bytes, covers: list[CoverState]
+    ) -> None:
+        """Make the text of a committed node, with bytes after it and the covers of these bytes."""
         self.model = model
         self.data = data
-        self.forest = forest
-        self._node = node
+        self.decoder = decoder
+        self._committed_node = committed_node
         self._covers = covers
-        self._woken = 0
         self._next: NextByte | None = None
-        self._unopened: ByteState | None = None
-        self._spares: tuple[bytes, ...] = ()
+        # Set if the tokenizer has put a prefix space in front of `data`, which is empty otherwise:
+        self._without_space: ByteState | None = None
+        self._no_space_before: tuple[bytes, ...] = ()  # what a text begins with that gets no prefix space
 
-    def _open(self, place: Place) -> ByteState:
-        """Reads the space that the tokenizer puts in front of a text that begins here: it is in no text."""
+    @classmethod
+    def begin(cls, model: ByteLM, decoder: TreeDecoder, node: int, place: Place) -> ByteState:
+        """Begin a text after a node, with the prefix space that the tokenizer puts in front of a text at this place."""
+        cover = CoverState((), node, None, np.zeros(model.num_distributions), b"")
+        return cls(model, decoder, node, b"", [cover])._with_prefix_space(place)
+
+    def _with_prefix_space(self, place: Place) -> ByteState:
         rule = self.model.vocabulary.prefix_space.rule(place)
         if rule is Rule.NEVER:
             return self
-        text = self._read_bytes(b" ")
-        text._unopened, text._spares = self, tuple(one.encode() for one in rule.value)
+        text = self._append(b" ")
+        text._without_space = self
+        text._no_space_before = tuple(beginning.encode() for beginning in rule.value)
         return text
 
     @property
-    def settled(self) -> list[int]:
-        """The tokens that no continuation will change, the bos token among them."""
-        tree = self.forest.trees[0]
-        return [tree.tokens[node] for node in tree.ancestors(self._node)]
+    def committed_ids(self) -> list[int]:
+        """The ids of the tokens that no continuation changes, the bos token included."""
+        tree = self.decoder.trees[0]
+        return [tree.tokens[node] for node in tree.ancestors(self._committed_node)]
 
     @property
-    def tokens(self) -> list[int]:
-        """The tokens as the text stands, the bos token among them; half a character at its end has none."""
-        half = half_character(self.data) or b""
-        text = self.data[: len(self.data) - len(half)].decode(errors="replace")
-        return [*self.settled, *self.model.following.encode(text)]
+    def ids(self) -> list[int]:
+        """The ids of the text if it ended here, the bos token included, without a partial character at its end."""
+        partial = partial_utf8(self.data) or b""
+        text = self.data[: len(self.data) - len(partial)].decode(errors="replace")
+        return [*self.committed_ids, *self.model.validity.encode(text)]
 
     def next(self) -> NextByte:
-        """What may come next."""
-        return next_bytes([self])[0]
+        """Return the distribution over the next byte; covers that have to be evaluated take one forward together."""
+        if self._next is None:
+            tree = self.decoder.trees[0]
+            while indices := self._covers_to_evaluate():
+                covers = [self._covers[i] for i in indices]
+                nodes = [tree.add(() if cover.last is None else (cover.last,), cover.parent) for cover in covers]
+                for i, node, p in zip(indices, nodes, self.model.predict(self.decoder, nodes), strict=True):
+                    self._evaluate(i, node, p)
+            self._next = self._distribution()
+        return self._next
 
     def after(self, *pieces: Piece) -> ByteState:
-        """The text that goes on with some bytes and control tokens."""
+        """Return the text that continues with some bytes and control tokens."""
         text = self
         for piece in pieces:
-            text = text._after_symbol(piece) if isinstance(piece, int) else text._after_bytes(piece)
+            text = text._after_control(piece) if isinstance(piece, int) else text._after_bytes(piece)
         return text
 
     def _after_bytes(self, data: bytes) -> ByteState:
-        """A text that begins with a space has no other one in front, where the tokenizer sees to that."""
-        if data and data.startswith(self._spares):
-            assert self._unopened is not None
-            return self._unopened._read_bytes(data)
-        return self._read_bytes(data) if data else self
+        if data and data.startswith(self._no_space_before):
+            assert self._without_space is not None
+            return self._without_space._append(data)
+        return self._append(data) if data else self
 
-    def _read_bytes(self, data: bytes) -> ByteState:
-        covers = [found for cover in self._covers for found in self._feed(cover, data)]
-        text = ByteState(self.model, self.forest, self._node, self.data + data, covers)
-        text._settle()
+    def _append(self, data: bytes) -> ByteState:
+        covers = [longer for cover in self._covers for longer in self._advance(cover, data)]
+        text = ByteState(self.model, self.decoder, self._committed_node, self.data + data, covers)
+        text._commit_to_safe_cut()
         return text
 
-    def _after_symbol(self, symbol: int) -> ByteState:
-        """A control token ends the text in front of it for good; what is left is its one encoding."""
-        if self._unopened is not None:
-            return self._unopened._after_symbol(symbol)
-        if symbol == BEGUN:
-            return self._open(Place.BEHIND_CONTROL)
+    def _after_control(self, control_id: int) -> ByteState:
+        """Commit the encoding of the text so far, because a control token ends it, and begin another text."""
+        if self._without_space is not None:
+            return self._without_space._after_control(control_id)
+        if control_id == BEGUN:
+            return self._with_prefix_space(Place.BEHIND_CONTROL)
         ids = self.encoding()
         if ids is None or not self._covers:
-            return ByteState(self.model, self.forest, self._node, b"", [])
-        node = self.forest.trees[0].add([*ids, symbol], self._node)
-        root = CoverState((), node, None, np.zeros(self.model.voices), b"")
-        return ByteState(self.model, self.forest, node, b"", [root])._open(Place.BEHIND_CONTROL)
+            return ByteState(self.model, self.decoder, self._committed_node, b"", [])
+        node = self.decoder.trees[0].add([*ids, control_id], self._committed_node)
+        return ByteState.begin(self.model, self.decoder, node, Place.BEHIND_CONTROL)
 
-    def _feed(self, cover: CoverState, data: bytes) -> list[CoverState]:
-        """What becomes of a cover when the text goes on: itself, and those with one more token that ends there."""
-        read, pending, found = cover.read, cover.pending, list[CoverState]()
-        if read is None:
+    def _advance(self, cover: CoverState, data: bytes) -> list[CoverState]:
+        """Return what a cover becomes when the text grows by some bytes: itself, and covers with one more token."""
+        continuations, pending, covers = cover.continuations, cover.pending, list[CoverState]()
+        if continuations is None:
             return [replace(cover, pending=pending + data)]
-        lexicon = self.model.following.lexicon
-        longer = read.run[0]
-        for at, byte in enumerate(data, start=1):
-            bounds = lexicon.bounds(read.run, len(pending))
+        lexicon = self.model.validity.lexicon
+        first_longer = continuations.tokens[0]
+        for end, byte in enumerate(data, start=1):
+            bounds = lexicon.bounds(continuations.tokens, len(pending))
             low, high = int(bounds[byte]), int(bounds[byte + 1])
             pending += bytes([byte])
-            part = slice(low - read.run[0], high - read.run[0])
-            read = replace(read, run=(low, high), p=read.p[:, part], judged=read.judged[part])
-            longer = int(lexicon.bounds(read.run, len(pending))[0])
-            self.model.judge(cover.tokens, read, np.arange(low, longer))
-            for i in range(longer - low):
-                if read.p[:, i].any():
-                    with np.errstate(divide="ignore"):  # of two voices, one may rule it out
-                        log_p = cover.log_p + np.log(read.p[:, i].astype(np.float64))
+            part = slice(low - continuations.tokens[0], high - continuations.tokens[0])
+            p, checked = continuations.p[:, part], continuations.checked[part]
+            continuations = replace(continuations, tokens=(low, high), p=p, checked=checked)
+            first_longer = self._first_longer(continuations, pending)
+            self.model.check(cover.tokens, continuations, np.arange(low, first_longer))
+            for i in range(first_longer - low):
+                if continuations.p[:, i].any():
+                    with np.errstate(divide="ignore"):  # one of two distributions may have a probability of 0
+                        log_p = cover.log_p + np.log(continuations.p[:, i].astype(np.float64))
                     token = int(lexicon.ids[low + i])
-                    found.append(CoverState((*cover.tokens, token), read.node, token, log_p, data[at:]))
-        if read.p[:, longer - read.run[0] :].any():
-            found.append(replace(cover, pending=pending, read=read))
-        return found
+                    covers.append(CoverState((*cover.tokens, token), continuations.node, token, log_p, data[end:]))
+        if continuations.p[:, first_longer - continuations.tokens[0] :].any():
+            covers.append(replace(cover, pending=pending, continuations=continuations))
+        return covers
 
     def encoding(self) -> tuple[int, ...] | None:
-        """The tokens of what is not settled as it stands; None where it ends inside of a character."""
+        """Return the ids of `data` if the text ended here; None if it ends inside a character."""
         try:
-            return self.model.following.encode(self.data.decode())
+            return self.model.validity.encode(self.data.decode())
         except UnicodeDecodeError:
             return None
 
-    def _settle(self) -> None:
-        """Drops the covers that do not cut where the tokenizer always does; all, where the bytes are no text."""
-        following = self.model.following
-        half = half_character(self.data)
-        if half is None:
+    def _commit_to_safe_cut(self) -> None:
+        """Drop the covers that disagree with the encoding up to the last safe cut, and commit it once all agree.
+
+        If no text has the bytes, all covers are dropped.
+        """
+        validity = self.model.validity
+        partial = partial_utf8(self.data)
+        if partial is None:
             self._covers = []
             return
-        text = self.data[: len(self.data) - len(half)].decode()
-        cut = following.settled(text)
+        text = self.data[: len(self.data) - len(partial)].decode()
+        cut = validity.last_safe_cut(text)
         if not cut:
             return
-        ids = following.encode(text[:cut])
-        size = len(ids)
-        agreeing = [cover for cover in self._covers if cover.tokens[:size] == ids[: len(cover.tokens)]]
-        if len(agreeing) == 1 and agreeing[0].read is None and len(agreeing[0].tokens) < size:
-            node, done = self.forest.trees[0].add(ids, self._node), len(text[:cut].encode())
-            agreeing = [CoverState(ids, node, None, np.zeros(self.model.voices), self.data[done:])]
+        ids, size = validity.encode(text[:cut]), len(text[:cut].encode())
+        agreeing = [cover for cover in self._covers if cover.tokens[: len(ids)] == ids[: len(cover.tokens)]]
+        if len(agreeing) == 1 and agreeing[0].continuations is None and len(agreeing[0].tokens) < len(ids):
+            # The only cover is not evaluated up to the cut, so the tokens up to the cut replace it without a forward.
+            node = self.decoder.trees[0].add(ids, self._committed_node)
+            agreeing = [CoverState(ids, node, None, np.zeros(self.model.num_distributions), self.data[size:])]
         self._covers = agreeing
-        if agreeing and all(len(cover.tokens) >= size for cover in agreeing):
-            self._node = self.forest.trees[0].add(ids, self._node)
-            self.data = self.data[len(text[:cut].encode()) :]
-            self._covers = [replace(cover, tokens=cover.tokens[size:]) for cover in agreeing]
+        if agreeing and all(len(cover.tokens) >= len(ids) for cover in agreeing):
+            self._committed_node = self.decoder.trees[0].add(ids, self._committed_node)
+            self.data = self.data[size:]
+            self._covers = [replace(cover, tokens=cover.tokens[len(ids) :]) for cover in agreeing]
 
-    def _scale(self) -> Float64:
-        """The weights of the covers, (covers, k), each voice's highest 1."""
+    def _weights(self) -> Float64:
+        """Return the weights of the covers, (covers, k), scaled so that the highest in each distribution is 1."""
         log_p = np.stack([cover.log_p for cover in self._covers])
         highest = log_p.max(0)
         return np.exp(log_p - np.where(np.isfinite(highest), highest, 0.0))
 
-    def _longer(self, cover: CoverState, read: Read) -> int:
-        """Where the tokens of a read cover begin that are longer than what is pending; the others end in the text."""
-        return int(self.model.following.lexicon.bounds(read.run, len(cover.pending))[0])
+    def _first_longer(self, continuations: Continuations, pending: bytes) -> int:
+        """Return the lexicon index from which on tokens are longer than the pending bytes."""
+        return int(self.model.validity.lexicon.bounds(continuations.tokens, len(pending))[0])
 
-    def ways(self) -> list[tuple[CoverState, Read, Float64, int]]:
-        """What `next` has read.
-
-        Returns:
-            Covers, what follows each, the weight of each, (k,), and the place in the lexicon from which on the tokens
-            that follow are longer than the text.
-        """
-        weights = self._scale() if self._covers else ()
-        return [
-            (cover, cover.read, weight, self._longer(cover, cover.read))
-            for cover, weight in zip(self._covers, weights, strict=True)
-            if cover.read
-        ]
-
-    def _mass(self, weights: Float64) -> Float64:
-        """The mass of the covers that have been read, (k,)."""
-        mass = np.zeros(self.model.voices)
-        for cover, weight in zip(self._covers, weights, strict=True):
-            if cover.read is not None:
-                first = self._longer(cover, cover.read) - cover.read.run[0]
-                mass += weight * cover.read.p[:, first:].sum(1, dtype=np.float64)
-                if not cover.pending:
-                    mass += weight * cover.read.symbols.sum(1, dtype=np.float64)
-        return mass
-
-    def _judge_enough(self, weights: Float64) -> float:
-        """Judges the likely tokens, until those that are not judged have next to no mass; the share that they have."""
-        read = [(cover, cover.read, weight) for cover, weight in zip(self._covers, weights, strict=True) if cover.read]
-        before, mass = np.full(self.model.voices, np.inf), self._mass(weights)
-        left = 0.0
-        while (mass < before / 2).any():  # what is left is a greater share when other things turn out to be nothing
-            left = 0.0
-            for cover, said, weight in read:
-                first = self._longer(cover, said)
-                share = share_of(weight[:, None] * said.p[:, first - said.run[0] :], mass[:, None]).max(0)
-                open_ = np.flatnonzero((share > 0) & ~said.judged[first - said.run[0] :])
-                chosen, unjudged = likeliest(share[open_], self.model.tolerance / len(read))
-                self.model.judge(cover.tokens, said, first + open_[chosen])
-                left += unjudged
-            before, mass = mass, self._mass(weights)
-        return left
-
-    def _to_wake(self) -> list[int]:
-        """The sleeping covers that have to be read."""
-        asleep = [i for i, cover in enumerate(self._covers) if cover.read is None]
-        if not asleep:
-            return []
-        weights = self._scale()
-        self._judge_enough(weights)
-        mass = self._mass(weights)
-        share = share_of(weights[asleep], mass + weights[asleep].sum(0)).max(1)
-        chosen, _ = likeliest(share, self.model.tolerance)
-        if self.model.beam is not None:
-            chosen = chosen[: max(self.model.beam - self._woken, 0 if mass.any() else 1)]
-        return [asleep[i] for i in chosen.tolist()]
-
-    def _wake(self, i: int, node: int, p: Float32) -> None:
-        """A cover was read, and this follows it: tokens and symbols, (k, m + s)."""
-        cover = self._covers[i]
-        read = self.model.behind(cover.tokens, node, p)
-        self._woken += 1
-        woken = replace(cover, pending=b"", read=read)
-        self._covers[i : i + 1] = self._feed(woken, cover.pending) if cover.pending else [woken]
-
-    def _by_byte(self, cover: CoverState, weight: Float64) -> Float64:
-        """The mass of a cover that has been read, by the byte or symbol that comes next, (k, 256 + s)."""
-        found = np.zeros((self.model.voices, 256 + len(self.model.symbols)))
-        if cover.read is not None:
-            bounds = self.model.following.lexicon.bounds(cover.read.run, len(cover.pending)) - cover.read.run[0]
-            filled = np.flatnonzero(bounds[1:] > bounds[:-1])
-            if len(filled):
-                found[:, filled] = np.add.reduceat(cover.read.p, bounds[filled], axis=1, dtype=np.float64)
-            if not cover.pending and cover.tokens == self.encoding():
-                found[:, 256:] = cover.read.symbols
-        return weight[:, None] * found
-
-    def _answer(self) -> NextByte:
-        """What may come next, now that enough was read."""
-        p = np.zeros((self.model.voices, 256 + len(self.model.symbols)))
-        if not self._covers:
-            return NextByte(p, 0.0)
-        weights = self._scale()
-        unjudged = self._judge_enough(weights)
-        asleep = np.zeros(self.model.voices)
-        for cover, weight in zip(self._covers, weights, strict=True):
-            if cover.read is None:
-                asleep += weight
-            p += self._by_byte(cover, weight)
-        total = p.sum(1, keepdims=True)
-        lost = float(share_of(asleep, asleep + total[:, 0]).max()) + unjudged
-        return NextByte(share_of(p, total), lost)
-
-    def _is_cut(self, cover: CoverState, size: int) -> bool:
-        """Whether a cover's last token ends with the text, and has its last so many bytes."""
-        last = self.forest.trees[0].tokens[cover.parent] if cover.last is None else cover.last
-        return not cover.pending and len(self.model.vocabulary.token_bytes[last] or b"") >= size
-
-    def cuts(self, size: int) -> Float64:
-        """How likely it is that a token ends here which has the last bytes.
+    def evaluated_covers(self, weights: Float64 | None = None) -> list[EvaluatedCover]:
+        """Return the covers that have been evaluated; call `next` before.
 
         Args:
-            size: So many of the last bytes.
+            weights: The weights of all covers, (covers, k); by default they are computed.
+        """
+        if not self._covers:
+            return []
+        return [
+            EvaluatedCover(cover, cover.continuations, weight, self._first_longer(cover.continuations, cover.pending))
+            for cover, weight in zip(self._covers, self._weights() if weights is None else weights, strict=True)
+            if cover.continuations is not None
+        ]
+
+    def _evaluated_mass(self, weights: Float64) -> Float64:
+        """Return the mass of the evaluated covers, in each distribution, (k,)."""
+        mass = np.zeros(self.model.num_distributions)
+        for cover, continuations, weight, first_longer in self.evaluated_covers(weights):
+            first = first_longer - continuations.tokens[0]
+            mass += weight * continuations.p[:, first:].sum(1, dtype=np.float64)
+            if not cover.pending:
+                mass += weight * continuations.p_control.sum(1, dtype=np.float64)
+        return mass
+
+    def _check_likely_tokens(self, weights: Float64) -> float:
+        """Check likely tokens until the unchecked ones have at most the tolerance; return the share that they have."""
+        evaluated = self.evaluated_covers(weights)
+        before, mass = np.full(self.model.num_distributions, np.inf), self._evaluated_mass(weights)
+        unchecked_share = 0.0
+        # If most of the mass turns out to be invalid, the unchecked tokens have a greater share of the rest.
+        while (mass < before / 2).any():
+            unchecked_share = 0.0
+            for cover, continuations, weight, first_longer in evaluated:
+                first = first_longer - continuations.tokens[0]
+                share = ratio(weight[:, None] * continuations.p[:, first:], mass[:, None]).max(0)
+                unchecked = np.flatnonzero((share > 0) & ~continuations.checked[first:])
+                chosen, rest = select_largest(share[unchecked], self.model.tolerance / len(evaluated))
+                self.model.check(cover.tokens, continuations, first_longer + unchecked[chosen])
+                unchecked_share += rest
+            before, mass = mass, self._evaluated_mass(weights)
+        return unchecked_share
+
+    def _covers_to_evaluate(self) -> list[int]:
+        """Return the indices of the deferred covers that the tolerance does not allow to defer further, descending."""
+        deferred = [i for i, cover in enumerate(self._covers) if cover.continuations is None]
+        if not deferred:
+            return []
+        weights = self._weights()
+        self._check_likely_tokens(weights)
+        share = ratio(weights[deferred], self._evaluated_mass(weights) + weights[deferred].sum(0)).max(1)
+        chosen, _ = select_largest(share, self.model.tolerance)
+        return sorted((deferred[i] for i in chosen.tolist()), reverse=True)
+
+    def _evaluate(self, i: int, node: int, p: Float32) -> None:
+        """Replace a deferred cover by what follows it.
+
+        Args:
+            i: The index of the cover.
+            node: The node of its last token.
+            p: The probabilities of tokens and control tokens after this node, (k, m + s).
+        """
+        cover = self._covers[i]
+        evaluated = replace(cover, pending=b"", continuations=self.model.continuations(cover.tokens, node, p))
+        self._covers[i : i + 1] = self._advance(evaluated, cover.pending) if cover.pending else [evaluated]
+
+    def _mass_by_byte(self, cover: CoverState, weight: Float64) -> Float64:
+        """Return a cover's mass by the byte or control token that comes next, (k, 256 + s); 0 if it is deferred."""
+        mass = np.zeros((self.model.num_distributions, 256 + len(self.model.control_ids)))
+        continuations = cover.continuations
+        if continuations is not None:
+            bounds = self.model.validity.lexicon.bounds(continuations.tokens, len(cover.pending))
+            bounds = bounds - continuations.tokens[0]
+            possible = np.flatnonzero(bounds[1:] > bounds[:-1])
+            if len(possible):
+                mass[:, possible] = np.add.reduceat(continuations.p, bounds[possible], axis=1, dtype=np.float64)
+            if not cover.pending and cover.tokens == self.encoding():
+                mass[:, 256:] = continuations.p_control
+        return weight[:, None] * mass
+
+    def _distribution(self) -> NextByte:
+        p = np.zeros((self.model.num_distributions, 256 + len(self.model.control_ids)))
+        if not self._covers:
+            return NextByte(p, 0.0)
+        weights = self._weights()
+        unchecked_share = self._check_likely_tokens(weights)
+        deferred = np.zeros(self.model.num_distributions)
+        for cover, weight in zip(self._covers, weights, strict=True):
+            if cover.continuations is None:
+                deferred += weight
+            p += self._mass_by_byte(cover, weight)
+        total = p.sum(1, keepdims=True)
+        deferred_share = float(ratio(deferred, deferred + total[:, 0]).max())
+        return NextByte(ratio(p, total), deferred_share + unchecked_share)
+
+    def _ends_token(self, cover: CoverState, size: int) -> bool:
+        """Return whether a cover's last token ends where the text ends and has at least the last `size` bytes."""
+        last = self.decoder.trees[0].tokens[cover.parent] if cover.last is None else cover.last
+        return not cover.pending and len(self.model.vocabulary.token_bytes[last] or b"") >= size
+
+    def boundary_share(self, size: int) -> Float64:
+        """Return how likely it is that a token ends where the text ends, and has at least the last `size` bytes.
 
         Returns:
-            By what comes next, byte or symbol, the share of its mass that is of such covers, (k, 256 + s).
+            For each byte or control token that may come next, the share of its mass in such covers, (k, 256 + s).
         """
         self.next()
-        p = np.zeros((2, self.model.voices, 256 + len(self.model.symbols)))
-        for cover, weight in zip(self._covers, self._scale() if self._covers else (), strict=True):
-            p[int(self._is_cut(cover, size))] += self._by_byte(cover, weight)
-        return share_of(p[1], p.sum(0))
+        mass = np.zeros((2, self.model.num_distributions, 256 + len(self.model.control_ids)))
+        for cover, weight in zip(self._covers, self._weights() if self._covers else (), strict=True):
+            mass[int(self._ends_token(cover, size))] += self._mass_by_byte(cover, weight)
+        return ratio(mass[1], mass.sum(0))
 
-    def cut(self, size: int) -> ByteState:
-        """The text of which is known that a token ends here which has the last bytes, so many of them."""
-        covers = [cover for cover in self._covers if self._is_cut(cover, size)]
-        return ByteState(self.model, self.forest, self._node, self.data, covers)
-
-
-def next_bytes(texts: Sequence[ByteState]) -> list[NextByte]:
-    """What may come next in each of some texts that began as one; what has to be read, is read in one forward."""
-    while wanted := [(text, i) for text in texts if text._next is None for i in sorted(text._to_wake(), reverse=True)]:
-        forest = texts[0].forest
-        covers = [text._covers[i] for text, i in wanted]
-        tree = forest.trees[0]
-        nodes = [tree.add(() if cover.last is None else (cover.last,), cover.parent) for cover in covers]
-        for (text, i), node, p in zip(wanted, nodes, texts[0].model.read(forest, nodes), strict=True):
-            text._wake(i, node, p)
-    for text in texts:
-        text._next = text._next or text._answer()
-    return [text._next for text in texts if text._next is not None]
-
-
-def share_of(part: Float64, whole: Float64) -> Float64:
-    """A part of a whole; 0 of nothing."""
-    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
-
-
-def likeliest(shares: Float64, tolerance: float) -> tuple[Int64, float]:
-    """The greatest of some shares, so many that the others have no more than the tolerance.
-
-    Returns:
-        Their places, greatest first; and what the others have.
-    """
-    total = float(shares.sum())
-    if total <= tolerance:
-        return np.zeros(0, np.int64), total
-    high = shares > tolerance / len(shares)
-    places = np.flatnonzero(high)
-    places = places[np.argsort(-shares[places], kind="stable")]
-    # What is left without the first, the first two and so on, added up from the least.
-    left = float(shares[~high].sum()) + np.append(np.cumsum(shares[places[::-1]])[-2::-1], 0.0)
-    count = int(np.argmax(left <= tolerance)) + 1
-    return places[:count], float(left[count - 1])
+    def at_boundary(self, size: int) -> ByteState:
+        """Return this text, given that a token ends where it ends and has at least the last `size` bytes."""
+        covers = [cover for cover in self._covers if self._ends_token(cover, size)]
+        return ByteState(self.model, self.decoder, self._committed_node, self.data, covers)

@@ -1,4 +1,4 @@
-"""Covers of a text that end within it, and what follows them."""
+"""The covers of a text that end within it, and the tokens that may follow each."""
 
 from __future__ import annotations
 
@@ -7,42 +7,42 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from vocabridge.byte_level.lexicon import Bool, Range
+from vocabridge.byte_level.lexicon import Bool, TokenRange
 
 Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
 Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
-class Read:
-    """What follows a cover: the tokens that begin with the bytes that it has pending.
+class Continuations:
+    """The n tokens that may follow a cover: all that begin with its pending bytes.
 
     Attributes:
-        node: The place of its last token in the tree.
-        run: The tokens, as a run of the lexicon.
-        p: Their probabilities, (k, tokens); 0 for those that are known to be invalid.
-        judged: Those of which it is known whether they may follow, (tokens,).
-        symbols: The symbols' probabilities, (k, s).
+        node: The node of the cover's last token in the token tree.
+        tokens: The tokens, as a range of the lexicon.
+        p: Their probabilities in each of k distributions, (k, n); 0 for a token that is known to be invalid.
+        checked: Whether each token is known to be valid or invalid, (n,).
+        p_control: The probabilities of the control tokens, (k, s).
     """
 
     node: int
-    run: Range
+    tokens: TokenRange
     p: Float32
-    judged: Bool
-    symbols: Float32
+    checked: Bool
+    p_control: Float32
 
 
 @dataclass(frozen=True)
 class CoverState:
-    """Tokens that end within the text.
+    """A cover: tokens that end within the text or at its end.
 
     Attributes:
-        tokens: Those behind the settled ones.
-        parent: The place in the tree of all but the last.
-        last: The last token; None for one that is read after nothing but its parent.
-        log_p: log P(tokens) of each voice, (k,), up to a constant that all covers share.
-        pending: The bytes of the text behind them.
-        read: What follows; None while it sleeps.
+        tokens: The cover's tokens after the committed ones.
+        parent: The node of the last token but one in the token tree.
+        last: The last token; None for the empty cover behind `parent`.
+        log_p: log P(tokens) in each of k distributions, (k,), up to a constant that all covers share.
+        pending: The bytes of the text after these tokens, with which the next token has to begin.
+        continuations: The tokens that may follow; None while the evaluation, which takes a forward, is deferred.
     """
 
     tokens: tuple[int, ...]
@@ -50,4 +50,4 @@ class CoverState:
     last: int | None
     log_p: Float64
     pending: bytes
-    read: Read | None = None
+    continuations: Continuations | None = None

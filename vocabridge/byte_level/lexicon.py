@@ -1,4 +1,4 @@
-"""The tokens of a vocabulary sorted by their bytes: those with one beginning are a run."""
+"""The tokens of a vocabulary sorted by their bytes, so that the tokens with one prefix are a range."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
 Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
-Range: TypeAlias = tuple[int, int]
-"""From, up to: a run of the tokens sorted by their bytes."""
+TokenRange: TypeAlias = tuple[int, int]
+"""The first index and the index after the last, in a `Lexicon`, of tokens with a common prefix."""
 
 
 class Lexicon:
-    """The tokens of a vocabulary that stand for bytes, sorted by these: those with one beginning are a run.
+    """The m text tokens of a vocabulary, sorted by their bytes; a token's index here is its *lexicon index*.
 
     Attributes:
-        ids: Their ids, int64 (m,).
-        tokens: Their bytes, m.
-        symbols: The ids of control tokens, int64 (s,).
+        ids: The token ids, int64 (m,).
+        tokens: The bytes of each token, m.
+        control_ids: The ids of the control tokens, int64 (s,).
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Sorts them."""
-        spelled = [(vocabulary.token_bytes[i] or b"", i) for i in vocabulary.usable.tolist()]
-        spelled.sort()
-        self.tokens = [data for data, _ in spelled]
-        self.ids = np.array([i for _, i in spelled], np.int64)
-        self.symbols = np.flatnonzero(vocabulary.kinds == TokenKind.CONTROL)
+        """Sort the tokens."""
+        text_tokens = [(vocabulary.token_bytes[i] or b"", i) for i in vocabulary.usable.tolist()]
+        text_tokens.sort()
+        self.tokens = [data for data, _ in text_tokens]
+        self.ids = np.array([i for _, i in text_tokens], np.int64)
+        self.control_ids = np.flatnonzero(vocabulary.kinds == TokenKind.CONTROL)
         self._flat = np.frombuffer(b"".join(self.tokens), np.uint8)
         self._lengths = np.fromiter(map(len, self.tokens), np.int64, len(self.tokens))
         self._starts = np.cumsum(self._lengths) - self._lengths
         self.bounds = functools.lru_cache(maxsize=1 << 12)(self._bounds)
 
-    def _bounds(self, run: Range, depth: int) -> Int64:
-        """Where the tokens of a run stand that go on with each byte.
+    def _bounds(self, token_range: TokenRange, depth: int) -> Int64:
+        """Split the tokens with a common prefix by their next byte.
 
         Args:
-            run: All tokens with some beginning.
-            depth: The length of this beginning.
+            token_range: All tokens with the prefix.
+            depth: The length of the prefix in bytes.
 
         Returns:
-            (257,): those that go on with byte b from the b-th up to the next; in front of the first, those that end.
+            Lexicon indices, int64 (257,). The tokens with next byte b are those from entry b up to entry b + 1; the
+            tokens before entry 0 are no longer than the prefix.
         """
-        low, high = run
-        low += int(np.searchsorted(self._lengths[low:high] > depth, True))  # those that end here sort first
-        following = self._flat[self._starts[low:high] + depth]
-        return low + np.searchsorted(following, np.arange(257))
+        low, high = token_range
+        low += int(np.searchsorted(self._lengths[low:high] > depth, True))  # a token that ends here sorts first
+        next_bytes = self._flat[self._starts[low:high] + depth]
+        return low + np.searchsorted(next_bytes, np.arange(257))

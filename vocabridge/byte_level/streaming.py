@@ -1,7 +1,8 @@
-"""A text that a byte-level bridge writes, given out in whole characters as it comes.
+"""Generation with a byte-level bridge: the text as an iterator of pieces that are whole characters.
 
-Greedy decoding takes the base's likeliest token each time (`likeliest_token`), as a bridge by projection does. What is
-drawn is drawn byte by byte, so that it is a text of the combination over bytes; it ends behind a word.
+Greedy decoding takes the base's most likely token at each step (`most_likely_token`), as a projected bridge does.
+Sampling draws a byte at each step, so that the text is drawn from the combined distribution over bytes; it ends at the
+end of a word.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ import torch
 from vocabridge.alignment import VocabridgeError
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelText
 from vocabridge.byte_level.cover_state import Float64
-from vocabridge.byte_level.token_search import likeliest_token
+from vocabridge.byte_level.token_search import most_likely_token
 from vocabridge.decoding.stop_strings import stop_bytes, whole_characters
 from vocabridge.models.chat import Messages, chat_pieces
 from vocabridge.models.end_tokens import end_tokens
 
-_LONGEST_WORD = 8
-"""So many tokens too many are written in the hope of a word's end."""
+_MAX_EXTRA_TOKENS = 8
+"""How many tokens beyond the maximum may be sampled to reach the end of a word."""
 
 
 class ByteLevelStream(Iterator[str]):
-    """Pieces of a text that is being written.
+    """An iterator over the pieces of a generated text.
 
     Attributes:
-        tokens: How many tokens of the base's have been written.
-        bytes: How many bytes have been written.
-        lost: The greatest share of a model's mass that may have been left unread or unjudged at a byte.
+        tokens: How many of the base's tokens have been generated.
+        bytes: How many bytes have been generated.
+        lost: The greatest share of a model's mass that may have been unevaluated or unchecked at a byte.
     """
 
     def __init__(
@@ -41,68 +42,71 @@ class ByteLevelStream(Iterator[str]):
         temperature: float,
         top_p: float,
     ) -> None:
-        """Of one text; arguments and errors as for `stream`."""
+        """Begin a text; arguments and errors are those of `vocabridge.stream`."""
         self.tokens = self.bytes = 0
         self.lost = 0.0
         self._bridge = bridge
-        self._max = max_new_tokens
+        self._max_new_tokens = max_new_tokens
         self._temperature, self._top_p = temperature, top_p
         self._steps = self._changed = 0
-        self._ends = end_tokens(bridge.vocabulary, bridge.loaded.model, chat=not isinstance(prompt, str))
-        write = self._drawn if temperature > 0 else self._greedy
-        self._text = whole_characters(write(_begun(bridge, prompt)), stop_bytes(stop))
+        self._end_ids = end_tokens(bridge.vocabulary, bridge.loaded.model, chat=not isinstance(prompt, str))
+        generate = self._sample if temperature > 0 else self._greedy
+        self._text = whole_characters(generate(_begin(bridge, prompt)), stop_bytes(stop))
 
     def __next__(self) -> str:
-        """The next piece."""
+        """Return the next piece."""
         return next(self._text)
 
     @property
     def changed_rate(self) -> float | None:
-        """Share of the bytes so far at which steering changed the likeliest one; None before any, and at strength 0."""
-        silent = not any(steering.is_active for steering in self._bridge.steerings)
-        return None if silent or not self._steps else self._changed / self._steps
+        """The share of bytes so far at which steering changed the most likely one; None before any, and unsteered."""
+        is_steered = any(steering.is_active for steering in self._bridge.steerings)
+        return self._changed / self._steps if is_steered and self._steps else None
 
     def _greedy(self, text: ByteLevelText) -> Iterator[bytes]:
-        """The likeliest token each time."""
-        while self.tokens < self._max:
-            found = likeliest_token(text)
-            text = found.text
-            self.lost = max(self.lost, found.lost)
-            self._changed += found.changed
+        """Yield the bytes of the most likely token at each step."""
+        while self.tokens < self._max_new_tokens:
+            best = most_likely_token(text)
+            text = best.text
+            self.lost = max(self.lost, best.lost)
+            self._changed += best.changed
             self.tokens += 1
-            if isinstance(found.piece, bytes):
-                self._steps += len(found.piece)
-                self.bytes += len(found.piece)
-                yield found.piece
+            if isinstance(best.piece, bytes):
+                self._steps += len(best.piece)
+                self.bytes += len(best.piece)
+                yield best.piece
                 continue
             self._steps += 1
-            if found.piece in self._ends:
+            if best.piece in self._end_ids:
                 return
 
-    def _drawn(self, text: ByteLevelText) -> Iterator[bytes]:
-        """A byte each time."""
-        symbols = self._bridge.base.symbols.tolist()
+    def _sample(self, text: ByteLevelText) -> Iterator[bytes]:
+        """Yield a sampled byte at each step."""
+        control_ids = self._bridge.base.control_ids.tolist()
         while True:
-            found = text.next()
-            self.lost = max(self.lost, found.lost)
+            distribution = text.next()
+            self.lost = max(self.lost, distribution.lost)
             self._steps += 1
-            self._changed += int(found.p.argmax() != found.p_base.argmax())
-            chosen = self._draw(found.p)
-            if chosen >= 256:
-                if symbols[chosen - 256] in self._ends:
+            self._changed += int(distribution.p.argmax() != distribution.p_base.argmax())
+            index = self._draw(distribution.p)
+            if index >= 256:
+                if control_ids[index - 256] in self._end_ids:
                     return
-                text = text.after(symbols[chosen - 256])
+                text = text.after(control_ids[index - 256])
                 continue
-            text = text.after(bytes([chosen]))
-            # The byte that tells that a word has ended is not written any more.
-            if text.settled >= self._max or text.tokens > self._max + _LONGEST_WORD:
+            text = text.after(bytes([index]))
+            # This byte shows that the last word has ended, so it is not part of the text.
+            if (
+                text.committed_new_tokens >= self._max_new_tokens
+                or text.new_tokens > self._max_new_tokens + _MAX_EXTRA_TOKENS
+            ):
                 return
-            self.tokens = text.tokens
+            self.tokens = text.new_tokens
             self.bytes += 1
-            yield bytes([chosen])
+            yield bytes([index])
 
     def _draw(self, p: Float64) -> int:
-        """A byte or symbol by its probability, at the temperature and within top-p."""
+        """Draw the index of a byte or control token, at the temperature and among the top-p."""
         scaled = (p / p.max()) ** (1 / self._temperature)
         scaled /= scaled.sum()
         order = np.argsort(-scaled)
@@ -111,11 +115,14 @@ class ByteLevelStream(Iterator[str]):
         return int(torch.multinomial(torch.from_numpy(scaled), 1))
 
 
-def _begun(bridge: ByteLevelBridge, prompt: str | Messages) -> ByteLevelText:
-    """The text with the prompt that each model reads."""
+def _begin(bridge: ByteLevelBridge, prompt: str | Messages) -> ByteLevelText:
+    """Begin the text with the prompt, a chat in each model's own template."""
     if not isinstance(prompt, str):
-        donors = [chat_pieces(one.source.vocabulary, prompt) if one.is_active else () for one in bridge.steerings]
-        return bridge.text(chat_pieces(bridge.vocabulary, prompt), donors)
+        source_pieces = [
+            chat_pieces(steering.source.vocabulary, prompt) if steering.is_active else ()
+            for steering in bridge.steerings
+        ]
+        return bridge.text(chat_pieces(bridge.vocabulary, prompt), source_pieces)
     if not prompt and not bridge.vocabulary.bos_ids:
         raise VocabridgeError("the prompt is empty and the base model has no bos token; give it some text")
     return bridge.text(bridge.vocabulary.pieces(prompt))

@@ -1,15 +1,16 @@
-"""The likeliest next token of a text that models write together byte by byte.
+"""Greedy decoding over bytes: the most likely next token of a text, where models are combined byte by byte.
 
-A token of the base's is some bytes s behind the text x, and a cut behind them, the first one behind x. It has
+A token of the base is a string s of bytes after the text x, with the base's first token boundary after s. It has
 
-    P(s) = p(s | x) * sum over what comes next, b, of p(b | x s) cut(b, s)
+    P(s) = p(s | x) * sum over the next byte or control token b of p(b | x s) boundary(b, s)
 
-p is the combination's, over bytes and the base's control tokens; cut(b, s) is the share of the base's covers of x s b
-that cut there first. So models that know nothing of the base's tokens have a say in where they end by what they expect
-behind them: a digit follows the token ` `, a letter does not. The search goes from the likeliest beginning to the
-next, and no token has more than the bytes it begins with.
+p is the combined distribution. boundary(b, s) is the share of the base's covers of x s b whose first token boundary
+after x is at the end of s. A source that knows nothing of the base's tokens still influences where they end, by what it
+expects behind them: a digit follows the token ` `, a letter does not.
 
-The likeliest byte need not begin the likeliest token: many words that begin alike may have more together than any one.
+The most likely byte need not begin the most likely token, because many words with the same beginning may together be
+more probable than any single token. So the search goes from the most likely beginning to the next. No token is more
+probable than the bytes with which it begins, so the search ends once no beginning is more probable than the best token.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from vocabridge.models.prompts import Piece
 
 
 @dataclass(frozen=True)
-class NextToken:
+class TokenCandidate:
     """A token that may come next.
 
     Attributes:
-        piece: Its bytes, behind a text that ends within a token those that are left of it; or a control token's id.
-        text: The text that goes on with it, and has a cut there.
+        piece: Its bytes, without those that the text has already, or a control token's id.
+        text: The text that continues with it, given the token boundary at its end.
         p: Its probability.
-        changed: Behind how many of the bytes in front of its end steering changed the likeliest byte.
-        lost: The most that a model may have left unread or unjudged there, a share of its mass.
+        changed: At how many of its bytes steering changed the most likely byte.
+        lost: The greatest share of a model's mass that may be unevaluated or unchecked at any of its bytes.
     """
 
     piece: Piece
@@ -42,29 +43,29 @@ class NextToken:
     lost: float
 
 
-def likeliest_token(text: ByteLevelText) -> NextToken:
-    """The likeliest token that may come next.
+def most_likely_token(text: ByteLevelText) -> TokenCandidate:
+    """Return the most likely next token of a text.
 
     Raises:
         VocabridgeError: The base's tokenizer cannot spell the text.
     """
-    best = NextToken(b"", text, 0.0, 0, 0.0)
-    beginnings = [(-1.0, b"", text, 0, 0.0)]  # the likeliest one first
+    best = TokenCandidate(b"", text, 0.0, 0, 0.0)
+    beginnings = [(-1.0, b"", text, 0, 0.0)]  # a heap, the most likely first
     while beginnings and -beginnings[0][0] > best.p:
         negative_p, data, beginning, changed, lost = heapq.heappop(beginnings)
-        found = beginning.next()
-        lost = max(lost, found.lost)
+        distribution = beginning.next()
+        lost = max(lost, distribution.lost)
         if data:
-            p = -negative_p * float(found.p @ beginning.cuts(len(data)))
+            p = -negative_p * float(distribution.p @ beginning.boundary_share(len(data)))
             if p > best.p:
-                best = NextToken(data, beginning.cut(len(data)), p, changed, lost)
-        changed += int(found.p.argmax() != found.p_base.argmax())
-        symbol = 256 + int(found.p[256:].argmax()) if found.p[256:].any() and not data else None
-        if symbol is not None and found.p[symbol] > best.p:
-            token = int(text.bridge.base.symbols[symbol - 256])
-            best = NextToken(token, text.after(token), float(found.p[symbol]), changed, lost)
-        for byte in np.flatnonzero(-negative_p * found.p[:256] > best.p).tolist():
-            more = bytes([byte])
-            entry = (negative_p * float(found.p[byte]), data + more, beginning.after(more), changed, lost)
-            heapq.heappush(beginnings, entry)
+                best = TokenCandidate(data, beginning.at_boundary(len(data)), p, changed, lost)
+        changed += int(distribution.p.argmax() != distribution.p_base.argmax())
+        p_control = distribution.p[256:]
+        if not data and p_control.any() and p_control.max() > best.p:
+            control_id = int(text.bridge.base.control_ids[p_control.argmax()])
+            best = TokenCandidate(control_id, text.after(control_id), float(p_control.max()), changed, lost)
+        for byte in np.flatnonzero(-negative_p * distribution.p[:256] > best.p).tolist():
+            next_byte = bytes([byte])
+            p_data = negative_p * float(distribution.p[byte])
+            heapq.heappush(beginnings, (p_data, data + next_byte, beginning.after(next_byte), changed, lost))
     return best

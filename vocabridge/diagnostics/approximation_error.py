@@ -23,7 +23,7 @@ from vocabridge.byte_level.cover_state import Float64
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject
-from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, NextToken, Truth
+from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, ExactPredictor, NextTokenDistribution
 from vocabridge.diagnostics.token_spans import Place, Places, places
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
@@ -163,7 +163,7 @@ def distances(  # Long because each setting is a parameter, documented
         base: A base model with the target's vocabulary: the informed method is compared, too.
         positions: How many of the text's target tokens are compared, at most; spread evenly over it.
         policies: Those to compare.
-        tolerance: The share of the truth that may stay open; see `Truth`, for `rounds`, too.
+        tolerance: The share of the truth that may stay open; see `ExactPredictor`, for `rounds`, too.
         rounds: How many times it is read on for that, at most.
         progress: Told how many positions are done.
 
@@ -174,13 +174,13 @@ def distances(  # Long because each setting is a parameter, documented
     COUNT.check("positions", positions)
     TOLERANCES.check("tolerance", tolerance)
     subject = _subject(model, target, alignments, base)
-    truth = Truth(subject.bytes, target, tolerance=tolerance, rounds=rounds)
+    truth = ExactPredictor(subject.bytes, target, tolerance=tolerance, rounds=rounds)
     found = {
         name: {(method, policy): Approximation(method, policy) for method in subject.methods for policy in policies}
         for name in alignments
     }
     classes = classes_of(target)
-    exact: list[NextToken] = []
+    exact: list[NextTokenDistribution] = []
     masses: list[float] = []
     done, impossible = 0, 0
     chosen = _chosen(model.vocabulary, target, corpus, positions)
@@ -298,12 +298,14 @@ def _chosen(
     return [(*laid[window], several) for window, several in chosen.items()]
 
 
-def _truths(truth: Truth, text: str, laid: Places, several: Sequence[tuple[int, Place]]) -> Iterator[NextToken]:
+def _truths(
+    truth: ExactPredictor, text: str, laid: Places, several: Sequence[tuple[int, Place]]
+) -> Iterator[NextTokenDistribution]:
     """What the source says of some tokens of a text, one after the other."""
     data, at, here = text.encode(), 0, truth.model.text()
     for i, place in several:
         here, at = here.after(data[at : place.start]), place.start
-        yield truth.next(here, data[:at], laid.tokens[:i])
+        yield truth.predict(here, data[:at], laid.tokens[:i])
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.byte_level.cover_state import Float64
 from vocabridge.byte_level.lexicon import Bool
 from vocabridge.diagnostics.alignment_score import Scorer
-from vocabridge.diagnostics.exact_next_token import NextToken
+from vocabridge.diagnostics.exact_next_token import NextTokenDistribution
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import ProjectionMethod
@@ -57,7 +57,7 @@ class Subject(ABC):
     required_scores: Sequence[str]
 
     @abstractmethod
-    def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
+    def truth(self, one: NextTokenDistribution, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
         """The truth at a position, over some tokens; which; and the share of the base's mass (|T|,) that they have."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Distribution(Subject):
         self._scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
         self.steerings = {name: scorer.steering for name, scorer in self._scorers.items()}
 
-    def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
+    def truth(self, one: NextTokenDistribution, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
         """See `Subject.truth`."""
         return one.p[0], slice(None), 1.0
 
@@ -103,13 +103,13 @@ class Change(Subject):
             VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no byte-exact view.
         """
         self.required_scores = ("tuned", "untuned")
-        self.bytes = ByteLM.of_donors(source, self.required_scores, tolerance=_BYTES)
+        self.bytes = ByteLM.of_value_source(source, self.required_scores, tolerance=_BYTES)
         self.methods = list(ProjectionMethod)
         self.steerings = {
             name: Steering.over(target, source, alignment, Combination()) for name, alignment in alignments.items()
         }
 
-    def truth(self, one: NextToken, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
+    def truth(self, one: NextTokenDistribution, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
         """See `Subject.truth`."""
         assert p_base is not None
         some: Bool = np.all(one.p > 0, axis=0)

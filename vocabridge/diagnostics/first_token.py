@@ -1,13 +1,13 @@
-"""The token with which a target tokenizer goes on, and whether what is still to come may change that.
+"""The token with which a target's encoding of a text continues, and whether text that follows may still change it.
 
-A text so far ends at one of the target's boundaries: its tokens t_1 ... t_i spell it. The text goes on with some bytes,
-the *rest*, and after them with what is not known. The next token is the one that follows t_1 ... t_i in the target's
-encoding of all of it. Where that encoding does not begin with t_1 ... t_i, the text is one that the target would have
-cut otherwise, and so is none of those that are asked about (`ELSEWHERE`).
+A text so far, the *prefix*, ends at one of the target's boundaries: its tokens t_1 ... t_i spell it. The text continues
+with some bytes, the *rest*, and then with text that is not known. The first token of the rest is the one after
+t_1 ... t_i in the target's encoding of the whole text. If that encoding does not begin with t_1 ... t_i, the target
+would have cut the prefix in another way, and the first token is `INCOMPATIBLE`.
 
-As in `covers`, what may come is tried. The next token is taken for *open* where longer tokens begin with the rest, or
-where one of a few continuations changes it. Behind a place where the tokenizer always cuts only the rest itself
-matters, so what it begins with is remembered.
+What may follow is tried, as in `cover_validity`. The first token counts as *open* if longer tokens begin with the
+rest, or if one of a few continuations changes it. At a safe cut only the rest itself matters, so the first tokens of
+rests are cached.
 """
 
 from __future__ import annotations
@@ -15,27 +15,31 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_level.cover_validity import Following, as_it_stands, going_on, half_character
+from vocabridge.byte_level.cover_validity import CoverValidity, longer_texts, partial_utf8, shortest_texts
 from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.projection.token_healing import prefix_bounds
 
-ELSEWHERE = -1
-"""In place of a token: the target would not have cut the text so far as it is cut."""
+INCOMPATIBLE = -1
+"""Stands for a token where the target's encoding of the whole text does not begin with the tokens of the prefix."""
 
-_REACHING_ON = 16
-"""So many tokens are tried that reach beyond a text, from each place in it on."""
+_MAX_OVERLAPPING_TOKENS = 16
+"""How many tokens that begin within a text and reach beyond it are tried, for each place where they may begin."""
 
-_REMEMBERED = 1 << 19
-"""For so many beginnings of words it is remembered what they begin with."""
+_CACHE_SIZE = 1 << 19
+"""The number of rests after a safe cut whose first tokens are cached."""
+
+_FirstTokens: TypeAlias = dict[bytes, tuple[int, bool]]
+"""For each rest its first token, and whether this is open."""
 
 
 @dataclass(frozen=True)
-class Front:
-    """A text so far, from the last place on where the target's tokenizer always cuts.
+class Prefix:
+    """A text so far, from its last safe cut on.
 
     Attributes:
         data: Its bytes.
@@ -46,120 +50,117 @@ class Front:
     ids: tuple[int, ...] = ()
 
 
-class FirstTokens:
-    """Of one target vocabulary."""
+class FirstTokenFinder:
+    """Finds first tokens in one target vocabulary."""
 
     def __init__(self, target: Vocabulary) -> None:
-        """Takes the target vocabulary.
+        """Prepare for one target vocabulary.
 
         Raises:
-            VocabridgeError: Its tokenizer changes texts, so that tokens do not spell them.
+            VocabridgeError: Its tokenizer changes texts, so its tokens do not spell them.
         """
-        self._following = Following(target)
+        self._validity = CoverValidity(target)
         self._token_bytes = target.token_bytes
-        self._known: dict[bytes, tuple[int, bool]] = {}
-        self._reaching_on = functools.lru_cache(maxsize=1 << 16)(self._shortest_behind)
+        self._after_safe_cut: _FirstTokens = {}
+        self._overlapping = functools.lru_cache(maxsize=1 << 16)(self._find_overlapping)
 
-    def front(self, data: bytes, ids: Sequence[int]) -> Front:
-        """What matters of a text so far.
+    def prefix(self, data: bytes, ids: Sequence[int]) -> Prefix:
+        """Return the part of a text so far that matters.
 
         Args:
-            data: Its bytes.
-            ids: The target's tokens, which spell them.
+            data: The bytes of the text.
+            ids: The target's tokens that spell them.
         """
-        half = half_character(data) or b""
-        text = data[: len(data) - len(half)].decode(errors="replace")
-        rest = data[len(text[: self._following.settled(text)].encode()) :]
+        partial = partial_utf8(data) or b""
+        text = data[: len(data) - len(partial)].decode(errors="replace")
+        tail = data[len(text[: self._validity.last_safe_cut(text)].encode()) :]
         first, size = len(ids), 0
-        while first and size < len(rest):
+        while first and size < len(tail):
             first -= 1
             size += len(self._token_bytes[ids[first]] or b"")
-        return Front(rest, tuple(ids[first:]))
+        return Prefix(tail, tuple(ids[first:]))
 
-    def spells(self, front: Front) -> bool:
-        """Whether the target's tokens are the encoding of the text so far, were it to end here."""
-        return half_character(front.data) == b"" and self._following.encode(front.data.decode()) == front.ids
+    def may_end(self, prefix: Prefix) -> bool:
+        """Return whether the prefix has its tokens if the text ends there."""
+        return partial_utf8(prefix.data) == b"" and self._validity.encode(prefix.data.decode()) == prefix.ids
 
-    def settling(self, data: bytes) -> Sequence[int]:
-        """The bytes before which the tokenizer always cuts, behind these."""
-        written = data[-4:].decode(errors="ignore") if half_character(data) == b"" else ""
-        return list(self._following.ends(written[-1:]))
+    def safe_cut_bytes(self, data: bytes) -> Sequence[int]:
+        """Return the bytes before which the target always cuts if they follow some others."""
+        text = data[-4:].decode(errors="ignore") if partial_utf8(data) == b"" else ""
+        return list(self._validity.safe_cut_bytes(text[-1:]))
 
-    def of(self, front: Front, rests: Sequence[bytes]) -> tuple[Int64, Bool]:
-        """What is next where a text goes on with some bytes.
+    def find(self, prefix: Prefix, rests: Sequence[bytes]) -> tuple[Int64, Bool]:
+        """Return the first tokens of n rests.
 
         Args:
-            front: The text so far.
-            rests: What it goes on with, n times; none is empty.
+            prefix: The text so far.
+            rests: The bytes with which it may continue, n times; none is empty.
 
         Returns:
-            The next tokens, or `ELSEWHERE`, int64 (n,), and which of them a continuation may change, (n,).
+            The first tokens, or `INCOMPATIBLE`, int64 (n,); and which of them are open, (n,).
         """
-        if len(self._known) > _REMEMBERED:
-            self._known.clear()
-        settling = self.settling(front.data)
-        behind_cut = [rest for rest in dict.fromkeys(rests) if not front.data or rest[0] in settling]
-        found = dict.fromkeys(behind_cut, (ELSEWHERE, False))
-        if behind_cut and self.spells(front):
-            self._find(Front(), [rest for rest in behind_cut if rest not in self._known], self._known)
-            found = {rest: self._known[rest] for rest in behind_cut}
-        self._find(front, [rest for rest in dict.fromkeys(rests) if rest not in found], found)
+        if len(self._after_safe_cut) > _CACHE_SIZE:
+            self._after_safe_cut.clear()
+        safe_cut_bytes = self.safe_cut_bytes(prefix.data)
+        at_safe_cut = [rest for rest in dict.fromkeys(rests) if not prefix.data or rest[0] in safe_cut_bytes]
+        first_tokens = dict.fromkeys(at_safe_cut, (INCOMPATIBLE, False))
+        if at_safe_cut and self.may_end(prefix):
+            self._find(
+                Prefix(), [rest for rest in at_safe_cut if rest not in self._after_safe_cut], self._after_safe_cut
+            )
+            first_tokens = {rest: self._after_safe_cut[rest] for rest in at_safe_cut}
+        self._find(prefix, [rest for rest in dict.fromkeys(rests) if rest not in first_tokens], first_tokens)
         return (
-            np.array([found[rest][0] for rest in rests], np.int64),
-            np.array([found[rest][1] for rest in rests], bool),
+            np.array([first_tokens[rest][0] for rest in rests], np.int64),
+            np.array([first_tokens[rest][1] for rest in rests], bool),
         )
 
-    def _find(self, front: Front, rests: Sequence[bytes], found: dict[bytes, tuple[int, bool]]) -> None:
-        """Encodes the text with each rest as it stands, and with continuations where these may matter."""
-        whole = [front.data + rest for rest in rests]
-        several = self._tokens(front, [as_it_stands(data) for data in whole])
-        unsure: list[tuple[bytes, int]] = []
-        for rest, tokens in zip(rests, several, strict=True):
-            token = tokens[0] if tokens else ELSEWHERE
-            found[rest] = token, False
-            if len(set(tokens)) > 1 or self._may_be_longer(token, rest):
-                found[rest] = token, True
-            elif not self._is_settled(front.data, rest):
-                unsure.append((rest, token))
-        texts = [self._continuations(front.data, rest) for rest, _ in unsure]
-        for (rest, token), tokens in zip(unsure, self._tokens(front, texts), strict=True):
-            found[rest] = token, any(other != token for other in tokens)
+    def _find(self, prefix: Prefix, rests: Sequence[bytes], first_tokens: _FirstTokens) -> None:
+        """Add the first tokens of rests: encode the text with each rest, and with continuations that may matter."""
+        candidates = self._tokens_after(prefix, [shortest_texts(prefix.data + rest) for rest in rests])
+        undecided: list[tuple[bytes, int]] = []
+        for rest, tokens in zip(rests, candidates, strict=True):
+            token = tokens[0] if tokens else INCOMPATIBLE
+            is_open = len(set(tokens)) > 1 or self._begins_longer_token(token, rest)
+            first_tokens[rest] = token, is_open
+            if not is_open and not self._has_safe_cut(prefix.data, rest):
+                undecided.append((rest, token))
+        texts = [self._continuations(prefix.data, rest) for rest, _ in undecided]
+        for (rest, token), tokens in zip(undecided, self._tokens_after(prefix, texts), strict=True):
+            first_tokens[rest] = token, any(other != token for other in tokens)
 
-    def _tokens(self, front: Front, texts: Sequence[Sequence[str]]) -> list[list[int]]:
-        """The next token in each of several texts, for each of n rests."""
-        size = len(front.ids)
-        encodings = iter(self._following.encode_batch([text for some in texts for text in some]))
-        found = []
-        for some in texts:
-            ids = [next(encodings) for _ in some]
-            found.append(
-                [one[size] if tuple(one[:size]) == front.ids and len(one) > size else ELSEWHERE for one in ids]
-            )
-        return found
+    def _tokens_after(self, prefix: Prefix, texts: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Return the token after the prefix in each of several texts, for each of n rests."""
+        size = len(prefix.ids)
+        encodings = iter(self._validity.encode_batch([text for of_rest in texts for text in of_rest]))
 
-    def _may_be_longer(self, token: int, rest: bytes) -> bool:
-        """Whether there are tokens of which the rest is only the beginning."""
-        low, high = prefix_bounds(self._following.lexicon.tokens, rest)
-        return token != ELSEWHERE and low < high
+        def token_after(ids: list[int]) -> int:
+            return ids[size] if tuple(ids[:size]) == prefix.ids and len(ids) > size else INCOMPATIBLE
 
-    def _is_settled(self, front: bytes, rest: bytes) -> bool:
-        """Whether the tokenizer cuts inside of the rest whatever follows, so that what is before it stays."""
-        text = (front + rest).decode(errors="ignore")
-        return len(text[: self._following.settled(text)].encode()) > len(front)
+        return [[token_after(next(encodings)) for _ in of_rest] for of_rest in texts]
 
-    def _continuations(self, front: bytes, rest: bytes) -> list[str]:
-        """Texts that begin so: with any letter or sign behind, and with the shortest tokens that reach beyond the rest.
+    def _begins_longer_token(self, token: int, rest: bytes) -> bool:
+        low, high = prefix_bounds(self._validity.lexicon.tokens, rest)
+        return token != INCOMPATIBLE and low < high
 
-        If the tokens are others in a longer text, one of them reaches beyond the rest, from somewhere in it on.
+    def _has_safe_cut(self, data: bytes, rest: bytes) -> bool:
+        """Return whether the target always cuts inside the rest, so that the tokens before the cut stay."""
+        text = (data + rest).decode(errors="ignore")
+        return len(text[: self._validity.last_safe_cut(text)].encode()) > len(data)
+
+    def _continuations(self, data: bytes, rest: bytes) -> list[str]:
+        """Return texts that continue the rest: with one character of each sort, and to the ends of overlapping tokens.
+
+        If a longer text has other tokens, then one of them begins somewhere in the rest and reaches beyond it.
         """
-        texts = going_on(front + rest)
+        texts = longer_texts(data + rest)
         for size in range(1, len(rest) + 1):
-            for more in self._reaching_on(rest[-size:]):
-                texts += as_it_stands(front + rest + more)
+            for ending in self._overlapping(rest[-size:]):
+                texts += shortest_texts(data + rest + ending)
         return texts
 
-    def _shortest_behind(self, data: bytes) -> list[bytes]:
-        """Of the shortest tokens that begin with some bytes what they have behind them."""
-        tokens = self._following.lexicon.tokens
+    def _find_overlapping(self, data: bytes) -> list[bytes]:
+        """Return the further bytes of the shortest tokens that begin with some bytes."""
+        tokens = self._validity.lexicon.tokens
         low, high = prefix_bounds(tokens, data)
-        return [token[len(data) :] for token in sorted(tokens[low:high], key=len)[:_REACHING_ON]]
+        return [token[len(data) :] for token in sorted(tokens[low:high], key=len)[:_MAX_OVERLAPPING_TOKENS]]

@@ -166,7 +166,7 @@ class ByteLevelModel(EvaluatedModel):
     def read(self, example: Example) -> dict[str, Any]:
         """See `EvaluatedModel.read`; by bytes, as `ByteLevelBridge.bits` adds them up."""
         text, vocabulary = self.bridge.text(self.bridge.vocabulary.pieces(example.prompt)), self.bridge.vocabulary
-        symbols, response = self.bridge.base.symbols.tolist(), example.response.encode()
+        symbols, response = self.bridge.base.control_ids.tolist(), example.response.encode()
         bits, likeliest = [], []
         for byte in response:
             p = text.next().p

@@ -206,8 +206,8 @@ def test_over_bytes_a_text_has_the_models_own_tokens(models, theirs, kind):
     for text in TEXTS:
         pieces = model.vocabulary.pieces(text)
         expected = begun(model.vocabulary, theirs[kind], text)
-        assert model.text(pieces).tokens == expected
-        assert model.text([bytes([byte]) for byte in text.encode()]).tokens == expected
+        assert model.text(pieces).ids == expected
+        assert model.text([bytes([byte]) for byte in text.encode()]).ids == expected
 
 
 @pytest.mark.parametrize("kind", EXACT)
@@ -217,7 +217,7 @@ def test_over_bytes_the_likelihood_of_a_response_is_that_of_its_tokens_where_no_
     assert p.sum() == pytest.approx(1)
     with torch.no_grad():
         own = models[kind].model(torch.tensor([tokens])).logits[0, -1].softmax(-1)
-    end = model.symbols.tolist().index(1)
+    end = model.control_ids.tolist().index(1)
     assert p[256 + end] > 0
     assert own[1] > 0
 

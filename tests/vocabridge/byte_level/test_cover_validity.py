@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vocabridge.alignment import Vocabulary
-from vocabridge.byte_level.cover_validity import INVALID, VALID, Following
+from vocabridge.byte_level.cover_validity import INVALID, VALID, CoverValidity
 from vocabridge.models.loading import resolve_vocabulary
 
 TEXTS = [
@@ -19,17 +19,18 @@ TEXTS = [
 ]
 
 
-def invalid(following: Following, vocabulary: Vocabulary, text: str) -> list[int]:
-    """The places of the tokens of a text that are held for invalid behind those before them."""
-    place = {int(i): at for at, i in enumerate(following.lexicon.ids)}
+def invalid(validity: CoverValidity, vocabulary: Vocabulary, text: str) -> list[int]:
+    """Return the positions in the encoding of a text at which a token counts as invalid after those before it."""
+    index_of = {int(token): index for index, token in enumerate(validity.lexicon.ids)}
     ids = vocabulary.encode(text).ids.tolist()
-    found = []
-    for n, i in enumerate(ids):
-        for (low, high), context in following.parts(tuple(ids[:n])):
-            if low <= place[i] < high:
-                following.judge(context, np.array([place[i]]))
-                found += [n] if following.known(context)[place[i]] == INVALID else []
-    return found
+    positions = []
+    for n, token in enumerate(ids):
+        index = index_of[token]
+        for (low, high), context in validity.contexts(tuple(ids[:n])):
+            if low <= index < high:
+                validity.check(context, np.array([index]))
+                positions += [n] if validity.status(context)[index] == INVALID else []
+    return positions
 
 
 @settings(max_examples=examples(40))
@@ -37,23 +38,23 @@ def invalid(following: Following, vocabulary: Vocabulary, text: str) -> list[int
 def test_every_beginning_of_an_encoding_is_valid(worlds, text):
     for kind in ("byte-level", "across words", "byte fallback"):
         vocabulary = worlds[kind].vocabulary
-        assert invalid(Following(vocabulary), vocabulary, text) == []
+        assert invalid(CoverValidity(vocabulary), vocabulary, text) == []
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
 def test_every_beginning_of_a_real_encoding_is_valid(name):
     vocabulary = resolve_vocabulary(name)
-    following = Following(vocabulary)
+    validity = CoverValidity(vocabulary)
     for text in TEXTS:
-        assert invalid(following, vocabulary, text) == []
+        assert invalid(validity, vocabulary, text) == []
 
 
-def test_of_ids_with_the_same_bytes_the_one_that_is_written_is_valid(worlds):
+def test_of_ids_with_the_same_bytes_only_the_one_that_the_tokenizer_writes_is_valid(worlds):
     vocabulary = worlds["byte fallback"].vocabulary
-    following = Following(vocabulary)
-    at = [i for i, data in enumerate(following.lexicon.tokens) if data == b"a"]
-    following.judge((), np.array(at))
-    verdicts = dict(zip(following.lexicon.ids[at].tolist(), following.known(())[at].tolist(), strict=True))
-    assert len(verdicts) == 2
-    assert [i for i, verdict in verdicts.items() if verdict == VALID] == [vocabulary.canonical[b"a"]]
+    validity = CoverValidity(vocabulary)
+    indices = [index for index, data in enumerate(validity.lexicon.tokens) if data == b"a"]
+    validity.check((), np.array(indices))
+    statuses = dict(zip(validity.lexicon.ids[indices].tolist(), validity.status(())[indices].tolist(), strict=True))
+    assert len(statuses) == 2
+    assert [token for token, status in statuses.items() if status == VALID] == [vocabulary.canonical[b"a"]]

@@ -1,4 +1,4 @@
-"""The exact next target token is what trying all continuations by the source's tokens gives."""
+"""The exact distribution of the next target token is the one that an enumeration of the source's tokens gives."""
 
 from __future__ import annotations
 
@@ -7,64 +7,68 @@ import pytest
 
 from vocabridge.alignment import TokenKind
 from vocabridge.byte_level.byte_lm import ByteLM
-from vocabridge.diagnostics.exact_next_token import NextToken, Truth
+from vocabridge.diagnostics.exact_next_token import ExactPredictor, NextTokenDistribution
 
 TEXT = "it's the then a\n\nb  aab all'll 12"
 PAIRS = [("byte-level", "byte fallback"), ("byte fallback", "byte-level"), ("unigram", "byte-level")]
 
 
-def found(source, target, text: str, ids: list[int], **settings) -> NextToken:
-    model = ByteLM.of(source.loaded, tolerance=settings.pop("unread", 0))
-    return Truth(model, target.vocabulary, **settings).next(model.text([text.encode()]), text.encode(), ids)
+def exact_next_token(source, target, text: str, ids: list[int], *, lost=0.0, **settings) -> NextTokenDistribution:
+    model = ByteLM.of(source.loaded, tolerance=lost)
+    predictor = ExactPredictor(model, target.vocabulary, **settings)
+    return predictor.predict(model.text([text.encode()]), text.encode(), ids)
 
 
-def starts(vocabulary, text: str) -> list[tuple[str, list[int]]]:
-    """The text in front of each token but the first, and its tokens."""
+def prefixes(vocabulary, text: str) -> list[tuple[str, list[int]]]:
+    """Return the text before each token but the first, and its tokens."""
     encoding = vocabulary.encode(text)
     return [
-        (text.encode()[:at].decode(), encoding.ids.tolist()[:i]) for i, at in enumerate(encoding.starts.tolist()) if i
+        (text.encode()[:start].decode(), encoding.ids.tolist()[:i])
+        for i, start in enumerate(encoding.starts.tolist())
+        if i
     ]
 
 
-def by_trying(source, target, text: str, ids: list[int], depth: int) -> tuple[np.ndarray, float]:
-    """The mass of all covers that go so many tokens beyond the text, by the next target token as their bytes stand.
+def by_enumeration(source, target, text: str, ids: list[int], depth: int) -> tuple[np.ndarray, float]:
+    """Sum over all covers that reach `depth` + 1 source tokens beyond the text.
 
-    Whatever comes after, the mass that a longer text could give to others is not known; so also what is left without
-    an answer, as the text would end inside of a character.
+    Returns:
+        The distribution of the next target token, (|T|,), by the bytes of each cover alone: what follows may move mass
+        to other tokens. And the share of covers that count for no token, because they end inside a character.
     """
     token_bytes, data = source.vocabulary.token_bytes, text.encode()
-    symbols = np.flatnonzero(source.vocabulary.kinds == TokenKind.CONTROL)
+    control_ids = np.flatnonzero(source.vocabulary.kinds == TokenKind.CONTROL)
     p, unknown = np.zeros(target.vocabulary.size), 0.0
     inner, leaves = [((), b"", 1.0)], []
-    while inner:  # all covers that end within the text, and one token beyond
+    while inner:  # covers that end within the text; each is extended by one token
         cover, spelled, mass = inner.pop()
-        said = source.p(cover)
+        p_next = source.p(cover)
         candidates = [
-            ((*cover, i), spelled + more, mass * said[i])
-            for i, more in enumerate(token_bytes)
-            if more and (data.startswith(spelled + more) or (spelled + more).startswith(data))
+            ((*cover, i), spelled + token, mass * p_next[i])
+            for i, token in enumerate(token_bytes)
+            if token and (data.startswith(spelled + token) or (spelled + token).startswith(data))
         ]
-        for valid, one in zip(source.valid([c for c, _, _ in candidates]), candidates, strict=True):
+        for valid, candidate in zip(source.valid([c for c, _, _ in candidates]), candidates, strict=True):
             if valid:
-                (leaves if len(one[1]) > len(data) else inner).append(one)
+                (leaves if len(candidate[1]) > len(data) else inner).append(candidate)
         if spelled == data and list(cover) == source.vocabulary.encode(text).ids.tolist():
-            ends = target.vocabulary.encode(text).ids.tolist() == ids
-            p[1] += ends * mass * said[symbols[symbols == 1]].sum()
+            may_end = target.vocabulary.encode(text).ids.tolist() == ids
+            p[1] += may_end * mass * p_next[control_ids[control_ids == 1]].sum()
     for _ in range(depth):
         longer = []
         for cover, spelled, mass in leaves:
-            candidates = [(*cover, i) for i, more in enumerate(token_bytes) if more]
+            candidates = [(*cover, i) for i, token in enumerate(token_bytes) if token]
             valid = np.array(source.valid(candidates))
-            said = source.p(cover)
-            chances = np.array([said[c[-1]] for c in candidates]) * valid
-            own = list(cover) == _encoded(source.vocabulary, spelled)
-            ends = said[symbols].sum() * own
-            total = chances.sum() + ends
+            p_next = source.p(cover)
+            p_tokens = np.array([p_next[candidate[-1]] for candidate in candidates]) * valid
+            is_encoding = list(cover) == _encoded(source.vocabulary, spelled)
+            p_end = p_next[control_ids].sum() * is_encoding
+            total = p_tokens.sum() + p_end
             if token := _next(target.vocabulary, spelled, ids):
-                p[token[0]] += mass * ends / total
-            for candidate, chance in zip(candidates, chances, strict=True):
-                if chance:
-                    longer.append((candidate, spelled + token_bytes[candidate[-1]], mass * chance / total))
+                p[token[0]] += mass * p_end / total
+            for candidate, p_token in zip(candidates, p_tokens, strict=True):
+                if p_token:
+                    longer.append((candidate, spelled + token_bytes[candidate[-1]], mass * p_token / total))
         leaves = longer
     for _, spelled, mass in leaves:
         try:
@@ -93,27 +97,26 @@ def _next(vocabulary, data: bytes, ids: list[int]) -> list[int]:
     ("source", "target", "depth"),
     [("unigram", "byte-level", 1), ("unigram", "byte fallback", 1), ("byte-level", "byte fallback", 0)],
 )
-def test_it_is_what_trying_all_tokens_gives_up_to_what_is_open(worlds, source, target, depth):
-    for text, ids in starts(worlds[target].vocabulary, "the a\nb"):
-        exact = found(worlds[source], worlds[target], text, ids, tolerance=0.02, rounds=12)
-        expected, unknown = by_trying(worlds[source], worlds[target], text, ids, depth)
-        # So many tokens beyond the first are not the end: what stays open there is known from reading on as far.
-        shallow = found(worlds[source], worlds[target], text, ids, tolerance=1e-6, rounds=depth)
-        apart = np.abs(exact.p[0] - expected).sum() / 2
-        assert apart <= exact.open + exact.lost + shallow.open + unknown + 1e-5
+def test_the_distribution_is_that_of_an_enumeration_up_to_the_open_share(worlds, source, target, depth):
+    for text, ids in prefixes(worlds[target].vocabulary, "the a\nb"):
+        exact = exact_next_token(worlds[source], worlds[target], text, ids, tolerance=0.02, rounds=12)
+        expected, unknown = by_enumeration(worlds[source], worlds[target], text, ids, depth)
+        # The enumeration ends after `depth` more tokens; this is the share that is open there.
+        shallow = exact_next_token(worlds[source], worlds[target], text, ids, tolerance=1e-6, rounds=depth)
+        variation = np.abs(exact.p[0] - expected).sum() / 2
+        assert variation <= exact.open + exact.lost + shallow.open + unknown + 1e-5
 
 
 @pytest.mark.parametrize("kind", ["byte-level", "byte fallback"])
-def test_with_one_tokenizer_it_is_the_models_own_softmax_over_the_tokens_that_may_follow(worlds, kind):
+def test_with_one_tokenizer_the_distribution_is_the_models_own_softmax_over_the_tokens_that_may_follow(worlds, kind):
     world = worlds[kind]
-    for text, ids in starts(world.vocabulary, TEXT)[1::4]:
-        exact = found(world, world, text, ids, tolerance=0.02, rounds=12)
+    for text, ids in prefixes(world.vocabulary, TEXT)[1::4]:
+        exact = exact_next_token(world, world, text, ids, tolerance=0.02, rounds=12)
         expected = world.p(tuple(ids)).copy()
-        spelled = [i for i, data in enumerate(world.vocabulary.token_bytes) if data]
-        expected[spelled] *= world.valid([(*ids, i) for i in spelled])
-        expected[[i for i in range(len(expected)) if i not in spelled and i != 1]] = (
-            0  # of control tokens the end means the same
-        )
+        text_ids = [i for i, data in enumerate(world.vocabulary.token_bytes) if data]
+        expected[text_ids] *= world.valid([(*ids, i) for i in text_ids])
+        # Of the control tokens, only eos (id 1) has a role that both models share.
+        expected[[i for i in range(len(expected)) if i not in text_ids and i != 1]] = 0
         if world.vocabulary.encode(text).ids.tolist() != ids:
             expected[1] = 0
         expected /= expected.sum()
@@ -123,18 +126,18 @@ def test_with_one_tokenizer_it_is_the_models_own_softmax_over_the_tokens_that_ma
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_what_is_open_and_lost_bounds_what_reading_on_changes(worlds, source, target):
-    for text, ids in starts(worlds[target].vocabulary, TEXT)[1::5]:
-        exact = found(worlds[source], worlds[target], text, ids, tolerance=0.02, rounds=12)
+def test_the_open_and_lost_shares_bound_what_further_rounds_change(worlds, source, target):
+    for text, ids in prefixes(worlds[target].vocabulary, TEXT)[1::5]:
+        exact = exact_next_token(worlds[source], worlds[target], text, ids, tolerance=0.02, rounds=12)
         assert exact.p.sum() == pytest.approx(1)
         for rounds in (0, 2):
-            rough = found(worlds[source], worlds[target], text, ids, tolerance=0.2, rounds=rounds, unread=1e-3)
+            rough = exact_next_token(worlds[source], worlds[target], text, ids, tolerance=0.2, rounds=rounds, lost=1e-3)
             bound = rough.open + rough.lost + exact.open + exact.lost
             assert np.abs(exact.p - rough.p).sum() / 2 <= bound + 1e-5
             assert rough.open >= exact.open - 0.02
 
 
-def test_a_text_that_the_target_never_cuts_so_has_no_truth(worlds):
+def test_after_tokens_that_the_target_never_writes_there_is_no_distribution(worlds):
     world = worlds["byte-level"]
-    ids = [world.vocabulary.canonical[data] for data in (b"'", b"s")]  # it is one token
-    assert not found(world, world, "'s", ids).p.any()
+    ids = [world.vocabulary.canonical[data] for data in (b"'", b"s")]  # the target writes them as one token
+    assert not exact_next_token(world, world, "'s", ids).p.any()

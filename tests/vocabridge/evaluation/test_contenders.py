@@ -129,7 +129,7 @@ def test_of_a_bridge_with_two_sources_there_is_no_donor_alone(files, saved):
     assert [one["strength"] for one in named(report, Contender.BRIDGE).setting["steerings"]] == [0.5, 0.25]
     exact = run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL], limit=1, answers=0, tolerance=0.01)
     bridge = load(folder, byte_level=True)
-    bridge.limit(tolerance=0.01)
+    bridge.set_tolerance(0.01)
     example = load_examples(files / "test.jsonl")[0]
     expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
     assert named(exact, Contender.BYTE_LEVEL).bits_per_byte.value == pytest.approx(expected, rel=1e-6)

@@ -88,7 +88,7 @@ def test_generate_of_a_bridge_stops_at_every_end_token(several, end):
 
 def test_an_exact_bridge_stops_at_every_end_token(several):
     writing = ByteLevelStream(ByteLevelBridge(several.base, []), "x", 4, (), 0.0, 1.0)
-    assert set(writing._ends) == {1, *CONFIGURED}
+    assert set(writing._end_ids) == {1, *CONFIGURED}
 
 
 def test_a_training_text_ends_with_one_token_at_which_generation_stops(several, tmp_path):

@@ -15,7 +15,7 @@ from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_lm import ByteLM
-from vocabridge.diagnostics.exact_next_token import Truth
+from vocabridge.diagnostics.exact_next_token import ExactPredictor
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
 from vocabridge.options import ProjectionMethod
@@ -89,7 +89,8 @@ def by_trying(source: LoadedModel, target: Vocabulary, ids: list[int], longest: 
 def exact(source: LoadedModel, target: Vocabulary, ids: list[int]) -> np.ndarray:
     model = ByteLM.of(source, tolerance=0)
     data = b"".join(target.token_bytes[i] for i in ids)
-    return Truth(model, target, tolerance=1e-4, rounds=9).next(model.text([data]), data, ids).p[0]
+    predictor = ExactPredictor(model, target, tolerance=1e-4, rounds=9)
+    return predictor.predict(model.text([data]), data, ids).p[0]
 
 
 def apart(p: np.ndarray, q: np.ndarray) -> float:
