@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
-from vocabridge.evaluation.contenders import PROXY_TUNING
 from vocabridge.models.value_source import Scores
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import UNFITTED, Combination
@@ -326,10 +325,10 @@ def test_without_a_combination_a_bridge_has_the_unfitted_one(parts):
     assert Steering.over(parts.base.vocabulary, parts.pair, parts.alignment).combination == UNFITTED
 
 
-def test_the_sum_of_the_paper_and_of_proxy_tuning_has_weights_of_1():
-    for combination in (Combination(), PROXY_TUNING):
-        assert (combination.base_weight, combination.tuned_weight, combination.untuned_weight) == (1, 1, 1)
-    assert PROXY_TUNING.method is ProjectionMethod.STATIC
+@pytest.mark.parametrize("method", ProjectionMethod)
+def test_without_weights_a_combination_is_the_plain_sum_as_in_the_paper_and_in_proxy_tuning(method):
+    combination = Combination(method)
+    assert (combination.base_weight, combination.tuned_weight, combination.untuned_weight) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(
