@@ -1,1 +1,1 @@
-"""A source's predictions on the target's vocabulary: healing, lookahead, sparse products, combination."""
+"""Projection of a source's predictions to the target's vocabulary, with token healing, lookahead and combination."""

@@ -1,15 +1,15 @@
-"""How a value source's scores change the base model's logits: a projection method, a form and three weights.
+"""The combination of a base's and a value source's predictions: a projection method, a form and three weights.
 
     product   z = a z_base + b log q_tuned - c log q_untuned
     mixture   p = (a p_base + b q_tuned) / (a + b)
 
-Here q is a distribution of the small models, projected onto the target vocabulary. Of the product, (1, 1, 1) is the sum
-of the paper (arXiv 2410.21027) and of proxy-tuning (arXiv 2401.08565), (0, 1, 0) the donor alone, (1, 1, 0) a product
-of experts. Methods that project a change of logits have two weights, z = a z_base + b delta_T. The mixture is the
-ensemble that one would use without any of this.
+Here q is a distribution of a small model, projected onto the target vocabulary. With the weights (a, b, c), the product
+(1, 1, 1) is the sum of logits of Lu et al. (arXiv 2410.21027) and of proxy-tuning (arXiv 2401.08565), (0, 1, 0) is the
+projected donor alone, and (1, 1, 0) is a product of experts. A method that projects a change of logits has two weights,
+z = a z_base + b delta_T. The mixture is the usual ensemble of two models.
 
-What is computed is the change z - z_base at strength alpha: alpha times that of the product; the mixture with alpha
-times the donor's share. Changes of several value sources add up. Alpha = 0 is no change at all.
+`change` computes z - z_base at strength alpha. The strength multiplies the change of a product; in a mixture it
+multiplies the donor's share. The changes of several value sources add up. At alpha = 0 the change is exactly 0.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Combination:
     """A projection method, a form and its weights.
 
     Attributes:
-        method: How scores change vocabulary.
+        method: The projection method.
         base_weight: a, the weight of the base model.
         tuned_weight: b, the weight of the tuned small model, or of the change of logits.
-        untuned_weight: c, the weight of the untuned small model; not used by methods of a change of logits, nor by
-            mixtures.
+        untuned_weight: c, the weight of the untuned small model. Methods that project a change of logits do not use
+            it, nor do mixtures.
         form: Product or mixture.
         fitted: Whether the weights were fitted or chosen; False for `UNFITTED` alone.
     """
@@ -79,19 +79,19 @@ class Combination:
 
     @property
     def of_logit_delta(self) -> bool:
-        """Whether its method projects a change of logits; else distributions."""
+        """Whether the method projects a change of logits; else it projects distributions."""
         return METHODS[self.method].of_logit_delta
 
     @property
     def required_scores(self) -> tuple[str, ...]:
-        """The fields of `Scores` that it uses; those of weight 0 are not computed."""
+        """Names of the fields of `Scores` that are used. A score whose weight is 0 is not computed."""
         if self.of_logit_delta:
             return ("delta",) if self.tuned_weight != 0 else ()
         weights = {"tuned": self.tuned_weight, "untuned": self.untuned_weight if self.form is Form.PRODUCT else 0}
         return tuple(name for name, weight in weights.items() if weight != 0)
 
     def at(self, strength: float) -> Combination:
-        """Return the combination that makes at strength 1 what this one makes at another strength."""
+        """Return the combination whose effect at strength 1 is that of this one at the given strength."""
         if self.form is Form.MIXTURE:
             share = min(1.0, max(0.0, strength * self.tuned_weight / (self.base_weight + self.tuned_weight)))
             return replace(self, base_weight=1 - share, tuned_weight=share)
@@ -110,17 +110,17 @@ class Combination:
         predictions: ResolvedPredictions,
         strength: float | Tensor,
     ) -> Tensor:
-        """Return the change of the base's logits that the predictions ask for at n positions.
+        """Return the change of the base's logits at n positions.
 
-        Whatever the logits and the strength, it is finite; and where the strength is 0, it is exactly 0.
+        The change is finite whatever the logits and the strength are. Where the strength is 0, it is exactly 0.
 
         Args:
-            projection: From the source vocabulary to the target's.
-            base_logits: The base model's, float32 (n, |T|).
-            p_base: Their softmax.
-            predictions: The value source's, with the scores that `required_scores` names.
-            strength: alpha; a tensor (n, 1) where it differs from position to position. The share of a mixture's donor
-                stops at 0 and 1: there alpha < 0 is 0, and alpha > (a + b) / b is the donor alone.
+            projection: The matrices from the source vocabulary to the target's.
+            base_logits: The base model's logits, float32 (n, |T|).
+            p_base: The softmax of `base_logits`.
+            predictions: The value source's predictions, with the scores that `required_scores` names.
+            strength: alpha; a tensor (n, 1) where it differs from position to position. The donor's share of a mixture
+                is clamped to 0 and 1, so alpha < 0 has no effect and alpha > (a + b) / b gives the donor alone.
 
         Returns:
             The change, float32 (n, |T|), in memory of its own.
@@ -135,7 +135,8 @@ class Combination:
     def _product(self, projected: dict[str, Tensor], base_logits: Tensor, strength: Tensor) -> Tensor:
         """Return strength times (a - 1) z_base + b f_tuned - c f_untuned.
 
-        Of distributions f = log q = z_base + log(q / p_base), up to a number a position, which changes nothing.
+        f is the projected change of logits, or log q of a projected distribution. Up to a constant at each position,
+        which changes no probability, log q = z_base + log(q / p_base).
         """
         signed = {"delta": self.tuned_weight, "tuned": self.tuned_weight, "untuned": -self.untuned_weight}
         change = None
@@ -156,7 +157,7 @@ class Combination:
         return torch.logaddexp((1 - share).log(), projected["tuned"].add_(share.log()))
 
     def save(self, path: Path) -> None:
-        """Write it as JSON.
+        """Write the combination as a JSON file.
 
         Raises:
             VocabridgeError: The file cannot be written.
@@ -164,7 +165,7 @@ class Combination:
         write_atomically(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
     def as_dict(self) -> dict[str, str | float | bool]:
-        """Return the JSON form."""
+        """Return the combination as a JSON object."""
         return {
             "method": self.method.value,
             "form": self.form.value,
@@ -176,10 +177,10 @@ class Combination:
 
     @classmethod
     def from_dict(cls, fields: Any) -> Combination:
-        """Read the JSON form. Weights that a file gives count as fitted, unless it says otherwise.
+        """Read the JSON object of `as_dict`. Without the key `fitted`, its weights count as fitted.
 
         Raises:
-            VocabridgeError: It is not a combination.
+            VocabridgeError: The object is not a combination.
         """
         try:
             fitted = fields.get("fitted", True)
@@ -189,8 +190,8 @@ class Combination:
             return cls(ProjectionMethod(fields["method"]), **weights, form=Form(fields["form"]), fitted=fitted)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise VocabridgeError(
-                f"that is not a combination ({error}); one has method, form, base_weight, tuned_weight and "
-                "untuned_weight, and may have fitted"
+                f"that is not a combination ({error}); give an object with method, form, base_weight, tuned_weight and "
+                "untuned_weight, and optionally fitted"
             ) from error
 
     @classmethod
@@ -210,7 +211,7 @@ class Combination:
 
 
 UNFITTED = Combination(base_weight=0.45, tuned_weight=0.75, untuned_weight=0.1, fitted=False)
-"""What a value source steers with until weights are fitted: near all fits, where (1, 1, 1) is far from them."""
+"""The combination of a value source until weights are fitted. All measured fits are near it, and far from (1, 1, 1)."""
 
 
 def projected_scores(
@@ -220,25 +221,25 @@ def projected_scores(
     predictions: ResolvedPredictions,
     names: tuple[str, ...],
 ) -> dict[str, Tensor]:
-    """Project scores onto the target vocabulary; those of one method share the base's distribution on the source's.
+    """Project a value source's scores onto the target vocabulary, all with one product.
 
     Args:
-        method: How scores change vocabulary.
-        projection: From the source vocabulary to the target's.
+        method: The projection method.
+        projection: The matrices from the source vocabulary to the target's.
         base: The base model's prediction.
-        predictions: The value source's.
-        names: Which scores, in this order: those of a change of logits, or those of distributions.
+        predictions: The value source's predictions.
+        names: Names of the scores: `delta` for a method of a change of logits, else `tuned` or `untuned` or both.
 
     Returns:
         By name, the change of the base's logits or log(q / p_base), finite, (n, |T|), in memory of its own.
     """
     if not names:
         return {}
-    found = [getattr(predictions.scores, name) for name in names]
-    assert all(score is not None for score in found), "the value source did not compute what the combination requires"
-    implementation, scores = METHODS[method], torch.stack(found)
+    required = [getattr(predictions.scores, name) for name in names]
+    assert all(score is not None for score in required), "the value source did not compute a score that is required"
+    implementation, scores = METHODS[method], torch.stack(required)
     if implementation.of_logit_delta:
         projected = implementation.project(projection, scores, base, None)
     else:
         projected = implementation.project(projection, scores.softmax(-1), base, predictions.split)
-    return {name: projected[i] for i, name in enumerate(names)}  # unbind's views could not be written to
+    return {name: projected[i] for i, name in enumerate(names)}  # views of `unbind` cannot be written to

@@ -1,9 +1,9 @@
 """The settings of token healing and lookahead, in one place.
 
-Two tokenizers cut a text at different bytes. How the source's predictions are read where they do depends on the numbers
-below. They were chosen on real text (docs/concepts/token-boundaries.md) and seldom need a change: a change trades
-forwards of the source for accuracy. A `Steering` holds them, a saved bridge records them, and the fingerprint of an
-evaluation covers them.
+The source's and the target's tokenizer cut a text at different bytes. The settings below control how a prediction of
+the source is obtained where they do. They were chosen on real text (docs/concepts/token-boundaries.md) and seldom need
+a change. Most of them trade forwards of the source for accuracy. A `Steering` holds the settings, a saved bridge
+records them, and the fingerprint of an evaluation covers them.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ class BoundaryConfig:
         tokens_taken_back: How many of the source's last tokens an alternative cover may take back.
         word_continuations: Letters with which a word may continue, each tried as an alternative cover. Rarer letters
             add next to nothing.
-        max_word_tokens: The most tokens of the target that count as one word.
+        max_word_tokens: The largest number of the target's last tokens that count as one word.
         cover_threshold: A cover is dropped when it is less probable than this fraction of the text as it stands.
-        max_crossing_mass: Policy `skip` makes no prediction where more of the source's mass than this would run across
-            the boundary.
-        unlikely_boundary: The weight of a continuation before which the target would not end a token.
-        unlikely_word_boundary: The same for a letter behind a letter, where the trials are no proof.
+        max_crossing_mass: Policy `skip` makes no prediction where a larger share of the source's probability is on
+            tokens that cross the text's end.
+        unlikely_boundary: The boundary weight of a continuation before which the target would not end a token.
+        unlikely_word_boundary: The same for a letter after a letter, where a few trials prove little.
         word_end_probability: The probability that a word ends with a token.
-        judged_tokens: How many of the most likely continuations are judged one by one; others by character class.
-        judging_rounds: How often that is repeated, each time for twice as many, when those turn out to weigh nothing.
-        judged_mass: The share of all mass below which a continuation is judged by its character class.
+        judged_tokens: How many of the most likely continuations get a boundary weight of their own in the first round.
+            All others get the weight of their character class.
+        judging_rounds: The largest number of rounds. A round judges twice as many continuations as the one before it,
+            and is needed when the judged ones turn out to have next to no weight.
+        judged_mass: The share of all mass above which a continuation is judged by itself.
         certain_boundary: A boundary weight above this one counts as certain.
-        uncertain_mass: The share of all mass from which lookahead decides an uncertain token.
-        uncertain_followers: How many tokens behind an uncertain token are judged together with it.
-        min_expected_bits: Bits that lookahead behind a source token has to be expected to save.
+        uncertain_mass: The share of all mass above which lookahead decides a token of uncertain boundary.
+        uncertain_followers: How many of the most likely followers of such a token are judged together with it.
+        min_expected_bits: Lookahead reads a source token only if it is expected to save more bits than this.
         lookahead_candidates: How many of the most likely source tokens are considered for lookahead at a position.
-        lookahead_tokens: Behind how many source tokens lookahead reads at a position, at most.
-        lookahead_followers: How many tokens behind a source token are told apart: the most likely ones.
-        lookahead_extensions: How many target tokens that begin with the source's two are told apart: the most frequent.
-        lookahead_prefixes: How many target tokens that are a prefix of a source token are considered: the longest.
-        unseen_row_weight: R[y, w] of a target token that begins with w but never stood with it in the corpus.
+        lookahead_tokens: The largest number of source tokens that lookahead reads at a position.
+        lookahead_followers: How many of the most likely followers of such a token are distinguished.
+        lookahead_extensions: How many target tokens that begin with the text of a source token and its follower are
+            candidates: the most frequent ones.
+        lookahead_prefixes: How many target tokens that are a prefix of a source token are considered: the longest ones.
+        unseen_row_weight: R[y, w] of a target token that begins with w but never occurred with it in the corpus.
         unseen_column_weight: C[y, w] of such a token.
     """
 
@@ -84,23 +87,23 @@ class BoundaryConfig:
                 raise VocabridgeError(f"{field.name} cannot be {value}; give a finite number from 0 up")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
+        """Return the settings as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any) -> BoundaryConfig:
-        """Read the JSON form; fields that it does not name have their default.
+        """Read the JSON object of `as_dict`; fields that it lacks get their defaults.
 
         Raises:
             VocabridgeError: A name is unknown or a value has the wrong type.
         """
-        kinds = {field.name: type(field.default) for field in fields(cls)}
-        if not isinstance(values, dict) or not set(values) <= set(kinds):
+        types = {field.name: type(field.default) for field in fields(cls)}
+        if not isinstance(values, dict) or not set(values) <= set(types):
             raise VocabridgeError(
-                f"{values!r} is not a boundary config; give an object with some of {', '.join(kinds)}"
+                f"{values!r} is not a boundary config; give an object with some of {', '.join(types)}"
             )
         for name, value in values.items():
-            allowed: tuple[type, ...] = (int, float) if kinds[name] is float else (kinds[name],)
+            allowed: tuple[type, ...] = (int, float) if types[name] is float else (types[name],)
             if isinstance(value, bool) or not isinstance(value, allowed):
-                raise VocabridgeError(f"{name} cannot be {value!r}; give a value of type {kinds[name].__name__}")
+                raise VocabridgeError(f"{name} cannot be {value!r}; give a value of type {types[name].__name__}")
         return cls(**values)

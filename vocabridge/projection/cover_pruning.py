@@ -1,11 +1,11 @@
-"""How probable each cover of a text is, and which covers are worth a prediction.
+"""Cover pruning: how probable each cover of a text is, and which covers are worth a prediction.
 
-    log P(cover) = sum over its steps (parent, token), behind what all covers share, of log p(token | parent)
+    log P(cover) = sum over its steps (parent, token), after the tokens that all covers share, of log p(token | parent)
 
-A cover that is a hundredth as probable as the text as it stands methods next to no weight and is dropped: most words
-can be cut in several ways (` wit|h`), of which a model expects only one. What precedes a cover's last tokens has mostly
-been read when the cover comes up, so those that are dropped need not be read at all: a probability that is not known
-yet counts as 1.
+A cover that is less than a hundredth as probable as the text as it stands has next to no weight in token healing, so it
+is dropped. Most covers are dropped, because a word can be cut in several ways (` wit|h`) and a model expects only one
+of them. The parents of a cover's steps have mostly been read before the cover is considered, so most dropped covers are
+never read. A probability that is not known yet counts as 1.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from vocabridge.models.value_source import ValueSource
 from vocabridge.projection.positions import CoverNode, Position
 
 _DISTRIBUTIONS_AT_ONCE = 64
-"""So many distributions are in memory at the same time."""
+"""The number of distributions that are in memory at the same time."""
 
 Step: TypeAlias = tuple[int, int, int]
-"""Row, parent, token."""
+"""A step of a cover: row, parent node, token."""
 
 
 def prune_covers(
@@ -35,17 +35,21 @@ def prune_covers(
     known: dict[Step, dict[str, float]],
     threshold: float,
 ) -> list[Position]:
-    """Weigh the covers of positions by what is known, and drop those that method next to no weight.
+    """Compute the log-probabilities of covers, and drop the covers that have next to no weight.
 
-    Where the text as it stands has not been read, or ends inside a character or in white space (what follows decides
-    there, not what precedes), none is dropped. The text as it stands never is: only behind it may the text end.
+    No cover of a position is dropped where the text as it stands has not been read yet. None is dropped either where
+    the text ends inside a character or in white space, because there the following text decides between the covers. The
+    text as it stands is never dropped, because a control token may follow no other cover.
 
     Args:
         source: The value source.
-        decoder: What its models have read.
+        decoder: The tokens of the texts, and the models' predictions after those that have been read.
         positions: The positions.
-        known: Log-probabilities of steps, by model; extended by what has been read since.
-        threshold: The fraction of the text as it stands below which a cover is dropped.
+        known: The log-probabilities of steps, by model; steps that have been read since the last call are added.
+        threshold: A cover that is less probable than this fraction of the text as it stands is dropped.
+
+    Returns:
+        The positions with the covers that are kept, each with its `log_p`.
     """
     steps = {
         (position.row, *step)
@@ -64,25 +68,25 @@ def prune_covers(
 
 
 def _log_p(source: ValueSource, decoder: TreeDecoder, steps: Sequence[Step]) -> dict[Step, dict[str, float]]:
-    """Return the log-probabilities of some steps, by model."""
+    """Return the log-probabilities of steps whose parents have been read, by model."""
     parents = list(dict.fromkeys((row, parent) for row, parent, _ in steps))
     log_p: dict[Step, dict[str, float]] = {}
     for start in range(0, len(parents), _DISTRIBUTIONS_AT_ONCE):
-        at = {parent: i for i, parent in enumerate(parents[start : start + _DISTRIBUTIONS_AT_ONCE])}
-        here = [step for step in steps if step[:2] in at]
-        scores = source.scores(decoder.logits(list(at)))
+        indices = {parent: i for i, parent in enumerate(parents[start : start + _DISTRIBUTIONS_AT_ONCE])}
+        part = [step for step in steps if step[:2] in indices]
+        scores = source.scores(decoder.logits(list(indices)))
         models = {name: logits for name in ("tuned", "untuned") if (logits := getattr(scores, name)) is not None}
-        places = torch.tensor([[at[step[:2]], step[2]] for step in here])
+        pairs = torch.tensor([[indices[step[:2]], step[2]] for step in part])
         for name, logits in models.items():
-            i, token = places.to(logits.device).unbind(1)
+            i, token = pairs.to(logits.device).unbind(1)
             values = logits[i, token] - logits.logsumexp(-1)[i]
-            for step, value in zip(here, values.tolist(), strict=True):
+            for step, value in zip(part, values.tolist(), strict=True):
                 log_p.setdefault(step, {})[name] = value
     return log_p
 
 
 def _pruned(position: Position, known: Mapping[Step, Mapping[str, float]], log_threshold: float) -> Position:
-    """Return a position with its covers weighed, those that are kept."""
+    """Return a position with the covers that are kept, each with its log-probability."""
     covers = []
     for cover in position.covers:
         steps = [known.get((position.row, *step), {}) for step in cover.steps]
@@ -96,8 +100,8 @@ def _pruned(position: Position, known: Mapping[Step, Mapping[str, float]], log_t
     ]
 
     def is_kept(cover: CoverNode) -> bool:
-        least = {name: log_threshold + max(other.get(name, 0.0) for other in complete) for name in cover.log_p}
-        return cover.can_end or not least or any(log_p > least[name] for name, log_p in cover.log_p.items())
+        lowest = {name: log_threshold + max(other.get(name, 0.0) for other in complete) for name in cover.log_p}
+        return cover.can_end or not lowest or any(log_p > lowest[name] for name, log_p in cover.log_p.items())
 
     if complete and not position.text_end[-1:].isspace():
         covers = [cover for cover in covers if is_kept(cover)]

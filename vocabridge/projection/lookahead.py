@@ -1,19 +1,24 @@
-"""Lookahead: the source's prediction after its own token w decides how w's mass is split over target tokens.
+"""Lookahead: the source's prediction after its own token w decides how the mass of w is split over target tokens.
 
-Where the target's token at w may be longer than w, or ends elsewhere in it, the text behind w decides. A projection
-method splits p(w) by p_T(y) R[y, w] (informed) or C[y, w] (static); lookahead splits it by p(v | w), what the source
-predicts behind w (`LookaheadSplit` has the equation). The candidates are the target tokens that a text may begin with
-which continues with w and v: the first token that the target's tokenizer cuts from w v, or from w v and a word where v
-ends in white space, with R and C of 1; and where the text may run on in one token, all tokens that begin with it, also
-those that never stood with w, with a small R and C. A control token v ends the text in front of it, so the candidate is
-the token that the target cuts from w alone.
+The target's token at w may be longer than w, or end inside it, which depends on the text after w. A projection method
+splits p(w) by p_T(y) R[y, w] (informed) or C[y, w] (static). Lookahead splits it by p(v | w), the source's prediction
+after w; `LookaheadSplit` has the equation.
 
-Lookahead takes a further forward of the source for the tokens behind which it reads, so it reads behind few. Expected
-to be saved are p(w) log2(1 + other / own) bits: own is what the base gives the target tokens that R has for w; other is
-what it gives those that are longer, or that are a prefix of w at which the target may have cut a word, or a run of
-spaces, that continues. The target tokens that begin with w are one range of the vocabulary sorted by bytes, so what the
-base gives them is a difference of two running sums. The token with which the text continues is often among those read
-behind; then it has been read already.
+**Candidates.** The candidates of w v are the target tokens that a text may begin with that continues with w and v:
+
+- the first token that the target's tokenizer cuts from the text of w v, or from that text and a word where v ends in
+  white space, with R and C of 1;
+- where one target token may extend over the whole text of w v, all target tokens that begin with that text, with at
+  least a small R and C, because some of them never occurred with w in the corpus.
+
+A control token v ends the text, so the only candidate is the token that the target cuts from w alone.
+
+**Selection.** Lookahead costs a further forward of the source, so it reads only the few tokens w that are expected to
+save most bits, p(w) log2(1 + other / aligned). Here `aligned` is (R^T p_T)(w), what the base gives the target tokens
+that are aligned with w. `other` is the base's probability of the target tokens that begin with w and are longer, and of
+those at which the target may have cut a longer word, or run of spaces, that begins with w. The longer tokens are one
+range of the vocabulary sorted by bytes, so their probability is a difference of two cumulative sums. The text often
+continues with one of the tokens that lookahead has read, and that token need not be read again.
 """
 
 from __future__ import annotations
@@ -36,20 +41,20 @@ from vocabridge.projection.lookahead_split import LookaheadSplit
 from vocabridge.projection.token_healing import prefix_bounds, upper_bound
 
 _WORD = b"a"
-"""What mostly follows white space. It decides how that is cut: the last space goes with the word."""
+"""Stands for the word that mostly follows white space, because most tokenizers cut the last space with the word."""
 
 _BLOCK = 512
-"""So many target tokens, in the order of their bytes, are summed at a time."""
+"""The number of target tokens, in the order of their bytes, in each block of the cumulative sum."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The target tokens that a text may begin with which continues with w and v.
+    """The target tokens that a text may begin with that continues with w and v.
 
     Attributes:
-        targets: The tokens.
-        rows: R[y, w] of each, at least a little; 1 for the one that the target's tokenizer cuts.
-        columns: C[y, w] of each, at least a little; 1 for that one.
+        targets: The ids of these tokens.
+        rows: R[y, w] of each, above 0; 1 for the token that the target's tokenizer cuts.
+        columns: C[y, w] of each, above 0; 1 for the token that the target's tokenizer cuts.
     """
 
     targets: tuple[int, ...]
@@ -58,7 +63,7 @@ class Candidates:
 
 
 class Lookahead(nn.Module):
-    """Knows which source tokens are worth reading behind, and which target tokens each may become."""
+    """Selects the source tokens that are worth a lookahead, and finds the target tokens that each may become."""
 
     order: Tensor
     low: Tensor
@@ -73,11 +78,11 @@ class Lookahead(nn.Module):
         self._frequency = sums(alignment.counts, axis=1)
         order = sorted((data, y) for y, data in enumerate(target.token_bytes) if data)
         self._targets = [y for _, y in order]
-        self._spelled = [data for data, _ in order]
-        bounds = [prefix_bounds(self._spelled, data) if data else (0, 0) for data in source.token_bytes]
-        room = -(len(order) + 1) % _BLOCK + 1  # at least one more, whose mass is never used
+        self._target_bytes = [data for data, _ in order]
+        bounds = [prefix_bounds(self._target_bytes, data) if data else (0, 0) for data in source.token_bytes]
+        padding = -(len(order) + 1) % _BLOCK + 1  # at least 1; the mass of the padding is never used
         for name, values in (
-            ("order", self._targets + self._targets[:1] * room),
+            ("order", self._targets + self._targets[:1] * padding),
             ("low", [low for low, _ in bounds]),
             ("high", [high for _, high in bounds]),
         ):
@@ -88,7 +93,7 @@ class Lookahead(nn.Module):
         self.candidates = functools.lru_cache(maxsize=1 << 16)(self._find_candidates)
 
     def select(self, p_source: Tensor, on_source: Tensor, p_target: Tensor) -> list[list[int]]:
-        """Select the source tokens that are worth reading behind.
+        """Select the source tokens that are worth a lookahead at n positions.
 
         Args:
             p_source: The source's distribution, (n, |S|).
@@ -96,7 +101,7 @@ class Lookahead(nn.Module):
             p_target: The base model's distribution, (n, |T|).
 
         Returns:
-            At most `lookahead_tokens` source tokens a position, on the host, where everything is that a model reads.
+            For each position, at most `lookahead_tokens` ids of source tokens, the most expected bits first.
         """
         p, tokens = p_source.topk(min(self._config.lookahead_candidates, p_source.shape[-1]))
         prefixes = self.prefixes[tokens]
@@ -108,12 +113,12 @@ class Lookahead(nn.Module):
         return [[w for w in row if w >= 0] for row in selected]
 
     def split(self, position: Sequence[int], tokens: Sequence[int], p_behind: Tensor) -> LookaheadSplit:
-        """Assemble the split that the source's predictions behind K tokens ask for.
+        """Return the split that follows from the source's predictions after K tokens.
 
         Args:
-            position: At which position each of the K tokens stands.
-            tokens: The tokens w.
-            p_behind: The m models' distributions behind them, (m, K, |S|), on the device of this module.
+            position: The index of each token's position.
+            tokens: The ids of the tokens w.
+            p_behind: The m models' distributions after these tokens, (m, K, |S|), on the device of this module.
         """
         followers = p_behind[0].topk(min(self._config.lookahead_followers, p_behind.shape[-1])).indices.tolist()
         pairs = [
@@ -137,51 +142,58 @@ class Lookahead(nn.Module):
         )
 
     def _mass_of_longer(self, p_target: Tensor, tokens: Tensor) -> Tensor:
-        """Return what a base (n, |T|) gives the target tokens that are longer than some source tokens, (n, k) both.
+        """Return the base's probability of the target tokens that begin with each source token and are longer.
 
-        A running sum over whole blocks, and inside a block only what is needed: one over all takes three times as long.
+        The cumulative sum is over whole blocks, and inside a block only over what is needed. One over all tokens takes
+        three times as long.
+
+        Args:
+            p_target: The base model's distribution, (n, |T|).
+            tokens: Ids of source tokens, (n, k).
+
+        Returns:
+            The probabilities, (n, k).
         """
         ordered = p_target.gather(-1, self.order.expand(len(p_target), -1)).unflatten(-1, (-1, _BLOCK))
         before = torch.nn.functional.pad(ordered.sum(-1).cumsum(-1, dtype=torch.float64), (1, 0))
         within = torch.arange(_BLOCK, device=tokens.device)
 
-        def up_to(place: Tensor) -> Tensor:
-            block = place // _BLOCK
+        def cumulative(index: Tensor) -> Tensor:
+            block = index // _BLOCK
             inside = ordered.gather(1, block.unsqueeze(-1).expand(-1, -1, _BLOCK))
-            inside = inside * (within < (place % _BLOCK).unsqueeze(-1))
+            inside = inside * (within < (index % _BLOCK).unsqueeze(-1))
             return before.gather(-1, block) + inside.sum(-1, dtype=torch.float64)
 
-        return (up_to(self.high[tokens]) - up_to(self.low[tokens])).to(p_target.dtype)
+        return (cumulative(self.high[tokens]) - cumulative(self.low[tokens])).to(p_target.dtype)
 
     def _find_candidates(self, w: int, v: int) -> Candidates | None:
         """Return the candidates of w v.
 
-        None where w v is no text, where the target cannot spell it, and where the alignment maps w to no target token:
-        its mass takes no part in a projection, so it takes none here. In front of a control token the text ends with w,
-        so the target cuts w as it stands.
+        The result is None where w or v has no bytes and v is no control token, where the target has no token for the
+        text, and where the alignment maps w to no target token, because such a w has no part in the projection.
         """
-        own, more = self._source.token_bytes[w], self._source.token_bytes[v]
-        if not own or self._columns.indptr[w] == self._columns.indptr[w + 1]:
+        w_bytes, v_bytes = self._source.token_bytes[w], self._source.token_bytes[v]
+        if not w_bytes or self._columns.indptr[w] == self._columns.indptr[w + 1]:
             return None
         if self._source.kinds[v] == TokenKind.CONTROL:
-            first = self._first_token(own)
-            return Candidates((first,), (1.0,), (1.0,)) if self._spelling(first) else None
-        if not more:
+            first = self._first_token(w_bytes)
+            return Candidates((first,), (1.0,), (1.0,)) if self._bytes_of(first) else None
+        if not v_bytes:
             return None
-        text = own + more
+        text = w_bytes + v_bytes
         alone = first = self._first_token(text)
         if text[-1:].isspace():
-            in_front = self._first_token(text + _WORD)
-            first = in_front if 0 < len(self._spelling(in_front)) <= len(text) else alone
-        size = len(self._spelling(first))
+            before_word = self._first_token(text + _WORD)
+            first = before_word if 0 < len(self._bytes_of(before_word)) <= len(text) else alone
+        size = len(self._bytes_of(first))
         if not size:
             return None
         longer: list[int] = []
-        if not len(own) < size < len(text):
-            low = bisect.bisect_left(self._spelled, text)
-            longer = self._targets[low : bisect.bisect_left(self._spelled, upper_bound(text), low)]
+        if not len(w_bytes) < size < len(text):
+            low = bisect.bisect_left(self._target_bytes, text)
+            longer = self._targets[low : bisect.bisect_left(self._target_bytes, upper_bound(text), low)]
             longer = sorted(longer, key=lambda y: -self._frequency[y])[: self._config.lookahead_extensions]
-        if alone != first and self._spelling(alone):
+        if alone != first and self._bytes_of(alone):
             longer = [*longer, alone]
         rows, columns = self._column(w)
         row_floor, column_floor = self._config.unseen_row_weight, self._config.unseen_column_weight
@@ -194,29 +206,32 @@ class Lookahead(nn.Module):
         )
 
     def _first_token(self, text: bytes) -> int:
-        """Return the token that the target's tokenizer cuts from a text; -1 for none."""
+        """Return the first token that the target's tokenizer cuts from a text; -1 for none."""
         return (*self._target.segment(text), -1)[0]
 
-    def _spelling(self, y: int) -> bytes:
+    def _bytes_of(self, y: int) -> bytes:
         return self._target.token_bytes[y] or b"" if y >= 0 else b""
 
     def _both_columns(self, w: int) -> tuple[dict[int, float], dict[int, float]]:
-        """Return the entries of R[., w] and C[., w]."""
+        """Return the entries of R[:, w] and of C[:, w], each by target token."""
         return _entries(self._rows, w), _entries(self._columns, w)
 
 
 def _prefixes(source: Vocabulary, target: Vocabulary, most: int) -> np.ndarray:
-    """Return the target tokens that a text may begin with inside a word, or a run of spaces, that begins with w.
+    """Return the target tokens at which the target may cut a longer word, or run of spaces, that begins with w.
 
-    The one that the target cuts from w itself is not among them. int64 (|S|, most), -1 for none.
+    These are prefixes of w, the longest first, without the token that the target cuts from w itself.
+
+    Returns:
+        Their ids for each source token w, int64 (|S|, most), -1 for none.
     """
     words = [data for data in source.canonical if character_class(data[-1:]) == LETTER or data.isspace()]
     prefixes = np.full((source.size, most), -1, np.int64)
     for data, cut in zip(words, target.segment_batch(words), strict=True):
         parts = [data[:size] for size in range(len(data) - 1, 0, -1)]
         shorter = [target.canonical.get(part, -1) for part in parts if part.strip() or data.isspace()]
-        found = [y for y in shorter if y >= 0 and y not in cut[:1]][:most]
-        prefixes[source.canonical[data], : len(found)] = found
+        ids = [y for y in shorter if y >= 0 and y not in cut[:1]][:most]
+        prefixes[source.canonical[data], : len(ids)] = ids
     return prefixes
 
 

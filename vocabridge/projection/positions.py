@@ -1,4 +1,4 @@
-"""The places in texts at which a source predicts, and the covers of the text there."""
+"""Positions in texts at which a source predicts, and the covers of the text there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class CoverNode:
     """A cover of a text, as a node of its row's tree.
 
     Attributes:
-        node: Where the cover's tokens end.
+        node: The node of the cover's last token.
         pending: The bytes that the next token has to begin with.
-        steps: The (parent, token) pairs behind the node that all covers of the text share.
-        log_p: Log P of these steps by model (`cover_pruning`); empty where a cover is the only one.
-        can_end: Whether the cover is the encoding of the text as it stands. A tokenizer makes any other cover only of a
-            longer text, so no control token may follow it.
+        steps: The (parent node, token) pairs after the last node that all covers of the text share.
+        log_p: The log-probability of these steps by model (`cover_pruning`); empty where a cover is the only one.
+        can_end: Whether the cover is the encoding of the text as it stands. A tokenizer yields any other cover only for
+            a longer text, so no control token may follow it.
     """
 
     node: int
@@ -28,12 +28,13 @@ class CoverNode:
 
 @dataclass(frozen=True)
 class Position:
-    """A place in a text at which the source predicts.
+    """A position in a text at which the source predicts.
 
     Attributes:
-        row: Which text of the batch.
-        text_end: The end of the text that decides where the base's tokenizer cuts; empty before any text.
-        covers: The covers; none where the source makes no prediction.
+        row: The index of the text in the batch.
+        text_end: The end of the text: its last target token, with those before it of the same word; empty before any
+            text.
+        covers: The covers of the text; none where the source makes no prediction.
     """
 
     row: int
@@ -42,18 +43,18 @@ class Position:
 
     @property
     def nodes(self) -> list[int]:
-        """The nodes after which the models have to predict here: the covers' ends, and those that weigh the covers."""
+        """The nodes after which predictions are needed: the covers' last nodes, and the parents of their steps."""
         steps = [parent for cover in self.covers for parent, _ in cover.steps]
         return list(dict.fromkeys([*(cover.node for cover in self.covers), *steps]))
 
     @property
     def needs_healing(self) -> bool:
-        """Whether the text's end need not be the end of a token."""
+        """Whether the text's end may be inside a source token."""
         return len(self.covers) > 1 or any(cover.pending for cover in self.covers)
 
     @property
     def trunk(self) -> list[int]:
-        """The nodes that have to be read whichever covers are kept: those of the text as it stands."""
+        """The nodes that are needed whichever covers are kept: those of the text as it stands and the branch points."""
         if len(self.covers) < 2:
             return self.nodes
         branches = [cover.steps[0][0] for cover in self.covers if cover.steps]

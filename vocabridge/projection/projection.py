@@ -1,15 +1,18 @@
-"""An alignment on the model's device: the sparse products that method scores from the source to the target vocabulary.
+"""The sparse matrices of an alignment on the model's device, which project scores from the source to the target.
 
-W = R are the rows of the alignment's counts normalized to 1, C its columns; p_T is the base model's distribution. Each
-file of `methods` is one way to apply them. What all methods share:
+R (also called W) is the alignment's count matrix with its rows normalized to sum 1; C has its columns normalized. p_T
+is the base model's distribution. Each file of `methods` applies these matrices in one way. All methods treat tokens
+without a partner alike:
 
-A target token without any aligned source token ("unmapped") keeps the base's probability, and its logit does not
-change. Unmapped source tokens are left out of p_S. So the mapped target tokens share among them what the base gives
-them, own = the sum of their p_T. Distributions are scaled to own. A change of logits leaves a constant open; it is k,
-chosen so that sum p_T exp(delta_T) = own. Where every target token is mapped, k has no effect and is 0. R's rows and
-C's columns sum to 1, so the scale of a distribution is known before the product that needs it.
+- An unmapped target token, which has no aligned source token, keeps the base's probability, so its logit does not
+  change. An unmapped source token is left out of p_S.
+- The mapped target tokens share the probability that the base gives all of them together, the mapped mass
+  M = sum of their p_T. A projected distribution is scaled to M. Because R's rows and C's columns sum to 1, this scale
+  is known before the product.
+- A change of logits is defined up to a constant k. It is chosen so that the sum of p_T exp(delta_T) over the mapped
+  tokens is M. Where every target token is mapped, k has no effect and is 0.
 
-Nothing of size |S| x |T| is ever made.
+No dense matrix of size |T| x |S| is ever made.
 """
 
 from __future__ import annotations
@@ -28,7 +31,16 @@ TINY = 1e-37  # just above float32's underflow
 class Projection(nn.Module):
     """The sparse matrices of an alignment, as buffers that move with the module.
 
-    Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out. No method waits for the device.
+    Everything is float32 with the vocabulary last: (n, |S|) in, (n, |T|) out. No method synchronizes with the device.
+
+    Attributes:
+        rows: R, (|T|, |S|).
+        rows_transposed: R^T, (|S|, |T|).
+        columns: C, (|T|, |S|).
+        mapped_target: 1 for each target token with an aligned source token, else 0, float32 (|T|,).
+        unmapped_target: The ids of the other target tokens, int64.
+        mapped_source: 1 for each source token with an aligned target token, else 0, float32 (|S|,).
+        maps_all_targets: Whether every target token is mapped.
     """
 
     mapped_target: Tensor
@@ -36,11 +48,11 @@ class Projection(nn.Module):
     mapped_source: Tensor
 
     def __init__(self, rows: sp.csr_array, columns: sp.csr_array) -> None:
-        """Take the two normalizations of one count matrix.
+        """Take both normalizations of one count matrix.
 
         Args:
-            rows: R (and W), (|T|, |S|), rows that sum to 1 or are empty.
-            columns: C, (|T|, |S|), columns that sum to 1 or are empty.
+            rows: R, (|T|, |S|); each row sums to 1 or is empty.
+            columns: C, (|T|, |S|); each column sums to 1 or is empty.
         """
         super().__init__()
         self.rows = SparseMatrix(rows)
@@ -68,18 +80,26 @@ class Projection(nn.Module):
         return cls(eye, eye)
 
     def base_on_source_vocab(self, p_target: Tensor) -> Tensor:
-        """Return R^T @ p_T, the base's distribution on the source vocabulary: (n, |T|) -> (n, |S|), nowhere 0."""
+        """Return R^T @ p_T, the base's distribution on the source vocabulary, clamped above 0: (n, |T|) -> (n, |S|)."""
         return self.rows_transposed(p_target).clamp_min_(TINY)
 
     def scale(self, p_source: Tensor, p_target: Tensor) -> Tensor:
-        """Return own over the mass of the mapped source tokens, (..., n, 1)."""
-        return (self._own(p_target) / (p_source @ self.mapped_source).clamp_min_(TINY)).unsqueeze(-1)
+        """Return M over the mass of the mapped source tokens, (..., n, 1)."""
+        return (self._mapped_mass(p_target) / (p_source @ self.mapped_source).clamp_min_(TINY)).unsqueeze(-1)
 
     def constant(self, changed: Tensor, p_target: Tensor) -> Tensor:
-        """Return k, from p_T exp(delta_T) and p_T: (n, |T|) twice -> (n, 1)."""
-        own = self._own(p_target).clamp_min_(TINY)
-        return (changed.sum(-1).clamp_min_(TINY) / own).log_().unsqueeze(-1)
+        """Return k.
 
-    def _own(self, p_target: Tensor) -> Tensor:
-        """Return what the base gives the mapped target tokens, (n,)."""
+        Args:
+            changed: p_T exp(delta_T) of the mapped target tokens before k is subtracted, 0 for others, (n, |T|).
+            p_target: p_T, (n, |T|).
+
+        Returns:
+            k, (n, 1).
+        """
+        mapped_mass = self._mapped_mass(p_target).clamp_min_(TINY)
+        return (changed.sum(-1).clamp_min_(TINY) / mapped_mass).log_().unsqueeze(-1)
+
+    def _mapped_mass(self, p_target: Tensor) -> Tensor:
+        """Return M, the base's probability of all mapped target tokens together, (n,)."""
         return p_target @ self.mapped_target

@@ -1,10 +1,10 @@
-"""A value source's view of a batch of texts that a base model of another vocabulary writes.
+"""A value source's view of a batch of texts that a base model with another vocabulary writes.
 
     the base's tokens --bytes--> IncrementalTokenizer --covers--> TreeDecoder --> positions to predict at
 
-At every position, the source's tokens are those of all text so far, and nothing that could be known only from what
-follows. Where the text's end need not be the end of one of its own tokens, the policy says whether the source predicts
-after the text as it stands, not at all, or after all ways to cut the text (`token_healing`).
+At every position, the source's tokens are those of the text before it; they never depend on the text after it. Where
+the text may end inside a source token, the policy decides whether the source predicts after the text as it stands, not
+at all, or after all covers (`token_healing`).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class _Text:
     """One text of the batch.
 
     Attributes:
-        tokenizer: The source's, along this text.
-        prompt: What replaces the base's prompt where each model has a prompt of its own.
-        pieces: What the text has grown by with each of the base's tokens.
-        places: Where the text of the next of these tokens stands, before any and after each.
+        tokenizer: The source's tokenizer, which has read this text.
+        prompt: The source's own prompt, which replaces the base's; empty without one.
+        pieces: For each of the base's tokens, the piece that it appends to the text.
+        places: The place of the next piece of text: one before all pieces, and one after each.
         committed_node: The node of the last committed id.
         committed: How many ids are committed.
-        latest: The position after the last token that was text; None before anyone has asked.
+        latest: The position after the last piece that was text; None if it has not been computed.
     """
 
     tokenizer: IncrementalTokenizer
@@ -53,12 +53,12 @@ class _Text:
 
 
 class SourceStream:
-    """What one value source has read so far, for every row of a batch.
+    """The texts of a batch in one value source's tokens, with the caches of its models.
 
     Attributes:
         source: The value source.
-        required_models: Names of its models that read along.
-        policy: How predictions are read where tokens do not end together.
+        required_models: Names of the source's models that run.
+        policy: The boundary policy.
         predictor: Predicts at the positions that `advance` returns.
     """
 
@@ -75,11 +75,12 @@ class SourceStream:
 
         Args:
             source: The value source.
-            required_models: Those of its models whose logits are needed; not empty.
-            healer: From its vocabulary to the base's.
-            policy: How predictions are read where tokens do not end together.
-            batch: Number of rows.
-            target: The base's vocabulary, whose ids `pieces` takes; its tokens may hold a space that is in no text.
+            required_models: Names of the source's models whose logits are needed; not empty.
+            healer: The token healer for the source's and the base's vocabulary.
+            policy: The boundary policy.
+            batch: The number of rows.
+            target: The base's vocabulary. `pieces` needs it, and so does a base whose tokens may begin with a space
+                that is not part of the text (`prefix_space`).
         """
         self.source = source
         self._target = target
@@ -99,32 +100,34 @@ class SourceStream:
 
     @property
     def length(self) -> int:
-        """How many tokens of the base's each row has been given."""
+        """The number of the base's tokens that each row has been given."""
         return len(self._texts[0].pieces)
 
     @property
     def interrupted(self) -> bool:
-        """Whether a step was interrupted, so that the models have read something else than the texts say."""
+        """Whether a step was interrupted, so that the models' caches do not match the texts."""
         return self._decoder.interrupted
 
     def set_prompt(self, row: int, prompt: Sequence[Piece], place: Place = Place.INSIDE) -> None:
-        """Give a row a prompt of the source's own, such as a chat's; the base's prompt then has to come without text.
+        """Give a row the source's own prompt, such as a chat prompt.
+
+        The caller then passes the base's prompt to `advance` as pieces without text.
 
         Args:
-            row: Which row.
-            prompt: What the source reads.
-            place: Where the text stands that the base writes behind its own prompt.
+            row: The index of the row.
+            prompt: The pieces of the source's prompt.
+            place: The place of the text that the base writes after its own prompt.
         """
         self._texts[row] = self._begin(tuple(prompt), place)
 
     def pieces(self, ids: Sequence[int]) -> list[Piece]:
-        """Return what a text grows by with tokens of the base's; ids below 0 are padding, which is no text."""
+        """Return the piece that each of the base's tokens appends to a text; ids below 0 are padding, without text."""
         assert self._target is not None
         data = [self._target.token_bytes[i] if i >= 0 else b"" for i in ids]
         return [self._control_tokens.get(i, b"") if text is None else text for i, text in zip(ids, data, strict=True)]
 
     def append(self, row: int, pieces: Sequence[Piece]) -> None:
-        """Append to a row without a prediction."""
+        """Append pieces to a row without a prediction."""
         text = self._texts[row]
         for piece in pieces:
             place = text.places[-1]
@@ -134,14 +137,14 @@ class SourceStream:
                 _append(text, piece, place.after(piece))
 
     def advance(self, pieces: Sequence[Sequence[Piece]], logits_to_keep: int) -> list[Position]:
-        """Append to all rows, and read what predictions after the last tokens need.
+        """Append to all rows, and run the models on the nodes that the predictions after the last tokens need.
 
         Args:
-            pieces: For each row the same number n of the base's tokens, as what the text grows by with each.
-            logits_to_keep: After how many of them the source has to predict, 1 to n.
+            pieces: For each row, the pieces of the same number n of the base's tokens.
+            logits_to_keep: After how many of the last tokens the source has to predict, 1 to n.
 
         Returns:
-            The positions, rows x logits_to_keep, row by row.
+            The positions, rows * logits_to_keep, row by row.
         """
         positions = []
         for row, new in enumerate(pieces):
@@ -149,7 +152,7 @@ class SourceStream:
             for piece in new[len(new) - logits_to_keep :]:
                 self.append(row, [piece])
                 positions.append(self._position(row))
-        if logits_to_keep > 1:  # what precedes other covers is not read yet, and decides which of them are
+        if logits_to_keep > 1:  # the parents of the covers' steps have not been read yet, and pruning needs them
             self._read(positions, [position.trunk for position in positions])
         known: dict[Step, dict[str, float]] = {}
         positions = self._prune(positions, known)
@@ -159,14 +162,14 @@ class SourceStream:
         return positions
 
     def crop(self, row: int, tokens: int) -> None:
-        """Keep the first so many of the base's tokens of a row; nothing that stays is read by the models again."""
+        """Keep the first `tokens` of the base's tokens of a row. The models do not read the kept text again."""
         text = self._texts[row]
         kept = self._texts[row] = self._begin(text.prompt, text.places[0])
         for piece, place in zip(text.pieces[:tokens], text.places[1:], strict=False):
             _append(kept, piece, place)
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the rows with these indices, in this order; (rows,) int64, any number of them."""
+        """Keep the rows with these indices, int64 (rows,), in this order; an index may occur several times."""
         self._decoder.reorder(rows)
         texts = [self._texts[i] for i in rows.tolist()]
         self._texts = [
@@ -204,7 +207,7 @@ class SourceStream:
         return text.latest
 
     def _covers(self, row: int, text_end: bytes) -> tuple[CoverNode, ...]:
-        """Return the covers of a row's text that are worth a prediction, as nodes of its tree."""
+        """Return the covers of a row's text after which the source may predict, as nodes of the row's tree."""
         text, tree = self._texts[row], self._decoder.trees[row]
         candidates = self._candidates(text)
         committed_ids = text.tokenizer.committed_ids
@@ -217,7 +220,7 @@ class SourceStream:
             if candidate.pending and not self._can_cross(text, candidate.pending, text_end):
                 continue
             node = tree.add(candidate.ids, text.committed_node)
-            if node == ROOT:  # no token yet, and no bos token: there is nothing after which a model could predict
+            if node == ROOT:  # neither a token nor a bos token precedes, so no model can predict
                 continue
             covers.append(CoverNode(node, candidate.pending, can_end=number == 0 and not candidate.pending))
         return _with_steps(tree, text.committed_node, covers)
@@ -230,9 +233,11 @@ class SourceStream:
             candidates = tokenizer.cover_candidates(config.tokens_taken_back, tuple(config.word_continuations))
         target_waits = self._target is not None and self._target.prefix_space.rule(text.places[-1]) is not Rule.NEVER
         if target_waits and not tokenizer.waits:
-            return []  # the base's next token holds a space that the source would not write
+            return []  # the base's next token begins with a space that is not text, and the source's does not
         if tokenizer.waits and not tokenizer.partial_utf8 and not target_waits:
-            return [CoverCandidate((), b" ")]  # the other way round
+            return [
+                CoverCandidate((), b" ")
+            ]  # the source's next token begins with such a space, and the base's does not
         return candidates
 
     def _can_cross(self, text: _Text, pending: bytes, text_end: bytes) -> bool:
@@ -240,7 +245,7 @@ class SourceStream:
         return self.policy is not BoundaryPolicy.AS_IS and has_end and self._healer.can_cross(pending, text_end)
 
     def _text_end(self, pieces: Sequence[Piece]) -> bytes:
-        """Return the end of a text: its last token, and those before it back to the start of the word or a control."""
+        """Return the last token of a text, with those before it of the same word, up to a control token."""
         end: list[bytes] = []
         for piece in reversed(pieces):
             if isinstance(piece, int) or len(end) == self._config.max_word_tokens:
@@ -253,7 +258,7 @@ class SourceStream:
 
 
 def _append(text: _Text, piece: Piece, place: Place) -> None:
-    """Append the part of a piece that is text, behind which more text stands at a place."""
+    """Append a piece to a text; `place` is the place of the text after it."""
     if piece != b"" or place is not text.places[-1]:
         text.latest = None
     text.pieces.append(piece)
@@ -262,7 +267,7 @@ def _append(text: _Text, piece: Piece, place: Place) -> None:
 
 
 def _with_steps(tree: TokenTree, committed_node: int, covers: Sequence[CoverNode]) -> tuple[CoverNode, ...]:
-    """Return the covers with their steps behind the node that all of them share; of one cover none are needed."""
+    """Return the covers with their steps after the last node that all of them share; a single cover gets no steps."""
     if len(covers) < 2:
         return tuple(covers)
     paths = [_path_below(tree, cover.node, committed_node) for cover in covers]
@@ -281,7 +286,7 @@ def _with_steps(tree: TokenTree, committed_node: int, covers: Sequence[CoverNode
 
 
 def _path_below(tree: TokenTree, node: int, committed_node: int) -> list[int]:
-    """Return the nodes on the way from a committed node down to one behind it, without the committed one."""
+    """Return the nodes on the path from a committed node to one below it, without the committed node."""
     path = []
     while node != committed_node:
         path.append(node)

@@ -1,10 +1,11 @@
-"""The strength alpha of a steering: one number, or one that changes as the answer grows.
+"""The strength alpha of a steering: a number, or a schedule that changes it along the response.
 
     alpha(n) = start + (end - start) min(n / tokens, 1)
 
-where n counts the base's tokens since the prompt. A schedule that falls lets the value source set an answer going
-(its form and tone, where post-training changes most) and leaves its body to the base model; one that rises lets
-the base begin. In text a strength is "0.5", or "1:0.2:64" for start:end:tokens; in JSON a number or an object.
+where n counts the base's tokens since the prompt. A falling schedule steers the beginning of a response most, where
+post-training changes most (its form and tone), and leaves the rest to the base model. A rising schedule leaves the
+beginning to the base. As text a strength is "0.5", or "1:0.2:64" for start:end:tokens. In JSON it is a number or an
+object.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from vocabridge.utils.ranges import COUNT, STRENGTH
 
 @dataclass(frozen=True)
 class Schedule:
-    """A strength that goes in a straight line from one value to another, and stays there.
+    """A strength that changes linearly from one value to another and then stays constant.
 
     Attributes:
         start: alpha at the first token after the prompt, and in the prompt.
-        end: alpha from so many `tokens` on.
-        tokens: How many of the base's tokens it takes, at least 1.
+        end: alpha from the token with number `tokens` on.
+        tokens: Over how many of the base's tokens alpha changes, at least 1.
     """
 
     start: float
@@ -33,10 +34,10 @@ class Schedule:
     tokens: int
 
     def __post_init__(self) -> None:
-        """Checks the values.
+        """Check the values.
 
         Raises:
-            VocabridgeError: One is out of range.
+            VocabridgeError: A value is out of range.
         """
         if self.start not in STRENGTH or self.end not in STRENGTH:
             raise VocabridgeError(
@@ -50,33 +51,33 @@ Strength: TypeAlias = float | Schedule
 
 
 def alpha(strength: Strength, n: Tensor) -> Tensor | float:
-    """The strength at some positions.
+    """Return the strength at some positions.
 
     Args:
-        strength: Constant or by schedule.
-        n: The base's tokens since the prompt at every position, int64 (rows,); below 0 in the prompt.
+        strength: A constant strength or a schedule.
+        n: The number of the base's tokens since the prompt at each position, int64 (rows,); below 0 in the prompt.
 
     Returns:
-        A constant strength as it is; else float32 (rows, 1), exactly `start` and `end` outside the schedule.
+        A constant strength unchanged; of a schedule, float32 (rows, 1), exactly `start` before it and `end` after it.
     """
     if not isinstance(strength, Schedule):
         return strength
-    gone = (n.unsqueeze(-1).float() / strength.tokens).clamp(0.0, 1.0)
-    return strength.start * (1 - gone) + strength.end * gone
+    progress = (n.unsqueeze(-1).float() / strength.tokens).clamp(0.0, 1.0)
+    return strength.start * (1 - progress) + strength.end * progress
 
 
 def is_zero(strength: Strength) -> bool:
-    """Whether it is 0 everywhere, so that nothing needs to run."""
+    """Return whether the strength is 0 everywhere, so that the value source need not run."""
     if isinstance(strength, Schedule):
         return strength.start == strength.end == 0
     return strength == 0
 
 
 def parse(text: str) -> Strength:
-    """A strength from a command line: "0.5", or "1:0.2:64" for start:end:tokens.
+    """Parse a strength from a command line: "0.5", or "1:0.2:64" for start:end:tokens.
 
     Raises:
-        VocabridgeError: That is neither.
+        VocabridgeError: The text is neither.
     """
     parts = text.split(":")
     try:
@@ -90,15 +91,15 @@ def parse(text: str) -> Strength:
 
 
 def as_json(strength: Strength) -> float | dict[str, float | int]:
-    """Its JSON form: a number, or an object with `start`, `end` and `tokens`."""
+    """Return the JSON form of a strength: a number, or an object with `start`, `end` and `tokens`."""
     return asdict(strength) if isinstance(strength, Schedule) else strength
 
 
 def from_json(value: Any) -> Strength:
-    """What `as_json` made.
+    """Return the strength of a JSON form that `as_json` made.
 
     Raises:
-        VocabridgeError: That is no strength.
+        VocabridgeError: The value is not a strength.
     """
     if value in STRENGTH:
         return float(value)

@@ -1,18 +1,20 @@
-"""Token healing: a source's prediction after a text whose end need not be the end of one of its tokens.
+"""Token healing: a source's prediction after a text that may end inside one of the source's tokens.
 
-A text so far ends where the *target* has a boundary. The source may have cut it in several ways, called covers: its own
-tokens up to some byte, and pending bytes that its next token has to begin with. Which cover is right depends on text
-still to come: " the" after a line break and four spaces takes the last space with it. So the model predicts after each
-cover, and its own probabilities weigh the covers (they marginalize over them):
+The text ends where the *target* has a boundary. The source may cut it in several ways, called covers: tokens s up to
+some byte, and pending bytes p with which the source's next token has to begin. Which cover is right depends on the text
+that follows. For example, " the" after a line break and four spaces takes the last space along. So the model predicts
+after each cover, and the result is marginalized over the covers:
 
-    p(r) = sum over covers (s, p) of  P(s) * P(w | s),   w = p + r
+    p(r) = weight(r) * sum over covers (s, p) of  P(s) * P(w | s),   w = p + r,   scaled to sum 1
 
-P(s) is the probability of the cover's tokens after those that all covers share. w runs over the source tokens that
-begin with the pending bytes, one range of the vocabulary sorted by bytes. r is the rest of w behind the text's end,
-again a source token or the first piece of one. A control token ends the text, so it follows only the cover that is the
-encoding of the text as it stands. A token before which the target would not have ended its last token weighs next to
-nothing, because the target did end it (`boundary`). The result is a distribution over the source vocabulary, so every
-projection method applies to it as to the model's own.
+- P(s) is the probability of the cover's tokens after those that all covers share.
+- w runs over the source tokens that begin with the pending bytes, one range of the vocabulary sorted by bytes.
+- r is the rest of w after the text's end, as a source token, or as the first token of its segmentation.
+- weight(r) is the boundary weight (`boundary`): next to 0 where the target would not end a token before r, because
+  the target did end one there.
+- A control token ends the text, so it follows only the cover that is the encoding of the text as it stands.
+
+The result is a distribution over the source vocabulary, so every projection method applies to it as to a model's own.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ class PrefixRange:
     """The source tokens that begin with some pending bytes and are longer.
 
     Attributes:
-        ids: Their ids, sorted by their bytes, int64 (m,).
-        rests: The source token that each one's rest is or begins with, int64 (m,); |S| for none.
-        classes: The character classes of these rests (`boundary`), each once.
+        ids: The ids of these tokens, sorted by the tokens' bytes, int64 (m,).
+        rests: For each token, the source token that its rest after the pending bytes is or begins with, int64 (m,); |S|
+            where the source has none.
+        classes: The character classes of the rests (`boundary`), each once.
     """
 
     ids: Tensor
@@ -50,14 +53,14 @@ class PrefixRange:
 
 @dataclass(frozen=True)
 class HealedDistribution:
-    """A source's predictions after n texts, marginalized over the covers of each.
+    """A source's predictions after n texts, each marginalized over the covers of its text.
 
     Attributes:
-        p: The distributions, (n, |S|). Each sums to 1 but for what the source cannot spell, and is 0 everywhere if it
-            has no token for the pending bytes.
-        crossing_mass: The share of each that comes from tokens that run across the text's end, (n,).
-        boundary_weights: For each text, the weights of the likely tokens before which a boundary of the target's is
-            neither certain nor excluded.
+        p: The distributions, (n, |S|). Each sums to 1 less the mass of rests that the source has no token for, and is 0
+            everywhere if the source has no token for the pending bytes.
+        crossing_mass: The share of each distribution that comes from tokens that cross the text's end, (n,).
+        boundary_weights: For each text, the boundary weights of the likely tokens before which a boundary of the target
+            is neither certain nor excluded, by token id.
     """
 
     p: Tensor
@@ -66,7 +69,7 @@ class HealedDistribution:
 
 
 class TokenHealer(nn.Module):
-    """Heals distributions of one source vocabulary at the boundaries of one target vocabulary."""
+    """Heals predictions over one source vocabulary at the boundaries of one target vocabulary."""
 
     classes: Tensor
     control_ids: Tensor
@@ -85,7 +88,7 @@ class TokenHealer(nn.Module):
         self.prefix_range = functools.lru_cache(maxsize=1 << 10)(self._prefix_range)
 
     def can_cross(self, pending: bytes, text_end: bytes) -> bool:
-        """Return whether some source token for the pending bytes has a likely boundary of the target's in it."""
+        """Return whether a source token that begins with the pending bytes may cross the end of the text."""
         classes = self.prefix_range(pending).classes
         weights = self._boundary.weights_by_class(text_end)[classes]
         return bool((weights > self.config.unlikely_boundary).any())
@@ -98,21 +101,21 @@ class TokenHealer(nn.Module):
         log_p: Tensor,
         text_ends: Sequence[bytes],
     ) -> HealedDistribution:
-        """Sum over the covers of n texts.
+        """Sum over the covers of each of n texts.
 
         Args:
-            pendings: The bytes that each cover of each text leaves pending; k covers in all.
-            can_end: Whether a control token may follow each cover.
+            pendings: For each text, the pending bytes of each of its covers; k covers in all.
+            can_end: For each text, whether a control token may follow each of its covers.
             log_weights: log P(s) of each cover, (k,), up to a constant that the covers of a text share.
             log_p: The model's log-probabilities after each cover, float32 (k, |S|).
-            text_ends: The end of each text, as `Boundary.weights` takes it.
+            text_ends: The end of each text, as for `Boundary.weights`.
         """
-        # The last column is for rests that the source cannot spell.
+        # The last column is for rests that the source has no token for.
         total, crossing = log_p.new_zeros(2, len(pendings), log_p.shape[1] + 1)
         first = 0
-        for of_text, ends, at_end, across in zip(pendings, can_end, total, crossing, strict=True):
+        for of_text, may_end, at_end, across in zip(pendings, can_end, total, crossing, strict=True):
             covers = slice(first, first := first + len(of_text))
-            self._add_covers(of_text, ends, log_weights[covers], log_p[covers], at_end, across)
+            self._add_covers(of_text, may_end, log_weights[covers], log_p[covers], at_end, across)
         total.add_(crossing)
         by_class = np.stack([self._boundary.weights_by_class(end) for end in text_ends])
         weights = torch.from_numpy(by_class).to(log_p.device)[:, self.classes]
@@ -128,20 +131,20 @@ class TokenHealer(nn.Module):
         )
 
     def uncertain_tokens(self, healed: HealedDistribution) -> list[list[int]]:
-        """Return, for each text, the tokens of uncertain boundary that would have much of the mass at weight 1."""
+        """Return for each text the tokens of uncertain boundary that would have much of the mass at weight 1."""
         pairs = [(i, w) for i, weights in enumerate(healed.boundary_weights) for w in weights]
         uncertain: list[list[int]] = [[] for _ in healed.boundary_weights]
         rows, tokens = torch.tensor(pairs, dtype=torch.int64, device=healed.p.device).view(-1, 2).unbind(1)
         for (i, w), mass in zip(pairs, healed.p[rows, tokens].tolist(), strict=True):
-            in_full = mass / healed.boundary_weights[i][w]
-            if in_full > self.config.uncertain_mass * (in_full + 1 - mass):
+            unweighted = mass / healed.boundary_weights[i][w]
+            if unweighted > self.config.uncertain_mass * (unweighted + 1 - mass):
                 uncertain[i].append(w)
         return uncertain
 
     def weights_behind(self, text_end: bytes, w: int, followers: Sequence[int]) -> list[float]:
-        """Return the boundary weights of a source token when it is followed by each of some others.
+        """Return the boundary weights of the source token w followed by each of some source tokens.
 
-        A control token ends the text in front of it.
+        Before a control token the text ends.
         """
         token_bytes, kinds = self._source.token_bytes, self._source.kinds
         data = token_bytes[w] or b""
@@ -160,7 +163,7 @@ class TokenHealer(nn.Module):
         at_end: Tensor,
         across: Tensor,
     ) -> None:
-        """Add the covers of one text to the masses of tokens behind its end, and of rests of tokens across it."""
+        """Add a text's covers to the masses `at_end` of tokens after its end and `across` of rests, both (|S| + 1,)."""
         ranges = [self.prefix_range(pending) if pending else None for pending in pendings]
         joint = [
             weight + (logs if prefix is None else logs[prefix.ids.to(logs.device)])
@@ -169,33 +172,35 @@ class TokenHealer(nn.Module):
         highest = [logs.amax() for logs in joint if len(logs)]
         if not highest:
             return
-        # The highest of what arrives: the likeliest cover may have next to nothing that begins with its pending bytes.
+        # The maximum of the joint log-probabilities, and not of the covers' own, because a model may expect next to no
+        # token that begins with the pending bytes of the most likely cover.
         shift = torch.stack(highest).max().clamp_min(torch.finfo(log_p.dtype).min)
-        for prefix, ends, logs in zip(ranges, can_end, joint, strict=True):
-            arriving = (logs - shift).exp()
+        for prefix, may_end, logs in zip(ranges, can_end, joint, strict=True):
+            masses = (logs - shift).exp()
             if prefix is None:
-                at_end[:-1] += arriving if ends else arriving.index_fill(0, self.control_ids.to(logs.device), 0.0)
+                at_end[:-1] += masses if may_end else masses.index_fill(0, self.control_ids.to(logs.device), 0.0)
             else:
-                across.index_add_(0, prefix.rests.to(across.device), arriving)
+                across.index_add_(0, prefix.rests.to(across.device), masses)
 
     def _judge(self, total: Tensor, weights: Tensor, text_ends: Sequence[bytes]) -> list[dict[int, float]]:
-        """Judge the likely continuations of n texts one by one.
+        """Compute the boundary weights of the likely continuations of n texts one by one.
 
-        Behind a space, words have nearly all the mass and weigh nothing; then `" "` has it, which a target may have
-        whole, or a word that the target cuts. So what would be likely if it weighed in full is judged.
+        The tokens are chosen by their mass before weighting, in rounds. After a space, for example, words have nearly
+        all the mass and then a weight next to 0; so the mass that remains is on others, such as `" "` or a word that
+        the target cuts, which the next round judges.
 
         Args:
-            total: The masses of all source tokens, and of what the source cannot spell, (n, |S| + 1).
-            weights: The weight of each by its character class, (n, |S| + 1); overwritten for those that are judged.
+            total: The masses of all source tokens, and of rests that the source has no token for, (n, |S| + 1).
+            weights: Each token's weight by its character class, (n, |S| + 1); overwritten for the judged tokens.
             text_ends: The end of each text.
 
         Returns:
-            The weights of the judged tokens, for each text.
+            For each text, the weights of the judged tokens.
         """
         judged: list[dict[int, float]] = [{} for _ in text_ends]
         unjudged, mass = total.clone(), total.sum(-1, keepdim=True)
         for number in range(self.config.judging_rounds):
-            likely = (unjudged[:, :-1] > self.config.judged_mass * mass).nonzero()  # few; a search over all is slow
+            likely = (unjudged[:, :-1] > self.config.judged_mass * mass).nonzero()  # few; topk over all is slow
             masses = unjudged[likely[:, 0], likely[:, 1]]
             new = likely[_greatest_by_row(masses, likely[:, 0], self.config.judged_tokens << number)]
             if not len(new):
@@ -213,19 +218,19 @@ class TokenHealer(nn.Module):
     def _prefix_range(self, pending: bytes) -> PrefixRange:
         part = slice(*prefix_bounds(self._sorted, pending))
         rests = [data[len(pending) :] for data in self._sorted[part]]
-        whole = [self._source.canonical.get(rest) for rest in rests]
-        pieces = iter(self._source.segment_batch([rest for rest, w in zip(rests, whole, strict=True) if w is None]))
-        unspelled = (self._source.size,)
-        first = [(next(pieces) or unspelled)[0] if w is None else w for w in whole]
+        tokens = [self._source.canonical.get(rest) for rest in rests]
+        segmented = iter(self._source.segment_batch([rest for rest, w in zip(rests, tokens, strict=True) if w is None]))
+        without_token = (self._source.size,)
+        rest_ids = [(next(segmented) or without_token)[0] if w is None else w for w in tokens]
         return PrefixRange(
             ids=torch.tensor(self._ids[part], dtype=torch.int64),
-            rests=torch.tensor(first, dtype=torch.int64),
+            rests=torch.tensor(rest_ids, dtype=torch.int64),
             classes=np.unique([character_class(rest) for rest in rests]).astype(np.int64),
         )
 
 
 def _greatest_by_row(values: Tensor, rows: Tensor, k: int) -> Tensor:
-    """Return the places of the k greatest values (m,) of each row, row by row, greatest first; rows ascend, (m,)."""
+    """Return the indices of each row's k greatest values (m,), by row and descending value; `rows` (m,) ascends."""
     order = values.argsort(descending=True, stable=True)
     order = order[rows[order].argsort(stable=True)]
     rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
@@ -233,12 +238,12 @@ def _greatest_by_row(values: Tensor, rows: Tensor, k: int) -> Tensor:
 
 
 def prefix_bounds(ordered: Sequence[bytes], prefix: bytes) -> tuple[int, int]:
-    """Return where, in a sorted list, the byte strings stand that begin with a prefix and are longer: from, up to."""
+    """Return the range (start, stop) in a sorted list of the byte strings that begin with a prefix and are longer."""
     low = bisect.bisect_right(ordered, prefix)
     return low, bisect.bisect_left(ordered, upper_bound(prefix), low)
 
 
 def upper_bound(prefix: bytes) -> bytes:
-    """Return the least byte string greater than all that begin with the prefix."""
-    kept = prefix.rstrip(b"\xff")
-    return kept[:-1] + bytes([kept[-1] + 1]) if kept else prefix + b"\xff" * 64
+    """Return a byte string above every token that begins with the prefix, and not above any token that sorts later."""
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else prefix + b"\xff" * 64

@@ -291,7 +291,7 @@ def test_one_compilation_serves_every_batch_above_one():
 
 
 def test_the_operator_is_what_compilers_are_told_it_is():
-    matrix = projection(COUNTS).rows_transposed.rest
+    matrix = projection(COUNTS).rows_transposed.csr
     for n in (1, 3):
         arguments = (matrix.pointers, matrix.indices, matrix.weights, torch.randn(n, 5))
         torch.library.opcheck(_csr_product, arguments)

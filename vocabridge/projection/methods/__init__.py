@@ -1,4 +1,4 @@
-"""Projection methods: how a source's predictions become changes of the base's logits, one file each.
+"""Projection methods, one file each: they turn a source's scores into changes of the base's logits.
 
 To add a method, write `vocabridge/projection/methods/NAME.py` with a class `Method`, and add NAME to the enum
 `ProjectionMethod` in `vocabridge/options.py`.
@@ -14,4 +14,4 @@ from vocabridge.projection.methods.base import Method
 METHODS: dict[ProjectionMethod, Method] = {
     name: import_module(f"{__name__}.{name.value.replace('-', '_')}").Method() for name in ProjectionMethod
 }
-"""The methods by name: each is the class `Method` of the file that is called like the name."""
+"""The methods by name. Each is an instance of the class `Method` of the file with that name."""

@@ -1,7 +1,7 @@
 """Exponential: delta_T = log(R @ exp(z_delta)) - k.
 
-What the informed method becomes when the base's own distribution on the source vocabulary stands in for the small
-model's, so it needs the value network's forward alone. The linear method is its first-order form.
+This is the informed method with the base's own distribution on the source vocabulary in place of the untuned model's,
+so it needs the value network's forward alone. The linear method is its first-order approximation.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ class Method(methods.Method):
     def project(
         self, projection: Projection, scores: Tensor, base: methods.BaseDistribution, split: LookaheadSplit | None
     ) -> Tensor:
-        """Project z_delta; see `base.Method.project`. What is beyond 150 from end to end is clipped."""
+        """Project z_delta; see `base.Method.project`.
+
+        A row of z_delta is clipped to a range of 150, so that its exponentials fit in float32.
+        """
         change, middle, differs = methods.centered(scores)
         mean = projection.rows(change.exp_())
-        in_general = not projection.maps_all_targets
-        constant = projection.constant(mean * base.p, base.p) * differs if in_general else -middle
-        # A row's weights sum to 1 but for rounding: without `differs`, the change of a constant would not be constant.
+        constant = -middle if projection.maps_all_targets else projection.constant(mean * base.p, base.p) * differs
+        # `differs` keeps the change of a constant z_delta exactly constant, though a row's weights sum to 1 only up to
+        # rounding.
         return mean.log_().mul_(differs).sub_(constant).index_fill_(-1, projection.unmapped_target, 0.0)

@@ -1,6 +1,7 @@
 """Informed: q_T = p_T * (R @ (p_S / (R^T @ p_T))). The base itself splits the mass of each source token.
 
-One Bayes step, half an iteration of iterative proportional fitting (Deming and Stephan, 1940). q sums to 1.
+This is one step of Bayes' rule, half an iteration of iterative proportional fitting (Deming and Stephan, 1940). q sums
+to 1.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vocabridge.projection.projection import TINY, Projection
 
 
 class Method(methods.Method):
-    """Splits the mass of each source token over the target tokens that agree with it, as the base would here."""
+    """Splits the mass of each source token over its aligned target tokens in proportion to R and the base's p_T."""
 
     of_logit_delta = False
 
@@ -23,7 +24,7 @@ class Method(methods.Method):
     ) -> Tensor:
         """Project distributions; see `base.Method.project`.
 
-        The mass of source tokens whose every target token has a p_T that float32 holds as 0 is lost.
+        A source token loses its mass if p_T of every target token aligned with it underflows to 0.
         """
         on_source = base.on_source_vocab
         if on_source is None:
@@ -33,12 +34,12 @@ class Method(methods.Method):
         if split is None:
             return projection.rows.logs(ratio)
         replaced, added, at = split.split(scores, on_source, base.p)
-        every = methods.all_models(scores)
-        ratio.index_put_((every, split.position, split.token), replaced * scale[:, split.position, 0])
+        models = methods.all_models(scores)
+        ratio.index_put_((models, split.position, split.token), replaced * scale[:, split.position, 0])
         change = projection.rows.logs(ratio)
-        places, which = torch.unique(at * base.p.shape[1] + split.candidates, return_inverse=True)
-        more = added.new_zeros(len(added), len(places)).index_add_(1, which, added * scale[:, at, 0])
-        log_more = (more / base.p.flatten()[places].clamp_min(TINY)).clamp_(TINY, 1 / TINY).log_()
+        flat_indices, inverse = torch.unique(at * base.p.shape[1] + split.candidates, return_inverse=True)
+        q_added = added.new_zeros(len(added), len(flat_indices)).index_add_(1, inverse, added * scale[:, at, 0])
+        log_ratio = (q_added / base.p.flatten()[flat_indices].clamp_min(TINY)).clamp_(TINY, 1 / TINY).log_()
         flat = change.view(len(change), -1)
-        flat[:, places] = torch.logaddexp(flat[:, places], log_more)
+        flat[:, flat_indices] = torch.logaddexp(flat[:, flat_indices], log_ratio)
         return change

@@ -1,6 +1,6 @@
 """Linear: delta_T = W @ z_delta - k.
 
-Lu et al., arXiv 2410.21027. The paper did not release how its matrix is applied; this is the reading that fits its
+After Lu et al. (arXiv 2410.21027). The paper does not state how its matrix is applied; this form fits the matrix's
 shape.
 """
 
@@ -23,8 +23,8 @@ class Method(methods.Method):
     ) -> Tensor:
         """Project z_delta; see `base.Method.project`.
 
-        Where target tokens are unmapped, what is beyond 150 from end to end is clipped. Where z_delta is 0 so is the
-        result.
+        Where target tokens are unmapped, a row of z_delta is clipped to a range of 150. Where z_delta is 0, the result
+        is exactly 0.
         """
         if projection.maps_all_targets:
             return projection.rows(scores)

@@ -1,4 +1,4 @@
-"""Static: q_T = C @ p_S, by how often a source token's text started with each target token in a corpus."""
+"""Static: q_T = C @ p_S. C has the shares of target tokens with which a source token's text began in a corpus."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from vocabridge.projection.lookahead_split import LookaheadSplit
 from vocabridge.projection.methods import base as methods
 from vocabridge.projection.projection import Projection
 
-_TINY = torch.finfo(torch.float32).tiny  # stands for a probability of 0
+_TINY = torch.finfo(torch.float32).tiny  # replaces a probability of 0
 
 
 class Method(methods.Method):
-    """Splits the mass of each source token by fixed shares."""
+    """Splits the mass of each source token by fixed shares of its aligned target tokens."""
 
     of_logit_delta = False
 
@@ -31,23 +31,23 @@ class Method(methods.Method):
 
         Args:
             projection: The sparse matrices.
-            p_source: m models' probabilities, (m, n, |S|).
-            p_target: The base model's, (n, |T|), which unmapped target tokens keep.
-            split: How lookahead splits the mass of some source tokens.
+            p_source: The probabilities of m models, (m, n, |S|).
+            p_target: The base model's probabilities, (n, |T|), which unmapped target tokens keep.
+            split: How lookahead splits the mass of some source tokens; None without lookahead.
 
         Returns:
-            Probabilities (m, n, |T|).
+            The projected probabilities, (m, n, |T|).
         """
         scale = projection.scale(p_source, p_target)
-        every = methods.all_models(p_source)
+        models = methods.all_models(p_source)
         if split is None:
             projected = projection.columns(p_source)
         else:
             mapped = projection.mapped_source.expand(p_source.shape[1:])
             ratio, added, at = split.split(p_source, mapped, None)
-            projected = projection.columns(p_source.index_put((every, split.position, split.token), ratio))
-        kept = p_target.index_select(-1, projection.unmapped_target)
-        projected.mul_(scale).index_copy_(-1, projection.unmapped_target, kept.expand(*projected.shape[:-1], -1))
+            projected = projection.columns(p_source.index_put((models, split.position, split.token), ratio))
+        p_unmapped = p_target.index_select(-1, projection.unmapped_target)
+        projected.mul_(scale).index_copy_(-1, projection.unmapped_target, p_unmapped.expand(*projected.shape[:-1], -1))
         if split is None:
             return projected
-        return projected.index_put_((every, at, split.candidates), added * scale[:, at, 0], accumulate=True)
+        return projected.index_put_((models, at, split.candidates), added * scale[:, at, 0], accumulate=True)
