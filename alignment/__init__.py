@@ -1,6 +1,6 @@
-"""Tokenizers to sparse matrices: which tokens of two vocabularies speak for each other, compared as bytes.
+"""Align the tokens of two vocabularies, compared as bytes, in one sparse matrix of counts.
 
-No torch and no model in here: numpy, scipy and tokenizers. `align` is the one call that users make.
+`align` is the main entry point. This package uses numpy, scipy and tokenizers; it imports no torch and runs no model.
 """
 
 from vocabridge.alignment.alignment import Alignment, Summary, VocabularyCard

@@ -1,9 +1,10 @@
-"""An alignment: how often target token y and source token w start at the same byte, with where it comes from.
+"""An alignment: a sparse matrix of counts of pairs of tokens, with its provenance.
 
-One sparse matrix of counts N, |T| x |S|, holds everything: rows that sum to 1 give W and R (which source
-tokens speak for a target token), columns that sum to 1 give C (what a source token becomes). On disk it is
-a safetensors file, the three arrays of a CSR matrix, with all else as JSON in its header and a hash over
-both.
+In the matrix N, |T| x |S|, N[y, w] counts how often target token y and source token w correspond; by the method
+`cooccurrence`, how often they start at the same byte of the same text. Scaling rows to sum to 1 gives W and R, the
+weights of the source tokens aligned with a target token. Scaling columns gives C, the distribution over target tokens
+for a source token. The file is a safetensors file with the three arrays of a CSR matrix; its header holds the
+provenance as JSON and a hash over everything.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ from vocabridge.alignment.tokenizers.roles import pin_again
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 FORMAT = 4
-"""Of the file and of what the builders count: a change of either makes older files stale."""
+"""The version of the file format and of the builders' counts. A change of either invalidates older files."""
 
 _VERSION = importlib.metadata.version("vocabridge")
 
-_SEAL = Seal(what="an alignment", key="vocabridge", format=FORMAT, again="build it again with `vocabridge align`")
+_SEAL = Seal(what="an alignment", key="vocabridge", format=FORMAT, remedy="build it again with `vocabridge align`")
 
 
 @dataclass(frozen=True)
 class VocabularyCard:
-    """What an alignment remembers of a vocabulary.
+    """A vocabulary as an alignment records it.
 
     Attributes:
-        name: For people.
+        name: The vocabulary's name, for messages.
         size: The number of ids.
-        usable: How many of them stand for bytes.
+        usable: The number of ids that stand for bytes.
         fingerprint: The vocabulary's fingerprint.
-        control_roles: "bos", "eos", "pad", "unk", "turn begin", "turn content", "turn end" -> id, those that
-            control tokens have.
-        changes: What the tokenizer changes in a text, in plain words.
+        control_roles: The roles of control tokens, role -> id. The roles are "bos", "eos", "pad", "unk", "turn begin",
+            "turn content" and "turn end".
+        changes: What the tokenizer changes in a text, in words.
     """
 
     name: str
@@ -57,28 +58,33 @@ class VocabularyCard:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> VocabularyCard:
-        """Take the card of a vocabulary."""
+        """Make the card of a vocabulary."""
         v = vocabulary
         return cls(v.name, v.size, len(v.usable), v.fingerprint, dict(v.control_roles), v.changes)
 
     @classmethod
-    def read(cls, facts: Mapping[str, Any]) -> VocabularyCard:
-        """Take a card from what JSON made of it; raises TypeError or KeyError for anything else."""
-        return cls(**{**facts, "changes": tuple(facts["changes"])})
+    def read(cls, fields: Mapping[str, Any]) -> VocabularyCard:
+        """Make a card of its JSON form.
+
+        Raises:
+            TypeError: A field is missing, unknown or of another type.
+            KeyError: The field `changes` is missing.
+        """
+        return cls(**{**fields, "changes": tuple(fields["changes"])})
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an alignment covers, for people.
+    """The coverage of an alignment in numbers.
 
     Attributes:
-        target_usable: Target tokens that stand for bytes.
-        target_covered: Those of any kind that have a row.
-        source_usable: Source tokens that stand for bytes.
-        source_covered: Those of any kind that have a column.
-        pairs: Non-zero entries.
-        single: Rows with one entry.
-        largest_row: Entries of the fullest row.
+        target_usable: The number of target tokens that stand for bytes.
+        target_covered: The number of target tokens of any kind whose row has an entry.
+        source_usable: The number of source tokens that stand for bytes.
+        source_covered: The number of source tokens of any kind whose column has an entry.
+        pairs: The number of non-zero entries.
+        single: The number of rows with exactly one entry.
+        largest_row: The number of entries of the fullest row.
     """
 
     target_usable: int
@@ -91,17 +97,17 @@ class Summary:
 
     @property
     def target_coverage(self) -> float:
-        """Rows per usable target token, at most 1."""
+        """Covered target tokens per usable target token, at most 1."""
         return min(1.0, self.target_covered / max(1, self.target_usable))
 
     @property
     def source_coverage(self) -> float:
-        """Columns per usable source token, at most 1."""
+        """Covered source tokens per usable source token, at most 1."""
         return min(1.0, self.source_covered / max(1, self.source_usable))
 
     @property
     def mean_row(self) -> float:
-        """Entries per row that has any."""
+        """The mean number of entries of the rows that are not empty."""
         return self.pairs / max(1, self.target_covered)
 
 
@@ -110,13 +116,13 @@ class Alignment:
     """Counts of pairs of tokens, with their provenance.
 
     Attributes:
-        counts: (|target|, |source|) float32 CSR, sorted indices, no explicit zeros, all positive.
-        source: The value network's vocabulary.
+        counts: (|target|, |source|) float32 CSR, with sorted indices, all entries positive.
+        source: The value source's vocabulary.
         target: The base model's vocabulary.
         method: The builder's name.
         parameters: The builder's parameters, as JSON values.
-        corpus: What was counted; None when no text was.
-        version: The version of the library that built it.
+        corpus: The corpus that was counted; None if no text was.
+        version: The version of the library that built the alignment.
     """
 
     counts: sp.csr_array = field(repr=False)
@@ -129,16 +135,16 @@ class Alignment:
 
     @functools.cached_property
     def row_weights(self) -> sp.csr_array:
-        """W and R: (|target|, |source|) float32 CSR, each row sums to 1 (within 1e-7) or is empty."""
+        """W and R: (|target|, |source|) float32 CSR. Each row sums to 1 (within 1e-7) or is empty."""
         return _scaled(self.counts, sums(self.counts, axis=1), rows=True)
 
     @functools.cached_property
     def column_weights(self) -> sp.csr_array:
-        """C: (|target|, |source|) float32 CSR, each column sums to 1 (within 1e-7) or is empty."""
+        """C: (|target|, |source|) float32 CSR. Each column sums to 1 (within 1e-7) or is empty."""
         return _scaled(self.counts, sums(self.counts, axis=0), rows=False)
 
     def summary(self) -> Summary:
-        """Count what is covered."""
+        """Count the tokens and pairs that the alignment covers."""
         per_row = np.diff(self.counts.indptr)
         return Summary(
             target_usable=self.target.usable,
@@ -151,43 +157,44 @@ class Alignment:
         )
 
     def fitted(self, source: Vocabulary | None = None, target: Vocabulary | None = None) -> Alignment:
-        """Return it for these vocabularies: their names, their width, and their control tokens pinned by role.
+        """Return this alignment with the names, sizes and control tokens of these vocabularies.
 
-        What it counts depends on text tokens alone, so rows that stand for no text may be more or fewer, and roles
-        may have gone to other tokens, since it was made.
+        The counts depend on text tokens alone. The vocabularies may therefore have more or fewer unused rows than when
+        the alignment was built, and other control tokens, whose pairs by role are made again.
 
         Raises:
-            VocabridgeError: A tokenizer makes other tokens; the message says on which side.
+            VocabridgeError: A tokenizer has another fingerprint than the one of the alignment. The message names the
+                side.
         """
         for side, card, given in (("source", self.source, source), ("target", self.target, target)):
             if given is not None and given.fingerprint != card.fingerprint:
                 raise VocabridgeError(
                     f"The alignment was made for the {side} tokenizer {card.name} ({card.size} ids, "
-                    f"{card.fingerprint[:12]}), not {given.name} ({given.size} ids, {given.fingerprint[:12]}): build "
+                    f"{card.fingerprint[:12]}), not {given.name} ({given.size} ids, {given.fingerprint[:12]}); build "
                     "it again for this pair."
                 )
-        sides = [
+        before = self.source, self.target
+        after = [
             card if given is None else VocabularyCard.of(given)
-            for card, given in ((self.source, source), (self.target, target))
+            for card, given in zip(before, (source, target), strict=True)
         ]
-        pinned = [(one.size, one.control_roles) for one in sides]
         counts = self.counts
-        if pinned != [(one.size, one.control_roles) for one in (self.source, self.target)]:
-            counts = pin_again(counts, (self.source, self.target), *sides)
-        return dataclasses.replace(self, counts=counts, source=sides[0], target=sides[1])
+        if [(card.size, card.control_roles) for card in before] != [(card.size, card.control_roles) for card in after]:
+            counts = pin_again(counts, before, *after)
+        return dataclasses.replace(self, counts=counts, source=after[0], target=after[1])
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; the file is either complete or not there.
+        """Write a safetensors file atomically.
 
         Raises:
-            VocabridgeError: It cannot be written (no such folder, no space, no permission).
+            VocabridgeError: The file cannot be written (no such folder, no space, no permission).
         """
         tensors = {
             "indptr": self.counts.indptr.astype(np.int64),
             "indices": self.counts.indices.astype(np.int32),
             "data": self.counts.data.astype(np.float32),
         }
-        facts = {
+        metadata = {
             "version": self.version,
             "method": self.method,
             "parameters": dict(self.parameters),
@@ -195,25 +202,30 @@ class Alignment:
             "target": dataclasses.asdict(self.target),
             "corpus": None if self.corpus is None else dataclasses.asdict(self.corpus),
         }
-        _SEAL.write(path, tensors, facts)
+        _SEAL.write(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path, *, source: Vocabulary | None = None, target: Vocabulary | None = None) -> Alignment:
-        """Read an alignment, check that it is whole, and fit it to these vocabularies; see `fitted`.
+        """Read an alignment, verify its hash, and fit it to these vocabularies (see `fitted`).
 
         Raises:
-            VocabridgeError: No such file, not an alignment, altered or cut off, or made for other tokenizers.
+            VocabridgeError: The file is missing, no alignment, altered, truncated, or made for other tokenizers.
         """
-        tensors, facts = _SEAL.read(path)
+        tensors, metadata = _SEAL.read(path)
         try:
-            cards = {side: VocabularyCard.read(facts[side]) for side in ("source", "target")}
-            corpus = None if facts["corpus"] is None else CorpusCard(**facts["corpus"])
-            shape = (cards["target"].size, cards["source"].size)
-            counts = sp.csr_array((tensors["data"], tensors["indices"], tensors["indptr"]), shape=shape)
-            made = facts["method"], facts["parameters"]
-            loaded = cls(counts, cards["source"], cards["target"], *made, corpus, facts["version"])
+            source_card, target_card = (VocabularyCard.read(metadata[side]) for side in ("source", "target"))
+            shape = (target_card.size, source_card.size)
+            loaded = cls(
+                counts=sp.csr_array((tensors["data"], tensors["indices"], tensors["indptr"]), shape=shape),
+                source=source_card,
+                target=target_card,
+                method=metadata["method"],
+                parameters=metadata["parameters"],
+                corpus=None if metadata["corpus"] is None else CorpusCard(**metadata["corpus"]),
+                version=metadata["version"],
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.again}.") from error
+            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.remedy}.") from error
         return loaded.fitted(source, target)
 
 

@@ -1,8 +1,8 @@
-"""All ordered pairs of a list of vocabularies, each as `align` builds it, with the text encoded once for each.
+"""Build the alignments of all ordered pairs of a list of vocabularies.
 
-Encoding is most of the work of a method that counts on text, and n tokenizers have n (n - 1) pairs: so every
-batch of text is encoded once by each tokenizer and all pairs are counted on the encodings. Where counting is
-symmetric, the counts of (B, A) are those of (A, B) turned round.
+Each alignment equals that of `align`. Encoding is most of the work of a method that counts on text, and n tokenizers
+have n (n - 1) pairs. Therefore each tokenizer encodes every batch of text once, and all pairs are counted on these
+encodings. Where counting is symmetric, the counts of (B, A) are the transposed counts of (A, B).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 
 from vocabridge.alignment.alignment import Alignment
-from vocabridge.alignment.builders.base import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress, no_progress
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.counting.counting_builder import CountingBuilder
 from vocabridge.alignment.counting.pair_counts import PairCounts
@@ -27,13 +27,14 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class BuiltPair:
-    """One pair.
+    """The alignment of one ordered pair.
 
     Attributes:
-        source: The place of the value network's vocabulary in the list.
-        target: The place of the base model's vocabulary in the list.
-        alignment: What `align` builds for the two.
-        seconds: What it took; of counting text, which is done for all pairs together, an equal share.
+        source: The index of the value source's vocabulary in the list.
+        target: The index of the base model's vocabulary in the list.
+        alignment: The alignment that `align` builds for the two.
+        seconds: The time that the alignment took. Text is counted for all pairs at once, and each pair has an equal
+            share of that time.
     """
 
     source: int
@@ -46,45 +47,44 @@ def align_pairs(
     builder: Builder,
     vocabularies: Sequence[Vocabulary],
     corpus: Corpus | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[BuiltPair]:
-    """Build all ordered pairs, source by source.
+    """Build the alignments of all ordered pairs, in the order of their sources.
 
     Args:
-        builder: How.
-        vocabularies: Two or more.
-        corpus: The text to count on, where the method counts on text.
-        progress: Told how far the counting is, or else how many pairs are built.
+        builder: The method.
+        vocabularies: Two or more vocabularies.
+        corpus: The text to count on, for a method that counts on text.
+        progress: Called with the bytes counted, or, for a method without text, with the number of pairs built.
 
     Raises:
-        VocabridgeError: As `Builder.build`.
+        VocabridgeError: As for `Builder.build`.
     """
     builder.check_corpus(corpus)
-    tell = progress or (lambda done, total: None)
     pairs = list(itertools.permutations(range(len(vocabularies)), 2))
     if not isinstance(builder, CountingBuilder) or corpus is None:
         for number, (s, t) in enumerate(pairs):
             begin = perf_counter()
             alignment = builder.build(vocabularies[s], vocabularies[t], corpus)
             yield BuiltPair(s, t, alignment, perf_counter() - begin)
-            tell(number + 1, len(pairs))
+            progress(number + 1, len(pairs))
         return
     begin = perf_counter()
-    counts = _count(builder, vocabularies, corpus, tell)
-    share = (perf_counter() - begin) / len(pairs)
+    counts = _count(builder, vocabularies, corpus, progress)
+    counting_share = (perf_counter() - begin) / len(pairs)
     for s, t in pairs:
         begin = perf_counter()
         alignment = builder.finish(counts[s, t], vocabularies[s], vocabularies[t], corpus.card)
-        yield BuiltPair(s, t, alignment, share + perf_counter() - begin)
+        yield BuiltPair(s, t, alignment, counting_share + perf_counter() - begin)
 
 
 def _count(
-    builder: CountingBuilder, vocabularies: Sequence[Vocabulary], corpus: Corpus, tell: Progress
+    builder: CountingBuilder, vocabularies: Sequence[Vocabulary], corpus: Corpus, progress: Progress
 ) -> dict[tuple[int, int], PairCounts]:
-    """Count a corpus for all pairs."""
+    """Count a corpus for all ordered pairs, keyed (source index, target index)."""
     choose = itertools.combinations if builder.symmetric else itertools.permutations
     pairs = tuple((s, t) for s, t in choose(range(len(vocabularies)), 2))
-    counts = dict(zip(pairs, count_corpus(Work(builder, tuple(vocabularies), pairs), corpus, tell), strict=True))
+    counts = dict(zip(pairs, count_corpus(Work(builder, tuple(vocabularies), pairs), corpus, progress), strict=True))
     if builder.symmetric:
         for s, t in pairs:
             counts[t, s] = counts[s, t].transposed(vocabularies[s], vocabularies[t])
@@ -92,18 +92,22 @@ def _count(
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return names for files, one for each tokenizer.
+    """Return a file name for each tokenizer.
 
-    The last part of the path or hub id that says something; the whole of it where two would be the same.
+    Args:
+        names: Paths or hub ids.
+
+    Returns:
+        The last significant part of each path or hub id; if two of these are equal, all paths or ids in full.
 
     Raises:
-        VocabridgeError: Two have the same name even so.
+        VocabridgeError: Two full names are equal, too.
     """
-    short, whole = [_safe(_last_part(name)) for name in names], [_safe(name) for name in names]
-    found = whole if len(set(short)) < len(short) else short
-    if twice := [name for name, times in Counter(found).items() if times > 1]:
-        raise VocabridgeError(f"Two tokenizers would both be called {twice[0]}; name every one once.")
-    return found
+    short_forms, full_forms = [_safe(_last_part(name)) for name in names], [_safe(name) for name in names]
+    file_names = full_forms if len(set(short_forms)) < len(short_forms) else short_forms
+    if duplicates := [name for name, times in Counter(file_names).items() if times > 1]:
+        raise VocabridgeError(f"Two tokenizers would both be called {duplicates[0]}; name each tokenizer once.")
+    return file_names
 
 
 def _last_part(name: str) -> str:

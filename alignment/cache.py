@@ -1,8 +1,9 @@
-"""The cache of built alignments: addressed by content, written whole, built once, rebuilt when damaged.
+"""The content-addressed cache of built alignments.
 
-An entry's key is a hash over everything that decides its counts: both fingerprints, the method with its
-parameters, the corpus, and the version of the format. Names, roles and unused rows do not count (an entry is fitted
-to the vocabularies that ask for it), and a changed tokenizer is another key.
+An entry's key is a hash over everything that determines its counts: both fingerprints, the method with its
+parameters, the corpus, and the version of the format. A changed tokenizer therefore has another key. Names, roles and
+unused rows are not part of the key, because an entry is fitted to the requested vocabularies when it is loaded.
+Entries are written atomically, built by one process at a time, and rebuilt when they are damaged.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import platformdirs
 from filelock import FileLock, Timeout
 
 from vocabridge.alignment.alignment import FORMAT, Alignment
-from vocabridge.alignment.builders.base import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress, no_progress
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.files import PART
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger("vocabridge")
@@ -33,10 +35,10 @@ class Entry:
     """One file of the cache.
 
     Attributes:
-        path: Where it is.
-        bytes: Its size.
-        alignment: What it holds; None if it is damaged.
-        problem: What is wrong with it; None if nothing is.
+        path: The file.
+        bytes: The size of the file.
+        alignment: The alignment in the file; None if the file is damaged.
+        problem: The reason why the file cannot be read; None if it can.
     """
 
     path: Path
@@ -46,7 +48,7 @@ class Entry:
 
 
 class Prune(enum.Enum):
-    """What to remove from the cache. What killed builds left behind always goes.
+    """Which entries to remove from the cache. Temporary files of killed builds are always removed.
 
     Attributes:
         DAMAGED: Entries that cannot be read.
@@ -58,7 +60,7 @@ class Prune(enum.Enum):
 
 
 def cache_folder() -> Path:
-    """Return the cache's folder: VOCABRIDGE_CACHE if set, else the platform's place for caches."""
+    """Return the cache's folder: the environment variable VOCABRIDGE_CACHE if set, else the platform's default."""
     return Path(os.environ.get("VOCABRIDGE_CACHE") or platformdirs.user_cache_dir("vocabridge"))
 
 
@@ -67,19 +69,19 @@ def cached_alignment(
     source: Vocabulary,
     target: Vocabulary,
     corpus: Corpus | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Alignment:
-    """Take an alignment from the cache, or build it and put it there.
+    """Load an alignment from the cache, or build and store it.
 
-    Processes that want the same one at the same time wait for the first to build it. An entry that is there is taken
-    from a cache that can only be read, too. An entry that is damaged is built again, with a warning to the logger
-    "vocabridge"; so is one that cannot be stored, which is only returned.
+    If several processes request the same alignment, one builds it and the others wait. Entries of a read-only cache
+    are used, too. A damaged entry is rebuilt, with a warning to the logger "vocabridge". An alignment that cannot be
+    stored is returned, with a warning.
 
     Raises:
-        VocabridgeError: As `Builder.build`; or the cache's folder cannot be used.
+        VocabridgeError: As for `Builder.build`; or the cache's folder cannot be used.
     """
     path = _alignments() / f"{_key(builder, source, target, corpus)}.safetensors"
-    with contextlib.suppress(VocabridgeError):  # entries are written whole, so that reading one needs no lock
+    with contextlib.suppress(VocabridgeError):  # entries are written atomically, so reading needs no lock
         return Alignment.load(path, source=source, target=target)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,24 +109,27 @@ def cached_alignment(
 
 
 def entries() -> list[Entry]:
-    """Read and check every entry of the cache, in the order of their names."""
-    found = []
+    """Read and check all entries of the cache, sorted by name."""
+    checked = []
     for path in sorted(_alignments().glob("*.safetensors")):
         try:
             alignment, problem = Alignment.load(path), None
         except VocabridgeError as error:
             alignment, problem = None, str(error)
-        found.append(Entry(path, path.stat().st_size, alignment, problem))
-    return found
+        checked.append(Entry(path, path.stat().st_size, alignment, problem))
+    return checked
 
 
 def prune(what: Prune = Prune.DAMAGED) -> list[Path]:
-    """Remove entries, and what killed builds left behind; what is being built at the moment stays.
+    """Remove entries, and temporary files of killed builds. An entry that is being built stays.
+
+    Args:
+        what: Which entries to remove.
 
     Returns:
         The files that were removed.
     """
-    doomed = {entry.path for entry in entries() if what is Prune.ALL or entry.problem is not None}
+    obsolete = {entry.path for entry in entries() if what is Prune.ALL or entry.problem is not None}
     by_key: dict[str, list[Path]] = {}
     for path in sorted(_alignments().glob("*")):
         by_key.setdefault(path.name.lstrip(".").split(".")[0], []).append(path)
@@ -133,12 +138,12 @@ def prune(what: Prune = Prune.DAMAGED) -> list[Path]:
         lock = FileLock(_alignments() / f"{key}.lock")
         try:
             with lock.acquire(timeout=0):
-                gone = [p for p in paths if p in doomed or p.suffix == ".part"]
-                for path in gone:
+                to_remove = [path for path in paths if path in obsolete or path.suffix == PART]
+                for path in to_remove:
                     path.unlink(missing_ok=True)
         except Timeout:
             continue
-        removed += gone
+        removed += to_remove
         if not (_alignments() / f"{key}.safetensors").exists():
             Path(lock.lock_file).unlink(missing_ok=True)
     return removed

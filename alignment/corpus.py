@@ -1,9 +1,9 @@
-"""A corpus: any number of UTF-8 text files, read as a stream of pieces that no token should straddle.
+"""A corpus: UTF-8 text files, read as a stream of pieces that are cut where tokens rarely cross.
 
-Files may be packed by gzip, may be pipes, and may begin with a byte order mark, which is no part of the text.
-A piece is about 64 KiB and ends after a line where it can, else before a space, else between two
-characters, so that the memory needed does not depend on the size or shape of a file. Piece i belongs to
-shard i mod n, for any n: who counts what depends on the text alone.
+Files may be compressed with gzip, may be pipes, and may begin with a byte order mark, which is skipped. A piece has
+about 64 KiB. It ends after a line if possible, else before a space, else between two characters, so memory does not
+depend on the size or shape of a file. Piece i belongs to shard i mod n for any n, so a shard is determined by the text
+alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vocabridge.alignment import inputs
 from vocabridge.alignment.errors import VocabridgeError
 
 PIECE = 1 << 16
+"""The bytes of a piece, approximately."""
 
 _AFTER_LINE = re.compile(r".*\n(?=\S)", re.DOTALL)  # blank lines and indents stay together
 _BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
@@ -30,14 +31,14 @@ _BEFORE_SPACE = re.compile(r".*\S(?=\s)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Shard:
-    """Every n-th piece of a corpus; the n shards together are all of it, each piece once.
+    """Every n-th piece of a corpus. The n shards together hold each piece once.
 
     Attributes:
-        index: Which one, from 1 on.
-        of: How many there are.
+        index: The number of the shard, counted from 1.
+        of: The number of shards, n.
 
     Raises:
-        VocabridgeError: It is not 1 <= index <= of.
+        VocabridgeError: `index` is not from 1 to `of`.
     """
 
     index: int = 1
@@ -49,17 +50,17 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read "i/n".
+        """Parse "i/n".
 
         Raises:
-            VocabridgeError: It is not two numbers with 1 <= i <= n.
+            VocabridgeError: The text is not two numbers with 1 <= i <= n.
         """
         if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)):
             raise VocabridgeError(f"{text!r} is not a shard; write it as i/n, for instance 1/8.")
         return cls(int(match[1]), int(match[2]))
 
     def part(self, index: int, of: int) -> Shard:
-        """Return one of the equal parts of this shard, index from 1 on."""
+        """Split this shard into `of` equal shards and return the one of this number, counted from 1."""
         return Shard(self.index + self.of * (index - 1), self.of * of)
 
     def __str__(self) -> str:
@@ -67,17 +68,17 @@ class Shard:
 
 
 WHOLE = Shard()
-"""The only shard of one."""
+"""The corpus as a single shard."""
 
 
 @dataclass(frozen=True)
 class CorpusCard:
-    """What an alignment remembers of the corpus it was counted on.
+    """A corpus as an alignment records it.
 
     Attributes:
         digest: Hex SHA-256 over the files' contents in order.
         files: The number of files.
-        bytes: Their bytes together.
+        bytes: The number of bytes of all files.
     """
 
     digest: str
@@ -91,7 +92,7 @@ class Corpus:
 
     Attributes:
         files: The files' paths.
-        jobs: How many processes share the counting; no result depends on it.
+        jobs: The number of processes that count. It does not affect any result.
     """
 
     files: tuple[Path, ...]
@@ -99,32 +100,32 @@ class Corpus:
 
     @classmethod
     def open(cls, paths: Iterable[str | Path]) -> Corpus:
-        """Take files, and all files below folders (in the order of their names, hidden ones left out).
+        """Open files, and all files below folders, sorted by name and without hidden files.
 
         Raises:
-            VocabridgeError: A path does not exist, or there is no text at all.
+            VocabridgeError: A path does not exist or cannot be read, or there is no text.
         """
         files: list[Path] = []
         for path in map(Path, paths):
             if path.is_dir():
                 below = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-                shown = [file for file in below if not any(part.startswith(".") for part in file.parts)]
-                files += [path / file for file in sorted(shown)]
+                visible = [file for file in below if not any(part.startswith(".") for part in file.parts)]
+                files += [path / file for file in sorted(visible)]
             elif (file := _plain_file(path)).is_file():
                 files.append(file)
             else:
                 raise VocabridgeError(f"{path}: no such corpus file; give the path of a UTF-8 text file or folder.")
         corpus = cls(tuple(files))
         if corpus.bytes == 0:
-            named = ", ".join(map(str, files)) or "no file"
-            raise VocabridgeError(f"The corpus is empty ({named}); give at least one file with text in it.")
+            listed = ", ".join(map(str, files)) or "no file"
+            raise VocabridgeError(f"The corpus is empty ({listed}); give at least one file with text in it.")
         return corpus
 
     def in_processes(self, jobs: int) -> Corpus:
-        """Return the same corpus, counted by so many processes.
+        """Return the same corpus, to be counted by this number of processes.
 
         Raises:
-            VocabridgeError: It is not 1 or more.
+            VocabridgeError: The number is less than 1.
         """
         if jobs < 1:
             raise VocabridgeError(f"The number of jobs is {jobs}; take 1 or more.")
@@ -132,30 +133,30 @@ class Corpus:
 
     @functools.cached_property
     def bytes(self) -> int:
-        """The bytes of all files together, unpacked."""
+        """The number of bytes of all files together, decompressed."""
         return sum(map(_size, self.files))
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over the files' unpacked contents in order; names do not count."""
-        total = hashlib.sha256()
+        """Hex SHA-256 over the files' decompressed contents in order, without their names."""
+        corpus_digest = hashlib.sha256()
         for file in self.files:
-            one = hashlib.sha256()
+            file_digest = hashlib.sha256()
             for block in _blocks(file):
-                one.update(block)
-            total.update(one.digest())
-        return total.hexdigest()
+                file_digest.update(block)
+            corpus_digest.update(file_digest.digest())
+        return corpus_digest.hexdigest()
 
     @property
     def card(self) -> CorpusCard:
-        """What an alignment keeps of it."""
+        """The corpus as an alignment records it."""
         return CorpusCard(self.digest, len(self.files), self.bytes)
 
     def chunks(self, shard: Shard = WHOLE) -> Iterator[str]:
         """Yield the text in pieces of about 64 KiB; a piece never spans two files.
 
         Args:
-            shard: Which of the pieces; all files are read for any.
+            shard: Which pieces to yield. All files are read for any shard.
 
         Raises:
             VocabridgeError: A file is not UTF-8 (the message names the byte), or cannot be read.
@@ -165,45 +166,48 @@ class Corpus:
     def _pieces(self) -> Iterator[str]:
         for file in self.files:
             decoder = codecs.getincrementaldecoder("utf-8-sig")()
-            rest, read = "", 0
+            pending, bytes_read = "", 0
             for block in _blocks(file):
-                cut = _cut(rest)  # only now is it sure that the text goes on
+                cut = _cut(pending)  # another block shows that the text continues
                 if cut:
-                    yield rest[:cut]
-                rest = rest[cut:]
+                    yield pending[:cut]
+                pending = pending[cut:]
                 try:
-                    rest += decoder.decode(block)
+                    pending += decoder.decode(block)
                 except UnicodeDecodeError as error:
-                    # the decoder counts from the bytes it held back, which came before this block
-                    at = read + error.start - (len(error.object) - len(block))
+                    # the decoder's offset also counts bytes that it held back from earlier blocks
+                    at = bytes_read + error.start - (len(error.object) - len(block))
                     raise VocabridgeError(
                         f"{file}: not UTF-8 text at byte {at}; convert the file to UTF-8 or leave it out."
                     ) from error
-                read += len(block)
+                bytes_read += len(block)
             if decoder.getstate()[0]:
-                at = read - len(decoder.getstate()[0])
-                raise VocabridgeError(f"{file}: ends in the middle of a character at byte {at}; the file is cut off.")
-            if rest:
-                yield rest
+                at = bytes_read - len(decoder.getstate()[0])
+                raise VocabridgeError(
+                    f"{file}: ends in the middle of a character at byte {at}; the file is cut off, get it again."
+                )
+            if pending:
+                yield pending
 
 
 def _blocks(file: Path) -> Iterator[bytes]:
-    with _unreadable(file):
+    with _named_errors(file):
         yield from inputs.blocks(file, PIECE)
 
 
 def _size(file: Path) -> int:
-    with _unreadable(file):
+    with _named_errors(file):
         return inputs.size(file)
 
 
 def _plain_file(path: Path) -> Path:
-    with _unreadable(path):
+    with _named_errors(path):
         return inputs.plain_file(path)
 
 
 @contextlib.contextmanager
-def _unreadable(file: Path) -> Iterator[None]:
+def _named_errors(file: Path) -> Iterator[None]:
+    """Turn an OSError into an error that names the file."""
     try:
         yield
     except OSError as error:
@@ -211,6 +215,6 @@ def _unreadable(file: Path) -> Iterator[None]:
 
 
 def _cut(text: str) -> int:
-    """Return where to cut a text that goes on: after a line, else before a space, else at its end."""
-    found = _AFTER_LINE.match(text) or _BEFORE_SPACE.match(text)
-    return found.end() if found else len(text)
+    """Return where to cut a text that continues: after a line, else before a space, else at its end."""
+    match = _AFTER_LINE.match(text) or _BEFORE_SPACE.match(text)
+    return match.end() if match else len(text)

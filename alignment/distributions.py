@@ -1,8 +1,8 @@
-"""What a source model says along texts: its most likely next tokens at byte offsets, from a file.
+"""A source model's most likely next tokens at byte offsets of texts, as a file.
 
-At a position with byte offset b, p[i] is the model's probability that its next token is ids[i], after the
-text up to b. Only the largest k are kept, so a row sums to at most 1. `alignment` runs no model: whoever has
-one writes such a file, and the builder `expected` reads it.
+At a position with byte offset b, p[i] is the model's probability that its next token is ids[i], given the text up to
+b. Only the k largest probabilities are kept, so a row sums to at most 1. `vocabridge predict` writes such a file, and
+the builder `expected` reads it, because this package runs no model.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SEAL = Seal(
     what="a file of distributions",
     key="vocabridge.distributions",
     format=2,
-    again="write it again from the source model",
+    remedy="write it again from the source model",
 )
 
 _SLACK = 1e-3
-"""By how much float32 or half-precision probabilities may sum to more than 1."""
+"""How far rounding (float32 or half precision) may take a sum of probabilities above 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,17 @@ class Distributions:
     """A source model's largest next-token probabilities at positions of texts.
 
     Attributes:
-        text: (bytes,) uint8, the UTF-8 of all texts, one after the other.
-        text_starts: (texts + 1,) int64, where in `text` each text starts; the last is where all end.
-        offsets: (positions,) int64, bytes within `text`, strictly increasing. A position lies inside a text:
-            the start of a text belongs to that text, and its end to the next.
+        text: (bytes,) uint8, the UTF-8 of all texts, concatenated.
+        text_starts: (texts + 1,) int64, the byte in `text` at which each text starts, then the number of bytes.
+        offsets: (positions,) int64, bytes within `text`, strictly increasing. A position at which one text ends and
+            the next starts belongs to the next.
         ids: (positions, k) int32, source ids.
         probabilities: (positions, k) float32, descending along k, each row summing to at most 1.
         source: The fingerprint of the source vocabulary.
-        model: The source model's name, for people.
+        model: The source model's name, for messages.
+
+    Raises:
+        VocabridgeError: The arrays have other types or shapes, or violate one of these conditions.
     """
 
     text: np.ndarray[Any, np.dtype[np.uint8]] = field(repr=False)
@@ -56,7 +59,7 @@ class Distributions:
 
     def __post_init__(self) -> None:
         if problem := self._problem():
-            raise VocabridgeError(f"The distributions of {self.model} are not what they must be: {problem}.")
+            raise VocabridgeError(f"The distributions of {self.model} are invalid ({problem}); {_SEAL.remedy}.")
 
     @classmethod
     def of(
@@ -69,7 +72,7 @@ class Distributions:
         source: Vocabulary,
         model: str,
     ) -> Distributions:
-        """Put what was found text by text together.
+        """Concatenate the distributions of several texts.
 
         Args:
             texts: The texts.
@@ -81,21 +84,26 @@ class Distributions:
             model: The source model's name.
 
         Raises:
-            VocabridgeError: The lists or arrays do not fit each other, or hold what they must not.
+            VocabridgeError: The lists differ in length, the arrays differ in shape, or a value is out of range.
         """
         if not len(texts) == len(offsets) == len(ids) == len(probabilities):
             raise VocabridgeError(
                 f"There are {len(texts)} texts, {len(offsets)} arrays of offsets, {len(ids)} of ids and "
-                f"{len(probabilities)} of probabilities: give one of each for every text."
+                f"{len(probabilities)} of probabilities; give one of each for every text."
             )
         data = [text.encode() for text in texts]
         starts = np.concatenate(([0], np.cumsum([len(d) for d in data], dtype=np.int64))).astype(np.int64)
-        for i, (own, found) in enumerate(zip(data, offsets, strict=True)):
-            if len(found) and not 0 <= found[0] <= found[-1] < len(own):
-                raise VocabridgeError(f"Text {i} has {len(own)} bytes: its offsets must lie inside it.")
+        for i, (text_bytes, text_offsets) in enumerate(zip(data, offsets, strict=True)):
+            if len(text_offsets) and not 0 <= text_offsets[0] <= text_offsets[-1] < len(text_bytes):
+                raise VocabridgeError(
+                    f"Text {i} has {len(text_bytes)} bytes, and an offset lies outside of it; give offsets from 0 to "
+                    "the number of bytes less 1."
+                )
         widths = {array.shape[1:] for array in (*ids, *probabilities)}
         if len(widths) != 1:
-            raise VocabridgeError(f"Every text's ids and probabilities need one shape (positions, k), not {widths}.")
+            raise VocabridgeError(
+                f"The ids and probabilities of all texts need one shape (positions, k), not {widths}; keep the same k."
+            )
         distributions = cls(
             text=np.frombuffer(b"".join(data), np.uint8),
             text_starts=starts,
@@ -109,7 +117,7 @@ class Distributions:
         return distributions
 
     def texts(self) -> Iterator[tuple[str, slice]]:
-        """Yield every text, with the slice of the positions that lie in it."""
+        """Yield every text with the slice of its positions."""
         bounds = np.searchsorted(self.offsets, self.text_starts).tolist()
         starts = self.text_starts.tolist()
         for i in range(len(starts) - 1):
@@ -117,46 +125,46 @@ class Distributions:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over everything."""
-        return _SEAL.hash(self._tensors, self._facts)
+        """Hex SHA-256 over all arrays and names."""
+        return _SEAL.hash(self._tensors, self._metadata)
 
     def check(self, source: Vocabulary) -> None:
-        """Check that they are over this vocabulary.
+        """Check that the ids are those of this vocabulary.
 
         Raises:
-            VocabridgeError: They are not; the message says of which model they are.
+            VocabridgeError: The distributions are over another vocabulary, or hold an id beyond its size.
         """
         if source.fingerprint != self.source:
             raise VocabridgeError(
                 f"The distributions of {self.model} are over another vocabulary ({self.source[:12]}) than "
-                f"{source.name} ({source.fingerprint[:12]}): write them again with the model of {source.name}."
+                f"{source.name} ({source.fingerprint[:12]}); write them again with the model of {source.name}."
             )
         if self.ids.max(initial=0) >= source.size:
             raise VocabridgeError(
-                f"The distributions of {self.model} hold the id {self.ids.max()}, and {source.name} has only "
-                f"{source.size} ids: {_SEAL.again}."
+                f"The distributions of {self.model} hold the id {self.ids.max()}, but {source.name} has only "
+                f"{source.size} ids; {_SEAL.remedy}."
             )
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; it is either complete or not there.
+        """Write a safetensors file atomically.
 
         Raises:
-            VocabridgeError: It cannot be written.
+            VocabridgeError: The file cannot be written.
         """
-        _SEAL.write(path, self._tensors, self._facts)
+        _SEAL.write(path, self._tensors, self._metadata)
 
     @classmethod
     def open(cls, path: str | Path) -> Distributions:
         """Read a file that `save` wrote.
 
         Raises:
-            VocabridgeError: No such file, not such a file, altered or cut off.
+            VocabridgeError: The file is missing, of another kind, altered or truncated.
         """
-        tensors, facts = _SEAL.read(path)
+        tensors, metadata = _SEAL.read(path)
         try:
-            return cls(**tensors, source=facts["source"], model=facts["model"])
+            return cls(**tensors, source=metadata["source"], model=metadata["model"])
         except (TypeError, KeyError) as error:
-            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.again}.") from error
+            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.remedy}.") from error
 
     @property
     def _tensors(self) -> Tensors:
@@ -169,11 +177,11 @@ class Distributions:
         }
 
     @property
-    def _facts(self) -> dict[str, Any]:
+    def _metadata(self) -> dict[str, Any]:
         return {"source": self.source, "model": self.model}
 
     def _problem(self) -> str | None:
-        """Say what is wrong with the arrays; None if nothing is."""
+        """Describe the first invalid array, or return None."""
         expected = {
             "text": (np.uint8, 1),
             "text_starts": (np.int64, 1),
@@ -200,7 +208,7 @@ class Distributions:
         if self.ids.min(initial=0) < 0:
             return f"there is a negative id ({self.ids.min()})"
         if not (p.min(initial=0) >= 0 and p.sum(axis=1).max(initial=0) <= 1 + _SLACK):  # also catches NaN
-            return "a row of probabilities is negative, no number, or sums to more than 1"
+            return "a row of probabilities has a negative value or NaN, or sums to more than 1"
         if (np.diff(p, axis=1) > 0).any():
             return "a row of probabilities does not descend"
         return None

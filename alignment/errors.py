@@ -1,4 +1,4 @@
-"""The error type for everything a user can cause: bad files, wrong tokenizers, impossible requests, idle settings."""
+"""Error types for everything that a user can cause: bad files, wrong tokenizers, impossible or unused settings."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 
 class VocabridgeError(Exception):
-    """A request that cannot be met; the message is one sentence that names the cause and says what to do."""
+    """A request that cannot be met. The message is one sentence that names the cause and says what to do."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops work as Ctrl-C does."""
+    """SIGTERM, which stops the process as Ctrl-C does."""
 
 
 class UsageError(VocabridgeError):
-    """A setting that does not go with the others; the command line reports its option and exits with status 2.
+    """A setting that conflicts with the others. The command line names its option and exits with status 2.
 
     Attributes:
         setting: The name of the setting.
@@ -33,10 +33,10 @@ class Effect(NamedTuple):
     """When a setting has an effect.
 
     Attributes:
-        setting: The name of the setting, as its option has it.
-        given: Whether it is given: it is not the default.
-        effective: Whether it changes anything, given the other settings.
-        advice: Why it changes nothing otherwise, and what to do.
+        setting: The name of the setting, as in its option.
+        given: Whether the setting differs from its default.
+        effective: Whether the setting changes anything, given the other settings.
+        advice: Why the setting has no effect, and what to do.
     """
 
     setting: str
@@ -46,10 +46,10 @@ class Effect(NamedTuple):
 
 
 def refuse_idle(*effects: Effect) -> None:
-    """Refuse settings without effect.
+    """Refuse settings that are given but have no effect.
 
     Raises:
-        UsageError: A setting is given and has no effect; the first of them.
+        UsageError: There is such a setting; the error names the first.
     """
     for effect in effects:
         if effect.given and not effect.effective:
@@ -57,7 +57,7 @@ def refuse_idle(*effects: Effect) -> None:
 
 
 def warn_idle(*effects: Effect) -> None:
-    """Warn of settings without effect that do no harm, such as those of a part of the work that is switched off."""
+    """Warn of settings that are given but have no effect, for example because a feature is switched off."""
     for effect in effects:
         if effect.given and not effect.effective:
             logging.getLogger("vocabridge").warning("%s has no effect here: %s", effect.setting, effect.advice)

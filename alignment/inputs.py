@@ -1,4 +1,7 @@
-"""Inputs as users give them: a plain file, text that gzip has packed, a pipe (`<(command)`, `/dev/stdin`, a FIFO)."""
+"""Input files as users name them: a plain file, a file compressed with gzip, or a pipe.
+
+A pipe is `<(command)`, `/dev/stdin` or a FIFO. It can be read only once, so its content is copied to a temporary file.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ from vocabridge.alignment.errors import VocabridgeError
 _GZIP = b"\x1f\x8b"
 
 _copies: dict[tuple[int, int], Path] = {}
-"""By device and inode of a pipe, what it gave."""
+"""(device, inode) of a pipe -> the temporary copy of its content."""
 
 
 def plain_file(path: Path) -> Path:
-    """Return a file that can be read again and again: this one or, of a pipe, a temporary copy of what it gives.
+    """Return the file itself or, for a pipe, a temporary copy of its content, which can be read repeatedly.
 
-    A pipe is read once; the copy lasts as long as the process.
+    The copy is made at the first call and is deleted when the process ends.
 
     Raises:
         OSError: The pipe cannot be read, or its copy cannot be written.
@@ -32,7 +35,7 @@ def plain_file(path: Path) -> Path:
     try:
         status = path.stat()
     except OSError:
-        return path  # whoever reads it says that it is not there
+        return path  # the caller reports that the file is missing
     if not stat.S_ISFIFO(status.st_mode):
         return path
     key = status.st_dev, status.st_ino
@@ -45,51 +48,55 @@ def plain_file(path: Path) -> Path:
 
 
 def blocks(path: Path, size: int) -> Iterator[bytes]:
-    """Yield the content of a file or pipe, unpacked where gzip has packed it, in blocks of so many bytes.
+    """Yield the content of a file or pipe, decompressed if gzip has compressed it, in blocks of at most `size` bytes.
 
     Raises:
-        OSError: It cannot be read, or what gzip has packed is damaged.
+        OSError: The file cannot be read, or its compressed content is damaged.
     """
     file = plain_file(path)
     try:
-        with gzip.open(file) if is_packed(file) else file.open("rb") as stream:
+        with gzip.open(file) if is_gzip(file) else file.open("rb") as stream:
             while block := stream.read(size):
                 yield block
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise OSError(errno.EIO, "what gzip has packed is damaged or cut off", str(path)) from error
+        raise OSError(errno.EIO, "its gzip data is damaged or cut off", str(path)) from error
 
 
 def content(path: Path) -> bytes:
-    """Return all of it; see `blocks`."""
+    """Return the complete content of a file or pipe, as `blocks` yields it.
+
+    Raises:
+        OSError: As for `blocks`.
+    """
     return b"".join(blocks(path, 1 << 20))
 
 
 def size(path: Path) -> int:
-    """Return the number of bytes that `blocks` gives.
+    """Return the number of bytes that `blocks` yields.
 
     Raises:
         OSError: As for `blocks`.
     """
     file = plain_file(path)
-    return sum(map(len, blocks(file, 1 << 20))) if is_packed(file) else file.stat().st_size
+    return sum(map(len, blocks(file, 1 << 20))) if is_gzip(file) else file.stat().st_size
 
 
-def refuse_packed(path: Path) -> None:
-    """Raise an error if gzip has packed a file whose reader takes it as it is.
+def refuse_gzip(path: Path) -> None:
+    """Refuse a file that gzip has compressed, for a reader that does not decompress.
 
     Raises:
-        VocabridgeError: It has.
+        VocabridgeError: gzip has compressed the file.
     """
-    with contextlib.suppress(OSError):  # whoever reads it says why
-        if path.is_file() and is_packed(path):
-            raise VocabridgeError(f"{path}: packed by gzip; unpack it (gunzip) and name the unpacked file.")
+    with contextlib.suppress(OSError):  # the caller reports why the file cannot be read
+        if path.is_file() and is_gzip(path):
+            raise VocabridgeError(f"{path}: compressed with gzip; decompress it (gunzip) and name the result.")
 
 
-def is_packed(file: Path) -> bool:
-    """Whether gzip has packed a file, whatever it is called.
+def is_gzip(file: Path) -> bool:
+    """Whether gzip has compressed a file, judged by its first bytes and not by its name.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with file.open("rb") as stream:
         return stream.read(len(_GZIP)) == _GZIP
@@ -97,5 +104,5 @@ def is_packed(file: Path) -> bool:
 
 @functools.cache
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """The folder of all copies; it goes with the process."""
+    """Create the temporary folder of all copies, once; it is deleted when the process ends."""
     return tempfile.TemporaryDirectory(prefix="vocabridge-")

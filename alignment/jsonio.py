@@ -1,7 +1,7 @@
-"""Reading JSON that anybody may have written.
+"""Read JSON from untrusted files.
 
-Whatever is wrong with a text is a ValueError whose message is a part of a sentence; who reads the file knows what it
-is for, and says its name and what to do.
+Every fault is a `JsonError` whose message is a clause, such as "it is nested too deeply". The caller completes the
+sentence with the file's name and what to do.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vocabridge.alignment.inputs import refuse_packed
+from vocabridge.alignment.inputs import refuse_gzip
 
 DEEPEST = 100
-"""Levels of lists and objects: more than any file here needs, and far fewer than Python's recursion allows."""
+"""Levels of nested lists and objects: more than any valid file needs, and far below Python's recursion limit."""
 
 
 class JsonError(ValueError):
-    """A text that is no JSON that can be worked with."""
+    """A text that is not valid JSON, or whose JSON is not usable."""
 
 
 def parse_json(text: str | bytes) -> Any:
     """Parse one JSON document.
 
     Args:
-        text: The document, in UTF-8 where it is bytes; a byte order mark is skipped.
+        text: The document; bytes are decoded as UTF-8, with or without a byte order mark.
 
     Raises:
-        JsonError: It is not UTF-8, not JSON, holds a number of thousands of digits, or is nested too deeply.
+        JsonError: The document is not UTF-8, not JSON, holds a number of thousands of digits, or is nested too deeply.
     """
     try:
         decoded = text.decode("utf-8-sig") if isinstance(text, bytes) else text
@@ -44,9 +44,9 @@ def parse_json(text: str | bytes) -> Any:
             return value
         level = [
             item
-            for holder in level
-            if isinstance(holder, (dict, list))
-            for item in (holder.values() if isinstance(holder, dict) else holder)
+            for container in level
+            if isinstance(container, (dict, list))
+            for item in (container.values() if isinstance(container, dict) else container)
         ]
     raise JsonError("it is nested too deeply")
 
@@ -55,16 +55,16 @@ def read_json(path: Path) -> Any:
     """Parse a file that holds one JSON document.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
         JsonError: As for `parse_json`.
-        VocabridgeError: gzip has packed it.
+        VocabridgeError: The file is compressed with gzip.
     """
-    refuse_packed(path)
+    refuse_gzip(path)
     return parse_json(path.read_bytes())
 
 
 def json_type(value: Any) -> str:
-    """Return what JSON calls the type of a value, with its article; null and truth values by themselves."""
+    """Return JSON's name for the type of a value, with its article ("a list"), or the literal null, true or false."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
@@ -76,8 +76,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """Parse a file that holds one JSON object.
 
     Raises:
-        OSError: It cannot be read.
-        JsonError: As for `parse_json`; or it is a list, a string, a number, a truth value or null.
+        OSError: The file cannot be read.
+        JsonError: As for `parse_json`; or the document is not an object.
+        VocabridgeError: The file is compressed with gzip.
     """
     value = read_json(path)
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The methods by name, and `align`, the one call that users make."""
+"""The alignment methods by name, and `align`, the main entry point of the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment.alignment import Alignment
-from vocabridge.alignment.builders.base import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress, no_progress
 from vocabridge.alignment.builders.chain import Chain
 from vocabridge.alignment.builders.combined import Combined
 from vocabridge.alignment.builders.cooccurrence import Cooccurrence
@@ -51,37 +51,37 @@ def make_builder(
     embeddings: tuple[EmbeddingTable, EmbeddingTable] | None = None,
     distributions: Distributions | None = None,
 ) -> Builder:
-    """Make the builder of this name.
+    """Make the builder with this name.
 
     Args:
-        method: A name in `METHODS`, or several joined by commas: a `Chain`, in which each fills what the ones
-            before it left open.
-        embeddings: Of the source's model and of the target's, for the method `embedding`.
-        distributions: What the source model says along texts, for the method `expected`.
+        method: A name in `METHODS`, or several joined by commas. The latter make a `Chain`, in which each method fills
+            the rows and columns that the methods before it left empty.
+        embeddings: The embeddings of the source's model and of the target's, for the method `embedding`.
+        distributions: The source model's next-token distributions along texts, for the method `expected`.
 
     Raises:
-        VocabridgeError: No such method, a method lacks its input, or no method takes an input that was given.
+        VocabridgeError: There is no such method, a method lacks its input, or an input is given that no method takes.
     """
     given: dict[str, Any] = {"embeddings": embeddings, "distributions": distributions}
     given = {name: value for name, value in given.items() if value is not None}
-    builders = [_one_builder(name.strip(), given) for name in method.split(",")]
-    taken = {name for builder in builders for name in _inputs(type(builder))}
-    if unused := given.keys() - taken:
-        raise VocabridgeError(f"The method {method} takes no {min(unused)}: leave them out.")
+    builders = [_single_builder(name.strip(), given) for name in method.split(",")]
+    required = {name for builder in builders for name in _required_inputs(type(builder))}
+    if unused := given.keys() - required:
+        raise VocabridgeError(f"The method {method} takes no {min(unused)}; leave them out.")
     return builders[0] if len(builders) == 1 else Chain(tuple(builders))
 
 
-def _one_builder(name: str, given: Mapping[str, Any]) -> Builder:
-    if name not in METHODS:
-        raise VocabridgeError(f"There is no method {name!r}; choose one of {', '.join(METHODS)}.")
-    inputs = _inputs(METHODS[name])
-    if missing := [each for each in inputs if each not in given]:
-        raise VocabridgeError(f"The method {name} works on {missing[0]}: give them.")
-    return METHODS[name](**{each: given[each] for each in inputs})
+def _single_builder(method: str, given: Mapping[str, Any]) -> Builder:
+    if method not in METHODS:
+        raise VocabridgeError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
+    required = _required_inputs(METHODS[method])
+    if missing := [name for name in required if name not in given]:
+        raise VocabridgeError(f"The method {method} needs {missing[0]}; give them.")
+    return METHODS[method](**{name: given[name] for name in required})
 
 
-def _inputs(builder: type[Builder]) -> list[str]:
-    """Return the names of the inputs that a builder cannot do without: its fields that have no default."""
+def _required_inputs(builder: type[Builder]) -> list[str]:
+    """Return the names of a builder's fields that have no default."""
     missing = dataclasses.MISSING
     return [f.name for f in dataclasses.fields(builder) if f.default is missing and f.default_factory is missing]
 
@@ -96,37 +96,40 @@ def align(
     distributions: Distributions | str | Path | None = None,
     jobs: int = 1,
     cache: bool = True,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Alignment:
-    """Align two vocabularies: count how often their tokens speak for each other.
+    """Align two vocabularies: count which of their tokens correspond, by a method.
 
     Args:
-        source: The value network's vocabulary, or what `Vocabulary.load` takes.
-        target: The base model's vocabulary, or what `Vocabulary.load` takes.
-        method: A name in `METHODS`, several joined by commas, or a builder with parameters of your own.
-        corpus: UTF-8 text files and folders to count on, for the methods that count on text.
-        embeddings: The source model's and the target model's, or what `EmbeddingTable.open` takes.
-        distributions: The source model's, or what `Distributions.open` takes.
-        jobs: How many processes share the counting of text; the result does not depend on it. One already uses
-            every core while it encodes.
-        cache: Whether to take it from the cache and put it there.
-        progress: Called with what is done and what there is to do.
+        source: The value source's vocabulary, or an argument of `Vocabulary.load`.
+        target: The base model's vocabulary, or an argument of `Vocabulary.load`.
+        method: A name in `METHODS`, several joined by commas, or a builder with your own parameters.
+        corpus: UTF-8 text files and folders to count on, for a method that counts on text.
+        embeddings: The embeddings of the source's model and of the target's, each also as an argument of
+            `EmbeddingTable.open`.
+        distributions: The source model's distributions, or an argument of `Distributions.open`.
+        jobs: The number of processes that count text. A single process already uses every core while it encodes.
+        cache: Whether to load the alignment from the cache and store it there.
+        progress: Called with the work done and the total, in bytes of text or in tokens.
 
     Returns:
-        The alignment, counts of shape (|target|, |source|).
+        The alignment, with counts of shape (|target|, |source|).
 
     Raises:
-        VocabridgeError: An unknown method; a vocabulary, a corpus or another input that cannot be read or does
-            not fit the method; or several jobs where no text is counted.
+        UsageError: There are several jobs, but the method counts no text.
+        VocabridgeError: The method is unknown, or an input cannot be read or does not fit the method.
     """
     if isinstance(method, Builder):
         if embeddings is not None or distributions is not None:
-            raise VocabridgeError(f"The builder {method.method} holds its inputs itself: give it them, not `align`.")
+            raise VocabridgeError(
+                f"The builder {method.method} already holds its inputs; give them to the builder and not to `align`."
+            )
         builder = method
     else:
         if embeddings is not None:
-            tables = (t if isinstance(t, EmbeddingTable) else EmbeddingTable.open(t) for t in embeddings)
-            source_table, target_table = tables
+            source_table, target_table = (
+                table if isinstance(table, EmbeddingTable) else EmbeddingTable.open(table) for table in embeddings
+            )
             embeddings = source_table, target_table
         if isinstance(distributions, (str, Path)):
             distributions = Distributions.open(distributions)

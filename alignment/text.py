@@ -1,4 +1,4 @@
-"""Texts as bytes: everything is compared as UTF-8."""
+"""Encoding of texts as UTF-8, in which all texts and tokens are compared."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from vocabridge.alignment.errors import VocabridgeError
 
 
 def as_utf8(text: str) -> bytes:
-    """Encode a text.
+    """Encode a text as UTF-8.
 
     Raises:
-        VocabridgeError: It holds half of a surrogate pair, which a Python string may, but no UTF-8 text.
+        VocabridgeError: The text holds half of a surrogate pair. A Python string may, but UTF-8 cannot represent it.
     """
     try:
         return text.encode()

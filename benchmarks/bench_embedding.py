@@ -1,11 +1,11 @@
-"""Time the exact and the approximate search for neighbours between two real embedding tables.
+"""Time the exact and the approximate search for neighbors between two real embedding tables.
 
     python benchmarks/bench_embedding.py [SOURCE TARGET] [--queries N] [--json]
 
-SOURCE and TARGET are model names, by default the two packaged models. The neighbours of N target tokens, drawn with a
+SOURCE and TARGET are model names, by default the two packaged models. The neighbors of N target tokens, drawn with a
 fixed seed, are searched among all source tokens; both searches take turns, batch by batch, so that a busy machine slows
-both. Recall@8 is the share of the exact search's neighbours that the approximate finds. The time for all target tokens
-is what the index took to build plus the search, scaled to all of them. `held-out` says what the neighbours are worth:
+both. Recall@8 is the share of the exact search's neighbors that the approximate finds. The time for all target tokens
+is what the index took to build plus the search, scaled to all of them. `held-out` says what the neighbors are worth:
 shared tokens that the space was not fitted on, found first or among the 8. The peak memory is that of a process which
 builds the whole alignment with one search.
 """
@@ -30,13 +30,13 @@ from vocabridge.alignment.builders.embedding import Embedding, Search, build_ind
 from vocabridge.alignment.builders.identical_bytes import exact_partners
 from vocabridge.alignment.embedding_table import EmbeddingTable
 
-NEIGHBOURS = 8
+NEIGHBORS = 8
 HELD_OUT = 1000
 BATCH = 2048
 
 
 def hits(found: np.ndarray, true: np.ndarray) -> float:
-    """Return the share of the true neighbours, (n, k), that are among those found, (n, k)."""
+    """Return the share of the true neighbors, (n, k), that are among those found, (n, k)."""
     return (
         float(np.mean([len(set(a) & set(b)) for a, b in zip(found.tolist(), true.tolist(), strict=True)]))
         / true.shape[1]
@@ -64,11 +64,11 @@ def compare(source: str, target: str, queries: int) -> dict[str, Any]:
     for at in range(0, len(asked), BATCH):
         for search in Search:
             begin = perf_counter()
-            found[search].append(indices[search].search(asked[at : at + BATCH], NEIGHBOURS)[1])
+            found[search].append(indices[search].search(asked[at : at + BATCH], NEIGHBORS)[1])
             searched[search] += perf_counter() - begin
     rows = []
     for search in Search:
-        own = s.usable[indices[search].search(of_target(y[held]), NEIGHBOURS)[1]] == w[held][:, None]
+        own = s.usable[indices[search].search(of_target(y[held]), NEIGHBORS)[1]] == w[held][:, None]
         rows.append(
             {
                 "search": search.value,

@@ -1,7 +1,15 @@
-"""The audit of an alignment: what it covers, and where the mass of a real text goes.
+"""The audit of an alignment: the tokens that it covers, and where the probability mass goes on a text.
 
-`reading`, both tokenizers cut the text; `coverage`, the ids and tokens that have entries; `projected_mass`, the mass
-and the bits where tokens start together; `worst`, `digits`, `overlap`, `weak`, what people ask next; `audit`, all.
+| module | content |
+| --- | --- |
+| `fertility` | how finely both tokenizers cut the text |
+| `coverage` | the share of ids, and of the text's tokens, that have entries |
+| `projected_mass` | the mass that arrives and the bits lost where tokens of both sides start at the same byte |
+| `worst` | the target tokens that lose most bits |
+| `digits` | how both tokenizers cut numbers |
+| `overlap` | the tokens with the same bytes |
+| `weak` | the classes of tokens with little coverage |
+| `audit` | all of these in one object |
 """
 
 from vocabridge.alignment.audit.audit import Audit

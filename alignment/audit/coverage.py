@@ -1,7 +1,7 @@
-"""Coverage: how much of each class of tokens has entries, by vocabulary and, once a text is read, by mass.
+"""Coverage: how many tokens of each class have entries in the alignment, by vocabulary and, on a text, by mass.
 
-A target token is covered by an entry in its row of the counts (a source token speaks for it), a source token by
-one in its column (it becomes a target token).
+A target token is covered if its row of the counts has an entry, so a source token is aligned with it. A source token is
+covered if its column has an entry.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ Numbers: TypeAlias = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Coverage:
-    """What the alignment does for the tokens of one class of one vocabulary.
+    """The coverage of the tokens of one class of one vocabulary.
+
+    Masses are sums over the common occurrences, at each of which the source token has mass 1.
 
     Attributes:
         token_class: The class; None for all classes together.
-        ids: Ids of the class that stand for bytes; of CONTROL, those that steer the model.
-        covered: Those of them that have an entry.
-        occurrences: Tokens of the class in the text.
-        covered_occurrences: Those of the occurrences whose id has an entry.
-        common: Those of the occurrences that start where a token of the other tokenizer starts.
-        arrived: At these, the mass on the very target token that stands there; in occurrences.
-        same_class: The mass on other tokens of that token's class.
-        other_class: The mass on tokens of other classes.
-        bits: The bits lost at these, together.
-        least_bits: What the static projection that is best for this very text would lose.
-        kept: The mean mass on the very token and others of its class.
+        ids: The number of ids of the class: those that stand for bytes, or, of the class CONTROL, control tokens.
+        covered: The number of these ids that have an entry.
+        occurrences: The number of the text's tokens of the class.
+        covered_occurrences: The number of occurrences whose id has an entry.
+        common: The number of occurrences that start where a token of the other tokenizer starts.
+        arrived: The mass on the target token that starts at the same byte.
+        same_class: The mass on other target tokens of that token's class.
+        other_class: The mass on target tokens of other classes.
+        bits: The sum of the bits lost at common occurrences.
+        least_bits: The sum of the bits that the best static projection for this text would lose.
+        kept: The mean mass on the target token that starts at the same byte and on others of its class.
     """
 
     token_class: TokenClass | None
@@ -59,7 +61,7 @@ class Coverage:
 
     @property
     def nowhere(self) -> float:
-        """The mass that no target token gets, in occurrences at common boundaries."""
+        """The mass that no target token gets."""
         return max(0.0, self.common - self.arrived - self.same_class - self.other_class)
 
     bits_each = Ratio("bits", of="common")
@@ -68,16 +70,16 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Balance:
-    """The mass a class of target tokens gets, beside what it should get.
+    """The mass that a class of target tokens gets, beside the mass that it should get.
 
-    A source token that may become tokens of several classes rightly spreads its mass over them. What counts for
-    a class is the sum: less than it should get means that its tokens have been left out.
+    A source token may be aligned with tokens of several classes, over which it rightly spreads its mass. A class is
+    therefore judged by its sum of mass. If it gets less than it should, the alignment lacks tokens of the class.
 
     Attributes:
         token_class: The class.
-        due: Target tokens of the class at common boundaries.
-        got: The mass projected to the class there, whatever token stood there; in occurrences.
-        share: How much of its mass the class gets; above 1 where it gets too much.
+        due: The mass that the class should get: the number of its target tokens at common boundaries.
+        got: The mass that is projected to the class at all common boundaries.
+        share: The mass that the class gets, relative to the mass that it should get; above 1 if it gets too much.
     """
 
     token_class: TokenClass
@@ -89,10 +91,14 @@ class Balance:
 
 @dataclass(frozen=True)
 class Entries:
-    """How many of the ids that stand for bytes have none, one, two to five (`few`) or more (`many`) entries.
+    """The number of ids that stand for bytes, by their number of entries.
 
     Attributes:
-        by_power: The k-th is the number of ids with more than 2^(k-1) and at most 2^k entries.
+        none: Ids without an entry.
+        one: Ids with one entry.
+        few: Ids with two to five entries.
+        many: Ids with more than five entries.
+        by_power: Item k is the number of ids with more than 2^(k-1) and at most 2^k entries.
     """
 
     none: int
@@ -104,12 +110,12 @@ class Entries:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two vocabularies, as an alignment has it.
+    """One of the two vocabularies of an alignment.
 
     Attributes:
         vocabulary: S or T.
-        classes: (size,) int8, a `TokenClass` each.
-        sizes: (size,) int64, entries of each id's row (of T) or column (of S).
+        classes: (size,) int8, the `TokenClass` of each id.
+        sizes: (size,) int64, the number of entries in each id's row (for T) or column (for S).
     """
 
     vocabulary: Vocabulary
@@ -117,17 +123,21 @@ class Side:
     sizes: Int64
 
     def per_class(self, ids: Numbers, weights: Numbers | None = None) -> Numbers:
-        """Return (classes,), how many of the ids, or what weight of them, is in each class; ids may be a mask."""
+        """Return the number of ids in each class, or the sum of their weights, (classes,); ids may be a mask."""
         return np.bincount(self.classes[ids], weights, len(CLASSES))
 
     def coverage(self, **on_text: Numbers) -> tuple[Coverage, ...]:
-        """Count the ids of each class; the figures of a text, (classes,) each, go with them."""
-        real = self.vocabulary.kinds != TokenKind.UNUSED
-        figures = {"ids": self.per_class(real), "covered": self.per_class(real & (self.sizes > 0)), **on_text}
+        """Count the ids of each class.
+
+        Args:
+            on_text: The fields of `Coverage` that depend on a text, (classes,) each.
+        """
+        used = self.vocabulary.kinds != TokenKind.UNUSED
+        figures = {"ids": self.per_class(used), "covered": self.per_class(used & (self.sizes > 0)), **on_text}
         return tuple(Coverage(c, **{name: values[c].item() for name, values in figures.items()}) for c in CLASSES)
 
     def entries(self) -> Entries:
-        """Count the ids that stand for bytes by how many entries they have."""
+        """Count the ids that stand for bytes by their number of entries."""
         sizes = self.sizes[self.vocabulary.usable]
         none, one, few, many = np.bincount(np.searchsorted((1, 2, 6), sizes, side="right"), minlength=4).tolist()
         powers = np.bincount(np.ceil(np.log2(sizes[sizes > 0])).astype(np.int64))
@@ -135,6 +145,6 @@ class Side:
 
 
 def sides(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> tuple[Side, Side]:
-    """Return the source's side and the target's."""
+    """Return the source's side and the target's side of an alignment."""
     rows, columns = np.diff(alignment.counts.indptr), np.bincount(alignment.counts.indices, minlength=source.size)
     return Side(source, classes_of(source), columns), Side(target, classes_of(target), rows.astype(np.int64))

@@ -1,4 +1,4 @@
-"""Digits: how both tokenizers cut numbers, and what each of the source's digits becomes."""
+"""Digits: how both tokenizers cut numbers, and the target tokens aligned with each of the source's digits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from vocabridge.alignment.audit.tokens import Share, Token, largest, readable
 from vocabridge.alignment.tokenizers.classes import TokenClass
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
-_RUN = "1234567"
-_SAMPLES = ("7", " 7", "10", " 10", "2024", " 2024", "1,234.5", _RUN)
+_DIGITS = "1234567"
+_SAMPLES = ("7", " 7", "10", " 10", "2024", " 2024", "1,234.5", _DIGITS)
 
 
 class Grouping(enum.Enum):
-    """How a tokenizer cuts a run of digits, judged by "1234567"."""
+    """How a tokenizer groups successive digits, judged by "1234567"."""
 
     SINGLE = "single digits"
     THREES_FROM_LEFT = "threes from the left"
@@ -33,15 +33,15 @@ _GROUPINGS = {
 
 @dataclass(frozen=True)
 class DigitHabits:
-    """What a tokenizer does with digits.
+    """How a tokenizer cuts numbers.
 
     Attributes:
-        grouping: How it cuts a run of digits.
+        grouping: How the tokenizer groups successive digits.
         space_joined: Whether " 7" is one token.
-        ones: How many of "0".."9" are one token.
-        tens: How many of "10".."99" are one token.
-        hundreds: How many of "100".."999" are one token.
-        cuts: Some texts -> the pieces they are cut into, as `readable` shows them.
+        ones: The number of "0".."9" that are one token.
+        tens: The number of "10".."99" that are one token.
+        hundreds: The number of "100".."999" that are one token.
+        cuts: Sample text -> its tokens, as `readable` shows them.
     """
 
     grouping: Grouping
@@ -53,35 +53,35 @@ class DigitHabits:
 
     @classmethod
     def of(cls, vocabulary: Vocabulary) -> DigitHabits:
-        """Try a tokenizer on some numbers."""
+        """Cut sample numbers with a vocabulary's tokenizer."""
 
-        def pieces(texts: Iterable[str]) -> list[tuple[bytes, ...]]:
-            cut = vocabulary.segment_batch([text.encode() for text in texts])
-            return [tuple(vocabulary.token_bytes[i] or b"" for i in ids) for ids in cut]
+        def cut(texts: Iterable[str]) -> list[tuple[bytes, ...]]:
+            segmentations = vocabulary.segment_batch([text.encode() for text in texts])
+            return [tuple(vocabulary.token_bytes[i] or b"" for i in ids) for ids in segmentations]
 
-        def whole(first: int, end: int) -> int:
-            return sum(len(cut) == 1 for cut in pieces(map(str, range(first, end))))
+        def single_tokens(numbers: range) -> int:
+            return sum(len(pieces) == 1 for pieces in cut(map(str, numbers)))
 
-        cuts = dict(zip(_SAMPLES, pieces(_SAMPLES), strict=True))
+        cuts = dict(zip(_SAMPLES, cut(_SAMPLES), strict=True))
         return cls(
-            grouping=_GROUPINGS.get(cuts[_RUN], Grouping.OTHER),
+            grouping=_GROUPINGS.get(cuts[_DIGITS], Grouping.OTHER),
             space_joined=cuts[" 7"] == (b" 7",),
-            ones=whole(0, 10),
-            tens=whole(10, 100),
-            hundreds=whole(100, 1000),
-            cuts={text: tuple(map(readable, cut)) for text, cut in cuts.items()},
+            ones=single_tokens(range(10)),
+            tens=single_tokens(range(10, 100)),
+            hundreds=single_tokens(range(100, 1000)),
+            cuts={text: tuple(map(readable, pieces)) for text, pieces in cuts.items()},
         )
 
 
 @dataclass(frozen=True)
 class DigitFlow:
-    """What one source digit becomes.
+    """The target tokens to which the mass of one source digit is projected.
 
     Attributes:
-        source: The digit's token.
-        to_itself: The mass on target tokens of the very same bytes.
-        to_numbers: The mass on target tokens that are numbers, itself among them.
-        to: The target tokens that get most, largest first.
+        source: The source token of the digit.
+        to_itself: The mass on target tokens with the same bytes.
+        to_numbers: The mass on all target tokens of the class NUMBERS.
+        to: The target tokens that get most of the mass, the largest first.
     """
 
     source: Token
@@ -91,7 +91,7 @@ class DigitFlow:
 
 
 def digit_flows(projected: ProjectedMass) -> Iterator[DigitFlow]:
-    """Yield what each of "0".."9" becomes, of those that are tokens of the source."""
+    """Yield the flow of each of the digits "0".."9" that is a source token."""
     source, target = projected.source.vocabulary, projected.target.vocabulary
     for digit in (b"%d" % i for i in range(10)):
         if (w := source.canonical.get(digit)) is not None:

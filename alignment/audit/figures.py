@@ -1,4 +1,4 @@
-"""Figures of an audit: dataclasses of numbers that add up, with ratios of sums of them; their JSON form has both."""
+"""Helpers for the figures of an audit: ratios of fields, sums of dataclasses, and their JSON form."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ TEXT_CLASSES = CLASSES[: TokenClass.CONTROL]
 
 
 class Ratio:
-    """An attribute: some of an object's numbers over others, each named and added up; NaN where these are 0."""
+    """A descriptor for the ratio of two sums of an object's fields; NaN if the second sum is 0."""
 
     def __init__(self, parts: str, of: str) -> None:
-        self._parts, self._wholes = parts.split(), of.split()
+        """Name the fields of both sums, separated by spaces."""
+        self._numerator, self._denominator = parts.split(), of.split()
 
-    def __get__(self, one: object, owner: type) -> float:
-        part, whole = (sum(getattr(one, name) for name in names) for names in (self._parts, self._wholes))
-        return part / whole if whole else math.nan
+    def __get__(self, figures: object, owner: type) -> float:
+        numerator = sum(getattr(figures, name) for name in self._numerator)
+        denominator = sum(getattr(figures, name) for name in self._denominator)
+        return numerator / denominator if denominator else math.nan
 
 
 def total(parts: Iterable[Figures]) -> Figures:
-    """Add up dataclasses whose first field is their class (None in the sum), and all others numbers."""
+    """Add dataclasses of numbers, field by field. The first field, the class of tokens, is None in the sum."""
     rows: list[Any] = list(parts)
     names = [field.name for field in dataclasses.fields(rows[0])][1:]
-    found: Figures = type(rows[0])(None, *(sum(getattr(row, name) for row in rows) for name in names))
-    return found
+    summed: Figures = type(rows[0])(None, *(sum(getattr(row, name) for row in rows) for name in names))
+    return summed
 
 
-def document(value: Any) -> Any:
-    """Return a value as JSON knows it: a dataclass with its ratios and properties, a class of tokens by its label."""
+def as_json(value: Any) -> Any:
+    """Return the JSON form of a value: a dataclass with its ratios and properties, a class of tokens by its label."""
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
         names += [name for name, member in vars(type(value)).items() if isinstance(member, (property, Ratio))]
-        return {name: document(getattr(value, name)) for name in names}
+        return {name: as_json(getattr(value, name)) for name in names}
     if isinstance(value, enum.Enum):
         return value.label if isinstance(value, TokenClass) else value.value
     if isinstance(value, Mapping):
-        return {key: document(item) for key, item in value.items()}
-    return [document(item) for item in value] if isinstance(value, tuple) else value
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, tuple) else value

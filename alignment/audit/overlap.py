@@ -1,4 +1,4 @@
-"""Overlap: which byte strings are tokens of both vocabularies, and how much of the text they make up."""
+"""Overlap: the byte strings that are tokens of both vocabularies, and their share of the text."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Overlap:
-    """The tokens of the very same bytes.
+    """The numbers of shared tokens, in the vocabularies and in the text.
 
     Attributes:
-        shared: Byte strings that are tokens of both.
-        only_source: Byte strings that are tokens of the source alone.
-        only_target: Byte strings that are tokens of the target alone.
-        paired: Of the shared, those whose two ids have an entry.
-        source_mass: The source tokens of the text.
-        source_mass_shared: Those of them that have shared bytes.
-        target_mass: The target tokens of the text.
-        target_mass_shared: Those of them that have shared bytes.
+        shared: The number of byte strings that are tokens of both vocabularies.
+        only_source: The number of byte strings that are tokens of the source alone.
+        only_target: The number of byte strings that are tokens of the target alone.
+        paired: The number of shared byte strings whose two ids have an entry in the alignment.
+        source_mass: The number of the text's source tokens.
+        source_mass_shared: The number of the text's source tokens whose bytes are shared.
+        target_mass: The number of the text's target tokens.
+        target_mass_shared: The number of the text's target tokens whose bytes are shared.
     """
 
     shared: int
@@ -42,17 +42,30 @@ class Overlap:
 
     @classmethod
     def of(
-        cls, alignment: Alignment, source: Vocabulary, target: Vocabulary, in_source: Int64, in_target: Int64
+        cls,
+        alignment: Alignment,
+        source: Vocabulary,
+        target: Vocabulary,
+        source_occurrences: Int64,
+        target_occurrences: Int64,
     ) -> Overlap:
-        """Compare two vocabularies; `in_source` and `in_target`, (size,), count their tokens in the text."""
+        """Compare two vocabularies.
+
+        Args:
+            alignment: The alignment of the two.
+            source: S.
+            target: T.
+            source_occurrences: (|S|,), how often each source token occurs in the text.
+            target_occurrences: (|T|,), how often each target token occurs in the text.
+        """
         y, w = exact_partners(source, target)
         return cls(
             shared=len(y),
             only_source=len(source.canonical) - len(y),
             only_target=len(target.canonical) - len(y),
             paired=int((alignment.counts[y, w] > 0).sum()),
-            source_mass=int(in_source.sum()),
-            source_mass_shared=int(in_source[w].sum()),
-            target_mass=int(in_target.sum()),
-            target_mass_shared=int(in_target[y].sum()),
+            source_mass=int(source_occurrences.sum()),
+            source_mass_shared=int(source_occurrences[w].sum()),
+            target_mass=int(target_occurrences.sum()),
+            target_mass_shared=int(target_occurrences[y].sum()),
         )

@@ -1,4 +1,4 @@
-"""Weak classes: those of which the alignment leaves more than a tenth open, a sentence for each reason."""
+"""Weak classes: the classes of tokens of which the alignment covers less than nine tenths."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from vocabridge.alignment.audit.figures import TEXT_CLASSES
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 WEAK = 0.9
-"""The share under which a class is weak.
+"""The share below which a class is weak.
 
-Measured from SmolLM2 to Gemma-3: a total method covers every class whole and, on text that it did not count, gives
-words, numbers, punctuation and code 98% of their mass or more; `identical-bytes` covers 29% of the words and 5% of the
-numbers.
+Measured from SmolLM2 to Gemma-3: a method that covers all tokens gives words, numbers, punctuation and code at least
+98% of their mass on text that it was not counted on; `identical-bytes` covers 29% of the words and 5% of the numbers.
 """
 
 
 def weak_classes(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> tuple[str, ...]:
-    """Say which classes of tokens the alignment leaves open, by vocabulary alone, without reading any text.
+    """Return a sentence for each weak class of tokens of either side, judged by the vocabularies alone.
 
-    A class is weak when less than `WEAK` of its ids have an entry, on either side. (Its own counts cannot tell by
-    mass: what they lack weighs nothing in them.) CONTROL is left out: such tokens have partners by role, and
-    most have none. There is a sentence for each weak class and side.
+    A class is weak if less than `WEAK` of its ids have an entry. The alignment's own counts cannot weight the ids,
+    because uncovered tokens have no counts. CONTROL is skipped, because control tokens are paired by role, and most
+    have no partner.
     """
-    of_source, of_target = sides(alignment, source, target)
-    return tuple(weak(of_target.coverage(), of_source.coverage()))
+    source_side, target_side = sides(alignment, source, target)
+    return tuple(weak(target_side.coverage(), source_side.coverage()))
 
 
 def weak(targets: Sequence[Coverage], sources: Sequence[Coverage], balances: Sequence[Balance] = ()) -> Iterator[str]:
-    """Yield a sentence for each weak class and reason; by mass too, where the figures of a text are there."""
+    """Yield a sentence for each weak class and reason. The mass on a text is a reason, too, if balances are given."""
     for c in TEXT_CLASSES:
         reasons = [
             (targets[c].by_vocabulary, "of the target's tokens have a row"),
@@ -41,5 +40,5 @@ def weak(targets: Sequence[Coverage], sources: Sequence[Coverage], balances: Seq
         if balances:
             reasons.append((balances[c].share, "of the mass arrives on this text"))
         for share, what in reasons:
-            if share < WEAK:  # never so for NaN
+            if share < WEAK:  # false for NaN, the share of a class without tokens
                 yield f"{c.label}: only {share:.1%} {what}."

@@ -1,4 +1,4 @@
-"""The worst tokens: the target tokens that lose most bits on the text, with what got their mass instead."""
+"""The worst tokens: the target tokens that lose most bits on the text, with the tokens that get their mass instead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vocabridge.alignment.audit.projected_mass import ProjectedMass
 from vocabridge.alignment.audit.tokens import Share, Token, largest
 
 WORST = 20
-"""How many are listed."""
+"""The number of tokens that are listed."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Loss:
     """A target token that loses mass.
 
     Attributes:
-        target: The token.
-        source: The source token that stands most often where it starts.
-        occurrences: How often it starts where a source token starts.
-        arrived: The mass on it, in occurrences.
-        bits: The bits lost at these, together.
-        instead: The tokens that got most of the mass in its place, largest first.
+        target: The target token.
+        source: The source token that most often starts at the same byte.
+        occurrences: How often the target token starts where a source token starts.
+        arrived: The mass on the target token there, in occurrences.
+        bits: The sum of the bits lost there.
+        instead: The other target tokens that get most of the mass there, the largest first.
     """
 
     target: Token
@@ -47,15 +47,15 @@ def worst(projected: ProjectedMass) -> tuple[Loss, ...]:
 
 def _loss(projected: ProjectedMass, y: int, bits: float) -> Loss:
     source, target = projected.source.vocabulary, projected.target.vocabulary
-    here = np.flatnonzero(projected.y == y)
-    w, times = projected.w[here], projected.times[here]
+    pairs = np.flatnonzero(projected.y == y)
+    w, times = projected.w[pairs], projected.times[pairs]
     instead = projected.columns[:, w] @ (times / times.sum())
     instead[y] = 0.0
     return Loss(
         target=Token.of(target, y),
         source=Token.of(source, int(w[np.argmax(times)])),
         occurrences=int(times.sum()),
-        arrived=float(times @ projected.arriving[here]),
+        arrived=float(times @ projected.arriving[pairs]),
         bits=bits,
         instead=largest(target, instead),
     )

@@ -1,15 +1,15 @@
-"""`a,b,c`: each builder fills the rows and columns that the ones before it left empty.
+"""`a,b,c`: a chain of builders, in which each fills the rows and columns that the builders before it left empty.
 
-Open are the rows of target tokens, and the columns of source tokens, that stand for bytes and have no count.
-What fills them must not take from what the earlier builders found out, so the filled rows have the filler's
-own weights (they sum to one occurrence), scaled down row by row until all of them together count at most
-one occurrence in a column that was covered before:
+A row of a target token that stands for bytes is *open* if it has no count, and so is a column of such a source token.
+Filled rows must not outweigh the counts of earlier builders. A filled row therefore has the weights R_fill of its
+builder, which sum to one occurrence, scaled down until all filled rows together add at most one occurrence to any
+column that earlier builders covered:
 
     N' = N + diag(s) R_fill,   s_y = min(1, 1 / max over covered w with R_fill[y, w] > 0 of load(w)),
     load(w) = sum over open y of R_fill[y, w]
 
-and filled columns likewise. A column that n occurrences covered so keeps at least n / (n + 1) of its mass:
-what add-one smoothing leaves it.
+Columns are filled likewise. A column that n occurrences covered keeps at least n / (n + 1) of its mass, as under
+add-one smoothing.
 """
 
 from __future__ import annotations
@@ -30,38 +30,43 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Chain(Builder):
-    """Builders, the first of which counts, and each other fills what is open.
+    """Several builders: the first counts, and each of the others fills open rows and columns.
 
     Attributes:
-        builders: In their order; no method twice.
+        builders: The builders in order, each of another method.
+
+    Raises:
+        VocabridgeError: Two builders have the same method.
     """
 
     builders: tuple[Builder, ...]
 
     def __post_init__(self) -> None:
         names = [builder.method for builder in self.builders]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise VocabridgeError(f"The method {min(twice)} is in the chain {','.join(names)} twice: name it once.")
+        if duplicates := {name for name in names if names.count(name) > 1}:
+            raise VocabridgeError(
+                f"The method {min(duplicates)} is in the chain {','.join(names)} twice; name it once."
+            )
 
     @property
-    def method(self) -> str:  # type: ignore[override]  # of the instance, where other builders have it of the class
+    def method(self) -> str:  # type: ignore[override]  # an instance's property; other builders have a class variable
         """The methods, joined by commas."""
         return ",".join(builder.method for builder in self.builders)
 
     @property
     def reads(self) -> Reads:  # type: ignore[override]
-        """What the builder that needs a corpus most does with it."""
-        needs = {builder.reads for builder in self.builders}
-        return next(need for need in (Reads.ALWAYS, Reads.IF_GIVEN, Reads.NOTHING) if need in needs)
+        """Whether the builders read a corpus: the strongest requirement among them."""
+        requirements = {builder.reads for builder in self.builders}
+        return next(reads for reads in (Reads.ALWAYS, Reads.IF_GIVEN, Reads.NOTHING) if reads in requirements)
 
     @property
     def shares(self) -> bool:  # type: ignore[override]
-        """Whether one of the builders shares its counting."""
+        """Whether several processes can share the counting of any of the builders."""
         return any(builder.shares for builder in self.builders)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The parameters of each builder, by its method."""
+        """The parameters of each builder, keyed by its method."""
         return {builder.method: builder.parameters for builder in self.builders}
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
@@ -78,12 +83,12 @@ class Chain(Builder):
 
 
 def open_rows(counts: sp.csr_array, target: Vocabulary) -> Int64:
-    """Return the target tokens, sorted, that stand for bytes and have no count."""
+    """Return the target tokens, sorted, that stand for bytes and have no count in their row."""
     return target.usable[np.diff(counts.indptr)[target.usable] == 0]
 
 
 def open_columns(counts: sp.csr_array, source: Vocabulary) -> Int64:
-    """Return the source tokens, sorted, that stand for bytes and have no count."""
+    """Return the source tokens, sorted, that stand for bytes and have no count in their column."""
     return np.setdiff1d(source.usable, counts.indices)
 
 
@@ -94,28 +99,28 @@ def _text_for(builder: Builder, corpus: Corpus | None) -> Corpus | None:
 def _filled(
     counts: sp.csr_array, filler: sp.csr_array, rows: Int64, occurrence: np.ndarray[Any, np.dtype[np.float64]]
 ) -> sp.csr_array:
-    """Return the filler's weights in the open rows, scaled as the module says; all other rows are empty.
+    """Return diag(s) R_fill of the module's equation, (n, m): scaled weights in the open rows, all other rows empty.
 
     Args:
-        counts: What was there before, (n, m).
-        filler: (n, m).
+        counts: N, the counts of earlier builders, (n, m).
+        filler: The counts of the builder that fills, (n, m).
         rows: The open rows.
-        occurrence: (n,), what one occurrence of each row's token counts.
+        occurrence: (n,), the count of one occurrence of each row's token.
     """
     scale = np.zeros(counts.shape[0])
-    per_row = sums(filler, axis=1)
-    found = rows[per_row[rows] > 0]
-    scale[found] = occurrence[found] / per_row[found]
-    fill = _times_rows(filler, scale)
+    row_sums = sums(filler, axis=1)
+    fillable = rows[row_sums[rows] > 0]
+    scale[fillable] = occurrence[fillable] / row_sums[fillable]
+    fill = _scale_rows(filler, scale)
     fill.eliminate_zeros()
     load = np.where(sums(counts, axis=0) > 0, sums(fill, axis=0), 0.0)
-    entries = np.repeat(np.arange(len(scale)), np.diff(fill.indptr))
-    heaviest = np.ones(len(scale))
-    np.maximum.at(heaviest, entries, load[fill.indices])
-    return _times_rows(fill, 1 / heaviest)
+    entry_rows = np.repeat(np.arange(len(scale)), np.diff(fill.indptr))
+    largest_load = np.ones(len(scale))
+    np.maximum.at(largest_load, entry_rows, load[fill.indices])
+    return _scale_rows(fill, 1 / largest_load)
 
 
-def _times_rows(counts: sp.csr_array, factors: np.ndarray[Any, np.dtype[np.float64]]) -> sp.csr_array:
-    """Multiply every row with its factor."""
+def _scale_rows(counts: sp.csr_array, factors: np.ndarray[Any, np.dtype[np.float64]]) -> sp.csr_array:
+    """Multiply every row by its factor."""
     data = counts.data * np.repeat(factors, np.diff(counts.indptr))
     return sp.csr_array((data, counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)

@@ -2,8 +2,8 @@
 
     N[y, w] = #{bytes b: y starts at b in the target's encoding, and w starts at b in the source's}
 
-Both tokenizers encode the corpus, piece by piece; the source's ids are laid out by the byte they start at, and
-every target token looks up who starts where it does.
+Both tokenizers encode the corpus, piece by piece. An array holds, for each byte, the source token that starts there,
+and each target token is looked up in it by its own start.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Cooccurrence(CountingBuilder):
-    """Count tokens that start together."""
+    """Count the tokens that start at the same byte."""
 
     method: ClassVar[str] = "cooccurrence"
     symmetric: ClassVar[bool] = True
@@ -35,24 +35,24 @@ class Cooccurrence(CountingBuilder):
 def count_starts(source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
     """Count the pairs of tokens that start at the same byte.
 
-    Control tokens that stand in the text are left out: what they say is not text.
+    Control tokens whose names occur in the text are skipped, because they stand for no text.
     """
     pairs = zip(target.encode_batch(texts), source.encode_batch(texts), strict=True)
     return PairCounts.of(np.concatenate([common_starts(y, w, target, source) for y, w in pairs]))
 
 
 def common_starts(y: Encoding, w: Encoding, target: Vocabulary, source: Vocabulary) -> Int64:
-    """Return y * |S| + w for the tokens of two encodings that start at the same byte."""
+    """Return the keys y * |S| + w of the tokens of two encodings that start at the same byte, (n,) int64."""
     y_ids, y_starts = textual_starts(y, target)
     w_ids, w_starts = textual_starts(w, source)
-    starting = np.full(1 + max(y_starts.max(initial=0), w_starts.max(initial=0)), -1, np.int64)
-    starting[w_starts] = w_ids
-    partner = starting[y_starts]
-    met = partner >= 0
-    return y_ids[met] * source.size + partner[met]
+    source_id_at = np.full(1 + max(y_starts.max(initial=0), w_starts.max(initial=0)), -1, np.int64)
+    source_id_at[w_starts] = w_ids
+    partners = source_id_at[y_starts]
+    has_partner = partners >= 0
+    return y_ids[has_partner] * source.size + partners[has_partner]
 
 
 def textual_starts(encoding: Encoding, vocabulary: Vocabulary) -> tuple[Int64, Int64]:
-    """Return ids and starts without control tokens and without tokens that have no start of their own."""
+    """Return the ids and starts of an encoding, without control tokens and without tokens that have no start."""
     keep = (encoding.starts >= 0) & (vocabulary.kinds[encoding.ids] != TokenKind.CONTROL)
     return encoding.ids[keep].astype(np.int64), encoding.starts[keep]

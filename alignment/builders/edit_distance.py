@@ -1,16 +1,16 @@
-"""`edit-distance`: every target token and the source token nearest to it (MinED).
+"""`edit-distance`: each target token is aligned with the nearest source token by Levenshtein distance (MinED).
 
-    N[y, w(y)] = 1,    w(y) = the w of least Levenshtein(y, w); of equally near ones the most frequent
+    N[y, w(y)] = 1,    w(y) = the w of least Levenshtein(y, w), and of equally near ones the most frequent
 
-Distances are between the *characters* that the tokens stand for; of a token whose bytes are not UTF-8, each
-byte that is part of no character counts as one. The frequency is that of `frequency.py`.
+Distances are between *characters*. In a token whose bytes are not UTF-8, each byte that is part of no character counts
+as one character. Frequencies are those of `frequency.py`.
 
-The search is exact. Distances 0 and 1 are found by hashing: two strings are one edit apart if they are equal
-with one character masked, or one is the other without a character. For the rest, two strings of n and m
-characters, n_k and m_k of them of class k, are at least max(n, m) - sum over k of min(n_k, m_k) apart, for
-any division of the alphabet into classes k. Targets are searched in blocks of alike ones, whose largest n_k
-bound them all: source tokens are compared in the order of their bounds, and a target is done when what it
-has is nearer than the next bound. rapidfuzz compares many at a time.
+The search is exact. Distances 0 and 1 are found by hashing: two strings are one edit apart if they are equal with one
+character masked, or if one is the other without a character. Larger distances are found by bounds. Divide the alphabet
+into any classes k. The distance of two strings of n and m characters, of which n_k and m_k are of class k, is at least
+max(n, m) - sum over k of min(n_k, m_k). Similar target tokens are searched together in blocks, with the largest n_k of
+the block in the bound. Source tokens are compared in the order of their bounds, and a target token is finished when
+its best distance is less than the next bound. rapidfuzz computes many distances at a time.
 
 Source: Wan et al., "Knowledge Fusion of Large Language Models" (FuseLLM), arXiv 2401.10491.
 """
@@ -35,10 +35,13 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 _CLASSES = 16
+"""The classes into which the alphabet is divided."""
+
 _BLOCK = 64
-"""Targets searched together: enough to fill the lanes of vector registers, few enough to be alike."""
+"""Target tokens searched together: enough to fill vector registers, few enough to be similar."""
+
 _MASK = "\ud800"
-"""Stands for any one character; no token has it, as it is neither a character nor what a byte becomes."""
+"""The masked character. No token contains it, because it is neither a character nor the replacement of a byte."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class EditDistance(Builder):
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         size = corpus.bytes if corpus else 0
         total = size + len(target.usable)
-        often = frequencies(source, corpus, lambda done: progress(done, total))
-        ids = np.array(sorted(source.canonical.values(), key=lambda w: (-often[w], w)), np.int64)
+        frequency = frequencies(source, corpus, lambda done: progress(done, total))
+        ids = np.array(sorted(source.canonical.values(), key=lambda w: (-frequency[w], w)), np.int64)
         choices = [characters(source.token_bytes[w] or b"") for w in ids.tolist()]
         y = target.usable if choices else target.usable[:0]
         queries = [characters(target.token_bytes[i] or b"") for i in y.tolist()]
@@ -61,45 +64,45 @@ class EditDistance(Builder):
 
 
 def characters(data: bytes) -> str:
-    """Return the characters of a token's bytes; a byte that is part of none becomes U+DC80 to U+DCFF."""
+    """Return the characters of a token's bytes. A byte that is part of no character becomes U+DC80 to U+DCFF."""
     return data.decode("utf-8", "surrogateescape")
 
 
-def nearest(queries: Sequence[str], choices: Sequence[str], tell: Callable[[int], None]) -> Int64:
-    """Find for each query the choice of least Levenshtein distance; of equally near ones the first.
+def nearest(queries: Sequence[str], choices: Sequence[str], report: Callable[[int], None]) -> Int64:
+    """Find the choice of least Levenshtein distance for each query, and of equally near choices the first.
 
     Args:
         queries: n strings.
-        choices: At least one string, no two alike, the preferred ones first.
-        tell: Called with the number of queries answered.
+        choices: At least one string, all distinct, the preferred ones first.
+        report: Called with the number of finished queries.
 
     Returns:
-        (n,) int64, positions among the choices.
+        (n,) int64, indices of choices.
     """
-    found = _within_one(queries, choices)
-    left = np.flatnonzero(found < 0)
+    best = _within_one_edit(queries, choices)
+    remaining = np.flatnonzero(best < 0)
     class_of = _classes([*queries, *choices])
-    asked = _Described.of([queries[i] for i in left.tolist()], class_of)
-    offered = _Described.of(choices, class_of)
-    done = len(queries) - len(left)
-    tell(done)
-    for block in asked.blocks():
-        at = left[block]
-        bounds, exact = asked.bounds(block, offered)
-        found[at] = _search([queries[i] for i in at.tolist()], choices, bounds, exact)
-        done += len(at)
-        tell(done)
-    return found
+    query_counts = _CharacterCounts.of([queries[i] for i in remaining.tolist()], class_of)
+    choice_counts = _CharacterCounts.of(choices, class_of)
+    done = len(queries) - len(remaining)
+    report(done)
+    for block in query_counts.blocks():
+        in_block = remaining[block]
+        bounds, exact = query_counts.bounds(block, choice_counts)
+        best[in_block] = _search([queries[i] for i in in_block.tolist()], choices, bounds, exact)
+        done += len(in_block)
+        report(done)
+    return best
 
 
-def _within_one(queries: Sequence[str], choices: Sequence[str]) -> Int64:
-    """Answer the queries that a choice is equal to or one edit away from; -1 for the others.
+def _within_one_edit(queries: Sequence[str], choices: Sequence[str]) -> Int64:
+    """Return the first choice that equals a query, else the first that is one edit away, else -1; (n,) int64.
 
-    A choice becomes the query by one substitution if they are equal with one character of both masked, by
-    one deletion if the query is the choice without a character, by one insertion if the reverse. The first
-    choice of each masked or shortened string is all that need be remembered.
+    A choice becomes the query by one substitution if both are equal with one character masked, by one deletion if the
+    query is the choice without a character, and by one insertion if the choice is the query without a character. Of
+    each masked or shortened string, only its first choice is stored.
     """
-    whole = {choice: i for i, choice in enumerate(choices)}
+    index_of = {choice: i for i, choice in enumerate(choices)}
     masked: dict[str, int] = {}
     shortened: dict[str, int] = {}
     for i, choice in enumerate(choices):
@@ -108,68 +111,68 @@ def _within_one(queries: Sequence[str], choices: Sequence[str]) -> Int64:
             shortened.setdefault(before + after, i)
     none = len(choices)
 
-    def answer(query: str) -> int:
-        if (same := whole.get(query)) is not None:
-            return same
+    def first_match(query: str) -> int:
+        if (equal := index_of.get(query)) is not None:
+            return equal
         best = shortened.get(query, none)
         for before, after in _splits(query):
-            best = min(best, masked.get(before + _MASK + after, none), whole.get(before + after, none))
+            best = min(best, masked.get(before + _MASK + after, none), index_of.get(before + after, none))
         return best if best < none else -1
 
-    return np.fromiter(map(answer, queries), np.int64, len(queries))
+    return np.fromiter(map(first_match, queries), np.int64, len(queries))
 
 
 def _splits(string: str) -> Iterator[tuple[str, str]]:
-    """Yield what stands before and after each character."""
+    """Yield the parts before and after each character."""
     return ((string[:i], string[i + 1 :]) for i in range(len(string)))
 
 
 def _search(queries: Sequence[str], choices: Sequence[str], bounds: Int64, exact: Bool) -> Int64:
-    """Answer queries that are at least two edits from every choice.
+    """Find the nearest choices of queries that are at least two edits from every choice.
 
     Args:
         queries: n strings.
         choices: m strings.
-        bounds: (m,), what no query is nearer to a choice than.
-        exact: (m,), where every query is just as far as that.
+        bounds: (m,), a lower bound of the distances between all queries and each choice.
+        exact: (m,), whether all these distances equal the bound.
 
     Returns:
-        (n,) int64, positions among the choices.
+        (n,) int64, indices of choices.
     """
-    # Distance and place as one number, so that the least is the nearest and then the first.
+    # Distance and index are combined in one number, whose minimum is the first of the nearest choices.
     best = np.full(len(queries), np.iinfo(np.int64).max)
     bounds = np.maximum(bounds, 2)
     for bound in range(2, int(bounds.max()) + 1):
-        (open_,) = np.nonzero(best // len(choices) >= bound)
-        if not len(open_):
+        (unfinished,) = np.nonzero(best // len(choices) >= bound)
+        if not len(unfinished):
             break
-        here = bounds == bound
-        known = here & exact
+        at_bound = bounds == bound
+        known = at_bound & exact
         if known.any():
-            best[open_] = np.minimum(best[open_], bound * len(choices) + known.argmax())
-        places = np.flatnonzero(here & ~exact)
-        if len(places):
+            best[unfinished] = np.minimum(best[unfinished], bound * len(choices) + known.argmax())
+        candidates = np.flatnonzero(at_bound & ~exact)
+        if len(candidates):
             distances = cdist(
-                [queries[i] for i in open_.tolist()],
-                [choices[i] for i in places.tolist()],
+                [queries[i] for i in unfinished.tolist()],
+                [choices[i] for i in candidates.tolist()],
                 scorer=Levenshtein.distance,
                 dtype=np.uint16,
                 workers=-1,
             )
             least = distances.argmin(axis=1)
-            values = distances[np.arange(len(open_)), least].astype(np.int64)
-            best[open_] = np.minimum(best[open_], values * len(choices) + places[least])
+            values = distances[np.arange(len(unfinished)), least].astype(np.int64)
+            best[unfinished] = np.minimum(best[unfinished], values * len(choices) + candidates[least])
     return best % len(choices)
 
 
 @dataclass(frozen=True)
-class _Described:
-    """What bounds the distances of n strings.
+class _CharacterCounts:
+    """The numbers that bound the distances of n strings.
 
     Attributes:
-        lengths: (n,) int64, their characters.
-        spaced: (n,) bool, whether a space comes first.
-        counts: (classes, n) uint16, their characters of each class.
+        lengths: (n,) int64, the characters of each string.
+        spaced: (n,) bool, whether the string begins with a space.
+        counts: (classes, n) uint16, the characters of each class in each string.
     """
 
     lengths: Int64
@@ -177,8 +180,8 @@ class _Described:
     counts: np.ndarray[Any, np.dtype[np.uint16]]
 
     @classmethod
-    def of(cls, strings: Sequence[str], class_of: Int64) -> _Described:
-        """Describe strings."""
+    def of(cls, strings: Sequence[str], class_of: Int64) -> _CharacterCounts:
+        """Count the characters of n strings; `class_of` is each code point's class (see `_classes`)."""
         n = len(strings)
         lengths = np.array([len(string) for string in strings], np.int64)
         cells = class_of[_code_points(strings)] * n + np.repeat(np.arange(n), lengths)
@@ -186,19 +189,19 @@ class _Described:
         return cls(lengths, np.array([string.startswith(" ") for string in strings], bool), counts)
 
     def blocks(self) -> list[Int64]:
-        """Return blocks of positions: alike strings of one length, all or none with a space in front."""
-        kinds = 2 * self.lengths + self.spaced
-        order = np.lexsort((*self.counts[::-1], kinds))
-        within = np.arange(len(order)) - np.searchsorted(kinds[order], kinds[order])
-        cuts = np.flatnonzero(within % _BLOCK == 0)
+        """Return blocks of indices: similar strings of one length, all or none of them with a leading space."""
+        shapes = 2 * self.lengths + self.spaced
+        order = np.lexsort((*self.counts[::-1], shapes))
+        index_in_shape = np.arange(len(order)) - np.searchsorted(shapes[order], shapes[order])
+        cuts = np.flatnonzero(index_in_shape % _BLOCK == 0)
         return np.split(order, cuts)[1:]
 
-    def bounds(self, block: Int64, others: _Described) -> tuple[Int64, Bool]:
+    def bounds(self, block: Int64, others: _CharacterCounts) -> tuple[Int64, Bool]:
         """Bound the distances between the strings of a block and each of m others.
 
         Returns:
-            (m,) int64, what no distance is less than; (m,) bool, where every distance is just that: the
-            strings have no class of characters in common, or the space in front and no more.
+            (m,) int64, lower bounds of the distances; (m,) bool, whether all distances equal the bound. They do where
+            the strings have no class of characters in common except for a leading space.
         """
         common = np.zeros(len(others.lengths), np.uint16)
         for most, counts in zip(self.counts[:, block].max(axis=1), others.counts, strict=True):
@@ -208,9 +211,10 @@ class _Described:
 
 
 def _classes(strings: Sequence[str]) -> Int64:
-    """Divide the alphabet: return (0x110000,) int64, each code point's class.
+    """Divide the alphabet into classes: return (0x110000,) int64, each code point's class.
 
-    Neighbours go together, so that scripts do, and each class has about as many characters of the strings.
+    A class is a range of code points, so that a script's characters are together. All classes have about the same
+    number of characters in the strings.
     """
     counts = np.bincount(_code_points(strings), minlength=0x110000)
     before = np.cumsum(counts) - counts

@@ -1,22 +1,21 @@
-"""`expected`: co-occurrence with what a source model expects, instead of with the one token that came.
+"""`expected`: co-occurrence of target tokens with the source model's next-token distribution, fitted by EM.
 
-As IBM Model 1 (Brown et al. 1993, "The Mathematics of Statistical Machine Translation", section 4.1) learns
-which words translate each other without seeing which word of a sentence became which: here the "sentence" is
-the source model's own next-token distribution p at a byte, and its "translation" is the one target token y
-that starts there. The columns of C are fitted by EM so that the projected distribution explains the target's
-tokens, maximising
+The method follows IBM Model 1 (Brown et al. 1993, "The Mathematics of Statistical Machine Translation", section 4.1),
+which learns how words translate without knowing which word of a sentence became which. Here the "sentence" is the
+source model's next-token distribution p_i at a byte, and its "translation" is the target token y_i that starts there.
+EM fits the columns of C so that the projected distribution predicts the target's tokens. It maximizes
 
     sum over positions i of log( sum_w C[y_i, w] p_i(w)  +  p_i(rest) u(y_i) )  +  sum_{y,w} a[y, w] log( C / C0 )[y, w]
 
     E:  E[y, w] = sum over i with y_i = y of  C[y, w] p_i(w) / ( the first logarithm's argument )
     M:  C[y, w] = ( E[y, w] + a[y, w] ) / ( sum over y of the same )
 
-on the pattern of N0, the counts of `default`. Only the largest p_i are known; what is left, p_i(rest), may
-have become any target token, each as often as it occurs in N0: u. The second sum is a Dirichlet prior (up to a
-constant) against learning a few positions by heart: a = strength * N0, so that what the texts have shown counts
-beside what the model expects. C0 is N0 with columns that sum to 1.
+on the sparsity pattern of N0, the counts of `default`. Only the largest p_i are known. The remaining mass p_i(rest) is
+spread over the target tokens by their frequency u in N0. The second sum is a Dirichlet prior (up to a constant) that
+prevents overfitting to a few positions: a = strength * N0, so the counts of the texts have weight beside the model's
+distributions. C0 is N0 with columns that sum to 1.
 
-The alignment's counts are E + a: columns that sum to 1 give C, rows P(w | y) as for every other builder.
+The alignment's counts are E + a. Scaling columns to sum to 1 gives C, and scaling rows gives P(w | y).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from vocabridge.alignment.builders.base import Builder, Progress, Reads
+from vocabridge.alignment.builders.base import Builder, Progress, Reads, no_progress
 from vocabridge.alignment.builders.combined import Combined
 from vocabridge.alignment.builders.cooccurrence import textual_starts
 from vocabridge.alignment.corpus import Corpus
@@ -50,20 +49,23 @@ _TEXTS = 64
 """Texts encoded together."""
 
 _POSITIONS = 1 << 14
-"""Positions in one step of an iteration."""
+"""Positions that are looked up together."""
 
-_ENOUGH = 1e-4
+_LEAST_GAIN = 1e-4
 """The relative gain of the objective below which EM stops."""
 
 
 @dataclass(frozen=True)
 class Expected(Builder):
-    """Fit counts so that the projected distribution explains the target's tokens.
+    """Fit counts so that the projected distribution predicts the target's tokens.
 
     Attributes:
-        distributions: What the source model says along texts.
-        strength: What an occurrence in N0 counts beside an expected one.
-        iterations: EM's iterations at most.
+        distributions: The source model's next-token distributions along texts.
+        strength: The weight of an occurrence in N0, where an expected occurrence has weight 1.
+        iterations: The maximum number of EM iterations.
+
+    Raises:
+        VocabridgeError: The strength is not a finite number above 0.
     """
 
     method: ClassVar[str] = "expected"
@@ -75,36 +77,36 @@ class Expected(Builder):
     def __post_init__(self) -> None:
         if not 0 < self.strength < math.inf:
             raise VocabridgeError(
-                f"A prior of strength {self.strength} leaves columns undecided: give a finite number above 0."
+                f"The strength of the prior is {self.strength}, which leaves columns undetermined; give a finite "
+                "number above 0."
             )
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         self.distributions.check(source)
         start = self._start(source, target, corpus, progress)
-        start.sort_indices()  # `fit_columns` looks pairs up by their place
-        found = observe(self.distributions, target)
-        fit = fit_columns(start, found, self.strength, self.iterations, progress)
-        return fit.counts
+        start.sort_indices()  # `fit_columns` finds pairs by binary search
+        observations = observe(self.distributions, target)
+        return fit_columns(start, observations, self.strength, self.iterations, progress).counts
 
     def _start(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
-        """Return N0: the counts of `default` over the corpus, else over the distributions' own texts."""
+        """Return N0: the counts of `default` on the corpus or, without one, on the texts of the distributions."""
         default = Combined()
         if corpus is not None:
             return default._count(source, target, corpus, progress)
         counts = PairCounts()
         for batch in _batches(self.distributions):
-            counts += default.count_batch(source, target, [text for text, _ in batch])
+            counts += default.count_batch(source, target, [text for text, _, _ in batch])
         return default._finish(counts.matrix(source, target), source, target)
 
 
 @dataclass(frozen=True)
 class Observations:
-    """Target tokens that start where the source model's distribution is known.
+    """The target tokens that start where the source model's distribution is known.
 
     Attributes:
-        targets: (n,) int64, the token y of each position.
+        targets: (n,) int64, the target token y_i of each position.
         ids: (n, k) int32, source ids.
-        probabilities: (n, k) float32.
+        probabilities: (n, k) float32, p_i of these ids.
     """
 
     targets: Int64
@@ -113,13 +115,13 @@ class Observations:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What EM found.
+class FittedColumns:
+    """The result of EM.
 
     Attributes:
-        weights: C, (|T|, |S|) float64 CSR on the pattern of the start; each column sums to 1 or is empty.
-        counts: E + a, the same pattern.
-        objective: What is maximised, in nats, before each iteration and after the last: it never falls.
+        weights: C, (|T|, |S|) float64 CSR on the pattern of N0. Each column sums to 1 or is empty.
+        counts: E + a, on the same pattern.
+        objective: The objective in nats, before each iteration and after the last. It never falls.
     """
 
     weights: sp.csr_array
@@ -128,19 +130,19 @@ class Fit:
 
 
 def observe(distributions: Distributions, target: Vocabulary) -> Observations:
-    """Encode the texts with the target's tokenizer and find the tokens that start at a known position."""
+    """Encode the texts with the target's tokenizer, and select the tokens that start where a distribution is known."""
     targets: list[Int64] = [np.empty(0, np.int64)]
     positions: list[Int64] = [np.empty(0, np.int64)]
     for batch in _batches(distributions):
-        encodings = target.encode_batch([text for text, _ in batch])
-        for encoding, (_, (start, known)) in zip(encodings, batch, strict=True):
+        encodings = target.encode_batch([text for text, _, _ in batch])
+        for encoding, (_, text_start, known) in zip(encodings, batch, strict=True):
             y, starts = textual_starts(encoding, target)
-            offsets = distributions.offsets[known] - start
-            _, at_y, at = np.intersect1d(starts, offsets, assume_unique=True, return_indices=True)
-            targets.append(y[at_y])
-            positions.append(known.start + at)
-    where = np.concatenate(positions)
-    return Observations(np.concatenate(targets), distributions.ids[where], distributions.probabilities[where])
+            offsets = distributions.offsets[known] - text_start
+            _, in_y, in_known = np.intersect1d(starts, offsets, assume_unique=True, return_indices=True)
+            targets.append(y[in_y])
+            positions.append(known.start + in_known)
+    selected = np.concatenate(positions)
+    return Observations(np.concatenate(targets), distributions.ids[selected], distributions.probabilities[selected])
 
 
 def fit_columns(
@@ -148,32 +150,32 @@ def fit_columns(
     observations: Observations,
     strength: float,
     iterations: int,
-    progress: Progress = lambda done, total: None,
-) -> Fit:
-    """Fit C by EM, as the module says.
+    progress: Progress = no_progress,
+) -> FittedColumns:
+    """Fit C by EM; see the module's equations.
 
     Args:
-        start: N0, (|T|, |S|) CSR, sorted indices, all positive: pattern, start and prior.
-        observations: What C is to explain.
-        strength: What an occurrence in N0 counts beside an expected one, more than 0.
-        iterations: At most so many.
-        progress: Told iterations done, and to do.
+        start: N0, (|T|, |S|) CSR with sorted indices and positive entries: the pattern, the start and the prior.
+        observations: The target tokens that C shall predict.
+        strength: The weight of an occurrence in N0, where an expected occurrence has weight 1; above 0.
+        iterations: The maximum number of iterations.
+        progress: Called with the iterations done and the maximum.
     """
     columns = start.indices
-    share = weights = start.data / sums(start, axis=0)[columns]
+    start_weights = weights = start.data / sums(start, axis=0)[columns]
     prior = strength * start.data
     chunks = list(_chunks(start, observations))
     objective: list[float] = []
 
     def expectation() -> Float64:
-        """Return E, one number per entry of the pattern, and note the objective."""
-        expected, total = np.zeros(len(weights)), float(prior @ np.log(weights / share))
+        """Return E, one number per entry of the pattern, and record the objective."""
+        expected, log_likelihood = np.zeros(len(weights)), float(prior @ np.log(weights / start_weights))
         for chunk in chunks:
             joint = chunk.probabilities * weights[chunk.entries]
-            explained = np.bincount(chunk.positions, joint, minlength=len(chunk.rest)) + chunk.rest
-            expected += np.bincount(chunk.entries, joint / explained[chunk.positions], minlength=len(weights))
-            total += float(np.log(explained).sum())
-        objective.append(total)
+            predicted = np.bincount(chunk.positions, joint, minlength=len(chunk.rest)) + chunk.rest
+            expected += np.bincount(chunk.entries, joint / predicted[chunk.positions], minlength=len(weights))
+            log_likelihood += float(np.log(predicted).sum())
+        objective.append(log_likelihood)
         return expected
 
     expected = expectation()
@@ -183,25 +185,25 @@ def fit_columns(
         expected = expectation()
         logger.info("expected: iteration %d, objective %.1f nats", done, objective[-1])
         progress(done, iterations)
-        if objective[-1] - objective[-2] < _ENOUGH * abs(objective[-2]):
+        if objective[-1] - objective[-2] < _LEAST_GAIN * abs(objective[-2]):
             break
     progress(iterations, iterations)
 
     def on_pattern(values: Float64) -> sp.csr_array:
         return sp.csr_array((values, start.indices, start.indptr), shape=start.shape)
 
-    return Fit(on_pattern(weights), on_pattern(expected + prior), tuple(objective))
+    return FittedColumns(on_pattern(weights), on_pattern(expected + prior), tuple(objective))
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some positions, as a flat list of what may have become their target token.
+    """n positions, as a flat list of the m source tokens that may have become their target tokens.
 
     Attributes:
-        entries: (m,) int64, into the data of the pattern.
-        positions: (m,) int64, sorted, into `rest`.
-        probabilities: (m,) float32.
-        rest: (n,) float64, per position, the mass that is not in the list times how often its token occurs.
+        entries: (m,) int64, the index of C[y_i, w] in the data of the pattern.
+        positions: (m,) int64, sorted, the index i in `rest`.
+        probabilities: (m,) float32, p_i(w).
+        rest: (n,) float64, p_i(rest) u(y_i).
     """
 
     entries: Int64
@@ -211,28 +213,28 @@ class _Chunk:
 
 
 def _chunks(start: sp.csr_array, observations: Observations) -> Iterator[_Chunk]:
-    """Find the entries of the pattern that each position meets; drop positions that nothing can explain."""
+    """Look up the entries of the pattern for each position; drop positions without any entry."""
     size = start.shape[1]
     keys = np.repeat(np.arange(start.shape[0], dtype=np.int64), np.diff(start.indptr)) * size + start.indices
-    occurrence = sums(start, axis=1) / start.data.sum(dtype=np.float64)
+    target_frequency = sums(start, axis=1) / start.data.sum(dtype=np.float64)
     for at in range(0, len(observations.targets), _POSITIONS):
         y = observations.targets[at : at + _POSITIONS]
         p = observations.probabilities[at : at + _POSITIONS]
-        wanted = y[:, None] * size + observations.ids[at : at + _POSITIONS]
-        entries = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        known = (keys[entries] == wanted) & (p > 0)
-        rest = np.maximum(0.0, 1.0 - p.sum(axis=1, dtype=np.float64)) * occurrence[y]
-        kept = known.any(axis=1)
-        positions, _ = np.nonzero(known[kept])
-        yield _Chunk(entries[known], positions, p[known], rest[kept])
+        pair_keys = y[:, None] * size + observations.ids[at : at + _POSITIONS]
+        entries = np.minimum(np.searchsorted(keys, pair_keys), len(keys) - 1)
+        has_entry = (keys[entries] == pair_keys) & (p > 0)
+        rest = np.maximum(0.0, 1.0 - p.sum(axis=1, dtype=np.float64)) * target_frequency[y]
+        kept = has_entry.any(axis=1)
+        positions, _ = np.nonzero(has_entry[kept])
+        yield _Chunk(entries[has_entry], positions, p[has_entry], rest[kept])
 
 
-def _batches(distributions: Distributions) -> Iterator[list[tuple[str, tuple[int, slice]]]]:
-    """Yield texts with where each starts and its positions, some at a time."""
+def _batches(distributions: Distributions) -> Iterator[list[tuple[str, int, slice]]]:
+    """Yield batches of texts, each with its start in `distributions.text` and the slice of its positions."""
     starts = iter(distributions.text_starts.tolist())
-    batch: list[tuple[str, tuple[int, slice]]] = []
+    batch: list[tuple[str, int, slice]] = []
     for (text, known), start in zip(distributions.texts(), starts, strict=False):
-        batch.append((text, (start, known)))
+        batch.append((text, start, known))
         if len(batch) == _TEXTS:
             yield batch
             batch = []

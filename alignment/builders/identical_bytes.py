@@ -1,8 +1,8 @@
-"""`identical-bytes`: tokens that stand for the very same bytes.
+"""`identical-bytes`: tokens are aligned if they stand for the same bytes.
 
-Where several ids share one byte string (Gemma's `A` and `<0x41>`), all pairs are found, and the weight goes
-to the ids that the tokenizers really emit: such a pair counts 1, every other next to nothing (`DUPLICATE`),
-so that no probability is lost on an id that never occurs.
+Several ids may share the same bytes (Gemma's `A` and `<0x41>`). All their pairs are counted, but only the pair of the
+two ids that the tokenizers emit counts 1; every other pair counts `DUPLICATE`, so that ids that never occur get next
+to no probability.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ class IdenticalBytes(Builder):
 
 
 def exact_partners(source: Vocabulary, target: Vocabulary) -> tuple[Int64, Int64]:
-    """Return target ids and source ids, (n,) each, of the pairs of equal bytes that both tokenizers emit."""
+    """Return target ids and source ids, (n,) each, of the tokens of equal bytes that both tokenizers emit."""
     shared = sorted(source.canonical.keys() & target.canonical.keys())
-    ids = ([vocabulary.canonical[data] for data in shared] for vocabulary in (target, source))
-    y, w = (np.array(found, np.int64) for found in ids)
+    y, w = (np.array([vocabulary.canonical[data] for data in shared], np.int64) for vocabulary in (target, source))
     return y, w

@@ -1,19 +1,18 @@
-"""`prefix`: a target token speaks for every source token that starts with its bytes, weighted by frequency.
+"""`prefix`: a target token is aligned with every source token that starts with its bytes, weighted by frequency.
 
     N[y, w] = f(w) P(y | w),    P(y | w) ~ p(y) G(w without y),    for every y that w starts with
     G(r) = sum of p(y) over the y that start with r  +  sum of p(y) G(r without y) over the y that r starts with
 
-f is how often a source token occurs, p how often a target token does, as a share (`frequency.py`). G(r) is the
-probability that text drawn token by token from p starts with r. So P(y | w) is the probability that text which
-starts with w starts with the token y: for "and" it is "and" and hardly ever "a", which would have to be followed by
-a token that starts with "nd". A row is then P(w | y), and a column of a source token that starts with any target
-token at all sums to f(w).
+f(w) is the frequency of a source token, and p(y) the relative frequency of a target token (`frequency.py`). G(r) is the
+probability that text drawn token by token from p starts with r. P(y | w) is therefore the probability that text which
+starts with the bytes of w has y as its first token. For "and" this is mostly "and" and hardly ever "a", because a
+token that starts with "nd" would have to follow. Scaling a row gives P(w | y). The column of a source token that starts
+with any target token sums to f(w).
 
-What is longer than w is not its prefix, so a target token that no source token starts with has no row: that is the
-matter of `retokenize`.
+A target token with which no source token starts has an empty row; `retokenize` covers such tokens.
 
 Source: the sum over covers of Vieira et al., "From Language Models over Tokens to Language Models over Characters"
-(arXiv 2412.03719), with token frequencies for a language model, so that it is one static matrix.
+(arXiv 2412.03719), with token frequencies in place of a language model, which gives one static matrix.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _LEAST_SHARE = 1e-20
-"""Shares of a source token below this are left out: times a rare token's frequency, single precision loses them."""
+"""The least P(y | w) that is kept. Below it, the product with a rare token's frequency underflows in float32."""
 
 
 @dataclass(frozen=True)
@@ -45,66 +44,66 @@ class Prefix(Builder):
         size = corpus.bytes if corpus else 0
         total = 2 * size + len(source.usable)
         f = frequencies(source, corpus, lambda done: progress(done, total))
-        often = frequencies(target, corpus, lambda done: progress(size + done, total))
-        beginnings = Beginnings.of(target, often)
+        target_frequencies = frequencies(target, corpus, lambda done: progress(size + done, total))
+        first_tokens = FirstTokens.of(target, target_frequencies)
         rows, columns, counts = [], [], []
-        occurs = occurrence(target)
+        target_occurrence = occurrence(target)
         for w in source.usable.tolist():
             data = source.token_bytes[w] or b""
-            for end, share in enumerate(beginnings.shares(data), 1):
+            for end, share in enumerate(first_tokens.shares(data), 1):
                 if share >= _LEAST_SHARE:
                     for y in target.ids_of(data[:end]):
                         rows.append(y)
                         columns.append(w)
-                        counts.append(f[w] * share * occurs[y])
+                        counts.append(f[w] * share * target_occurrence[y])
         progress(total, total)
         entries = np.array(rows, np.int64), np.array(columns, np.int64), np.array(counts)
         return matrix(*entries, (target.size, source.size))
 
 
 @dataclass(frozen=True)
-class Beginnings:
-    """How text starts that is drawn token by token.
+class FirstTokens:
+    """The distribution of the first token of a text that is drawn token by token.
 
     Attributes:
-        chance: p, of every byte string that is a token; they sum to 1.
-        begun: Of every byte string that tokens start with, the sum of their p.
+        probability: p of each token, keyed by its bytes. The probabilities sum to 1.
+        prefix_probability: For each byte string with which tokens start, the sum of their p.
     """
 
-    chance: Mapping[bytes, float]
-    begun: Mapping[bytes, float]
+    probability: Mapping[bytes, float]
+    prefix_probability: Mapping[bytes, float]
 
     @classmethod
-    def of(cls, vocabulary: Vocabulary, often: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Beginnings:
-        """Take the tokens of a vocabulary that its tokenizer emits.
+    def of(cls, vocabulary: Vocabulary, frequency: np.ndarray[tuple[int], np.dtype[np.float64]]) -> FirstTokens:
+        """Make the distribution of the tokens that a vocabulary's tokenizer emits.
 
         Args:
-            vocabulary: Whose tokens.
-            often: (size,), how often each id occurs; positive for those that stand for bytes.
+            vocabulary: The vocabulary.
+            frequency: (size,), the frequency of each id; positive for ids that stand for bytes.
         """
-        counts = {data: float(often[i]) for data, i in vocabulary.canonical.items()}
-        whole = sum(counts.values())
-        chance = {data: count / whole for data, count in counts.items()}
-        begun: dict[bytes, float] = {}
-        for data, p in chance.items():
+        frequency_of = {data: float(frequency[i]) for data, i in vocabulary.canonical.items()}
+        total = sum(frequency_of.values())
+        probability = {data: f / total for data, f in frequency_of.items()}
+        prefix_probability: dict[bytes, float] = {}
+        for data, p in probability.items():
             for end in range(1, len(data) + 1):
-                begun[data[:end]] = begun.get(data[:end], 0.0) + p
-        return cls(chance, begun)
+                prefix_probability[data[:end]] = prefix_probability.get(data[:end], 0.0) + p
+        return cls(probability, prefix_probability)
 
     def shares(self, data: bytes) -> list[float]:
         """Return P(the first token is data[:end] | text starts with data, and a token ends within it).
 
         Returns:
-            One number for each end from 1 on; they sum to 1, or are all 0 where no token is a prefix. If no
-            tokens at all can spell what follows a prefix, all that could be the first are judged by p alone.
+            One number for each end from 1 to len(data). The numbers sum to 1, or are all 0 if no token is a prefix of
+            data. If tokens can spell the rest of data after none of the prefixes, the prefixes are weighted by p alone.
         """
-        n, chance = len(data), self.chance
-        rest = [0.0] * n + [1.0]
+        n, p = len(data), self.probability
+        rest_probability = [0.0] * n + [1.0]  # G(data[at:])
         for at in range(n - 1, 0, -1):
-            covers = sum(chance.get(data[at:end], 0.0) * rest[end] for end in range(at + 1, n))
-            rest[at] = self.begun.get(data[at:], 0.0) + covers
-        first = [chance.get(data[:end], 0.0) for end in range(1, n + 1)]
-        joint = [p * q for p, q in zip(first, rest[1:], strict=True)]
-        likely = joint if sum(joint) > 0 else first
-        whole = sum(likely)
-        return [p / whole for p in likely] if whole else likely
+            covers = sum(p.get(data[at:end], 0.0) * rest_probability[end] for end in range(at + 1, n))
+            rest_probability[at] = self.prefix_probability.get(data[at:], 0.0) + covers
+        first = [p.get(data[:end], 0.0) for end in range(1, n + 1)]
+        joint = [p_first * g for p_first, g in zip(first, rest_probability[1:], strict=True)]
+        weights = joint if sum(joint) > 0 else first
+        total = sum(weights)
+        return [weight / total for weight in weights] if total else weights

@@ -1,7 +1,7 @@
-"""Builders that count over text: counts of parts of a corpus add up to the counts of the whole.
+"""The base class of methods that count over text, whose counts of parts add up to the counts of the whole corpus.
 
-So a corpus can be spread over threads, processes (`workers.py`) and machines (`shards.py`). What a builder
-makes of the finished counts (a prior, a choice of the largest) comes once, at the end.
+A corpus can therefore be divided among threads, processes (`workers.py`) and machines (`shards.py`). A builder adds its
+prior, or selects the largest counts, once, when all text is counted.
 
 Any framework that runs a function over parts of a data set can do the counting. With `datasets`:
 
@@ -33,7 +33,7 @@ class CountingBuilder(Builder, abc.ABC):
     """A builder that counts pairs over text, batch by batch.
 
     Attributes:
-        symmetric: Whether the counts of (T, S) are those of (S, T) with the pairs turned round.
+        symmetric: Whether the counts of (T, S) are the counts of (S, T) with swapped pairs.
     """
 
     reads: ClassVar[Reads] = Reads.ALWAYS
@@ -43,22 +43,22 @@ class CountingBuilder(Builder, abc.ABC):
     def finish(
         self, counts: PairCounts, source: Vocabulary, target: Vocabulary, corpus: CorpusCard | None = None
     ) -> Alignment:
-        """Make the alignment of counts over all text.
+        """Make the alignment from the counts of all text.
 
         Args:
-            counts: What was counted, the parts added up.
+            counts: The sum of the counts of all parts.
             source: S.
             target: T.
-            corpus: What it was counted on, for the alignment's provenance.
+            corpus: The corpus that was counted, for the alignment's provenance.
         """
         return self._alignment(self._finish(counts.matrix(source, target), source, target), source, target, corpus)
 
     @abc.abstractmethod
     def count_batch(self, source: Vocabulary, target: Vocabulary, texts: Sequence[str]) -> PairCounts:
-        """Count the pairs of some pieces of text; called from several threads."""
+        """Count the pairs of some pieces of text. This method is called from several threads."""
 
     def _finish(self, counts: sp.csr_array, source: Vocabulary, target: Vocabulary) -> sp.csr_array:
-        """Make the alignment's counts, (|T|, |S|), of those over all text."""
+        """Turn the counts of all text into the counts of the alignment, both (|T|, |S|)."""
         return counts
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
@@ -69,13 +69,15 @@ class CountingBuilder(Builder, abc.ABC):
 
 
 def count_texts(builder: CountingBuilder, source: Vocabulary, target: Vocabulary, texts: Iterable[str]) -> PairCounts:
-    """Count the pairs of any texts, in this process; counts of several calls add up, `builder.finish` ends.
+    """Count the pairs of any texts in this process.
+
+    Counts of several calls can be added; `builder.finish` makes an alignment from the sum.
 
     Args:
-        builder: How to count.
+        builder: The method.
         source: S.
         target: T.
-        texts: Read as they are needed, 16 at a time; each is encoded by itself, so cut long ones.
+        texts: The texts, read lazily in batches of 16. Each is encoded as one piece, so cut long texts first.
     """
-    (counts,) = Work(builder, (source, target)).count(texts, lambda more: None)
+    (counts,) = Work(builder, (source, target)).count(texts, lambda text_bytes: None)
     return counts

@@ -1,7 +1,7 @@
-"""Counts of pairs of tokens as sparse, sorted numbers that add up.
+"""Sparse counts of pairs of tokens, which can be added.
 
-A pair (y, w) is the number y * |S| + w, its key. Memory grows with the pairs that were seen and not with the
-text; int64 counts are exact, so that the order in which parts are added never shows.
+The key of a pair (y, w) is the number y * |S| + w. Memory grows with the number of distinct pairs and not with the
+text. The counts are int64 and therefore exact, so the result does not depend on the order in which parts are added.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from vocabridge.alignment.builders.base import matrix
 from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
-_FEW = 1 << 20
-"""Keys that wait before they are merged; 16 MiB."""
+_PENDING_KEYS = 1 << 20
+"""The number of keys (16 MiB) that a `RunningSum` always keeps before it merges them."""
 
 
 @dataclass(frozen=True)
 class PairCounts:
-    """How often pairs of tokens were seen; `a + b` is what both saw.
+    """How often pairs of tokens occurred. `a + b` adds the counts of both.
 
     Attributes:
         keys: (n,) int64, y * |S| + w, sorted and unique.
@@ -34,17 +34,17 @@ class PairCounts:
 
     @classmethod
     def of(cls, keys: Int64) -> PairCounts:
-        """Count keys, given in any order."""
+        """Count the occurrences of each key; the keys may be in any order."""
         return cls(*np.unique(keys, return_counts=True))
 
     @classmethod
     def total(cls, parts: Iterable[PairCounts]) -> PairCounts:
-        """Add up any number of them."""
+        """Add any number of counts."""
         parts = [part for part in parts if len(part.keys)]
         if len(parts) < 2:
             return parts[0] if parts else cls()
         keys = np.concatenate([part.keys for part in parts])
-        order = np.argsort(keys, kind="stable")  # merges the sorted runs
+        order = np.argsort(keys, kind="stable")  # a stable sort merges the sorted parts in linear time
         keys = keys[order]
         first = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
         counts = np.concatenate([part.counts for part in parts])[order]
@@ -54,7 +54,7 @@ class PairCounts:
         return PairCounts.total((self, other))
 
     def transposed(self, source: Vocabulary, target: Vocabulary) -> PairCounts:
-        """Return the counts of the pairs (w, y), keyed w * |T| + y."""
+        """Return the counts of the swapped pairs (w, y), with the keys w * |T| + y."""
         keys = self.keys % source.size * target.size + self.keys // source.size
         order = np.argsort(keys)
         return PairCounts(keys[order], self.counts[order])
@@ -66,20 +66,23 @@ class PairCounts:
 
 
 class RunningSum:
-    """A sum of many `PairCounts`, merged only when as much waits as there is: linear work, bounded memory."""
+    """A sum of many `PairCounts` with linear work and bounded memory.
+
+    Added counts are kept unmerged until they have as many keys as the merged sum.
+    """
 
     def __init__(self) -> None:
         self._parts: list[PairCounts] = [PairCounts()]
-        self._waiting = 0
+        self._pending_keys = 0
 
     def add(self, counts: PairCounts) -> None:
-        """Add some counts."""
+        """Add counts to the sum."""
         self._parts.append(counts)
-        self._waiting += len(counts.keys)
-        if self._waiting > max(_FEW, len(self._parts[0].keys)):
+        self._pending_keys += len(counts.keys)
+        if self._pending_keys > max(_PENDING_KEYS, len(self._parts[0].keys)):
             self.total()
 
     def total(self) -> PairCounts:
-        """Return what was added so far."""
-        self._parts, self._waiting = [PairCounts.total(self._parts)], 0
+        """Return the sum of all counts added so far."""
+        self._parts, self._pending_keys = [PairCounts.total(self._parts)], 0
         return self._parts[0]

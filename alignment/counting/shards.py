@@ -1,9 +1,9 @@
-"""Counts of one shard of a corpus, as a file, and what makes an alignment of all of them.
+"""Count a corpus in shards, one file each, and merge the files into one alignment.
 
-`vocabridge align --shard i/n` counts every n-th piece of the corpus and writes partial counts: whole numbers
-of 64 bits, so that adding up the n files gives exactly what one process would have counted. `merge_shards` checks
-that every shard of one and the same build is there once, adds up, and finishes as the build itself would: its
-alignment is the same to the last bit.
+`vocabridge align --shard i/n` counts every n-th piece of the corpus and writes partial counts. They are 64-bit
+integers, so the sum of the n files is exactly what one process would have counted. `merge_shards` checks that it has
+every shard of one build exactly once, adds the counts, and finishes as an unsharded build does. The alignment is the
+same to the last bit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vocabridge.alignment.alignment import FORMAT, Alignment, VocabularyCard
-from vocabridge.alignment.builders.base import Builder, Progress
+from vocabridge.alignment.builders.base import Builder, Progress, no_progress
 from vocabridge.alignment.corpus import Corpus, CorpusCard, Shard
 from vocabridge.alignment.counting.counting_builder import CountingBuilder
 from vocabridge.alignment.counting.pair_counts import PairCounts
@@ -30,14 +30,14 @@ _SEAL = Seal("partial counts", "vocabridge-shard", FORMAT, "count it again with 
 
 @dataclass(frozen=True, eq=False)
 class PartialCounts:
-    """What one shard of a corpus counted, and all that decides the alignment.
+    """The counts of one shard of a corpus, with everything that determines the alignment.
 
     Attributes:
-        counts: Of this shard, keys and counts int64.
-        shard: Which one.
+        counts: The counts of this shard.
+        shard: The shard.
         method: The builder's name.
         parameters: The builder's parameters, as JSON values.
-        source: The value network's vocabulary.
+        source: The value source's vocabulary.
         target: The base model's vocabulary.
         corpus: The whole corpus, not the shard.
     """
@@ -51,37 +51,37 @@ class PartialCounts:
     corpus: CorpusCard
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file; the file is either complete or not there.
+        """Write a safetensors file atomically.
 
         Raises:
-            VocabridgeError: It cannot be written.
+            VocabridgeError: The file cannot be written.
         """
-        facts: dict[str, Any] = {"method": self.method, "parameters": dict(self.parameters)}
+        metadata: dict[str, Any] = {"method": self.method, "parameters": dict(self.parameters)}
         for name in ("shard", "source", "target", "corpus"):
-            facts[name] = dataclasses.asdict(getattr(self, name))
-        _SEAL.write(path, {"keys": self.counts.keys, "counts": self.counts.counts}, facts)
+            metadata[name] = dataclasses.asdict(getattr(self, name))
+        _SEAL.write(path, {"keys": self.counts.keys, "counts": self.counts.counts}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> PartialCounts:
         """Read the counts of a shard.
 
         Raises:
-            VocabridgeError: No such file, not partial counts, altered or cut off.
+            VocabridgeError: The file is missing, holds no partial counts, or was altered or truncated.
         """
-        tensors, facts = _SEAL.read(path)
+        tensors, metadata = _SEAL.read(path)
         return cls(
             counts=PairCounts(tensors["keys"], tensors["counts"]),
-            shard=Shard(**facts["shard"]),
-            method=facts["method"],
-            parameters=facts["parameters"],
-            source=VocabularyCard.read(facts["source"]),
-            target=VocabularyCard.read(facts["target"]),
-            corpus=CorpusCard(**facts["corpus"]),
+            shard=Shard(**metadata["shard"]),
+            method=metadata["method"],
+            parameters=metadata["parameters"],
+            source=VocabularyCard.read(metadata["source"]),
+            target=VocabularyCard.read(metadata["target"]),
+            corpus=CorpusCard(**metadata["corpus"]),
         )
 
     @property
     def build(self) -> dict[str, object]:
-        """What all shards of one build have in common, by its name for people."""
+        """The facts that all shards of one build have in common, keyed by their names in messages."""
         return {
             "source tokenizer": self.source.fingerprint,
             "target tokenizer": self.target.fingerprint,
@@ -99,18 +99,18 @@ def count_shard(
     target: Vocabulary,
     corpus: Corpus,
     shard: Shard,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> PartialCounts:
     """Count one shard of a corpus.
 
     Raises:
-        VocabridgeError: The method's counts do not add up over text; the corpus cannot be read.
+        VocabridgeError: The method is no `CountingBuilder`, or the corpus cannot be read.
     """
     if not isinstance(builder, CountingBuilder):
-        able = ", ".join(name for name, method in METHODS.items() if issubclass(method, CountingBuilder))
-        raise VocabridgeError(f"The method {builder.method} cannot be counted in shards; these can: {able}.")
+        countable = ", ".join(name for name, method in METHODS.items() if issubclass(method, CountingBuilder))
+        raise VocabridgeError(f"The method {builder.method} cannot be counted in shards; these can: {countable}.")
     work = Work(builder, (source, target))
-    (counts,) = count_corpus(work, corpus, progress or (lambda done, total: None), shard)
+    (counts,) = count_corpus(work, corpus, progress, shard)
     cards = VocabularyCard.of(source), VocabularyCard.of(target)
     return PartialCounts(counts, shard, builder.method, builder.parameters, *cards, corpus.card)
 
@@ -118,27 +118,28 @@ def count_shard(
 def merge_shards(
     paths: Iterable[str | Path], *, source: Vocabulary | None = None, target: Vocabulary | None = None
 ) -> Alignment:
-    """Make the alignment of all shards of a build.
+    """Make the alignment from all shards of a build.
 
     Args:
         paths: Files that `PartialCounts.save` wrote, in any order.
-        source: The value network's vocabulary; by default what the shards' card names.
-        target: The base model's vocabulary; likewise.
+        source: The value source's vocabulary; by default loaded by the name in the shards.
+        target: The base model's vocabulary; by default loaded by the name in the shards.
 
     Returns:
-        What the build in one piece gives, with the names that the first shard has for the vocabularies.
+        The alignment that an unsharded build makes, with the names that the first shard gives the vocabularies.
 
     Raises:
-        VocabridgeError: A shard is missing, there twice, or of another build; a vocabulary is not where the
-            card says, or is another one.
+        VocabridgeError: A shard is missing, given twice, or of another build; a vocabulary cannot be loaded by its
+            name, or is another one.
     """
-    first, counts = _add_up([Path(path) for path in paths])
+    first, counts = _add_shards([Path(path) for path in paths])
     builder = METHODS[first.method](**first.parameters)
     assert isinstance(builder, CountingBuilder)
     source = _vocabulary("source", first.source, source)
     target = _vocabulary("target", first.target, target)
-    sizes = first.source.size, first.target.size  # by which the counts are keyed
-    merged = builder.finish(counts, source.resized(sizes[0]), target.resized(sizes[1]), first.corpus)
+    # The keys of the counts depend on the sizes that the vocabularies had when they were counted.
+    sized_source, sized_target = source.resized(first.source.size), target.resized(first.target.size)
+    merged = builder.finish(counts, sized_source, sized_target, first.corpus)
     merged = merged.fitted(source, target)
     names = {"source": first.source.name, "target": first.target.name}
     return dataclasses.replace(
@@ -146,12 +147,16 @@ def merge_shards(
     )
 
 
-def _add_up(paths: list[Path]) -> tuple[PartialCounts, PairCounts]:
-    """Check that the files are the shards of one build, each once, and add up their counts, one at a time."""
+def _add_shards(paths: list[Path]) -> tuple[PartialCounts, PairCounts]:
+    """Check that the files are all shards of one build, each once, and add their counts, one file at a time.
+
+    Returns:
+        The first shard; the sum of all counts.
+    """
     if not paths:
         raise VocabridgeError("There is no shard to merge; name the files that `vocabridge align --shard` wrote.")
     first, total = PartialCounts.load(paths[0]), PairCounts()
-    found: dict[int, Path] = {}
+    path_of: dict[int, Path] = {}
     for path in paths:
         partial = PartialCounts.load(path)
         for what, value in partial.build.items():
@@ -159,26 +164,27 @@ def _add_up(paths: list[Path]) -> tuple[PartialCounts, PairCounts]:
                 raise VocabridgeError(
                     f"{path}: of another build than {paths[0]} (the {what} differs); merge the shards of one build."
                 )
-        if partial.shard.index in found:
+        if partial.shard.index in path_of:
             raise VocabridgeError(
-                f"{path}: shard {partial.shard} is there twice, also as {found[partial.shard.index]}; name it once."
+                f"{path}: shard {partial.shard} is there twice, also as {path_of[partial.shard.index]}; name it once."
             )
-        found[partial.shard.index] = path
+        path_of[partial.shard.index] = path
         total += partial.counts
-    missing = [str(Shard(i, first.shard.of)) for i in range(1, first.shard.of + 1) if i not in found]
+    missing = [str(Shard(i, first.shard.of)) for i in range(1, first.shard.of + 1) if i not in path_of]
     if missing:
         raise VocabridgeError(f"Of {first.shard.of} shards these are missing: {', '.join(missing)}; count them too.")
     return first, total
 
 
 def _vocabulary(side: str, card: VocabularyCard, given: Vocabulary | None) -> Vocabulary:
-    """Return the vocabulary that the card is of."""
+    """Return the given vocabulary, or load the one that the card names, and compare its fingerprint with the card."""
     if given is None:
         try:
             given = Vocabulary.load(card.name, size=card.size)
         except VocabridgeError as error:
             raise VocabridgeError(
-                f"The shards' {side} tokenizer, {card.name}, is not here; name it with --{side} ({error})"
+                f"The shards' {side} tokenizer, {card.name}, cannot be loaded ({str(error).rstrip('.')}); "
+                f"name it with --{side}."
             ) from error
     if given.fingerprint != card.fingerprint:
         raise VocabridgeError(

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.inputs import refuse_packed
+from vocabridge.alignment.inputs import refuse_gzip
 from vocabridge.alignment.tokenizers.gguf import promised_size
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
@@ -27,7 +27,7 @@ def check_downloads(path: Path) -> None:
 
 
 def _check(path: Path) -> None:
-    refuse_packed(path)
+    refuse_gzip(path)
     try:
         with path.open("rb") as file:
             start = file.read(len(_POINTER))

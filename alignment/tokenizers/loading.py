@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.hub import reach_repository
-from vocabridge.alignment.inputs import plain_file, refuse_packed
+from vocabridge.alignment.inputs import plain_file, refuse_gzip
 from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.alignment.tokenizers.gguf import UNUSED as GGUF_UNUSED
 from vocabridge.alignment.tokenizers.gguf import read_gguf_tokenizer
@@ -140,7 +140,7 @@ def _from_tekken(path: Path, name: str, size: int | None, template: str | None =
 def _from_files(files: Mapping[str, Path], name: str, size: int | None) -> LoadedTokenizer:
     """Read tokenizer.json and what its companions say about width, roles and the bos token."""
     path = files["tokenizer.json"]
-    refuse_packed(path)
+    refuse_gzip(path)
     try:
         with panics_as_errors(str(path)):
             text = path.read_text(encoding="utf-8-sig")

@@ -19,7 +19,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.inputs import refuse_packed
+from vocabridge.alignment.inputs import refuse_gzip
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
 from vocabridge.alignment.tokenizers.ids import check_ids
@@ -106,7 +106,7 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
         VocabridgeError: It cannot be read, a line is not of this form, or two lines have one byte string or one rank.
     """
     path = Path(path)
-    refuse_packed(path)
+    refuse_gzip(path)
     refuse_sentencepiece(path)
     try:
         lines = path.read_bytes().splitlines()

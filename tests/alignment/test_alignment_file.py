@@ -1,4 +1,4 @@
-"""The file of an alignment: what is saved comes back; what is altered, foreign or cut off is refused."""
+"""A saved alignment is loaded unchanged; an altered, foreign or truncated file is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def saved(built, tmp_path) -> Path:
     return tmp_path / "a.safetensors"
 
 
-def test_what_is_saved_comes_back_with_its_provenance(built, saved, pair):
+def test_a_saved_alignment_is_loaded_with_its_provenance(built, saved, pair):
     loaded = Alignment.load(saved, source=pair[0], target=pair[1])
     assert (loaded.counts != built.counts).nnz == 0
     for name in ("source", "target", "method", "parameters", "corpus", "version"):
@@ -62,23 +62,23 @@ def test_saving_twice_gives_the_same_bytes(built, saved, tmp_path):
     assert (tmp_path / "b.safetensors").read_bytes() == saved.read_bytes()
 
 
-def test_every_altered_byte_is_noticed(saved):
-    whole = saved.read_bytes()
+def test_an_altered_byte_anywhere_is_an_error(saved):
+    content = saved.read_bytes()
     generator = np.random.default_rng(0)
-    for at in [0, 7, 8, 30, len(whole) - 1, *generator.integers(0, len(whole), 60).tolist()]:
-        saved.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    for at in [0, 7, 8, 30, len(content) - 1, *generator.integers(0, len(content), 60).tolist()]:
+        saved.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         with pytest.raises(VocabridgeError, match=r"a\.safetensors: .*build it again"):
             Alignment.load(saved)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, 1000, -1])
-def test_a_file_cut_off_is_an_error(saved, length):
+def test_a_truncated_file_is_an_error(saved, length):
     saved.write_bytes(saved.read_bytes()[:length])
     with pytest.raises(VocabridgeError, match=r"a\.safetensors: not readable as an alignment .*build it again"):
         Alignment.load(saved)
 
 
-def test_a_foreign_file_a_future_file_and_no_file_are_errors(saved, tmp_path):
+def test_a_foreign_file_a_file_of_a_future_format_and_a_missing_file_are_errors(saved, tmp_path):
     save_file({"x": np.zeros(3)}, tmp_path / "foreign.safetensors")
     with pytest.raises(VocabridgeError, match="a safetensors file, but not an alignment"):
         Alignment.load(tmp_path / "foreign.safetensors")
@@ -94,7 +94,7 @@ def test_a_foreign_file_a_future_file_and_no_file_are_errors(saved, tmp_path):
         Alignment.load(tmp_path / "odd.safetensors")
 
 
-def test_another_tokenizer_is_an_error_that_says_which_side(saved, pair):
+def test_another_tokenizer_is_an_error_that_names_the_side(saved, pair):
     source, target = pair
     with pytest.raises(VocabridgeError, match=f"source tokenizer byte_level_bpe .*{source.fingerprint[:12]}"):
         Alignment.load(saved, source=target, target=target)
@@ -122,7 +122,7 @@ def test_a_failed_write_is_an_error_that_leaves_the_old_file_and_nothing_else(sa
     assert (sorted(tmp_path.iterdir()), saved.read_bytes()) == before
 
 
-def test_a_folder_that_is_not_there_is_an_error(built, tmp_path):
+def test_a_missing_folder_is_an_error(built, tmp_path):
     with pytest.raises(VocabridgeError, match=r"x\.safetensors: cannot be written \(No such file"):
         built.save(tmp_path / "none" / "x.safetensors")
 
@@ -132,7 +132,7 @@ def test_a_saved_file_has_the_permissions_of_any_new_file(saved, tmp_path):
     assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-def test_the_summary_counts_what_is_covered(built, pair):
+def test_the_summary_counts_covered_tokens_and_pairs(built, pair):
     summary = built.summary()
     rows = np.diff(built.counts.indptr)
     assert summary.pairs == rows.sum()
@@ -144,7 +144,7 @@ def test_the_summary_counts_what_is_covered(built, pair):
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_weights_sum_to_1_however_many_counts_there_are(built, axis):
-    """Of float32 entries, scipy makes a float32 sum whatever dtype it is asked for: 15,000 of them miss 1 by 6e-6."""
+    """Scipy sums float32 entries in float32, whatever the dtype argument; with 15,000 entries the error is 6e-6."""
     many = np.random.default_rng(0).lognormal(0, 3, 15_000).astype(np.float32)
     counts = sp.csr_array(many[:, None] if axis == 0 else many[None])
     alignment = dataclasses.replace(built, counts=counts)
@@ -153,7 +153,7 @@ def test_weights_sum_to_1_however_many_counts_there_are(built, axis):
 
 
 @pytest.mark.parametrize("form", [sp.csr_array, sp.csc_array, sp.coo_array])
-def test_sums_of_rows_and_columns_are_added_up_in_float64(form):
+def test_sums_of_rows_and_columns_are_accumulated_in_float64(form):
     dense = np.random.default_rng(1).lognormal(0, 3, (3, 15_000)).astype(np.float32)
     dense[1] = 0
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""The cache: one build per content, whatever the names, processes and damage."""
+"""The cache builds each alignment once, whatever the names and processes, and rebuilds damaged entries."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ def pair(vocabularies: dict[str, Vocabulary]) -> tuple[Vocabulary, Vocabulary]:
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The methods that were really built."""
-    done: list[str] = []
+    """Return the list to which the method of every build is added."""
+    methods: list[str] = []
     build = Builder.build
 
-    def counted(self, *arguments):
-        done.append(self.method)
+    def recorded(self, *arguments):
+        methods.append(self.method)
         return build(self, *arguments)
 
-    monkeypatch.setattr(Builder, "build", counted)
-    return done
+    monkeypatch.setattr(Builder, "build", recorded)
+    return methods
 
 
-def test_the_second_time_nothing_is_built(pair, builds):
+def test_the_second_call_builds_nothing(pair, builds):
     first, second = align(*pair), align(*pair)
     assert builds == ["default"]
     assert (first.counts != second.counts).nnz == 0
 
 
-def test_everything_that_decides_the_counts_is_in_the_key(pair, builds, tmp_path):
+def test_everything_that_determines_the_counts_is_in_the_key(pair, builds, tmp_path):
     source, target = pair
     (tmp_path / "a").write_text("a text")
     (tmp_path / "b").write_text("b text")
-    more = Tokenizer.from_str(target.tokenizer.to_str())
-    more.add_tokens(["another word"])
-    other = Vocabulary.from_tokenizer(more, roles=target.roles)
+    extended = Tokenizer.from_str(target.tokenizer.to_str())
+    extended.add_tokens(["another word"])
+    other = Vocabulary.from_tokenizer(extended, roles=target.roles)
     calls = [
         lambda: align(source, target),
         lambda: align(target, source),
@@ -78,7 +78,7 @@ def test_the_number_of_processes_is_not_in_the_key(pair, builds, tmp_path):
     assert builds == ["default"]
 
 
-def test_an_entry_found_under_other_names_has_the_names_of_now(pair, builds):
+def test_an_entry_is_returned_with_the_names_of_the_requested_vocabularies(pair, builds):
     source, target = pair
     align(source, target)
     renamed = Vocabulary.from_tokenizer(source.tokenizer, name="other", roles=source.roles)
@@ -86,7 +86,7 @@ def test_an_entry_found_under_other_names_has_the_names_of_now(pair, builds):
     assert builds == ["default"]
 
 
-def test_a_damaged_entry_is_listed_rebuilt_with_one_warning_and_sound_again(pair, builds, caplog):
+def test_a_damaged_entry_is_listed_and_rebuilt_with_one_warning(pair, builds, caplog):
     align(*pair)
     (entry,) = entries()
     assert entry.problem is None
@@ -101,7 +101,7 @@ def test_a_damaged_entry_is_listed_rebuilt_with_one_warning_and_sound_again(pair
     assert entries()[0].problem is None
 
 
-def test_pruning_removes_the_damaged_and_leftovers_and_then_all(pair):
+def test_pruning_removes_damaged_entries_and_temporary_files_or_all_entries(pair):
     align(*pair)
     align(*pair, method="identical-bytes")
     damaged, sound = (entry.path for entry in entries())
@@ -117,7 +117,7 @@ def test_pruning_removes_the_damaged_and_leftovers_and_then_all(pair):
     assert prune(Prune.ALL) == []
 
 
-def test_pruning_leaves_what_is_being_built(pair):
+def test_pruning_leaves_an_entry_that_is_being_built(pair):
     align(*pair)
     (entry,) = entries()
     with FileLock(entry.path.with_suffix(".lock")):
@@ -137,7 +137,7 @@ def test_an_interrupted_build_leaves_no_entry_and_no_lock(pair, monkeypatch):
     assert isinstance(align(*pair), Alignment)
 
 
-def test_an_alignment_that_cannot_be_stored_is_still_returned(pair, monkeypatch, caplog):
+def test_an_alignment_that_cannot_be_stored_is_returned(pair, monkeypatch, caplog):
     def full(self, path):
         raise VocabridgeError(f"{path}: cannot be written")
 
@@ -153,7 +153,7 @@ def test_a_cache_folder_that_cannot_be_used_is_an_error_that_says_what_to_set(pa
         align(*pair)
 
 
-def test_an_entry_is_taken_from_a_cache_that_can_only_be_read(pair, builds, monkeypatch):
+def test_an_entry_of_a_read_only_cache_is_used(pair, builds, monkeypatch):
     align(*pair)
     (entry,) = entries()
     entry.path.with_suffix(".lock").unlink(missing_ok=True)
@@ -173,7 +173,7 @@ def test_an_entry_is_taken_from_a_cache_that_can_only_be_read(pair, builds, monk
         entry.path.parent.chmod(0o755)
 
 
-def test_the_folder_is_the_variable_or_the_platforms(monkeypatch, tmp_path):
+def test_the_folder_is_that_of_the_environment_variable_or_of_the_platform(monkeypatch, tmp_path):
     monkeypatch.setenv("VOCABRIDGE_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     monkeypatch.delenv("VOCABRIDGE_CACHE")
@@ -193,14 +193,14 @@ align(*map(Vocabulary.load, sys.argv[1:]))
 """
 
 
-def test_two_processes_that_want_the_same_build_it_once(pair, tmp_path):
+def test_two_processes_that_request_the_same_alignment_build_it_once(pair, tmp_path):
     for i, vocabulary in enumerate(pair):
         vocabulary.tokenizer.save(str(tmp_path / f"{i}.json"))
     command = [sys.executable, "-c", SLOW_BUILD, *(str(tmp_path / f"{i}.json") for i in range(2))]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0] for process in both]
+    outputs = [process.communicate(timeout=60)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert "".join(said).count("building") == 1
+    assert "".join(outputs).count("building") == 1
 
 
 def test_a_killed_build_leaves_the_cache_usable(pair, tmp_path):

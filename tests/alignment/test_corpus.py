@@ -1,4 +1,4 @@
-"""The corpus: pieces join up to the text, whatever its shape, and a bad file is named."""
+"""The pieces of a corpus join to the text, whatever its shape, and an unreadable file is named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write(tmp_path):
     ],
     ids=range(8),
 )
-def test_pieces_join_up_to_the_text_and_stay_small(write, text):
+def test_pieces_join_to_the_text_and_are_small(write, text):
     pieces = list(Corpus.open([write("t.txt", text)]).chunks())
     assert "".join(pieces) == text
     assert max(len(piece.encode()) for piece in pieces) <= 2 * module.PIECE
@@ -44,7 +44,7 @@ def test_pieces_join_up_to_the_text_and_stay_small(write, text):
 
 @settings(max_examples=examples(50))
 @given(text=st.text(st.sampled_from("ab \n\té日👍"), min_size=1, max_size=200), piece=st.integers(1, 40))
-def test_pieces_join_up_for_any_text_and_any_size_of_piece(tmp_path_factory, text, piece):
+def test_pieces_join_to_the_text_for_any_text_and_any_size_of_piece(tmp_path_factory, text, piece):
     path = tmp_path_factory.mktemp("c") / "t.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
@@ -52,13 +52,13 @@ def test_pieces_join_up_for_any_text_and_any_size_of_piece(tmp_path_factory, tex
         assert "".join(Corpus.open([path]).chunks()) == text
 
 
-def test_a_piece_ends_after_a_line_and_before_an_indent_never(write):
+def test_a_piece_ends_after_a_line_and_never_before_an_indent(write):
     text = "if x:\n    y\n\n\n" * 20_000
     *pieces, _ = Corpus.open([write("t.txt", text)]).chunks()
     assert all(piece.endswith("\n\n\n") for piece in pieces)
 
 
-def test_a_folder_is_all_its_files_in_order_without_the_hidden_ones(write, tmp_path):
+def test_a_folder_stands_for_all_its_files_in_order_without_hidden_ones(write, tmp_path):
     for name in ("d/b.txt", "d/a/z.txt", "d/.git/x", "d/.hidden"):
         write(name, name)
     corpus = Corpus.open([tmp_path / "d"])
@@ -67,7 +67,7 @@ def test_a_folder_is_all_its_files_in_order_without_the_hidden_ones(write, tmp_p
     assert corpus.card.bytes == len("d/b.txt" + "d/a/z.txt")
 
 
-def test_the_digest_is_of_contents_and_order_and_not_of_names(write):
+def test_the_digest_depends_on_contents_and_order_but_not_on_names(write):
     a, b, twin = write("a", "x"), write("b", "y"), write("c", "x")
     assert Corpus.open([a]).digest == Corpus.open([twin]).digest
     assert Corpus.open([a, b]).digest != Corpus.open([b, a]).digest
@@ -103,26 +103,26 @@ def test_every_piece_is_in_one_shard_and_in_one_part_of_it(tmp_path_factory, pie
     for number in range(pieces):
         (folder / f"{number:02}").write_text(f"{number}\n")
     corpus = Corpus.open([folder])
-    whole = list(corpus.chunks())
+    all_pieces = list(corpus.chunks())
     for number in range(of):
         shard = Shard(number + 1, of)
-        assert list(corpus.chunks(shard)) == whole[number::of]
+        assert list(corpus.chunks(shard)) == all_pieces[number::of]
         for part in range(parts):
-            assert list(corpus.chunks(shard.part(part + 1, parts))) == whole[number::of][part::parts]
+            assert list(corpus.chunks(shard.part(part + 1, parts))) == all_pieces[number::of][part::parts]
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "1 /4", "a/b", "१/४"])
-def test_what_is_no_shard_is_an_error(text):
+def test_an_invalid_shard_is_an_error(text):
     with pytest.raises(VocabridgeError, match=r"shard.*(1/8)"):
         Shard.parse(text)
 
 
-def test_a_shard_is_read_as_it_is_written():
+def test_the_text_of_a_shard_parses_to_the_same_shard():
     assert Shard.parse("3/8") == Shard(3, 8)
     assert str(Shard(3, 8)) == "3/8"
 
 
-def test_the_number_of_processes_is_no_part_of_a_corpus(write):
+def test_the_number_of_processes_is_not_part_of_a_corpus(write):
     corpus = Corpus.open([write("a", "x")])
     assert corpus.in_processes(4) == corpus
     assert corpus.in_processes(4).card == corpus.card

@@ -1,4 +1,4 @@
-"""What a source model says along texts: what is put together and saved comes back, and nonsense is refused."""
+"""Distributions along texts are concatenated, saved and loaded unchanged, and invalid arrays are refused."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_positions_of_every_text_follow_those_of_the_texts_before(distributions)
     assert list(distributions.texts()) == [(TEXTS[0], slice(0, 3)), (TEXTS[1], slice(3, 3)), (TEXTS[2], slice(3, 4))]
 
 
-def test_what_is_saved_comes_back_with_the_same_digest(distributions, source, tmp_path):
+def test_saved_distributions_are_loaded_with_the_same_arrays_and_digest(distributions, source, tmp_path):
     distributions.save(tmp_path / "d.safetensors")
-    again = Distributions.open(tmp_path / "d.safetensors")
-    again.check(source)
-    assert again.digest == distributions.digest
-    assert (again.source, again.model) == (source.fingerprint, "tiny")
+    loaded = Distributions.open(tmp_path / "d.safetensors")
+    loaded.check(source)
+    assert loaded.digest == distributions.digest
+    assert (loaded.source, loaded.model) == (source.fingerprint, "tiny")
     for name in ("text", "text_starts", "offsets", "ids", "probabilities"):
-        assert np.array_equal(getattr(again, name), getattr(distributions, name))
+        assert np.array_equal(getattr(loaded, name), getattr(distributions, name))
 
 
 @pytest.mark.parametrize("name", ["text", "text_starts", "offsets", "ids", "probabilities"])
@@ -55,7 +55,7 @@ def test_the_digest_depends_on_every_array(distributions, name):
     assert changed.digest != distributions.digest
 
 
-def test_one_bit_changed_in_the_file_is_noticed(distributions, tmp_path):
+def test_a_file_with_one_changed_bit_is_refused(distributions, tmp_path):
     path = tmp_path / "d.safetensors"
     distributions.save(path)
     data = bytearray(path.read_bytes())
@@ -65,7 +65,7 @@ def test_one_bit_changed_in_the_file_is_noticed(distributions, tmp_path):
         Distributions.open(path)
 
 
-def test_a_file_that_is_cut_off_missing_or_of_another_kind_is_refused(distributions, source, tmp_path):
+def test_a_file_that_is_missing_truncated_or_of_another_kind_is_refused(distributions, source, tmp_path):
     path = tmp_path / "d.safetensors"
     with pytest.raises(VocabridgeError, match="no such file"):
         Distributions.open(path)
@@ -95,24 +95,24 @@ def test_distributions_of_another_vocabulary_are_refused_by_name(distributions, 
         ({"offsets": np.array([0, 4])}, "2 offsets, ids of shape"),
         ({"ids": np.full((4, 2), -1, np.int32)}, "negative id"),
         ({"probabilities": np.full((4, 2), 0.6, np.float32)}, "sums to more than 1"),
-        ({"probabilities": np.full((4, 2), np.nan, np.float32)}, "no number"),
+        ({"probabilities": np.full((4, 2), np.nan, np.float32)}, "negative value or NaN"),
         ({"probabilities": np.tile(np.float32([0.1, 0.2]), (4, 1))}, "does not descend"),
         ({"text_starts": np.array([0, 3, 12, 20])}, "not UTF-8"),
         ({"text_starts": np.array([0, 12, 12, 18])}, "text_starts"),
     ],
 )
-def test_arrays_that_make_no_sense_are_refused(distributions, changed, problem):
+def test_invalid_arrays_are_refused(distributions, changed, problem):
     with pytest.raises(VocabridgeError, match=problem):
         dataclasses.replace(distributions, **changed)
 
 
-def test_lists_and_shapes_that_do_not_fit_are_refused(source):
-    one = np.zeros((1, 2), np.int32)
+def test_lists_and_shapes_that_do_not_match_are_refused(source):
+    zeros = np.zeros((1, 2), np.int32)
     with pytest.raises(VocabridgeError, match="There are 2 texts, 1 arrays of offsets"):
-        Distributions.of(["a", "b"], [np.array([0])], [one], [one], source=source, model="m")
+        Distributions.of(["a", "b"], [np.array([0])], [zeros], [zeros], source=source, model="m")
     with pytest.raises(VocabridgeError, match="Text 0 has 1 bytes"):
-        Distributions.of(["a"], [np.array([1])], [one], [one], source=source, model="m")
+        Distributions.of(["a"], [np.array([1])], [zeros], [zeros], source=source, model="m")
     with pytest.raises(VocabridgeError, match="one shape"):
-        Distributions.of(["a"], [np.array([0])], [one], [np.zeros((1, 3))], source=source, model="m")
+        Distributions.of(["a"], [np.array([0])], [zeros], [np.zeros((1, 3))], source=source, model="m")
     with pytest.raises(VocabridgeError, match="hold the id 99999"):
-        Distributions.of(["a"], [np.array([0])], [one + 99999], [one], source=source, model="m")
+        Distributions.of(["a"], [np.array([0])], [zeros + 99999], [zeros], source=source, model="m")

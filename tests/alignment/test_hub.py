@@ -1,4 +1,4 @@
-"""Names of models: what is a path, and what is said where the hub is not there, or has no such repository."""
+"""Names of models: which are paths, and the errors if the hub cannot be reached or has no such repository."""
 
 import json
 import os
@@ -29,7 +29,7 @@ print(time.monotonic() - begin)
 
 @pytest.fixture
 def load(tmp_path):
-    """Loads a vocabulary in a process of its own, with a hub at this address: what it says, and the seconds it took."""
+    """Load a vocabulary in a new process with a hub at this address; return the output and the seconds."""
 
     def load(name, endpoint, **environment):
         environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hub")}
@@ -42,8 +42,8 @@ def load(tmp_path):
             timeout=120,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        said, seconds = done.stdout.splitlines()
-        return said, float(seconds)
+        output, seconds = done.stdout.splitlines()
+        return output, float(seconds)
 
     return load
 
@@ -75,7 +75,7 @@ def test_a_name_that_looks_like_a_path_is_one(tmp_path, monkeypatch, name, expec
 
 
 @pytest.mark.parametrize("name", ["here/nosuch", "./nosuch", "a/b/c", "nosuch.gguf", "owner/tokenizer.json", "a b"])
-def test_a_path_where_nothing_is_never_goes_to_the_hub(tmp_path, monkeypatch, name):
+def test_a_missing_path_is_never_requested_from_the_hub(tmp_path, monkeypatch, name):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     begin = time.monotonic()
@@ -84,16 +84,16 @@ def test_a_path_where_nothing_is_never_goes_to_the_hub(tmp_path, monkeypatch, na
     assert time.monotonic() - begin < SLOW
 
 
-def test_without_a_network_one_sentence_comes_at_once(load):
-    said, seconds = load("nosuch", CLOSED)
-    assert said.startswith("nosuch: no file or folder here has this name, and the hub cannot be reached (")
-    assert said.endswith("correct the name, or connect to the network.")
+def test_without_a_network_the_error_comes_at_once(load):
+    output, seconds = load("nosuch", CLOSED)
+    assert output.startswith("nosuch: no local file or folder has this name, and the hub cannot be reached (")
+    assert output.endswith("correct the name or connect to the network.")
     assert seconds < SLOW
 
 
-def test_with_the_hub_switched_off_that_is_said(load):
-    said, seconds = load("nosuch", CLOSED, HF_HUB_OFFLINE="1")
-    assert "the hub cannot be reached (HF_HUB_OFFLINE is set)" in said
+def test_the_error_names_the_offline_mode_of_the_hub(load):
+    output, seconds = load("nosuch", CLOSED, HF_HUB_OFFLINE="1")
+    assert "the hub cannot be reached (HF_HUB_OFFLINE is set)" in output
     assert seconds < SLOW
 
 
@@ -101,36 +101,36 @@ def test_with_the_hub_switched_off_that_is_said(load):
     ("status", "headers"),
     [(404, {}), (404, {"X_Error_Code": "RepoNotFound"}), (401, {"X_Error_Message": "Invalid username or password."})],
 )
-def test_a_repository_that_is_not_there_is_another_sentence(load, hub, status, headers):
+def test_a_missing_repository_has_its_own_error(load, hub, status, headers):
     endpoint, requests = hub(status, **headers)
-    said, seconds = load("nosuch", endpoint)
-    assert said.startswith("nosuch: neither a file or folder here nor a repository of the hub; correct the name")
+    output, seconds = load("nosuch", endpoint)
+    assert output.startswith("nosuch: neither a local file or folder nor a repository of the hub; correct the name")
     assert len(requests) == 1
     assert seconds < SLOW
 
 
-def test_a_repository_that_may_not_be_read_is_another_sentence(load, hub):
+def test_a_repository_without_access_has_its_own_error(load, hub):
     endpoint, requests = hub(403, X_Error_Code="GatedRepo", X_Error_Message="Access is restricted.")
-    said, _ = load("owner/gated", endpoint)
-    assert said.startswith("owner/gated: the hub does not let us read this repository (status 403); ask for access")
+    output, _ = load("owner/gated", endpoint)
+    assert output.startswith("owner/gated: the hub refuses access to this repository (status 403); ask for access")
     assert len(requests) == 1
 
 
-def test_a_hub_that_is_out_of_order_is_asked_once(load, hub):
+def test_a_failing_hub_gets_one_request(load, hub):
     endpoint, requests = hub(503)
-    said, seconds = load("nosuch", endpoint)
-    assert "the hub cannot be reached (it answers with status 503)" in said
+    output, seconds = load("nosuch", endpoint)
+    assert "the hub cannot be reached (it answers with status 503)" in output
     assert len(requests) == 1
     assert seconds < SLOW
 
 
 def test_a_repository_without_a_tokenizer_is_named(load, hub):
     endpoint, _ = hub(404, X_Error_Code="EntryNotFound")
-    said, _ = load("owner/images", endpoint)
-    assert said == "owner/images: this repository has no tokenizer.json."
+    output, _ = load("owner/images", endpoint)
+    assert output == "owner/images: this repository has no tokenizer.json."
 
 
-def test_without_a_network_what_is_in_the_hub_s_cache_is_used_at_once(load, tokenizer_folders, tmp_path):
+def test_without_a_network_the_local_hub_cache_is_used_at_once(load, tokenizer_folders, tmp_path):
     repository = tmp_path / "hub" / "hub" / "models--owner--name"
     snapshot = repository / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
@@ -139,6 +139,6 @@ def test_without_a_network_what_is_in_the_hub_s_cache_is_used_at_once(load, toke
     for file in tokenizer_folders.source.iterdir():
         (snapshot / file.name).write_bytes(file.read_bytes())
     width = json.loads((tokenizer_folders.source / "config.json").read_text())["vocab_size"]
-    said, seconds = load("owner/name", CLOSED)
-    assert said == str(width)
+    output, seconds = load("owner/name", CLOSED)
+    assert output == str(width)
     assert seconds < SLOW

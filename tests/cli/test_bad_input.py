@@ -68,7 +68,7 @@ NOSUCH = ["align nosuch nosuch", "predict nosuch -o said.safetensors", "bridge -
 @pytest.mark.parametrize("command", NOSUCH)
 def test_without_a_network_a_mistyped_name_is_one_sentence(run, tmp_path, command):
     done = run(*command.split(), HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=tmp_path / "hub")
-    assert "nosuch: no file or folder here has this name, and the hub cannot be reached" in one_sentence(done)
+    assert "nosuch: no local file or folder has this name, and the hub cannot be reached" in one_sentence(done)
 
 
 @pytest.mark.quick(1)
@@ -76,7 +76,7 @@ def test_without_a_network_a_mistyped_name_is_one_sentence(run, tmp_path, comman
 def test_a_hub_that_does_not_work_is_asked_once_by_a_command(run, hub, tmp_path, command):
     endpoint, requests = hub(503)
     done = run(*command.split(), HF_ENDPOINT=endpoint, HF_HOME=tmp_path / "hub")
-    assert "nosuch: no file or folder here has this name, and the hub cannot be reached" in one_sentence(done)
+    assert "nosuch: no local file or folder has this name, and the hub cannot be reached" in one_sentence(done)
     assert len(requests) == 1
 
 

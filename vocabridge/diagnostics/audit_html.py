@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vocabridge.alignment import Audit, write_atomically
 from vocabridge.alignment.audit.coverage import Coverage, Entries
-from vocabridge.alignment.audit.reading import Fertility
+from vocabridge.alignment.audit.fertility import Fertility
 from vocabridge.alignment.audit.weak import WEAK
 from vocabridge.alignment.tokenizers.classes import TokenClass
 from vocabridge.diagnostics.audit_tables import Table, Tables, class_label

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vocabridge.alignment import Audit
 from vocabridge.alignment.audit.coverage import Balance, Coverage, Entries
 from vocabridge.alignment.audit.digits import DigitFlow
-from vocabridge.alignment.audit.reading import Fertility
+from vocabridge.alignment.audit.fertility import Fertility
 from vocabridge.alignment.audit.tokens import Share
 from vocabridge.alignment.audit.worst import Loss
 from vocabridge.alignment.tokenizers.classes import TokenClass

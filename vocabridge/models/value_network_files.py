@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.alignment.inputs import refuse_packed
+from vocabridge.alignment.inputs import refuse_gzip
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.data import VALUE_NETWORKS
 from vocabridge.models.loading_checks import check_finite
@@ -78,7 +78,7 @@ def check_network_files(folder: Path) -> str:
 
 def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """Read the tensors in a file that has to have this hash."""
-    refuse_packed(path)
+    refuse_gzip(path)
     try:
         tensors = load_file(path)
     except FileNotFoundError:

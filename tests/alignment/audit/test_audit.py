@@ -94,10 +94,10 @@ def test_columns_and_common_starts_are_those_computed_by_hand(tiny):
 
 
 def test_overlap_entries_and_fertility_are_those_computed_by_hand(tiny):
-    o = tiny.overlap
-    assert (o.shared, o.only_source, o.only_target, o.paired) == (5, 0, 2, 3)
-    assert (o.source_mass_shared, o.source_mass) == (10, 10)
-    assert (o.target_mass_shared, o.target_mass) == (4, 7)
+    overlap = tiny.overlap
+    assert (overlap.shared, overlap.only_source, overlap.only_target, overlap.paired) == (5, 0, 2, 3)
+    assert (overlap.source_mass_shared, overlap.source_mass) == (10, 10)
+    assert (overlap.target_mass_shared, overlap.target_mass) == (4, 7)
     assert (tiny.rows.none, tiny.rows.one, tiny.rows.few, tiny.rows.by_power) == (3, 4, 0, (4,))
     assert (tiny.columns.none, tiny.columns.one, tiny.columns.few, tiny.columns.by_power) == (2, 2, 1, (2, 1))
     words = tiny.fertility[TokenClass.WORDS]  # "ab", " ab", " b"
@@ -107,7 +107,7 @@ def test_overlap_entries_and_fertility_are_those_computed_by_hand(tiny):
     assert (numbers.units, numbers.bytes, numbers.source_tokens, numbers.target_tokens) == (1, 3, 3, 2)
 
 
-def test_the_worst_tokens_come_with_what_got_their_mass(tiny):
+def test_the_worst_tokens_are_listed_with_the_tokens_that_got_their_mass(tiny):
     assert [(loss.target.text, loss.source.text, loss.occurrences) for loss in tiny.worst] == [
         ("12", "1", 1),
         ("ab", "a", 2),
@@ -117,7 +117,7 @@ def test_the_worst_tokens_come_with_what_got_their_mass(tiny):
     assert tiny.worst[1].arriving == pytest.approx(0.75)
 
 
-def test_a_class_left_out_is_weak_and_named_with_its_share(tiny):
+def test_a_class_without_entries_is_weak_and_named_with_its_share(tiny):
     assert [sentence for sentence in tiny.weak if sentence.startswith("numbers")] == [
         "numbers: only 0.0% of the target's tokens have a row.",
         "numbers: only 0.0% of the source's tokens have a column.",
@@ -128,15 +128,15 @@ def test_a_class_left_out_is_weak_and_named_with_its_share(tiny):
     assert not [sentence for sentence in tiny.weak if not sentence.startswith("numbers")]
 
 
-def test_mass_that_ends_in_another_class_is_missing_in_its_own(tmp_path):
-    """Digits with a row and a column each, whose mass goes to words all the same."""
+def test_mass_projected_to_another_class_makes_a_class_weak(tmp_path):
+    """Every digit has a row and a column, but most of the mass goes to words."""
     source, target = spelled(SOURCE), spelled(SOURCE)
     entries = [(token, token, 1) for token in SOURCE] + [("a", "1", 3)]
-    found = Audit.of(aligned(source, target, entries), source, target, corpus_of("1 1", tmp_path))
-    numbers = found.targets[TokenClass.NUMBERS]
+    audit = Audit.of(aligned(source, target, entries), source, target, corpus_of("1 1", tmp_path))
+    numbers = audit.targets[TokenClass.NUMBERS]
     assert (numbers.arriving, numbers.kept, numbers.other_class) == (0.25, 0.25, 1.5)
-    assert found.weak == ("numbers: only 25.0% of the mass arrives on this text.",)
-    (flow,) = (flow for flow in found.digit_flows if flow.source.text == "1")
+    assert audit.weak == ("numbers: only 25.0% of the mass arrives on this text.",)
+    (flow,) = (flow for flow in audit.digit_flows if flow.source.text == "1")
     assert (flow.to_itself, flow.to_numbers) == (0.25, 0.25)
     assert [(share.token.text, share.mass) for share in flow.to] == [("a", 0.75), ("1", 0.25)]
 
@@ -145,10 +145,10 @@ def test_bytes_that_no_token_spells_are_counted(tmp_path):
     source = spelled([*SOURCE, "A", "B"])
     target = spelled(TARGET, [("a", "b"), ("1", "2")], normalizer=normalizers.Lowercase())
     corpus = corpus_of("AB ab 1", tmp_path)
-    found = Audit.of(aligned(source, target, [("a", "a", 1)]), source, target, corpus)
-    assert (found.source_unspelled, found.target_unspelled) == (0, 2)
-    assert found.target.changes == ("lower-cases",)
-    assert found.targets[TokenClass.WORDS].occurrences == 2
+    audit = Audit.of(aligned(source, target, [("a", "a", 1)]), source, target, corpus)
+    assert (audit.source_unspelled, audit.target_unspelled) == (0, 2)
+    assert audit.target.changes == ("lower-cases",)
+    assert audit.targets[TokenClass.WORDS].occurrences == 2
 
 
 NUMERALS = [str(i) for i in range(1000)]
@@ -163,19 +163,19 @@ NUMERALS = [str(i) for i in range(1000)]
         (r"\d{1,2}", Grouping.OTHER, ("20", "24")),
     ],
 )
-def test_the_habits_with_digits_are_told_apart(tmp_path, pattern, grouping, cut):
+def test_the_ways_to_group_digits_are_recognized(tmp_path, pattern, grouping, cut):
     splitting = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokens = [*NUMERALS, "024", " ", ",", "."]
     target = spelled(tokens, pre_tokenizer=splitting, ignore_merges=True)
     source = spelled([*NUMERALS, " 7", " "], ignore_merges=True)
-    found = Audit.of(aligned(source, target, [("7", "7", 1)]), source, target, corpus_of("7", tmp_path))
-    assert found.target_digits.grouping is grouping
-    assert found.target_digits.cuts["2024"] == cut
-    assert found.target_digits.ones == 10
-    assert (found.target_digits.tens == 90) == (grouping is not Grouping.SINGLE)
-    assert found.source_digits.space_joined
-    assert not found.target_digits.space_joined
-    assert found.target_digits.cuts[" 7"] == ("␣", "7")
+    audit = Audit.of(aligned(source, target, [("7", "7", 1)]), source, target, corpus_of("7", tmp_path))
+    assert audit.target_digits.grouping is grouping
+    assert audit.target_digits.cuts["2024"] == cut
+    assert audit.target_digits.ones == 10
+    assert (audit.target_digits.tens == 90) == (grouping is not Grouping.SINGLE)
+    assert audit.source_digits.space_joined
+    assert not audit.target_digits.space_joined
+    assert audit.target_digits.cuts[" 7"] == ("␣", "7")
 
 
 @pytest.fixture(scope="module")
@@ -193,37 +193,37 @@ def trained(corpus):
     return trained
 
 
-def test_classes_add_up_to_the_whole_for_every_pair_of_tokenizers(pair, trained, corpus, text):
+def test_the_figures_of_classes_add_up_for_every_pair_of_tokenizers(pair, trained, corpus, text):
     source, target = pair
-    _, found = trained(source, target, "default")
+    _, audit = trained(source, target, "default")
     sides = (
-        (target, found.targets, found.all_targets, found.all_text.target_tokens),
-        (source, found.sources, found.all_sources, found.all_text.source_tokens),
+        (target, audit.targets, audit.all_targets, audit.all_text.target_tokens),
+        (source, audit.sources, audit.all_sources, audit.all_text.source_tokens),
     )
-    for vocabulary, classes, whole, tokens_in_units in sides:
+    for vocabulary, classes, all_classes, tokens_in_units in sides:
         ids = np.concatenate([encoding.ids for encoding in vocabulary.encode_batch(list(corpus.chunks()))])
         by_class = np.bincount(classes_of(vocabulary)[ids], minlength=len(TokenClass)).tolist()
-        assert [one.occurrences for one in classes] == by_class
-        assert whole.occurrences == len(ids)
+        assert [coverage.occurrences for coverage in classes] == by_class
+        assert all_classes.occurrences == len(ids)
         assert tokens_in_units == len(ids) - by_class[TokenClass.CONTROL]
-        assert sum(one.ids for one in classes) == np.count_nonzero(vocabulary.kinds != TokenKind.UNUSED)
-        for one in classes:
-            assert one.common <= one.occurrences
-            assert one.covered_occurrences <= one.occurrences
-            assert one.arrived + one.same_class + one.other_class <= one.common * (1 + 1e-6)
+        assert sum(coverage.ids for coverage in classes) == np.count_nonzero(vocabulary.kinds != TokenKind.UNUSED)
+        for coverage in classes:
+            assert coverage.common <= coverage.occurrences
+            assert coverage.covered_occurrences <= coverage.occurrences
+            assert coverage.arrived + coverage.same_class + coverage.other_class <= coverage.common * (1 + 1e-6)
     for name in ("common", "arrived", "bits"):
-        assert getattr(found.all_targets, name) == pytest.approx(getattr(found.all_sources, name))
-    assert found.all_text.bytes == len(text.encode())
+        assert getattr(audit.all_targets, name) == pytest.approx(getattr(audit.all_sources, name))
+    assert audit.all_text.bytes == len(text.encode())
 
 
-def test_an_alignment_counted_on_the_very_text_loses_the_least_and_balances(pair, trained):
-    _, found = trained(*pair, "cooccurrence")
-    assert found.all_targets.bits == pytest.approx(found.all_targets.least_bits, abs=1e-4)
-    for balance in found.balances:
+def test_an_alignment_counted_on_the_audited_text_loses_the_least_bits_and_balances(pair, trained):
+    _, audit = trained(*pair, "cooccurrence")
+    assert audit.all_targets.bits == pytest.approx(audit.all_targets.least_bits, abs=1e-4)
+    for balance in audit.balances:
         assert balance.got == pytest.approx(balance.due, rel=1e-4)
 
 
-def test_a_text_twice_counts_twice(vocabularies, trained, text, tmp_path):
+def test_a_text_given_twice_counts_twice(vocabularies, trained, text, tmp_path):
     source, target = vocabularies["byte_level_bpe"], vocabularies["unigram"]
     built, once = trained(source, target, "default")
     paths = [tmp_path / "one.txt", tmp_path / "two.txt"]
@@ -244,12 +244,12 @@ def test_a_token_removed_from_the_counts_is_the_worst(vocabularies, trained, cor
     counts = built.counts.tolil()
     counts[removed, :] = 0
     without = Alignment(counts.tocsr(), built.source, built.target, built.method, {})
-    found = Audit.of(without, source, target, corpus)
-    worst = found.worst[0]
+    audit = Audit.of(without, source, target, corpus)
+    worst = audit.worst[0]
     assert worst.target.id == removed
     assert worst.target.text == readable(target.token_bytes[removed])
     assert (worst.arrived, worst.bits_each) == (0, pytest.approx(math.log2(target.size)))
-    assert found.all_targets.covered == before.all_targets.covered - 1
+    assert audit.all_targets.covered == before.all_targets.covered - 1
 
 
 def test_weak_classes_are_found_without_text(vocabularies, trained):
@@ -262,12 +262,12 @@ def test_weak_classes_are_found_without_text(vocabularies, trained):
     kept = sp.csr_array(kept)
     kept.eliminate_zeros()
     share = 1 - len(dropped) / len(numbers)
-    found = weak_classes(Alignment(kept, built.source, built.target, built.method, {}), source, target)
-    assert f"numbers: only {share:.1%} of the target's tokens have a row." in found
-    assert all(sentence.startswith("numbers") for sentence in found)
+    sentences = weak_classes(Alignment(kept, built.source, built.target, built.method, {}), source, target)
+    assert f"numbers: only {share:.1%} of the target's tokens have a row." in sentences
+    assert all(sentence.startswith("numbers") for sentence in sentences)
 
 
-def test_an_audit_as_a_document_has_the_ratios(tiny):
+def test_the_json_form_of_an_audit_has_the_ratios(tiny):
     document = tiny.as_dict()
     words = document["targets"][TokenClass.WORDS]
     assert (words["token_class"], words["by_vocabulary"]) == ("words", 1.0)
@@ -295,15 +295,15 @@ def test_an_empty_alignment_and_a_text_without_tokens_are_audited(tmp_path):
         "none",
         {},
     )
-    found = Audit.of(empty, source, target, corpus_of("ab", tmp_path))
-    assert (found.all_targets.common, found.all_targets.arrived, found.all_targets.nowhere) == (2, 0, 2)
-    found = Audit.of(empty, source, target, corpus_of("é", tmp_path))  # no token spells it
-    assert found.all_targets.occurrences == 0
-    assert found.worst == ()
+    audit = Audit.of(empty, source, target, corpus_of("ab", tmp_path))
+    assert (audit.all_targets.common, audit.all_targets.arrived, audit.all_targets.nowhere) == (2, 0, 2)
+    audit = Audit.of(empty, source, target, corpus_of("é", tmp_path))  # no token spells it
+    assert audit.all_targets.occurrences == 0
+    assert audit.worst == ()
 
 
 @given(st.binary(max_size=8) | st.text(max_size=4).map(str.encode))
-def test_readable_text_is_printable_and_says_every_byte(data):
+def test_readable_text_is_printable_and_shows_every_byte(data):
     shown = readable(data)
     assert shown.isprintable()
     assert " " not in shown
@@ -331,10 +331,10 @@ def test_readable_text_is_printable_and_says_every_byte(data):
         (b"<script>", "<script>"),
     ],
 )
-def test_bytes_are_shown_each_in_a_way_of_its_own(data, shown):
+def test_bytes_are_shown_without_ambiguity(data, shown):
     assert readable(data) == shown
 
 
-def test_a_ratio_of_nothing_is_no_number():
+def test_a_ratio_over_zero_is_nan():
     assert math.isnan(Coverage(TokenClass.WORDS).by_mass)
     assert math.isnan(Coverage(TokenClass.WORDS).bits_each)

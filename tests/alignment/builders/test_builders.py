@@ -1,4 +1,4 @@
-"""What every builder promises, on every pair of kinds of tokenizer."""
+"""The invariants of every builder, on every pair of kinds of tokenizer."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def corpus(tmp_path, text) -> Corpus:
 
 
 def check(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> None:
-    """Check what holds for every alignment."""
+    """Check the invariants of every alignment."""
     counts = alignment.counts
     assert counts.shape == (target.size, source.size)
     assert counts.has_canonical_format
     assert (counts.data > 0).all()
     for weights, axis in ((alignment.row_weights, 1), (alignment.column_weights, 0)):
         sums = weights.sum(axis=axis)
-        filled = np.asarray(counts.sum(axis=axis)) > 0
-        np.testing.assert_allclose(sums, filled.astype(float), atol=1e-5)
+        has_entries = np.asarray(counts.sum(axis=axis)) > 0
+        np.testing.assert_allclose(sums, has_entries.astype(float), atol=1e-5)
     rows, columns = counts.tocoo().coords
     for role in ("bos", "eos"):
         y, w = target.roles[role], source.roles[role]
         assert columns[rows == y].tolist() == [w]
         assert rows[columns == w].tolist() == [y]
     unknown = (target.roles.get("unk"), source.roles.get("unk"))
-    for ids, vocabulary, own in ((rows, target, unknown[0]), (columns, source, unknown[1])):
+    for ids, vocabulary, unk in ((rows, target, unknown[0]), (columns, source, unknown[1])):
         control = np.isin(vocabulary.kinds[ids], (TokenKind.CONTROL, TokenKind.UNUSED))
-        expected = {vocabulary.roles["bos"], vocabulary.roles["eos"], own}
+        expected = {vocabulary.roles["bos"], vocabulary.roles["eos"], unk}
         assert set(ids[control].tolist()) <= expected
 
 
@@ -64,7 +64,7 @@ def check_total(alignment: Alignment, source: Vocabulary, target: Vocabulary) ->
 
 
 def oracle(source: Vocabulary, target: Vocabulary) -> set[tuple[int, int]]:
-    """Find all pairs of equal bytes the long way."""
+    """Find all pairs of equal bytes by comparing every pair."""
     return {
         (y, w)
         for y in range(target.size)
@@ -74,13 +74,13 @@ def oracle(source: Vocabulary, target: Vocabulary) -> set[tuple[int, int]]:
 
 
 def pairs_of(alignment: Alignment, source: Vocabulary, target: Vocabulary) -> set[tuple[int, int]]:
-    """Return the pairs without those of roles."""
+    """Return the pairs of tokens, except those that are paired by role."""
     rows, columns = alignment.counts.tocoo().coords
     pinned = {(target.roles[role], source.roles[role]) for role in target.roles.keys() & source.roles.keys()}
     return set(zip(rows.tolist(), columns.tolist(), strict=True)) - pinned
 
 
-def test_exact_finds_every_pair_of_equal_bytes_and_no_other(pair):
+def test_identical_bytes_finds_every_pair_of_equal_bytes_and_no_other(pair):
     alignment = IdenticalBytes().build(*pair)
     check(alignment, *pair)
     assert pairs_of(alignment, *pair) == oracle(*pair)
@@ -88,12 +88,12 @@ def test_exact_finds_every_pair_of_equal_bytes_and_no_other(pair):
 
 def test_of_two_ids_with_the_same_bytes_the_one_that_occurs_has_the_weight():
     spm = models.BPE({"<unk>": 0, "<0x41>": 1, "A": 2, "b": 3}, [], byte_fallback=True, unk_token="<unk>")
-    twice = Vocabulary.from_tokenizer(Tokenizer(spm))
-    once = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"A": 0}, [])))
-    assert IdenticalBytes().build(once, twice).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
-    assert IdenticalBytes().build(twice, once).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
+    duplicated = Vocabulary.from_tokenizer(Tokenizer(spm))
+    single = Vocabulary.from_tokenizer(Tokenizer(models.BPE({"A": 0}, [])))
+    assert IdenticalBytes().build(single, duplicated).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
+    assert IdenticalBytes().build(duplicated, single).counts.toarray().ravel().tolist() == [0, DUPLICATE, 1, 0]
     for builder in (Retokenize(), Combined()):
-        weights = builder.build(once, twice).column_weights.toarray().ravel()
+        weights = builder.build(single, duplicated).column_weights.toarray().ravel()
         assert weights[1] > 0
         assert weights[2] > 0.99999
 
@@ -134,20 +134,20 @@ def test_cooccurrence_agrees_with_counting_by_hand(pair, corpus):
                 by_hand[i, j] = by_hand.get((i, j), 0) + 1
     rows, columns = alignment.counts.tocoo().coords
     entries = zip(rows.tolist(), columns.tolist(), alignment.counts.data.tolist(), strict=True)
-    found = {(i, j): n for i, j, n in entries}
-    assert {p: n for p, n in found.items() if p in by_hand} == by_hand
+    counts = {(i, j): n for i, j, n in entries}
+    assert {pair: n for pair, n in counts.items() if pair in by_hand} == by_hand
     roles = target.roles.keys() & source.roles.keys()
-    assert set(found) - set(by_hand) == {(target.roles[role], source.roles[role]) for role in roles}
+    assert set(counts) - set(by_hand) == {(target.roles[role], source.roles[role]) for role in roles}
 
 
 @relaxed
 @given(texts=st.lists(st.text("ab é日1 \n", min_size=1, max_size=80), min_size=2, max_size=4))
 def test_counts_of_parts_add_up_to_the_counts_of_the_whole(vocabularies, texts):
     source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
-    whole = count_starts(source, target, texts)
+    together = count_starts(source, target, texts)
     parts = sum((count_starts(source, target, [text]) for text in texts), PairCounts())
-    assert whole.keys.tolist() == parts.keys.tolist()
-    assert whole.counts.tolist() == parts.counts.tolist()
+    assert together.keys.tolist() == parts.keys.tolist()
+    assert together.counts.tolist() == parts.counts.tolist()
 
 
 def test_the_default_covers_every_token_with_and_without_text(pair, corpus):
@@ -166,7 +166,7 @@ def test_the_default_covers_every_token_for_any_text(vocabularies, tmp_path_fact
     check_total(Combined().build(*pair, Corpus.open([path])), *pair)
 
 
-def test_the_prior_gets_as_much_of_a_column_as_the_text_has_shown_different_partners(vocabularies, corpus):
+def test_the_prior_gets_as_much_mass_in_a_column_as_the_token_has_distinct_partners(vocabularies, corpus):
     source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
     pinned = [[vocabulary.roles[role] for role in ("bos", "eos")] for vocabulary in (target, source)]
     default, counts, prior = (
@@ -186,21 +186,21 @@ def test_the_prior_gets_as_much_of_a_column_as_the_text_has_shown_different_part
     assert (default - counts) * mass == pytest.approx(prior * expected, rel=1e-4, abs=1e-4)
 
 
-def test_one_token_for_begin_and_end_is_the_end(vocabularies):
-    two = vocabularies["unigram"]
+def test_a_token_that_is_both_bos_and_eos_is_paired_as_eos(vocabularies):
+    separate = vocabularies["unigram"]
     tokenizer = vocabularies["byte_level_bpe"].tokenizer
-    one = Vocabulary.from_tokenizer(tokenizer, roles={"bos": 1, "eos": 1})
-    counts = IdenticalBytes().build(one, two).counts
-    assert counts[two.roles["eos"], 1] == 1
-    assert counts[two.roles["bos"], 1] == 0
+    shared = Vocabulary.from_tokenizer(tokenizer, roles={"bos": 1, "eos": 1})
+    counts = IdenticalBytes().build(shared, separate).counts
+    assert counts[separate.roles["eos"], 1] == 1
+    assert counts[separate.roles["bos"], 1] == 0
 
 
 def test_progress_ends_at_the_total(vocabularies, corpus):
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
-    Combined().build(*pair, corpus, lambda done, total: told.append((done, total)))
-    assert told[-1] == (corpus.bytes, corpus.bytes)
-    assert all(0 < done <= total for done, total in told)
+    Combined().build(*pair, corpus, lambda done, total: reported.append((done, total)))
+    assert reported[-1] == (corpus.bytes, corpus.bytes)
+    assert all(0 < done <= total for done, total in reported)
 
 
 def test_align_takes_names_paths_and_builders(vocabularies, tmp_path, corpus, text):
@@ -217,11 +217,13 @@ def test_align_takes_names_paths_and_builders(vocabularies, tmp_path, corpus, te
     ("method", "given_corpus", "expected"),
     [
         ("fuzzy", False, "no method 'fuzzy'; choose one of default, identical-bytes, retokenize, cooccurrence"),
-        ("cooccurrence", False, "cooccurrence counts on text: give it a corpus"),
-        ("identical-bytes", True, "identical-bytes reads no text: leave the corpus out"),
+        ("cooccurrence", False, "cooccurrence counts on text; give it a corpus"),
+        ("identical-bytes", True, "identical-bytes reads no text; leave the corpus out"),
     ],
 )
-def test_a_method_that_does_not_fit_is_an_error(vocabularies, corpus, method, given_corpus, expected):
+def test_an_unknown_method_and_a_missing_or_unused_corpus_are_errors(
+    vocabularies, corpus, method, given_corpus, expected
+):
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
     with pytest.raises(VocabridgeError, match=expected):
         align(*pair, method=method, corpus=corpus if given_corpus else None)

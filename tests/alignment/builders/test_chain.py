@@ -1,4 +1,4 @@
-"""Chains fill what is open and take next to nothing from what is not; builders by name and their inputs."""
+"""Chains fill open rows and columns and hardly change covered ones; builders are made by name from their inputs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vocabridge.alignment.builders.chain import open_columns, open_rows
 
 @dataclass(frozen=True)
 class Fixed(Builder):
-    """Counts that are given."""
+    """A builder that returns given counts."""
 
     method: ClassVar[str] = "fixed"
     counts: sp.csr_array
@@ -44,7 +44,7 @@ class Fixed(Builder):
 
 @dataclass(frozen=True)
 class Filler(Fixed):
-    """The same under another name."""
+    """The same builder under another name."""
 
     method: ClassVar[str] = "filler"
 
@@ -67,7 +67,7 @@ def test_a_chain_fills_every_open_row_and_column(pair, corpus):
     assert len(open_rows(chained, target)) == len(open_columns(chained, source)) == 0
 
 
-def test_what_the_first_builder_counted_stays_as_it_is(pair, corpus):
+def test_the_counts_of_the_first_builder_are_unchanged(pair, corpus):
     source, target = pair
     first = counted(Cooccurrence(), source, target, corpus)
     chained = counted(Chain((Cooccurrence(), Retokenize())), source, target, corpus)
@@ -81,7 +81,7 @@ def test_what_the_first_builder_counted_stays_as_it_is(pair, corpus):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("density", "scale"), [(0.02, 50.0), (0.3, 0.01)])
-def test_a_covered_column_gives_at_most_one_occurrence_and_a_filled_row_has_the_fillers_weights(
+def test_a_covered_column_gains_at_most_one_occurrence_and_a_filled_row_has_the_weights_of_its_builder(
     vocabularies, seed, density, scale
 ):
     source, target = vocabularies["unigram"], vocabularies["sentencepiece_bpe"]
@@ -97,13 +97,13 @@ def test_a_covered_column_gives_at_most_one_occurrence_and_a_filled_row_has_the_
         before, after = np.asarray(first.sum(axis=axis))[ids], chained.sum(axis=axis)[ids]
         assert (after <= before + 1 + 1e-9).all()
         assert (after > before + 0.01).any()
-    for y in rows:  # within covered columns, a filled row has the filler's proportions
-        found, expected = chained[y, covered], second[[y]].toarray().ravel()[covered]
+    for y in rows:  # within covered columns, a filled row is proportional to the filler's
+        filled, expected = chained[y, covered], second[[y]].toarray().ravel()[covered]
         if expected.sum() > 0:
-            np.testing.assert_allclose(found / found.sum(), expected / expected.sum(), atol=1e-9)
+            np.testing.assert_allclose(filled / filled.sum(), expected / expected.sum(), atol=1e-9)
 
 
-def test_ids_that_never_occur_are_filled_but_count_next_to_nothing(vocabularies):
+def test_ids_that_never_occur_are_filled_with_the_least_count(vocabularies):
     source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
     empty = sp.csr_array((target.size, source.size), dtype=np.float64)
     chained = counted(Chain((Fixed(empty), Retokenize())), source, target)
@@ -113,18 +113,18 @@ def test_ids_that_never_occur_are_filled_but_count_next_to_nothing(vocabularies)
     assert (np.diff(chained.indptr)[duplicates] > 0).all()
 
 
-def test_a_third_builder_fills_what_the_second_left(vocabularies):
+def test_a_third_builder_fills_the_rows_that_the_second_left_open(vocabularies):
     source, target = vocabularies["unigram"], vocabularies["byte_level_bpe"]
-    one = sp.csr_array(([1.0], ([target.usable[0]], [source.usable[0]])), shape=(target.size, source.size))
-    two = sp.csr_array(([1.0], ([target.usable[1]], [source.usable[1]])), shape=(target.size, source.size))
-    chained = counted(Chain((Fixed(one), Filler(two), Retokenize())), source, target)
+    first = sp.csr_array(([1.0], ([target.usable[0]], [source.usable[0]])), shape=(target.size, source.size))
+    second = sp.csr_array(([1.0], ([target.usable[1]], [source.usable[1]])), shape=(target.size, source.size))
+    chained = counted(Chain((Fixed(first), Filler(second), Retokenize())), source, target)
     alone = counted(Retokenize(), source, target)
     assert chained[target.usable[1], source.usable[1]] == 2  # open on both sides, filled from both
     assert alone[target.usable[1], source.usable[1]] == 0
     assert len(open_rows(chained, target)) == len(open_rows(alone, target))
 
 
-def test_a_chain_remembers_every_builder_and_reads_what_they_read(vocabularies, corpus):
+def test_a_chain_records_every_builder_and_needs_a_corpus_if_one_of_them_does(vocabularies, corpus):
     source, target = vocabularies["unigram"], vocabularies["byte_level_bpe"]
     alignment = align(source, target, method="cooccurrence,retokenize", corpus=corpus)
     assert alignment.method == "cooccurrence,retokenize"
@@ -148,7 +148,7 @@ def test_the_roles_are_pinned_at_the_end_of_a_chain(pair, corpus):
 
 @pytest.fixture
 def inputs(vocabularies, tmp_path) -> dict[str, object]:
-    """Files of embeddings and distributions for unigram -> byte_level_bpe."""
+    """Return files of embeddings and distributions for unigram -> byte_level_bpe."""
     rng = np.random.default_rng(0)
     source, target = vocabularies["unigram"], vocabularies["byte_level_bpe"]
     paths = []
@@ -156,7 +156,7 @@ def inputs(vocabularies, tmp_path) -> dict[str, object]:
         paths.append(tmp_path / f"{name}.npy")
         np.save(paths[-1], rng.normal(size=(vocabulary.size, 8)).astype(np.float32))
     encoding = source.encode("The quick brown fox")
-    said = Distributions.of(
+    distributions = Distributions.of(
         ["The quick brown fox"],
         [encoding.starts],
         [encoding.ids[:, None]],
@@ -164,23 +164,23 @@ def inputs(vocabularies, tmp_path) -> dict[str, object]:
         source=source,
         model="m",
     )
-    said.save(tmp_path / "d.safetensors")
+    distributions.save(tmp_path / "d.safetensors")
     return {"embeddings": tuple(paths), "distributions": tmp_path / "d.safetensors"}
 
 
-def test_inputs_are_given_as_files_or_objects_and_remembered_by_digest(vocabularies, inputs):
+def test_inputs_are_given_as_files_or_objects_and_recorded_by_digest(vocabularies, inputs):
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
     tables = tuple(EmbeddingTable.open(path) for path in inputs["embeddings"])
-    said = Distributions.open(inputs["distributions"])
+    distributions = Distributions.open(inputs["distributions"])
     by_file = align(*pair, method="expected,embedding", **inputs)
-    by_object = align(*pair, method="expected,embedding", embeddings=tables, distributions=said, cache=False)
+    by_object = align(*pair, method="expected,embedding", embeddings=tables, distributions=distributions, cache=False)
     assert (by_file.counts != by_object.counts).nnz == 0
     assert by_file.parameters == by_object.parameters
     assert by_file.parameters["embedding"]["embeddings"] == [table.digest for table in tables]
-    assert by_file.parameters["expected"]["distributions"] == said.digest
+    assert by_file.parameters["expected"]["distributions"] == distributions.digest
 
 
-def test_the_cache_tells_other_embeddings_apart(vocabularies, inputs):
+def test_the_cache_distinguishes_embeddings(vocabularies, inputs):
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
     before = align(*pair, method="embedding", embeddings=inputs["embeddings"])
     path = inputs["embeddings"][0]
@@ -191,11 +191,11 @@ def test_the_cache_tells_other_embeddings_apart(vocabularies, inputs):
 
 def test_builders_are_made_by_name(inputs):
     tables = tuple(EmbeddingTable.open(path) for path in inputs["embeddings"])
-    said = Distributions.open(inputs["distributions"])
+    distributions = Distributions.open(inputs["distributions"])
     assert make_builder("default") == Combined()
     assert make_builder("identical-bytes,retokenize") == Chain((IdenticalBytes(), Retokenize()))
     assert make_builder("embedding", embeddings=tables) == Embedding(tables)
-    assert make_builder("expected", distributions=said) == Expected(said)
+    assert make_builder("expected", distributions=distributions) == Expected(distributions)
 
 
 @pytest.mark.parametrize(
@@ -209,19 +209,19 @@ def test_builders_are_made_by_name(inputs):
             (),
             "The method identical-bytes is in the chain identical-bytes,identical-bytes twice",
         ),
-        ("embedding", (), "The method embedding works on embeddings: give"),
-        ("default,expected", (), "The method expected works on distributions: give"),
-        ("identical-bytes", ("embeddings",), "The method identical-bytes takes no embeddings: leave them out"),
+        ("embedding", (), "The method embedding needs embeddings; give"),
+        ("default,expected", (), "The method expected needs distributions; give"),
+        ("identical-bytes", ("embeddings",), "The method identical-bytes takes no embeddings; leave them out"),
         ("embedding", ("embeddings", "distributions"), "The method embedding takes no distributions"),
     ],
 )
-def test_a_wrong_name_and_inputs_that_do_not_fit_are_errors(vocabularies, inputs, method, given_inputs, expected):
+def test_a_wrong_name_and_unsuitable_inputs_are_errors(vocabularies, inputs, method, given_inputs, expected):
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
     with pytest.raises(VocabridgeError, match=expected):
         align(*pair, method=method, **{name: inputs[name] for name in given_inputs})
 
 
-def test_a_builder_given_whole_takes_no_inputs_beside_it(vocabularies, inputs):
+def test_a_builder_object_takes_no_further_inputs(vocabularies, inputs):
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
-    with pytest.raises(VocabridgeError, match="The builder identical-bytes holds its inputs itself"):
+    with pytest.raises(VocabridgeError, match="The builder identical-bytes already holds its inputs; give them"):
         align(*pair, method=IdenticalBytes(), embeddings=inputs["embeddings"])

@@ -1,4 +1,4 @@
-"""Both ways to warp tokens onto each other: what is quick equals the quadratic programme."""
+"""Both methods of dynamic time warping equal the quadratic dynamic program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ few = settings(max_examples=examples(40))
 
 
 def quadratic_path(cost: np.ndarray) -> list[tuple[int, int]]:
-    """Find the least warping path as it is defined; of equal ways back diagonal, then up, then left."""
+    """Find the warping path of least cost by its definition; of equal steps back diagonal, then up, then left."""
     n, m = cost.shape
     total = np.full((n + 1, m + 1), np.inf)
     total[0, 0] = 0
@@ -47,23 +47,25 @@ def quadratic_cost(a: str, b: str) -> float:
 def spans(text: str, vocabulary: Vocabulary) -> list[tuple[int, int, int]]:
     """Return id, start and end of each token that covers bytes."""
     encoding = vocabulary.encode(text)
-    own = [(i, s) for i, s in zip(encoding.ids.tolist(), encoding.starts.tolist(), strict=True) if s >= 0]
-    ends = [start for _, start in own[1:]] + [len(text.encode())]
-    found = [(i, s, min(e, s + len(vocabulary.token_bytes[i] or b""))) for (i, s), e in zip(own, ends, strict=False)]
-    return [span for span in found if span[2] > span[1]]
+    tokens = [(i, s) for i, s in zip(encoding.ids.tolist(), encoding.starts.tolist(), strict=True) if s >= 0]
+    ends = [start for _, start in tokens[1:]] + [len(text.encode())]
+    all_spans = [
+        (i, s, min(e, s + len(vocabulary.token_bytes[i] or b""))) for (i, s), e in zip(tokens, ends, strict=False)
+    ]
+    return [span for span in all_spans if span[2] > span[1]]
 
 
 def as_counts(
     builder: DTW | DTWCounts, source: Vocabulary, target: Vocabulary, text: str
 ) -> dict[tuple[int, int], int]:
-    found = builder.count_batch(source, target, [text])
-    pairs = [(int(key // source.size), int(key % source.size)) for key in found.keys]
-    return dict(zip(pairs, found.counts.tolist(), strict=True))
+    counts = builder.count_batch(source, target, [text])
+    pairs = [(int(key // source.size), int(key % source.size)) for key in counts.keys]
+    return dict(zip(pairs, counts.counts.tolist(), strict=True))
 
 
 @settings(max_examples=examples(200))
 @given(arrays.arrays(float, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 4).map(float)))
-def test_the_path_is_that_of_the_quadratic_programme_ties_included(cost):
+def test_the_path_is_that_of_the_quadratic_program_including_ties(cost):
     assert least_path(cost) == quadratic_path(cost)
 
 
@@ -78,7 +80,7 @@ def test_costs_are_those_of_the_released_code(a, b):
 @few
 @given(text=texts)
 @pytest.mark.parametrize("names", [("byte_level_bpe", "unigram"), ("sentencepiece_bpe", "wordpiece")])
-def test_dtw_is_the_quadratic_programme_with_shared_bytes_as_the_gain(vocabularies, names, text):
+def test_dtw_is_the_quadratic_program_with_shared_bytes_as_the_gain(vocabularies, names, text):
     source, target = (vocabularies[name] for name in names)
     y, w = spans(text, target), spans(text, source)
     expected: Counter[tuple[int, int]] = Counter()
@@ -94,7 +96,7 @@ def test_dtw_is_the_quadratic_programme_with_shared_bytes_as_the_gain(vocabulari
 
 @few
 @given(text=texts)
-def test_dtw_counts_are_those_of_the_quadratic_programme(vocabularies, text):
+def test_dtw_counts_are_those_of_the_quadratic_program(vocabularies, text):
     source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
     y, w = ([i for i in v.encode(text).ids.tolist() if v.token_bytes[i] is not None] for v in (target, source))
     a, b = ([v.token_bytes[i].decode("utf-8", "surrogateescape") for i in ids] for v, ids in ((target, y), (source, w)))
@@ -104,23 +106,23 @@ def test_dtw_counts_are_those_of_the_quadratic_programme(vocabularies, text):
 
 def test_a_long_text_is_cut_where_both_tokenizers_start_a_token(vocabularies, text):
     source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
-    cut, whole = (as_counts(DTWCounts(passage), source, target, text * 4) for passage in (16, 10**6))
-    assert sum(cut.values()) == pytest.approx(sum(whole.values()), rel=0.1)
+    cut, uncut = (as_counts(DTWCounts(passage), source, target, text * 4) for passage in (16, 10**6))
+    assert sum(cut.values()) == pytest.approx(sum(uncut.values()), rel=0.1)
     for vocabulary, side in ((target, 0), (source, 1)):
         ids = vocabulary.encode(text * 4).ids
         present = set(ids[vocabulary.lengths[ids] > 0].tolist())
-        assert {pair[side] for pair in cut} == {pair[side] for pair in whole} == present
+        assert {pair[side] for pair in cut} == {pair[side] for pair in uncut} == present
 
 
 def dense_choice(counts: np.ndarray) -> np.ndarray:
-    """Choose as the released code does, with dense arrays; unseen pairs can never be chosen."""
+    """Choose as the released code does, with dense arrays; pairs that never occur cannot be chosen."""
     seen = counts > 0
     means = np.where(seen, counts, 0).sum(axis=1, keepdims=True) / np.maximum(1, seen.sum(axis=1, keepdims=True))
-    centred = np.where(seen, counts - means, np.nan)
+    centered = np.where(seen, counts - means, np.nan)
     weights = np.full(counts.shape, -np.inf)
     for w in np.flatnonzero(seen.any(axis=0)):
-        low, high = np.nanmin(centred[:, w]), np.nanmax(centred[:, w])
-        weights[:, w] = np.where(seen[:, w], (centred[:, w] - low) / (high - low) if high > low else 1.0, -np.inf)
+        low, high = np.nanmin(centered[:, w]), np.nanmax(centered[:, w])
+        weights[:, w] = np.where(seen[:, w], (centered[:, w] - low) / (high - low) if high > low else 1.0, -np.inf)
     chosen = np.zeros_like(counts)
     for y in np.flatnonzero(seen.any(axis=1)):
         chosen[y, weights[y].argmax()] = counts[y, weights[y].argmax()]
@@ -129,14 +131,14 @@ def dense_choice(counts: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=examples(200))
 @given(arrays.arrays(np.int64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 9)))
-def test_the_choice_is_that_of_the_dense_code_on_the_pairs_seen(vocabularies, counts):
+def test_the_choice_is_that_of_the_dense_code_on_the_pairs_that_occur(vocabularies, counts):
     vocabulary = vocabularies["unigram"]
-    found = DTWCounts()._finish(sp.csr_array(counts.astype(float)), vocabulary, vocabulary)
-    assert found.toarray().tolist() == dense_choice(counts.astype(float)).tolist()
+    chosen = DTWCounts()._finish(sp.csr_array(counts.astype(float)), vocabulary, vocabulary)
+    assert chosen.toarray().tolist() == dense_choice(counts.astype(float)).tolist()
 
 
-def test_column_scaling_leaves_a_rare_but_certain_token_next_to_nothing_and_dtw_does_not():
-    # Token 0 is frequent, token 1 rare but always beside source token 0.
+def test_column_scaling_gives_a_certain_pair_of_a_rare_token_almost_no_weight_but_it_is_kept():
+    # Target token 0 is frequent; token 1 is rare, but always paired with source token 0.
     counts = sp.csr_array(np.array([[3000.0, 1000.0], [3.0, 0.0], [1.0, 3.0]]))
     rare = 2
     assert counts.data[rare] == 3

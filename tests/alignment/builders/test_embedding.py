@@ -1,4 +1,4 @@
-"""Neighbours by embeddings: what one model's table says is found again in another model's coordinates."""
+"""Neighbors by embeddings: tokens that are similar in one model's table are found in another model's table."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def rotation(rng: np.random.Generator, dimension: int) -> np.ndarray:
 
 
 def tables(n: int, dimension: int, seed: int = 0) -> tuple[EmbeddingTable, EmbeddingTable]:
-    """Make a table, and the same one turned, scaled and moved."""
+    """Make a table, and the same table rotated, scaled and shifted."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(n, dimension)) * np.linspace(3, 0.3, dimension)
-    turned = 2.5 * values @ rotation(rng, dimension) + rng.normal(size=dimension)
-    return EmbeddingTable.of(values.astype(np.float32)), EmbeddingTable.of(turned.astype(np.float32))
+    rotated = 2.5 * values @ rotation(rng, dimension) + rng.normal(size=dimension)
+    return EmbeddingTable.of(values.astype(np.float32)), EmbeddingTable.of(rotated.astype(np.float32))
 
 
-def recall(found: np.ndarray, true: np.ndarray) -> float:
-    hits = [len(set(a) & set(b)) for a, b in zip(found.tolist(), true.tolist(), strict=True)]
+def recall(neighbors: np.ndarray, true: np.ndarray) -> float:
+    hits = [len(set(a) & set(b)) for a, b in zip(neighbors.tolist(), true.tolist(), strict=True)]
     return sum(hits) / true.size
 
 
-def test_every_token_of_a_turned_table_is_found_again_from_a_few_shared_ones():
+def test_every_token_of_a_rotated_table_is_found_by_a_few_shared_tokens():
     left, right = tables(400, 24)
     shared = np.arange(60)
     a, b = shared_space(left, right, shared, shared)
@@ -43,7 +43,7 @@ def test_every_token_of_a_turned_table_is_found_again_from_a_few_shared_ones():
     np.testing.assert_allclose(similarity, 1, atol=1e-3)
 
 
-def test_tables_of_different_dimension_share_a_space():
+def test_tables_of_different_dimensions_have_a_shared_space():
     left, right = tables(300, 24)
     wide = EmbeddingTable.of(np.hstack((right.values, np.random.default_rng(1).normal(size=(300, 8)) * 0.01)))
     a, b = shared_space(left, wide, np.arange(150), np.arange(150))
@@ -62,8 +62,8 @@ def test_the_exact_search_returns_the_largest_cosines():
     np.testing.assert_allclose(np.take_along_axis(cosines, near, 1), similarity, atol=1e-5)
 
 
-def test_the_approximate_search_finds_most_neighbours():
-    # Real correlations fall from one direction to the next, which is what the coarse search lives on.
+def test_the_approximate_search_finds_most_neighbors():
+    # As in real tables, correlations fall from one direction to the next; the coarse search depends on that.
     rng = np.random.default_rng(0)
     latent = rng.normal(size=(12_000, 32))
     sides = [latent @ rotation(rng, 32) + noise * rng.normal(size=latent.shape) for noise in (0.3, 0.4)]
@@ -73,13 +73,13 @@ def test_the_approximate_search_finds_most_neighbours():
     true, _ = nearest(build_index(a, base, Search.EXACT), b, queries, 8)
     index = build_index(a, base, Search.APPROXIMATE)
     assert type(index) is not type(build_index(a, base, Search.EXACT))
-    found, _ = nearest(index, b, queries, 8)
-    assert recall(found, true) > 0.9
+    approximate, _ = nearest(index, b, queries, 8)
+    assert recall(approximate, true) > 0.9
 
 
 @pytest.fixture(scope="module")
 def pair_with_tables(vocabularies: dict[str, Vocabulary]) -> tuple[Vocabulary, Vocabulary, Embedding]:
-    """Two vocabularies in whose tables tokens of equal bytes are alike, up to noise and a rotation."""
+    """Return two vocabularies and tables in which tokens of equal bytes differ by noise and a rotation."""
     source, target = vocabularies["byte_level_bpe"], vocabularies["sentencepiece_bpe"]
     rng = np.random.default_rng(0)
     meaning: dict[bytes | None, np.ndarray] = {}
@@ -88,10 +88,10 @@ def pair_with_tables(vocabularies: dict[str, Vocabulary]) -> tuple[Vocabulary, V
         rows = [meaning.setdefault(data, rng.normal(size=12)) for data in vocabulary.token_bytes]
         noisy = np.array(rows) + 0.05 * rng.normal(size=(vocabulary.size, 12))
         sides.append(EmbeddingTable.of(noisy @ rotation(rng, 12)))
-    return source, target, Embedding((sides[0], sides[1]), search=Search.EXACT, neighbours=3)
+    return source, target, Embedding((sides[0], sides[1]), search=Search.EXACT, neighbors=3)
 
 
-def test_tokens_of_equal_bytes_are_partners_and_all_others_get_neighbours(pair_with_tables):
+def test_tokens_of_equal_bytes_are_partners_and_all_others_get_neighbors(pair_with_tables):
     source, target, builder = pair_with_tables
     alignment = builder.build(source, target)
     filled = np.diff(alignment.counts.indptr)
@@ -115,23 +115,23 @@ def test_unused_and_control_tokens_have_no_rows(pair_with_tables):
     assert set(columns.tolist()) & set(control.tolist()) == roles[0]
 
 
-def test_only_what_is_open_is_searched(pair_with_tables):
+def test_only_open_rows_and_columns_are_searched(pair_with_tables):
     source, target, builder = pair_with_tables
     counts = builder._count(source, target, None, lambda done, total: None)
     rows = np.repeat(np.arange(target.size), np.diff(counts.indptr))
-    gone = open_rows(IdenticalBytes().build(source, target).counts, target)[:5]
-    counts.data[np.isin(rows, gone)] = 0
+    emptied = open_rows(IdenticalBytes().build(source, target).counts, target)[:5]
+    counts.data[np.isin(rows, emptied)] = 0
     counts.eliminate_zeros()
     searched: list[int] = []
     builder._fill(counts, source, target, None, lambda done, total: searched.append(total))
-    assert open_rows(counts, target).tolist() == gone.tolist()
+    assert open_rows(counts, target).tolist() == emptied.tolist()
     assert set(searched) == {5 + len(open_columns(counts, source))}
 
 
 def test_the_cache_key_holds_both_tables_and_the_search(pair_with_tables):
     builder = pair_with_tables[2]
     digests = [table.digest for table in builder.embeddings]
-    assert builder.parameters == {"embeddings": digests, "search": "exact", "neighbours": 3}
+    assert builder.parameters == {"embeddings": digests, "search": "exact", "neighbors": 3}
     assert digests[0] != digests[1]
     assert json.dumps(builder.parameters)
 
@@ -146,7 +146,7 @@ def test_the_digest_depends_on_values_shape_and_type():
 
 
 def bfloat16(path: Path, name: str, values: np.ndarray) -> None:
-    """Write a bfloat16 safetensors file: one of unsigned integers with the same bytes, and its type renamed."""
+    """Write a bfloat16 safetensors file: unsigned integers with the same bytes, and the type in the header replaced."""
     data = save({name: (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)})
     length = int.from_bytes(data[:8], "little")
     header = data[8 : 8 + length].replace(b'"U16"', b'"BF16"')
@@ -188,8 +188,8 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path):
     expected = {
         "ids.npy": "int64 of shape",
         "flat.npy": "float64 of shape",
-        "two.safetensors": "no tensors are called as input embeddings are",
-        "int8.safetensors": "type I8",
+        "two.safetensors": "no tensors have a usual name of input embeddings",
+        "int8.safetensors": "type I8 cannot be read",
         "cut.safetensors": "not readable as embeddings",
         "cut.npy": "not readable as embeddings",
         "nothing.npy": "not readable as embeddings",
@@ -203,7 +203,7 @@ def test_files_that_hold_no_embeddings_are_refused(tmp_path):
             EmbeddingTable.open(tmp_path / name)
 
 
-def test_tables_that_do_not_fit_are_refused(pair_with_tables, vocabularies):
+def test_unsuitable_tables_are_refused(pair_with_tables, vocabularies):
     source, target, builder = pair_with_tables
     left, right = builder.embeddings
     short = EmbeddingTable.of(right.values[:10], "short")
@@ -214,11 +214,11 @@ def test_tables_that_do_not_fit_are_refused(pair_with_tables, vocabularies):
         Embedding((left, same)).build(source, target)
     with pytest.raises(VocabridgeError, match="share 1 tokens"):
         shared_space(left, right, np.array([5]), np.array([5]))
-    with pytest.raises(VocabridgeError, match="cannot have 0 neighbours"):
-        Embedding((left, right), neighbours=0)
+    with pytest.raises(VocabridgeError, match="cannot have 0 neighbors"):
+        Embedding((left, right), neighbors=0)
 
 
-def test_more_neighbours_than_tokens_are_all_of_them(pair_with_tables):
+def test_with_more_neighbors_than_tokens_all_tokens_are_neighbors(pair_with_tables):
     source, target, builder = pair_with_tables
-    alignment = Embedding(builder.embeddings, neighbours=10_000).build(source, target)
+    alignment = Embedding(builder.embeddings, neighbors=10_000).build(source, target)
     assert np.diff(alignment.counts.indptr).max() <= source.size

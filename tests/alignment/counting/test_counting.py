@@ -1,4 +1,4 @@
-"""Counting over text: who counts what never shows in the result, and memory does not grow with the text."""
+"""Counting over text: the result does not depend on processes and shards, nor memory on the length of the text."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ keys = st.lists(st.integers(0, 3 * 5 - 1), max_size=30)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, text) -> Corpus:
-    """Many small files, so many pieces: 37, with something of its own in each."""
+    """Return a corpus of 37 small files, hence 37 pieces, each different."""
     folder = tmp_path_factory.mktemp("corpus")
     for number in range(37):
         (folder / f"{number:02}.txt").write_text(f"{text[number * 9 :]} file {number}", encoding="utf-8")
@@ -61,13 +61,13 @@ def builder(request) -> CountingBuilder:
     return COUNTING[request.param]
 
 
-def same(one: Alignment, other: Alignment) -> bool:
-    """Whether two alignments are the same to the last bit, with all that they remember."""
+def same(first: Alignment, second: Alignment) -> bool:
+    """Whether two alignments are equal to the last bit, with their provenance."""
     arrays = ("indptr", "indices", "data")
     facts = ("source", "target", "method", "parameters", "corpus", "version")
-    return all(getattr(one.counts, name).tobytes() == getattr(other.counts, name).tobytes() for name in arrays) and all(
-        getattr(one, name) == getattr(other, name) for name in facts
-    )
+    return all(
+        getattr(first.counts, name).tobytes() == getattr(second.counts, name).tobytes() for name in arrays
+    ) and all(getattr(first, name) == getattr(second, name) for name in facts)
 
 
 def as_dict(counts: PairCounts) -> dict[int, int]:
@@ -79,20 +79,20 @@ def as_dict(counts: PairCounts) -> dict[int, int]:
 @given(parts=st.lists(keys, max_size=6))
 def test_counts_of_parts_add_up_in_any_grouping(parts):
     counted = [PairCounts.of(np.array(part, np.int64)) for part in parts]
-    whole = dict(Counter(itertools.chain(*parts)))
+    expected = dict(Counter(itertools.chain(*parts)))
     running = RunningSum()
     for part in counted:
         running.add(part)
-    assert as_dict(PairCounts.total(counted)) == whole
-    assert as_dict(sum(counted, PairCounts())) == whole
-    assert as_dict(running.total()) == whole
-    assert as_dict(running.total()) == whole
+    assert as_dict(PairCounts.total(counted)) == expected
+    assert as_dict(sum(counted, PairCounts())) == expected
+    assert as_dict(running.total()) == expected
+    assert as_dict(running.total()) == expected
 
 
-def test_a_running_sum_merges_before_much_waits(monkeypatch):
+def test_a_running_sum_merges_before_many_keys_are_pending(monkeypatch):
     from vocabridge.alignment.counting import pair_counts
 
-    monkeypatch.setattr(pair_counts, "_FEW", 10)
+    monkeypatch.setattr(pair_counts, "_PENDING_KEYS", 10)
     running = RunningSum()
     for _ in range(100):
         running.add(PairCounts.of(np.arange(7)))
@@ -106,36 +106,36 @@ def test_counts_are_exact_where_floats_are_not():
 
 
 @relaxed
-@given(seen=keys)
-def test_turned_round_counts_are_the_transposed_matrix(vocabularies, seen):
+@given(keys=keys)
+def test_transposed_counts_are_the_transposed_matrix(vocabularies, keys):
     source, target = vocabularies["unigram"], vocabularies["wordpiece"]
-    counts = PairCounts.of(np.array(seen, np.int64) * 1009 % (source.size * target.size))
-    turned = counts.transposed(source, target)
-    assert (turned.matrix(target, source) != counts.matrix(source, target).T.tocsr()).nnz == 0
-    assert as_dict(turned.transposed(target, source)) == as_dict(counts)
+    counts = PairCounts.of(np.array(keys, np.int64) * 1009 % (source.size * target.size))
+    transposed = counts.transposed(source, target)
+    assert (transposed.matrix(target, source) != counts.matrix(source, target).T.tocsr()).nnz == 0
+    assert as_dict(transposed.transposed(target, source)) == as_dict(counts)
 
 
 def test_the_alignment_is_the_same_in_any_number_of_processes(builder, pair, corpus):
-    alone = align(*pair, method=builder, corpus=corpus, cache=False)
-    assert alone.counts.nnz > 100
-    assert same(align(*pair, method=builder, corpus=corpus, cache=False, jobs=3), alone)
+    one_process = align(*pair, method=builder, corpus=corpus, cache=False)
+    assert one_process.counts.nnz > 100
+    assert same(align(*pair, method=builder, corpus=corpus, cache=False, jobs=3), one_process)
 
 
 def test_progress_of_several_processes_ends_at_the_total(pair, corpus):
-    told: list[tuple[int, int]] = []
-    align(*pair, corpus=corpus, cache=False, jobs=2, progress=lambda done, total: told.append((done, total)))
-    assert told == sorted(told)
-    assert told[-1] == (corpus.bytes, corpus.bytes)
+    reported: list[tuple[int, int]] = []
+    align(*pair, corpus=corpus, cache=False, jobs=2, progress=lambda done, total: reported.append((done, total)))
+    assert reported == sorted(reported)
+    assert reported[-1] == (corpus.bytes, corpus.bytes)
 
 
-def test_an_error_in_a_process_arrives_as_it_is_and_ends_the_others(pair, corpus, tmp_path):
+def test_an_error_in_a_process_is_raised_unchanged_and_ends_the_others(pair, corpus, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     with pytest.raises(VocabridgeError, match=r"bad\.txt: not UTF-8 text at byte 0"):
         align(*pair, corpus=[*corpus.files, tmp_path / "bad.txt"], jobs=2)
     assert multiprocessing.active_children() == []
 
 
-def test_a_process_that_is_killed_is_an_error_that_says_what_to_do(pair, corpus):
+def test_a_killed_process_is_an_error_that_says_what_to_do(pair, corpus):
     def kill_one() -> None:
         deadline = time.monotonic() + 60
         while not (children := multiprocessing.active_children()) and time.monotonic() < deadline:
@@ -156,7 +156,7 @@ def test_less_than_one_process_is_an_error(pair, corpus):
 
 
 @pytest.mark.parametrize("of", [1, 2, 5, 50])
-def test_merged_shards_are_the_alignment_built_in_one_piece(builder, pair, corpus, tmp_path, of):
+def test_merged_shards_equal_the_unsharded_alignment(builder, pair, corpus, tmp_path, of):
     files = []
     for index in reversed(range(1, of + 1)):
         files.append(tmp_path / f"{index}.safetensors")
@@ -165,7 +165,7 @@ def test_merged_shards_are_the_alignment_built_in_one_piece(builder, pair, corpu
     assert same(merged, align(*pair, method=builder, corpus=corpus, cache=False))
 
 
-def test_a_merged_alignment_has_the_names_that_the_shards_have(pair, corpus, tmp_path):
+def test_a_merged_alignment_has_the_names_in_the_shards(pair, corpus, tmp_path):
     count_shard(COUNTING["cooccurrence"], *pair, corpus, Shard()).save(tmp_path / "s")
     renamed = [Vocabulary.from_tokenizer(v.tokenizer, name="moved", roles=v.roles) for v in pair]
     merged = merge_shards([tmp_path / "s"], source=renamed[0], target=renamed[1])
@@ -174,12 +174,12 @@ def test_a_merged_alignment_has_the_names_that_the_shards_have(pair, corpus, tmp
 
 @pytest.fixture
 def shards(pair, corpus, tmp_path):
-    """Write shards: of this pair and corpus unless told otherwise."""
+    """Return a function that writes shards, by default of this pair and corpus."""
     numbers = itertools.count()
 
-    def write(*which: str, method="default", source=pair[0], target=pair[1], corpus=corpus):
+    def write(*shards: str, method="default", source=pair[0], target=pair[1], corpus=corpus):
         files = []
-        for shard in which:
+        for shard in shards:
             files.append(tmp_path / f"shard{next(numbers)}")
             count_shard(COUNTING[method], source, target, corpus, Shard.parse(shard)).save(files[-1])
         return files
@@ -187,7 +187,7 @@ def shards(pair, corpus, tmp_path):
     return write
 
 
-def test_a_shard_that_is_missing_or_there_twice_is_named(shards):
+def test_a_shard_that_is_missing_or_given_twice_is_named(shards):
     with pytest.raises(VocabridgeError, match=r"Of 4 shards these are missing: 1/4, 3/4; count them too"):
         merge_shards(shards("2/4", "4/4"))
     with pytest.raises(VocabridgeError, match=r"shard4: shard 1/2 is there twice, also as .*shard3"):
@@ -196,7 +196,7 @@ def test_a_shard_that_is_missing_or_there_twice_is_named(shards):
         merge_shards([])
 
 
-def test_a_shard_of_another_build_is_refused_with_what_differs(shards, vocabularies, tmp_path):
+def test_a_shard_of_another_build_is_refused_and_the_difference_named(shards, vocabularies, tmp_path):
     first = shards("1/2")
     other = tmp_path / "other.txt"
     other.write_text("another corpus")
@@ -212,16 +212,16 @@ def test_a_shard_of_another_build_is_refused_with_what_differs(shards, vocabular
             merge_shards([*first, *files])
 
 
-def test_shards_are_finished_with_their_own_tokenizers_only(shards, pair, vocabularies):
+def test_shards_are_merged_with_their_own_tokenizers_only(shards, pair, vocabularies):
     source = Vocabulary.from_tokenizer(pair[0].tokenizer, name="gone/tokenizer.json", roles=pair[0].roles)
     files = shards("1/1", source=source)
-    with pytest.raises(VocabridgeError, match=r"source tokenizer, gone/tokenizer\.json, is not here; .* --source"):
+    with pytest.raises(VocabridgeError, match=r"source tokenizer, gone/tokenizer\.json, cannot be loaded \(.*--source"):
         merge_shards(files)
     with pytest.raises(VocabridgeError, match=r"target tokenizer sentencepiece_bpe .*, not unigram .*--target"):
         merge_shards(files, source=pair[0], target=vocabularies["unigram"])
 
 
-def test_tokenizers_are_found_where_the_shards_found_them(tokenizer_folders, corpus, tmp_path):
+def test_tokenizers_are_loaded_by_the_names_in_the_shards(tokenizer_folders, corpus, tmp_path):
     source, target = Vocabulary.load(tokenizer_folders.source, size=500), Vocabulary.load(tokenizer_folders.target)
     count_shard(COUNTING["default"], source, target, corpus, Shard()).save(tmp_path / "s")
     assert same(merge_shards([tmp_path / "s"]), align(source, target, corpus=corpus, cache=False))
@@ -245,7 +245,7 @@ def test_a_method_whose_counts_do_not_add_up_has_no_shards(pair, corpus):
 
 
 def test_any_iterable_of_texts_can_be_counted_in_parts(builder, pair, corpus):
-    """As `datasets` or any other framework would, with many workers."""
+    """`datasets` or another framework can count in this way, with many workers."""
     parts = [count_texts(builder, *pair, corpus.chunks(Shard(index, 3))) for index in (1, 2, 3)]
     alignment = builder.finish(PairCounts.total(parts), *pair, corpus.card)
     assert same(alignment, align(*pair, method=builder, corpus=corpus, cache=False))
@@ -255,24 +255,24 @@ def test_no_text_at_all_counts_nothing(pair):
     assert as_dict(count_texts(COUNTING["cooccurrence"], *pair, [])) == {}
 
 
-def test_texts_are_read_as_they_are_needed(pair):
-    """However many there are, only a few batches are in memory."""
-    read = counted = furthest = 0
+def test_texts_are_read_lazily(pair):
+    """Only a few batches are in memory, however many texts there are."""
+    read = counted = most_pending = 0
 
     def texts():
-        nonlocal read, furthest
+        nonlocal read, most_pending
         for _ in range(400):
             read += 1
-            furthest = max(furthest, read - counted)
+            most_pending = max(most_pending, read - counted)
             yield "x"
 
-    def tell(more: int) -> None:
+    def report(text_bytes: int) -> None:
         nonlocal counted
-        counted += more
+        counted += text_bytes
 
-    Work(COUNTING["cooccurrence"], pair).count(texts(), tell)
+    Work(COUNTING["cooccurrence"], pair).count(texts(), report)
     assert counted == read == 400
-    assert furthest <= 4 * 16
+    assert most_pending <= 4 * 16
 
 
 @relaxed
@@ -281,13 +281,13 @@ def test_symmetric_counting_is_symmetric(vocabularies, texts):
     for builder in COUNTING.values():
         for source, target in itertools.combinations(vocabularies.values(), 2):
             if builder.symmetric:
-                there = count_texts(builder, source, target, texts)
-                back = count_texts(builder, target, source, texts)
-                assert as_dict(back) == as_dict(there.transposed(source, target))
+                forward = count_texts(builder, source, target, texts)
+                backward = count_texts(builder, target, source, texts)
+                assert as_dict(backward) == as_dict(forward.transposed(source, target))
 
 
 @pytest.mark.parametrize("method", sorted({*COUNTING, "identical-bytes", "retokenize", "cooccurrence,retokenize"}))
-def test_each_of_all_pairs_is_what_align_builds(vocabularies, corpus, method):
+def test_each_of_all_pairs_is_the_alignment_of_align(vocabularies, corpus, method):
     from vocabridge.alignment import make_builder
 
     builder = make_builder(method)
@@ -296,18 +296,17 @@ def test_each_of_all_pairs_is_what_align_builds(vocabularies, corpus, method):
     built = list(align_pairs(builder, three, text))
     assert [(pair.source, pair.target) for pair in built] == list(itertools.permutations(range(3), 2))
     for pair in built:
-        own = align(three[pair.source], three[pair.target], method=builder, corpus=text, cache=False)
-        assert same(pair.alignment, own)
+        expected = align(three[pair.source], three[pair.target], method=builder, corpus=text, cache=False)
+        assert same(pair.alignment, expected)
         assert pair.seconds > 0
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_all_pairs_in_processes_are_the_same(vocabularies, corpus, jobs):
-    some = list(vocabularies.values())
-    built = align_pairs(COUNTING["cooccurrence"], some, corpus.in_processes(jobs))
-    for pair in built:
-        own = align(some[pair.source], some[pair.target], method="cooccurrence", corpus=corpus, cache=False)
-        assert same(pair.alignment, own)
+    all_vocabularies = list(vocabularies.values())
+    for pair in align_pairs(COUNTING["cooccurrence"], all_vocabularies, corpus.in_processes(jobs)):
+        source, target = all_vocabularies[pair.source], all_vocabularies[pair.target]
+        assert same(pair.alignment, align(source, target, method="cooccurrence", corpus=corpus, cache=False))
 
 
 def test_for_all_pairs_each_tokenizer_encodes_the_text_once(builder, vocabularies, corpus, monkeypatch):
@@ -333,11 +332,11 @@ def test_for_all_pairs_each_tokenizer_encodes_the_text_once(builder, vocabularie
         (["tokenizer.json", ".", "日本 語"], ["tokenizer.json", "tokenizer", "日本-語"]),
     ],
 )
-def test_files_are_named_by_what_tells_the_tokenizers_apart(given_names, files):
+def test_file_names_distinguish_the_tokenizers(given_names, files):
     assert short_names(given_names) == files
 
 
 @pytest.mark.parametrize("names", [["./a", "b", "./a"], ["x/a", "x-a", "y/a"]])
-def test_a_tokenizer_that_is_there_twice_is_an_error(names):
-    with pytest.raises(VocabridgeError, match=r"both be called (x-)?a; name every one once"):
+def test_a_tokenizer_given_twice_is_an_error(names):
+    with pytest.raises(VocabridgeError, match=r"both be called (x-)?a; name each tokenizer once"):
         short_names(names)
