@@ -401,7 +401,7 @@ def test_a_value_network_for_another_tokenizer_is_refused(run, model_folders, va
     config = json.loads((values / "value_network.json").read_text())
     (values / "value_network.json").write_text(json.dumps(config | {"source": str(model_folders.target)}))
     done = run("bridge", "-o", "out", "--base", model_folders.target, "--value", values)
-    assert "use the source model it was trained on" in one_sentence(done)
+    assert "use the source model that it was trained on" in one_sentence(done)
 
 
 @pytest.mark.parametrize(("rows", "fits"), [(720, True), (690, True), (500, False)])

@@ -1,4 +1,4 @@
-"""Conversations as a model reads them, by its own chat template."""
+"""Encoding conversations with a model's own chat template."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
 
 def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:
-    """What the base reads: its bos token, whether the template writes it or not."""
-    ids, begin = vocabulary.encode_prompt(vocabulary.render(messages)).ids.tolist(), vocabulary.bos_ids
-    return ids if ids[: len(begin)] == begin else begin + ids
+    """Encode a conversation for the base model, with one bos token in front whether or not the template writes it."""
+    ids, bos = vocabulary.encode_prompt(vocabulary.render(messages)).ids.tolist(), vocabulary.bos_ids
+    return ids if ids[: len(bos)] == bos else bos + ids
 
 
 def chat_pieces(vocabulary: Vocabulary, messages: Messages) -> tuple[Piece, ...]:
-    """A conversation as a model reads it, by its own template, behind the bos token that a reader puts in front."""
-    pieces, begin = vocabulary.pieces(vocabulary.render(messages)), vocabulary.bos_ids
-    if not begin or pieces[:1] != begin:
+    """Cut a conversation that the model's own template writes into text and control tokens.
+
+    A bos token that the template writes is left out, because the source stream puts one in front of every text.
+    """
+    pieces, bos = vocabulary.pieces(vocabulary.render(messages)), vocabulary.bos_ids
+    if not bos or pieces[:1] != bos:
         return tuple(pieces)
     space = vocabulary.prefix_space
     return (*([] if space.beginning is space.behind_control else [BEGUN]), *pieces[1:])
 
 
 def place_behind(vocabulary: Vocabulary, ids: Sequence[int]) -> Place:
-    """Where text stands that follows some tokens of a prompt."""
+    """Return the place of text that follows these tokens of a prompt."""
     if not ids or list(ids) == vocabulary.bos_ids:
         return Place.BEGINNING
     return Place.BEHIND_CONTROL if vocabulary.kinds[ids[-1]] == TokenKind.CONTROL else Place.INSIDE

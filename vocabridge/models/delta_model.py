@@ -1,9 +1,9 @@
-"""The trainable half of a value network: a causal language model whose output is a change of logits."""
+"""The trainable half of a value network: a causal language model that outputs a change of logits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +12,21 @@ from transformers import PreTrainedModel
 from vocabridge.models.joint_forward import input_embeddings
 from vocabridge.options import Scheme
 
-if TYPE_CHECKING:
-    pass
-
 
 class DeltaModel(nn.Module):
-    """A causal language model whose logits are a change of logits: z_delta = U P h.
+    """A causal language model that outputs a change of logits: z_delta = U P h.
 
-    h is the last hidden state of the model's trunk, U its own unembedding, and P a square matrix that starts at
-    zero, so that training starts from z_post = z_base exactly, and costs d^2 weights instead of another |S| x d.
+    h is the last hidden state of the model's trunk, and U the model's own unembedding, (|S|, d). P is a square matrix
+    that starts at zero, so training starts from z_post = z_base exactly. P has d^2 weights; a second unembedding would
+    have |S| x d.
     """
 
     def __init__(self, model: PreTrainedModel, scheme: Scheme = Scheme.RESIDUAL) -> None:
-        """Wraps a model; its parameters become the value network's initialization.
+        """Wrap a model; its parameters become the value network's initialization.
 
         Args:
             model: A causal language model of width d.
-            scheme: What it reads.
+            scheme: What the value network reads.
         """
         super().__init__()
         self.model = model
@@ -39,29 +37,31 @@ class DeltaModel(nn.Module):
 
     @property
     def takes_logits_of(self) -> str | None:
-        """The model of its value source whose logits it is to be given; see `joint_forward.run`."""
+        """The name of the model whose logits this one takes as input, or None; see `joint_forward.run`."""
         return "untuned" if self.scheme.takes_base else None
 
-    def inputs(self, input_ids: Tensor, said: Tensor | None, unembed: nn.Module | None = None) -> dict[str, Tensor]:
-        """What the trunk reads along some tokens, as an argument of `hidden`.
+    def inputs(
+        self, input_ids: Tensor, predictions: Tensor | None, unembed: nn.Module | None = None
+    ) -> dict[str, Tensor]:
+        """Return the trunk's input for some tokens, as keyword arguments of `hidden`.
 
         Args:
             input_ids: Tokens, (batch, n).
-            said: What the base says after each: logits (batch, n, |S|). Only cascades need it.
-            unembed: In place of logits, `said` is the base's last hidden states, which this makes into logits.
+            predictions: The source model's logits after each token, (batch, n, |S|). Only cascades need them.
+            unembed: If given, `predictions` holds hidden states instead, which this module turns into logits.
         """
         if not self.scheme.takes_base:
             return {"input_ids": input_ids}
-        assert said is not None, "a cascade reads what its base says"
+        assert predictions is not None, "a cascade reads the predictions of its source model"
         embedding = cast(nn.Embedding, self.model.get_input_embeddings())
-        return {"inputs_embeds": input_embeddings(self.scheme, embedding, input_ids, said, unembed)}
+        return {"inputs_embeds": input_embeddings(self.scheme, embedding, input_ids, predictions, unembed)}
 
     def hidden(self, **inputs: Any) -> Tensor:
-        """The trunk's last hidden states, (batch, n, d); arguments as transformers' `forward` takes them."""
+        """Return the trunk's last hidden states, (batch, n, d); arguments are those of transformers' `forward`."""
         return self.model.base_model(**inputs).last_hidden_state
 
     def unembed(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., d) to changes of logits (..., |S|)."""
+        """Turn hidden states (..., d) into changes of logits (..., |S|)."""
         head = self.model.get_output_embeddings()
         return head(self.projection(hidden.to(self.projection.weight.dtype)).to(head.weight.dtype))
 
@@ -74,10 +74,14 @@ class DeltaModel(nn.Module):
         use_cache: bool = False,
         **inputs: Any,
     ) -> DeltaOutput:
-        """Changes of logits at the last `logits_to_keep` positions (0: all), or at these, (batch, k, |S|).
+        """Return the changes of logits at k positions, (batch, k, |S|).
 
-        A cascade needs `taken_logits`, the base's after each token, (batch, n, |S|). The other arguments, a cache among
-        them, are the trunk's.
+        Args:
+            input_ids: Tokens, (batch, n).
+            logits_to_keep: The last so many positions (0: all), or the indices of positions.
+            taken_logits: The source model's logits after each token, (batch, n, |S|). Only cascades need them.
+            use_cache: Whether the trunk keeps its keys and values.
+            **inputs: Further arguments of the trunk, such as a cache.
         """
         hidden = self.hidden(**self.inputs(input_ids, taken_logits), use_cache=use_cache, **inputs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -91,10 +95,10 @@ class DeltaModel(nn.Module):
 
 @dataclass(frozen=True)
 class DeltaOutput:
-    """The output of a `DeltaModel`, named as transformers names it.
+    """The output of a `DeltaModel`, with the name that transformers gives it.
 
     Attributes:
-        logits: (batch, k, |S|).
+        logits: The changes of logits, (batch, k, |S|).
     """
 
     logits: Tensor

@@ -1,7 +1,7 @@
-"""The end tokens of a model: at which of them generation stops, and which one a training text ends with.
+"""The end tokens of a model: generation stops at any of them, and a training text ends with the first.
 
-Two files of a model name end tokens: its tokenizer's, and its generation configuration, which may list several. The two
-often differ, for instance after fine-tuning on a chat template. Everything that generates or trains asks here.
+Both the tokenizer and the generation configuration of a model name end tokens, the latter possibly several. The two
+often differ, for instance after fine-tuning on a chat template. All code that generates or trains uses this function.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def end_tokens(vocabulary: Vocabulary, model: PreTrainedModel | None = None, *, 
         chat: Whether the token that ends a turn of the chat template is an end token, too.
 
     Returns:
-        Each id once, the tokenizer's own end token first; none for a model without end tokens.
+        Each id once, the tokenizer's end token first; empty for a model without end tokens.
     """
     roles = ("eos", "turn end") if chat else ("eos",)
-    own = [vocabulary.roles[role] for role in roles if role in vocabulary.roles]
+    tokenizer_ids = [vocabulary.roles[role] for role in roles if role in vocabulary.roles]
     config = None if model is None else model.generation_config
-    configured = None if config is None else config.eos_token_id
-    listed = [configured] if isinstance(configured, int) else list(configured or ())
-    return tuple(dict.fromkeys(own + listed))
+    eos_token_id = None if config is None else config.eos_token_id
+    config_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
+    return tuple(dict.fromkeys(tokenizer_ids + config_ids))

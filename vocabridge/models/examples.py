@@ -1,7 +1,7 @@
 """(prompt, response) examples as JSONL: one object a line, with the strings `prompt` and `response`.
 
-The text that a model reads is `prompt + response`, nothing in between and no chat template: what the prompt
-ends with and the response starts with is the user's choice. `answer`, where present, is what a task scores.
+A model reads `prompt + response`, without a chat template and with nothing in between, so the file decides about the
+white space between them. A task scores generations against `answer`, if an example has one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Example:
 
     Attributes:
         prompt: The text in front of the response.
-        response: The text to learn or to be judged on; never empty.
-        answer: The final answer that a generation is scored against, where the task has one.
-        id: The item's name in reports; its line number where the file gives none.
-        template: What the item has in common with others, which are then resampled together; its id if nothing.
+        response: The text that is learned or scored; never empty.
+        answer: The final answer that a generation is scored against, if the task has one.
+        id: The item's name in reports; by default its line number.
+        template: The name of a group of similar items, which are resampled together; by default the item's id.
     """
 
     prompt: str
@@ -38,7 +38,7 @@ class Example:
 
 
 def load_examples(path: Path, limit: int | None = None) -> list[Example]:
-    """Reads a JSONL file of examples.
+    """Read a JSONL file of examples.
 
     Args:
         path: The file.
@@ -52,10 +52,10 @@ def load_examples(path: Path, limit: int | None = None) -> list[Example]:
 
 
 def as_example(record: Record) -> Example:
-    """Takes a record as an example.
+    """Turn a record into an example.
 
     Raises:
-        VocabridgeError: It has no non-empty string `prompt` and `response`.
+        VocabridgeError: Its `prompt` or `response` is missing, empty or not a string.
     """
     prompt, response = record.string("prompt"), record.string("response")
     if not prompt or not response:
@@ -72,11 +72,11 @@ def as_example(record: Record) -> Example:
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """An example in the tokens of one model, tokenised as one text.
+    """An example in the tokens of one model, with prompt and response tokenized as one text.
 
     Attributes:
-        ids: All ids, the bos token in front where the model expects one.
-        first: Index of the first token of the response: the first that ends behind the prompt's last byte.
+        ids: All ids, with the bos token in front if the model expects one.
+        first: Index of the first token of the response: the first that ends after the prompt's last byte.
     """
 
     ids: list[int]
@@ -84,27 +84,26 @@ class TokenizedExample:
 
 
 def tokenize(example: Example, vocabulary: Vocabulary) -> TokenizedExample:
-    """Encodes prompt and response as one text, as the model's own tokenizer does."""
+    """Encode prompt and response as one text, with the model's own tokenizer."""
     encoding = vocabulary.encode_prompt(example.text)
     ids = encoding.ids.tolist()
-    begin = vocabulary.bos_ids
+    bos = vocabulary.bos_ids
     ends = [*encoding.starts[1:].tolist(), len(example.text.encode())]
     prompt_bytes = len(example.prompt.encode())
     first = next(i for i, end in enumerate(ends) if end > prompt_bytes)
-    return TokenizedExample(ids=begin + ids, first=len(begin) + first)
+    return TokenizedExample(ids=bos + ids, first=len(bos) + first)
 
 
 def tokenize_scored(example: Example, vocabulary: Vocabulary) -> TokenizedExample:
-    """Tokenize an example whose whole response is scored, so that something stands before its first token.
+    """Tokenize an example whose whole response is scored, which needs a token before the response's first.
 
     Raises:
-        VocabridgeError: The text's first token begins in the prompt and ends in the response, and no bos token stands
-            before it.
+        VocabridgeError: The model expects no bos token, and the text's first token ends in the response.
     """
     tokens = tokenize(example, vocabulary)
     if tokens.first == 0:
         raise VocabridgeError(
             f"the prompt {example.prompt!r} of item {example.id} is shorter than the first token of {vocabulary.name}, "
-            "so that nothing predicts the beginning of the response; give a longer prompt"
+            "so nothing predicts the beginning of the response; give a longer prompt"
         )
     return tokens

@@ -14,17 +14,17 @@ from vocabridge.models.value_source import Scores, ValueSource, logger
 
 
 class ExpertPair(ValueSource):
-    """A tuned model minus the same model untuned.
+    """A value source whose change of logits is a tuned model's logits minus those of the same model untuned.
 
-    The two have to make the same tokens of any text. Where their control tokens have other roles, those of the tuned
-    model hold; rows that only one of them has are cut.
+    Both models must make the same tokens of any text. Where the roles of their control tokens differ, the tuned model's
+    are used. Rows that only one of the models has are cut.
 
     Attributes:
         tuned_vocabulary: The tuned model's own vocabulary, as wide as its logits.
     """
 
     def __init__(self, tuned: LoadedModel, untuned: LoadedModel) -> None:
-        """Pairs two models.
+        """Pair two models.
 
         Raises:
             VocabridgeError: Their tokenizers differ.
@@ -53,28 +53,28 @@ class ExpertPair(ValueSource):
     def scores(self, logits: Mapping[str, Tensor]) -> Scores:
         """See `ValueSource.scores`."""
         size = self.vocabulary.size
-        shared = {name: one if one.shape[-1] <= size else one[..., :size] for name, one in logits.items()}
-        tuned, untuned = shared.get("tuned"), shared.get("untuned")
+        cut = {name: tensor if tensor.shape[-1] <= size else tensor[..., :size] for name, tensor in logits.items()}
+        tuned, untuned = cut.get("tuned"), cut.get("untuned")
         delta = None if tuned is None or untuned is None else tuned - untuned
         return Scores(delta=delta, tuned=tuned, untuned=untuned)
 
 
 def _shared_vocabulary(tuned: LoadedModel, untuned: LoadedModel) -> Vocabulary:
-    """Return the tuned model's vocabulary over the rows that both have; says in a line what differs."""
-    own, other = tuned.vocabulary, untuned.vocabulary
-    differing = [role for role, i in own.roles.items() if role != "pad" and other.roles.get(role, i) != i]
+    """Return the tuned model's vocabulary cut to the rows that both models have, and log which roles differ."""
+    tuned_roles, untuned_roles = tuned.vocabulary.roles, untuned.vocabulary.roles
+    differing = [role for role, i in tuned_roles.items() if role != "pad" and untuned_roles.get(role, i) != i]
     if differing:
         logger.info(
-            "%s and %s differ in the %s token: that of %s is used.",
+            "%s and %s differ in the %s token; that of %s is used.",
             tuned.name,
             untuned.name,
             ", ".join(differing),
             tuned.name,
         )
-    vocabulary = own.resized(min(own.size, other.size))
-    if lost := [role for role in own.roles if role != "pad" and role not in vocabulary.roles]:
+    vocabulary = tuned.vocabulary.resized(min(tuned.vocabulary.size, untuned.vocabulary.size))
+    if lost := [role for role in tuned_roles if role != "pad" and role not in vocabulary.roles]:
         logger.warning(
-            "%s has no %s token, so the one of %s is left out; tune a model whose tokens both have.",
+            "%s has no %s token, so that of %s is left out; tune a model that has the token already.",
             untuned.name,
             ", ".join(lost),
             tuned.name,

@@ -1,6 +1,6 @@
-"""GGUF files as folders that transformers loads, each converted once and kept in the cache.
+"""Converting GGUF files to folders that transformers loads, once each, into the cache.
 
-A folder holds the digests of its files; one that does not fit them is converted again.
+A folder holds the digests of its files. If the files do not match their digests, the GGUF file is converted again.
 """
 
 from __future__ import annotations
@@ -29,29 +29,32 @@ _DIGESTS = "digests.json"
 """The file of a converted folder with the SHA-256 of all others."""
 
 _sound: set[Path] = set()
-"""The folders that were looked at in this process."""
+"""The folders whose digests this process has checked."""
 
 
-def from_pretrained(folder: str, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Return a model as transformers makes it, and its report on the keys, those of another shape among them."""
-    made: Any = AutoModelForCausalLM.from_pretrained(
+def from_pretrained(folder: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a model with transformers, and return it with transformers' loading info.
+
+    Tensors of another shape than the model's are listed under "mismatched_keys" in the info, and raise no error.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
-        trust_remote_code=False,  # or it would ask, on stdin
+        trust_remote_code=False,  # by default transformers asks on stdin
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        **how,
+        **options,
     )
-    model, report = made
+    model, report = loaded
     return model, report
 
 
 def convert_once(gguf: Callable[[Path], Path], key: str) -> Path:
-    """Convert a GGUF file to a folder of the cache; two processes at once do the work once.
+    """Return the cache folder of a converted GGUF file; convert the file if the folder is missing or damaged.
 
-    A folder that is damaged is converted again, with a warning to the logger "vocabridge".
+    A lock lets only one of several processes convert. A damaged folder causes a warning to the logger "vocabridge".
 
     Args:
-        gguf: Gives the file, given a scratch folder to write into.
+        gguf: Returns the path of the file; its argument is a scratch folder that it may write into.
         key: The folder's name.
     """
     models = cache_folder() / "models"
@@ -74,7 +77,7 @@ def convert_once(gguf: Callable[[Path], Path], key: str) -> Path:
 
 
 def _is_sound(folder: Path) -> bool:
-    """Whether a converted folder is there and is as it was made; this is looked at once in a process."""
+    """Whether a converted folder exists and matches its digests, which are checked once in a process."""
     if folder not in _sound and folder.is_dir():
         with contextlib.suppress(OSError, ValueError, VocabridgeError):
             if read_json(folder / _DIGESTS) == _digests(folder):
@@ -91,12 +94,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     check_keys(str(gguf), f"a {type(model).__name__}", report)
     model = model.bfloat16()
     check_finite(str(gguf), weights_of(model))
-    # transformers refuses to save what it still believes to be quantized.
+    # transformers refuses to save a model that it considers quantized.
     model.hf_quantizer = None  # type: ignore[assignment]
     model.is_quantized = False  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    if is_untied(model):  # the file's own output embeddings, as llama.cpp takes them
+    if is_untied(model):  # the file has output embeddings, which llama.cpp uses
         model.config.get_text_config().tie_word_embeddings = False
     model.save_pretrained(folder)
     tokenizer = read_gguf_tokenizer(gguf)

@@ -1,11 +1,11 @@
 """Models by name: a hub id, a folder, a GGUF file, or one of the packaged models by its short name.
 
-Whatever the name stands for, the answer is a `LoadedModel`: the causal language model in transformers' sense,
-and the byte-exact `Vocabulary` of its tokenizer, as wide as the model's logits. GGUF files are dequantized
-once to bf16 safetensors in the cache folder, keyed by the file's content, because reading GGUF takes twenty
-times as long. A PEFT adapter is a model, too: the one that it adapts, with other weights.
+The result is always a `LoadedModel`: a causal language model of transformers, and the byte-exact `Vocabulary` of its
+tokenizer, as wide as the model's logits. A GGUF file is dequantized once to bf16 safetensors in the cache folder, keyed
+by the file's content, because reading GGUF takes 20 times as long. A PEFT adapter is loaded as the model that it
+adapts, with the adapter merged into the weights.
 
-What loading found is checked: no weight is left random, unread, NaN or infinite (`loading_checks`).
+Every loaded model is checked, so that no weight is left random, unread, NaN or infinite (`loading_checks`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 DeviceMap: TypeAlias = str | Mapping[str, int | str]
-"""Where the layers of one model go: "auto", or a device for each module, as accelerate knows it."""
+"""The devices of one model's layers: "auto", or a device for each module, in accelerate's format."""
 
 _TOKENIZER_FILES = [
     "tokenizer*",
@@ -56,14 +56,14 @@ _TOKENIZER_FILES = [
 
 
 class LoadingOptions(TypedDict, total=False):
-    """How a model is loaded, as keyword arguments; each may be left out.
+    """Optional keyword arguments that control how a model is loaded.
 
     Attributes:
-        device: Where the weights go, in torch's words; by default "cpu".
-        dtype: What the weights are cast to; by default bfloat16.
-        device_map: In place of `device`, spreads the layers over several devices; needs accelerate.
-        revision: Of a hub id: the commit, branch or tag.
-        adapted: Of an adapter: the model that it adapts, if it is not the one that `adapter_config.json` names.
+        device: The device of the weights, by torch's name; by default "cpu".
+        dtype: The dtype that the weights are cast to; by default bfloat16.
+        device_map: Instead of `device`, the devices that the layers are spread over; needs accelerate.
+        revision: For a hub id, the commit, branch or tag.
+        adapted: For an adapter, the model that it adapts, if it is not the one that `adapter_config.json` names.
     """
 
     device: str | None
@@ -78,10 +78,10 @@ class LoadedModel:
     """A causal language model and its vocabulary.
 
     Attributes:
-        name: What the user called it.
-        folder: Where its files are; a hub id where transformers keeps them.
+        name: The name that the user gave.
+        folder: The folder of the model's files, or a hub id.
         model: The model, in evaluation mode.
-        vocabulary: Its tokenizer's bytes; `vocabulary.size` is the width of the model's logits.
+        vocabulary: The byte view of its tokenizer; `vocabulary.size` is the width of the model's logits.
     """
 
     name: str
@@ -91,23 +91,23 @@ class LoadedModel:
 
 
 def load_model(name: str, **options: Unpack[LoadingOptions]) -> LoadedModel:
-    """Loads a model and its vocabulary.
+    """Load a model and its vocabulary.
 
     Args:
         name: A short name of `PACKAGED`, a folder, a `.gguf` file, or a hub id; of a model or of a PEFT adapter.
         **options: See `LoadingOptions`.
 
     Raises:
-        VocabridgeError: Nothing by that name can be loaded, its files do not hold its weights, there is no such device,
-            or transformers is of a version that vocabridge does not work with.
+        VocabridgeError: Nothing by that name can be loaded, the files do not hold the model's weights, the device does
+            not exist, or vocabridge does not work with the installed version of transformers.
     """
     model = load_weights(name, **options)
     size = model.get_output_embeddings().weight.shape[0]
-    named = _tokenizer_of(model)
-    folder = _tokenizer_folder(*named)
+    tokenizer_owner = _tokenizer_owner(model)
+    folder = _tokenizer_folder(*tokenizer_owner)
     vocabulary = replace(Vocabulary.load(folder, size=size), name=name)
-    if _is_built_by_transformers(named.name, Path(folder)):
-        vocabulary = as_transformers_encodes(vocabulary, *named)
+    if _is_built_by_transformers(tokenizer_owner.name, Path(folder)):
+        vocabulary = as_transformers_encodes(vocabulary, *tokenizer_owner)
     return LoadedModel(name=name, folder=model_folder(name), model=model, vocabulary=vocabulary)
 
 
@@ -120,22 +120,22 @@ def load_weights(
     revision: str | None = None,
     adapted: Adapted | None = None,
 ) -> PreTrainedModel:
-    """Loads a model without its vocabulary; arguments and errors as for `load_model`.
+    """Load a model without its vocabulary; arguments and errors as for `load_model`.
 
-    Its `name_or_path` is `name`.
+    The `name_or_path` of the model is `name`.
     """
     check_transformers()
-    advice = f"{name} is local and has no revisions; leave it out"
+    advice = f"{name} is local and has no revisions; leave the revision out"
     refuse_idle(Effect("revision", revision is not None, not is_local(name), advice))
     if device is not None and device_map is not None:
         raise VocabridgeError("give one device, or a device_map over several, not both")
     place = None if device_map is not None else find_device(device or "cpu")
     folder, offline = _checked_folder(name), _is_offline(name)
-    named = find_adapted(folder, revision, offline=offline)
-    if named is None:
+    named_in_folder = find_adapted(folder, revision, offline=offline)
+    if named_in_folder is None:
         model = _read(name, folder, dtype, device_map, revision, offline=offline)
     else:
-        adapted = adapted or named
+        adapted = adapted or named_in_folder
         model = _read_adapted(name, adapted, dtype, device_map)
         adapted = Adapted(adapted.name, commit_of(model))
         model = add_adapter(model, folder, revision)
@@ -143,25 +143,25 @@ def load_weights(
     if place is not None:
         torch.nn.Module.to(model, place)
     model.name_or_path = name
-    model.adapted = adapted if named else None  # type: ignore[assignment]
-    # Where transformers kept it up to its version 5.20, and never saves it.
+    model.adapted = adapted if named_in_folder else None  # type: ignore[assignment]
+    # transformers kept the commit here up to version 5.20; it never saves this attribute.
     model.config._commit_hash = None if is_local(name) else cached_commit(name, revision)
     return model.eval()
 
 
 def _checked_folder(name: str) -> str:
-    """Where a model's files are, and that those of a local model are what was to be downloaded."""
+    """Return a model's folder or hub id, after a check that the files of a local model are downloaded completely."""
     if is_local(name) and name not in PACKAGED:
         check_downloads(Path(name))
     return model_folder(name)
 
 
 def _read_adapted(name: str, adapted: Adapted, dtype: torch.dtype, device_map: DeviceMap | None) -> PreTrainedModel:
-    """The model that an adapter adapts, as it is without it."""
+    """Load the model that an adapter adapts, without the adapter."""
     try:
         folder, offline = _checked_folder(adapted.name), _is_offline(adapted.name)
         if find_adapted(folder, adapted.revision, offline=offline) is not None:
-            raise VocabridgeError(f"{adapted.name} is an adapter itself; add it to its model and save that")
+            raise VocabridgeError(f"{adapted.name} is an adapter itself; merge it into its model and save that")
         model = _read(adapted.name, folder, dtype, device_map, adapted.revision, offline=offline)
     except VocabridgeError as error:
         raise VocabridgeError(f"the adapter {name} needs the model that it adapts: {error}") from error
@@ -179,13 +179,13 @@ def _read(
     *,
     offline: bool,
 ) -> PreTrainedModel:
-    """What transformers makes of a folder or a hub id, if it is a whole model."""
+    """Load a model that is no adapter with transformers, and check it."""
     check_configs(folder, revision)
     try:
         model, report = from_pretrained(
             folder, dtype=dtype, device_map=device_map, revision=revision, local_files_only=offline
         )
-    except Exception as error:  # a strange configuration may raise any
+    except Exception as error:  # a malformed configuration can raise any exception
         if is_out_of_memory(error):
             raise
         if device_map is not None and importlib.util.find_spec("accelerate") is None:
@@ -198,13 +198,13 @@ def _read(
 
 
 def check_model(name: str) -> None:
-    """Checks, in a moment, that there is a model by this name; its weights are not read.
+    """Check that a model by this name exists, without reading its weights.
 
     Args:
         name: As for `load_model`.
 
     Raises:
-        VocabridgeError: There is none.
+        VocabridgeError: There is no such model.
     """
     if name in PACKAGED:
         package_folder(name)
@@ -217,28 +217,28 @@ def check_model(name: str) -> None:
 
 
 def commit_of(model: PreTrainedModel) -> str | None:
-    """The commit of the hub's repository that a model comes from; None for local files."""
+    """Return the commit of the hub repository that a model comes from; None for local files."""
     return getattr(model.config, "_commit_hash", None)
 
 
 def adapted_by(model: PreTrainedModel) -> Adapted | None:
-    """The model that a loaded adapter adapts, with its commit; None for a model that is no adapter."""
+    """Return the model that a loaded adapter adapts, with its commit; None for a model that is no adapter."""
     return getattr(model, "adapted", None)
 
 
 def tokenizer_place(model: PreTrainedModel) -> str:
-    """The folder with the tokenizer of a loaded model; of an adapter without one, that of the model that it adapts."""
-    return _tokenizer_folder(*_tokenizer_of(model))
+    """Return the folder of a loaded model's tokenizer; an adapter without a tokenizer has that of its adapted model."""
+    return _tokenizer_folder(*_tokenizer_owner(model))
 
 
-def _tokenizer_of(model: PreTrainedModel) -> Adapted:
-    """The model whose tokenizer a loaded model has: its own, or that which it adapts; with the commit of a hub id."""
-    own, adapted = Adapted(str(model.name_or_path), commit_of(model)), adapted_by(model)
-    return own if adapted is None or _has_tokenizer(_tokenizer_folder(*own)) else adapted
+def _tokenizer_owner(model: PreTrainedModel) -> Adapted:
+    """Return name and commit of the model whose files hold the tokenizer: the model itself, or the one it adapts."""
+    itself, adapted = Adapted(str(model.name_or_path), commit_of(model)), adapted_by(model)
+    return itself if adapted is None or _has_tokenizer(_tokenizer_folder(*itself)) else adapted
 
 
 def _is_built_by_transformers(name: str, folder: Path) -> bool:
-    """Whether the makers of a model have its tokenizer from transformers: not where another program's file is read."""
+    """Whether the users of a model load its tokenizer with transformers, and not from a GGUF file or tekken.json."""
     converted = name in PACKAGED or name.endswith(".gguf")
     return not converted and (folder / "tokenizer.json").is_file() and not (folder / "tekken.json").is_file()
 
@@ -248,12 +248,13 @@ def _tokenizer_folder(name: str, commit: str | None) -> str:
         return snapshot_download(
             name, revision=commit, allow_patterns=_TOKENIZER_FILES, local_files_only=_is_offline(name)
         )
-    # Of a GGUF file's tokenizer the converted folder cannot say all: its tokenizer.json has one id a spelling.
+    # The tokenizer.json of a converted folder has one id per spelling, whereas several tokens of a GGUF file may share
+    # one. So the GGUF file itself is read.
     return name if name.endswith(".gguf") else model_folder(name)
 
 
 def _is_offline(name: str) -> bool:
-    """Whether a name is a hub id of which only the hub's cache here can be asked."""
+    """Whether a name is a hub id and the hub cannot be reached, so that only its local cache can be read."""
     return not is_local(name) and not reach_repository(name)
 
 
@@ -263,17 +264,17 @@ def _has_tokenizer(folder: str) -> bool:
 
 
 def is_local(name: str) -> bool:
-    """Whether a name of a model stands for files here, which no hub knows."""
+    """Whether the name of a model stands for local files, and not for a hub id."""
     return name in PACKAGED or Path(name).exists()
 
 
 def local_files(name: str) -> tuple[list[Path], list[Path]]:
-    """The files with the weights of a model that is local, and those with its configuration.
+    """List the weight files of a local model, and its configuration files.
 
-    The second are none of a packaged model or a GGUF file, whose configuration is made of the file itself.
+    A packaged model and a GGUF file have no configuration files, because the configuration is in the GGUF file.
 
     Raises:
-        VocabridgeError: No file holds weights, or one is not there.
+        VocabridgeError: No file holds weights, or a file is missing.
     """
     if name.endswith(".gguf"):
         return [Path(name)], []
@@ -282,7 +283,7 @@ def local_files(name: str) -> tuple[list[Path], list[Path]]:
 
 
 def resolve_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a model, without its weights in memory.
+    """Load the vocabulary of a model without its weights.
 
     Args:
         name: As for `load_model`, or a `tokenizer.json`.
@@ -292,16 +293,16 @@ def resolve_vocabulary(name: str) -> Vocabulary:
     """
     adapted = find_adapted(name) if Path(name).is_dir() else None
     if adapted is None:
-        found = Vocabulary.load(model_folder(name) if name in PACKAGED else name)
+        vocabulary = Vocabulary.load(model_folder(name) if name in PACKAGED else name)
     elif _has_tokenizer(name):
-        found = Vocabulary.load(name, size=resolve_vocabulary(adapted.name).size)
+        vocabulary = Vocabulary.load(name, size=resolve_vocabulary(adapted.name).size)
     else:
-        found = resolve_vocabulary(adapted.name)
-    return replace(found, name=name)
+        vocabulary = resolve_vocabulary(adapted.name)
+    return replace(vocabulary, name=name)
 
 
 def model_folder(name: str) -> str:
-    """The folder or hub id that transformers can load for `name`; GGUF is converted on first use."""
+    """Return the folder or hub id that transformers can load for `name`; a GGUF file is converted on first use."""
     if name in PACKAGED:
         return str(_converted_package(name, PACKAGED[name]))
     if name.endswith(".gguf"):
@@ -324,10 +325,10 @@ def _converted_package(name: str, packaged: PackagedModel) -> Path:
 
 
 def find_device(name: str) -> torch.device:
-    """A device that is there, and keeps numbers: the device "meta" keeps none.
+    """Return the device of this name.
 
     Raises:
-        VocabridgeError: It is not.
+        VocabridgeError: There is no such device on this machine, or it is "meta", which stores no values.
     """
     try:
         device = torch.empty(0, device=name).device
@@ -336,7 +337,7 @@ def find_device(name: str) -> torch.device:
             raise
         raise VocabridgeError(f"there is no device {name!r} here ({_first_line(error)}); give cpu or cuda:0") from error
     if device.type == "meta":
-        raise VocabridgeError("the device 'meta' keeps no numbers; give cpu or cuda:0")
+        raise VocabridgeError("the device 'meta' stores no values; give cpu or cuda:0")
     return device
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a loaded model before it is used: it has all weights of its files, and they are numbers."""
+"""Checks of a loaded model before it is used: it has all weights of its files, and all weights are finite."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.checkpoint_files import file_of, read_config
 
-_NAMED = 3
+_NAMES_SHOWN = 3
+"""How many tensors an error names."""
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-"""The dtypes of weights, as safetensors calls them."""
+"""The dtypes of weights that are not quantized, by safetensors' names."""
 
 
 def check_loaded(
     what: str, model: PreTrainedModel, report: Mapping[str, Collection[Any]], files: Iterable[Path]
 ) -> None:
-    """Check that a model has the weights of its files, and that these are its weights.
+    """Check that a model has the weights that its files hold, and no others.
 
     Args:
-        what: What was loaded, for people.
+        what: The name of what was loaded, for the error.
         model: The model.
         report: transformers' loading info.
         files: The files with its weights.
 
     Raises:
-        VocabridgeError: As `check_keys` and `check_stored_dtypes`; or the files hold output embeddings although the
-            configuration ties them to the input embeddings, and programs differ in which they take.
+        VocabridgeError: As in `check_keys` and `check_stored_dtypes`. Also if the files hold output embeddings that the
+            configuration ties to the input embeddings, because programs differ in which of the two they use.
     """
     check_keys(what, f"a {type(model).__name__}", report)
     if is_untied(model):
@@ -47,56 +48,68 @@ def check_loaded(
 
 
 def check_keys(what: str, expected: str, report: Mapping[str, Collection[Any]]) -> None:
-    """Checks that a checkpoint held what a model needs, and nothing else.
+    """Check that a checkpoint held the tensors that a model needs, and no others.
 
     Args:
-        what: What was loaded, for people.
-        expected: What it should be, with its article.
-        report: transformers' loading info; keys that a class declares ignorable are in none of its entries.
+        what: The name of what was loaded, for the error.
+        expected: What it was loaded as, with an article, for the error.
+        report: transformers' loading info, without the keys that the model class declares ignorable.
 
     Raises:
         VocabridgeError: Keys are missing or unexpected, or a tensor has another shape.
     """
     mismatched = [
-        f"{name} {tuple(there)}, not {tuple(here)}" for name, there, here in report.get("mismatched_keys", ())
+        f"{name} {tuple(stored)}, not {tuple(needed)}" for name, stored, needed in report.get("mismatched_keys", ())
     ]
-    found = {
+    tensors = {
         "lacks": report.get("missing_keys", ()),
         "has unknown": report.get("unexpected_keys", ()),
         "has of another shape": mismatched,
     }
-    said = [f"{verb} {_some(names)}" for verb, names in found.items() if names]
-    said += [str(message) for message in report.get("error_msgs", ())]
-    if said:
+    problems = [f"{verb} {_first_names(names)}" for verb, names in tensors.items() if names]
+    problems += [str(message) for message in report.get("error_msgs", ())]
+    if problems:
         raise VocabridgeError(
-            f"{what} does not hold the weights of {expected}: it {'; it '.join(said)}; save or download it again, "
+            f"{what} does not hold the weights of {expected}: it {'; it '.join(problems)}; save or download it again, "
             "under the names that transformers gives its tensors"
         )
 
 
 def check_finite(what: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Checks that weights are numbers, neither NaN nor infinite.
+    """Check that weights are finite, neither NaN nor infinite.
 
-    A sum is NaN or infinite if a term is, and takes a tenth of the time of looking at each: 0.04 s for 500 MB.
+    Each tensor is summed first, because its sum is NaN or infinite if any of its weights is. This takes a tenth of the
+    time of checking each weight, 0.04 s for 500 MB. Only tensors with such a sum are checked weight by weight.
+
+    Args:
+        what: The name of what was loaded, for the error.
+        tensors: The weights with their names.
 
     Raises:
-        VocabridgeError: Some are not; the message names the tensors.
+        VocabridgeError: Some weights are not finite; the message names the tensors.
     """
-    floating = [(name, one.detach()) for name, one in tensors if one.is_floating_point() and not one.is_meta]
-    sums = [(one if one.element_size() > 1 else one.bfloat16()).sum().float().cpu() for _, one in floating]
+    floating = [
+        (name, tensor.detach()) for name, tensor in tensors if tensor.is_floating_point() and not tensor.is_meta
+    ]
+    sums = [_computable(tensor).sum().float().cpu() for _, tensor in floating]
     if not sums or torch.stack(sums).isfinite().all():
         return
-    doubtful = [pair for pair, total in zip(floating, sums, strict=True) if not total.isfinite()]
-    bad = [name for name, one in doubtful if not (one if one.element_size() > 1 else one.bfloat16()).isfinite().all()]
-    if bad:
+    suspects = [pair for pair, total in zip(floating, sums, strict=True) if not total.isfinite()]
+    not_finite = [name for name, tensor in suspects if not _computable(tensor).isfinite().all()]
+    if not_finite:
         raise VocabridgeError(
-            f"{what} has weights that are NaN or infinite as {floating[0][1].dtype}: {_some(bad)}; save or download it "
-            "again, or load it in a wider dtype"
+            f"{what} has weights that are NaN or infinite as {floating[0][1].dtype}: {_first_names(not_finite)}; save "
+            "or download it again, or load it in a wider dtype"
         )
 
 
+def _computable(tensor: Tensor) -> Tensor:
+    """Return a tensor in a dtype that torch computes in: 8-bit floats become bfloat16."""
+    return tensor if tensor.element_size() > 1 else tensor.bfloat16()
+
+
 def is_untied(model: PreTrainedModel) -> bool:
-    """Whether a model whose configuration ties its output embeddings has others than its input embeddings."""
+    """Whether a model has output embeddings of its own although its configuration ties them to the input's."""
     config = model.config.get_text_config()
     ties = getattr(config, "tie_word_embeddings", False) and getattr(model, "_tied_weights_keys", None)
     pair = [getattr(part, "weight", None) for part in (model.get_input_embeddings(), model.get_output_embeddings())]
@@ -104,43 +117,44 @@ def is_untied(model: PreTrainedModel) -> bool:
 
 
 def check_stored_dtypes(what: str, files: Iterable[Path]) -> None:
-    """Check that safetensors files hold weights as floats, as nothing else is a weight without its scale.
+    """Check that safetensors files hold weights as floats, because quantized weights mean nothing without a scale.
 
     Args:
-        what: What they belong to, for people.
-        files: The files; those of another format are passed over.
+        what: The name of what the files belong to, for the error.
+        files: The files; those of another format are skipped.
 
     Raises:
-        VocabridgeError: Weights are stored as whole numbers or in 8 bits; the message names the tensors.
+        VocabridgeError: Weights are stored as integers or in 8 bits; the message names the tensors.
     """
-    coarse: dict[str, str] = {}
+    quantized: dict[str, str] = {}
     for path in files:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
-            coarse |= {n: d for n, d in dtypes.items() if n.endswith(("weight", "bias")) and d not in _FLOATS}
-    if coarse:
+            quantized |= {n: d for n, d in dtypes.items() if n.endswith(("weight", "bias")) and d not in _FLOATS}
+    if quantized:
         raise VocabridgeError(
-            f"{what} stores weights as {', '.join(sorted(set(coarse.values())))}, without a quantization_config that "
-            f"says what they mean: {_some(coarse)}; save them as floats, or add its quantization_config to config.json"
+            f"{what} stores weights as {', '.join(sorted(set(quantized.values())))}, without a quantization_config "
+            f"that says what they mean: {_first_names(quantized)}; save them as floats, or add its quantization_config "
+            "to config.json"
         )
 
 
 def weights_of(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """All tensors that a model's file holds, each once, by name."""
-    found = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
-    return list(reversed(found.values()))
+    """List a model's tensors with their names, each once: a tensor that modules share has the first of its names."""
+    by_identity = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+    return list(reversed(by_identity.values()))
 
 
 def check_configs(folder: str, revision: str | None = None) -> None:
-    """Check config.json and generation_config.json, the latter of which transformers ignores where it cannot read it.
+    """Check config.json and generation_config.json; transformers would silently ignore a damaged generation config.
 
     Args:
         folder: A model's folder, or a hub id, whose files in the hub's cache are checked.
-        revision: Of a hub id.
+        revision: The revision, for a hub id.
 
     Raises:
-        VocabridgeError: One cannot be read.
+        VocabridgeError: A file cannot be read.
     """
     if (path := file_of(folder, CONFIG_NAME, revision)) is not None:
         read_config(path)
@@ -148,12 +162,12 @@ def check_configs(folder: str, revision: str | None = None) -> None:
         values = read_config(path)
         try:
             GenerationConfig.from_dict(values)
-        except Exception as error:  # of values that are of the wrong type, anything
+        except Exception as error:  # values of a wrong type can raise any exception
             reason = " ".join(str(error).split())[:200]
             raise VocabridgeError(f"{path} is damaged ({reason}); download or save it again") from error
 
 
-def _some(names: Collection[str]) -> str:
-    """The first few names, in order."""
-    shown = ", ".join(sorted(names)[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+def _first_names(names: Collection[str]) -> str:
+    """Join the first few names in alphabetical order, and count the others."""
+    shown = ", ".join(sorted(names)[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN} more"

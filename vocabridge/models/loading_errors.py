@@ -1,4 +1,4 @@
-"""Why transformers could not load a model, as one sentence with advice that is safe to follow."""
+"""Errors of transformers about models that cannot be loaded, turned into one sentence with safe advice."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import pickle
 
 from vocabridge.alignment import VocabridgeError
 
-_SPEAKING = (OSError, ValueError, RuntimeError, ImportError)
-"""Errors whose text says what is wrong; that of others, such as a KeyError, may be a mere name."""
+_DESCRIPTIVE = (OSError, ValueError, RuntimeError, ImportError)
+"""Errors whose text describes the problem; that of others, such as a KeyError, may be only a name."""
 
 
 def loading_error(name: str, error: Exception, others: str) -> VocabridgeError:
-    """The error to raise for a model that cannot be loaded.
+    """Return the error to raise for a model that cannot be loaded.
 
     Args:
-        name: What the user called it.
-        error: What transformers raised.
-        others: What can be given in place of it.
+        name: The name that the user gave.
+        error: The exception of transformers.
+        others: What the user can give instead, for the advice.
     """
     text = " ".join(str(error).split())
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
         return VocabridgeError(
-            f"the weights of {name!r} are a pickle that could run code, and it is not opened; convert them to "
-            "safetensors where they come from, or take a model with a model.safetensors"
+            f"the weights of {name!r} are a pickle that could run code, so they are not opened; convert them to "
+            "safetensors where they come from, or use a model with a model.safetensors"
         )
     if "trust_remote_code" in text or "custom code" in text:
         return VocabridgeError(
-            f"{name!r} brings Python code of its own (auto_map in its config.json), which is never run; take a model "
+            f"{name!r} needs Python code of its own (auto_map in its config.json), which is never run; use a model "
             "that transformers knows, or a conversion to one"
         )
-    reason = text if isinstance(error, _SPEAKING) and text else f"{type(error).__name__}: {text}"
+    reason = text if isinstance(error, _DESCRIPTIVE) and text else f"{type(error).__name__}: {text}"
     return VocabridgeError(f"cannot load a causal language model from {name!r} ({reason[:250]}); give {others}")

@@ -1,8 +1,9 @@
-"""A model's tokenizer as transformers builds it, so that prompts are what its users give the model.
+"""Encoding prompts with the tokenizer that transformers builds, as users of a model do.
 
-By the class that tokenizer_config.json names, transformers takes a tokenizer.json whole, or its vocabulary only; and it
-follows settings that no tokenizer.json holds (`legacy`, `add_prefix_space`, `extra_special_tokens`,
-`split_special_tokens`). Its own answer is the only sure one.
+The class that tokenizer_config.json names decides whether transformers loads all of tokenizer.json or only its
+vocabulary. Some settings are in no tokenizer.json (`legacy`, `add_prefix_space`, `extra_special_tokens`,
+`split_special_tokens`). The tokenizer is therefore loaded with transformers, because only that gives the same ids for
+certain.
 """
 
 from __future__ import annotations
@@ -20,32 +21,34 @@ logger = logging.getLogger("vocabridge")
 
 
 def as_transformers_encodes(vocabulary: Vocabulary, place: str, revision: str | None = None) -> Vocabulary:
-    """Return a vocabulary whose prompts are what transformers gives a model.
+    """Return the vocabulary with prompts encoded by the tokenizer that transformers builds.
 
-    Where transformers cannot build the tokenizer, prompts follow tokenizer.json, and a warning to the logger
-    "vocabridge" says it.
+    If transformers cannot build the tokenizer, prompts are encoded with tokenizer.json, and the logger "vocabridge"
+    gets a warning.
 
     Args:
-        vocabulary: The view of its tokenizer.json.
+        vocabulary: The byte view of the model's tokenizer.json.
         place: The tokenizer's folder, or a hub id whose files are in the hub's cache.
-        revision: Of a hub id: the commit.
+        revision: The commit, for a hub id.
 
     Raises:
-        VocabridgeError: It has other ids for the tokens than tokenizer.json.
+        VocabridgeError: The tokenizer of transformers gives a token another id than tokenizer.json.
     """
     load: Any = AutoTokenizer.from_pretrained
     try:
-        made = load(place, revision=revision, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # a strange configuration may raise any
+        tokenizer = load(place, revision=revision, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # a malformed configuration can raise any exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         logger.warning(
-            "%s: transformers cannot build its tokenizer (%s), so prompts are encoded as tokenizer.json says.",
+            "%s: transformers cannot build its tokenizer (%s), so prompts are encoded with tokenizer.json.",
             vocabulary.name,
             reason,
         )
         return vocabulary
-    backend = getattr(made, "backend_tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return vocabulary
-    begins = "bos" in vocabulary.roles and made("a").input_ids[:1] == [vocabulary.roles["bos"]]
-    return replace(with_native(vocabulary, backend, f"transformers' {type(made).__name__}"), add_bos_token=begins)
+    adds_bos = "bos" in vocabulary.roles and tokenizer("a").input_ids[:1] == [vocabulary.roles["bos"]]
+    return replace(
+        with_native(vocabulary, backend, f"transformers' {type(tokenizer).__name__}"), add_bos_token=adds_bos
+    )

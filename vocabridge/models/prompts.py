@@ -1,4 +1,4 @@
-"""Prompts as a model reads them: the bos token in front, and rows of one batch filled up on the left."""
+"""Encoding prompts for a model: the bos token in front, and left padding for batches."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from vocabridge.alignment import Vocabulary
 
 
 def prompt_ids(vocabulary: Vocabulary, text: str) -> list[int]:
-    """A text's ids, as the model's own tokenizer gives them, behind the bos token, where the model expects one."""
+    """Encode a text with the model's own tokenizer, after the bos token if the model expects one."""
     return vocabulary.bos_ids + vocabulary.encode_prompt(text).ids.tolist()
 
 
 def padding(vocabulary: Vocabulary) -> int:
-    """An id to fill the rows of a batch with: the padding token's, or any other, as masks hide it."""
+    """Return an id to pad the rows of a batch with; without a pad token any id will do, because masks hide it."""
     return vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0))
 
 
 def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device | None = None) -> dict[str, Tensor]:
-    """Rows of ids as a batch: `input_ids` and `attention_mask`, int64 (batch, longest row)."""
+    """Pad rows of ids on the left, and return `input_ids` and `attention_mask`, int64 (batch, longest row)."""
     width = max(map(len, rows))
     return {
         "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device),
@@ -31,8 +31,7 @@ def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device | None
 
 
 Piece: TypeAlias = bytes | int
-"""What a text grows by: some of its bytes, or a control token of the source's (which no text spells)."""
-
+"""A piece by which the text of a source grows: bytes of the text, or the id of one of the source's control tokens."""
 
 BEGUN: Piece = -1
-"""Stands for the bos token where it has been read already: what follows stands behind a control token."""
+"""A piece that stands for a bos token already read: the text that comes next follows a control token."""

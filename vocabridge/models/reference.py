@@ -1,8 +1,8 @@
-"""A model by name, with what tells that it is still the same one.
+"""References to models: a name, with the hashes or the commit that show whether it still names the same model.
 
-A model of the hub is known by its commit. One in local files is known by SHA-256 of its configuration and tokenizer
-files and of all its weights; the digests of large files are remembered (`digest_cache`). An adapter is known by its own
-files and by the model that it adapts.
+A hub model is identified by its commit. A local model is identified by the SHA-256 of its configuration and tokenizer
+files and of all its weights; the digests of large files are cached (`digest_cache`). An adapter is identified by its
+own files and by the model that it adapts.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ class Reference:
 
     Attributes:
         name: A short name of `PACKAGED`, a hub id, or the absolute path of local files.
-        fingerprint: Of its vocabulary; None for the model that an adapter adapts, whose tokenizer is not asked.
+        fingerprint: The fingerprint of its vocabulary; None for a model that an adapter adapts, whose tokenizer is not
+            read.
         revision: The commit of a hub id, else None.
-        digest: Of local weights, else None.
-        configs: Of a local folder: SHA-256 of config.json and the like and of the tokenizer's files, by name.
+        digest: The digest of local weights, else None.
+        configs: The SHA-256 of a local folder's configuration and tokenizer files, by file name.
         adapts: The model that it adapts, if it is an adapter.
     """
 
@@ -46,10 +47,14 @@ class Reference:
 
     @classmethod
     def of(cls, model: PreTrainedModel, fingerprint: str) -> Reference:
-        """Of a loaded model, by its `name_or_path`.
+        """Make the reference to a loaded model, by its `name_or_path`.
+
+        Args:
+            model: The loaded model.
+            fingerprint: The fingerprint of its vocabulary.
 
         Raises:
-            VocabridgeError: It has no name by which it could be loaded again.
+            VocabridgeError: The model has no name by which it can be loaded again.
         """
         return cls.named(model.name_or_path or "", fingerprint, commit_of(model), adapted_by(model))
 
@@ -57,21 +62,21 @@ class Reference:
     def named(
         cls, name: str, fingerprint: str | None = None, commit: str | None = None, adapted: Adapted | None = None
     ) -> Reference:
-        """Of a model by name.
+        """Make the reference to a model by name.
 
         Args:
             name: As for `load_model`.
-            fingerprint: Of its vocabulary.
-            commit: Of a hub id; by default that of its main branch in the hub's cache.
-            adapted: What an adapter adapts, if it is not what its folder says.
+            fingerprint: The fingerprint of its vocabulary.
+            commit: The commit of a hub id; by default that of its main branch in the local cache of the hub.
+            adapted: The model that an adapter adapts, if it is not the one that `adapter_config.json` names.
 
         Raises:
-            VocabridgeError: It has no name by which it could be loaded again.
+            VocabridgeError: Nothing can be loaded by this name.
         """
         if name and is_local(name):
             path = name if name in PACKAGED else str(Path(name).resolve())
             weights, configs = local_files(name)
-            known: dict[str, Any] = {
+            identity: dict[str, Any] = {
                 "digest": weights_digest(weights),
                 "configs": {config.name: file_digest(config) for config in configs},
             }
@@ -82,33 +87,35 @@ class Reference:
                     f"nothing can be loaded by the name {name!r}, which this model has; save the model to a folder and "
                     "load it from there with load_model"
                 )
-            known = {"revision": commit}
+            identity = {"revision": commit}
         if adapted is None and not (name in PACKAGED or name.endswith(".gguf")):
             adapted = find_adapted(name, commit)
         adapts = None if adapted is None else cls.named(adapted.name, None, adapted.revision)
-        return cls(path, fingerprint, **known, adapts=adapts)
+        return cls(path, fingerprint, **identity, adapts=adapts)
 
     @property
     def adapted(self) -> Adapted | None:
-        """The model that it adapts, as `load_model` takes it."""
+        """The model that this adapter adapts, as an argument of `load_model`; None for a model that is no adapter."""
         return None if self.adapts is None else Adapted(self.adapts.name, self.adapts.revision)
 
     @property
     def identity(self) -> str:
-        """The same for the same weights and configuration, wherever they are."""
+        """A string that models share if and only if they have the same weights and configuration, wherever they are."""
         adapts = None if self.adapts is None else self.adapts.identity
-        known = self.revision or self.digest
-        assert known is not None
-        return json_digest([known, dict(self.configs), adapts]) if self.configs or adapts else known
+        weights = self.revision or self.digest
+        assert weights is not None
+        return json_digest([weights, dict(self.configs), adapts]) if self.configs or adapts else weights
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
-        """Its JSON form in a file of this folder: local files inside of it or beside it by their path from there."""
+        """Return the JSON form for a file in this folder; local files in it or next to it get a relative path."""
         path, home = Path(self.name), folder.resolve()
-        beside = home.parent != home.parent.parent and path.is_relative_to(home.parent)  # all is below the root
+        parent_is_root = (
+            home.parent == home.parent.parent
+        )  # every path is below the root, so none is next to the folder
         name = self.name
         if path.is_absolute() and path.is_relative_to(home):
             name = f"./{path.relative_to(home).as_posix()}"
-        elif path.is_absolute() and beside:
+        elif path.is_absolute() and not parent_is_root and path.is_relative_to(home.parent):
             name = f"../{path.relative_to(home.parent).as_posix()}"
         return {
             "name": name,
@@ -121,44 +128,44 @@ class Reference:
 
     @classmethod
     def from_dict(cls, values: Any, folder: Path, *, adapted: bool = False) -> Reference:
-        """What `as_dict` made, in a file of this folder.
+        """Read back what `as_dict` returned.
 
         Args:
             values: The dictionary.
-            folder: The file's.
-            adapted: Whether it is of a model that an adapter adapts.
+            folder: The folder of the file that holds the dictionary.
+            adapted: Whether the reference is to a model that an adapter adapts, which has no fingerprint.
 
         Raises:
-            VocabridgeError: That is no reference.
+            VocabridgeError: The dictionary is not a reference.
         """
         names = {"name", "fingerprint", "revision", "digest", "configs", "adapts"}
         if not isinstance(values, dict) or set(values) != names:
-            raise VocabridgeError(f"{values!r} is no reference to a model; one has {', '.join(sorted(names))}")
-        known = {"revision", "digest"} - {name for name in names if values[name] is None}
-        strings = {"name", *known} | (set() if adapted else {"fingerprint"})
-        if len(known) != 1 or not all(isinstance(values[name], str) for name in strings):
+            raise VocabridgeError(f"{values!r} is no reference to a model; give it {', '.join(sorted(names))}")
+        identities = {name for name in ("revision", "digest") if values[name] is not None}
+        strings = {"name", *identities} | (set() if adapted else {"fingerprint"})
+        if len(identities) != 1 or not all(isinstance(values[name], str) for name in strings):
             raise VocabridgeError(
                 f"{values!r} is no reference to a model; its values are strings, and either revision or digest is null"
             )
         configs, adapts, name = values["configs"], values["adapts"], values["name"]
-        if not isinstance(configs, dict) or not all(isinstance(one, str) for one in configs.values()):
+        if not isinstance(configs, dict) or not all(isinstance(sha256, str) for sha256 in configs.values()):
             raise VocabridgeError(f"{values!r} is no reference to a model; its configs are strings by name")
         place = os.path.normpath(folder.resolve() / name) if name.startswith(("./", "../")) else name
         inner = None if adapts is None else cls.from_dict(adapts, folder, adapted=True)
         return cls(**values | {"name": place, "adapts": inner})
 
     def check_place(self) -> None:
-        """Checks that its files are where it says, and are the ones of then; and those of what it adapts.
+        """Check that the model's files still exist and are unchanged, and those of the model that it adapts.
 
         Raises:
-            VocabridgeError: They are not.
+            VocabridgeError: A file is missing or has changed.
         """
         if self.adapts is not None:
             self.adapts.check_place()
         if self.digest is None:
             if is_local(self.name):
                 raise VocabridgeError(
-                    f"{self.name} is meant to come from the hub, but here is a file of that name; "
+                    f"{self.name} is meant to come from the hub, but there is a file of that name here; "
                     "work in another folder"
                 )
             return
@@ -180,10 +187,13 @@ class Reference:
                 )
 
     def check_tokenizer(self, fingerprint: str) -> None:
-        """Checks that its vocabulary, which has this fingerprint, is the one of then.
+        """Check that the model's vocabulary is unchanged.
+
+        Args:
+            fingerprint: The fingerprint that the vocabulary has now.
 
         Raises:
-            VocabridgeError: It is not.
+            VocabridgeError: It differs from the one that was saved.
         """
         if fingerprint != self.fingerprint:
             raise VocabridgeError(
@@ -193,12 +203,12 @@ class Reference:
 
 
 def weights_digest(files: Iterable[Path]) -> str:
-    """Return a hash over the names and the contents of these files, in this order.
+    """Return a hash of the names and the contents of these files, in this order.
 
     Raises:
-        VocabridgeError: There are none: such a digest would fit anything.
+        VocabridgeError: There are no files, so the digest would match any other model without files.
     """
     files = [*files]
     if not files:
-        raise VocabridgeError("there is no file with weights, so nothing would tell them from others")
+        raise VocabridgeError("there is no file with weights, so nothing would distinguish them from others")
     return json_digest([(path.name, cached_file_digest(path)) for path in files])

@@ -1,6 +1,6 @@
-"""The first k layers of a causal language model; its final norm and its unembedding stay.
+"""Cutting a causal language model to its first k layers; the final norm and the unembedding stay.
 
-A model of k layers costs what k layers cost: in time, in weights, and in its caches.
+The cut model takes the time, the weights and the KV cache of k layers.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from vocabridge.alignment import VocabridgeError
 
 
 def keep_layers(model: PreTrainedModel, layers: int) -> None:
-    """Takes away all layers of a model but the first.
+    """Remove all but the first layers of a model, in place.
 
-    Its configuration then is that of a model of so many layers, lists with an entry a layer included.
+    The configuration becomes that of the smaller model; its lists with one entry per layer are cut, too.
 
     Args:
         model: A causal language model whose trunk has its layers in a list `layers`.
-        layers: How many to keep, 1 to all.
+        layers: How many layers to keep, from 1 to all of them.
 
     Raises:
-        VocabridgeError: There are not so many layers, or the architecture is built otherwise.
+        VocabridgeError: The model has fewer layers, or an architecture that cannot be cut.
     """
     config: Any = model.config
     stack = getattr(model.base_model, "layers", None)
@@ -35,7 +35,7 @@ def keep_layers(model: PreTrainedModel, layers: int) -> None:
         )
     if not 1 <= layers <= depth:
         raise VocabridgeError(
-            f"{model.name_or_path} has {depth} layers, so its first {layers} cannot be had; use 1 to {depth}"
+            f"{model.name_or_path} has {depth} layers, so its first {layers} cannot be used; use 1 to {depth}"
         )
     del stack[layers:]
     for name, value in list(vars(config).items()):
@@ -44,8 +44,8 @@ def keep_layers(model: PreTrainedModel, layers: int) -> None:
     config.num_hidden_layers = layers
     if _shapes(model) != _shapes_of(config):
         raise VocabridgeError(
-            f"{model.name_or_path} ({config.model_type}) has weights outside its layers that depend on how many these "
-            "are; use all of its layers"
+            f"{model.name_or_path} ({config.model_type}) has weights outside its layers that depend on their number; "
+            "use all of its layers"
         )
 
 
@@ -54,7 +54,7 @@ def _shapes(model: nn.Module) -> dict[str, torch.Size]:
 
 
 def _shapes_of(config: Any) -> dict[str, torch.Size] | None:
-    """The weights of a model with this configuration, without making any; None if there is no such model."""
+    """Return the shapes of a model with this configuration, without memory for it; None if it cannot be built."""
     try:
         with torch.device("meta"):
             return _shapes(AutoModelForCausalLM.from_config(config))

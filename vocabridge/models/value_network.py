@@ -1,8 +1,8 @@
-"""Value networks on disk: begun from a pretrained small model, saved as what training changed, loaded again.
+"""Value networks: made from a pretrained small model, saved as the weights that training changed, and loaded again.
 
 A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
 `value_network.json` (the source model's name, its tokenizer's fingerprint, scheme and depth, the training config, and
-the SHA-256 of the first file); `value_network_files` reads them.
+the SHA-256 of the first file). `value_network_files` reads both.
 """
 
 from __future__ import annotations
@@ -51,27 +51,26 @@ def new_value_network(
     initialization: Initialization = Initialization.PRETRAINED,
     device: str = "cpu",
 ) -> ValueNetwork:
-    """A value network at its start: a small model with a change of logits of zero.
+    """Make an untrained value network, whose change of logits is zero.
 
-    What is random in it comes from torch's generator, so `torch.manual_seed` fixes it.
+    Random weights come from torch's global generator, so `torch.manual_seed` makes them reproducible.
 
     Args:
         source: The source model by name; it stays frozen.
-        method: "lora" trains an adapter on every linear layer and P; "full" trains all weights and P.
-        rank: The adapter's rank.
-        scheme: What it reads of the source model.
-        layers: It has the first so many layers of the source model; None for all.
-        initialization: Whether it starts from the source model's weights.
-        device: Where to put it.
+        method: "lora" trains P and an adapter on every linear layer; "full" trains P and all weights.
+        rank: The adapter's rank; not used by "full".
+        scheme: What the value network reads of the source model.
+        layers: How many of the source model's first layers the value network has; None for all.
+        initialization: Whether the value network starts from the source model's weights.
+        device: The device of both models.
 
     Raises:
-        VocabridgeError: The model cannot be loaded, or not cut to so many layers; or an adapter is asked for on
-            random weights.
+        VocabridgeError: The model cannot be loaded or cut to so many layers, or "lora" is combined with random weights.
     """
     if method == "lora" and initialization is Initialization.RANDOM:
         raise VocabridgeError(
-            "an adapter changes pretrained weights, and random ones would stay random; train a value network that "
-            "starts at random in full"
+            "an adapter would leave random weights random; train a value network that starts from random weights with "
+            "the method full"
         )
     loaded = load_model(source, device=device)
     config = ValueNetworkConfig(
@@ -85,17 +84,17 @@ def new_value_network(
     )
     value = _initial_delta_model(loaded, config)
     if initialization is Initialization.RANDOM:
-        value = DeltaModel(_at_random(value.model), scheme)
+        value = DeltaModel(_with_random_weights(value.model), scheme)
     return ValueNetwork(loaded, value, config, source)
 
 
 def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[str, Any]) -> None:
-    """Writes `value_network.safetensors` (what training changed, bf16) and `value_network.json`.
+    """Write `value_network.safetensors` (the weights that training changed, in bf16) and `value_network.json`.
 
     Args:
         network: The trained network.
-        folder: Made if absent.
-        training: The training config and losses to record.
+        folder: The folder to write to; made if it does not exist.
+        training: The training config and the losses, to be recorded for people.
 
     Raises:
         VocabridgeError: The folder cannot be written.
@@ -121,21 +120,21 @@ def load_value_network(
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> ValueNetwork:
-    """Loads what `save_value_network` wrote, and its source model.
+    """Load a saved value network and its source model.
 
-    An adapter is added to the weights beside which it stood in training, so that a forward takes no more than theirs.
+    A LoRA adapter is merged into the weights, so a forward costs no more than one without an adapter.
 
     Args:
         folder: The folder, or the short name of a value network that ships with vocabridge: one of `VALUE_NETWORKS`.
-        source: The source model, if it is not where the folder says.
-        revision: Of the source model on the hub.
-        adapted: What the source model adapts, if it is an adapter; see `load_model`.
-        device: Where to put both.
-        dtype: Of the models' weights.
+        source: The source model by name, if it is not the one that the folder names.
+        revision: The revision of the source model, if it is on the hub.
+        adapted: The model that the source model adapts, if that is an adapter; see `load_model`.
+        device: The device of both models.
+        dtype: The dtype of both models' weights.
 
     Raises:
-        VocabridgeError: A file is missing, damaged or altered, or the source model's tokenizer is not the one it was
-            trained with.
+        VocabridgeError: A file is missing, damaged or altered, or the source model's tokenizer is not the one that the
+            value network was trained with.
     """
     name, folder = str(folder), network_folder(folder)
     config, sha256 = read_config(folder / CONFIG)
@@ -146,21 +145,21 @@ def load_value_network(
     if loaded.vocabulary.fingerprint != config.fingerprint:
         raise VocabridgeError(
             f"{folder} was trained on a tokenizer with fingerprint {config.fingerprint[:12]}, but {config.source} has "
-            f"{loaded.vocabulary.fingerprint[:12]}; use the source model it was trained on"
+            f"{loaded.vocabulary.fingerprint[:12]}; use the source model that it was trained on"
         )
     value = _initial_delta_model(loaded, config)
-    trained = _load_state(value, config, folder / WEIGHTS, tensors)
+    trained_state = _load_state(value, config, folder / WEIGHTS, tensors)
     if config.method == "full":
         return ValueNetwork(loaded, value.eval(), config, name)
     _merge_adapter(value.model)
-    return ValueNetwork(loaded, value.eval(), config, name, adapter=trained)
+    return ValueNetwork(loaded, value.eval(), config, name, adapter=trained_state)
 
 
 def check_value_source(value: str, untuned: str | None = None) -> None:
-    """Checks, in a moment, that there is a value source; arguments as for `load_value_source`.
+    """Check that the files of a value source exist, without loading models; arguments as for `load_value_source`.
 
     Raises:
-        VocabridgeError: A file or a model is not there.
+        VocabridgeError: A file or a model is missing.
     """
     if untuned is not None:
         check_model(value)
@@ -173,17 +172,17 @@ def check_value_source(value: str, untuned: str | None = None) -> None:
 def load_value_source(
     value: str, *, untuned: str | None = None, device: str | None = None, dtype: torch.dtype = torch.bfloat16
 ) -> ValueSource:
-    """A value network's folder or short name, or the two names of an expert pair.
+    """Load a value network by its folder or short name, or an expert pair by the names of its two models.
 
     Args:
-        value: The folder or short name of a value network; with `untuned`, the name of the tuned model, or of a PEFT
-            adapter of it.
+        value: The folder or short name of a value network. With `untuned`, the name of the tuned model, which may be a
+            PEFT adapter.
         untuned: The same model before tuning.
-        device: Where to put the models.
-        dtype: Of their weights.
+        device: The device of the models.
+        dtype: The dtype of their weights.
 
     Raises:
-        VocabridgeError: `value` is neither, or the pair's tokenizers differ.
+        VocabridgeError: A model cannot be loaded, or the pair's tokenizers differ.
     """
     if untuned is not None:
         return ExpertPair(*(load_model(name, device=device, dtype=dtype) for name in (value, untuned)))
@@ -194,8 +193,8 @@ def load_value_source(
 def _refuse_adapter(value: str) -> None:
     if not is_value_network(value) and any((Path(value) / name).is_file() for name in ADAPTERS):
         raise VocabridgeError(
-            f"{value} is a PEFT adapter, the tuned half of an expert pair; name the model before tuning, too, with "
-            "--untuned"
+            f"{value} is a PEFT adapter, which is the tuned half of an expert pair; name the model before tuning, too, "
+            "with --untuned"
         )
 
 
@@ -209,8 +208,8 @@ def _initial_delta_model(source: LoadedModel, config: ValueNetworkConfig) -> Del
     return DeltaModel(model, config.scheme)
 
 
-def _at_random(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same shape with the random weights that its class starts from."""
+def _with_random_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Make a model of the same shape with the random weights that its class starts from."""
     return AutoModelForCausalLM.from_config(model.config, dtype=model.dtype).to(model.device).eval()
 
 
@@ -223,12 +222,12 @@ def _add_adapter(model: PreTrainedModel, rank: int) -> None:
     targets = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets), model)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:  # small updates to bf16 weights would be rounded away
+        if "lora_" in name:  # bf16 would round small updates away
             parameter.data = parameter.data.float()
 
 
 def _merge_adapter(model: PreTrainedModel) -> None:
-    """Adds an adapter to the weights that it stands beside, and takes it away."""
+    """Merge the LoRA layers of a model into the weights, and remove them."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in [(name, part) for name, part in model.named_modules() if isinstance(part, LoraLayer)]:
@@ -241,19 +240,20 @@ def _trained_state(model: PreTrainedModel, config: ValueNetworkConfig) -> dict[s
         from peft import get_peft_model_state_dict
 
         return get_peft_model_state_dict(model)
-    shared = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in shared}
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
 
 
 def _load_state(
     value: DeltaModel, config: ValueNetworkConfig, path: Path, tensors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Loads the tensors of a file into a value network; what of them is the model's."""
+    """Load the tensors of a file into a value network, and return those of its model, without P."""
     expected = {f"model.{name}" for name in _trained_state(value.model, config)} | {"projection.weight"}
     if set(tensors) != expected:
         name = sorted(set(tensors) ^ expected)[0]
         raise VocabridgeError(
-            f"{path} does not fit {config.source}: {name} is missing or unknown; use the source model it was trained on"
+            f"{path} does not fit {config.source}, because {name} is missing or unknown; use the source model that it "
+            "was trained on"
         )
     state = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     try:
@@ -263,11 +263,11 @@ def _load_state(
 
             set_peft_model_state_dict(value.model, state)
         else:
-            value.model.load_state_dict(state, strict=False)  # the tied head is not stored twice
+            value.model.load_state_dict(state, strict=False)  # a tied head is not stored
     except RuntimeError as error:
         raise VocabridgeError(
-            f"{path} does not fit {config.source}: its tensors have other shapes; use the source model it was trained "
-            "on"
+            f"{path} does not fit {config.source}, because its tensors have other shapes; use the source model that it "
+            "was trained on"
         ) from error
     return state
 
@@ -276,9 +276,9 @@ class ValueNetwork(ValueSource):
     """A frozen source model and the value network trained on it: z_post = z_base + z_delta.
 
     Attributes:
-        config: What it is.
-        adapter: The adapter that was added to the value network's weights, as its file holds it; None where there is
-            none, or where it still stands beside them.
+        config: The configuration that is saved with the value network.
+        adapter: The tensors of the LoRA adapter that was merged into the value network's weights; None if there is no
+            adapter, or it is not merged.
     """
 
     def __init__(
@@ -289,7 +289,7 @@ class ValueNetwork(ValueSource):
         name: str,
         adapter: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Pairs a source model with its value network."""
+        """Pair a source model with its value network."""
         super().__init__(source.vocabulary, {"untuned": source.model, "value": value}, name)
         self.config = config
         self.adapter = adapter
@@ -301,7 +301,7 @@ class ValueNetwork(ValueSource):
 
     @property
     def value(self) -> DeltaModel:
-        """The value network proper."""
+        """The value network itself, without the source model."""
         return cast(DeltaModel, self.models["value"])
 
     def required_models(self, scores: Collection[str]) -> set[str]:

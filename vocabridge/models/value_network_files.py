@@ -1,4 +1,4 @@
-"""The folder of a value network: its configuration and its weights, checked as they are read."""
+"""Reading the folder of a value network: its configuration and its weights, with checks of both."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class ValueNetworkConfig:
     """What `value_network.json` holds.
 
     Attributes:
-        source: The source model by name: short name, folder, GGUF file or hub id.
-        fingerprint: Fingerprint of the source vocabulary.
+        source: The source model by name: a short name, a folder, a GGUF file or a hub id.
+        fingerprint: The fingerprint of the source vocabulary.
         method: "lora" or "full".
-        rank: Rank of the LoRA adapter; None for "full".
-        scheme: What it reads.
-        layers: It has the first so many layers of the source model; None for all.
-        initialization: What it started from.
-        training: The training config and its losses, as recorded by training; for people.
+        rank: The rank of the LoRA adapter; None for "full".
+        scheme: What the value network reads.
+        layers: How many of the source model's first layers the value network has; None for all.
+        initialization: What the value network started from.
+        training: The training config and the losses, as information for people.
     """
 
     source: str
@@ -49,67 +49,79 @@ class ValueNetworkConfig:
 
 
 def network_folder(name: str | Path) -> Path:
-    """Return the folder of a value network: a shipped one by its short name, else the folder that the name is."""
+    """Return the folder of a value network: that of a shipped one by its short name, else the name as a path."""
     return VALUE_NETWORKS.get(str(name), Path(name))
 
 
 def is_value_network(name: str | Path) -> bool:
-    """Whether a folder holds a value network, or the name is the short name of one."""
+    """Whether a folder holds a value network, or a name is the short name of one."""
     return (network_folder(name) / CONFIG).is_file()
 
 
 def check_network_files(folder: Path) -> str:
-    """Check that a value network's files are there, and its weights those of then.
+    """Check that a value network's files exist and that its weights are unchanged.
 
     Returns:
-        The name of its source model, which may not be there.
+        The name of its source model, which is not checked.
 
     Raises:
-        VocabridgeError: They are not.
+        VocabridgeError: A file is missing or damaged, or the weights have changed.
     """
     config, sha256 = read_config(folder / CONFIG)
     path = folder / WEIGHTS
     if not path.is_file():
-        raise _without_weights(path)
+        raise _missing_error(path)
     if cached_file_digest(path) != sha256:
-        raise _altered(path)
+        raise _altered_error(path)
     return config.source
 
 
 def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read the tensors in a file that has to have this hash."""
+    """Read the tensors of a file.
+
+    Args:
+        path: The safetensors file.
+        sha256: The hash that the file must have.
+
+    Raises:
+        VocabridgeError: The file is missing, damaged or altered, or holds weights that are not finite.
+    """
     refuse_gzip(path)
     try:
         tensors = load_file(path)
     except FileNotFoundError:
-        raise _without_weights(path) from None
+        raise _missing_error(path) from None
     except Exception as error:
         raise VocabridgeError(f"{path} is damaged ({error}); copy or train the value network again") from error
     if file_digest(path) != sha256:
-        raise _altered(path)
+        raise _altered_error(path)
     check_finite(str(path), tensors.items())
     return tensors
 
 
-def _altered(path: Path) -> VocabridgeError:
+def _altered_error(path: Path) -> VocabridgeError:
     return VocabridgeError(
         f"{path.parent} has other weights now than when it was saved: {path.name} is altered or damaged; copy or train "
         "the value network again"
     )
 
 
-def _without_weights(path: Path) -> VocabridgeError:
+def _missing_error(path: Path) -> VocabridgeError:
     return VocabridgeError(f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}")
 
 
 def read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
-    """Read the configuration in a file, and the SHA-256 of the weights."""
+    """Read `value_network.json`; return the configuration and the SHA-256 of the weights' file.
+
+    Raises:
+        VocabridgeError: The file is missing or is not a value network's configuration.
+    """
     try:
         fields = read_json(path)
         if not isinstance(fields, dict):
             raise TypeError("it holds no JSON object")
-        if (found := fields.pop("format", 1)) != FORMAT:
-            raise ValueError(f"it is of format {found}, and this version reads {FORMAT}")
+        if (format_number := fields.pop("format", 1)) != FORMAT:
+            raise ValueError(f"it has format {format_number}, and this version reads format {FORMAT}")
         sha256 = fields.pop("sha256")
         if not all(isinstance(fields[name], str) for name in ("source", "fingerprint", "method")):
             raise TypeError("source, fingerprint and method are strings")
@@ -118,7 +130,7 @@ def read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
         choices = {
             name: choice(fields[name])
             for name, choice in (("scheme", Scheme), ("initialization", Initialization))
-            if name in fields  # folders of before there were these have neither
+            if name in fields
         }
         return ValueNetworkConfig(**fields | choices), sha256
     except FileNotFoundError:

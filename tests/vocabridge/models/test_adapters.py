@@ -1,4 +1,4 @@
-"""A PEFT adapter is a model by name: the one that it adapts with other weights, also as the half of an expert pair."""
+"""A PEFT adapter is loaded as the model that it adapts, with its weights merged; it can be half of an expert pair."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vocabridge.models.value_network import (
     save_value_network,
 )
 
-# peft asks for a name that transformers has a new one for, and warns of tied weights.
+# peft uses a name that transformers has deprecated, and warns about tied weights.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`"),
     pytest.mark.filterwarnings("ignore:.*tie_word_embeddings"),
@@ -38,7 +38,7 @@ IDS = torch.tensor([[5, 300, 301, 17, 260]])
 
 
 def make_adapter(base, folder, targets=("q_proj", "down_proj")):
-    """An adapter of a folder's model, as PEFT saves it; what the two say together."""
+    """Save an adapter of a folder's model with PEFT, and return the logits of the adapted model at `IDS`."""
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(base, dtype=F32), LoraConfig(r=2, target_modules=list(targets))
     )
@@ -51,14 +51,14 @@ def make_adapter(base, folder, targets=("q_proj", "down_proj")):
         return model.eval()(IDS).logits
 
 
-def said(model):
+def logits_of(model):
     with torch.no_grad():
         return model(IDS).logits
 
 
 @pytest.fixture
 def adapter(own):
-    """An adapter's folder beside the model that it adapts, `source`, and nothing else in it."""
+    """Return the folder of an adapter of `source`, which holds only the adapter's files."""
     make_adapter(own / "source", own / "adapter")
     for path in (own / "adapter").iterdir():
         if not path.name.startswith("adapter_"):
@@ -84,22 +84,22 @@ def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def refused(load, *arguments, **more):
+def error_of(load, *arguments, **options):
     with pytest.raises(VocabridgeError) as error:
-        load(*arguments, **more)
+        load(*arguments, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 @pytest.mark.parametrize("family", ["source", "target"])
 @pytest.mark.parametrize("targets", [["q_proj", "down_proj"], ["embed_tokens", "v_proj"], ["lm_head"]])
-def test_an_adapter_is_a_model_that_says_what_peft_says(own, family, targets):
-    """With tied weights, too, where what the adapter adds to the embedding is not added to the head."""
+def test_a_merged_adapter_has_the_logits_of_peft(own, family, targets):
+    """Try tied weights, too, where the adapter changes only one of the embedding and the head."""
     expected = make_adapter(own / family, own / "adapter", targets)
     loaded = load_model(str(own / "adapter"), dtype=F32)
     plain = load_model(str(own / family), dtype=F32)
-    torch.testing.assert_close(said(loaded.model), expected, atol=2e-4, rtol=1e-4)
-    assert (said(loaded.model) - said(plain.model)).abs().max() > 0.1
+    torch.testing.assert_close(logits_of(loaded.model), expected, atol=2e-4, rtol=1e-4)
+    assert (logits_of(loaded.model) - logits_of(plain.model)).abs().max() > 0.1
     assert [name for name, _ in loaded.model.named_modules()] == [name for name, _ in plain.model.named_modules()]
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())
     assert loaded.vocabulary.fingerprint == plain.vocabulary.fingerprint
@@ -125,8 +125,8 @@ def test_an_adapter_is_the_tuned_half_of_an_expert_pair_and_comes_back_from_a_br
     assert tuned["adapts"]["digest"] is not None
     assert tuned["adapts"]["configs"].keys() > {"config.json", "generation_config.json", "tokenizer_config.json"}
     again = load(own / "bridge", dtype=F32)
-    assert torch.equal(said(again), said(bridge))
-    assert not torch.equal(said(again), said(again.base))
+    assert torch.equal(logits_of(again), logits_of(bridge))
+    assert not torch.equal(logits_of(again), logits_of(again.base))
 
 
 def flip_weights(folder, file):
@@ -136,7 +136,7 @@ def flip_weights(folder, file):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (lambda own: flip_weights(own / "adapter", "adapter_model.safetensors"), "{adapter} has other weights now"),
         (lambda own: flip_weights(own / "source", "model.safetensors"), "{source} has other weights now"),
@@ -148,22 +148,22 @@ def flip_weights(folder, file):
         (lambda own: shutil.rmtree(own / "adapter"), "{adapter} is not there any more"),
     ],
 )
-def test_an_adapter_or_what_it_adapts_that_has_changed_is_named(bridge, own, adapter, change, says):
+def test_a_changed_adapter_or_adapted_model_is_named(bridge, own, adapter, change, message):
     save_bridge(bridge, own / "bridge")
     change(own)
-    message = refused(load, own / "bridge", dtype=F32)
-    assert says.format(adapter=adapter, source=own / "source") in message
+    error = error_of(load, own / "bridge", dtype=F32)
+    assert message.format(adapter=adapter, source=own / "source") in error
 
 
-def test_what_an_adapter_adapts_may_be_moved_if_bridge_json_says_so(bridge, own):
+def test_the_model_that_an_adapter_adapts_may_be_moved_if_bridge_json_names_the_new_place(bridge, own):
     save_bridge(bridge, own / "bridge")
     (own / "source").rename(own / "elsewhere")
-    assert "source is not there any more" in refused(load, own / "bridge", dtype=F32)
+    assert "source is not there any more" in error_of(load, own / "bridge", dtype=F32)
     document = json.loads((own / "bridge" / "bridge.json").read_text())
     source = document["steerings"][0]["source"]
     source["tuned"]["adapts"]["name"] = source["untuned"]["name"] = str(own / "elsewhere")
     (own / "bridge" / "bridge.json").write_text(json.dumps(document))
-    assert torch.equal(said(load(own / "bridge", dtype=F32)), said(bridge))
+    assert torch.equal(logits_of(load(own / "bridge", dtype=F32)), logits_of(bridge))
 
 
 def renamed(tensors):
@@ -180,74 +180,76 @@ def spoiled(tensors):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (renamed, "it has unknown base_model.model.model.layers.7.mlp.down_proj.lora_A.weight"),
         (renamed, "it lacks base_model.model.model.layers.0.mlp.down_proj.lora_A.default.weight"),
         (lambda tensors: {f"x.{name}": tensor for name, tensor in tensors.items()}, "it has unknown x.base_model"),
         (lambda tensors: dict(list(tensors.items())[2:]), "it lacks base_model"),
-        (cut, "cannot be put on"),
+        (cut, "cannot be merged into"),
         (spoiled, "NaN or infinite"),
     ],
 )
-def test_an_adapter_whose_weights_do_not_fit_is_refused(adapter, change, says):
+def test_an_adapter_whose_weights_do_not_fit_is_refused(adapter, change, message):
     path = adapter / "adapter_model.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in change(load_file(path)).items()}, path)
-    message = refused(load_model, str(adapter))
-    assert str(adapter) in message
-    assert says in message
+    error = error_of(load_model, str(adapter))
+    assert str(adapter) in error
+    assert message in error
 
 
 def test_an_adapter_of_another_model_is_refused(own, adapter):
     config = LlamaConfig.from_pretrained(own / "source", intermediate_size=64)
     LlamaForCausalLM(config).save_pretrained(own / "wider")
     edit(adapter / "adapter_config.json", base_model_name_or_path=str(own / "wider"))
-    assert f"the adapter {adapter} cannot be put on {own / 'wider'} (" in refused(load_model, str(adapter))
+    assert f"the adapter {adapter} cannot be merged into {own / 'wider'} (" in error_of(load_model, str(adapter))
 
 
-def test_what_is_wrong_with_an_adapters_folder_is_named(own, adapter):
+def test_a_problem_with_an_adapters_folder_is_named(own, adapter):
     config = adapter / "adapter_config.json"
-    whole = config.read_text()
-    for content, says in [
-        (whole[:-9], f"{config} is damaged"),
-        ("{}", f"{config} names no model that the adapter adapts"),
+    text = config.read_text()
+    for content, message in [
+        (text[:-9], f"{config} is damaged"),
+        ("{}", f"{config} does not name the model that the adapter adapts"),
         (
-            whole.replace(str(own / "source"), str(own / "gone")),
+            text.replace(str(own / "source"), str(own / "gone")),
             f"the adapter {adapter} needs the model that it adapts: {own / 'gone'}: no such file or folder",
         ),
-        (whole.replace(str(own / "source"), str(adapter)), f"{adapter} is an adapter itself"),
+        (text.replace(str(own / "source"), str(adapter)), f"{adapter} is an adapter itself"),
     ]:
         config.write_text(content)
-        assert says in refused(load_model, str(adapter))
-    config.write_text(whole)
+        assert message in error_of(load_model, str(adapter))
+    config.write_text(text)
     (adapter / "adapter_model.safetensors").rename(adapter / "mine.safetensors")
-    assert "holds none of adapter_model.safetensors" in refused(load_model, str(adapter))
+    assert "holds none of adapter_model.safetensors" in error_of(load_model, str(adapter))
     shutil.copy(own / "source" / "model.safetensors", adapter)
-    assert f"{adapter} holds a model and an adapter" in refused(load_model, str(adapter))
+    assert f"{adapter} holds a model and an adapter" in error_of(load_model, str(adapter))
 
 
-def test_an_adapter_that_is_no_part_of_the_weights_is_refused(own):
+def test_an_adapter_of_a_type_that_cannot_be_merged_is_refused(own):
     model = AutoModelForCausalLM.from_pretrained(own / "source")
     prompts = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     prompts.save_pretrained(own / "prompts")
-    assert "is an adapter of type PROMPT_TUNING" in refused(load_model, str(own / "prompts"))
+    assert "is an adapter of type PROMPT_TUNING" in error_of(load_model, str(own / "prompts"))
 
 
-def test_where_peft_is_missing_a_sentence_says_what_to_install(adapter, monkeypatch):
+def test_an_error_names_the_package_to_install_if_peft_is_missing(adapter, monkeypatch):
     monkeypatch.setattr("vocabridge.models.adapters.importlib.util.find_spec", lambda name: None)
-    assert "needs peft; run: pip install 'vocabridge[train]'" in refused(load_model, str(adapter))
+    assert "needs peft; run: pip install 'vocabridge[train]'" in error_of(load_model, str(adapter))
 
 
-def test_an_adapter_alone_is_told_what_is_missing_to_a_pair(adapter):
-    assert f"{adapter} is a PEFT adapter, the tuned half of an expert pair" in refused(load_value_source, str(adapter))
+def test_an_adapter_without_the_untuned_model_is_refused_as_a_value_source(adapter):
+    assert f"{adapter} is a PEFT adapter, which is the tuned half of an expert pair" in error_of(
+        load_value_source, str(adapter)
+    )
 
 
-def test_pickled_adapters_are_read_and_known(own, adapter):
-    expected = said(load_model(str(adapter), dtype=F32).model)
+def test_pickled_adapters_can_be_read_and_referred_to(own, adapter):
+    expected = logits_of(load_model(str(adapter), dtype=F32).model)
     before = fingerprint._model(str(adapter))
     torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
-    assert torch.equal(said(load_model(str(adapter), dtype=F32).model), expected)
+    assert torch.equal(logits_of(load_model(str(adapter), dtype=F32).model), expected)
     assert fingerprint._model(str(adapter)) != before
     then = fingerprint._model(str(adapter))
     flip_weights(own / "source", "model.safetensors")
@@ -260,7 +262,7 @@ def test_a_value_network_may_be_trained_on_an_adapter(adapter, own, method):
     torch.nn.init.normal_(network.value.projection.weight, std=0.3)
     save_value_network(network, own / "values", {})
     again = load_value_network(own / "values")
-    assert torch.equal(said(again.source_model), said(network.source_model))
+    assert torch.equal(logits_of(again.source_model), logits_of(network.source_model))
     assert torch.equal(again.source_model.lm_head.weight, again.value.model.lm_head.weight)
 
 
@@ -278,8 +280,8 @@ print(float(tuned.model.layers[0].self_attn.q_proj.weight.double().sum()))
 
 
 @pytest.mark.quick(0)
-def test_an_adapter_of_the_hub_and_what_it_adapts_are_kept_to_their_commits(own, parts, adapter):
-    """With a hub's cache made by hand, offline: both have newer commits when the bridge is loaded."""
+def test_a_bridge_pins_the_commits_of_a_hub_adapter_and_of_the_model_that_it_adapts(own, parts, adapter):
+    """Load the bridge from a handmade cache of the hub, offline, in which both models have newer commits."""
     edit(adapter / "adapter_config.json", base_model_name_or_path="someone/base")
     repositories = {"adapter": adapter, "base": own / "source"}
     for name, folder in repositories.items():

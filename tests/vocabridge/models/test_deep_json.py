@@ -1,4 +1,4 @@
-"""JSON that is nested too deeply is one sentence with the file's name, whichever part reads it."""
+"""JSON that is nested too deeply raises an error of one sentence with the file's name, whichever module reads it."""
 
 import shutil
 

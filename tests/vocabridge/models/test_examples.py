@@ -32,7 +32,7 @@ def test_what_a_line_may_hold(tmp_path):
     assert len(load_examples(path, limit=2)) == 2
 
 
-def test_separators_inside_strings_are_no_line_ends(tmp_path):
+def test_separators_inside_strings_do_not_end_a_line(tmp_path):
     path = tmp_path / "data.jsonl"
     fields = {"prompt": "a\u2028b\x0cc\x85d", "response": "e\u2029f"}
     path.write_text(json.dumps(fields, ensure_ascii=False) + "\r\n" + GOOD, encoding="utf-8", newline="")
@@ -90,7 +90,7 @@ def test_the_shipped_data_can_be_read():
         ("a", "b"),
     ],
 )
-def test_the_first_token_of_a_response_is_the_first_that_ends_behind_the_prompt(
+def test_the_first_token_of_a_response_is_the_first_that_ends_after_the_prompt(
     any_vocabulary, loaded, prompt, response
 ):
     example = Example(prompt, response, None, "1", "1")
@@ -159,12 +159,12 @@ def test_is_correct(text, answer, correct):
     assert Extractor().is_correct(text, answer) is correct
 
 
-def test_a_response_before_whose_first_token_nothing_stands_cannot_be_scored(vocabularies):
+def test_a_response_without_a_token_before_its_first_cannot_be_scored(vocabularies):
     vocabulary = replace(vocabularies["byte_level"], add_bos_token=False)
     words = (data.decode() for data in vocabulary.token_bytes if data and data.isascii() and data.isalpha())
-    whole = next(word for word in words if len(word) > 2 and len(vocabulary.encode(word).ids) == 1)
-    example = Example(whole[:1], whole[1:], None, "x7", "x7")
+    token = next(word for word in words if len(word) > 2 and len(vocabulary.encode(word).ids) == 1)
+    example = Example(token[:1], token[1:], None, "x7", "x7")
     assert tokenize(example, vocabulary).first == 0
-    with pytest.raises(VocabridgeError, match=f"the prompt '{whole[:1]}' of item x7 is shorter than the first token"):
+    with pytest.raises(VocabridgeError, match=f"the prompt '{token[:1]}' of item x7 is shorter than the first token"):
         tokenize_scored(example, vocabulary)
-    assert tokenize_scored(Example(whole, " " + whole, None, "x8", "x8"), vocabulary).first == 1
+    assert tokenize_scored(Example(token, " " + token, None, "x8", "x8"), vocabulary).first == 1

@@ -1,4 +1,4 @@
-"""Expert pairs of one tokenizer: a model before and after tuning, whatever else its files say."""
+"""Expert pairs: a model before and after tuning, with one tokenizer but possibly other settings."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def settings(folder: Path, **changes: object) -> None:
 
 
 def widen(folder: Path, rows: int) -> None:
-    """Add rows to a model that its tokenizer does not use."""
+    """Add rows to a model's logits that its tokenizer does not use."""
     model = LlamaForCausalLM.from_pretrained(folder)
     model.resize_token_embeddings(model.config.vocab_size + rows, mean_resizing=False)
     model.save_pretrained(folder)
@@ -93,7 +93,7 @@ def test_a_pair_may_differ_in_all_but_its_text_tokens(own, what, side, tmp_path)
 
 
 @pytest.mark.parametrize("what", ["chat template", "pad token", "eos token"])
-def test_an_alignment_outlives_a_pad_token_an_end_token_and_a_chat_template_and_a_saved_bridge_names_them(
+def test_an_alignment_fits_after_a_pad_or_end_token_or_chat_template_changes_and_a_saved_bridge_names_the_change(
     own, what, tmp_path
 ):
     file = tmp_path / "alignment.safetensors"
@@ -115,16 +115,16 @@ def test_an_alignment_outlives_a_pad_token_an_end_token_and_a_chat_template_and_
     assert vocabridge.load(tmp_path / "bridge").steering.alignment.source == bridge.steering.alignment.source
 
 
-def test_a_pair_says_in_one_line_whose_roles_are_used(own, caplog):
+def test_one_line_of_the_log_names_the_model_whose_roles_a_pair_uses(own, caplog):
     CHANGES["eos token"](own / "tuned")
     models = [load_model(str(own / name)) for name in ("tuned", "source")]
     with caplog.at_level(logging.INFO, "vocabridge"):
         ExpertPair(*models)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "vocabridge"]
-    assert line == f"{models[0].name} and {models[1].name} differ in the eos token: that of {models[0].name} is used."
+    assert line == f"{models[0].name} and {models[1].name} differ in the eos token; that of {models[0].name} is used."
 
 
-def test_a_pair_says_which_token_it_has_to_leave_out_and_the_donor_alone_keeps_it(own, caplog):
+def test_a_warning_names_a_token_that_a_pair_leaves_out_and_the_donor_alone_keeps_it(own, caplog):
     add_controls(own / "tuned", *(f"<|{i}|>" for i in range(17)))
     settings(own / "tuned", eos_token="<|16|>")
     widen(own / "tuned", 8)
@@ -133,7 +133,7 @@ def test_a_pair_says_which_token_it_has_to_leave_out_and_the_donor_alone_keeps_i
     assert end >= untuned.vocabulary.size
     with caplog.at_level(logging.WARNING, "vocabridge"):
         pair = ExpertPair(tuned, untuned)
-    assert f"has no eos token, so the one of {tuned.name} is left out" in caplog.text
+    assert f"has no eos token, so that of {tuned.name} is left out" in caplog.text
     assert "eos" not in pair.vocabulary.roles
     assert of_source("donor", pair).vocabulary.roles["eos"] == end
 
@@ -172,7 +172,7 @@ def test_a_plain_adapter_folder_is_the_tuned_half_of_a_pair(own, tmp_path):
 
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "gemma-3-270m"])
-def test_a_real_tokenizer_is_the_same_without_template_with_another_end_and_more_rows(name):
+def test_a_real_tokenizer_has_the_same_fingerprint_without_a_template_with_another_end_token_and_more_rows(name):
     vocabulary = resolve_vocabulary(name)
     begin = vocabulary.roles["bos"]
     other = Vocabulary.from_tokenizer(

@@ -1,4 +1,4 @@
-"""Models from GGUF files: a tiny one, written here."""
+"""Models from GGUF files, tried with a tiny model that is written here."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def write_model(path: Path, tokens: list[str]) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_gguf_model_whose_vocabulary_holds_one_text_twice_keeps_the_bytes_of_both_ids(tmp_path):
-    """The tokenizer.json of the converted folder has one id for each spelling."""
+def test_a_gguf_model_with_two_tokens_of_one_spelling_keeps_the_bytes_of_both_ids(tmp_path):
+    """Read the GGUF file, because the tokenizer.json of the converted folder has one id per spelling."""
     path = write_model(tmp_path / "tiny.gguf", ["<s>", "</s>", "a", "b", "ab", "Ġ", "ab"])
     vocabulary = load_model(str(path)).vocabulary
     assert vocabulary.token_bytes == (None, None, b"a", b"b", b"ab", b" ", b"ab")
@@ -76,10 +76,10 @@ def test_a_converted_folder_that_is_damaged_is_converted_again_with_a_warning(tm
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == sound
 
 
-def test_a_model_whose_weights_are_cut_off_or_a_git_lfs_pointer_is_named_at_once(own):
+def test_a_model_whose_weights_are_cut_off_or_a_git_lfs_pointer_is_named(own):
     weights = own / "source" / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100])
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-100])
     with pytest.raises(VocabridgeError, match=r"model\.safetensors: cut off at \d+ of \d+ bytes; download it again"):
         load_model(str(own / "source"))
     weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")

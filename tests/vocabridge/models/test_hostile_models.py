@@ -1,4 +1,4 @@
-"""A model's folder that is out of order, or would run code, is one sentence; nothing of it is run, and nobody asked."""
+"""A model's folder that is damaged or would run code raises an error of one sentence, without code run or questions."""
 
 import builtins
 import gzip
@@ -15,7 +15,7 @@ from vocabridge.models.loading import load_model
 
 
 class Running:
-    """Unpickled, it makes a folder."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder):
         self._folder = folder
@@ -30,7 +30,7 @@ def model(model_folders, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def _nobody_is_asked(monkeypatch):
+def _no_questions(monkeypatch):
     def ask(*_):
         raise AssertionError("it asks on stdin")
 
@@ -61,13 +61,13 @@ def test_pickled_weights_that_would_run_code_are_refused_with_safe_advice(model,
     assert not (tmp_path / "ran").exists()
 
 
-def test_pickled_weights_that_are_nothing_but_weights_are_read(model):
+def test_pickled_weights_without_code_are_read(model):
     weights = load_file(model / "model.safetensors")
     expected = load_model(str(model), dtype=torch.float32).model.state_dict()
     (model / "model.safetensors").unlink()
     torch.save(weights, model / "pytorch_model.bin")
-    found = load_model(str(model), dtype=torch.float32).model.state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    state = load_model(str(model), dtype=torch.float32).model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
 
 CODE = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
@@ -77,12 +77,12 @@ def test_a_model_with_code_of_its_own_is_refused_without_asking(model, tmp_path)
     configure(model, model_type="own", architectures=["Model"], auto_map=CODE)
     (model / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
     text = refused(model)
-    assert "brings Python code of its own" in text
+    assert "needs Python code of its own" in text
     assert "trust_remote_code" not in text
     assert not (tmp_path / "ran").exists()
 
 
-def test_of_a_model_that_transformers_knows_its_own_code_is_left_alone(model, tmp_path):
+def test_a_model_of_a_known_class_is_loaded_without_running_its_own_code(model, tmp_path):
     configure(model, auto_map=CODE)
     (model / "own.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
     assert load_model(str(model)).model.config.model_type == "llama"
@@ -101,7 +101,7 @@ def test_of_a_model_that_transformers_knows_its_own_code_is_left_alone(model, tm
         ({"model_type": 5}, "cannot load a causal language model"),
     ],
 )
-def test_a_configuration_that_disagrees_with_itself_is_one_sentence(model, settings, says):
+def test_a_configuration_that_contradicts_itself_raises_one_sentence(model, settings, says):
     configure(model, **settings)
     assert says in refused(model)
 
@@ -114,11 +114,11 @@ def test_a_vocabulary_of_absurd_width_is_refused_before_it_takes_memory(model, s
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])
-def test_a_model_with_a_packed_file_is_one_sentence_that_says_to_unpack_it(model, name):
+def test_a_model_with_a_packed_file_raises_one_sentence_that_says_to_unpack_it(model, name):
     (model / name).write_bytes(gzip.compress((model / name).read_bytes()))
     assert refused(model) == f"{model / name}: compressed with gzip; decompress it (gunzip) and name the result."
 
 
-def test_a_configuration_that_is_null_is_one_sentence_that_says_it(model):
+def test_a_configuration_that_is_null_raises_one_sentence_that_says_so(model):
     (model / "config.json").write_text("null")
     assert "config.json is damaged (it holds null; it must be an object)" in refused(model)

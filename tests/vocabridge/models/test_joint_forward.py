@@ -1,4 +1,4 @@
-"""What a value network reads of its base, against transformers alone: inputs, losses, gradients, bridges, files."""
+"""Value networks of every scheme compared with transformers and the equations: inputs, losses, gradients, bridges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GREEDY = GenerationConfig(max_new_tokens=20, do_sample=False, pad_token_id=1)
 
 
 def network_on(small, scheme) -> ValueNetwork:
-    """A value network with weights of its own, as after training."""
+    """Make a value network with random weights of its own, as after training."""
     generator = torch.Generator().manual_seed(5)
     value = DeltaModel(copy.deepcopy(small.model), scheme)
     for parameter in value.parameters():
@@ -40,16 +40,16 @@ def scheme(request) -> Scheme:
 
 @pytest.fixture(params=["source", "target"])
 def network(request, loaded, scheme) -> ValueNetwork:
-    """On Llama; and on Gemma-3, whose embeddings are scaled, and which has a window."""
+    """Return a value network on Llama, or on Gemma-3, which scales its embeddings and has a sliding window."""
     return network_on(loaded[request.param], scheme)
 
 
 def plain(network, ids, mask=None):
-    """z_base and z_delta (batch, n, |S|) of whole sequences, by transformers and the equations."""
+    """Compute z_base and z_delta (batch, n, |S|) of full sequences with transformers and the equations."""
     base, value = network.source_model, network.value
     z_base = base(ids, attention_mask=mask).logits
     embed = value.model.get_input_embeddings()
-    # By its own module's lookup, the padding token's row would get no gradient.
+    # Without the module, because its lookup gives the padding token's row no gradient.
     every_token = embed.weight * (value.config.hidden_size**0.5 if "gemma" in value.config.model_type else 1)
     p = z_base.detach().softmax(-1)
     read = {
@@ -72,30 +72,30 @@ IDS = torch.arange(40).view(2, 20) * 37 % 397
 @torch.no_grad()
 def test_the_change_of_logits_is_that_of_the_equations(network):
     z_base, z_delta = plain(network, IDS)
-    said = logits(network, IDS)
-    torch.testing.assert_close(said["untuned"], z_base)
-    torch.testing.assert_close(said["value"], z_delta, atol=1e-3, rtol=1e-3)
+    computed = logits(network, IDS)
+    torch.testing.assert_close(computed["untuned"], z_base)
+    torch.testing.assert_close(computed["value"], z_delta, atol=1e-3, rtol=1e-3)
     assert z_delta.abs().max() > 1
 
 
 @torch.no_grad()
-def test_more_positions_than_are_read_at_once_change_nothing(network, monkeypatch):
+def test_the_number_of_positions_that_are_computed_at_once_changes_nothing(network, monkeypatch):
     expected = logits(network, IDS)["value"]
     monkeypatch.setattr("vocabridge.models.joint_forward._AT_ONCE", 7)
     torch.testing.assert_close(logits(network, IDS)["value"], expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_only_the_positions_that_are_asked_for_are_given(network):
-    whole = logits(network, IDS)
+def test_only_the_logits_at_the_kept_positions_are_returned(network):
+    at_all = logits(network, IDS)
     for keep, kept in ((3, slice(17, 20)), (torch.tensor([4, 9]), [4, 9])):
-        some = run(network.models, lambda _name: {"input_ids": IDS}, keep)
-        for name in whole:
-            torch.testing.assert_close(some[name], whole[name][:, kept], atol=1e-4, rtol=1e-4)
+        at_kept = run(network.models, lambda _name: {"input_ids": IDS}, keep)
+        for name in at_all:
+            torch.testing.assert_close(at_kept[name], at_all[name][:, kept], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_a_cascade_hears_what_the_base_says_and_a_residual_network_does_not(network):
+def test_a_cascade_depends_on_the_predictions_of_its_source_model_and_a_residual_network_does_not(network):
     before = logits(network, IDS)["value"]
     head = network.source_model.get_output_embeddings().weight
     head.data *= 0.5
@@ -115,7 +115,7 @@ def loss(z_base, z_delta, ids, mask):
 
 
 def compare_gradients(network) -> set[str]:
-    """Compares with the equations on a right-padded batch; the parameters that have a gradient."""
+    """Compare with the equations on a right-padded batch, and return the names of parameters with a gradient."""
     mask = torch.ones_like(IDS)
     mask[1, 13:] = 0
     value = network.value
@@ -128,9 +128,9 @@ def compare_gradients(network) -> set[str]:
         base_hidden = network.source_model.base_model(IDS, attention_mask=mask).last_hidden_state
         z_base = network.source_model.get_output_embeddings()(base_hidden)
     read = value.inputs(IDS, base_hidden, network.source_model.get_output_embeddings())
-    found = loss(z_base, value.unembed(value.hidden(**read, attention_mask=mask)), IDS, mask)
-    found.backward()
-    torch.testing.assert_close(found, expected)
+    computed = loss(z_base, value.unembed(value.hidden(**read, attention_mask=mask)), IDS, mask)
+    computed.backward()
+    torch.testing.assert_close(computed, expected)
     for name, parameter in value.named_parameters():
         if name not in gradients:
             assert parameter.grad is None
@@ -147,7 +147,7 @@ def test_loss_and_gradients_are_those_of_the_equations(network):
 
 
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_so_they_are_for_an_adapter_on_one_layer(model_folders, family, scheme):
+def test_loss_and_gradients_of_an_adapter_on_one_layer_are_those_of_the_equations(model_folders, family, scheme):
     base = str(getattr(model_folders, family))
     network = new_value_network(base, method="lora", rank=2, scheme=scheme, layers=1).float()
     for name, parameter in network.value.named_parameters():
@@ -157,7 +157,7 @@ def test_so_they_are_for_an_adapter_on_one_layer(model_folders, family, scheme):
     assert compare_gradients(network) == {n for n, p in network.value.named_parameters() if p.requires_grad}
 
 
-def test_no_gradient_reaches_the_base_even_where_its_states_have_one(network):
+def test_no_gradient_reaches_the_source_model_even_if_its_hidden_states_require_one(network):
     base_hidden = network.source_model.base_model(IDS).last_hidden_state
     read = network.value.inputs(IDS, base_hidden, network.source_model.get_output_embeddings())
     network.value.unembed(network.value.hidden(**read)).sum().backward()
@@ -166,19 +166,19 @@ def test_no_gradient_reaches_the_base_even_where_its_states_have_one(network):
 
 
 @torch.no_grad()
-def test_texts_that_are_packed_into_one_row_do_not_hear_each_other(network):
-    """As training packs them: the positions begin again with each text."""
+def test_texts_that_are_packed_into_one_row_do_not_affect_each_other(network):
+    """Pack texts as training does, with positions that begin again with each text."""
     packed, positions = IDS.view(1, 40), torch.arange(20).repeat(2)[None]
-    said = network.source_model.base_model(packed, position_ids=positions, use_cache=False).last_hidden_state
-    read = network.value.inputs(packed, said, network.source_model.get_output_embeddings())
-    found = network.value.unembed(network.value.hidden(**read, position_ids=positions, use_cache=False))
-    torch.testing.assert_close(found.view(2, 20, -1), plain(network, IDS)[1], atol=2e-3, rtol=1e-3)
+    base_hidden = network.source_model.base_model(packed, position_ids=positions, use_cache=False).last_hidden_state
+    read = network.value.inputs(packed, base_hidden, network.source_model.get_output_embeddings())
+    z_delta = network.value.unembed(network.value.hidden(**read, position_ids=positions, use_cache=False))
+    torch.testing.assert_close(z_delta.view(2, 20, -1), plain(network, IDS)[1], atol=2e-3, rtol=1e-3)
 
 
 # --- at inference ------------------------------------------------------------------------------------------------
 
 
-def test_a_cascade_runs_its_base_even_for_the_change_alone(network):
+def test_a_cascade_needs_its_source_model_even_for_the_change_alone(network):
     with_base = {"value"} if network.config.scheme is Scheme.RESIDUAL else {"value", "untuned"}
     assert network.required_models({"delta"}) == with_base
     assert network.required_models({"tuned"}) == {"value", "untuned"}
@@ -188,12 +188,12 @@ def test_a_cascade_runs_its_base_even_for_the_change_alone(network):
 
 @torch.no_grad()
 def test_the_donor_alone_is_the_base_with_the_change_added(network):
-    """As a causal language model, which reads text; and along ids that are given."""
+    """Compare the donor as a causal language model, and as a contender that scores given ids."""
     ids = torch.tensor([prompt_ids(network.vocabulary, "The quick brown fox, 24 loaves, and cafés")])
     z_post = sum(plain(network, ids))
     torch.testing.assert_close(donor(network)(ids).logits[0, -1], z_post[0, -1], atol=2e-3, rtol=1e-3)
-    found = of_source("donor", network).logits(ids, 5)
-    torch.testing.assert_close(found, z_post[0, -5:], atol=1e-3, rtol=1e-3)
+    scored = of_source("donor", network).logits(ids, 5)
+    torch.testing.assert_close(scored, z_post[0, -5:], atol=1e-3, rtol=1e-3)
 
 
 @pytest.fixture(
@@ -204,8 +204,8 @@ def bridge(request, parts, scheme) -> Bridge:
     return parts.bridge(network_on(parts.small, scheme), method=method, policy=policy, weights=(1.0, 0.8, 0.6))
 
 
-def close(found, expected):
-    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-3, rtol=1e-3)
+def close(actual, expected):
+    torch.testing.assert_close(actual.softmax(-1), expected.softmax(-1), atol=1e-3, rtol=1e-3)
 
 
 def encode(bridge, text):
@@ -213,8 +213,8 @@ def encode(bridge, text):
 
 
 @torch.no_grad()
-def test_a_bridge_hears_the_network_as_it_is_alone(parts, scheme):
-    """After a whole text, as its own tokenizer cuts it."""
+def test_the_predictions_of_a_value_network_in_a_bridge_are_those_that_it_has_alone(parts, scheme):
+    """Compare them after a text that its own tokenizer cuts."""
     network, text = network_on(parts.small, scheme), "The quick brown fox"
     bridge = parts.bridge(network, method=ProjectionMethod.LINEAR, policy=BoundaryPolicy.AS_IS)
     _, z_delta = plain(network, torch.tensor([parts.small.vocabulary.encode(text).ids.tolist()]))
@@ -225,19 +225,19 @@ def test_a_bridge_hears_the_network_as_it_is_alone(parts, scheme):
 
 
 @torch.no_grad()
-def test_it_does_not_matter_in_how_many_steps_a_text_is_read(bridge):
+def test_the_number_of_steps_in_which_a_text_is_read_changes_nothing(bridge):
     ids = encode(bridge, PROMPTS[1] + " loaves, cafés")
-    whole = bridge(ids).logits
+    in_one_step = bridge(ids).logits
     steps, cache = [], bridge(ids[:, :4], use_cache=True)
     steps.append(cache.logits)
     for part in (slice(4, 5), slice(5, 9), slice(9, ids.shape[1])):
         cache = bridge(ids[:, part], past_key_values=cache.past_key_values, use_cache=True)
         steps.append(cache.logits)
-    close(torch.cat(steps, 1), whole)
+    close(torch.cat(steps, 1), in_one_step)
 
 
 @pytest.mark.quick(2)
-def test_with_and_without_a_cache_in_a_batch_and_alone_the_same_is_written(bridge):
+def test_the_same_text_is_generated_with_and_without_a_cache_in_a_batch_and_alone(bridge):
     rows = left_padded([prompt_ids(bridge.vocabulary, prompt) for prompt in PROMPTS], pad=1)
     together = bridge.generate(**rows, generation_config=GREEDY)
     assert torch.equal(bridge.generate(**rows, generation_config=GREEDY, use_cache=False), together)
@@ -249,21 +249,20 @@ def test_with_and_without_a_cache_in_a_batch_and_alone_the_same_is_written(bridg
 def test_beams_are_the_same_with_and_without_a_cache(bridge):
     beams = GenerationConfig(num_beams=3, max_new_tokens=8, do_sample=False, pad_token_id=1)
     ids = encode(bridge, PROMPTS[0])
-    found = bridge.generate(ids, generation_config=beams)
-    assert torch.equal(found, bridge.generate(ids, generation_config=beams, use_cache=False))
+    cached = bridge.generate(ids, generation_config=beams)
+    assert torch.equal(cached, bridge.generate(ids, generation_config=beams, use_cache=False))
 
 
 @pytest.mark.parametrize("method", [ProjectionMethod.LINEAR, ProjectionMethod.INFORMED])
 @torch.no_grad()
-def test_tokens_that_are_taken_back_leave_no_trace(reverse, scheme, method):
-    """Onto Llama, whose cache can be cropped; on Gemma-3, whose embeddings are scaled."""
+def test_a_rollback_of_the_cache_leaves_no_trace(reverse, scheme, method):
+    """Steer Llama, whose cache can be cropped, by a value network on Gemma-3, whose embeddings are scaled."""
     bridge = reverse.bridge(network_on(reverse.small, scheme), method=method, weights=(1.0, 0.8, 0.6))
     first, other = encode(bridge, "The quick brown fox jumps"), encode(bridge, "The quick brown 🙂 dog")
     shared = int((first[0, : other.shape[1]] == other[0, : first.shape[1]]).long().cumprod(0).sum())
     cache = bridge(first, use_cache=True).past_key_values
     cache.crop(shared - first.shape[1])
-    found = bridge(other[:, shared:], past_key_values=cache).logits
-    close(found, bridge(other).logits[:, shared:])
+    close(bridge(other[:, shared:], past_key_values=cache).logits, bridge(other).logits[:, shared:])
 
 
 def test_each_model_reads_each_token_once(parts, scheme, forwards):

@@ -1,4 +1,4 @@
-"""What loading found is looked at: weights that are missing, unknown, of another shape, NaN or infinite are named."""
+"""Loading checks weights: those that are missing, unknown, of another shape, NaN or infinite are named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vocabridge.models.value_network_files import WEIGHTS
 
 
 def rewrite(folder, change):
-    """Changes the tensors in a model's file."""
+    """Change the tensors in a model's file."""
     path = folder / "model.safetensors"
     tensors = change(load_file(path))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"format": "pt"})
@@ -62,7 +62,7 @@ def test_a_folder_that_does_not_hold_the_weights_of_its_model_is_refused_and_the
     assert says in message
 
 
-def test_keys_that_a_class_declares_ignorable_stay_fine(own):
+def test_keys_that_a_class_declares_ignorable_raise_no_error(own):
     assert "lm_head.weight" not in load_file(own / "target" / "model.safetensors")  # tied
     load_model(str(own / "target"))
     rewrite(own / "source", lambda tensors: tensors | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)})
@@ -71,7 +71,7 @@ def test_keys_that_a_class_declares_ignorable_stay_fine(own):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"])
-def test_weights_that_are_no_numbers_are_named(own, value, name):
+def test_weights_that_are_not_finite_are_named(own, value, name):
     def spoil(tensors):
         tensors[name][3, 5] = value
         return tensors
@@ -81,14 +81,14 @@ def test_weights_that_are_no_numbers_are_named(own, value, name):
     assert f"has weights that are NaN or infinite as torch.bfloat16: {name};" in message
 
 
-def test_weights_whose_sum_is_infinite_but_which_are_numbers_are_fine(own):
+def test_finite_weights_whose_sum_is_infinite_raise_no_error(own):
     rewrite(
         own / "source", lambda tensors: tensors | {"lm_head.weight": torch.full_like(tensors["lm_head.weight"], 3e38)}
     )
     load_model(str(own / "source"), dtype=torch.float32)
 
 
-def test_a_value_network_with_weights_that_are_no_numbers_is_refused(own):
+def test_a_value_network_with_weights_that_are_not_finite_is_refused(own):
     for method in ("lora", "full"):
         network = new_value_network(str(own / "source"), method=method, rank=2)
         network.value.projection.weight.data[0, 0] = float("nan")
@@ -109,7 +109,7 @@ def test_a_generation_config_that_is_damaged_is_an_error(own):
 
 
 class Incomplete:
-    """Stands for transformers, which reads a GGUF file and finds a key missing, or a weight that is no number."""
+    """A stand-in for transformers that reads a GGUF file with a missing key, or with a weight that is not finite."""
 
     def __init__(self, **report):
         self.report = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()} | report
@@ -130,7 +130,7 @@ class Incomplete:
         ({}, "NaN or infinite as torch.bfloat16: model.norm.weight"),
     ],
 )
-def test_a_gguf_conversion_that_went_wrong_is_not_kept(tmp_path, monkeypatch, report, says):
+def test_a_failed_gguf_conversion_is_not_kept(tmp_path, monkeypatch, report, says):
     file = tmp_path / "small.gguf"
     file.write_bytes(b"GGUF")
     monkeypatch.setattr(gguf_conversion, "AutoModelForCausalLM", Incomplete(**report))
@@ -164,14 +164,14 @@ def test_output_embeddings_that_equal_the_input_embeddings_are_tied(own):
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
-def test_weights_stored_as_what_is_no_weight_without_its_scale_are_named(own, dtype):
+def test_quantized_weights_without_a_scale_are_named(own, dtype):
     name = "model.layers.0.mlp.up_proj.weight"
     rewrite(own / "source", lambda tensors: tensors | {name: torch.ones_like(tensors[name]).to(dtype)})
     message = refused(load_model, str(own / "source"))
     assert f"without a quantization_config that says what they mean: {name}; save them as floats" in message
 
 
-def test_whole_numbers_that_are_no_weights_are_no_error(own):
+def test_integers_that_are_no_weights_raise_no_error(own):
     positions = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.arange(4)}
     rewrite(own / "source", lambda tensors: tensors | positions)
     load_model(str(own / "source"))

@@ -1,4 +1,4 @@
-"""Prompts are encoded as transformers encodes them, whatever class and settings tokenizer_config.json names."""
+"""Prompts are encoded as transformers encodes them, for every class and setting in tokenizer_config.json."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ CASES = [(kind, name) for kind in KINDS for name in SETTINGS] + [
 SETTINGS["T5"] = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}
 
 
-def write(folder, tokenizer, **more):
+def write(folder, tokenizer, **settings):
     tokenizer.add_special_tokens([AddedToken("<|user|>", special=True)])
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(names | more))
+    (folder / "tokenizer_config.json").write_text(json.dumps(names | settings))
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 720}))
     return folder
 
@@ -62,27 +62,27 @@ def t5() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder's vocabulary and transformers' tokenizer, by kind and settings."""
-    both = {}
+def tokenizers(tmp_path_factory):
+    """Return the vocabulary of a folder and the tokenizer of transformers, by kind and settings."""
+    pairs = {}
     for kind, name in CASES:
         tokenizer = t5() if kind == "t5" else TOKENIZERS[kind]()
         folder = write(tmp_path_factory.mktemp("tokenizer"), tokenizer, **SETTINGS[name])
         theirs = AutoTokenizer.from_pretrained(folder)
-        both[kind, name] = as_transformers_encodes(Vocabulary.load(folder), str(folder)), theirs
-    return both
+        pairs[kind, name] = as_transformers_encodes(Vocabulary.load(folder), str(folder)), theirs
+    return pairs
 
 
 @pytest.mark.parametrize("case", CASES, ids=", ".join)
 @given(text=texts)
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_prompts_are_encoded_as_transformers_does_with_every_class_and_setting(made, case, text):
-    vocabulary, theirs = made[case]
+def test_prompts_are_encoded_as_transformers_does_with_every_class_and_setting(tokenizers, case, text):
+    vocabulary, theirs = tokenizers[case]
     expected = theirs(text, add_special_tokens=False).input_ids
     encoding = vocabulary.encode_prompt(text)
     assert encoding.ids.tolist() == expected
-    begin = theirs("a").input_ids[:1] == [0]
-    assert prompt_ids(vocabulary, text) == [0] * begin + expected
+    adds_bos = theirs("a").input_ids[:1] == [0]
+    assert prompt_ids(vocabulary, text) == [0] * adds_bos + expected
     starts = [start for start in encoding.starts.tolist() if start >= 0]
     assert starts == sorted(starts)
     assert all(start <= len(text.encode()) for start in starts)
@@ -90,7 +90,7 @@ def test_prompts_are_encoded_as_transformers_does_with_every_class_and_setting(m
 
 @pytest.fixture
 def llama(own):
-    """A tiny model with a tokenizer of Llama-2's shape, which transformers rebuilds without its normalizer."""
+    """Return a tiny model with a tokenizer like Llama-2's, which transformers rebuilds without its normalizer."""
     folder = own / "target"
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -103,7 +103,7 @@ def llama(own):
     return folder
 
 
-def test_a_loaded_model_reads_prompts_as_transformers_encodes_them(llama):
+def test_prompts_of_a_loaded_model_are_encoded_as_transformers_encodes_them(llama):
     text = "The fox.<|user|>Question: 12 foxes"
     vocabulary, theirs = load_model(str(llama), dtype=torch.float32).vocabulary, AutoTokenizer.from_pretrained(llama)
     assert Vocabulary.load(llama).encode_prompt(text).ids.tolist() != theirs(text, add_special_tokens=False).input_ids
@@ -128,7 +128,7 @@ def test_a_special_token_that_only_the_settings_name_is_a_control_token(tmp_path
     assert vocabulary.kinds[new] == TokenKind.CONTROL
 
 
-def test_a_class_that_gives_tokens_other_ids_is_refused_in_a_sentence(tmp_path):
+def test_a_class_that_gives_tokens_other_ids_is_refused_in_one_sentence(tmp_path):
     vocabulary = Vocabulary.load(write(tmp_path, TOKENIZERS["byte-level"]()))
     other = tmp_path / "other"
     other.mkdir()
@@ -137,7 +137,7 @@ def test_a_class_that_gives_tokens_other_ids_is_refused_in_a_sentence(tmp_path):
         as_transformers_encodes(vocabulary, str(other))
 
 
-def test_where_transformers_cannot_build_the_tokenizer_a_warning_says_that_the_file_is_followed(tmp_path, caplog):
+def test_a_warning_says_that_tokenizer_json_is_used_if_transformers_cannot_build_the_tokenizer(tmp_path, caplog):
     folder = write(tmp_path, TOKENIZERS["byte-level"](), tokenizer_class="T5Tokenizer")
     vocabulary = Vocabulary.load(folder)
     with caplog.at_level(logging.WARNING, "vocabridge"):

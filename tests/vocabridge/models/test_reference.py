@@ -1,4 +1,4 @@
-"""What tells a model from others: every file that holds weights or says what they mean is looked at."""
+"""A reference notices any change to a model, because it covers all weights and all files that define their meaning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vocabridge.utils import hashing
 
 
 def as_shards(folder):
-    """Three shards, in a folder of their own, and an index."""
+    """Save the weights as three shards with an index."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     (folder / "parts").mkdir()
@@ -70,7 +70,7 @@ def flip(path, bit):
 
 
 def bits(path, count):
-    """Some bits of a file."""
+    """Return some positions of bits in a file."""
     return random.Random(0).sample(range(8 * path.stat().st_size), count)
 
 
@@ -92,20 +92,20 @@ def test_every_file_that_holds_weights_is_in_the_digest_whatever_the_layout(own,
         whole = path.read_bytes()
         for bit in bits(path, 60):
             flip(path, bit)
-            with pytest.raises(VocabridgeError, match=r"has other weights now|\.json is damaged|which is not there"):
+            with pytest.raises(VocabridgeError, match=r"has other weights now|\.json is damaged|which does not exist"):
                 reference.check_place()
             path.write_bytes(whole)
     reference.check_place()
 
 
-def test_a_shard_that_is_not_there_is_named(own):
+def test_a_missing_shard_is_named(own):
     *_, shard = as_shards(own / "source")
     (own / "source" / shard).unlink()
-    with pytest.raises(VocabridgeError, match=r"index\.json names 2\.safetensors, which is not there"):
+    with pytest.raises(VocabridgeError, match=r"index\.json names 2\.safetensors, which does not exist"):
         referred(own / "source")
 
 
-def test_a_digest_over_no_file_is_an_error(own):
+def test_a_digest_of_no_files_is_an_error(own):
     (own / "source" / "model.safetensors").unlink()
     with pytest.raises(VocabridgeError, match="source holds no weights"):
         referred(own / "source")
@@ -136,7 +136,7 @@ def test_a_flipped_bit_of_a_models_configuration_is_noticed(own, name, what):
         reference.check_place()
 
 
-def test_a_configuration_that_was_not_there_is_noticed(own):
+def test_a_configuration_file_that_was_added_is_noticed(own):
     (own / "source" / "generation_config.json").rename(own / "kept.json")
     reference = referred(own / "source")
     shutil.copy(own / "kept.json", own / "source" / "generation_config.json")
@@ -178,16 +178,16 @@ def test_a_flipped_bit_of_a_bridges_value_network_is_noticed(own, values, parts,
     load(own / "bridge")
 
 
-def test_a_value_network_of_before_there_was_a_checksum_is_refused(values):
+def test_a_value_network_without_a_checksum_or_format_is_refused(values):
     config = json.loads((values / CONFIG).read_text())
-    for name, says in (("sha256", "sha256"), ("format", "it is of format 1, and this version reads 5")):
+    for name, says in (("sha256", "sha256"), ("format", "it has format 1, and this version reads format 5")):
         config.pop(name)
         (values / CONFIG).write_text(json.dumps(config))
         with pytest.raises(VocabridgeError, match=rf"value_network\.json is not .* \(.*{says}"):
             load_value_network(values)
 
 
-def test_another_tensor_anywhere_in_a_large_file_is_another_digest(tmp_path):
+def test_a_change_anywhere_in_a_large_file_changes_the_digest(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({f"layers.{layer:03}": torch.zeros(1 << 16) for layer in range(160)}, path)  # 256 KiB each
     start = path.stat().st_size - (160 << 18)
@@ -200,7 +200,7 @@ def test_another_tensor_anywhere_in_a_large_file_is_another_digest(tmp_path):
     assert len(digests) == 21
 
 
-def test_hashes_are_of_content(tmp_path):
+def test_hashes_depend_on_content(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"content")
     assert hashing.file_digest(path) == hashing.digest(b"content")

@@ -1,4 +1,4 @@
-"""A model cut to its first layers says what the whole one has in mind there, and costs no more."""
+"""A model cut to its first layers has the hidden states of the full model after them, and no weights or caches more."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def model(request) -> PreTrainedModel:
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5])
 @torch.no_grad()
-def test_it_has_the_whole_models_hidden_states_after_so_many_layers(model, layers):
+def test_a_cut_model_has_the_full_models_hidden_states_after_so_many_layers(model, layers):
     cut = copy.deepcopy(model)
     keep_layers(cut, layers)
     states = model(IDS, output_hidden_states=True).hidden_states
-    expected = states[5] if layers == 5 else model.base_model.norm(states[layers])  # transformers norms the last itself
+    expected = states[5] if layers == 5 else model.base_model.norm(states[layers])  # the last one is normed already
     assert torch.equal(cut.base_model(IDS).last_hidden_state, expected)
     assert torch.equal(cut(IDS).logits, _logits(model, expected))
     assert len(cut.config.eos_token_id) == 5
@@ -69,7 +69,7 @@ def _logits(model, hidden):
 
 @pytest.mark.parametrize("layers", [1, 3])
 @torch.no_grad()
-def test_its_caches_have_so_many_layers_and_change_nothing(model, layers):
+def test_the_caches_of_a_cut_model_have_so_many_layers_and_change_nothing(model, layers):
     keep_layers(model, layers)
     plain, cache = DynamicCache(), DynamicCache(config=model.config)
     assert len(cache.layers) == layers
@@ -79,7 +79,7 @@ def test_its_caches_have_so_many_layers_and_change_nothing(model, layers):
         assert len(past.layers) == layers
 
 
-def test_its_configuration_makes_the_same_model(model, tmp_path):
+def test_the_configuration_of_a_cut_model_makes_the_same_model(model, tmp_path):
     keep_layers(model, 3)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -88,9 +88,9 @@ def test_its_configuration_makes_the_same_model(model, tmp_path):
 
 
 @pytest.mark.parametrize("layers", [0, -1, 6])
-def test_a_number_of_layers_that_there_are_not_is_refused_and_nothing_changes(model, layers):
+def test_an_impossible_number_of_layers_is_refused_and_nothing_changes(model, layers):
     model.name_or_path = "small"
-    with pytest.raises(VocabridgeError, match=f"small has 5 layers, so its first {layers} cannot be had; use 1 to 5"):
+    with pytest.raises(VocabridgeError, match=f"small has 5 layers, so its first {layers} cannot be used; use 1 to 5"):
         keep_layers(model, layers)
     assert len(model.base_model.layers) == model.config.num_hidden_layers == 5
 
@@ -104,7 +104,7 @@ def test_an_architecture_without_a_list_of_layers_is_refused():
 
 def test_an_architecture_with_weights_for_each_layer_elsewhere_is_refused():
     shape = {**SHAPE, "intermediate_size": [48] * 5, "layer_types": TYPES, "activation_sparsity_pattern": [0.0] * 5}
-    more = {"vocab_size_per_layer_input": 90, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
-    model = AutoModelForCausalLM.from_config(Gemma3nTextConfig(laurel_rank=4, **shape, **more))
-    with pytest.raises(VocabridgeError, match="has weights outside its layers that depend on how many these are"):
+    per_layer = {"vocab_size_per_layer_input": 90, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0}
+    model = AutoModelForCausalLM.from_config(Gemma3nTextConfig(laurel_rank=4, **shape, **per_layer))
+    with pytest.raises(VocabridgeError, match="has weights outside its layers that depend on their number"):
         keep_layers(model, 2)

@@ -1,4 +1,4 @@
-"""Value networks start at zero, come back from their files, and are refused in one sentence when they do not fit."""
+"""Value networks start at zero, can be saved and loaded, and are refused in one sentence if they do not fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vocabridge.models.value_network_files import CONFIG, WEIGHTS, is_value_netw
 from vocabridge.options import Initialization, ProjectionMethod, Scheme
 from vocabridge.projection.combination import Combination
 
-HOW = [
+OPTIONS = [
     {"method": "lora"},
     {"method": "full"},
     {"method": "lora", "scheme": Scheme.CASCADE_PLUS, "layers": 1},
@@ -40,9 +40,9 @@ def logits(network):
         return run(network.models, lambda _name: {"input_ids": IDS}, 0)["value"].float()
 
 
-def perturbed(base, method, **how):
-    """A value network as training might leave it, in bf16 as it is saved."""
-    network = new_value_network(str(base), method=method, rank=2, **how)
+def perturbed(base, method, **options):
+    """Make a value network with weights as after training, rounded to bf16 as saving rounds them."""
+    network = new_value_network(str(base), method=method, rank=2, **options)
     for name, parameter in network.models["value"].named_parameters():
         if method == "full" or "lora_" in name or name.startswith("projection."):
             parameter.data += (0.1 * torch.randn(parameter.shape)).to(parameter.dtype)
@@ -50,44 +50,44 @@ def perturbed(base, method, **how):
     return network
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_at_its_start_the_change_is_exactly_0(model_folders, family, how):
-    network = new_value_network(str(getattr(model_folders, family)), rank=2, **how)
+def test_the_change_of_an_untrained_value_network_is_exactly_0(model_folders, family, options):
+    network = new_value_network(str(getattr(model_folders, family)), rank=2, **options)
     assert (logits(network) == 0).all()
     assert logits(network).shape == (1, 5, network.vocabulary.size)
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_it_comes_back_from_its_folder(model_folders, tmp_path, family, how):
-    network = perturbed(getattr(model_folders, family), **how)
+def test_a_saved_value_network_can_be_loaded(model_folders, tmp_path, family, options):
+    network = perturbed(getattr(model_folders, family), **options)
     save_value_network(network, tmp_path / "values", {"losses": [1.0]})
     again = load_value_network(tmp_path / "values")
     assert logits(network).abs().max() > 0.1
-    if how["method"] == "full":
+    if options["method"] == "full":
         torch.testing.assert_close(logits(again), logits(network), atol=0, rtol=0)
     save_value_network(again, tmp_path / "again", {"losses": [1.0]})
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "values" / WEIGHTS).read_bytes()
     assert again.config.training == {"losses": [1.0]}
     assert again.config == replace(network.config, training={"losses": [1.0]})
-    assert again.config.rank == (2 if how["method"] == "lora" else None)
-    assert len(again.value.model.base_model.layers) == again.value.config.num_hidden_layers == how.get("layers", 2)
+    assert again.config.rank == (2 if options["method"] == "lora" else None)
+    assert len(again.value.model.base_model.layers) == again.value.config.num_hidden_layers == options.get("layers", 2)
     assert not any(part.training for model in again.models.values() for part in model.modules())
     assert {tensor.dtype for tensor in load_file(tmp_path / "values" / WEIGHTS).values()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("how", [how for how in HOW if how["method"] == "lora"])
+@pytest.mark.parametrize("options", [options for options in OPTIONS if options["method"] == "lora"])
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_a_loaded_adapter_is_in_the_weights_and_says_what_it_said_beside_them(model_folders, tmp_path, family, how):
+def test_a_loaded_adapter_is_merged_and_predicts_the_same(model_folders, tmp_path, family, options):
     base = shutil.copytree(getattr(model_folders, family), tmp_path / "base")
-    load_model(str(base)).model.save_pretrained(base)  # in bf16, so that float32 is no other base
-    network = perturbed(base, **how)
+    load_model(str(base)).model.save_pretrained(base)  # in bf16, so that loading in float32 changes no weight
+    network = perturbed(base, **options)
     save_value_network(network, tmp_path / "values", {})
     again = load_value_network(tmp_path / "values", dtype=torch.float32)
     expected = logits(network.float())
     torch.testing.assert_close(logits(again), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
-    plain = new_value_network(network.config.source, rank=2, **how | {"method": "full"})
+    plain = new_value_network(network.config.source, rank=2, **options | {"method": "full"})
     assert {name for name, _ in again.value.named_modules()} == {name for name, _ in plain.value.named_modules()}
 
 
@@ -104,16 +104,18 @@ def weights(network):
 
 @pytest.mark.parametrize("layers", [1, None])
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_a_random_start_is_as_the_models_class_starts_and_fixed_by_the_seed(model_folders, family, layers):
+def test_random_weights_are_distributed_as_the_models_class_initializes_them_and_fixed_by_the_seed(
+    model_folders, family, layers
+):
     def new(seed, initialization):
         torch.manual_seed(seed)
         base = str(getattr(model_folders, family))
         return new_value_network(base, method="full", rank=2, layers=layers, initialization=initialization)
 
-    one, same, other = (new(seed, Initialization.RANDOM) for seed in (1, 1, 2))
-    assert torch.equal(weights(one), weights(same))
-    assert not torch.equal(weights(one), weights(other))
-    value, pretrained = one.value.model, new(1, Initialization.PRETRAINED).value.model
+    first, same, other = (new(seed, Initialization.RANDOM) for seed in (1, 1, 2))
+    assert torch.equal(weights(first), weights(same))
+    assert not torch.equal(weights(first), weights(other))
+    value, pretrained = first.value.model, new(1, Initialization.PRETRAINED).value.model
     assert (value.dtype, value.training) == (pretrained.dtype, False)
     for name, parameter in pretrained.named_parameters():
         random = value.get_parameter(name).detach().float()
@@ -124,17 +126,17 @@ def test_a_random_start_is_as_the_models_class_starts_and_fixed_by_the_seed(mode
 
 
 def test_an_adapter_on_random_weights_is_refused(model_folders):
-    with pytest.raises(VocabridgeError, match="train a value network that starts at random in full"):
+    with pytest.raises(VocabridgeError, match="starts from random weights with the method full"):
         new_value_network(str(model_folders.source), method="lora", rank=2, initialization=Initialization.RANDOM)
 
 
-def test_more_layers_than_the_base_has_are_refused(model_folders):
-    with pytest.raises(VocabridgeError, match="has 2 layers, so its first 3 cannot be had; use 1 to 2"):
+def test_more_layers_than_the_source_model_has_are_refused(model_folders):
+    with pytest.raises(VocabridgeError, match="has 2 layers, so its first 3 cannot be used; use 1 to 2"):
         new_value_network(str(model_folders.source), method="lora", rank=2, layers=3)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_base_keeps_its_layers_and_the_file_has_those_of_the_network(model_folders, tmp_path, method):
+def test_the_source_model_keeps_its_layers_and_the_file_has_those_of_the_network(model_folders, tmp_path, method):
     network = perturbed(model_folders.source, method, layers=1)
     save_value_network(network, tmp_path / "values", {})
     assert len(network.source_model.base_model.layers) == network.source_model.config.num_hidden_layers == 2
@@ -145,7 +147,7 @@ def test_the_base_keeps_its_layers_and_the_file_has_those_of_the_network(model_f
 
 @pytest.fixture
 def folder(model_folders, tmp_path):
-    """A saved value network on a source model of its own."""
+    """Save a value network on a source model of its own, and return its folder."""
     shutil.copytree(model_folders.source, tmp_path / "base")
     save_value_network(perturbed(tmp_path / "base", "lora"), tmp_path / "values", {})
     return tmp_path / "values"
@@ -173,7 +175,7 @@ def test_a_shipped_value_network_has_a_short_name_wherever_a_folder_is_taken(fol
     assert by_name["value source"] == by_folder["value source"]
 
 
-def test_the_short_names_are_of_folders_and_an_error_lists_them(tmp_path):
+def test_short_names_stand_for_folders_and_an_error_lists_them(tmp_path):
     assert VALUE_NETWORKS
     for name, place in VALUE_NETWORKS.items():
         assert is_value_network(name)
@@ -219,12 +221,12 @@ def test_a_damaged_configuration_is_refused(folder, content):
     assert str(folder / CONFIG) in refused(folder)
 
 
-def test_a_configuration_of_an_earlier_format_is_refused_in_a_sentence(folder):
+def test_a_configuration_of_an_earlier_format_is_refused_in_one_sentence(folder):
     config = json.loads((folder / CONFIG).read_text())
     config["base"] = config.pop("source")
     (folder / CONFIG).write_text(json.dumps(config | {"format": 2}))
     message = refused(folder)
-    assert "it is of format 2, and this version reads 5" in message
+    assert "it has format 2, and this version reads format 5" in message
     assert message.endswith("copy or train it again")
 
 
@@ -246,10 +248,10 @@ def test_a_source_model_of_another_shape_is_refused(folder, tmp_path):
     for hidden, layers in ((64, 2), (32, 1)):
         config = LlamaConfig.from_pretrained(base, hidden_size=hidden, num_hidden_layers=layers)
         LlamaForCausalLM(config).save_pretrained(base)
-        assert "use the source model it was trained on" in refused(folder)
+        assert "use the source model that it was trained on" in refused(folder)
 
 
-def test_a_source_model_that_is_gone_is_named(folder):
+def test_a_missing_source_model_is_named(folder):
     shutil.rmtree(folder.parent / "base")
     assert "base" in refused(folder)
 
@@ -262,7 +264,7 @@ def test_an_expert_pair_is_one_model_before_and_after_tuning(loaded, model_folde
     assert str(model_folders.tuned) in pair.name
 
 
-def test_the_three_quantities(parts):
+def test_the_scores_of_a_value_network_and_of_an_expert_pair(parts):
     pair = parts.pair
     tuned, untuned = torch.randn(2, 4), torch.randn(2, 4)
     scores = pair.scores({"tuned": tuned, "untuned": untuned})
@@ -312,7 +314,7 @@ def test_the_configuration_is_json_for_people(folder):
     assert (config["scheme"], config["layers"], config["initialization"]) == ("residual", None, "pretrained")
 
 
-def test_a_folder_of_before_there_were_schemes_is_a_residual_network(folder):
+def test_a_folder_without_a_scheme_is_a_residual_network(folder):
     expected = logits(load_value_network(folder))
     config = json.loads((folder / CONFIG).read_text())
     for name in ("scheme", "layers", "initialization"):
@@ -324,7 +326,7 @@ def test_a_folder_of_before_there_were_schemes_is_a_residual_network(folder):
     assert network.required_models({"delta"}) == {"value"}
 
 
-def test_a_bridge_with_a_cascade_of_one_layer_comes_back(parts, model_folders, tmp_path):
+def test_a_saved_bridge_with_a_cascade_of_one_layer_can_be_loaded(parts, model_folders, tmp_path):
     save_value_network(
         perturbed(model_folders.source, "lora", scheme=Scheme.CASCADE_PLUS, layers=1), tmp_path / "values", {}
     )
