@@ -145,8 +145,8 @@ def test_the_summary_counts_covered_tokens_and_pairs(built, pair):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_weights_sum_to_1_however_many_counts_there_are(built, axis):
     """Scipy sums float32 entries in float32, whatever the dtype argument; with 15,000 entries the error is 6e-6."""
-    many = np.random.default_rng(0).lognormal(0, 3, 15_000).astype(np.float32)
-    counts = sp.csr_array(many[:, None] if axis == 0 else many[None])
+    values = np.random.default_rng(0).lognormal(0, 3, 15_000).astype(np.float32)
+    counts = sp.csr_array(values[:, None] if axis == 0 else values[None])
     alignment = dataclasses.replace(built, counts=counts)
     weights = alignment.column_weights if axis == 0 else alignment.row_weights
     assert weights.data.sum(dtype=np.float64) == pytest.approx(1, abs=1e-7)

@@ -156,12 +156,12 @@ def controls(*names: str, special: bool = True) -> Vocabulary:
 
 
 def test_special_tokens_are_never_paired_by_similar_names():
-    one = controls("<table>", "<|endoftext|>", "<|im_start|>", "[PAD]")
-    other = controls("<tool_call>", "<|end_of_text|>", "<|im_start|>", "[PAD]")
+    source = controls("<table>", "<|endoftext|>", "<|im_start|>", "[PAD]")
+    target = controls("<tool_call>", "<|end_of_text|>", "<|im_start|>", "[PAD]")
     for builder in (IdenticalBytes(), Retokenize(), Combined()):
-        rows, columns = builder.build(one, other).counts.tocoo().coords
-        assert (other.kinds[rows] == TokenKind.TEXT).all()
-        assert (one.kinds[columns] == TokenKind.TEXT).all()
+        rows, columns = builder.build(source, target).counts.tocoo().coords
+        assert (target.kinds[rows] == TokenKind.TEXT).all()
+        assert (source.kinds[columns] == TokenKind.TEXT).all()
     # Tokens that are text (Gemma's HTML tags) are aligned by their bytes and not by similar names.
     assert named_pairs(controls("<table>", special=False), controls("<tool_call>", special=False)) == {("a", "a")}
 
@@ -212,13 +212,13 @@ def test_building_does_not_search_a_list_for_each_token():
     """With 150,000 tokens, a list search for each takes minutes instead of seconds."""
     words = [f"{'abcdefgh'[i % 8]}{i:x}" for i in range(150_000)]
     vocab = {"?": 0} | {word: i + 1 for i, word in enumerate(words)}
-    one = Vocabulary.from_tokenizer(Tokenizer(models.WordLevel(vocab, unk_token="?")))
-    other = Vocabulary.from_tokenizer(
+    source = Vocabulary.from_tokenizer(Tokenizer(models.WordLevel(vocab, unk_token="?")))
+    target = Vocabulary.from_tokenizer(
         Tokenizer(models.WordLevel(dict(zip(reversed(words), vocab.values(), strict=False)), unk_token=words[-1]))
     )
     begin = time.process_time()
-    counts = IdenticalBytes().build(one, other).counts
-    Retokenize().build(one, other)
+    counts = IdenticalBytes().build(source, target).counts
+    Retokenize().build(source, target)
     assert time.process_time() - begin < 30
     assert counts.nnz >= len(words) - 1
 

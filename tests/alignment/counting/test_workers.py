@@ -1,4 +1,4 @@
-"""Signals while counting processes start."""
+"""Interrupts while counting processes start."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from vocabridge.alignment.counting import workers
 
 def test_an_interrupt_while_processes_start_is_raised_once_they_have_started(monkeypatch):
     monkeypatch.setattr(workers.resource_tracker, "ensure_running", lambda: None)
-    seen = []
+    outputs = []
     child = "import os, signal; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
 
     @workers._interrupts_held_back()
     def start():
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        seen.append(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout)
+        outputs.append(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout)
 
     with pytest.raises(KeyboardInterrupt):
         start()
-    assert seen == ["goes on\n"]
+    assert outputs == ["goes on\n"]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_a_process_that_starts_others_raises_an_interrupt_of_that_moment(tokenizer_folders, tmp_path):
+def test_an_interrupt_while_align_starts_processes_is_raised(tokenizer_folders, tmp_path):
     (tmp_path / "text.txt").write_text("The quick brown fox. " * 9)
     code = f"""
 import os, signal, threading
