@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
-.weak { border-left: .3rem solid #d55e00; background: #fdf3ec; padding: .6rem 1rem; }
-.well { border-left: .3rem solid #009e73; background: #eef8f4; padding: .6rem 1rem; }
-table { font-size: .9rem; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
-td { white-space: pre-wrap; } .facts th { display: none; } .facts td + td { text-align: left; }
-figure svg { max-width: 100%; height: auto; }
+.weak, .well { border-left: .3rem solid #009e73; background: var(--box); padding: .6rem 1rem; }
+.weak { border-color: #d55e00; }
+table { font-size: .9rem; } td { white-space: pre; } .facts td { white-space: pre-wrap; }
 """
+
+_WIDTH = 6.5  # inches: legible on a phone, too
 
 # Okabe and Ito's colors, which color-blind people tell apart too.
 _SOURCE, _TARGET, _SHARED = "#E69F00", "#0072B2", "#009E73"
+_DARK = "#1b1f24"  # of numbers on a light bar
 _FATES = (
     ("to the very token", "#009E73", lambda c: c.arrived),
     ("to another token of its class", "#56B4E9", lambda c: c.same_class),
@@ -53,6 +54,9 @@ def write_audit_page(audit: Audit, path: Path) -> None:
     body = f"""<h1>What the alignment carries</h1>
 <p>{html.escape(names)}</p>
 {_verdict(audit.weak)}
+<p>More tokens with an entry, more common starts, more mass that arrives, and fewer bits lost are better. In the figure
+of the mass, the parts go from the best on the left to the worst on the right, but for the gray one: the source predicts
+nothing there.</p>
 {_section(t.facts)}
 <h2>Overlap</h2>
 <figure>{_plot_overlap(audit)}</figure>
@@ -67,8 +71,8 @@ def write_audit_page(audit: Audit, path: Path) -> None:
 {_section(t.fertility)}
 <figure>{_plot_fertility(audit.fertility)}</figure>
 <h2>Entries</h2>
-<p>How many source tokens speak for one target token (the entries of its row), and how many target tokens one source
-token may become (the entries of its column).</p>
+<p>How many source tokens are aligned with one target token (the entries of its row), and how many target tokens one
+source token may become (the entries of its column).</p>
 <figure>{_plot_entries(audit.rows, audit.columns)}</figure>"""
     write_atomically(path, page(f"audit of {names}", body, _STYLE).encode())
 
@@ -77,8 +81,9 @@ def _section(part: Table) -> str:
     if not part.rows:
         return ""
     note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
-    kind = "wide" if any(part.header) else "wide facts"
-    return f'<h2>{html.escape(part.title)}</h2>{note}<div class="{kind}">{table(part.header, part.rows)}</div>'
+    return (
+        f"<h2>{html.escape(part.title)}</h2>{note}{table(part.header, part.rows, '' if any(part.header) else 'facts')}"
+    )
 
 
 def _verdict(weak: Sequence[str]) -> str:
@@ -95,7 +100,7 @@ def _plot_overlap(audit: Audit) -> str:
         ("source tokens\nof the text", (o.source_mass - o.source_mass_shared, o.source_mass_shared, 0)),
         ("target tokens\nof the text", (0, o.target_mass_shared, o.target_mass - o.target_mass_shared)),
     )
-    figure = new_figure(9, 3)
+    figure = new_figure(_WIDTH, 3)
     axes = figure.subplots()
     labels = ("source only", "in both, the same bytes", "target only")
     left = [0.0] * len(bars)
@@ -104,18 +109,18 @@ def _plot_overlap(audit: Audit) -> str:
         axes.barh(range(len(bars)), shares, left=left, color=color, label=label, height=0.6)
         for place, (share, (_, parts)) in enumerate(zip(shares, bars, strict=True)):
             if share > 9:
-                ink = "black" if color == _SOURCE else "white"
+                ink = _DARK if color == _SOURCE else "white"
                 axes.text(left[place] + share / 2, place, f"{parts[k]:,}", ha="center", va="center", color=ink)
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])
     _finish(axes, figure, "share, %")
-    return svg(figure)
+    return svg(figure, "How much of both vocabularies, and of the tokens of the text, is in both or in one alone.")
 
 
 def _plot_fates(coverages: Sequence[Coverage]) -> str:
     """Where the mass goes, a class each, of all its tokens in the text."""
     shown = [c for c in coverages if c.occurrences and c.token_class is not TokenClass.CONTROL]
-    figure = new_figure(9, 0.5 * len(shown) + 1.4)
+    figure = new_figure(_WIDTH, 0.5 * len(shown) + 1.4)
     axes = figure.subplots()
     left = [0.0] * len(shown)
     for label, color, part in _FATES:
@@ -123,8 +128,8 @@ def _plot_fates(coverages: Sequence[Coverage]) -> str:
         axes.barh(range(len(shown)), shares, left=left, color=color, label=label, height=0.7)
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.set_yticks(range(len(shown)), [f"{class_label(c.token_class)} ({c.occurrences:,})" for c in shown])
-    _finish(axes, figure, "share of the class's tokens in the text, %", columns=3)
-    return svg(figure)
+    _finish(axes, figure, "share of the class's tokens in the text, %", columns=2)
+    return svg(figure, "Where the mass of each class of target tokens comes to rest.")
 
 
 def _finish(axes: Axes, figure: Figure, label: str, columns: int = 3) -> None:
@@ -139,7 +144,7 @@ def _finish(axes: Axes, figure: Figure, label: str, columns: int = 3) -> None:
 def _plot_fertility(parts: Sequence[Fertility]) -> str:
     """Tokens per unit and bytes per token of both tokenizers, a class of text each."""
     shown = [part for part in parts if part.units]
-    figure = new_figure(9, 3.6)
+    figure = new_figure(_WIDTH, 3.6)
     panels: tuple[tuple[str, Callable[[Fertility], tuple[float, float]]], ...] = (
         ("tokens per unit", lambda part: (part.source_per_unit, part.target_per_unit)),
         ("bytes per token", lambda part: (part.source_bytes, part.target_bytes)),
@@ -161,13 +166,13 @@ def _plot_fertility(parts: Sequence[Fertility]) -> str:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    return svg(figure)
+    return svg(figure, "Tokens per unit and bytes per token of both tokenizers, as in the table above.")
 
 
 def _plot_entries(rows: Entries, columns: Entries) -> str:
     """How many rows and columns have so many entries, on a logarithmic axis."""
     length = max(len(rows.by_power), len(columns.by_power), 1)
-    figure = new_figure(9, 3.4)
+    figure = new_figure(_WIDTH, 3.4)
     axes = figure.subplots()
     for k, (name, entries, color) in enumerate(
         (
@@ -189,7 +194,7 @@ def _plot_entries(rows: Entries, columns: Entries) -> str:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    return svg(figure)
+    return svg(figure, "How many target tokens and source tokens have how many entries.")
 
 
 def _range(power: int) -> str:

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vocabridge.alignment import write_atomically
 from vocabridge.evaluation.contenders import label_of
-from vocabridge.evaluation.intervals import Interval
+from vocabridge.evaluation.plots import plot_gains, plot_intervals, plot_quality_and_cost, plot_strengths
 from vocabridge.evaluation.results import Evaluation, Measured, Sample
 from vocabridge.options import Contender
-from vocabridge.utils.html import new_figure, page, svg, table
+from vocabridge.utils.html import page, svg, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STYLE = """
-.side { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: 1rem; }
-.side pre, .prompt { white-space: pre-wrap; background: #f5f6f8; padding: .8rem; border-radius: .4rem; margin: 0; }
-.read { white-space: pre-wrap; font: 15px/2 ui-monospace, monospace; }
-.read span { border-radius: .2rem; padding: .15rem 0; } .read .other { border-bottom: 2px solid #1b1f24; }
-.from td + td { text-align: left; overflow-wrap: anywhere; }
+.texts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); gap: 1rem; }
+.texts pre, .prompt { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--box); padding: .8rem;
+  border-radius: .4rem; margin: 0; font: 14px/1.5 ui-monospace, monospace; }
+.tokens { white-space: pre-wrap; font: 15px/2 ui-monospace, monospace; }
+.tokens span, .key span { border-radius: .2rem; padding: .15rem 0; } .key span { padding: .15rem .4rem; }
+.other { border-bottom: 2px solid var(--ink); }
+.costs td:last-child { white-space: normal; min-width: 18rem; }
+.costs th:last-child, .costs td:last-child { text-align: left; }
 """
-_BLUE, _RED, _GREY = "#0b63a5", "#c0392b", "#8a949e"
-_MARKERS = "osD^v<>ph*"  # one for each kind of contender, and one more
 _STRONG = 4.0  # bits: the deepest shade
-_FAR = 20  # times as slow: too far apart for one scale that is not logarithmic
+_LIKELIER, _UNLIKELIER = "11, 99, 165", "192, 57, 43"
+_ENDS = frozenset((label_of(Contender.BASE), label_of(Contender.CEILING)))  # of the gap
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
-    """Writes the page.
+    """Write the page.
 
     Args:
         evaluation: What was measured.
@@ -39,102 +43,89 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
         VocabridgeError: matplotlib is missing, or the file cannot be written.
     """
     body = f"""<h1>What the bridge is worth</h1>
-<p>{html.escape(evaluation.title)}. What was fitted or chosen was so on validation items, never on these.</p>
+<p>{html.escape(evaluation.title)}. Everything that was fitted or chosen was fitted or chosen on the validation items,
+never on these.</p>
+<p>{_directions(evaluation)}</p>
 {table(evaluation.header, evaluation.rows())}
-<figure>{_bits(evaluation)}</figure>
+{_bits(evaluation)}
 {_gaps(evaluation)}
 <h2>Quality against cost</h2>
-<figure>{_quality(evaluation)}</figure>
-{table(evaluation.COSTS, evaluation.costs())}
+{_quality(evaluation)}
+{table(evaluation.COSTS, evaluation.costs(), "costs")}
 {_classes(evaluation)}
 {_fits(evaluation)}
 {_alphas(evaluation)}
 <h2>Texts</h2>
 {_samples(evaluation)}
 <h2>Where it comes from</h2>
-<div class="from">{table(("", ""), [(name, _known(value)) for name, value in _provenance(evaluation).items()])}</div>"""
+{table(("", ""), [(name, _text(value)) for name, value in _provenance(evaluation).items()], "facts")}"""
     write_atomically(path, page(evaluation.title, body, _STYLE).encode())
 
 
+def _directions(evaluation: Evaluation) -> str:
+    """Say which direction is better in the first table."""
+    sentences = ["Fewer bits per byte and fewer milliseconds are better."]
+    if evaluation.answered or evaluation.chosen:
+        sentences.append("More right answers are better.")
+    if evaluation.differences:
+        sentences.append("In a line &ldquo;bridge against&rdquo;, fewer bits than the other has are a negative share.")
+    if any(contender.gap_recovered for contender in evaluation.measured):
+        sentences.append("A higher share of the gap is better: at 100% a contender is as good as the ceiling.")
+    return " ".join(sentences)
+
+
+def _figure(figure: Figure, description: str) -> str:
+    return f"<figure>{svg(figure, description)}</figure>"
+
+
 def _bits(evaluation: Evaluation) -> str:
-    """Bits per byte of every contender with its interval, as SVG."""
-    rows = [(one.name, one.bits_per_byte) for one in evaluation.measured if one.bits_per_byte]
-    return _intervals(rows, "bits per byte of the responses (less is better), 95% intervals")
+    """Plot bits per byte of every contender with its interval."""
+    rows = [(contender.name, contender.bits_per_byte) for contender in evaluation.measured if contender.bits_per_byte]
+    label = "bits per byte of the responses\n(lower is better; 95% intervals)"
+    return _figure(plot_intervals(rows, label), "Bits per byte of every contender, as in the table above.")
 
 
 def _gaps(evaluation: Evaluation) -> str:
-    """The share of the gap between base and ceiling that each contender recovers."""
-    ends = (label_of(Contender.BASE), label_of(Contender.CEILING))
-    rows = [(one.name, one.gap_recovered) for one in evaluation.measured if one.gap_recovered and one.name not in ends]
+    """Plot the share of the gap between base and ceiling that each contender recovers."""
+    rows = [
+        (contender.name, contender.gap_recovered)
+        for contender in evaluation.measured
+        if contender.gap_recovered and contender.name not in _ENDS
+    ]
     if not rows:
         return ""
-    plot = _intervals(rows, "gap recovered: 0 is the base, 1 the ceiling; 95% intervals", marks=(0.0, 1.0))
-    return f"<h2>Gap recovered</h2><figure>{plot}</figure>"
-
-
-def _intervals(rows: Sequence[tuple[str, Interval]], label: str, marks: Sequence[float] = ()) -> str:
-    figure = new_figure(7, 0.5 * len(rows) + 1)
-    axes = figure.subplots()
-    for place, (name, one) in enumerate(reversed(rows)):
-        spread = [[one.value - one.low], [one.high - one.value]]
-        color = _RED if name == label_of(Contender.BRIDGE) else _BLUE
-        axes.errorbar(one.value, place, xerr=spread, fmt="o", capsize=4, color=color)
-    for mark in marks:
-        axes.axvline(mark, color=_GREY, linestyle=":")
-    axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
-    axes.set_xlabel(label)
-    axes.grid(axis="x", alpha=0.3)
-    axes.margins(y=0.3)
-    return svg(figure)
+    label = "gap recovered: 0 is the base, 1 the ceiling\n(higher is better; 95% intervals)"
+    figure = plot_intervals(rows, label, marks=(0.0, 1.0))
+    return "<h2>Gap recovered</h2>" + _figure(figure, "Gap recovered by every contender, as in the table above.")
 
 
 def _quality(evaluation: Evaluation) -> str:
-    """Bits per byte against milliseconds a token."""
-    figure = new_figure(7, 3.5)
-    axes = figure.subplots()
-    places = sorted(
-        (one.token_ms, one.bits_per_byte.value, one.name)
-        for one in evaluation.measured
-        if one.bits_per_byte is not None and one.token_ms is not None
-    )
-    for marker, (time, bits, name) in zip(_MARKERS, places, strict=False):
-        axes.plot(time, bits, marker, color=_RED if name == label_of(Contender.BRIDGE) else _BLUE, label=name)
-    if places and places[-1][0] > _FAR * places[0][0]:
-        axes.set_xscale("log")
-    axes.set_xlabel("milliseconds a token")
-    axes.set_ylabel("bits per byte")
-    axes.grid(alpha=0.3)
-    axes.margins(0.2)
-    if places:
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # names beside points run into each other
-    return svg(figure)
+    """Plot bits per byte against milliseconds a token."""
+    points = [
+        (contender.name, contender.bits_per_byte.value, contender.token_ms)
+        for contender in evaluation.measured
+        if contender.bits_per_byte is not None and contender.token_ms is not None
+    ]
+    description = "Bits per byte against milliseconds a token of every contender, as in the tables above and below."
+    return _figure(plot_quality_and_cost(points), description)
 
 
 def _classes(evaluation: Evaluation) -> str:
-    """Bits by class of token, and what the bridge gains over the base in each."""
-    names = [one.name for one in evaluation.measured]
-    if not evaluation.classes or label_of(Contender.BRIDGE) not in names:
+    """Show bits by class of token, and what the bridge gains over the base in each."""
+    names = [contender.name for contender in evaluation.measured]
+    base, bridge = label_of(Contender.BASE), label_of(Contender.BRIDGE)
+    if not evaluation.classes or bridge not in names:
         return ""
-    gains = [
-        (one.name, one.bits_per_byte[label_of(Contender.BASE)] - one.bits_per_byte[label_of(Contender.BRIDGE)])
-        for one in evaluation.classes
-    ]
-    figure = new_figure(7, 0.4 * len(gains) + 1)
-    axes = figure.subplots()
-    shown = gains[::-1]
-    axes.barh(
-        [name for name, _ in shown], [gain for _, gain in shown], color=[_BLUE if g > 0 else _RED for _, g in shown]
-    )
-    axes.axvline(0, color=_GREY)
-    axes.set_xlabel("bits per byte that the bridge saves over the base")
-    axes.grid(axis="x", alpha=0.3)
+    gains = [(part.name, part.bits_per_byte[base] - part.bits_per_byte[bridge]) for part in evaluation.classes]
+    figure = plot_gains(gains, "bits per byte that the bridge saves over the base\n(higher is better)")
     rows = [
-        (one.name, f"{one.tokens:,}", *(f"{one.bits_per_byte[name]:.3f}" for name in names))
-        for one in evaluation.classes
+        (part.name, f"{part.tokens:,}", *(f"{part.bits_per_byte[name]:.3f}" for name in names))
+        for part in evaluation.classes
     ]
     return f"""<h2>By class of token</h2>
-<p>By the base's tokens of the responses. A boundary is common where the donor's tokenizer cuts there, too.</p>
-<figure>{svg(figure)}</figure>
+<p>Bits per byte by the base's tokens of the responses; lower is better. A boundary is common where the donor's
+tokenizer has one, too.</p>
+{_figure(figure, "Bits per byte that the bridge saves over the base in each class of token.")}
 {table(("", "tokens", *names), rows)}"""
 
 
@@ -159,7 +150,7 @@ def _fits(evaluation: Evaluation) -> str:
         return ""
     return f"""<h2>What was chosen</h2>
 <p>Every combination with its weights, fitted or given, and the best alpha of those to try, on the validation items.
-Each contender uses its first.</p>
+Lower bits a token are better, and each contender uses the first of its lines.</p>
 {table(header, rows)}"""
 
 
@@ -181,65 +172,63 @@ def _fit(one: Measured, fit: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _alphas(evaluation: Evaluation) -> str:
-    """What the chosen combinations cost on the validation items, by their strength."""
+    """Show what the chosen combinations cost on the validation items, by their strength."""
     header, rows = evaluation.by_alpha()
     if not rows:
         return ""
-    figure = new_figure(7, 3.5)
-    axes = figure.subplots()
-    for one in evaluation.measured:
-        if found := (one.setting or {}).get("by_alpha"):
-            color = _RED if one.name == label_of(Contender.BRIDGE) else None
-            axes.plot([at["alpha"] for at in found], [at["bits"] for at in found], "o-", label=one.name, color=color)
-    axes.set_xlabel("alpha: 0 is the base")
-    axes.set_ylabel("bits a token")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    lines = [
+        (contender.name, [(at["alpha"], at["bits"]) for at in by_alpha])
+        for contender in evaluation.measured
+        if (by_alpha := (contender.setting or {}).get("by_alpha"))
+    ]
     return f"""<h2>By alpha</h2>
-<p>Bits a token on the validation items, where the donor has a say, with what was chosen at other strengths.</p>
-<figure>{svg(figure)}</figure>
+<p>Bits a token on the validation items, with the chosen combination at other strengths, at the tokens for which the
+donor has predictions.</p>
+{_figure(plot_strengths(lines), "Bits a token by alpha, as in the table below.")}
 {table(header, rows)}"""
 
 
 def _samples(evaluation: Evaluation) -> str:
-    """A few items: the response as the bridge reads it, and what every contender wrote."""
-    read = [_read(sample) for sample in evaluation.samples]
-    legend = """<p>Of each item the prompt, then the response of the data, token by token: blue where the bridge finds
-a token likelier than the base does, red where less, underlined where its likeliest token is another. The pointer on a
-token shows the numbers.</p>"""
-    return (legend if any(read) else "") + "".join(
-        f"<h3>Item {number}</h3>{_sample(sample, one)}"
-        for number, (sample, one) in enumerate(zip(evaluation.samples, read, strict=True), start=1)
+    """Show a few items: the bits of the response, token by token, and what every contender wrote."""
+    tokens = [_tokens(sample) for sample in evaluation.samples]
+    legend = f"""<p class="key">Each item has its prompt, then the response of the data, token by token. A token is
+<span style="background:rgba({_LIKELIER}, 0.5)">blue</span> where the bridge gives it a higher probability than the base
+does, which is better, <span style="background:rgba({_UNLIKELIER}, 0.5)">red</span> where a lower one, and
+<span class="other">underlined</span> where the most likely token of the two is not the same. Point at a token to see
+the numbers. The texts below it are what each contender wrote.</p>"""
+    return (legend if any(tokens) else "") + "".join(
+        f"<h3>Item {number}</h3>{_sample(sample, spans)}"
+        for number, (sample, spans) in enumerate(zip(evaluation.samples, tokens, strict=True), start=1)
     )
 
 
-def _sample(sample: Sample, read: str) -> str:
+def _sample(sample: Sample, tokens: str) -> str:
     cells = "".join(
         f"<div><h3>{html.escape(name)}</h3><pre>{html.escape(text.strip())}</pre></div>"
         for name, text in ({"reference": sample.reference} | sample.generations).items()
     )
-    return f'<p class="prompt">{html.escape(sample.prompt.strip())}</p>{read}<div class="side">{cells}</div>'
+    return f'<p class="prompt">{html.escape(sample.prompt.strip())}</p>{tokens}<div class="texts">{cells}</div>'
 
 
-def _read(sample: Sample) -> str:
-    """The reference, each token shaded by what the bridge changed; blue where it became likelier, red where less."""
+def _tokens(sample: Sample) -> str:
+    """Show the response, each token blue where the bridge made it likelier and red where less likely."""
     base, bridge = (sample.readings.get(label_of(name)) for name in (Contender.BASE, Contender.BRIDGE))
     if base is None or bridge is None or base["ends"] != bridge["ends"]:
         return ""
     response, spans = sample.reference.encode(), []
     start = 0
-    for end, before, after, was, is_now in zip(
+    for end, before, after, most_likely, now in zip(
         base["ends"], base["bits"], bridge["bits"], base["likeliest"], bridge["likeliest"], strict=True
     ):
-        gain = before - after
-        shade = min(1.0, abs(gain) / _STRONG) * 0.7
-        color = f"rgba({'11, 99, 165' if gain > 0 else '192, 57, 43'}, {shade:.2f})"
-        said = f"bits {before:.2f} to {after:.2f}; likeliest {was!r}" + ("" if was == is_now else f", now {is_now!r}")
-        kind = "" if was == is_now else ' class="other"'
+        shade = min(1.0, abs(before - after) / _STRONG) * 0.7
+        color = f"rgba({_LIKELIER if before > after else _UNLIKELIER}, {shade:.2f})"
+        numbers = f"bits {before:.2f} to {after:.2f}; most likely {most_likely!r}"
+        numbers += "" if most_likely == now else f", now {now!r}"
+        kind = "" if most_likely == now else ' class="other"'
         text = html.escape(response[start:end].decode(errors="replace"))
-        spans.append(f'<span{kind} style="background:{color}" title="{html.escape(said)}">{text}</span>')
+        spans.append(f'<span{kind} style="background:{color}" title="{html.escape(numbers)}">{text}</span>')
         start = end
-    return f'<p class="read">{"".join(spans)}</p>'
+    return f'<p class="tokens">{"".join(spans)}</p>'
 
 
 def _provenance(evaluation: Evaluation) -> dict[str, Any]:
@@ -252,5 +241,5 @@ def _provenance(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _known(value: Any) -> str:
+def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -6,10 +6,12 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
+from figure_texts import texts_cut_off
 from tokenizers import Tokenizer
 
 from vocabridge.alignment import Audit, Corpus, VocabridgeError, Vocabulary, align
 from vocabridge.alignment.audit.digits import Grouping
+from vocabridge.diagnostics import audit_html
 from vocabridge.diagnostics.audit_html import write_audit_page
 from vocabridge.diagnostics.audit_tables import Tables
 
@@ -97,6 +99,19 @@ def test_the_page_has_its_plots_with_units_and_its_tables(audit, page, read):
     assert read.tags.count("table") == len(Tables.of(audit).all()) == 9
     for words in ("Overlap", "Where the mass goes", "Fertility", "Entries", "Digits"):
         assert words in "".join(read.text)
+
+
+def test_no_text_of_a_plot_is_cut_off(audit, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(audit_html, "svg", lambda figure, description: drawn.append(figure) or "")
+    write_audit_page(audit, tmp_path / "audit.html")
+    assert len(drawn) == 4
+    assert [texts_cut_off(figure) for figure in drawn] == [[]] * 4
+
+
+def test_the_page_has_a_dark_mode_and_texts_in_place_of_its_figures(page):
+    assert "prefers-color-scheme: dark" in page
+    assert page.count('role="img" aria-label="') == page.count("<svg") == 4
 
 
 def test_every_table_has_a_cell_for_every_column(audit):

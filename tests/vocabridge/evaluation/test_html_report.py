@@ -6,8 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from figure_texts import texts_cut_off
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.evaluation import html_report
 from vocabridge.evaluation.html_report import write_report
 from vocabridge.evaluation.intervals import Interval
 from vocabridge.evaluation.results import Difference, Evaluation, Measured, Sample
@@ -148,7 +150,7 @@ def test_the_page_has_all_plots_and_tables(evaluation, tmp_path):
 def test_every_token_of_a_response_says_what_the_bridge_changed(evaluation, tmp_path):
     write_report(evaluation, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    (read,) = re.findall('<p class="read">(.*?)</p>', page)
+    (read,) = re.findall('<p class="tokens">(.*?)</p>', page)
     spans = re.findall(r'<span( class="other")? style="background:rgba\((.*?)\)" title="(.*?)">(.*?)</span>', read)
     assert len(spans) == 2
     likelier, less = spans
@@ -157,6 +159,39 @@ def test_every_token_of_a_response_says_what_the_bridge_changed(evaluation, tmp_
     assert (likelier[0], less[0]) == (' class="other"', "")
     assert likelier[2].startswith("bits 3.00 to 1.00")
     assert likelier[3] + less[3] == " &lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+def test_no_text_of_a_plot_is_cut_off(evaluation, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(html_report, "svg", lambda figure, description: drawn.append(figure) or "")
+    write_report(evaluation, tmp_path / "report.html")
+    assert len(drawn) == 5
+    assert [texts_cut_off(figure) for figure in drawn] == [[]] * 5
+
+
+def test_the_page_has_a_dark_mode_and_every_axis_says_which_direction_is_better(evaluation, tmp_path, monkeypatch):
+    drawn = []
+    draw = html_report.svg
+    monkeypatch.setattr(
+        html_report, "svg", lambda figure, description: drawn.append(figure) or draw(figure, description)
+    )
+    write_report(evaluation, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "prefers-color-scheme: dark" in page
+    for figure in drawn:
+        (axes,) = figure.axes
+        assert re.search(r"(lower|higher) is better", axes.get_xlabel() + axes.get_ylabel())
+    # Colors that do not follow the mode are those of lines and bars, which are legible in both.
+    figures = "".join(re.findall(r"<svg.*?</svg>", page, re.DOTALL))
+    assert {"#000000", "#ffffff"} & {*re.findall(r"#[0-9a-f]{6}\b", figures)} == set()
+    assert page.count('role="img" aria-label="') == page.count("<svg")
+
+
+def test_tables_scroll_where_the_page_is_narrow(evaluation, tmp_path):
+    write_report(evaluation, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<table>") == len(re.findall(r'<div class="table[^"]*"><table>', page)) > 0
+    assert ".table { overflow-x: auto; }" in page
 
 
 def test_without_matplotlib_the_page_says_what_to_install(evaluation, tmp_path, monkeypatch):
