@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from vocabridge.alignment.arrays import Int32, Int64
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.sealed import Seal, Tensors
-from vocabridge.alignment.tokenizers.tokens import Int32, Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _SEAL = Seal(

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.inputs import refuse_gzip
 from vocabridge.alignment.jsonio import parse_json, read_json
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _BFLOAT16 = np.dtype("<u2")  # no other table holds unsigned integers

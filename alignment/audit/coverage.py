@@ -12,9 +12,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.arrays import Int8, Int64
 from vocabridge.alignment.audit.figures import CLASSES, Ratio
 from vocabridge.alignment.tokenizers.classes import TokenClass, classes_of
-from vocabridge.alignment.tokenizers.tokens import Int8, Int64, TokenKind
+from vocabridge.alignment.tokenizers.tokens import TokenKind
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Numbers: TypeAlias = np.ndarray[Any, Any]

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.audit.figures import CLASSES, TEXT_CLASSES, Ratio
 from vocabridge.alignment.builders.base import Progress
 from vocabridge.alignment.builders.cooccurrence import common_starts
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.tokenizers.classes import TokenClass, classify
-from vocabridge.alignment.tokenizers.tokens import Encoding, Int64, TokenKind
+from vocabridge.alignment.tokenizers.tokens import Encoding, TokenKind
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _BATCH = 16

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.audit.figures import Ratio
 from vocabridge.alignment.builders.identical_bytes import exact_partners
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 

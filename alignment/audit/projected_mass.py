@@ -13,18 +13,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
 
 from vocabridge.alignment.alignment import Alignment
+from vocabridge.alignment.arrays import Float64, Int64
 from vocabridge.alignment.audit.coverage import Balance, Coverage, Side
 from vocabridge.alignment.audit.figures import CLASSES
 from vocabridge.alignment.counting.pair_counts import PairCounts
-from vocabridge.alignment.tokenizers.tokens import Int64
-
-Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from vocabridge.alignment.alignment import Alignment, VocabularyCard
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.corpus import Corpus, CorpusCard
 from vocabridge.alignment.errors import Effect, VocabridgeError, refuse_idle
 from vocabridge.alignment.tokenizers.roles import pin_roles
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Progress: TypeAlias = Callable[[int, int], None]

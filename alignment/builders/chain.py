@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.builders.base import Builder, Progress, Reads, occurrence
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 

@@ -21,9 +21,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.counting.counting_builder import CountingBuilder
 from vocabridge.alignment.counting.pair_counts import PairCounts
-from vocabridge.alignment.tokenizers.tokens import Encoding, Int64
+from vocabridge.alignment.tokenizers.tokens import Encoding
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 

@@ -31,13 +31,13 @@ import scipy.sparse as sp
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
+from vocabridge.alignment.arrays import Float64, Int64
 from vocabridge.alignment.builders.base import matrix
 from vocabridge.alignment.builders.edit_distance import characters
-from vocabridge.alignment.builders.frequency import Float64
 from vocabridge.alignment.counting.counting_builder import CountingBuilder
 from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.tokenizers.tokens import Encoding, Int64
+from vocabridge.alignment.tokenizers.tokens import Encoding
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 Path: TypeAlias = list[tuple[int, int]]

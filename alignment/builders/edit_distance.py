@@ -19,20 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
+from vocabridge.alignment.arrays import Bool, Int64
 from vocabridge.alignment.builders.base import Builder, Progress, Reads, matrix, occurrence
 from vocabridge.alignment.builders.frequency import frequencies
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
-
-Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 _CLASSES = 16
 """The classes into which the alphabet is divided."""

@@ -25,22 +25,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 
+from vocabridge.alignment.arrays import Float32, Float64, Int64
 from vocabridge.alignment.builders.base import Builder, Progress, matrix, no_progress, occurrence
 from vocabridge.alignment.builders.chain import open_columns, open_rows
 from vocabridge.alignment.builders.identical_bytes import IdenticalBytes, exact_partners
 from vocabridge.alignment.corpus import Corpus
 from vocabridge.alignment.embedding_table import EmbeddingTable
 from vocabridge.alignment.errors import VocabridgeError
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
-
-Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
-Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _BATCH = 1 << 14
 """Rows of a table in memory at a time."""

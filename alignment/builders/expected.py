@@ -24,11 +24,12 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 
+from vocabridge.alignment.arrays import Float32, Float64, Int32, Int64
 from vocabridge.alignment.builders.base import Builder, Progress, Reads, no_progress
 from vocabridge.alignment.builders.combined import Combined
 from vocabridge.alignment.builders.cooccurrence import textual_starts
@@ -37,13 +38,10 @@ from vocabridge.alignment.counting.pair_counts import PairCounts
 from vocabridge.alignment.distributions import Distributions
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.sparse import sums
-from vocabridge.alignment.tokenizers.tokens import Int32, Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 logger = logging.getLogger("vocabridge")
 
-Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
-Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _TEXTS = 64
 """Texts encoded together."""

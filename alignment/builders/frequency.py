@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import numpy as np
 
+from vocabridge.alignment.arrays import Float64, Int64
 from vocabridge.alignment.builders.base import occurrence
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
-
-Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 _BATCH = 16
 """Pieces of text encoded together, about 1 MiB."""

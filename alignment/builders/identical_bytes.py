@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.builders.base import Builder, Progress, matrix, occurrence
 from vocabridge.alignment.corpus import Corpus
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 

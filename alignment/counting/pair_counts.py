@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from vocabridge.alignment.arrays import Int64
 from vocabridge.alignment.builders.base import matrix
-from vocabridge.alignment.tokenizers.tokens import Int64
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 _PENDING_KEYS = 1 << 20

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vocabridge.alignment.tokenizers.tokens import Int8
+from vocabridge.alignment.arrays import Int8
 from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 

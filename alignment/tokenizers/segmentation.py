@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from vocabridge.alignment.arrays import Int8, Int32, Int64
 from vocabridge.alignment.text import as_utf8
 from vocabridge.alignment.tokenizers.panics import panics_as_errors
 from vocabridge.alignment.tokenizers.prefix_space import Place, PrefixSpace, Rule
-from vocabridge.alignment.tokenizers.tokens import Encoding, Int8, Int32, Int64, TokenKind
+from vocabridge.alignment.tokenizers.tokens import Encoding, TokenKind
 
 _CONTROLS = 8
 """At most so many control tokens without a role are tried for what is put behind them."""

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
-import numpy as np
-
-Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
-Int32: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
-Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+from vocabridge.alignment.arrays import Int32, Int64
 
 WIDEST = 1 << 24
 """Ids of a vocabulary at most: some 60 times as many as any model has, and what a few hundred megabytes hold."""

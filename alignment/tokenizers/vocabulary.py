@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from vocabridge.alignment.arrays import Int8
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.tokenizers.bare import bare_spec, bare_tokenizer, native_tokenizer
 from vocabridge.alignment.tokenizers.byteview import Spelling, is_unused_name
@@ -33,7 +34,7 @@ from vocabridge.alignment.tokenizers.panics import panics_as_errors
 from vocabridge.alignment.tokenizers.segmentation import Segmentation
 from vocabridge.alignment.tokenizers.settings import ROLES, chosen_template
 from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
-from vocabridge.alignment.tokenizers.tokens import WIDEST, Int8, TokenKind
+from vocabridge.alignment.tokenizers.tokens import WIDEST, TokenKind
 from vocabridge.alignment.tokenizers.unknown import unk_id, with_unk
 
 logger = logging.getLogger("vocabridge")

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.arrays import Float64
 from vocabridge.byte_level.byte_lm import TOLERANCE, ByteLM
 from vocabridge.byte_level.byte_state import ByteState
-from vocabridge.byte_level.cover_state import Float64
 from vocabridge.models.control_tokens import shared_control_tokens
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.prompts import Piece

@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from vocabridge.alignment import Place, VocabridgeError, Vocabulary
+from vocabridge.alignment.arrays import Float32, Int64
 from vocabridge.byte_level.byte_state import ByteState
-from vocabridge.byte_level.cover_state import Continuations, Float32
+from vocabridge.byte_level.cover_state import Continuations
 from vocabridge.byte_level.cover_validity import INVALID, UNKNOWN, CoverValidity
-from vocabridge.byte_level.lexicon import Int64
 from vocabridge.decoding.token_tree import ROOT
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.models.loading import LoadedModel

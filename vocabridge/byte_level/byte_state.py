@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vocabridge.alignment import Place, Rule
-from vocabridge.byte_level.cover_state import Continuations, CoverState, Float32, Float64
+from vocabridge.alignment.arrays import Float32, Float64
+from vocabridge.byte_level.cover_state import Continuations, CoverState
 from vocabridge.byte_level.cover_validity import partial_utf8
 from vocabridge.byte_level.shares import ratio, select_largest
 from vocabridge.decoding.tree_decoder import TreeDecoder

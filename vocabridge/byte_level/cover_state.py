@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
-import numpy as np
-
-from vocabridge.byte_level.lexicon import Bool, TokenRange
-
-Float32: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]
-Float64: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+from vocabridge.alignment.arrays import Bool, Float32, Float64
+from vocabridge.byte_level.lexicon import TokenRange
 
 
 @dataclass(frozen=True)

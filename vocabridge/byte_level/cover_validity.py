@@ -24,8 +24,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
+from vocabridge.alignment.arrays import Int8, Int64
 from vocabridge.alignment.tokenizers.changes import mark_becomes_space
-from vocabridge.byte_level.lexicon import Int8, Int64, Lexicon, TokenRange
+from vocabridge.byte_level.lexicon import Lexicon, TokenRange
 from vocabridge.decoding.safe_cuts import safe_cuts
 
 UNKNOWN, VALID, INVALID = 0, 1, 2

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from vocabridge.alignment import TokenKind, Vocabulary
-
-Int8: TypeAlias = np.ndarray[Any, np.dtype[np.int8]]
-Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-Bool: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+from vocabridge.alignment.arrays import Int64
 
 TokenRange: TypeAlias = tuple[int, int]
 """The first index and the index after the last, in a `Lexicon`, of tokens with a common prefix."""

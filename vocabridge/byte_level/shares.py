@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vocabridge.byte_level.cover_state import Float64
-from vocabridge.byte_level.lexicon import Int64
+from vocabridge.alignment.arrays import Float64, Int64
 
 
 def ratio(part: Float64, total: Float64) -> Float64:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.arrays import Float64
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelText
-from vocabridge.byte_level.cover_state import Float64
 from vocabridge.byte_level.token_search import most_likely_token
 from vocabridge.decoding.stop_strings import stop_bytes, whole_characters
 from vocabridge.models.chat import Messages, chat_pieces

@@ -7,14 +7,12 @@ once, what it would say after each of the sequences.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Int64: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
-Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+from vocabridge.alignment.arrays import Bool, Int64
 
 ROOT = -1
 """The parent of a sequence's first token."""
@@ -63,7 +61,7 @@ class TokenTree:
 
 def attention_masks(
     config: Any,
-    past: Mask,
+    past: Bool,
     positions: Int64,
     depths: Int64,
     device: torch.device,
@@ -71,7 +69,7 @@ def attention_masks(
 ) -> Tensor | Mapping[str, Tensor]:
     """Additive masks (batch, 1, width, slots), one for each kind of attention that the model's layers have."""
 
-    def additive(allowed: Mask) -> Tensor:
+    def additive(allowed: Bool) -> Tensor:
         mask = torch.zeros(allowed.shape, dtype=dtype)
         return mask.masked_fill_(~torch.from_numpy(allowed), torch.finfo(dtype).min).unsqueeze(1).to(device)
 

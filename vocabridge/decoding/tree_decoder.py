@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vocabridge.alignment.arrays import Bool
 from vocabridge.decoding.gqa_attention import grouped_attention
 from vocabridge.decoding.preallocated_cache import PreallocatedCache
-from vocabridge.decoding.token_tree import ROOT, Mask, TokenTree, attention_masks
+from vocabridge.decoding.token_tree import ROOT, TokenTree, attention_masks
 from vocabridge.models.joint_forward import run
 from vocabridge.models.transformers_version import CACHE
 
@@ -85,7 +86,7 @@ class TreeDecoder:
         past[:, np.arange(width), old + np.arange(width)] = True
         new_columns: list[dict[int, int]] = []  # the column of every wanted node that is read now
         for row, nodes in enumerate(new):
-            tree, masks = self.trees[row], dict[int, Mask]()
+            tree, masks = self.trees[row], dict[int, Bool]()
             for column, node in enumerate(nodes, start=width - len(nodes)):
                 parent = tree.parents[node]
                 mask = masks[parent] if parent in masks else self._path(row, parent)
@@ -125,7 +126,7 @@ class TreeDecoder:
         used = {chunk for predicted in self._predicted for chunk, _ in predicted.values()}
         self._chunks = {chunk: logits for chunk, logits in self._chunks.items() if chunk in used}
 
-    def _forward(self, ids: np.ndarray, positions: np.ndarray, past: Mask, columns: list[int]) -> dict[str, Tensor]:
+    def _forward(self, ids: np.ndarray, positions: np.ndarray, past: Bool, columns: list[int]) -> dict[str, Tensor]:
         """Run the models on new columns; return their logits (batch, k, |S|) after those asked for."""
 
         def inputs(name: str) -> dict[str, object]:
@@ -209,7 +210,7 @@ class TreeDecoder:
                 cache.select_slots(torch.from_numpy(index))
         self._compact_at = max(_LEAST_SLOTS, 9 * self._depths.shape[1] // 8)
 
-    def _path(self, row: int, node: int) -> Mask:
+    def _path(self, row: int, node: int) -> Bool:
         """Return the slots of a node and its ancestors, (slots,) bool."""
         tree, slots, (anchor, known) = self.trees[row], self._slots[row], self._anchors[row]
         mask, above = np.zeros(self._depths.shape[1], bool), []

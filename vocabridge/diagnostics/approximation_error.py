@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, classes_of
-from vocabridge.alignment.tokenizers.tokens import Int8
-from vocabridge.byte_level.cover_state import Float64
+from vocabridge.alignment.arrays import Float64, Int8
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
 from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject

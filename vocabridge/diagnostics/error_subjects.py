@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from vocabridge.alignment import Alignment, Vocabulary
+from vocabridge.alignment.arrays import Bool, Float64
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.steering import Steering, steer
 from vocabridge.byte_level.byte_lm import ByteLM
-from vocabridge.byte_level.cover_state import Float64
-from vocabridge.byte_level.lexicon import Bool
 from vocabridge.diagnostics.alignment_score import Scorer
 from vocabridge.diagnostics.exact_next_token import NextTokenDistribution
 from vocabridge.models.loading import LoadedModel

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
+from vocabridge.alignment.arrays import Bool, Float64, Int64
 from vocabridge.byte_level.byte_lm import ByteLM
 from vocabridge.byte_level.byte_state import ByteState
-from vocabridge.byte_level.cover_state import Continuations, Float64
-from vocabridge.byte_level.lexicon import Bool, Int64
+from vocabridge.byte_level.cover_state import Continuations
 from vocabridge.byte_level.shares import ratio, select_largest
 from vocabridge.diagnostics.first_token import INCOMPATIBLE, FirstTokenFinder, Prefix
 from vocabridge.models.control_tokens import shared_control_tokens

@@ -20,8 +20,8 @@ from typing import TypeAlias
 import numpy as np
 
 from vocabridge.alignment import Vocabulary
+from vocabridge.alignment.arrays import Bool, Int64
 from vocabridge.byte_level.cover_validity import CoverValidity, longer_texts, partial_utf8, shortest_texts
-from vocabridge.byte_level.lexicon import Bool, Int64
 from vocabridge.projection.token_healing import prefix_bounds
 
 INCOMPATIBLE = -1
