@@ -79,8 +79,7 @@ class ByteLevelSteering:
         """
         log_p = _log(p_base)
         if self.is_mixture:
-            total = self.combination.base_weight + self.combination.tuned_weight
-            share = min(1.0, max(0.0, strength * self.combination.tuned_weight / total))
+            share = self.combination.at(strength).tuned_weight
             return _log((1 - share) * p_base + share * p_source[0]) - log_p
         signed = [weight if name == "tuned" else -weight for name, weight in self.weights.items()]
         return strength * ((self.combination.base_weight - 1) * log_p + np.array(signed) @ _log(p_source))

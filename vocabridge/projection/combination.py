@@ -90,10 +90,15 @@ class Combination:
         weights = {"tuned": self.tuned_weight, "untuned": self.untuned_weight if self.form is Form.PRODUCT else 0}
         return tuple(name for name, weight in weights.items() if weight != 0)
 
+    @property
+    def _tuned_share(self) -> float:
+        """The tuned model's share of a mixture at strength 1, b / (a + b)."""
+        return self.tuned_weight / (self.base_weight + self.tuned_weight)
+
     def at(self, strength: float) -> Combination:
         """Return the combination whose effect at strength 1 is that of this one at the given strength."""
         if self.form is Form.MIXTURE:
-            share = min(1.0, max(0.0, strength * self.tuned_weight / (self.base_weight + self.tuned_weight)))
+            share = min(1.0, max(0.0, strength * self._tuned_share))
             return replace(self, base_weight=1 - share, tuned_weight=share)
         return replace(
             self,
@@ -153,7 +158,7 @@ class Combination:
         """Return log((1 - s) p_base + s q_tuned) - log p_base at the donor's share s = alpha b / (a + b)."""
         if not projected:
             return torch.zeros_like(base_logits)
-        share = (strength * (self.tuned_weight / (self.base_weight + self.tuned_weight))).clamp(0.0, 1.0)
+        share = (strength * self._tuned_share).clamp(0.0, 1.0)
         return torch.logaddexp((1 - share).log(), projected["tuned"].add_(share.log()))
 
     def save(self, path: Path) -> None:
