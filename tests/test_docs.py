@@ -151,10 +151,12 @@ def test_each_thing_has_one_name():
     assert {page: hits for page, hits in found.items() if hits} == {}
 
 
-def test_every_page_is_in_the_navigation():
+def test_every_page_is_in_the_navigation_once():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
     missing = [page.relative_to(ROOT / "docs").as_posix() for page in DOCS]
     assert [page for page in missing if not re.search(rf"\b{re.escape(page)}$", navigation, re.MULTILINE)] == []
+    listed = re.findall(r"[\w/-]+\.md", navigation)
+    assert len(listed) == len(set(listed))
     assert "notes/" not in navigation
 
 
