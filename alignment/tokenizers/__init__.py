@@ -1,1 +1,1 @@
-"""Tokenizers as bytes: loading, byte views, chat templates, classes of tokens."""
+"""Tokenizers: loading, the bytes of each token, chat templates, classes of tokens."""

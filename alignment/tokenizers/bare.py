@@ -1,4 +1,4 @@
-"""Copies of a tokenizer that encode a text as itself, or as itself with the prepended space."""
+"""Copies of a tokenizer without additions to a text: one without, and one with the prepended space."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vocabridge.alignment.tokenizers.byteview import components
 
 
 def bare_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a copy that encodes a text as itself: nothing put in front, cut off, padded or random."""
+    """Return the JSON of a bare copy, which adds nothing to a text and has no truncation, padding or dropout."""
     bare = dict(spec, post_processor=None, truncation=None, padding=None)
     if bare["model"].get("dropout"):
         bare["model"] = dict(bare["model"], dropout=None)
     bare["normalizer"] = _without_prepended_space(spec["normalizer"])
-    # After WhitespaceSplit the prepended space is no addition: it stands for the space just cut away.
+    # After WhitespaceSplit the prepended space is no addition, because it stands for the space that was cut away.
     if not any(part["type"] == "WhitespaceSplit" for part in components(spec["pre_tokenizer"])):
         bare["pre_tokenizer"] = _without_prepended_space(spec["pre_tokenizer"])
     return bare
 
 
 def bare_tokenizer(tokenizer: Tokenizer, spec: Mapping[str, Any], bare: Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer that `bare` describes: this one changed or, where it must be, built anew."""
+    """Return the tokenizer that `bare` describes: this one, changed, or a new one if it cannot be changed so."""
     if any(bare[part] != spec[part] for part in ("normalizer", "pre_tokenizer", "model")):
         return Tokenizer.from_str(json.dumps(bare))
     tokenizer.post_processor = None
@@ -33,16 +33,22 @@ def bare_tokenizer(tokenizer: Tokenizer, spec: Mapping[str, Any], bare: Mapping[
     return tokenizer
 
 
-def native_tokenizer(made: Tokenizer, spec: Mapping[str, Any], bare: Mapping[str, Any]) -> Tokenizer:
-    """Return the bare tokenizer with the prepended space; itself where there is none."""
+def native_tokenizer(tokenizer: Tokenizer, spec: Mapping[str, Any], bare: Mapping[str, Any]) -> Tokenizer:
+    """Return the bare tokenizer with the prepended space; the bare tokenizer itself if it prepends none.
+
+    Args:
+        tokenizer: The bare tokenizer.
+        spec: The JSON of the tokenizer from its file.
+        bare: The JSON of the bare tokenizer.
+    """
     prepending = {part: spec[part] for part in ("normalizer", "pre_tokenizer")}
     if all(bare[part] == value for part, value in prepending.items()):
-        return made
+        return tokenizer
     return Tokenizer.from_str(json.dumps({**bare, **prepending}))
 
 
 def _without_prepended_space(part: Any) -> Any:
-    """Return a normalizer or pre-tokenizer without what it puts in front of a text; None if that is all."""
+    """Return a normalizer or pre-tokenizer that prepends nothing to a text; None if it does nothing else."""
     if part is None or part["type"] == "Prepend":
         return None
     for key in ("normalizers", "pretokenizers"):

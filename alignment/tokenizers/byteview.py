@@ -1,7 +1,7 @@
-"""What bytes a token stands for, judged from the tokenizer's own description and never from `decode([id])`.
+"""The bytes that a token stands for, derived from the tokenizer's JSON and not from `decode([id])`.
 
-`decode` joins and cleans: half a character becomes U+FFFD, a leading space disappears. A tokenizer's JSON
-says instead which *alphabet* its tokens are spelled in, and each alphabet maps a token to bytes exactly.
+`decode` cleans its output: half a character becomes U+FFFD, and a leading space disappears. The JSON of a tokenizer
+shows which *alphabet* its tokens are spelled in, and each alphabet maps a token to its exact bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _UNUSED_NAME = re.compile(
     r"|<\|reserved_token_\d+\|>|<\|unused_?\d+\|>|\[PAD\d+\]|<SPECIAL_\d+>|<\|extra_\d+\|>|<\|dummy_\d+\|>"
     r"|<\|placeholder\d+\|>|<\|place_holder_\w+_\d+\|>|<\uff5cplace\u2581holder\u2581no\u2581\d+\uff5c>"
 )
-"""Names by which vocabularies fill rows that no text ever uses.
+"""Names of tokens that only fill rows of a vocabulary and stand for no text.
 
-Gemma, BERT, Llama-3 and Llama-4, llama.cpp, Mistral, the first Qwen, Phi, DeepSeek.
+They come from Gemma, BERT, Llama-3 and Llama-4, llama.cpp, Mistral, the first Qwen, Phi and DeepSeek.
 """
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -29,12 +29,12 @@ class Alphabet(enum.Enum):
     """How the tokens of a vocabulary are spelled.
 
     Attributes:
-        BYTE_LEVEL: GPT-2's: one printable character per byte ("Ġ" is a space). Llama-3, Qwen, SmolLM,
-            tiktoken.
-        METASPACE: SentencePiece's: "▁" is a space, `<0xXX>` a byte when the model falls back to bytes.
-        WORDPIECE: BERT's: a continuation carries a prefix ("##ing"). A word-initial token has *no* space in
-            it: the space before it belongs to no token, as in the starts that encoding gives.
-        PLAIN: tokens are the text itself.
+        BYTE_LEVEL: One printable character per byte, in GPT-2's table ("Ġ" is a space). Used by Llama-3, Qwen, SmolLM
+            and tiktoken.
+        METASPACE: "▁" is a space, and `<0xXX>` is a byte if the model has byte fallback. Used by SentencePiece.
+        WORDPIECE: A continuation of a word has a prefix ("##ing"). The space before a word belongs to no token. Used by
+            BERT.
+        PLAIN: A token is spelled as its text.
     """
 
     BYTE_LEVEL = enum.auto()
@@ -44,12 +44,12 @@ class Alphabet(enum.Enum):
 
 
 def is_unused_name(token: str) -> bool:
-    """Whether the token is named as one that fills a row."""
+    """Whether the name of a token is one of those that only fill rows of a vocabulary."""
     return token[:1] in ("<", "[") and _UNUSED_NAME.fullmatch(token) is not None
 
 
 def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
-    """Yield the leaves of a normalizer, pre-tokenizer or decoder, going through every `Sequence`."""
+    """Yield the components of a normalizer, pre-tokenizer or decoder in order, those inside of `Sequence` included."""
     if part is None:
         return
     if part["type"] != "Sequence":
@@ -61,10 +61,10 @@ def components(part: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:
 
 
 def byte_level_alphabet() -> dict[str, int]:
-    """Return GPT-2's alphabet, character -> byte: printable Latin-1 is itself, the rest is U+0100 on."""
-    own = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(own)]
-    return {chr(byte): byte for byte in own} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+    """Return GPT-2's alphabet, character -> byte: printable Latin-1 for itself, U+0100 and up for the other bytes."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
 _BYTE_OF_CHARACTER = byte_level_alphabet()
@@ -76,10 +76,10 @@ class Spelling:
 
     Attributes:
         alphabet: How tokens are spelled.
-        byte_fallback: Whether `<0xXX>` is the byte XX.
-        space: The character that stands for a space under METASPACE.
-        prefix: What marks a continuation ("##"), dropped from the front; may be empty.
-        suffix: What marks a word's end ("</w>"), dropped from the back; may be empty.
+        byte_fallback: Whether `<0xXX>` stands for the byte XX.
+        space: The character that stands for a space in METASPACE.
+        prefix: The mark of a continuation ("##"), which is no part of the text; may be empty.
+        suffix: The mark of a word's end ("</w>"), which is no part of the text; may be empty.
     """
 
     alphabet: Alphabet
@@ -90,7 +90,7 @@ class Spelling:
 
     @classmethod
     def of(cls, spec: Mapping[str, Any]) -> Spelling:
-        """Judge the spelling from a tokenizer's JSON (`json.loads(tokenizer.to_str())`)."""
+        """Derive the spelling from a tokenizer's JSON (`json.loads(tokenizer.to_str())`)."""
         model = spec["model"]
         parts = [part for key in ("normalizer", "pre_tokenizer", "decoder") for part in components(spec.get(key))]
         types = {part["type"] for part in parts}
@@ -120,29 +120,29 @@ class Spelling:
         if self.alphabet is Alphabet.BYTE_LEVEL:
             try:
                 return bytes(map(_BYTE_OF_CHARACTER.__getitem__, token))
-            except KeyError:  # not spelled in the alphabet: literal text, as the decoder has it
+            except KeyError:  # not spelled in the alphabet, so the decoder takes it as literal text
                 return token.encode()
         return self.added_bytes(token)
 
     def added_bytes(self, content: str) -> bytes:
-        """Return the bytes of an added token: its literal text.
+        """Return the bytes of an added token, which is spelled as its text.
 
-        Gemma lists its runs of spaces among the added tokens, spelled "▁▁", and its model emits them for
-        spaces.
+        Only in METASPACE does the space character stand for a space, because Gemma has added tokens such as "▁▁" for
+        runs of spaces.
         """
         if self.alphabet is Alphabet.METASPACE:
             content = content.replace(self.space, " ")
         return content.encode()
 
     def is_byte_token(self, token: str, data: bytes) -> bool:
-        """Whether the token is one byte as such: `<0xXX>`, or a byte that is no character by itself."""
+        """Whether a token stands for a single byte: spelled `<0xXX>`, or a byte that is no UTF-8 character."""
         if self.byte_fallback and token[:3] == "<0x" and _BYTE_TOKEN.fullmatch(token):
             return True
         return self.alphabet is Alphabet.BYTE_LEVEL and len(data) == 1 and data[0] >= 0x80
 
 
 def space_of(part: Mapping[str, Any]) -> str | None:
-    """Return the character that a component puts for a space, or None."""
+    """Return the character by which a component of a tokenizer replaces a space; None if it replaces none."""
     if part["type"] == "Metaspace":
         return str(part["replacement"])
     if part["type"] == "Replace":

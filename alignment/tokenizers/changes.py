@@ -1,7 +1,8 @@
-"""What a tokenizer does to a text before it looks for tokens, found by trying it and named in plain words.
+"""The changes that a tokenizer makes to a text before it cuts it into tokens, named in plain words.
 
-Names alone do not tell: a Unigram's `Precompiled` table acts like NFKC, a BERT normalizer strips accents only if it
-lower-cases. So probes go through the normalizer and the pre-tokenizer, and what comes out is compared.
+The names of normalizers do not show these changes: the `Precompiled` table of a Unigram model acts like NFKC, and a
+BERT normalizer strips accents only if it lower-cases. Therefore sample texts are passed through the normalizer and the
+pre-tokenizer, and the output is compared with the input.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ _UNICODE_FORMS = {
 
 
 def text_changes(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Name what the tokenizer changes in a text; () if its tokens can spell the text as it is.
+    """Name the changes that a tokenizer makes to a text; () if its tokens spell every text as it is.
 
-    That a space is spelled with another character is no change, nor is a space put in front; that this character,
-    where a text holds it, becomes a space is one.
+    Spelling a space with another character ("▁") is no change, and neither is a prepended space. Turning that
+    character into a space, if it is in the text, is a change.
     """
     parts = [p for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) for p in components(_described(part))]
     marks = {mark for mark in map(space_of, parts) if mark}
     byte_level = any(part["type"] == "ByteLevel" for part in parts)
 
-    def seen(text: str) -> str:
-        """What the model is given of a text."""
+    def changed(text: str) -> str:
+        """Return a text after normalizer and pre-tokenizer, with spaces and bytes spelled plainly again."""
         if tokenizer.normalizer is not None:
             text = tokenizer.normalizer.normalize_str(text)
         if tokenizer.pre_tokenizer is not None:
@@ -52,48 +53,47 @@ def text_changes(tokenizer: Tokenizer) -> tuple[str, ...]:
             text = text.replace(mark, " ")
         return text
 
-    def between(space: str) -> str:
-        """What becomes of white space between two words."""
-        return seen(f"a{space}b").strip(" ")[1:-1]
+    def between_words(space: str) -> str:
+        """Return the white space that is between two words after the changes."""
+        return changed(f"a{space}b").strip(" ")[1:-1]
 
-    found = [phrase for text, changed, phrase in _SINGLE if seen(text).lstrip(" ") == changed]
-    form = seen("e\u0301") == "\u00e9", seen("\u00e9") == "e\u0301", seen("\ufb01").lstrip(" ") == "fi"
-    found += [_UNICODE_FORMS[form]] if form in _UNICODE_FORMS else []
-    if between(" ") == "":
-        found.append("drops white space")
+    changes = [phrase for text, result, phrase in _SINGLE if changed(text).lstrip(" ") == result]
+    form = changed("e\u0301") == "\u00e9", changed("\u00e9") == "e\u0301", changed("\ufb01").lstrip(" ") == "fi"
+    changes += [_UNICODE_FORMS[form]] if form in _UNICODE_FORMS else []
+    if between_words(" ") == "":
+        changes.append("drops white space")
     else:
-        if between("  ") == " ":
-            found.append("squeezes runs of spaces")
-        if between("\t") == " " or between("\n") == " ":
-            found.append("turns tabs and newlines into spaces")
-        if not seen("a ").endswith(" "):
-            found.append("strips white space at the end")
+        if between_words("  ") == " ":
+            changes.append("squeezes runs of spaces")
+        if between_words("\t") == " " or between_words("\n") == " ":
+            changes.append("turns tabs and newlines into spaces")
+        if not changed("a ").endswith(" "):
+            changes.append("strips white space at the end")
     for part in parts:
         if part["type"] == "Replace" and space_of(part) is None:
-            found += _replacement(part, seen)
+            changes += _replacement(part, changed)
     sample = "".join(map(chr, (*range(0x21, 0x7F), *range(0xA1, 0x2580))))
-    if not found and seen(sample).lstrip(" ") != sample:
-        found.append("changes some characters")
-    # A character that stands for a space in tokens: where the text itself holds it, it becomes a space, too.
-    found += [mark_becomes_space(mark) for mark in sorted(marks) if seen(f"a{mark}b").strip(" ") == "a b"]
-    return tuple(found)
+    if not changes and changed(sample).lstrip(" ") != sample:
+        changes.append("changes some characters")
+    changes += [mark_becomes_space(mark) for mark in sorted(marks) if changed(f"a{mark}b").strip(" ") == "a b"]
+    return tuple(changes)
 
 
 def mark_becomes_space(mark: str = "▁") -> str:
-    """Name the change of a text that holds the character by which a tokenizer spells a space."""
+    """Name the change by which the character that spells a space in tokens becomes a space if a text holds it."""
     return f"turns {mark} (U+{ord(mark):04X}) into a space"
 
 
-def _replacement(part: Mapping[str, Any], seen: Callable[[str], str]) -> list[str]:
-    """Name a replacement that is none of the usual ones; one of a literal text only if it happens."""
+def _replacement(part: Mapping[str, Any], changed: Callable[[str], str]) -> list[str]:
+    """Name the change that a `Replace` makes; () if it only squeezes spaces, or does not take effect."""
     (kind, pattern), content = next(iter(part["pattern"].items())), part["content"]
     if not pattern.strip(" +{2,}"):  # runs of spaces: named already
         return []
-    if kind == "String" and pattern in seen(pattern):
+    if kind == "String" and pattern in changed(pattern):
         return []
     return [f"replaces {pattern!r} by {content!r}"]
 
 
 def _described(part: Any) -> Any:
-    """Return a normalizer's or pre-tokenizer's description."""
+    """Return the JSON of a normalizer or pre-tokenizer."""
     return None if part is None else json.loads(part.__getstate__())

@@ -1,12 +1,12 @@
-r"""Which control tokens open and end a message, read off the tokenizer's own chat template and never off names.
+r"""The control tokens that open and end a message, found with the tokenizer's own chat template and not by name.
 
-The template is rendered with made-up messages, "user, assistant, user"; the control tokens between two of them are
-those that end the one and open the other:
+The template is rendered with made-up messages of user, assistant and user. The control tokens between two messages end
+the first and open the second:
 
     ... assistant's words <|im_end|>\n<|im_start|>user\n user's words ...       ChatML: turn end, turn begin
-    ... words <|eot_id|><|start_header_id|>user<|end_header_id|>\n\n words ...   Llama-3: turn content too
+    ... words <|eot_id|><|start_header_id|>user<|end_header_id|>\n\n words ...   Llama-3: turn content, too
 
-A template is a program of a stranger: it runs in a process of its own, with limits (`template_renderer.py`).
+A template is untrusted code, so it runs in a process of its own with limits (`template_renderer.py`).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _WORDS = ("firstquestion", "firstanswer", "secondquestion")
 
 
 def chat_roles(template: str, variables: Mapping[str, str], controls: Callable[[str], Sequence[int]]) -> dict[str, int]:
-    """Find the control tokens of messages.
+    """Find the control tokens that a chat template puts around messages.
 
     Args:
         template: The Jinja chat template.
-        variables: What it may refer to: bos_token, eos_token and so on.
-        controls: The ids of the control tokens in a text, in order.
+        variables: The variables that the template may use: bos_token, eos_token and so on.
+        controls: Returns the ids of the control tokens in a text, in order.
 
     Returns:
-        Those that this template has of "turn begin", which opens a message, "turn content", which stands between its
-        speaker's name and its words, and "turn end". The first two are only there where users' and assistants'
-        messages have the same.
+        Role -> id of the tokens that the template uses: "turn begin", which opens a message; "turn content", which
+        separates the role of its author from its text; and "turn end". The first two are included only if the messages
+        of users and assistants have the same ones.
 
     Raises:
-        TemplateError: It fails, takes too long, writes too much, or changes the messages' words.
+        TemplateError: The template fails, takes too long, writes too much, or changes the text of messages.
     """
     question, answer, second = ({"role": r, "content": c} for r, c in zip(_SPEAKERS, _WORDS, strict=True))
     head, to_answer, to_question, _ = map(controls, _cut(render(template, variables, [question, answer, second])))
     tail = controls(_cut(render(template, variables, [question, answer]))[-1])
     roles: dict[str, int] = {}
-    # What follows an answer ends it, unless it only opens the next message, as it opened the first.
+    # The token after an answer ends it, unless the same token opens the first message: then it opens the next one.
     if to_question and tail and (to_question[0] == tail[0] or to_question[0] not in head):
         roles["turn end"] = to_question[0]
         to_question = to_question[1:]
@@ -53,11 +53,11 @@ def chat_roles(template: str, variables: Mapping[str, str], controls: Callable[[
 
 
 def _cut(text: str) -> list[str]:
-    """Cut a rendered conversation at the messages' words."""
+    """Return what a rendered conversation has before, between and after the texts of the messages."""
     pieces = []
     for words in _WORDS:
-        before, found, after = text.partition(words)
-        if not found:
+        before, separator, after = text.partition(words)
+        if not separator:
             break
         pieces.append(before)
         text = after

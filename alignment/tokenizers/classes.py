@@ -1,4 +1,4 @@
-"""What sort of text a token is: the classes by which coverage and scores are reported."""
+"""Classes of tokens, such as words and numbers, by which coverage and scores are reported."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 class TokenClass(enum.IntEnum):
-    """A class of tokens, judged by their bytes without surrounding white space.
+    """A class of tokens, which depends on their bytes without surrounding white space.
 
     Attributes:
         WORDS: Letters of the Latin script, with an apostrophe or hyphen inside or in front.
-        NUMBERS: Digits, with points and commas among them.
-        WHITESPACE: Nothing but white space.
-        PUNCTUATION: The marks of prose, one or a usual group such as `."` or `),`.
-        CODE: Every other ASCII: brackets, operators, identifiers with underscores or digits.
+        NUMBERS: Digits, which may have points and commas among them.
+        WHITESPACE: Only white space.
+        PUNCTUATION: Punctuation of prose: one mark, or a common group such as `."` or `),`.
+        CODE: All other ASCII: brackets, operators, identifiers with underscores or digits.
         NON_LATIN: Letters of other scripts, other symbols, and parts of a UTF-8 character.
-        CONTROL: Tokens that stand for no text: begin, end, chat turns.
+        CONTROL: Tokens that stand for no text, such as bos, eos and the tokens around a chat turn.
     """
 
     WORDS = 0
@@ -36,7 +36,7 @@ class TokenClass(enum.IntEnum):
 
     @property
     def label(self) -> str:
-        """The name for people."""
+        """The name that tables and reports use."""
         return self.name.lower().replace("_", "-")
 
 
@@ -63,8 +63,8 @@ def classify(data: bytes) -> TokenClass:
 
 
 def classes_of(vocabulary: Vocabulary) -> Int8:
-    """Return (size,) int8, a `TokenClass` each; CONTROL for every id that stands for no bytes."""
-    found: np.ndarray[Any, np.dtype[np.int8]] = np.full(vocabulary.size, TokenClass.CONTROL, np.int8)
+    """Return the `TokenClass` of every id, (size,) int8; CONTROL for ids that stand for no bytes."""
+    classes: np.ndarray[Any, np.dtype[np.int8]] = np.full(vocabulary.size, TokenClass.CONTROL, np.int8)
     for i in vocabulary.usable.tolist():
-        found[i] = classify(vocabulary.token_bytes[i] or b"")
-    return found
+        classes[i] = classify(vocabulary.token_bytes[i] or b"")
+    return classes

@@ -1,4 +1,4 @@
-"""Whether a file is the whole of what was to be downloaded: Git LFS pointers, and weights that are cut off."""
+"""Checks that files were downloaded completely: no Git LFS pointers, no weights that are cut off."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.inputs import refuse_gzip
-from vocabridge.alignment.tokenizers.gguf import promised_size
+from vocabridge.alignment.tokenizers.gguf import announced_size
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _SUFFIXES = (".safetensors", ".gguf", ".bin", ".json", ".model", ".tiktoken", ".jinja")
 
 
 def check_downloads(path: Path) -> None:
-    """Check a file, or the files of a model's folder, those of its tokenizer among them.
+    """Check a file, or all weights, settings and tokenizer files of a model's folder.
 
     Raises:
-        VocabridgeError: A file is a Git LFS pointer or packed by gzip, or has fewer bytes than its header promises.
+        VocabridgeError: A file cannot be read, is a Git LFS pointer or compressed with gzip, or has fewer bytes than
+            its header announces.
     """
     files = [file for file in sorted(path.iterdir()) if file.suffix in _SUFFIXES] if path.is_dir() else [path]
     for file in files:
@@ -32,21 +33,21 @@ def _check(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(len(_POINTER))
         size = path.stat().st_size
-        promised = _promised(path)
+        announced = _announced_size(path)
     except OSError as error:
         raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
     if start == _POINTER:
         raise VocabridgeError(
             f"{path}: a Git LFS pointer and not the file itself; download the file again (in a clone, `git lfs pull`)."
         )
-    if promised is not None and size < promised:
-        raise VocabridgeError(f"{path}: cut off at {size} of {promised} bytes; download it again.")
+    if announced is not None and size < announced:
+        raise VocabridgeError(f"{path}: cut off at {size} of {announced} bytes; download it again.")
 
 
-def _promised(path: Path) -> int | None:
-    """Return how many bytes a file of weights has by its own header; None where it has none that can be read."""
+def _announced_size(path: Path) -> int | None:
+    """Return the number of bytes that a weight file has according to its header; None if there is no such header."""
     if path.suffix == ".gguf":
-        return promised_size(path)
+        return announced_size(path)
     if path.suffix != ".safetensors":
         return None
     with path.open("rb") as file:

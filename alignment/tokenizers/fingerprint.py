@@ -1,4 +1,4 @@
-"""What two tokenizers that make the same tokens of any text have in common: one fingerprint."""
+"""The fingerprint of a tokenizer, which is the same for tokenizers that make the same tokens of any text."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vocabridge.alignment.tokenizers.tokens import TokenKind
 
 
 def fingerprint_of(spelled: Mapping[int, tuple[TokenKind, bytes]], spec: Mapping[str, Any]) -> str:
-    """Hash all that decides which tokens a text without control tokens becomes, and what they stand for.
+    """Hash everything that decides into which tokens text is cut, and which bytes they stand for.
 
-    Settings of the model at an empty default are left out, so that a later tokenizers library that adds one
-    changes nothing.
+    Control tokens have no part in it. Settings of the model with an empty value are left out, so a setting that a later
+    version of tokenizers adds does not change the hash.
 
     Args:
-        spelled: The kinds and bytes of text tokens by id.
-        spec: What describes the bare tokenizer.
+        spelled: Id -> kind and bytes, for text tokens.
+        spec: The JSON of the bare tokenizer.
     """
     digest = hashlib.sha256()
 
@@ -35,7 +35,7 @@ def fingerprint_of(spelled: Mapping[int, tuple[TokenKind, bytes]], spec: Mapping
     model = {k: v for k, v in spec["model"].items() if v not in (None, False, "") and k not in ("vocab", "merges")}
     vocab = spec["model"]["vocab"]
     special = {entry["id"] for entry in spec["added_tokens"] if entry["special"]}
-    # Scores to six digits: reading a tokenizer.json back can move the last of a Unigram's seventeen.
+    # Scores have 6 digits here, because reading a tokenizer.json can change the last of 17.
     entries = (
         [(i, token, "") for token, i in vocab.items()]
         if isinstance(vocab, dict)

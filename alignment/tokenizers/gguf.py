@@ -1,9 +1,9 @@
-"""Read the tokenizer that a GGUF file carries, and nothing else of it.
+"""Reading the tokenizer of a GGUF file.
 
-A GGUF has no tokenizer.json: it holds the tokens, their types, and either merges (byte-level BPE, model
-"gpt2") or scores (SentencePiece BPE, model "llama") under llama.cpp's key names. The header is read
-directly with `struct`: a general reader makes an array of every one of the 262,144 tokens and takes 50
-times as long. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Instead of a tokenizer.json, a GGUF file holds the tokens, their types, and either merges (byte-level BPE, model "gpt2")
+or scores (SentencePiece BPE, model "llama"), under llama.cpp's key names. The header is read with `struct`, because the
+reader of the gguf package makes an array of each of Gemma's 262,144 tokens and takes 50 times as long. Format:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.tokenizers.gguf_pre_tokenizers import word_cutting
 
 CONTROL, USER_DEFINED, UNUSED, BYTE = 3, 4, 5, 6
-"""Token types of `tokenizer.ggml.token_type` (1 is a normal token, 2 the unknown one)."""
+"""Token types of `tokenizer.ggml.token_type` (1 is a normal token, 2 is the unknown token)."""
 
 Types: TypeAlias = np.ndarray[Any, np.dtype[np.int32]]
 
 _ROLE_KEYS = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
 _SENTENCEPIECE_ROLES = {"unk": 0, "bos": 1, "eos": 2}
-"""llama.cpp's roles of a SentencePiece vocabulary whose file does not name them."""
+"""llama.cpp's default roles of a SentencePiece vocabulary, for files that do not name them."""
 _NO_ID = 0xFFFFFFFF
-"""-1 as an unsigned number, by which some converters say that there is no such token."""
+"""-1 as an unsigned number, which some converters write if there is no such token."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -42,13 +42,13 @@ class GGUFTokenizer:
     """The tokenizer of a GGUF file.
 
     Attributes:
-        tokenizer: A fast tokenizer that segments as the model's own does; adds no bos token.
-        tokens: The spelling of every id; several ids may have one spelling.
-        roles: "bos", "eos", "pad", "unk" -> id, those that the file names.
+        tokenizer: A fast tokenizer that cuts text as the model's own does; it adds no bos token.
+        tokens: The spelling of every id; several ids may have the same spelling.
+        roles: "bos", "eos", "pad", "unk" -> id, as far as the file or llama.cpp's defaults name them.
         add_bos_token: Whether the model expects the bos token in front of every text.
         token_types: llama.cpp's type of every id, (size,) int32.
-        added: The tokens that are looked for in the text before it is cut into words, by id.
-        chat_template: The Jinja template, if there is one.
+        added: Id -> added token; added tokens are matched in the text before it is cut into words.
+        chat_template: The Jinja chat template; None if there is none.
     """
 
     tokenizer: Tokenizer
@@ -69,8 +69,7 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
     """Read the tokenizer of a GGUF file (version 2 or 3, little-endian).
 
     Raises:
-        VocabridgeError: The file is missing, damaged or no GGUF, or its tokenizer is of a kind not known
-            here.
+        VocabridgeError: The file is missing, damaged or no GGUF file, or its tokenizer is of an unsupported kind.
     """
     path = Path(path)
     fields = _read_tokenizer_fields(path)
@@ -78,7 +77,7 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
         tokenizer, types, added = _build(fields)
     except VocabridgeError as error:
         raise VocabridgeError(f"{path}: {error}") from None
-    except Exception as error:  # tokenizers raises no other, e.g. for a merge of tokens that do not exist
+    except Exception as error:  # tokenizers raises bare Exception, for example for a merge of unknown tokens
         raise VocabridgeError(
             f"{path}: its tokenizer cannot be built ({error}); use the model's tokenizer.json."
         ) from error
@@ -95,10 +94,10 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
 
 
 def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, Types, dict[int, AddedToken]]:
-    """Build the tokenizer that the fields describe; return it with the type of every id and the added tokens."""
+    """Build the tokenizer that the fields describe, and return it with the type of every id and the added tokens."""
     kind, tokens = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.tokens")
     if kind is None or tokens is None:
-        raise VocabridgeError("this GGUF file carries no tokenizer; name one that does.")
+        raise VocabridgeError("this GGUF file holds no tokenizer; name one that does.")
     types = np.ones(len(tokens), np.int32)
     if "tokenizer.ggml.token_type" in fields:
         types[:] = _per_token(fields, "token_type", len(tokens))
@@ -106,8 +105,8 @@ def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, Types, dict[int, Added
     if kind == "gpt2":
         tokenizer = _byte_level(tokens, fields)
     elif kind == "llama":
-        # Gemma's files have real spaces in runs of spaces, which its model spells "▁▁". These are left to the
-        # merges: as added tokens they would be looked for in the text under that spelling.
+        # Gemma's files spell runs of spaces with spaces, and its model spells them "▁▁". Such tokens come from merges,
+        # because added tokens would be matched in the text by the spelling "▁▁".
         runs = {i for i, token in enumerate(tokens) if token and not token.strip(" ")}
         tokens = ["▁" * len(token) if i in runs else token for i, token in enumerate(tokens)]
         marked = [i for i in marked if i not in runs]
@@ -124,7 +123,7 @@ def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, Types, dict[int, Added
 def _roles(fields: Mapping[str, Any]) -> dict[str, int]:
     """Return the roles that the file names and, for SentencePiece, llama.cpp's defaults for the others.
 
-    A default that is the id of a named role, or beyond the vocabulary, is none.
+    A default is left out if its id has a role already, or is beyond the vocabulary.
     """
     ids = {role: fields.get(f"tokenizer.ggml.{key}_token_id") for role, key in _ROLE_KEYS.items()}
     roles = {role: int(i) for role, i in ids.items() if i not in (None, _NO_ID, -1)}
@@ -137,20 +136,20 @@ def _roles(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _add_bos_token(fields: Mapping[str, Any]) -> bool:
-    """Whether the file says that the bos token stands in front of a text; else what llama.cpp does."""
-    said = fields.get("tokenizer.ggml.add_bos_token")
-    if said is not None:
-        return bool(said)
+    """Whether a bos token is put in front of every text, by the file's setting or else by llama.cpp's default."""
+    setting = fields.get("tokenizer.ggml.add_bos_token")
+    if setting is not None:
+        return bool(setting)
     if fields["tokenizer.ggml.model"] == "llama":
         return True
     return word_cutting(fields.get("tokenizer.ggml.pre", "default")).add_bos_token
 
 
 def _per_token(fields: Mapping[str, Any], name: str, size: int) -> Sequence[Any]:
-    """Return an array of one entry a token; llama.cpp, too, ignores entries beyond the last token.
+    """Return an array with one entry per token; entries beyond the last token are ignored, as llama.cpp does.
 
     Raises:
-        VocabridgeError: It is shorter than the tokens.
+        VocabridgeError: There are fewer entries than tokens.
     """
     values: Sequence[Any] = fields[f"tokenizer.ggml.{name}"]
     if len(values) < size:
@@ -162,12 +161,12 @@ def _per_token(fields: Mapping[str, Any], name: str, size: int) -> Sequence[Any]
 
 
 def _ids(tokens: Sequence[str]) -> dict[str, int]:
-    """Return the id that encoding gives for each spelling: of several ids the last, as transformers has it."""
+    """Return spelling -> id; of several ids with one spelling the last, as in transformers' conversion."""
     return {token: i for i, token in enumerate(tokens)}
 
 
 def _byte_level(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
-    """Build a byte-level BPE from tokens and merges."""
+    """Build a byte-level BPE tokenizer from tokens and merges."""
     cutting = word_cutting(fields.get("tokenizer.ggml.pre", "default"))
     merges = [tuple(merge.split(" ", 1)) for merge in fields.get("tokenizer.ggml.merges", ())]
     vocab = _ids(tokens)
@@ -180,10 +179,10 @@ def _byte_level(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
 
 
 def _sentencepiece(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenizer:
-    """Build a SentencePiece-style BPE with byte fallback from tokens and scores."""
+    """Build a SentencePiece-style BPE tokenizer with byte fallback from tokens and scores."""
     vocab = _ids(tokens)
     if str(fields.get("general.architecture", "")).startswith("gemma"):
-        ranks: Sequence[float] = range(len(tokens))  # Gemma's order of merging is its order of ids
+        ranks: Sequence[float] = range(len(tokens))  # Gemma merges in the order of ids
     else:
         ranks = [-score for score in _per_token(fields, "scores", len(tokens))]
     unknown = _roles(fields).get("unk")
@@ -204,23 +203,23 @@ def _sentencepiece(tokens: Sequence[str], fields: Mapping[str, Any]) -> Tokenize
 
 
 def _merges(tokens: Sequence[str], ranks: Sequence[float], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Recover the merges: every cut of a token into two tokens, best-ranked token first.
+    """Recover the merges: every cut of a token into two tokens, in the order of the tokens' ranks.
 
-    Among the cuts of tokens of one rank the longer left part comes first, as in the published conversions.
+    Among cuts of tokens of the same rank, the one with the longer left part comes first, as in published conversions.
     """
     get = vocab.get
-    found = [
+    cuts = [
         (ranks[i], -cut, -len(token), left, right)
         for token, i in vocab.items()
         for cut in range(1, len(token))
         if (left := get(token[:cut])) is not None and (right := get(token[cut:])) is not None
     ]
-    found.sort()
-    return [(tokens[left], tokens[right]) for _, _, _, left, right in found]
+    cuts.sort()
+    return [(tokens[left], tokens[right]) for _, _, _, left, right in cuts]
 
 
 def _read_tokenizer_fields(path: Path) -> dict[str, Any]:
-    """Return the `tokenizer.*` fields and the architecture from a GGUF file's header."""
+    """Read the `tokenizer.*` fields and the architecture from a GGUF file's header."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Header(data).fields()
@@ -232,8 +231,8 @@ def _read_tokenizer_fields(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def promised_size(path: Path) -> int | None:
-    """Return how many bytes a GGUF file has by its own header; None if the header cannot be read."""
+def announced_size(path: Path) -> int | None:
+    """Return the number of bytes that a GGUF file has according to its header; None if the header cannot be read."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
@@ -241,16 +240,16 @@ def promised_size(path: Path) -> int | None:
             header = _Header(data)
             alignment = int(header.fields().get("general.alignment", 32))
             ends = [0]
-            for numbers, kind, offset in header.tensors():
+            for elements, kind, offset in header.tensors():
                 block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-                ends.append(offset + numbers // block * size)
+                ends.append(offset + elements // block * size)
             return -(-header.at // alignment) * alignment + max(ends)
     except (struct.error, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None
 
 
 class _Header:
-    """A cursor over the key-value part of a GGUF file."""
+    """A cursor over the header of a GGUF file."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -259,26 +258,26 @@ class _Header:
             raise ValueError("it does not begin with GGUF")
         (version,) = self._take("<I")
         if version not in (2, 3):
-            raise ValueError(f"its version is {version}, and 2 and 3 are known")
+            raise ValueError(f"its version is {version}, and only 2 and 3 can be read")
         self._tensors, self._count = self._take("<QQ")
 
     @property
     def at(self) -> int:
-        """The byte that is read next."""
+        """The offset of the byte that is read next."""
         return self._at
 
     def fields(self) -> dict[str, Any]:
-        found = {}
+        fields = {}
         for _ in range(self._count):
             key = self._string()
             (kind,) = self._take("<I")
             value = self._value(kind)
             if key.startswith("tokenizer.") or key in ("general.architecture", "general.alignment"):
-                found[key] = value
-        return found
+                fields[key] = value
+        return fields
 
     def tensors(self) -> Iterator[tuple[int, int, int]]:
-        """Yield how many numbers each tensor has, their type, and where they begin; to be called after `fields`."""
+        """Yield number of elements, type and offset of each tensor; to be called after `fields`."""
         for _ in range(self._tensors):
             self._string()
             (dimensions,) = self._take("<I")

@@ -1,8 +1,8 @@
-"""How GGUF files cut text into words: what each name of `tokenizer.ggml.pre` means to llama.cpp.
+"""Pre-tokenizers of GGUF files: how text is cut into words, for each name of `tokenizer.ggml.pre` in llama.cpp.
 
-llama.cpp puts names that cut alike into one group, and so does the table here. Source: `llama_vocab::impl::load` in
-https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp. Where llama.cpp's own pattern only approximates
-the model's tokenizer.json, the pattern of the latter stands here.
+Names with the same pre-tokenizer form a group, as in llama.cpp. Source: `llama_vocab::impl::load` in
+https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp. If llama.cpp's pattern only approximates that of
+the model's tokenizer.json, the table has the pattern of tokenizer.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LARGE, _SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _cased(ending: str, numbers: str) -> str:
-    """Return GPT-4o's pattern: words are cut where a small letter is followed by a large one."""
+    """Return GPT-4o's pattern, which cuts a word between a lower-case and an upper-case letter."""
     start = r"[^\r\n\p{L}\p{N}]?"
     words = rf"{start}{_LARGE}*{_SMALL}+{ending}|{start}{_LARGE}+{_SMALL}*{ending}"
     return rf"{words}|{numbers}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACE}"
@@ -58,7 +58,7 @@ def _digits_then_gpt_2() -> pre_tokenizers.PreTokenizer:
 
 
 def _splits(*patterns: str, then_gpt_2: bool = False) -> pre_tokenizers.PreTokenizer:
-    """Cut text by the first pattern, and what that gives by the next."""
+    """Return a pre-tokenizer that cuts text by the first pattern, the resulting pieces by the next, and so on."""
     splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=then_gpt_2)
     return pre_tokenizers.Sequence([*splits, last])
@@ -66,12 +66,12 @@ def _splits(*patterns: str, then_gpt_2: bool = False) -> pre_tokenizers.PreToken
 
 @dataclass(frozen=True)
 class WordCutting:
-    """What the names of one group of pre-tokenizers mean.
+    """How the tokenizers of one group cut text into words.
 
     Attributes:
         pre_tokenizer: Cuts text into words and spells their bytes in GPT-2's alphabet.
-        add_bos_token: Whether llama.cpp puts the bos token in front of a text where the file does not say.
-        keeps_whole: Whether a word that is a token stays whole, even where no chain of merges leads to it.
+        add_bos_token: Whether llama.cpp puts the bos token in front of a text if the file has no setting for it.
+        keeps_whole: Whether a word that is a token becomes that token even if no chain of merges leads to it.
         composes: Whether characters are composed first (NFC).
     """
 
@@ -106,7 +106,7 @@ _BY_NAME = {name: cutting for names, cutting in _GROUPS.items() for name in name
 
 
 def word_cutting(name: str) -> WordCutting:
-    """Return what a name of `tokenizer.ggml.pre` means.
+    """Return how tokenizers with this `tokenizer.ggml.pre` cut text.
 
     Raises:
         VocabridgeError: The name is not known.

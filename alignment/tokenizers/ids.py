@@ -1,4 +1,4 @@
-"""Whether the ids of a vocabulary can be those of a model, before anything is built that has a place for each."""
+"""Checks of a vocabulary's ids, made before anything is built that has an entry for each id."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ _LARGE_NUMBER = re.compile(r":\s*\d{8}")  # WIDEST has 8 digits
 
 
 def check_ids(name: str, ids: Iterable[int]) -> None:
-    """Check that ids are not so large that a table of them takes all memory.
+    """Check that ids are not so large that a table with an entry for each would take all memory.
+
+    Args:
+        name: The name of what has the ids, for the error.
+        ids: The ids.
 
     Raises:
-        VocabridgeError: One is.
+        VocabridgeError: An id is `WIDEST` or larger.
     """
     if (largest := max(ids, default=-1)) >= WIDEST:
         raise VocabridgeError(
@@ -29,20 +33,20 @@ def check_ids(name: str, ids: Iterable[int]) -> None:
 
 
 def check_json_ids(name: str, text: str) -> None:
-    """Check the ids in the text of a tokenizer.json; one without large numbers, as all sound ones are, takes no time.
+    """Check the ids in the text of a tokenizer.json, which is parsed only if it contains a large number.
 
     Raises:
-        VocabridgeError: One is too large.
+        VocabridgeError: An id is too large.
     """
     if _LARGE_NUMBER.search(text):
         check_ids(name, _numbers(parse_json(text)))
 
 
 def check_distinct_ids(name: str, tokenizer: Tokenizer) -> None:
-    """Check that no two tokens have one id: which of them it stands for would be left to chance.
+    """Check that no two tokens have the same id, because the id could stand for either.
 
     Raises:
-        VocabridgeError: Two have.
+        VocabridgeError: Two tokens have the same id.
     """
     owners: dict[int, str] = {}
     vocab = tokenizer.get_vocab(with_added_tokens=False)
@@ -50,14 +54,14 @@ def check_distinct_ids(name: str, tokenizer: Tokenizer) -> None:
         for token, i in sorted(vocab.items()):
             if i in owners:
                 raise VocabridgeError(
-                    f"{name}: the tokens {owners[i]!r} and {token!r} have one id, {i}; give each its own, or download "
-                    "the file again."
+                    f"{name}: the tokens {owners[i]!r} and {token!r} have the same id, {i}; give each its own, or "
+                    "download the file again."
                 )
             owners[i] = token
 
 
 def _numbers(spec: Any) -> Iterable[int]:
-    """Yield the numbers that stand where a tokenizer.json has ids."""
+    """Yield the ids in a parsed tokenizer.json, which may be malformed."""
     if not isinstance(spec, Mapping):
         return
     model, added = spec.get("model"), spec.get("added_tokens")

@@ -1,4 +1,4 @@
-"""Reading a tokenizer with what its files say about it: from a file, a folder, a GGUF file or the hub."""
+"""Loading a tokenizer and its settings from a file, a folder, a GGUF file or the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vocabridge.alignment.tokenizers.tiktoken_folder import read_tiktoken_folder
 logger = logging.getLogger("vocabridge")
 
 _TOKENIZERS = ("tekken.json", "tokenizer.json", "tiktoken.model", "tokenizer.model")
-"""Files that hold a tokenizer; a folder is read by the first that it has."""
+"""Files that hold a tokenizer, in the order of precedence."""
 
 _FOLDER_FILES = (
     "tokenizer_config.json",
@@ -38,20 +38,20 @@ _FOLDER_FILES = (
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer, ours to change, with what its files say about it.
+    """A tokenizer with the settings of the files beside it.
 
     Attributes:
-        tokenizer: The tokenizer as it is in its file.
-        name: Where it came from, for people only.
-        size: The model's logit width; None: the highest id plus one.
-        roles: A role -> id each.
-        add_bos_token: Whether the model expects the bos token in front of every text; None: whether the tokenizer
-            puts it there.
+        tokenizer: The tokenizer as it is in its file; the byte view may change it.
+        name: The name of its source, for people.
+        size: The model's logit width; None stands for the highest id plus one.
+        roles: Role -> id of its token.
+        add_bos_token: Whether the model expects the bos token in front of every text; None if only the tokenizer shows
+            it.
         unused: Ids that stand for nothing, whatever their spelling.
-        tokens: The ids of the model's vocabulary with their spellings, where several ids may have one spelling: the
-            tokenizer's own map from spelling to id has one id for each. None: those of the tokenizer.
-        added: The added tokens by id, for the same reason. None: those of the tokenizer.
-        template: Its chat template, None if it has none.
+        tokens: The ids and spellings of the model's vocabulary, if several ids may share a spelling, which the
+            tokenizer's map from spelling to id cannot express. None stands for the tokenizer's own.
+        added: Id -> added token, for the same reason. None stands for the tokenizer's own.
+        template: The chat template; None if there is none.
     """
 
     tokenizer: Tokenizer
@@ -73,24 +73,24 @@ def load_tokenizer(source: str | Path, size: int | None) -> LoadedTokenizer:
     if path.is_file():
         check_downloads(path)
     if path.suffix == ".gguf" and path.is_file():
-        read = read_gguf_tokenizer(path)
-        unused = frozenset(np.flatnonzero(read.token_types == GGUF_UNUSED).tolist())
+        gguf = read_gguf_tokenizer(path)
+        unused = frozenset(np.flatnonzero(gguf.token_types == GGUF_UNUSED).tolist())
         return LoadedTokenizer(
-            tokenizer=read.tokenizer,
-            size=size or read.size,
+            tokenizer=gguf.tokenizer,
+            size=size or gguf.size,
             name=str(path),
-            roles=read.roles,
-            add_bos_token=read.add_bos_token,
+            roles=gguf.roles,
+            add_bos_token=gguf.add_bos_token,
             unused=unused,
-            tokens=list(enumerate(read.tokens)),
-            added=read.added,
-            template=read.chat_template,
+            tokens=list(enumerate(gguf.tokens)),
+            added=gguf.added,
+            template=gguf.chat_template,
         )
     if path.suffix in (".tiktoken", ".model") and path.is_file():
         refuse_sentencepiece(path)
         raise VocabridgeError(
-            f"{path}: such a file does not say how text is cut into words; name the model's tokenizer.json, or "
-            "give what `alignment.tiktoken_tokenizer` makes of it and a pattern to `Vocabulary.from_tokenizer`."
+            f"{path}: such a file does not say how text is cut into words; name the model's tokenizer.json, or make a "
+            "tokenizer of it and a pattern with `alignment.tiktoken_tokenizer` for `Vocabulary.from_tokenizer`."
         )
     if path.is_file() and "tekken" in path.name:
         return _from_tekken(path, str(path), size)
@@ -100,15 +100,15 @@ def load_tokenizer(source: str | Path, size: int | None) -> LoadedTokenizer:
 
 
 def _from_folder(files: Mapping[str, Path], name: str, size: int | None) -> LoadedTokenizer:
-    """Read what a folder holds: tekken.json, else tokenizer.json, else tiktoken.model.
+    """Read the tokenizer of a folder: tekken.json, else tokenizer.json, else tiktoken.model.
 
-    Mistral's tokenizer.json is a conversion of its tekken.json that cuts some words otherwise.
+    tekken.json comes first because Mistral's tokenizer.json is a conversion of it that cuts some words differently.
     """
     for file in files.values():
         check_downloads(file)
     if "tekken.json" in files:
         if "tokenizer.json" in files:
-            logger.warning("%s: its tekken.json is read, not the tokenizer.json that was made of it.", name)
+            logger.warning("%s: its tekken.json is read, not the tokenizer.json that was converted from it.", name)
         settings = TokenizerSettings.read(files)
         return _from_tekken(files["tekken.json"], name, size or settings.width, settings.template)
     if "tokenizer.json" in files:
@@ -125,20 +125,20 @@ def _from_folder(files: Mapping[str, Path], name: str, size: int | None) -> Load
 
 
 def _from_tekken(path: Path, name: str, size: int | None, template: str | None = None) -> LoadedTokenizer:
-    """Read a tekken.json; Mistral's models expect the bos token."""
-    read = read_tekken(path)
+    """Read a tekken.json; Mistral's models expect the bos token in front of every text."""
+    tekken = read_tekken(path)
     return LoadedTokenizer(
-        tokenizer=read.tokenizer,
-        size=size or read.size,
+        tokenizer=tekken.tokenizer,
+        size=size or tekken.size,
         name=name,
-        roles=read.roles,
+        roles=tekken.roles,
         add_bos_token=True,
         template=template,
     )
 
 
 def _from_files(files: Mapping[str, Path], name: str, size: int | None) -> LoadedTokenizer:
-    """Read tokenizer.json and what its companions say about width, roles and the bos token."""
+    """Read tokenizer.json, and the files beside it that set logit width, roles and the bos token."""
     path = files["tokenizer.json"]
     refuse_gzip(path)
     try:
@@ -167,7 +167,7 @@ def _with_settings(tokenizer: Tokenizer, settings: TokenizerSettings, name: str,
 
 
 def _fetch(hub_id: str) -> dict[str, Path]:
-    """Fetch a hub repository's small JSON files into the hub's own cache, those that it has."""
+    """Fetch the tokenizer's files of a hub repository, as far as it has them, into the hub's own cache."""
     reached = reach_repository(hub_id)
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
@@ -177,15 +177,15 @@ def _fetch(hub_id: str) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for name in _FOLDER_FILES:
         if name in ("tiktoken.model", "tokenizer.model") and {"tokenizer.json", "tekken.json"} & set(files):
-            continue  # large, and not read then
+            continue  # large, and not read if there is one of the others
         try:
             files[name] = Path(download(hub_id, name, local_files_only=not reached))
         except absent:
             continue
-        except Exception as error:  # no permission, a connection that breaks: the hub raises many kinds
+        except Exception as error:  # the hub raises many kinds, for missing permissions, broken connections and so on
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise VocabridgeError(f"{hub_id}: the hub does not let us read {name} ({reason}); try again.") from error
+            raise VocabridgeError(f"{hub_id}: cannot download {name} from the hub ({reason}); try again.") from error
     if not any(name in files for name in _TOKENIZERS):
-        lacks = "has no tokenizer.json" if reached else "cannot be reached now, and its tokenizer.json is not here"
-        raise VocabridgeError(f"{hub_id}: this repository {lacks}.")
+        problem = "has no tokenizer.json" if reached else "cannot be reached now, and its tokenizer.json is not cached"
+        raise VocabridgeError(f"{hub_id}: this repository {problem}.")
     return files

@@ -1,7 +1,7 @@
-"""The tokenizer that a model is given text by, where another program than this one builds it.
+"""The native tokenizer of a model: the one that encodes its prompts, if the model's own program builds that.
 
-A model's own program may take no more than the vocabulary of a tokenizer.json and build the rest from settings of its
-own. Prompts then follow that tokenizer; alignments and re-tokenization keep to the file.
+Such a program may use only the vocabulary of a tokenizer.json and build the other parts from settings of its own.
+Prompts are then encoded with the program's tokenizer. Alignments and re-tokenization use the file.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from vocabridge.alignment.tokenizers.vocabulary import Vocabulary
 
 
 def with_native(vocabulary: Vocabulary, native: Tokenizer, what: str) -> Vocabulary:
-    """Return a vocabulary whose prompts are encoded by this tokenizer; see `Vocabulary.encode_prompt`.
+    """Return a vocabulary that encodes prompts with this tokenizer; see `Vocabulary.encode_prompt`.
+
+    Special tokens that only `native` has become control tokens.
 
     Args:
-        vocabulary: The view of the tokenizer's file.
-        native: Another tokenizer of the same tokens, which is changed: nothing stays that adds tokens to a text, cuts
-            it off or is random. Special tokens that the file lacks become control tokens.
-        what: What made it, for people.
+        vocabulary: The byte view of the tokenizer's file.
+        native: Another tokenizer of the same tokens. Its post-processor, truncation, padding and dropout are removed
+            in place.
+        what: The name of what built `native`, for the error.
 
     Raises:
-        VocabridgeError: It has other ids for the tokens.
+        VocabridgeError: `native` gives a token another id than the file.
     """
     native.post_processor = None
     native.no_truncation()
     native.no_padding()
     if getattr(native.model, "dropout", None):
         native.model.dropout = None
-    if _same(native, vocabulary.native):
+    if _encode_alike(native, vocabulary.native):
         return vocabulary
     ids, file_ids = native.get_vocab(), vocabulary.tokenizer.get_vocab()
     for token, i in ids.items():
@@ -59,16 +61,16 @@ def with_native(vocabulary: Vocabulary, native: Tokenizer, what: str) -> Vocabul
     return replace(vocabulary, native=native, kinds=kinds)
 
 
-def _same(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether two tokenizers encode every text alike because they are made of the same parts."""
+def _encode_alike(first: Tokenizer, second: Tokenizer) -> bool:
+    """Whether two tokenizers encode every text alike because they consist of the same parts."""
 
-    def parts(tokenizer: Tokenizer) -> list[bytes | None]:
-        around = tokenizer.normalizer, tokenizer.pre_tokenizer
-        return [None if part is None else part.__getstate__() for part in around]
+    def states(tokenizer: Tokenizer) -> list[bytes | None]:
+        parts = tokenizer.normalizer, tokenizer.pre_tokenizer
+        return [None if part is None else part.__getstate__() for part in parts]
 
     return (
-        one.encode_special_tokens == other.encode_special_tokens
-        and parts(one) == parts(other)
-        and repr(one.get_added_tokens_decoder()) == repr(other.get_added_tokens_decoder())
-        and one.model.__getstate__() == other.model.__getstate__()
+        first.encode_special_tokens == second.encode_special_tokens
+        and states(first) == states(second)
+        and repr(first.get_added_tokens_decoder()) == repr(second.get_added_tokens_decoder())
+        and first.model.__getstate__() == second.model.__getstate__()
     )

@@ -1,8 +1,9 @@
-"""The space that a tokenizer puts in front of a text, and again behind a control token: it is in no text.
+"""The prepended space: a space that is not in the text, and that many tokenizers put in front of it.
 
-SentencePiece's tokenizers begin a word with "▁", so many put a space in front of a text that has none. The bare view,
-which alignments and re-tokenization use, leaves it out; a model expects it. To encode a text for a model is to take the
-bare view of it behind that space. Which rule a tokenizer follows is found by trying.
+In SentencePiece tokenizers a word begins with "▁", so many of them put a space in front of a text that begins with
+none, and some do so again after a control token. Models expect this space. The bare tokenizer, which alignments and
+re-tokenization use, leaves it out. Encoding a text for a model therefore means encoding a space and the text with the
+bare tokenizer. Tokenizers follow different rules; probes show which one.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 Ids: TypeAlias = Callable[[Sequence[str]], list[list[int]]]
-"""Encodes texts."""
+"""A function that encodes texts into ids."""
 
 _PROBES = ("a", "Ab c", " a", "  b", "1", "é x", "\na", "(x)", "▁a")
-_START = 32  # so many characters tell how a text begins
+_START = 32
+"""How many characters of a text are normalized to see how it begins."""
 
 
 class Place(enum.Enum):
-    """Where a piece of text stands.
+    """The place of a piece of text.
 
     Attributes:
-        BEGINNING: At the beginning of a text, behind no more than the bos token.
-        BEHIND_CONTROL: Right behind a control token.
-        INSIDE: Behind other text.
+        BEGINNING: At the beginning of a text, after nothing but the bos token.
+        BEHIND_CONTROL: Directly after a control token.
+        INSIDE: After other text.
     """
 
     BEGINNING = enum.auto()
@@ -34,20 +36,22 @@ class Place(enum.Enum):
     INSIDE = enum.auto()
 
     def after(self, piece: bytes | int) -> Place:
-        """Return the place behind some bytes, or behind a control token."""
+        """Return the place after a piece: some bytes, or the id of a control token."""
         if isinstance(piece, int):
             return Place.BEHIND_CONTROL
         return Place.INSIDE if piece else self
 
 
 class Rule(enum.Enum):
-    """When a tokenizer puts a space in front of text; the value: before which beginnings of a text it does not.
+    """The rule by which a tokenizer puts a space in front of text.
+
+    The value of a rule is the tuple of beginnings of a text that get no space, or None if no text gets one.
 
     Attributes:
         NEVER: Never.
         ALWAYS: Always.
         IF_NO_SPACE: If the text does not begin with a space.
-        IF_NO_MARK: The same, and "▁" is a space, too.
+        IF_NO_MARK: If the text begins neither with a space nor with "▁".
     """
 
     NEVER = None
@@ -58,12 +62,12 @@ class Rule(enum.Enum):
 
 @dataclass(frozen=True)
 class PrefixSpace:
-    """A tokenizer's rules.
+    """The rules by which a tokenizer puts spaces in front of text.
 
     Attributes:
-        beginning: At the beginning of a text.
-        behind_control: Behind a control token.
-        normalize: What the bare tokenizer makes of a text before it cuts it.
+        beginning: The rule at the beginning of a text.
+        behind_control: The rule after a control token.
+        normalize: The normalizer of the bare tokenizer.
     """
 
     beginning: Rule = Rule.NEVER
@@ -74,46 +78,46 @@ class PrefixSpace:
     def of(
         cls, native: Ids, bare: Ids, normalize: Callable[[str], str], controls: Iterable[tuple[int, str]]
     ) -> PrefixSpace:
-        """Find the rules.
+        """Find the rules of a tokenizer by encoding probes.
 
         Args:
-            native: Encodes as the tokenizer does.
-            bare: Encodes a text as itself.
-            normalize: See above.
-            controls: Ids and names of control tokens, those that matter most first.
+            native: The tokenizer with the prepended space.
+            bare: The tokenizer without it.
+            normalize: The normalizer of the bare tokenizer.
+            controls: Ids and names of control tokens, the most important first.
         """
 
-        def rule(encode: Ids) -> Rule | None:
-            found = encode(_PROBES)
-            for one in Rule:
-                put = cls(one, normalize=normalize)
-                if bare([put.prefix(text, Place.BEGINNING) + text for text in _PROBES]) == found:
-                    return one
+        def matching_rule(encode: Ids) -> Rule | None:
+            expected = encode(_PROBES)
+            for rule in Rule:
+                candidate = cls(rule, normalize=normalize)
+                if bare([candidate.prefix(text, Place.BEGINNING) + text for text in _PROBES]) == expected:
+                    return rule
             return None
 
-        behind = (rule(functools.partial(_behind, native, i, name)) for i, name in controls)
-        return cls(rule(native) or Rule.NEVER, next((one for one in behind if one), Rule.NEVER), normalize)
+        behind = (matching_rule(functools.partial(_behind, native, i, name)) for i, name in controls)
+        return cls(matching_rule(native) or Rule.NEVER, next((rule for rule in behind if rule), Rule.NEVER), normalize)
 
     def rule(self, place: Place) -> Rule:
-        """Return the rule at a place."""
+        """Return the rule for text at a place."""
         if place is Place.INSIDE:
             return Rule.NEVER
         return self.beginning if place is Place.BEGINNING else self.behind_control
 
     def prefix(self, text: str, place: Place) -> str:
-        """Return what is put in front of a text at a place, "" or a space."""
-        spared = self.rule(place).value
-        if not text or spared is None:
+        """Return what the tokenizer puts in front of a text at a place: a space or ""."""
+        excepted = self.rule(place).value
+        if not text or excepted is None:
             return ""
         start = self.normalize(text[:_START]) or self.normalize(text)
-        return "" if not start or start.startswith(spared) else " "
+        return "" if not start or start.startswith(excepted) else " "
 
-    def strip(self, written: bytes, place: Place) -> bytes:
-        """Return the text that a token stands for at a place: its bytes without the space that is in no text."""
-        return written[1:] if written[:1] == b" " and self.rule(place) is not Rule.NEVER else written
+    def strip(self, data: bytes, place: Place) -> bytes:
+        """Return the text that a token with these bytes stands for at a place: the bytes without a prepended space."""
+        return data[1:] if data[:1] == b" " and self.rule(place) is not Rule.NEVER else data
 
 
 def _behind(native: Ids, control: int, name: str, texts: Sequence[str]) -> list[list[int]]:
-    """Encode texts behind a control token."""
+    """Encode texts after a control token, and return only the ids of the texts."""
     encoded = native([name + text for text in texts])
     return [ids[ids.index(control) + 1 :] if control in ids else [] for ids in encoded]

@@ -1,4 +1,4 @@
-"""Which control tokens mean the same in two vocabularies, and the rows and columns that an alignment pins for them."""
+"""Pairs of control tokens with the same role in two vocabularies, and the entries of an alignment that they pin."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import scipy.sparse as sp
 
 PINNED_ROLES = ("eos", "bos", "turn end", "turn begin", "turn content", "pad", "unk")
-"""The roles in which tokens are paired, the strongest first."""
+"""The roles by which tokens are paired, in order of precedence."""
 
 _MEANING = {"turn end": "eos", "turn begin": "bos"}
-"""Roles that mean what another one means: a response stops, something starts."""
+"""Roles with the same meaning as another one: the end of a response, and the beginning of something."""
 
 
 class HasRoles(Protocol):
-    """A vocabulary, or what an alignment remembers of one."""
+    """A vocabulary, or the record of one in an alignment."""
 
     @property
     def size(self) -> int:
@@ -24,35 +24,35 @@ class HasRoles(Protocol):
 
     @property
     def control_roles(self) -> Mapping[str, int]:
-        """The ids of the roles that control tokens have."""
+        """Role -> id, for the roles that control tokens have."""
 
 
 def pin_roles(counts: sp.csr_array, source: HasRoles, target: HasRoles) -> sp.csr_array:
-    """Let tokens of the same role speak for each other and for nothing else.
+    """Align tokens of the same role with each other and with nothing else.
 
-    A token may have several roles. Where its roles mean one thing, as `eos` and `turn end` do, it is paired with
-    each of its partners, and they share it: the one `<|im_end|>` of a source speaks in full for the `<eos>` and for
-    the `<end_of_turn>` of a target (a row each), and its probability is split evenly between the two (its column).
-    Where they mean different things, the role that comes first in `PINNED_ROLES` has the token: GPT-2's one token
-    for begin and end is the end.
+    A token may have several roles. If its roles mean the same, as `eos` and `turn end` do, it is paired with a token of
+    the other vocabulary for each role. For example, the single `<|im_end|>` of a source is the only entry in the rows
+    of a target's `<eos>` and `<end_of_turn>`, and its column splits its probability evenly between the two. If its
+    roles mean different things, the role that comes first in `PINNED_ROLES` counts: GPT-2's token for both begin and
+    end is paired as an end token.
 
-    Many tokens become the unknown token, so it keeps them beside its partner.
+    The unknown tokens keep their other entries, because the text of many tokens becomes the unknown token.
 
     Args:
-        counts: (|T|, |S|).
-        source: S.
-        target: T.
+        counts: The counts of an alignment, (|T|, |S|).
+        source: The source vocabulary S.
+        target: The target vocabulary T.
 
     Returns:
-        (|T|, |S|) float32 CSR.
+        The pinned counts, (|T|, |S|) float32 CSR.
     """
     pairs = role_pairs(source, target)
     pinned = np.array(sorted({(y, w) for _, y, w in pairs}), np.int64).reshape(-1, 2)
-    open_ = _without(counts.tocoo(), pairs)
+    kept = _without_pinned(counts.tocoo(), pairs)
     return _summed(
-        np.concatenate((open_.coords[0], pinned[:, 0])),
-        np.concatenate((open_.coords[1], pinned[:, 1])),
-        np.concatenate((open_.data, np.ones(len(pinned)))),
+        np.concatenate((kept.coords[0], pinned[:, 0])),
+        np.concatenate((kept.coords[1], pinned[:, 1])),
+        np.concatenate((kept.data, np.ones(len(pinned)))),
         (target.size, source.size),
     )
 
@@ -60,18 +60,18 @@ def pin_roles(counts: sp.csr_array, source: HasRoles, target: HasRoles) -> sp.cs
 def pin_again(
     counts: sp.csr_array, before: tuple[HasRoles, HasRoles], source: HasRoles, target: HasRoles
 ) -> sp.csr_array:
-    """Replace the pins of pinned counts by those of other roles, and add or cut rows and columns at the end.
+    """Replace the pinned entries after roles have changed, and add or cut rows and columns at the end.
 
     Args:
-        counts: What `pin_roles` returned.
-        before: The source and the target that it was given.
-        source: S as it is now: the same text tokens.
-        target: T as it is now.
+        counts: The counts that `pin_roles` returned.
+        before: The source and the target that `pin_roles` was given.
+        source: The source vocabulary S now, with the same text tokens.
+        target: The target vocabulary T now, with the same text tokens.
 
     Returns:
-        (|T|, |S|) float32 CSR, of the sizes of now.
+        The pinned counts, float32 CSR, with the sizes that the vocabularies have now.
     """
-    entries = _without(counts.tocoo(), role_pairs(*before))
+    entries = _without_pinned(counts.tocoo(), role_pairs(*before))
     kept = (entries.coords[0] < target.size) & (entries.coords[1] < source.size)
     rows, columns = entries.coords
     resized = _summed(rows[kept], columns[kept], entries.data[kept], (target.size, source.size))
@@ -79,7 +79,7 @@ def pin_again(
 
 
 def role_pairs(source: HasRoles, target: HasRoles) -> list[tuple[str, int, int]]:
-    """Return (role, target id, source id) of the roles that both have, without those that a stronger one excludes."""
+    """Return (role, target id, source id) of the shared roles, without those that one of higher precedence excludes."""
     pairs: list[tuple[str, int, int]] = []
     for role in PINNED_ROLES:
         y, w = target.control_roles.get(role), source.control_roles.get(role)
@@ -91,16 +91,16 @@ def role_pairs(source: HasRoles, target: HasRoles) -> list[tuple[str, int, int]]
     return pairs
 
 
-def _without(entries: sp.coo_array, pairs: list[tuple[str, int, int]]) -> sp.coo_array:
-    """Return the entries that pins leave: nothing beside a pin, but what the unknown token has."""
+def _without_pinned(entries: sp.coo_array, pairs: list[tuple[str, int, int]]) -> sp.coo_array:
+    """Remove the entries of paired tokens; of the unknown tokens, remove only the entry of their pair."""
     rows, columns = entries.coords
-    alone = [(y, w) for role, y, w in pairs if role != "unk"]
-    taken = np.isin(rows, [y for y, _ in alone]) | np.isin(columns, [w for _, w in alone])
+    exclusive = [(y, w) for role, y, w in pairs if role != "unk"]
+    removed = np.isin(rows, [y for y, _ in exclusive]) | np.isin(columns, [w for _, w in exclusive])
     for _, y, w in pairs:
-        taken |= (rows == y) & (columns == w)
-    return sp.coo_array((entries.data[~taken], (rows[~taken], columns[~taken])), shape=entries.shape)
+        removed |= (rows == y) & (columns == w)
+    return sp.coo_array((entries.data[~removed], (rows[~removed], columns[~removed])), shape=entries.shape)
 
 
 def _summed(rows: np.ndarray, columns: np.ndarray, data: np.ndarray, shape: tuple[int, int]) -> sp.csr_array:
-    """Return the float32 CSR matrix of these entries."""
+    """Return the float32 CSR matrix of these entries; entries at the same place are added in float64."""
     return sp.coo_array((data.astype(np.float64), (rows, columns)), shape=shape).tocsr().astype(np.float32)

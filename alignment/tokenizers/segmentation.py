@@ -1,4 +1,4 @@
-"""How a tokenizer cuts: text into tokens with their starts, and any bytes into ids."""
+"""Cutting with a tokenizer: text into tokens with their starts, and any byte string into ids."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from vocabridge.alignment.tokenizers.prefix_space import Place, PrefixSpace, Rul
 from vocabridge.alignment.tokenizers.tokens import Encoding, TokenKind
 
 _CONTROLS = 8
-"""At most so many control tokens without a role are tried for what is put behind them."""
+"""How many control tokens, besides those with a role, are tried to find the prepended space after control tokens."""
 
 _NOWHERE = b"\xff"
-"""In no UTF-8 text: what is written for an id that stands in none."""
+"""Bytes that are in no UTF-8 text, for ids that no text contains."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The part of a `Vocabulary` that cuts: a tokenizer, and what bytes each of its ids stands for.
+    """The part of a `Vocabulary` that cuts text and bytes: a tokenizer, and the bytes that each of its ids stands for.
 
     Attributes:
-        name: Where it came from, for people only.
+        name: The name of its source, for people.
         size: The number of ids, which is the logit width.
         token_bytes: The bytes of every id, `size` of them; None for CONTROL and UNUSED.
-        kinds: (size,) int8, a `TokenKind` each.
-        lengths: (size,) int32, bytes per token; 0 where there are none.
-        roles: "bos", "eos", "pad", "unk" -> id, those that the tokenizer's files name, and "turn begin",
-            "turn content", "turn end", those that its chat template has (see `chat`).
-        tokenizer: The tokenizer without post-processor, truncation, padding, dropout and prepended space,
-            so that a text is encoded as itself; see `encode`.
-        native: The same with the prepended space: what a model is given; see `encode_prompt`.
+        kinds: The `TokenKind` of every id, (size,) int8.
+        lengths: The number of bytes of every id, (size,) int32; 0 for CONTROL and UNUSED.
+        roles: Role -> id: "bos", "eos", "pad" and "unk", as far as the tokenizer's files name them, and "turn begin",
+            "turn content" and "turn end", as far as its chat template has them (see `chat`).
+        tokenizer: The bare tokenizer, without post-processor, truncation, padding, dropout and prepended space, which
+            adds nothing to a text; see `encode`.
+        native: The bare tokenizer with the prepended space, for text that a model reads; see `encode_prompt`.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Segmentation:
 
     @functools.cached_property
     def control_roles(self) -> Mapping[str, int]:
-        """The roles that control tokens have."""
+        """Role -> id, for the roles that control tokens have."""
         return {role: i for role, i in self.roles.items() if self.kinds[i] == TokenKind.CONTROL}
 
     @functools.cached_property
@@ -69,10 +69,10 @@ class Segmentation:
 
     @functools.cached_property
     def canonical(self) -> Mapping[bytes, int]:
-        """The id that the tokenizer emits for each byte string that some id stands for.
+        """Bytes -> id that the tokenizer emits for them, for all byte strings that an id stands for.
 
-        Where several ids share the bytes (Gemma's `A` and `<0x41>`) it is the one that encoding the bytes
-        gives, else the lowest of kind TEXT.
+        If several ids stand for the same bytes (Gemma's `A` and `<0x41>`), it is the id to which the tokenizer encodes
+        the bytes. If the tokenizer gives none of these ids, it is the lowest of kind TEXT.
         """
         chosen = {data: ids[0] for data, ids in self._by_bytes.items()}
         shared = [data for data, ids in self._by_bytes.items() if len(ids) > 1]
@@ -87,29 +87,29 @@ class Segmentation:
         return self._by_bytes.get(data, ())
 
     def encode(self, text: str) -> Encoding:
-        """Encode a text as itself, as what goes on behind other text: nothing is put in front; see `Encoding`.
+        """Encode a text without a prepended space, as text that continues other text is encoded; see `Encoding`.
 
-        Special tokens that stand in the text are matched, as the tokenizer does: their ids are CONTROL, with a start.
+        Special tokens that are spelled in the text become control tokens, which have a start like other tokens.
 
         Raises:
-            VocabridgeError: The text holds half of a surrogate pair.
+            VocabridgeError: The text contains half of a surrogate pair.
         """
         return self.encode_batch([text])[0]
 
     def encode_prompt(self, text: str) -> Encoding:
-        """Encode a text as the model's own tokenizer does, without the bos token in front; see `Encoding`.
+        """Encode a text as the model's own tokenizer does, but without the bos token in front; see `Encoding`.
 
-        Where the tokenizer puts a space in front of a text, or behind a control token, that space is in no text: a
-        token that is no more than that starts where the next one does.
+        A space that the tokenizer puts in front of a text or after a control token is not in the text. A token that
+        consists of this space alone starts where the next token does.
 
         Raises:
-            VocabridgeError: The text holds half of a surrogate pair.
+            VocabridgeError: The text contains half of a surrogate pair.
         """
         if self.native is self.tokenizer:
             return self.encode(text)
         as_utf8(text)
         with panics_as_errors(self.name):
-            found = self.native.encode(text, add_special_tokens=False)
+            native = self.native.encode(text, add_special_tokens=False)
         ids: list[int] = []
         starts: list[int] = []
         place, start = Place.BEGINNING, 0
@@ -122,36 +122,36 @@ class Segmentation:
             elif special < self.size:
                 ids, starts = [*ids, special], [*starts, start]
             place, start = Place.BEHIND_CONTROL, start + len(part.encode())
-        if ids == [i for i in found.ids if i < self.size]:
+        if ids == [i for i in native.ids if i < self.size]:
             return Encoding(np.array(ids, np.int32), np.array(starts, np.int64))
-        return self._locate(text, found.ids, found.offsets)
+        return self._locate(text, native.ids, native.offsets)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Encode many texts in parallel; see `encode`."""
         results: list[Encoding | None] = []
         data = [*map(as_utf8, texts)]
-        for written, quick in zip(data, self.ids_batch(texts), strict=True):
-            ids = np.array(quick, np.int32)
-            known = ids.max(initial=0) < self.size
-            if known and b"".join(self._written[0][ids].tolist()) == written:
+        for text_bytes, text_ids in zip(data, self.ids_batch(texts), strict=True):
+            ids = np.array(text_ids, np.int32)
+            all_have_rows = ids.max(initial=0) < self.size
+            if all_have_rows and b"".join(self._written[0][ids].tolist()) == text_bytes:
                 lengths = self._written[1][ids]
                 results.append(Encoding(ids, np.cumsum(lengths) - lengths))
             else:
                 results.append(None)
-        # The rest: the tokenizer changed or skipped some text. Offsets tell where.
+        # In the other texts the tokenizer changed or skipped something, so the offsets are needed.
         changed = [i for i, result in enumerate(results) if result is None]
         with panics_as_errors(self.name):
-            offsets = self.tokenizer.encode_batch([texts[i] for i in changed], add_special_tokens=False)
-        for i, found in zip(changed, offsets, strict=True):
-            results[i] = self._locate(texts[i], found.ids, found.offsets)
+            encodings = self.tokenizer.encode_batch([texts[i] for i in changed], add_special_tokens=False)
+        for i, encoding in zip(changed, encodings, strict=True):
+            results[i] = self._locate(texts[i], encoding.ids, encoding.offsets)
         return [result for result in results if result is not None]
 
     def ids_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, as the tokenizer gives them: ids that the model has no row for among them."""
+        """Return the ids that the tokenizer gives for each text, including ids that the model has no row for."""
         return self._encoded(self.tokenizer, texts)
 
     def spell(self, ids: Sequence[int]) -> list[bytes]:
-        """Return the text that each of a text's tokens stands for: without prepended spaces, b"" for control tokens."""
+        """Return the bytes that each token of a text stands for, without prepended spaces; b"" for control tokens."""
         spelled: list[bytes] = []
         place = Place.BEGINNING
         for number, i in enumerate(ids):
@@ -162,28 +162,28 @@ class Segmentation:
         return spelled
 
     def with_prefixes(self, text: str, place: Place) -> str:
-        """Return a text that stands at a place with the spaces that the tokenizer puts in front of its parts."""
+        """Return a text at a place with the spaces that the tokenizer prepends to it and after control tokens in it."""
         if self.prefix_space.behind_control is Rule.NEVER:
             return text if text.startswith(self._special_names) else self.prefix_space.prefix(text, place) + text
-        written = []
+        parts = []
         for special, part in self._sections(text):
-            written.append(part if special is not None else self.prefix_space.prefix(part, place) + part)
+            parts.append(part if special is not None else self.prefix_space.prefix(part, place) + part)
             place = Place.BEHIND_CONTROL
-        return "".join(written)
+        return "".join(parts)
 
     def pieces(self, text: str) -> list[bytes | int]:
-        """Cut a text at its control tokens: runs of text as UTF-8, none empty, and ids of control tokens.
+        """Cut a text at its control tokens into runs of text (UTF-8, never empty) and ids of control tokens.
 
         Raises:
-            VocabridgeError: The text holds half of a surrogate pair.
+            VocabridgeError: The text contains half of a surrogate pair.
         """
         as_utf8(text)
         with panics_as_errors(self.name):
-            found = self.tokenizer.encode(text, add_special_tokens=False)
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
         unknown = self.roles.get("unk")
         pieces: list[bytes | int] = []
         at = 0
-        for i, (start, end) in zip(found.ids, found.offsets, strict=True):
+        for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if i < self.size and self.kinds[i] == TokenKind.CONTROL and i != unknown:
                 pieces += [*([text[at:start].encode()] if at < start else []), i]
                 at = end
@@ -196,21 +196,21 @@ class Segmentation:
     def segment_batch(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
         """Cut byte strings into ids of this vocabulary.
 
-        The first of these that succeeds: what the tokenizer itself makes of it, if that spells the very bytes; the
-        longest match over bytes, if it covers the data from its first byte on; what the tokenizer makes of it after
-        changing it (case, accents, spaces between words); the unknown token. () when all fail.
+        Each byte string gets the first of these that exists: the tokenizer's ids, if they spell exactly the bytes; the
+        longest matches from the first byte on, if they cover all bytes; the tokenizer's usable ids for the changed text
+        (case, accents, spaces between words); the unknown token; ().
         """
         results = self._try_tokenizer(batch)
-        for i, (data, own) in enumerate(zip(batch, results, strict=True)):
-            if not self._spells(own, data):
+        for i, (data, ids) in enumerate(zip(batch, results, strict=True)):
+            if not self._spells(ids, data):
                 unknown = self.roles.get("unk")
-                usable = tuple(t for t in own if t < self.size and self.token_bytes[t] is not None)
+                usable = tuple(t for t in ids if t < self.size and self.token_bytes[t] is not None)
                 results[i] = self._longest(data) or usable or (() if unknown is None else (unknown,))
         return results
 
     @functools.cached_property
     def prefix_space(self) -> PrefixSpace:
-        """Where the tokenizer puts a space in front of text."""
+        """The rules by which the tokenizer puts a space in front of text."""
         if self.native is self.tokenizer:
             return PrefixSpace()
         named = [*self.control_roles.values(), *np.flatnonzero(self.kinds == TokenKind.CONTROL).tolist()[:_CONTROLS]]
@@ -221,7 +221,7 @@ class Segmentation:
 
     @functools.cached_property
     def _special(self) -> Mapping[int, str]:
-        """The names of special tokens, which are matched in a text."""
+        """Id -> name of the special tokens, which are matched in a text."""
         added = self.tokenizer.get_added_tokens_decoder()
         return {i: token.content for i, token in added.items() if token.special}
 
@@ -230,24 +230,23 @@ class Segmentation:
         return tuple(self._special.values())
 
     def _sections(self, text: str) -> list[tuple[int | None, str]]:
-        """Cut a text at the special tokens that it spells: their ids, None for other text, and what is there."""
+        """Cut a text at the special tokens that it spells, into (id of the special token or None, part of the text)."""
         with panics_as_errors(self.name):
-            found = self.tokenizer.encode(text, add_special_tokens=False)
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
         sections: list[tuple[int | None, str]] = []
         at = 0
-        for i, (start, end) in zip(found.ids, found.offsets, strict=True):
-            if (
-                i in self._special and self._special[i] in text[start:end]
-            ):  # else unknown: no token spells what is there
+        for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            # The unknown token may be special, too, and is emitted for text that does not spell its name.
+            if i in self._special and self._special[i] in text[start:end]:
                 sections += [*([(None, text[at:start])] if at < start else []), (i, text[start:end])]
                 at = end
         return [*sections, (None, text[at:])] if at < len(text) else sections
 
     @functools.cached_property
     def _written(self) -> tuple[np.ndarray[Any, Any], Int64]:
-        """The bytes by which each id stands in a text, (size,) objects, and their lengths, (size,).
+        """The bytes that spell each id in a text, (size,) objects, and their lengths, (size,).
 
-        A special token stands there by its name.
+        A special token is spelled by its name.
         """
         names = {i: added.content.encode() for i, added in self.tokenizer.get_added_tokens_decoder().items()}
         written = np.empty(self.size, object)
@@ -256,11 +255,11 @@ class Segmentation:
 
     def _encoded(self, tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
         with panics_as_errors(self.name):
-            found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def _try_tokenizer(self, batch: Sequence[bytes]) -> list[tuple[int, ...]]:
-        """Encode those of the byte strings that are UTF-8; () for the others."""
+        """Encode the byte strings that are UTF-8; the others get ()."""
         results: list[tuple[int, ...]] = [()] * len(batch)
         texts: dict[int, str] = {}
         for i, data in enumerate(batch):
@@ -273,10 +272,10 @@ class Segmentation:
         return results
 
     def _spells(self, ids: Sequence[int], data: bytes) -> bool:
-        """Whether the bytes of the ids, put together, are the data."""
+        """Whether the joined bytes of the ids are the data."""
         try:
             return b"".join(map(self.token_bytes.__getitem__, ids)) == data  # type: ignore[arg-type]
-        except (TypeError, IndexError):  # a CONTROL token; an id beyond the model's width
+        except (TypeError, IndexError):  # a control token, or an id that the model has no row for
             return False
 
     @functools.cached_property
@@ -284,7 +283,7 @@ class Segmentation:
         return int(self.lengths.max(initial=0))
 
     def _longest(self, data: bytes) -> tuple[int, ...]:
-        """Cover the data from its first byte on by longest matches; () where that is impossible."""
+        """Cover the data from its first byte on with longest matches; return () if that is impossible."""
         ids, at = [], 0
         while at < len(data):
             for end in range(min(len(data), at + self._longest_token), at, -1):
@@ -297,11 +296,11 @@ class Segmentation:
         return tuple(ids)
 
     def _locate(self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> Encoding:
-        """Find the starts of tokens that do not simply follow each other, from character offsets.
+        """Find the starts of tokens whose joined bytes are not the text, with the help of their character offsets.
 
-        A token whose bytes stand in the text right where the one before ended starts there, or else at its
-        character; otherwise (changed text) it starts at its character, and at -1 if an earlier one already
-        does.
+        If the bytes of a token are in the text directly after the previous token, or else at the token's first
+        character, the token starts there. Otherwise the tokenizer has changed the text, and the token starts at its
+        first character, or at -1 if an earlier token starts there or later.
         """
         data = text.encode()
         widths = np.array([len(character.encode()) for character in text], np.int64)
@@ -311,11 +310,11 @@ class Segmentation:
             if i >= self.size:  # the model has no row for it
                 continue
             low, high = byte_of[first], byte_of[end]
-            own = self.token_bytes[i]
-            if own is not None and cursor <= high and data.startswith(own, cursor):
-                start, cursor = cursor, cursor + len(own)
-            elif own is not None and data.startswith(own, low) and low > last:
-                start, cursor = low, low + len(own)
+            token = self.token_bytes[i]
+            if token is not None and cursor <= high and data.startswith(token, cursor):
+                start, cursor = cursor, cursor + len(token)
+            elif token is not None and data.startswith(token, low) and low > last:
+                start, cursor = low, low + len(token)
             else:
                 start, cursor = low if low > last else -1, max(cursor, high)
             kept.append(i)

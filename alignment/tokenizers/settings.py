@@ -1,7 +1,7 @@
-"""What the small files beside a tokenizer.json say of it: config.json, tokenizer_config.json and their kin.
+"""Reading a tokenizer's settings from the files beside tokenizer.json: config.json, tokenizer_config.json and others.
 
-Anybody may have written them, so a value of another JSON type than its key has is an error that names file and key. An
-absent key, null and, for an id, a negative number mean that there is no such thing.
+The files may be malformed, so a value of a wrong JSON type raises an error that names the file and the key. A missing
+key, null and, for ids, a negative number mean that a setting has no value.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from vocabridge.alignment.errors import VocabridgeError
 from vocabridge.alignment.jsonio import json_type, read_json
 
 ROLES = ("bos", "eos", "pad", "unk")
-"""The roles of control tokens, by the names that transformers gives them in settings: `bos_token`, `eos_token_id`."""
+"""The roles of control tokens by the names that transformers uses in settings such as `bos_token`, `eos_token_id`."""
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """What is set.
+    """The settings of a tokenizer.
 
     Attributes:
         tokens: Role -> spelling of its token.
-        ids: Role -> id, of roles that may have no spelling here.
-        width: The model's logit width.
-        add_bos_token: True where the bos token is said to stand in front of every text.
-        template: The chat template.
-        classes: The tokenizer's classes in Python, by the names that are given for them.
-        added_tokens: Id -> spelling of the tokens that tokenizer_config.json lists.
+        ids: Role -> id of its token; some roles are in `tokens` only, others in `ids` only.
+        width: The model's logit width; None if it is not set.
+        add_bos_token: True if the settings put a bos token in front of every text; None otherwise.
+        template: The chat template; None if there is none.
+        classes: The names of the tokenizer's Python classes.
+        added_tokens: Id -> spelling, for the tokens that tokenizer_config.json lists.
     """
 
     tokens: Mapping[str, str]
@@ -42,10 +42,13 @@ class TokenizerSettings:
 
     @classmethod
     def read(cls, files: Mapping[str, Path]) -> TokenizerSettings:
-        """Read those of the files that are there, by their names.
+        """Read the settings.
+
+        Args:
+            files: File name -> path, for the files that exist.
 
         Raises:
-            VocabridgeError: A file cannot be read, or a value is of another type than its key has.
+            VocabridgeError: A file cannot be read, or a value has a wrong type.
         """
         settings, special, config = (
             _Object.read(files.get(name))
@@ -70,14 +73,14 @@ class TokenizerSettings:
 
 @dataclass(frozen=True)
 class _Object:
-    """A JSON object and the file that it is in."""
+    """A JSON object with the path of its file; the methods raise an error for a value of a wrong type."""
 
     path: Path | None
     values: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path | None) -> _Object:
-        """Read an object; an empty one if there is no such file."""
+        """Read the object in a file; return an empty one if there is no such file."""
         if path is None or not path.is_file():
             return cls(path, {})
         try:
@@ -103,15 +106,15 @@ class _Object:
         return int(value)
 
     def id(self, key: str, default: int | None = None) -> int | None:
-        """Return an id; of several ends the first, which is the one that the tokenizer itself means."""
+        """Return an id; of several (end tokens) the first, which is the tokenizer's own."""
         value = self.values.get(key)
         if isinstance(value, list):
             if not all(isinstance(i, int) and not isinstance(i, bool) for i in value):
                 self._wrong(key, "a whole number or a list of them")
-            found = value[0] if value else None
+            number = value[0] if value else None
         else:
-            found = self.number(key, default)
-        return None if found is None or found < 0 else found
+            number = self.number(key, default)
+        return None if number is None or number < 0 else number
 
     def flag(self, key: str) -> bool:
         value = self.values.get(key)
@@ -120,7 +123,7 @@ class _Object:
         return bool(value)
 
     def token(self, key: str) -> str:
-        """Return a token's spelling, given as such or as an object with its content; "" for none."""
+        """Return a token's spelling, which may be the value itself or in an object under "content"; "" for none."""
         value = self.values.get(key)
         if isinstance(value, dict):
             value = value.get("content")
@@ -135,13 +138,13 @@ class _Object:
         return value
 
     def classes(self) -> tuple[str, ...]:
-        """Return the names of tokenizer_class and of auto_map's AutoTokenizer: a name, or a slow and a fast one."""
-        named = self.object("auto_map").values.get("AutoTokenizer")
-        found = [self.string("tokenizer_class"), *(named if isinstance(named, list) else [named])]
-        return tuple(name.rpartition("--")[2] for name in found if isinstance(name, str))
+        """Return the class names under tokenizer_class, and under AutoTokenizer in auto_map (one, or slow and fast)."""
+        auto = self.object("auto_map").values.get("AutoTokenizer")
+        names = [self.string("tokenizer_class"), *(auto if isinstance(auto, list) else [auto])]
+        return tuple(name.rpartition("--")[2] for name in names if isinstance(name, str))
 
     def added_tokens(self, key: str) -> dict[int, str]:
-        """Return id -> spelling of an object whose keys are ids and whose values say the content."""
+        """Return id -> spelling of an object whose keys are ids and whose values are objects with a "content"."""
         entries = self.object(key).values
         if not all(i.isdecimal() and isinstance(entry, dict) for i, entry in entries.items()):
             self._wrong(key, "an object of ids and tokens")
@@ -149,8 +152,8 @@ class _Object:
 
     def template(self, key: str) -> str | None:
         value = self.values.get(key)
-        named = {entry.get("name"): entry.get("template") for entry in _objects(value)}
-        texts = list(named.values()) if isinstance(value, list) else [value]
+        by_name = {entry.get("name"): entry.get("template") for entry in _named_objects(value)}
+        texts = list(by_name.values()) if isinstance(value, list) else [value]
         if value is not None and not (isinstance(value, dict) or all(isinstance(text, str) for text in texts)):
             self._wrong(key, "a string, or a list of objects with a name and a template each")
         return chosen_template(value)
@@ -163,23 +166,23 @@ class _Object:
         )
 
 
-def _objects(value: Any) -> list[dict[str, Any]]:
-    """Return the objects of a list whose names can be keys."""
+def _named_objects(value: Any) -> list[dict[str, Any]]:
+    """Return the objects of a list that have a string as their name."""
     entries = value if isinstance(value, list) else []
     return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
 
 
-def chosen_template(given: Any) -> str | None:
-    """Return the chat template of a tokenizer's settings: one, or the default among several named ones."""
-    if isinstance(given, list):  # as tokenizer_config.json lists them
-        given = {entry["name"]: entry.get("template") for entry in _objects(given)}
-    if isinstance(given, dict):
-        given = given.get("default")
-    return given if isinstance(given, str) else None
+def chosen_template(setting: Any) -> str | None:
+    """Return the chat template of a tokenizer's settings: the only one, or the one named "default" of several."""
+    if isinstance(setting, list):  # in tokenizer_config.json
+        setting = {entry["name"]: entry.get("template") for entry in _named_objects(setting)}
+    if isinstance(setting, dict):
+        setting = setting.get("default")
+    return setting if isinstance(setting, str) else None
 
 
 def _read_text(path: Path | None) -> str | None:
-    """Read a text; None if there is no such file."""
+    """Read the text of a file; return None if there is no such file."""
     if path is None or not path.is_file():
         return None
     try:

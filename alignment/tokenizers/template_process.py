@@ -1,9 +1,10 @@
-"""Renders chat templates in a process of its own, with limits on time, memory and what is written.
+"""Rendering chat templates in a process of its own, with limits on time, memory and the length of the output.
 
-A chat template is a program of a stranger. jinja2's sandbox keeps it from files and from Python's insides, but a
-single operation of it may take all memory (`"a"|center(10**11)`) or run for ever, and no other thread can stop that.
-`chat.py` starts this file as a script; each line on stdin is a request, each line on stdout its answer, both JSON. It
-imports jinja2 and the standard library only, so that it starts in a tenth of a second. It ends with its stdin.
+A chat template is untrusted code. jinja2's sandbox denies it access to files and to Python's internals, but a single
+operation can take all memory (`"a"|center(10**11)`) or run forever, and no other thread can stop it.
+`template_renderer.py` starts this file as a script. Each line on stdin is a request and each line on stdout the answer,
+both as JSON; the process ends when stdin ends. The script imports only jinja2 and the standard library, so it starts in
+0.1 s.
 """
 
 from __future__ import annotations
@@ -20,35 +21,36 @@ from types import FrameType
 from typing import Any, TextIO
 
 if __name__ == "__main__":
-    del sys.path[0]  # the modules beside this one are not to be taken for others of their names
+    del sys.path[0]  # this folder, whose modules could hide others of the same names
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 SECONDS = 1.0
-"""Of computing, for one request."""
+"""CPU seconds for one request."""
 
 LONGEST = 3
-"""Seconds of computing after which the system ends the process, where nothing in Python can stop an operation."""
+"""CPU seconds after which the system ends the process, for operations that nothing in Python can stop."""
 
 MEMORY = 1 << 29
-"""Bytes that the process may have, with all that Python itself takes. Windows knows no such limit."""
+"""Bytes of memory for the process, including Python itself. Windows has no such limit."""
 
 CHARACTERS = 1 << 20
-"""That one conversation may be long."""
+"""Characters of one rendered conversation at most."""
 
-_GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")  # transformers' own; marks without writing
+_GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Tags of transformers that mark generated text and write nothing."""
 
 
 class _RefusedError(Exception):
-    """Why a template cannot be rendered."""
+    """Raised with the reason why a template cannot be rendered."""
 
 
 class _OutOfTime(BaseException):
-    """Raised in the middle of whatever runs; nothing that a template does catches it."""
+    """Raised in whatever code runs when the time is over; a BaseException, so that no template can catch it."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, in which products and powers that make huge values are refused before they are computed."""
+    """jinja2's sandbox, which also refuses products and powers that could make huge values before computing them."""
 
     intercepted_binops = frozenset(("*", "**"))
 
@@ -59,15 +61,15 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    """Answer requests until stdin ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     _limit("RLIMIT_AS", MEMORY)
     for line in sys.stdin:
         _answer(json.loads(line), sys.stdout)
 
 
 def _answer(request: Mapping[str, Any], out: TextIO) -> None:
-    """Write {"text": "..."}, the conversation, or {"error": "it ..."}."""
+    """Write {"text": "..."} with the rendered conversation, or {"error": "it ..."}."""
     try:
         with _limited_time():
             answer = {"text": _render(request)}
@@ -77,7 +79,7 @@ def _answer(request: Mapping[str, Any], out: TextIO) -> None:
         answer = {"error": "it takes too much memory"}
     except _RefusedError as error:
         answer = {"error": str(error)}
-    except Exception as error:  # whatever a stranger's program raises
+    except Exception as error:  # a template can raise any exception
         answer = {"error": f"{type(error).__name__}: {error}"[:1000]}
     out.write(json.dumps(answer) + "\n")
     out.flush()
@@ -99,7 +101,7 @@ def _render(request: Mapping[str, Any]) -> str:
 
 
 def _as_json(value: Any, indent: int | None = None, **layout: Any) -> str:
-    """Jinja's own filter would escape what HTML does not allow."""
+    """Return a value as JSON, without the HTML escapes of Jinja's own filter."""
     return json.dumps(value, indent=indent, **{"ensure_ascii": False} | layout)
 
 
@@ -107,21 +109,21 @@ def _refuse(message: str) -> None:
     raise _RefusedError(message)
 
 
-def _limit(resource: str, most: int) -> None:
-    """Have the system hold the process to this much of a resource, by its name in the module of that name."""
+def _limit(name: str, value: int) -> None:
+    """Set a limit of the operating system for this process, by its name in the module `resource`."""
     try:
-        import resource as limits
+        import resource
     except ImportError:  # Windows
         return
-    kind = getattr(limits, resource)
-    _, hard = limits.getrlimit(kind)
-    with contextlib.suppress(ValueError, OSError):  # a lower limit is there already
-        limits.setrlimit(kind, (most, hard))
+    kind = getattr(resource, name)
+    _, hard = resource.getrlimit(kind)
+    with contextlib.suppress(ValueError, OSError):  # the limit is lower already
+        resource.setrlimit(kind, (value, hard))
 
 
 @contextlib.contextmanager
 def _limited_time() -> Iterator[None]:
-    """Raise `_OutOfTime` after so many seconds of computing, and again while it goes on."""
+    """Raise `_OutOfTime` after `SECONDS` of CPU time, and again after each further `SECONDS`."""
     if not hasattr(signal, "setitimer"):  # Windows
         yield
         return

@@ -1,7 +1,7 @@
-"""Renders chat templates as transformers does, by a process that holds them to limits (`template_process.py`).
+"""Rendering chat templates as transformers does, in a child process with limits (`template_process.py`).
 
-One process serves all templates of this one, one after the other. It starts with the first and ends with this process;
-after a template that it could not be stopped in, the next has a new one.
+One child renders all templates of this process, one after the other. It starts with the first template and ends with
+this process. If it had to be killed during a template, a new child starts with the next one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 _PROCESS = Path(__file__).with_name("template_process.py")
 
 _SECONDS = 60.0
-"""After so long, by the clock, the process is taken to hang. It stops itself far earlier, by what it computes."""
+"""Seconds after which the child is killed. Its own limits on CPU time stop it much earlier, unless it hangs."""
 
 
 class TemplateError(Exception):
@@ -34,16 +34,16 @@ def render(
     *,
     add_generation_prompt: bool = False,
 ) -> str:
-    """Write a conversation as a template does.
+    """Render a conversation with a chat template.
 
     Args:
         template: The Jinja chat template.
-        variables: What it may refer to: bos_token, eos_token and so on.
-        messages: With "role" and "content" each; what else they hold is JSON, too.
-        add_generation_prompt: Write the beginning of an assistant's message behind them.
+        variables: The variables that the template may use: bos_token, eos_token and so on.
+        messages: The messages, each with "role" and "content"; all their values must be JSON.
+        add_generation_prompt: Whether the text ends with the beginning of an assistant's message.
 
     Raises:
-        TemplateError: It fails, takes too long or too much memory, or writes too much.
+        TemplateError: The template fails, takes too long or too much memory, or writes too much.
     """
     request = {
         "template": template,
@@ -63,7 +63,7 @@ def render(
 
 
 class _Renderer:
-    """The process, started when it is needed."""
+    """The child process, which is started when it is first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class _Renderer:
         """Send a request and return its answer.
 
         Raises:
-            TemplateError: There is no process, or it ended before it answered.
+            TemplateError: The child cannot be started, or it ended before it answered.
         """
         with self._lock:
             process = self._running()
@@ -82,7 +82,7 @@ class _Renderer:
             watch.start()
             try:
                 answer = _exchange(process, line)
-            except BaseException:  # interrupted: the answer that is still to come is none to the next request
+            except BaseException:  # after an interrupt, the answer must not be taken for that of the next request
                 self._end()
                 raise
             finally:
@@ -90,19 +90,19 @@ class _Renderer:
             if not answer.endswith("\n"):
                 self._end()
                 raise TemplateError("it takes too long or too much memory")
-        found: dict[str, str] = json.loads(answer)
-        return found
+        parsed: dict[str, str] = json.loads(answer)
+        return parsed
 
     def end(self) -> None:
-        """End the process, if there is one."""
+        """End the child, if there is one."""
         with self._lock:
             self._end()
 
     def forget(self) -> None:
-        """Leave the process to the parent, in a fork of it."""
+        """Forget the child after a fork, because it belongs to the parent of this process."""
         self._lock = threading.Lock()
         if (process := self._process) is not None:
-            process.returncode = 0  # no child of this one, and nothing to wait for
+            process.returncode = 0  # or Popen would wait for it
             self._process = None
 
     def _running(self) -> subprocess.Popen[str]:
@@ -115,7 +115,7 @@ class _Renderer:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    encoding="ascii",  # JSON escapes the rest
+                    encoding="ascii",  # JSON escapes all other characters
                 )
             except OSError as error:
                 raise TemplateError(f"no process can be started for it: {error}") from error
@@ -130,7 +130,7 @@ class _Renderer:
 
 
 def _exchange(process: subprocess.Popen[str], line: str) -> str:
-    """Write a line and read one; "" where the process has ended."""
+    """Write a line and read one; return "" if the process has ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -142,7 +142,7 @@ def _exchange(process: subprocess.Popen[str], line: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a mapping or sequence of any class as JSON knows it."""
+    """Return a mapping or sequence of any class as a dict or a list, for JSON."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence):

@@ -1,9 +1,9 @@
-r"""Fast tokenizers from tiktoken's ranks: byte strings in the order in which they are merged.
+r"""Fast tokenizers from tiktoken's ranks, which are byte strings in the order in which they are merged.
 
-tiktoken merges, again and again, the two neighbours whose joined bytes have the lowest rank. A BPE with merges
-does the same when *every* cut of a token into two tokens is a merge, and all cuts of a token come at its rank
-(transformers' `TikTokenConverter` recovers them so). What the ranks do not hold, a pattern that cuts text into
-words and the special tokens, is the caller's to give; Mistral's tekken.json holds all three.
+tiktoken repeatedly merges the two neighbors whose joined bytes have the lowest rank. A BPE with merges does the same if
+*every* cut of a token into two tokens is a merge, and all cuts of a token have its rank (transformers'
+`TikTokenConverter` recovers merges in this way). The ranks lack the pattern that cuts text into words and the special
+tokens, so callers give both. Mistral's tekken.json holds all three.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SPELLING = {byte: character for character, byte in byte_level_alphabet().items(
 
 _TEKKEN_ROLES = {"<s>": "bos", "</s>": "eos", "<pad>": "pad", "<unk>": "unk"}
 
-# The first special tokens of tekken.json files that do not list theirs: https://github.com/mistralai/mistral-common
+# The first special tokens of tekken.json files without a list of them: https://github.com/mistralai/mistral-common
 _TEKKEN_SPECIAL = (
     "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
     "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]",
@@ -48,7 +48,7 @@ class TekkenTokenizer:
     """The tokenizer of a tekken.json.
 
     Attributes:
-        tokenizer: A fast tokenizer that segments as Mistral's own does.
+        tokenizer: A fast tokenizer that cuts text as Mistral's own does.
         size: The logit width.
         roles: "bos", "eos", "pad", "unk" -> id.
     """
@@ -62,48 +62,51 @@ def tiktoken_tokenizer(ranks: Mapping[bytes, int], pattern: str, special_tokens:
     """Make a fast tokenizer that encodes as tiktoken does.
 
     Args:
-        ranks: Byte string -> id, all 256 single bytes among them; a lower id is merged earlier.
+        ranks: Byte string -> id, including all 256 single bytes; lower ids are merged earlier.
         pattern: The regular expression whose matches are encoded one by one (tiktoken's `pat_str`).
-        special_tokens: Text -> id of the special tokens; ids may leave holes.
+        special_tokens: Text -> id of the special tokens; not all ids need to be used.
 
     Raises:
-        VocabridgeError: A single byte has no rank, a special token is spelled as an ordinary one or has its id, or the
+        VocabridgeError: A single byte has no rank, a special token has the spelling or the id of another token, the
             pattern cannot be translated, or an id is too large.
     """
     check_ids("The ranks or special tokens", (*ranks.values(), *special_tokens.values()))
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
-        raise VocabridgeError(f"The byte 0x{missing[0]:02X} has no rank; give the ranks of a whole tiktoken file.")
+        raise VocabridgeError(f"The byte 0x{missing[0]:02X} has no rank; give the ranks of a complete tiktoken file.")
     ordered = sorted(ranks, key=ranks.__getitem__)
     spelled = {data: _spell(data) for data in ordered}
     vocab = {spelled[data]: ranks[data] for data in ordered}
     taken = set(ranks.values())
     for content, i in special_tokens.items():
         if content in vocab or i in taken:
-            raise VocabridgeError(f"The special token {content!r} (id {i}) has the spelling or id of another token.")
+            raise VocabridgeError(
+                f"The special token {content!r} (id {i}) has the spelling or id of another token; give it its own."
+            )
         vocab[content] = i
         taken.add(i)
-    # tiktoken looks a whole word up before it merges anything.
+    # Like tiktoken, look up the complete word before merging.
     model = models.BPE(vocab=vocab, merges=_merges(ranks, ordered, spelled), ignore_merges=True)
     tokenizer = Tokenizer(model)
     try:
         split = pre_tokenizers.Split(Regex(translated(pattern)), "isolated")
-    except Exception as error:  # tokenizers raises no other
+    except Exception as error:  # tokenizers raises bare Exception
         raise VocabridgeError(f"The pattern {pattern!r} cannot be used ({error}); check it.") from error
-    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_of_words])
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(content, special=True, normalized=False) for content in special_tokens])
     return tokenizer
 
 
 def read_tiktoken(path: str | Path) -> dict[bytes, int]:
-    """Read the ranks of a .tiktoken file (Llama-3's and Llama-4's `tokenizer.model` are such files too).
+    """Read the ranks of a .tiktoken file (the `tokenizer.model` of Llama-3 and Llama-4 is such a file, too).
 
     Each line is a byte string in base64, a space, and its rank.
 
     Raises:
-        VocabridgeError: It cannot be read, a line is not of this form, or two lines have one byte string or one rank.
+        VocabridgeError: The file cannot be read, a line has another form, or two lines have the same byte string or
+            the same rank.
     """
     path = Path(path)
     refuse_gzip(path)
@@ -118,7 +121,7 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
             try:
                 data, rank = line.split()
                 pairs.append((base64.b64decode(data, validate=True), int(rank)))
-            except ValueError as error:  # binascii.Error is one
+            except ValueError as error:  # includes binascii.Error
                 raise VocabridgeError(
                     f"{path}: line {number} is no base64 string with a rank; name a file in tiktoken's format."
                 ) from error
@@ -129,20 +132,20 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
 
 
 def refuse_sentencepiece(path: Path) -> None:
-    """Raise an error if a file is a SentencePiece model, which often has the name of a tiktoken file.
+    """Raise an error for a SentencePiece model, which often has the name of a tiktoken file.
 
     Raises:
-        VocabridgeError: It is one.
+        VocabridgeError: The file is a SentencePiece model.
     """
     try:
         with path.open("rb") as file:
             start = file.read(3)
     except OSError:
-        return  # whoever reads it says why
-    # A Protocol Buffers message that begins with a piece, which begins with its text.
+        return  # reading the file raises the error
+    # The file is a Protocol Buffers message that begins with a piece, and a piece begins with its text.
     if start[:1] == b"\n" and start[2:] == b"\n":
         raise VocabridgeError(
-            f"{path}: a SentencePiece model; give a tokenizer.json, which transformers makes of it with "
+            f"{path}: a SentencePiece model; give a tokenizer.json, which transformers converts it to with "
             f"AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained({str(path.parent)!r})."
         )
 
@@ -151,7 +154,7 @@ def read_tekken(path: str | Path) -> TekkenTokenizer:
     """Read Mistral's tekken.json.
 
     Raises:
-        VocabridgeError: It cannot be read or is no tekken.json.
+        VocabridgeError: The file cannot be read or is no tekken.json.
     """
     path = Path(path)
     try:
@@ -163,7 +166,7 @@ def read_tekken(path: str | Path) -> TekkenTokenizer:
 
 
 def _tekken(document: Mapping[str, Any]) -> TekkenTokenizer:
-    """Build the tokenizer: special tokens first, then as many of the ranks as the model has rows for."""
+    """Build the tokenizer: ids of special tokens come first, then as many of the ranks as the model has rows for."""
     config = document["config"]
     size, reserved = int(config["default_vocab_size"]), int(config["default_num_special_tokens"])
     check_ids("default_vocab_size or default_num_special_tokens", (size, reserved))
@@ -184,7 +187,7 @@ def _tekken(document: Mapping[str, Any]) -> TekkenTokenizer:
 
 
 def _one_to_one(pairs: Iterable[tuple[bytes, int]]) -> dict[bytes, int]:
-    """Return byte string -> rank; raise ValueError if two lines have one byte string or one rank."""
+    """Return byte string -> rank; raise ValueError if two pairs have the same byte string or the same rank."""
     ranks: dict[bytes, int] = {}
     owners: dict[int, bytes] = {}
     for data, rank in pairs:
@@ -206,7 +209,7 @@ def _spell(data: bytes) -> str:
 
 
 def _merges(ranks: Mapping[bytes, int], ordered: list[bytes], spelled: Mapping[bytes, str]) -> list[tuple[str, str]]:
-    """Recover the merges: every cut of a token into two, in the order of the tokens' ranks."""
+    """Recover the merges: every cut of a token into two tokens, in the order of the tokens' ranks."""
     merges: list[tuple[str, str]] = []
     for data in ordered:
         cuts = [
@@ -220,9 +223,9 @@ def _merges(ranks: Mapping[bytes, int], ordered: list[bytes], spelled: Mapping[b
 
 
 def translated(pattern: str) -> str:
-    r"""Return the pattern in the dialect of the tokenizers library (Oniguruma), where it means the same.
+    r"""Translate a pattern into the dialect of the tokenizers library (Oniguruma).
 
-    There `x{1,3}+` is no possessive repetition but a repeated one, and `$` also stands before a newline.
+    In that dialect `x{1,3}+` is a repeated interval instead of a possessive one, and `$` also matches before a newline.
 
     Raises:
         VocabridgeError: A possessive interval follows a group.

@@ -1,7 +1,7 @@
-"""Model folders whose tokenizer is a tiktoken.model: ranks there, special tokens in tokenizer_config.json.
+"""Tokenizers of model folders with a tiktoken.model: it holds the ranks, and tokenizer_config.json the special tokens.
 
-The pattern that cuts text into words is in Python code, which is not run; so it is known here for the tokenizers that
-publish such folders. They are recognized by the class that tokenizer_config.json names.
+Such a folder has the pattern that cuts text into words only in Python code, which is not run. Therefore this module
+contains the patterns of known tokenizers, which it recognizes by the class that tokenizer_config.json names.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ KIMI_PATTERN = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_LARGE}*{_SMALL}+{_ENDING}|[^\r\n\p{{L}}\p{{N}}]?{_LARGE}+{_SMALL}*{_ENDING}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Kimi's: runs of Chinese characters are words. Source: tokenization_kimi.py of moonshotai/Kimi-K2-Instruct."""
+"""Kimi's pattern, in which runs of Chinese characters are words.
+
+Source: tokenization_kimi.py of moonshotai/Kimi-K2-Instruct.
+"""
 
 _RESERVED = 256
-"""Ids of special tokens behind the ranks, as Kimi's code has it; those without a name are not used."""
+"""The number of ids for special tokens after the ranks, as in Kimi's code; ids without a name are not used."""
 
 _PATTERNS = {"tokenization_kimi.TikTokenTokenizer": KIMI_PATTERN, "TikTokenTokenizer": KIMI_PATTERN}
 
@@ -34,17 +37,17 @@ def read_tiktoken_folder(path: Path, settings: TokenizerSettings) -> Tokenizer:
 
     Args:
         path: The tiktoken.model.
-        settings: What the files beside it say.
+        settings: The settings of the files beside it.
 
     Raises:
-        VocabridgeError: The files do not name a tokenizer whose pattern is known here, or the ranks cannot be read.
+        VocabridgeError: The settings name no tokenizer whose pattern is known, or the ranks cannot be read.
     """
     pattern = next((_PATTERNS[name] for name in settings.classes if name in _PATTERNS), None)
     if pattern is None:
         raise VocabridgeError(
             f"{path}: it does not say how text is cut into words, and no tokenizer_config.json beside it names a "
-            "tokenizer whose pattern is known (Kimi's is); give `Vocabulary.from_tokenizer` what "
-            "`alignment.tiktoken_tokenizer` makes of it and of the model's pattern."
+            "tokenizer whose pattern is known (Kimi's is); make a tokenizer of it and of the model's pattern with "
+            "`alignment.tiktoken_tokenizer` for `Vocabulary.from_tokenizer`."
         )
     ranks = read_tiktoken(path)
     first = max(ranks.values()) + 1

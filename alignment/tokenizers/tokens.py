@@ -1,4 +1,4 @@
-"""What an id is, and a text as tokens."""
+"""Types for tokens: the kinds of ids, and an encoded text."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from vocabridge.alignment.arrays import Int32, Int64
 
 WIDEST = 1 << 24
-"""Ids of a vocabulary at most: some 60 times as many as any model has, and what a few hundred megabytes hold."""
+"""The largest vocabulary in ids: some 60 times that of any model, and what fits into a few hundred MB."""
 
 
 class TokenKind(enum.IntEnum):
-    """What an id is.
+    """The kind of an id.
 
     Attributes:
-        TEXT: Stands for text.
-        BYTE: Stands for one byte as such: `<0xXX>`, or a byte of a byte-level alphabet that is no character.
-        CONTROL: Steers the model (begin, end, padding, chat markers, the unknown token); stands for no bytes.
-        UNUSED: Stands for nothing: reserved names, holes among the ids, rows that pad the model's width.
+        TEXT: A token that stands for text.
+        BYTE: A token that stands for a single byte: `<0xXX>`, or a byte of a byte-level alphabet that is no character.
+        CONTROL: A token that stands for no text, such as bos, eos, pad, unk and the tokens around a chat turn.
+        UNUSED: An id that stands for nothing: a reserved name, a hole among the ids, or a row that pads the logits.
     """
 
     TEXT = 0
@@ -32,10 +32,10 @@ class Encoding:
     """A text as tokens.
 
     Attributes:
-        ids: (n,) int32.
-        starts: (n,) int64, the byte of the UTF-8 text at which each token starts, increasing. A token that
-            has no start of its own is -1: where the tokenizer changed the text, several tokens may come
-            from one character, and only the first of them starts there.
+        ids: The ids, (n,) int32.
+        starts: The byte of the UTF-8 text at which each token starts, increasing, (n,) int64. A token without a start
+            of its own has -1: if the tokenizer changed the text, several tokens may come from one character, and only
+            the first of them starts there.
     """
 
     ids: Int32

@@ -1,6 +1,6 @@
-"""Tokenizers without an unknown token: what they cannot spell is left out, as a BPE without one leaves it out.
+"""Unknown tokens for tokenizers without one, so that text that they cannot spell is skipped, as BPE skips it.
 
-The tokenizers library stops at such a text, and with it at all texts of a batch.
+Without an unknown token, the tokenizers library raises an error for such a text and for all other texts of its batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SPELLING = "\ufffeunknown {}"
 
 
 def unk_id(spec: Mapping[str, Any]) -> int | None:
-    """Return the id that a tokenizer emits for what it cannot spell; None if there is none.
+    """Return the id of the unknown token, which a tokenizer emits for text that it cannot spell; None if it has none.
 
     Args:
         spec: The tokenizer's JSON.
@@ -28,24 +28,24 @@ def unk_id(spec: Mapping[str, Any]) -> int | None:
     if token is None:
         return None
     added = {entry["content"]: int(entry["id"]) for entry in spec["added_tokens"]}
-    found = model["vocab"].get(token, added.get(token))
-    return None if found is None else int(found)
+    i = model["vocab"].get(token, added.get(token))
+    return None if i is None else int(i)
 
 
 def may_lack_unk(tokenizer: Tokenizer) -> bool:
-    """Whether `with_unk` can change a tokenizer: quick, because the tokenizer is not written as JSON."""
+    """Whether `with_unk` may change a tokenizer; this is fast, because the tokenizer is not converted to JSON."""
     model = tokenizer.model
-    if isinstance(model, Unigram):  # does not tell its unknown token
+    if isinstance(model, Unigram):  # only its JSON shows the unknown token
         return True
     return model.unk_token is not None and model.token_to_id(model.unk_token) is None
 
 
 def with_unk(spec: dict[str, Any], size: int) -> dict[str, Any]:
-    """Return a tokenizer's JSON with an unknown token, if it lacks the one that it needs; else the JSON as it is.
+    """Return a tokenizer's JSON with an unknown token if it needs and lacks one, else `spec` itself.
 
     Args:
         spec: The tokenizer's JSON.
-        size: The model's logit width. The new token's id is not below it, so that it counts as no token.
+        size: The model's logit width. The new id is `size` or larger, so the byte view ignores it.
     """
     model = spec["model"]
     if model["type"] == "Unigram":
@@ -58,7 +58,7 @@ def with_unk(spec: dict[str, Any], size: int) -> dict[str, Any]:
     token, vocab = model.get("unk_token"), model["vocab"]
     if token is None or token in vocab:
         return spec
-    if model["type"] == "BPE":  # needs none
+    if model["type"] == "BPE":  # it skips what it cannot spell if it names no unknown token
         return dict(spec, model=dict(model, unk_token=None))
     added = {entry["content"]: int(entry["id"]) for entry in spec["added_tokens"]}
     beyond = max([size, *(i + 1 for i in (*vocab.values(), *added.values()))])

@@ -1,11 +1,11 @@
-"""The byte-exact view of a tokenizer: what bytes every id stands for, and where a text's tokens start.
+"""The byte view of a tokenizer: the bytes that every id stands for, and the places where a text's tokens start.
 
-A `Vocabulary` is as wide as the model's logits, which is neither the tokenizer's length nor its highest id
-plus one: a model may have more rows than the tokenizer has tokens (padding: UNUSED), the tokenizer may skip
-ids (holes: UNUSED), or know ids that the model has no row for (dropped).
+A `Vocabulary` is as wide as the model's logits, which may differ from the tokenizer's length and from its highest id
+plus one. A model may have more rows than the tokenizer has tokens, and the tokenizer may skip ids; both kinds of ids
+are UNUSED. Ids of the tokenizer that the model has no row for are dropped.
 
-Two vocabularies may be the same in three ways: they make the same tokens of any text (`fingerprint`), their control
-tokens have the same roles (`control_roles`), they have as many rows (`size`).
+Two vocabularies can agree in three ways: they make the same tokens of any text (`fingerprint`), their control tokens
+have the same roles (`control_roles`), and they have the same number of rows (`size`).
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Vocabulary(Segmentation):
 
     Attributes:
         add_bos_token: Whether the model expects the bos token in front of every text.
-        fingerprint: Hex SHA-256 over the ids and bytes of text tokens and all that decides how text is cut. Width,
-            roles, control tokens and the chat template have no part in it.
-        template: Its chat template, None if it has none.
+        fingerprint: Hex SHA-256 of the ids and bytes of text tokens and of everything that decides how text is cut. It
+            does not depend on width, roles, control tokens and chat template.
+        template: The chat template; None if there is none.
     """
 
     add_bos_token: bool
@@ -70,13 +70,13 @@ class Vocabulary(Segmentation):
         Args:
             tokenizer: The tokenizer; it is copied, not changed.
             size: The model's logit width; by default the highest id plus one.
-            name: For people; by default the name the tokenizer knows itself by.
-            roles: A role -> id each; by default those that a transformers tokenizer names, and those of its
-                chat template.
-            add_bos_token: By default, whether the tokenizer's post-processor adds the bos token.
+            name: The name for people; by default that of the tokenizer.
+            roles: Role -> id; by default the roles that a transformers tokenizer names, and those of its chat template.
+            add_bos_token: Whether the model expects the bos token in front of every text; by default, whether the
+                tokenizer's post-processor adds it.
 
         Raises:
-            VocabridgeError: It is no fast tokenizer, or a role's id is not below `size`.
+            VocabridgeError: The tokenizer is not a fast tokenizer, or the id of a role is not below `size`.
         """
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
@@ -85,7 +85,7 @@ class Vocabulary(Segmentation):
             )
         _check_size(size)
         template = chosen_template(getattr(tokenizer, "chat_template", None))
-        given = roles is not None
+        template_for_roles = template if roles is None else None
         if roles is None:
             named = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ROLES}
             roles = {role: i for role, i in named.items() if i is not None and i >= 0}
@@ -93,24 +93,23 @@ class Vocabulary(Segmentation):
         check_ids(name, backend.get_vocab().values())
         check_distinct_ids(name, backend)
         copy = Tokenizer.from_str(backend.to_str())
-        taken = None if given else template
-        loaded = LoadedTokenizer(copy, name, size, roles, add_bos_token, template=taken)
+        loaded = LoadedTokenizer(copy, name, size, roles, add_bos_token, template=template_for_roles)
         return replace(cls._view(loaded), template=template)
 
     @classmethod
     def load(cls, source: str | Path, *, size: int | None = None) -> Vocabulary:
         """Load the byte view of a tokenizer.json, a tekken.json, a model's folder, a GGUF file or a hub id.
 
-        A folder needs tokenizer.json or tekken.json; config.json gives the logit width, tokenizer_config.json and
-        the chat template the roles.
+        In a folder, tokenizer.json, tekken.json or tiktoken.model holds the tokenizer, config.json sets the logit
+        width, and tokenizer_config.json and the chat template set the roles.
 
         Args:
-            source: The path, or a hub id such as "google/gemma-3-270m" (only its small JSON files are
-                fetched).
-            size: The model's logit width, where the source does not say it or says it wrongly.
+            source: The path, or a hub id such as "google/gemma-3-270m", of which only the tokenizer's files are
+                fetched.
+            size: The model's logit width, if the source lacks it or has a wrong one.
 
         Raises:
-            VocabridgeError: The source is missing, unreadable, or holds no fast tokenizer.
+            VocabridgeError: The source is missing or unreadable, or holds no fast tokenizer.
         """
         _check_size(size)
         return cls._view(load_tokenizer(source, size))
@@ -150,7 +149,7 @@ class Vocabulary(Segmentation):
             roles |= _chat_roles(template, tokenizer, roles, control, name)
 
         with panics_as_errors(name):
-            begins = "bos" in roles and (loaded.add_bos_token or tokenizer.encode("a").ids[:1] == [roles["bos"]])
+            adds_bos = "bos" in roles and (loaded.add_bos_token or tokenizer.encode("a").ids[:1] == [roles["bos"]])
         return cls(
             name=name,
             size=size,
@@ -158,23 +157,23 @@ class Vocabulary(Segmentation):
             kinds=view.kinds,
             lengths=lengths,
             roles=roles,
-            add_bos_token=begins if loaded.add_bos_token is None else loaded.add_bos_token and "bos" in roles,
+            add_bos_token=adds_bos if loaded.add_bos_token is None else loaded.add_bos_token and "bos" in roles,
             fingerprint=fingerprint_of(view.spelled, bare_spec(spec)),
-            tokenizer=(made := bare_tokenizer(tokenizer, encoding, bare_spec(encoding))),
-            native=native_tokenizer(made, encoding, bare_spec(encoding)),
+            tokenizer=(bare := bare_tokenizer(tokenizer, encoding, bare_spec(encoding))),
+            native=native_tokenizer(bare, encoding, bare_spec(encoding)),
             template=template,
         )
 
     @functools.cached_property
     def changes(self) -> tuple[str, ...]:
-        """What the tokenizer changes in a text, so that its tokens do not spell it; see `text_changes`."""
+        """The changes that the tokenizer makes to a text before it cuts it; see `text_changes`."""
         with panics_as_errors(self.name):
             return text_changes(self.tokenizer)
 
     def resized(self, size: int) -> Vocabulary:
-        """Return the same vocabulary with another number of rows: unused ones are added, or the last are cut.
+        """Return the vocabulary with another number of rows: unused rows are added at the end, or the last are cut.
 
-        A control token may be cut, and its role with it, and the chat template that writes it.
+        If control tokens are cut, their roles are removed, and so is a chat template that contains their names.
 
         Raises:
             VocabridgeError: A token that stands for text would be cut.
@@ -183,41 +182,41 @@ class Vocabulary(Segmentation):
             return self
         if size <= (last := int(self.usable.max(initial=-1))):
             raise VocabridgeError(f"{self.name} cannot be cut to {size} ids, as id {last} stands for text.")
-        more = max(0, size - self.size)
-        kinds = np.concatenate((self.kinds[:size], np.full(more, TokenKind.UNUSED, np.int8)))
-        lengths = np.concatenate((self.lengths[:size], np.zeros(more, np.int32)))
+        new_rows = max(0, size - self.size)
+        kinds = np.concatenate((self.kinds[:size], np.full(new_rows, TokenKind.UNUSED, np.int8)))
+        lengths = np.concatenate((self.lengths[:size], np.zeros(new_rows, np.int32)))
         kinds.flags.writeable = lengths.flags.writeable = False
-        cut = [
+        cut_names = [
             self.tokenizer.id_to_token(i) or ""
             for i in (np.flatnonzero(self.kinds[size:] == TokenKind.CONTROL) + size).tolist()
         ]
-        written = self.template is not None and any(name and name in self.template for name in cut)
+        template_needs_cut = self.template is not None and any(name and name in self.template for name in cut_names)
         roles = {role: i for role, i in self.roles.items() if i < size}
         return replace(
             self,
             size=size,
-            token_bytes=(*self.token_bytes[:size], *[None] * more),
+            token_bytes=(*self.token_bytes[:size], *[None] * new_rows),
             kinds=kinds,
             lengths=lengths,
             roles=roles,
             add_bos_token=self.add_bos_token and "bos" in roles,
-            template=None if written else self.template,
+            template=None if template_needs_cut else self.template,
         )
 
     @property
     def bos_ids(self) -> list[int]:
-        """The ids in front of every text: the bos token where the model expects it, else none."""
+        """The ids in front of every text: the bos token if the model expects it, else none."""
         return [self.roles["bos"]] if self.add_bos_token else []
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True) -> str:
-        """Write a conversation as the tokenizer's chat template does.
+        """Render a conversation with the tokenizer's chat template.
 
         Args:
-            messages: With "role" and "content" each.
-            add_generation_prompt: Write the beginning of an assistant's message behind them.
+            messages: The messages, each with "role" and "content".
+            add_generation_prompt: Whether the text ends with the beginning of an assistant's message.
 
         Raises:
-            VocabridgeError: There is no chat template, or it does not take these messages.
+            VocabridgeError: There is no chat template, or it cannot render these messages.
         """
         if self.template is None:
             raise VocabridgeError(
@@ -228,19 +227,19 @@ class Vocabulary(Segmentation):
             return render(self.template, tokens, messages, add_generation_prompt=add_generation_prompt)
         except TemplateError as error:
             raise VocabridgeError(
-                f"the chat template of {self.name} does not take these messages ({error}); give a list of messages, "
+                f"the chat template of {self.name} cannot render these messages ({error}); give a list of messages, "
                 'each with "role" and "content"'
             ) from error
 
 
 class _ByteView:
-    """The ids of a tokenizer as they are put in.
+    """The kinds and bytes of a tokenizer's ids, filled id by id.
 
     Attributes:
-        spelling: How the tokenizer spells bytes.
-        token_bytes: As a `Vocabulary` has them.
-        kinds: As a `Vocabulary` has them.
-        spelled: The kinds and bytes of text tokens by id, by the tokenizer alone, whatever roles are given.
+        spelling: The rule that turns a token into bytes.
+        token_bytes: The `token_bytes` of the `Vocabulary`.
+        kinds: The `kinds` of the `Vocabulary`.
+        spelled: Id -> kind and bytes of text tokens, which depend on the tokenizer alone and not on roles.
     """
 
     def __init__(
@@ -255,7 +254,7 @@ class _ByteView:
         self._control = {unknown, *(roles[role] for role in ("bos", "eos", "unk") if role in roles)}
 
     def put(self, i: int, token: str, data: bytes, special: bool) -> None:
-        """Put in an id, over what was there; nothing where it stands for nothing or the model has no row for it."""
+        """Set the kind and bytes of an id; ignore an id that stands for nothing or that the model has no row for."""
         if i >= len(self.kinds) or i in self._unused or not data or is_unused_name(token):
             return
         self.spelled.pop(i, None)
@@ -269,25 +268,25 @@ class _ByteView:
 
 
 def _check_size(size: int | None) -> None:
-    """Refuse a number of ids that no model has."""
+    """Raise an error for a number of ids that no model has."""
     if size is not None and not 0 < size <= WIDEST:
         raise VocabridgeError(f"a vocabulary of {size} ids cannot be; give a size from 1 to {WIDEST}")
 
 
 def _possible_roles(given: Mapping[str, int], unknown: int | None, size: int, name: str) -> dict[str, int]:
-    """Return the roles whose tokens the model has rows for, the unknown token's among them.
+    """Return the given roles and that of the unknown token, without a pad token that the model has no row for.
 
     Raises:
-        VocabridgeError: One has no row, and it is not the pad token.
+        VocabridgeError: The model has no row for the token of another role.
     """
     roles = dict(given) if unknown is None else {"unk": unknown} | dict(given)
-    if roles.get("pad", 0) >= size:  # added to the tokenizer for batches; the model never predicts it
+    if roles.get("pad", 0) >= size:  # added to the tokenizer only for batches
         del roles["pad"]
     for role, i in roles.items():
         if not 0 <= i < size:
             raise VocabridgeError(
                 f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids; correct "
-                f"{role}_token_id or vocab_size in its config.json, or take the config.json "
+                f"{role}_token_id or vocab_size in its config.json, or use the config.json "
                 "of the model that the tokenizer belongs to."
             )
     return roles
@@ -296,7 +295,7 @@ def _possible_roles(given: Mapping[str, int], unknown: int | None, size: int, na
 def _chat_roles(
     template: str, tokenizer: Tokenizer, roles: Mapping[str, int], control: set[int], name: str
 ) -> dict[str, int]:
-    """Return the roles of a chat template; none, with a warning, where it cannot be rendered."""
+    """Return the roles of a chat template; if it cannot be rendered, log a warning and return none."""
     unknown = roles.get("unk")
 
     def controls(text: str) -> list[int]:
@@ -307,18 +306,18 @@ def _chat_roles(
     try:
         return chat_roles(template, _named_tokens(tokenizer, roles), controls)
     except TemplateError as error:
-        logger.warning("%s: no roles from its chat template, which cannot be rendered (%s).", name, error)
+        logger.warning("%s: its chat template cannot be rendered (%s), so it gives no roles.", name, error)
         return {}
 
 
 def _named_tokens(tokenizer: Tokenizer, roles: Mapping[str, int]) -> dict[str, str]:
-    """Return what a chat template may refer to: bos_token and so on, "" where there is none."""
-    named = {f"{role}_token": roles.get(role) for role in ROLES}
-    return {token: "" if i is None else tokenizer.id_to_token(i) or "" for token, i in named.items()}
+    """Return the variables of a chat template, such as bos_token; "" for a role without a token."""
+    ids = {f"{role}_token": roles.get(role) for role in ROLES}
+    return {variable: "" if i is None else tokenizer.id_to_token(i) or "" for variable, i in ids.items()}
 
 
 def _tokens(model: Mapping[str, Any]) -> list[tuple[int, str]]:
-    """Return the ids of a model's vocabulary with their spellings; a Unigram's may give one spelling to several ids."""
+    """Return the ids of a model's vocabulary with their spellings; in a Unigram several ids may share a spelling."""
     vocab = model["vocab"]
     if isinstance(vocab, dict):
         return sorted((i, token) for token, i in vocab.items())

@@ -1,4 +1,4 @@
-"""Files that are not the whole of what was to be downloaded: one sentence that names the file and says what to do."""
+"""An incompletely downloaded file raises one sentence that names the file and says what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.alignment.tokenizers.downloads import check_downloads
-from vocabridge.alignment.tokenizers.gguf import promised_size
+from vocabridge.alignment.tokenizers.gguf import announced_size
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 17209920\n"
 
@@ -52,8 +52,8 @@ def test_safetensors_that_are_cut_off_are_named(tmp_path, kept):
     path = tmp_path / "model-00001-of-00002.safetensors"
     save_file({"a": np.zeros((7, 9), np.float32), "b": np.zeros(3, np.float16)}, path)
     check_downloads(tmp_path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:kept] if kept >= 0 else whole[:-1])
+    data = path.read_bytes()
+    path.write_bytes(data[:kept] if kept >= 0 else data[:-1])
     with pytest.raises(VocabridgeError, match=rf"{path.name}: cut off at \d+ of \d+ bytes; download it again"):
         check_downloads(tmp_path)
 
@@ -61,12 +61,12 @@ def test_safetensors_that_are_cut_off_are_named(tmp_path, kept):
 def test_a_gguf_file_whose_tensors_are_cut_off_is_named(tmp_path):
     path = write_gguf(tmp_path / "model.gguf")
     check_downloads(path)
-    whole = path.read_bytes()
-    size = promised_size(path)
-    assert 0 <= len(whole) - size < 32  # what pads the last tensor may be missing
-    path.write_bytes(whole[:size])
+    data = path.read_bytes()
+    size = announced_size(path)
+    assert 0 <= len(data) - size < 32  # what pads the last tensor may be missing
+    path.write_bytes(data[:size])
     Vocabulary.load(path)
-    path.write_bytes(whole[: size - 1])
+    path.write_bytes(data[: size - 1])
     with pytest.raises(
         VocabridgeError, match=rf"model\.gguf: cut off at {size - 1} of {size} bytes; download it again"
     ):

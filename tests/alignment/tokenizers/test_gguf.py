@@ -1,4 +1,4 @@
-"""GGUF tokenizers: tiny files written here for every kind and every way to be wrong."""
+"""GGUF tokenizers, tried with tiny files of every kind and with every defect."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_byte_level_tokenizer_has_its_tokens_types_and_roles(tmp_path, bpe):
     assert v.encode("ab ab<think>12").ids.tolist() == [7, 9, 10, 4]
 
 
-def test_smollm_sees_digits_one_by_one(tmp_path, bpe):
+def test_smollm_cuts_digits_one_by_one(tmp_path, bpe):
     v = Vocabulary.load(write(tmp_path / "m.gguf", pre="smollm", **bpe))
     assert v.encode("ab12").ids.tolist() == [7, 2, 3]
 
@@ -104,15 +104,15 @@ def test_each_pre_tokenizer_cuts_digits_its_own_way(tmp_path, bpe, pre, ids):
 def test_each_pre_tokenizer_cuts_words_its_own_way(tmp_path, bpe, pre, pieces):
     tokenizer = read_gguf_tokenizer(write(tmp_path / "m.gguf", pre=pre, **bpe)).tokenizer
     text = "getName 1234 it's ./\n日本x"
-    found = tokenizer.pre_tokenizer.pre_tokenize_str(text)
-    assert [text[first:end] for _, (first, end) in found] == pieces
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    assert [text[first:end] for _, (first, end) in words] == pieces
 
 
 def test_combining_marks_belong_to_the_word_in_the_newest_qwen(tmp_path, bpe):
     for pre, pieces in (("qwen2", ["x", "\u0301y"]), ("qwen35", ["x\u0301y"])):
         tokenizer = read_gguf_tokenizer(write(tmp_path / f"{pre}.gguf", pre=pre, **bpe)).tokenizer
-        found = tokenizer.pre_tokenizer.pre_tokenize_str("x\u0301y")
-        assert ["x\u0301y"[first:end] for _, (first, end) in found] == pieces
+        words = tokenizer.pre_tokenizer.pre_tokenize_str("x\u0301y")
+        assert ["x\u0301y"[first:end] for _, (first, end) in words] == pieces
 
 
 def test_a_chat_template_gives_roles(tmp_path, bpe):
@@ -121,9 +121,9 @@ def test_a_chat_template_gives_roles(tmp_path, bpe):
     assert v.roles == {"bos": 0, "eos": 1, "turn begin": 0, "turn end": 1}
 
 
-def test_llama_3_keeps_a_word_whole_that_is_a_token(tmp_path, bpe):
-    whole = bpe | {"merges": ["1 2"]}
-    v = Vocabulary.load(write(tmp_path / "m.gguf", pre="llama-bpe", **whole))
+def test_llama_3_does_not_cut_a_word_that_is_a_token(tmp_path, bpe):
+    data = bpe | {"merges": ["1 2"]}
+    v = Vocabulary.load(write(tmp_path / "m.gguf", pre="llama-bpe", **data))
     assert v.encode("ab").ids.tolist() == [7]
 
 
@@ -169,9 +169,9 @@ def test_a_tokenizer_of_an_unknown_kind_is_an_error_that_names_it(tmp_path, bpe,
 
 def test_a_file_cut_off_anywhere_is_an_error(tmp_path, bpe):
     path = write(tmp_path / "m.gguf", pre="gpt-2", **bpe)
-    whole = path.read_bytes()
+    data = path.read_bytes()
     for length in range(0, 400, 7):
-        path.write_bytes(whole[:length])
+        path.write_bytes(data[:length])
         with pytest.raises(VocabridgeError, match=r"m\.gguf: not a readable GGUF file"):
             read_gguf_tokenizer(path)
 
@@ -199,13 +199,13 @@ BEGINS = [
 
 
 @pytest.mark.parametrize("pre", BEGINS)
-def test_the_begin_token_is_added_where_llama_cpp_adds_it_by_default(tmp_path, bpe, pre):
+def test_a_bos_token_is_expected_if_llama_cpp_adds_it_by_default(tmp_path, bpe, pre):
     assert Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).add_bos_token
     assert not Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, add_bos_token=False, **bpe)).add_bos_token
 
 
 @pytest.mark.parametrize("pre", ["gpt-2", "smollm", "qwen2", "dbrx", "gpt-4o", "deepseek-v3", "glm4"])
-def test_no_begin_token_is_added_where_llama_cpp_adds_none_by_default(tmp_path, bpe, pre):
+def test_no_bos_token_is_expected_if_llama_cpp_adds_none_by_default(tmp_path, bpe, pre):
     assert not Vocabulary.load(write(tmp_path / "m.gguf", pre=pre, **bpe)).add_bos_token
     assert Vocabulary.load(write(tmp_path / "n.gguf", pre=pre, add_bos_token=True, **bpe)).add_bos_token
 
@@ -226,24 +226,24 @@ def test_no_begin_token_is_added_where_llama_cpp_adds_none_by_default(tmp_path, 
         ("phi-2", "gpt-2"),
     ],
 )
-def test_a_name_of_a_known_group_means_what_the_group_means(tmp_path, bpe, pre, known):
-    one, other = (Vocabulary.load(write(tmp_path / f"{n}.gguf", pre=n, **bpe)) for n in (pre, known))
-    assert one.fingerprint == other.fingerprint
-    assert one.add_bos_token == other.add_bos_token
+def test_pre_tokenizers_of_one_group_cut_alike(tmp_path, bpe, pre, known):
+    first, second = (Vocabulary.load(write(tmp_path / f"{n}.gguf", pre=n, **bpe)) for n in (pre, known))
+    assert first.fingerprint == second.fingerprint
+    assert first.add_bos_token == second.add_bos_token
 
 
 def test_chameleon_cuts_punctuation_and_digits_one_by_one(tmp_path, bpe):
     tokenizer = read_gguf_tokenizer(write(tmp_path / "m.gguf", pre="chameleon", **bpe)).tokenizer
     text = "it's 12..\n<sentinel:12>x"
-    found = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    words = tokenizer.pre_tokenizer.pre_tokenize_str(text)
     # What one pattern cuts off the next ones cut again, as in llama.cpp.
     pieces = ["it", "'", "s", " ", "1", "2", ".", ".", "\n", "<", "sentinel", ":", "1", "2", ">", "x"]
-    assert [text[first:end] for _, (first, end) in found] == pieces
+    assert [text[first:end] for _, (first, end) in words] == pieces
 
 
 @pytest.fixture
 def plain_spm() -> dict[str, Any]:
-    """A SentencePiece vocabulary in its usual order, without byte tokens."""
+    """Return a SentencePiece vocabulary in its usual order, without byte tokens."""
     tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "ab"]
     return {"model": "llama", "tokens": tokens, "scores": [0.0] * 7, "types": [2, 3, 3, 1, 1, 1, 1], "roles": {}}
 
@@ -253,7 +253,7 @@ def test_a_sentencepiece_file_without_roles_has_those_of_llama_cpp(tmp_path, pla
     assert v.roles == {"unk": 0, "bos": 1, "eos": 2}
     assert v.add_bos_token
     assert v.kinds[:3].tolist() == [TokenKind.CONTROL] * 3
-    assert v.encode("a日b").ids.tolist() == [4, 0, 5]  # what it cannot spell is not lost
+    assert v.encode("a日b").ids.tolist() == [4, 0, 5]  # the unknown token stands for what it cannot spell
 
 
 def test_a_role_that_the_file_names_is_never_overridden_by_a_default(tmp_path, plain_spm):
@@ -263,7 +263,7 @@ def test_a_role_that_the_file_names_is_never_overridden_by_a_default(tmp_path, p
     assert Vocabulary.load(write(tmp_path / "n.gguf", **absent)).roles == {"unk": 0, "eos": 2}
 
 
-def test_each_of_two_ids_of_one_text_keeps_its_bytes(tmp_path, bpe, spm, plain_spm):
+def test_each_of_two_ids_of_one_spelling_keeps_its_bytes(tmp_path, bpe, spm, plain_spm):
     tokens = [*bpe["tokens"], "ab", "<think>", "é"]
     twice = bpe | {"tokens": tokens, "types": [*bpe["types"], 1, 4, 4]}
     v = Vocabulary.load(write(tmp_path / "a.gguf", pre="gpt-2", **twice))

@@ -1,4 +1,4 @@
-"""Ids that no model has are refused before anything is built that has a place for each."""
+"""Ids that no model has are refused before anything is built that has an entry for each id."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def refused(load, *arguments):
 
 @pytest.mark.parametrize("document", [spec({"a": 0, "b": LARGE}), spec({"a": 0}, 1, LARGE), spec({"a": 1 << 24})])
 @pytest.mark.parametrize("indent", [None, 2])
-def test_a_tokenizer_with_an_absurd_id_is_refused_at_once(tmp_path, document, indent):
+def test_a_tokenizer_with_an_absurd_id_is_refused_without_delay(tmp_path, document, indent):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(document, indent=indent))
     message = refused(Vocabulary.load, tmp_path)
@@ -47,7 +47,7 @@ def test_long_numbers_in_tokens_and_scores_are_no_ids(tmp_path):
     assert Vocabulary.load(tmp_path).size == 3
 
 
-def test_ranks_and_special_tokens_of_an_absurd_id_are_refused_at_once(tmp_path):
+def test_ranks_and_special_tokens_with_an_absurd_id_are_refused_without_delay(tmp_path):
     ranks = {bytes([byte]): byte for byte in range(256)}
     assert "the id 4000000000" in refused(tiktoken_tokenizer, ranks, ".", {"<s>": LARGE})
     assert "the id 4000000000" in refused(tiktoken_tokenizer, ranks | {b"ab": LARGE}, ".", {})
@@ -58,7 +58,7 @@ def test_ranks_and_special_tokens_of_an_absurd_id_are_refused_at_once(tmp_path):
         assert "tekken.json: default_vocab_size or default_num_special_tokens" in refused(Vocabulary.load, tmp_path)
 
 
-def test_the_remedy_names_no_file_that_is_not_there(tmp_path):
+def test_the_remedy_names_no_file_that_does_not_exist(tmp_path):
     (tmp_path / "tokenizer.json").write_text(Tokenizer(models.BPE()).to_str())
     message = refused(Vocabulary.load, tmp_path / "tokenizer.json")
     assert "a vocabulary of 0 ids cannot be; load a tokenizer that has tokens" in message
@@ -69,10 +69,12 @@ def test_the_remedy_names_no_file_that_is_not_there(tmp_path):
             Vocabulary.load(tmp_path, size=size)
 
 
-def test_two_tokens_of_one_id_are_refused_and_named(tmp_path):
+def test_two_tokens_with_the_same_id_are_refused_and_named(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(spec({"a": 0, "b": 1, "c": 1})))
-    with pytest.raises(VocabridgeError, match=r"tokenizer\.json: the tokens 'b' and 'c' have one id, 1; give each"):
+    with pytest.raises(
+        VocabridgeError, match=r"tokenizer\.json: the tokens 'b' and 'c' have the same id, 1; give each"
+    ):
         Vocabulary.load(tmp_path)
-    with pytest.raises(VocabridgeError, match="the tokens 'b' and 'c' have one id, 1; give each"):
+    with pytest.raises(VocabridgeError, match="the tokens 'b' and 'c' have the same id, 1; give each"):
         Vocabulary.from_tokenizer(Tokenizer.from_file(str(path)))

@@ -1,4 +1,4 @@
-"""Tokenizers that lack something, and small files beside them that say odd things: a result or one sentence."""
+"""Tokenizers that lack something, and settings with odd values: they are loaded, or the error is one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vocabridge.alignment.tokenizers.unknown import may_lack_unk, with_unk
 
 
 def without_unknown(kind: str) -> Tokenizer:
-    """A tokenizer that knows a, b and no unknown token."""
+    """Return a tokenizer with the tokens a and b and without an unknown token."""
     if kind == "unigram":
         tokenizer = Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0)], None, byte_fallback=False))
     elif kind == "wordlevel":
@@ -29,7 +29,7 @@ def without_unknown(kind: str) -> Tokenizer:
 
 @pytest.mark.parametrize("kind", ["unigram", "wordlevel", "wordpiece", "bpe"])
 @pytest.mark.parametrize("size", [None, 5])
-def test_without_an_unknown_token_what_cannot_be_spelled_is_left_out(kind, size):
+def test_text_that_cannot_be_spelled_is_left_out_without_an_unknown_token(kind, size):
     v = Vocabulary.from_tokenizer(without_unknown(kind), size=size)
     assert v.size == (size or 2)
     assert v.token_bytes[:2] == (b"a", b"b")
@@ -43,13 +43,13 @@ def test_without_an_unknown_token_what_cannot_be_spelled_is_left_out(kind, size)
 
 
 @pytest.mark.parametrize("kind", ["unigram", "wordlevel", "wordpiece", "bpe"])
-def test_a_tokenizer_that_is_given_an_unknown_token_is_seen_to_lack_it_without_writing_it_as_json(kind):
+def test_a_tokenizer_that_lacks_an_unknown_token_is_recognized_without_its_json(kind):
     tokenizer = without_unknown(kind)
     spec = json.loads(tokenizer.to_str())
     assert may_lack_unk(tokenizer)
     completed = with_unk(spec, 2)
     assert completed is not spec
-    if kind != "unigram":  # which does not tell
+    if kind != "unigram":  # only its JSON shows the unknown token
         assert not may_lack_unk(Tokenizer.from_str(json.dumps(completed)))
 
 
@@ -82,7 +82,7 @@ def folder(path: Path, **files: Any) -> Path:
 
 
 @pytest.mark.parametrize("none", [-1, None, []])
-def test_an_id_of_minus_1_is_none(tmp_path, none):
+def test_an_id_of_minus_1_stands_for_no_token(tmp_path, none):
     config = {f"{token}_token_id": none for token in ("bos", "eos", "pad", "unk")}
     assert Vocabulary.load(folder(tmp_path, config=config)).roles == {}
 
@@ -119,7 +119,7 @@ def test_a_value_of_a_wrong_json_type_is_an_error_that_names_file_and_key(tmp_pa
     [(None, "null"), (True, "true"), (5, "a number"), ("x", "a string"), ([1], "a list")],
 )
 @pytest.mark.parametrize("name", ["config", "tokenizer_config", "special_tokens_map"])
-def test_a_file_that_holds_no_object_says_what_it_holds(tmp_path, name, value, kind):
+def test_an_error_says_what_a_file_without_an_object_holds(tmp_path, name, value, kind):
     with pytest.raises(VocabridgeError, match=rf"/{name}\.json: it holds {kind}; it must be an object"):
         Vocabulary.load(folder(tmp_path, **{name: value}))
 
@@ -136,7 +136,7 @@ def test_a_pad_token_without_a_row_is_warned_of_unless_the_tokenizer_has_it(tmp_
     assert not caplog.records
 
 
-def test_an_id_beyond_the_vocabulary_is_an_error_that_says_a_remedy(tmp_path):
+def test_an_id_beyond_the_vocabulary_is_an_error_with_a_remedy(tmp_path):
     remedy = "has id 99, but the vocabulary has 3 ids; correct bos_token_id or vocab_size in its config.json"
     with pytest.raises(VocabridgeError, match=remedy):
         Vocabulary.load(folder(tmp_path, config={"bos_token_id": 99}))

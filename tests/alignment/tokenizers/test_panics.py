@@ -1,4 +1,4 @@
-"""A tokenizer that fails inside its library is one sentence with its name, wherever it is run."""
+"""A tokenizer that panics inside its library raises one sentence with its name, wherever it is used."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ CATASTROPHIC = r"(a|aa)+$"
 
 
 def catastrophic(tmp_path, part):
-    """A folder whose tokenizer.json has a regular expression that tries too many ways to match."""
+    """Make a folder whose tokenizer.json has a regular expression that backtracks too often."""
     tokenizer = Tokenizer(models.BPE({chr(i): i for i in range(128)}, []))
     if part == "pre-tokenizer":
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CATASTROPHIC), "isolated")
@@ -46,7 +46,7 @@ def test_a_panic_in_a_count_over_text_is_the_same_error(tmp_path, tokenizer_fold
         )
 
 
-def test_what_rust_writes_about_a_panic_is_not_printed(tmp_path, capfd):
+def test_the_lines_of_rust_about_a_panic_are_suppressed(tmp_path, capfd):
     v = Vocabulary.load(catastrophic(tmp_path, "pre-tokenizer"))
     for run in (v.encode, lambda text: v.ids_batch([text] * 4), v.pieces):
         with pytest.raises(VocabridgeError, match="its tokenizer fails"):
@@ -56,7 +56,7 @@ def test_what_rust_writes_about_a_panic_is_not_printed(tmp_path, capfd):
     assert capfd.readouterr().err == "after\n"
 
 
-def test_what_others_write_to_stderr_meanwhile_appears(capfd):
+def test_other_output_to_stderr_during_a_panic_appears(capfd):
     with panics_as_errors("tokenizer"), panics_as_errors("inner"):
         os.write(2, b"progress\n")
     assert capfd.readouterr().err == "progress\n"

@@ -1,4 +1,4 @@
-"""The space that tokenizers put in front of text: models are given it as transformers does, and it is in no text."""
+"""The space that tokenizers put in front of text is in prompts, as in transformers, and not in the text of tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PREFIXED = {
     "llama-2": (True, True),
     "llama-2 of before": (True, False),
 }
-"""Those that put a space in front: at the beginning of a text, behind a control token."""
+"""The tokenizers that put a space in front of text: whether at its beginning, and whether after a control token."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(folders):
-    """Transformers' own."""
+    """Load the tokenizers with transformers."""
     transformers = pytest.importorskip("transformers")
     return {kind: transformers.AutoTokenizer.from_pretrained(folder) for kind, folder in folders.items()}
 
@@ -87,7 +87,7 @@ def test_starts_are_bytes_of_the_text_without_the_spaces_in_front(ours, kind, te
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_where_a_space_is_put_is_found_out(ours, kind):
+def test_the_rules_of_the_prepended_space_are_found(ours, kind):
     beginning, behind = PREFIXED.get(kind, (False, False))
     space = ours[kind].prefix_space
     assert space.prefix("word", Place.BEGINNING) == " " * beginning
@@ -98,12 +98,12 @@ def test_where_a_space_is_put_is_found_out(ours, kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in TOKENIZERS if kind not in ("wordpiece", "llama-2 of before")])
 @pytest.mark.parametrize("text", ["The fox jumps", "<|user|>The fox.<|user|>a (x)", "12: 48"])
-def test_what_tokens_spell_is_the_text_without_the_spaces_in_front(ours, kind, text):
+def test_tokens_spell_the_text_without_the_prepended_spaces(ours, kind, text):
     spelled = ours[kind].spell([0, *ours[kind].encode_prompt(text).ids.tolist()])
     assert b"".join(spelled).decode() == text.replace("<|user|>", "")
 
 
-def test_alignments_keep_to_the_bare_view(ours):
+def test_alignments_use_the_bare_tokenizer(ours):
     for kind, vocabulary in ours.items():
         if kind != "wordpiece":
             assert b"".join(vocabulary.token_bytes[i] or b"" for i in vocabulary.encode("a fox").ids) == b"a fox"

@@ -1,4 +1,4 @@
-"""Special tokens are aligned by what they are for: every role, in its order, and tokens with several roles."""
+"""Control tokens are aligned by their roles, in order of precedence; a token may have several roles."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ LETTERS = {"a": 0, "b": 1}
 
 
 def vocabulary(controls: int = 6, **roles: int) -> Vocabulary:
-    """A vocabulary of two letters and control tokens from id 2 on; names say nothing of their roles."""
+    """Make a vocabulary of two letters, and control tokens from id 2 on whose names do not show their roles."""
     tokenizer = Tokenizer(models.BPE(LETTERS, []))
     tokenizer.add_special_tokens([f"<{chr(97 + i)}>" for i in range(controls)])
     return Vocabulary.from_tokenizer(tokenizer, roles={role.replace("_", " "): i for role, i in roles.items()})
 
 
 def pairs(source: Vocabulary, target: Vocabulary) -> dict[tuple[int, int], float]:
-    """Return the entries (target id, source id) -> count that are no letters."""
+    """Return (target id, source id) -> count, for the entries of control tokens."""
     counts = IdenticalBytes().build(source, target).counts.tocoo()
     entries = zip(*(c.tolist() for c in counts.coords), counts.data.tolist(), strict=True)
     return {(y, w): n for y, w, n in entries if y >= len(LETTERS) or w >= len(LETTERS)}
 
 
-def test_every_role_that_both_have_is_paired_and_no_other():
+def test_exactly_the_shared_roles_are_paired():
     source = vocabulary(eos=2, bos=3, turn_end=4, turn_begin=5, turn_content=6, pad=7)
     target = vocabulary(eos=7, bos=6, turn_end=5, turn_begin=4, pad=2)
     assert pairs(source, target) == {(7, 2): 1, (6, 3): 1, (5, 4): 1, (4, 5): 1, (2, 7): 1}
 
 
-def test_one_token_that_ends_texts_and_turns_speaks_for_both_ends_of_the_target():
+def test_a_source_token_that_ends_texts_and_turns_is_paired_with_both_end_tokens_of_the_target():
     source = vocabulary(eos=2, turn_end=2)
     target = vocabulary(eos=3, turn_end=4)
     assert pairs(source, target) == {(3, 2): 1, (4, 2): 1}
@@ -42,7 +42,7 @@ def test_one_token_that_ends_texts_and_turns_speaks_for_both_ends_of_the_target(
     assert alignment.column_weights[[3, 4], 2].toarray().tolist() == [0.5, 0.5]
 
 
-def test_two_ends_of_the_source_both_speak_for_the_one_of_the_target():
+def test_both_end_tokens_of_the_source_are_paired_with_the_only_one_of_the_target():
     source = vocabulary(eos=3, turn_end=4)
     target = vocabulary(eos=2, turn_end=2)
     alignment = IdenticalBytes().build(source, target)
@@ -50,24 +50,24 @@ def test_two_ends_of_the_source_both_speak_for_the_one_of_the_target():
     assert alignment.column_weights[2, [3, 4]].toarray().tolist() == [1, 1]
 
 
-def test_one_token_that_begins_texts_and_turns_speaks_for_both():
+def test_a_token_that_begins_texts_and_turns_is_paired_with_both():
     assert pairs(vocabulary(bos=2, turn_begin=2), vocabulary(bos=3, turn_begin=4)) == {(3, 2): 1, (4, 2): 1}
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_where_one_token_means_different_things_the_stronger_role_has_it(swapped):
-    one = vocabulary(bos=2, eos=2, pad=2)
+def test_a_token_with_roles_of_different_meanings_is_paired_by_the_first_in_the_order(swapped):
+    single = vocabulary(bos=2, eos=2, pad=2)
     many = vocabulary(bos=3, eos=4, pad=5)
     expected = {(4, 2): 1}
-    assert pairs(one, many) == expected
-    assert pairs(many, one) == {(w, y): n for (y, w), n in expected.items()}
+    assert pairs(single, many) == expected
+    assert pairs(many, single) == {(w, y): n for (y, w), n in expected.items()}
 
 
-def test_a_padding_token_that_no_other_role_has_taken_is_paired():
+def test_a_pad_token_without_another_role_is_paired():
     assert pairs(vocabulary(eos=2, pad=3), vocabulary(eos=4, pad=5)) == {(4, 2): 1, (5, 3): 1}
 
 
-def test_a_role_that_falls_on_text_or_on_a_reserved_row_pins_nothing():
+def test_a_role_of_a_text_token_or_of_an_unused_id_pins_nothing():
     tokenizer = Tokenizer(models.BPE(LETTERS, []))
     tokenizer.add_tokens([AddedToken("<|reserved_special_token_0|>", special=True)])
     reserved = Vocabulary.from_tokenizer(tokenizer, roles={"pad": 2})
@@ -76,7 +76,7 @@ def test_a_role_that_falls_on_text_or_on_a_reserved_row_pins_nothing():
     assert pairs(vocabulary(pad=0), vocabulary(pad=2)) == {}
 
 
-def test_a_pinned_pair_stands_alone_in_its_row_and_column():
+def test_a_pinned_entry_is_alone_in_its_row_and_column():
     source, target = vocabulary(eos=2, bos=3), vocabulary(eos=3, bos=2)
     full = sp.csr_array(np.full((target.size, source.size), 7.0))
     counts = pin_roles(full, source, target).toarray()

@@ -1,4 +1,4 @@
-"""Three questions about two vocabularies: the same tokens, the same roles, the same width."""
+"""Two vocabularies can agree in their tokens, in their roles and in their width, each without the others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHATML = (
 
 
 def changed(vocabulary: Vocabulary, **changes: object) -> Tokenizer:
-    """The tokenizer with some of its model's settings replaced."""
+    """Return the tokenizer with some of its model's settings replaced."""
     spec = json.loads(vocabulary.tokenizer.to_str())
     spec["model"] |= changes
     return Tokenizer.from_str(json.dumps(spec))
@@ -42,12 +42,14 @@ roles = st.dictionaries(st.sampled_from(["bos", "eos", "pad", "unk"]), st.intege
 
 
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kind=st.sampled_from(KINDS), roles=roles, more=st.integers(0, 70), named=st.integers(0, 3), data=st.data())
-def test_roles_width_and_control_tokens_have_no_part_in_the_fingerprint(vocabularies, kind, roles, more, named, data):
+@given(kind=st.sampled_from(KINDS), roles=roles, extra_rows=st.integers(0, 70), named=st.integers(0, 3), data=st.data())
+def test_roles_width_and_control_tokens_have_no_part_in_the_fingerprint(
+    vocabularies, kind, roles, extra_rows, named, data
+):
     v = vocabularies[kind]
     tokenizer = Tokenizer.from_str(v.tokenizer.to_str())
     tokenizer.add_special_tokens([AddedToken(f"<|control {i}|>", special=True) for i in range(named)])
-    size = data.draw(st.integers(v.size, v.size + more))
+    size = data.draw(st.integers(v.size, v.size + extra_rows))
     other = Vocabulary.from_tokenizer(tokenizer, size=size, roles=roles)
     assert other.fingerprint == v.fingerprint
     assert other.size == size
@@ -90,7 +92,7 @@ def test_a_vocabulary_can_have_more_rows_or_fewer_but_keeps_its_text(kind, vocab
         v.resized(int(v.usable.max()))
 
 
-def test_a_control_token_that_is_cut_takes_its_role_and_its_template_along(vocabularies):
+def test_cutting_a_control_token_removes_its_role_and_the_template_that_contains_it(vocabularies):
     v = vocabularies["byte_level_bpe"]
     tokenizer = Tokenizer.from_str(v.tokenizer.to_str())
     tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
@@ -101,15 +103,15 @@ def test_a_control_token_that_is_cut_takes_its_role_and_its_template_along(vocab
     assert cut.encode("a<|im_end|>b").ids.tolist() == [*v.encode("a").ids, *v.encode("b").ids]
 
 
-def with_roles(vocabulary: Vocabulary, more: int = 0, **roles: int) -> Vocabulary:
-    return Vocabulary.from_tokenizer(vocabulary.tokenizer, size=vocabulary.size + more, roles=roles)
+def with_roles(vocabulary: Vocabulary, extra_rows: int = 0, **roles: int) -> Vocabulary:
+    return Vocabulary.from_tokenizer(vocabulary.tokenizer, size=vocabulary.size + extra_rows, roles=roles)
 
 
 def same(a: Alignment, b: Alignment) -> bool:
     return a.counts.shape == b.counts.shape and (a.counts != b.counts).nnz == 0
 
 
-def test_an_alignment_of_before_a_pad_token_was_named_is_not_stale(pair, text, tmp_path):
+def test_an_alignment_stays_valid_after_a_pad_token_is_named(pair, text, tmp_path):
     source, target = pair
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     before = align(source, target, corpus=[tmp_path / "text.txt"], cache=False)
@@ -126,21 +128,21 @@ def test_an_alignment_is_fitted_to_other_roles_and_widths_as_if_it_were_built_fo
     others = with_roles(source, 5, bos=1, eos=0), with_roles(target, 3, eos=1, pad=0)
     for method in ("default", "retokenize", "identical-bytes"):
         given = None if method != "default" else corpus
-        here = align(source, target, method=method, corpus=given, cache=False)
-        there = align(*others, method=method, corpus=given, cache=False)
-        assert not same(here, there)
-        assert same(here.fitted(*others), there)
-        assert same(there.fitted(source, target), here)
-        assert here.fitted(*others).source.size == others[0].size
+        original = align(source, target, method=method, corpus=given, cache=False)
+        other = align(*others, method=method, corpus=given, cache=False)
+        assert not same(original, other)
+        assert same(original.fitted(*others), other)
+        assert same(other.fitted(source, target), original)
+        assert original.fitted(*others).source.size == others[0].size
 
 
 def test_the_cache_serves_vocabularies_that_differ_in_roles_and_width_alone(vocabularies):
     source, target = vocabularies["byte_level_bpe"], vocabularies["unigram"]
     others = with_roles(source, 5, bos=1, eos=0), with_roles(target, 3, eos=1)
     align(source, target, method="retokenize")
-    found = align(*others, method="retokenize")
+    cached = align(*others, method="retokenize")
     assert len(cache.entries()) == 1
-    assert same(found, align(*others, method="retokenize", cache=False))
+    assert same(cached, align(*others, method="retokenize", cache=False))
 
 
 def test_shards_are_merged_for_a_vocabulary_with_more_rows_and_other_roles(vocabularies, text, tmp_path):
@@ -160,7 +162,7 @@ def test_shards_are_merged_for_a_vocabulary_with_more_rows_and_other_roles(vocab
     assert same(merged, builder.build(*others, corpus))
 
 
-def test_what_was_counted_for_other_merges_is_refused(vocabularies):
+def test_an_alignment_counted_for_other_merges_is_refused(vocabularies):
     source, target = vocabularies["byte_level_bpe"], vocabularies["unigram"]
     merges = json.loads(source.tokenizer.to_str())["model"]["merges"]
     other = Vocabulary.from_tokenizer(changed(source, merges=merges[:-1]), roles=source.roles)

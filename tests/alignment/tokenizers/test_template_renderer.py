@@ -1,4 +1,4 @@
-"""A chat template takes no more than its share of time and memory, whatever it does with them."""
+"""A chat template cannot exceed its limits of time and memory, whatever it does."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ GROWING = "{{% set ns = namespace(x={start}) %}}{{% for i in range(60) %}}{{% se
         GROWING.format(start="'a'", more="ns.x | replace('a', 'aa')"),
     ],
 )
-def test_a_template_that_wants_all_memory_gets_little(template):
+def test_a_template_that_tries_to_take_all_memory_is_stopped(template):
     with pytest.raises(TemplateError, match="it takes too much memory"):
         render(template, {}, MESSAGES)
     assert render("{{ messages[0].content }}", {}, MESSAGES) == "hi"
@@ -63,7 +63,7 @@ def test_a_template_that_does_not_end_is_stopped(template):
         ("{% for", "TemplateSyntaxError"),
     ],
 )
-def test_why_a_template_fails_is_said(template, says):
+def test_an_error_says_why_a_template_fails(template, says):
     with pytest.raises(TemplateError, match=says):
         render(template, {}, MESSAGES)
 
@@ -91,7 +91,7 @@ def test_a_forked_process_renders_with_a_process_of_its_own():
     assert render("{{ messages[0].content }}", {}, MESSAGES) == "hi"
 
 
-def test_the_process_ends_with_the_one_that_started_it():
+def test_the_process_ends_with_its_parent():
     script = (
         "import os, signal\n"
         "from vocabridge.alignment.tokenizers import template_renderer as r\n"

@@ -1,4 +1,4 @@
-"""Tokenizers made of tiktoken's ranks: equal to tiktoken itself on small ranks trained here."""
+"""Tokenizers made from tiktoken's ranks encode as tiktoken itself does, tried with small ranks trained here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ relaxed = settings(max_examples=examples(80), suppress_health_check=[HealthCheck
 
 @pytest.fixture(scope="module")
 def ranks() -> dict[bytes, int]:
-    """Ranks trained on text in which the same token can be reached by several cuts."""
+    """Train ranks on text in which the same token can be reached by several cuts."""
     text = "the theme of these: aaaa aaa aa; banana, 1234 123 12. naïve café 日本 日本語 👍👍\n\n\n  \t\tx = y\n" * 20
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -86,7 +86,7 @@ def test_encodings_are_those_of_tiktoken_on_any_text(both, text):
     assert ours.encode(text).ids == theirs.encode(text, allowed_special="all")
 
 
-def test_the_byte_view_is_the_ranks_themselves(ranks):
+def test_the_byte_view_has_the_bytes_of_the_ranks(ranks):
     v = Vocabulary.from_tokenizer(tiktoken_tokenizer(ranks, PATTERNS["gpt2"], {"<|end|>": len(ranks) + 3}))
     assert {v.token_bytes[i]: i for i in v.usable.tolist()} == ranks
     assert v.kinds[len(ranks) :].tolist() == [TokenKind.UNUSED] * 3 + [TokenKind.CONTROL]
@@ -107,7 +107,7 @@ def test_a_possessive_interval_keeps_its_bounds(ranks):
         (r".", {"<|end|>": 3}, "'<|end|>' .* spelling or id of another token"),
     ],
 )
-def test_what_cannot_be_made_is_an_error_that_names_it(ranks, pattern, special, expected):
+def test_a_pattern_or_special_token_that_cannot_be_used_is_an_error_that_names_it(ranks, pattern, special, expected):
     with pytest.raises(VocabridgeError, match=expected.replace("|", r"\|")):
         tiktoken_tokenizer(ranks, pattern, special)
 
@@ -131,7 +131,7 @@ def test_a_tiktoken_file_is_read_and_is_no_vocabulary_by_itself(tmp_path, ranks)
 
 
 @pytest.mark.parametrize("line", [b"YQ==", b"YQ== x", b"Y 1", b"\xff\xfe 1", b"YQ== 1 2"])
-def test_a_line_that_is_no_rank_is_an_error_that_names_it(tmp_path, line):
+def test_a_line_without_a_rank_is_an_error_that_names_the_line(tmp_path, line):
     path = tmp_path / "bad.model"
     path.write_bytes(b"IQ== 0\n" + line + b"\n")
     with pytest.raises(VocabridgeError, match=r"bad\.model: line 2 is no base64 string with a rank"):
@@ -155,8 +155,8 @@ def test_ranks_that_are_not_one_to_one_are_refused(tmp_path, ranks):
         Vocabulary.load(tmp_path / "tekken.json")
 
 
-def tekken(ranks: dict[bytes, int], **more: object) -> dict[str, object]:
-    """A tekken.json with 30 special tokens, and two ranks more than the model has rows for."""
+def tekken(ranks: dict[bytes, int], **entries: object) -> dict[str, object]:
+    """Return a tekken.json with 30 special tokens, and two ranks more than the model has rows for."""
     ordered = sorted(ranks, key=ranks.__getitem__)
     config = {
         "pattern": PATTERNS["o200k"],
@@ -166,7 +166,7 @@ def tekken(ranks: dict[bytes, int], **more: object) -> dict[str, object]:
         "version": "v3",
     }
     vocab = [{"rank": i, "token_bytes": base64.b64encode(b).decode(), "token_str": None} for i, b in enumerate(ordered)]
-    return {"config": config, "vocab": vocab} | more
+    return {"config": config, "vocab": vocab} | entries
 
 
 def test_a_tekken_json_has_its_special_tokens_first_and_as_many_ranks_as_the_model_has_rows(tmp_path, ranks):
@@ -186,7 +186,7 @@ def test_a_tekken_json_has_its_special_tokens_first_and_as_many_ranks_as_the_mod
         assert v.encode(text).ids.tolist() == [i + 30 for i in theirs.encode(text)]
 
 
-def test_a_tekken_json_may_list_its_special_tokens_and_stand_in_a_folder(tmp_path, ranks):
+def test_a_tekken_json_may_list_its_special_tokens_and_be_in_a_folder(tmp_path, ranks):
     listed = [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(["<unk>", "<s>", "<turn>"])]
     (tmp_path / "tekken.json").write_text(json.dumps(tekken(ranks, special_tokens=listed)))
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 400}))
@@ -203,8 +203,8 @@ def test_a_damaged_tekken_json_is_an_error_that_names_it(tmp_path, content):
         Vocabulary.load(tmp_path / "tekken.json")
 
 
-def test_of_a_tekken_json_and_a_tokenizer_json_the_former_is_read_and_a_log_line_says_so(tmp_path, ranks, caplog):
-    """The conversion cuts some words otherwise than Mistral's own tokenizer."""
+def test_a_tekken_json_is_read_instead_of_a_tokenizer_json_with_a_warning(tmp_path, ranks, caplog):
+    """Prefer tekken.json, because the conversion cuts some words differently from Mistral's own tokenizer."""
     (tmp_path / "tekken.json").write_text(json.dumps(tekken(ranks)))
     Tokenizer(models.BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
     template = "{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}"
@@ -228,7 +228,7 @@ def test_a_sentencepiece_model_is_recognized_as_such(tmp_path):
 
 
 def kimi(folder: Path, ranks: dict[bytes, int], **settings: object) -> tuple[Path, int]:
-    """A folder as Kimi's are, and the first id of its special tokens."""
+    """Write a folder like Kimi's; return it with the first id of its special tokens."""
     write_ranks(folder / "tiktoken.model", ranks)
     first = max(ranks.values()) + 1
     names = {first: "[BOS]", first + 1: "[EOS]", first + 2: "<|im_end|>"}
@@ -253,7 +253,7 @@ def test_a_folder_with_a_tiktoken_model_of_kimi_is_read(tmp_path, ranks):
 
 
 def test_kimis_pattern_cuts_chinese_from_other_letters(tmp_path, ranks):
-    """Tiktoken's own engine takes the pattern as it is."""
+    """Compare with tiktoken, which uses the pattern as it is."""
     v = Vocabulary.load(kimi(tmp_path, ranks)[0])
     theirs = tiktoken.Encoding("kimi", pat_str=KIMI_PATTERN, mergeable_ranks=ranks, special_tokens={})
     for text in [*ADVERSARIAL, "中文abc中文\uff0cÉté的DEF's 12345日本語かな漢字カナ x\u0301\n\n a  b"]:
@@ -262,7 +262,7 @@ def test_kimis_pattern_cuts_chinese_from_other_letters(tmp_path, ranks):
     assert [end for _, (_, end) in words] == [2, 5, 7]
 
 
-def test_a_tiktoken_model_of_an_unknown_tokenizer_is_one_sentence(tmp_path, ranks):
+def test_a_tiktoken_model_of_an_unknown_tokenizer_raises_one_sentence(tmp_path, ranks):
     folder, _ = kimi(tmp_path, ranks, tokenizer_class="MyTokenizer", auto_map={})
     with pytest.raises(VocabridgeError, match=r"tiktoken\.model: it does not say how text is cut into words"):
         Vocabulary.load(folder)

@@ -149,7 +149,7 @@ def test_a_slow_tokenizer_is_refused():
 
 
 def test_every_usable_token_agrees_with_the_decoder(vocabulary):
-    """Surrounded by the letters a and b the decoder cannot strip or merge anything of a token."""
+    """Decode each token between the letters a and b, so that the decoder cannot strip or merge any of it."""
     if vocabulary.name == "wordpiece":  # its decoder puts spaces that no token has
         return
     for i in vocabulary.usable.tolist():
@@ -200,7 +200,7 @@ def test_encoding_a_batch_is_encoding_each(vocabulary):
         assert one.starts.tolist() == alone.starts.tolist()
 
 
-def test_a_control_token_in_the_text_has_a_start_and_what_follows_keeps_its_own(vocabularies):
+def test_a_control_token_in_the_text_has_a_start_and_the_following_tokens_keep_theirs(vocabularies):
     v = vocabularies["byte_level_bpe"]
     encoding = v.encode("é<s>é")
     at = encoding.ids.tolist().index(0)
@@ -216,7 +216,7 @@ def test_text_that_a_normalizer_changes_starts_at_its_characters():
     assert encoding.starts.tolist() == [0, 1, 4]
 
 
-def test_of_two_tokens_from_one_changed_character_only_the_first_has_a_start():
+def test_only_the_first_of_two_tokens_from_one_changed_character_has_a_start():
     tokenizer = byte_level({"f": 0, "i": 1})
     tokenizer.normalizer = normalizers.NFKC()
     encoding = Vocabulary.from_tokenizer(tokenizer).encode("ﬁf")
@@ -224,7 +224,7 @@ def test_of_two_tokens_from_one_changed_character_only_the_first_has_a_start():
     assert encoding.starts.tolist() == [0, -1, 3]
 
 
-def test_nothing_is_put_in_front_of_a_text():
+def test_the_bare_tokenizer_puts_nothing_in_front_of_a_text():
     vocab = {"<unk>": 0, "▁": 1, "a": 2, "▁a": 3, "<s>": 4}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "a")], unk_token="<unk>", dropout=0.5))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -240,7 +240,7 @@ def test_nothing_is_put_in_front_of_a_text():
     assert tokenizer.to_str() == before
 
 
-def test_the_space_that_stands_for_a_split_one_is_kept():
+def test_a_space_that_stands_for_one_cut_away_is_kept():
     scores = [("<unk>", 0.0), ("▁Hello", -1.0), ("▁world", -1.0), ("▁", -2.0)]
     tokenizer = Tokenizer(models.Unigram(scores, 0, False))
     splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
@@ -260,7 +260,7 @@ def test_a_vocabulary_with_all_bytes_spells_any_bytes(vocabularies, data):
 
 @relaxed
 @given(data=st.binary(min_size=1, max_size=30))
-def test_segmenting_always_gives_something_where_there_is_an_unknown_token(vocabulary, data):
+def test_segmenting_always_gives_ids_if_there_is_an_unknown_token(vocabulary, data):
     if "unk" in vocabulary.roles:
         assert vocabulary.segment(data)
 
@@ -276,7 +276,7 @@ def test_text_in_a_case_that_the_vocabulary_lacks_is_segmented_as_the_tokenizer_
     assert v.segment(b"The") == v.segment(b"the") != ()
 
 
-def test_the_fingerprint_is_the_contents_and_not_the_name(tokenizers_by_kind, vocabularies):
+def test_the_fingerprint_depends_on_the_contents_and_not_on_the_name(tokenizers_by_kind, vocabularies):
     for kind, tokenizer in tokenizers_by_kind.items():
         again = Vocabulary.from_tokenizer(
             Tokenizer.from_str(tokenizer.to_str()), name="other", roles=dict(vocabularies[kind].roles)
@@ -290,7 +290,7 @@ def test_the_bare_tokenizer_has_the_same_fingerprint(vocabulary):
     assert again.fingerprint == vocabulary.fingerprint
 
 
-def test_whatever_decides_segmentation_changes_the_fingerprint():
+def test_every_setting_that_decides_segmentation_changes_the_fingerprint():
     vocab = {"a": 0, "b": 1, "ab": 2, "1": 3}
     base = byte_level(vocab, [("a", "b")])
     digits = byte_level(vocab, [("a", "b")])
@@ -318,7 +318,7 @@ def folder(tmp_path: Path, tokenizers_by_kind: dict[str, Tokenizer]) -> Path:
     return tmp_path
 
 
-def test_a_folder_gives_width_roles_and_the_begin_token(folder):
+def test_a_folder_sets_width_roles_and_the_bos_token(folder):
     v = Vocabulary.load(folder)
     assert v.size == 448
     assert v.roles == {"bos": 0, "eos": 1, "pad": 2}
@@ -382,7 +382,7 @@ HARMONY = (
 
 
 def chatty(controls: list[str]) -> Tokenizer:
-    """A tokenizer of single characters, "<s>" and "</s>", and these control tokens from id 128 on."""
+    """Return a tokenizer of single characters, "<s>" and "</s>", and these control tokens from id 128 on."""
     tokenizer = Tokenizer(models.BPE({chr(i): i for i in range(126)}, []))
     tokenizer.add_special_tokens(["<s>", "</s>", *controls])
     return tokenizer
@@ -422,7 +422,7 @@ def test_a_token_may_have_two_roles(tmp_path):
     assert v.roles == {"bos": 126, "eos": 129, "turn begin": 128, "turn end": 129}
 
 
-def test_a_chat_template_may_stand_in_a_file_of_its_own_or_among_several(tmp_path):
+def test_a_chat_template_may_be_in_a_file_of_its_own_or_one_of_several(tmp_path):
     named = [{"name": "tool_use", "template": "{{ nothing }}"}, {"name": "default", "template": GEMMA}]
     folder = chat_folder(tmp_path, ["<start_of_turn>", "<end_of_turn>"], named)
     assert Vocabulary.load(folder).roles["turn end"] == 129
@@ -430,7 +430,7 @@ def test_a_chat_template_may_stand_in_a_file_of_its_own_or_among_several(tmp_pat
     assert Vocabulary.load(folder).roles["turn end"] == 127
 
 
-def test_a_tokenizer_of_transformers_brings_its_chat_template():
+def test_a_tokenizer_of_transformers_provides_its_chat_template():
     class Wrapped:
         backend_tokenizer = chatty(["<|im_start|>", "<|im_end|>"])
         chat_template = CHATML
@@ -461,7 +461,7 @@ def test_a_damaged_or_hostile_chat_template_is_a_warning_and_no_roles(tmp_path, 
     with caplog.at_level(logging.WARNING, "vocabridge"):
         v = Vocabulary.load(chat_folder(tmp_path, ["<|im_start|>"], template))
     assert v.roles == {"bos": 126, "eos": 127}
-    assert "no roles from its chat template" in caplog.text
+    assert "so it gives no roles" in caplog.text
     assert time.monotonic() - begin < 20
 
 
@@ -475,7 +475,7 @@ def test_a_chat_template_changes_roles_and_not_the_fingerprint(tmp_path):
 
 
 @pytest.mark.parametrize("rstrip", [False, True])
-def test_a_text_is_cut_at_its_control_tokens_and_its_pieces_have_its_ids(rstrip):
+def test_a_text_is_cut_at_its_control_tokens_and_the_pieces_have_the_ids_of_the_text(rstrip):
     tokenizer = chatty(["<|im_start|>"])
     tokenizer.add_special_tokens([AddedToken("<|im_end|>", special=True, rstrip=rstrip)])
     v = Vocabulary.from_tokenizer(tokenizer, roles={"bos": 126, "eos": 127})
@@ -488,7 +488,7 @@ def test_a_text_is_cut_at_its_control_tokens_and_its_pieces_have_its_ids(rstrip)
     assert v.pieces("plain") == [b"plain"]
 
 
-def test_what_the_tokenizer_cannot_spell_is_text_in_the_pieces_of_a_text():
+def test_text_that_the_tokenizer_cannot_spell_is_text_in_the_pieces():
     tokenizer = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     assert Vocabulary.from_tokenizer(tokenizer).pieces("a b a") == [b"a b a"]
@@ -502,7 +502,7 @@ def test_a_conversation_is_rendered_by_the_template(tmp_path):
     assert v.render(messages, add_generation_prompt=False) == told
 
 
-def test_a_template_sees_what_it_sees_in_transformers(tmp_path):
+def test_a_template_has_the_same_variables_as_in_transformers(tmp_path):
     template = (
         "{{ tools is none }} {{ documents is none }} {{ bos_token }} {{ strftime_now('%Y') }} "
         "{{ messages[0] | tojson }}{{ messages[0].content | tojson(indent=1) }}"
@@ -513,16 +513,16 @@ def test_a_template_sees_what_it_sees_in_transformers(tmp_path):
     assert v.render([{"role": "user", "content": "<é>"}]) == expected
 
 
-def test_without_a_template_or_with_messages_that_it_does_not_take_nothing_is_rendered(tmp_path):
+def test_a_missing_template_and_messages_that_it_cannot_render_are_errors(tmp_path):
     folder = chat_folder(tmp_path, ["[INST]", "[/INST]"], MISTRAL)
-    with pytest.raises(VocabridgeError, match="does not take these messages"):
+    with pytest.raises(VocabridgeError, match="cannot render these messages"):
         Vocabulary.load(folder).render([{"role": "assistant", "content": "x"}])
     chat_folder(tmp_path, ["[INST]"], None)
     with pytest.raises(VocabridgeError, match="has no chat template; give plain text"):
         Vocabulary.load(folder).render([{"role": "user", "content": "x"}])
 
 
-def test_given_roles_leave_the_template_where_it_is():
+def test_given_roles_do_not_remove_the_template():
     class Wrapped:
         backend_tokenizer = chatty(["<|im_start|>", "<|im_end|>"])
         chat_template = CHATML
@@ -532,7 +532,7 @@ def test_given_roles_leave_the_template_where_it_is():
 
 
 def charsmap(original: bytes, replacement: bytes) -> bytes:
-    """A SentencePiece table of characters (a double-array trie) that replaces one byte string."""
+    """Return a SentencePiece table of characters (a double-array trie) that replaces one byte string."""
     units = [0] * 4096
     at, base = 0, 256
     units[0] = base << 10
@@ -579,7 +579,7 @@ N, P = normalizers, pre_tokenizers
         (N.Precompiled(charsmap("ß".encode(), b"ss")), None, ("changes some characters",)),
     ],
 )  # fmt: skip
-def test_what_a_tokenizer_changes_is_named(normalizer, pre_tokenizer, expected):
+def test_the_changes_that_a_tokenizer_makes_to_a_text_are_named(normalizer, pre_tokenizer, expected):
     tokenizer = Tokenizer(models.BPE({"a": 0}, []))
     if normalizer is not None:
         tokenizer.normalizer = normalizer
@@ -599,7 +599,7 @@ def test_a_tokenizer_that_changes_nothing_spells_any_text(vocabularies, text):
             assert b"".join(spelled) == text.encode()
 
 
-def test_each_of_two_unigram_ids_of_one_text_keeps_its_bytes():
+def test_each_of_two_unigram_ids_of_one_spelling_keeps_its_bytes():
     pieces = [("<unk>", 0.0), ("a", -1.0), ("ab", -1.5), ("b", -2.0), ("ab", -1.5)]
     v = Vocabulary.from_tokenizer(Tokenizer(models.Unigram(pieces, unk_id=0)))
     assert v.token_bytes == (None, b"a", b"ab", b"b", b"ab")

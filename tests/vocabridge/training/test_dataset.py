@@ -307,7 +307,7 @@ def test_a_record_that_cannot_be_learned_from_is_named(chat_vocabularies, writte
     ("template", "says"),
     [
         (None, "byte_level has no chat template"),
-        ("{{ raise_exception('no') }}", "does not take these messages"),
+        ("{{ raise_exception('no') }}", "cannot render these messages"),
         ("{{ messages[0]['content'] }}", "the chat template of byte_level leaves out message 2"),
     ],
 )
