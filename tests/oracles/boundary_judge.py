@@ -1,4 +1,4 @@
-"""How likely a target ends a token between a text and its continuation, by direct segmentations in plain loops."""
+"""Boundary weights by direct segmentations in plain loops: the oracle of `vocabridge.projection.boundary`."""
 
 from __future__ import annotations
 
@@ -13,108 +13,126 @@ import torch
 from vocabridge.alignment import TokenKind, Vocabulary
 
 LETTERS = string.ascii_letters.encode() + bytes(range(0x80, 0x100))
-"""The bytes of letters, and of all characters beyond ASCII."""
+"""The bytes of ASCII letters, and of all characters beyond ASCII."""
 
 SAMPLES = (b"", b"a", b"0", b" ", b"\n", b"\t")
-"""A continuation of each kind: nothing or punctuation, words, digits, spaces, line breaks, other white space."""
+"""A continuation of each character class: nothing or punctuation, words, digits, spaces, line breaks, other space."""
 
 
 @dataclass(frozen=True)
 class Judge:
-    """How likely a target tokenizer ends a token between a text's end and a continuation, by direct segmentations."""
+    """Computes how likely a target tokenizer is to end a token between the end of a text and a continuation.
+
+    Attributes:
+        target: The target vocabulary.
+    """
 
     target: Vocabulary
 
-    def cut(self, written: bytes, rest: bytes) -> bool:
-        """Whether a token ends between the two, where both are all there is."""
-        ends, at = set(), 0
-        for i in self.target.segment(written + rest):
-            at += len(self.target.token_bytes[i] or b"")
-            ends.add(at)
-        return len(written) in ends
+    def has_boundary(self, text_end: bytes, rest: bytes) -> bool:
+        """Return whether a token ends between the two if nothing follows them."""
+        ends, size = set(), 0
+        for i in self.target.segment(text_end + rest):
+            size += len(self.target.token_bytes[i] or b"")
+            ends.add(size)
+        return len(text_end) in ends
 
-    @functools.lru_cache(None)  # noqa: B019 - a few judges, and they last as long as the tests
-    def count(self, written: bytes, rest: bytes) -> float:
-        """What the continuation counts, from a little to 1."""
-        if not written or not rest:
+    @functools.lru_cache(None)  # noqa: B019 - a few judges, which last as long as the tests
+    def weight(self, text_end: bytes, rest: bytes) -> float:
+        """Return the boundary weight of a continuation, above 0 and at most 1."""
+        if not text_end or not rest:
             return 1.0
         if rest[-1:] in (b" ", b"\t", b"\n", b"\r", b"\v", b"\f"):
-            share = float(self.cut(written, rest + b"a"))
+            weight = float(self.has_boundary(text_end, rest + b"a"))
         elif rest[-1] in LETTERS:
-            share = 0.95 * self.cut(written, rest + b" ")
+            weight = 0.95 * self.has_boundary(text_end, rest + b" ")
             for letter in "etaoinsrhldf":
-                share += 0.05 / 12 * self.cut(written, rest + letter.encode())
+                weight += 0.05 / 12 * self.has_boundary(text_end, rest + letter.encode())
         else:
-            share = float(self.cut(written, rest + b" "))
-        return max(share, 0.001 if written[-1] in LETTERS and rest[0] in LETTERS else 1e-6)
+            weight = float(self.has_boundary(text_end, rest + b" "))
+        return max(weight, 0.001 if text_end[-1] in LETTERS and rest[0] in LETTERS else 1e-6)
 
-    def count_at_end(self, written: bytes, rest: bytes) -> float:
-        """What a continuation counts behind which the text ends."""
-        return max(float(self.cut(written, rest)), 1e-6) if written and rest else 1.0
+    def weight_at_end(self, text_end: bytes, rest: bytes) -> float:
+        """Return the boundary weight of a continuation after which the text ends."""
+        return max(float(self.has_boundary(text_end, rest)), 1e-6) if text_end and rest else 1.0
 
-    def by_kind(self, written: bytes, rest: bytes) -> float:
-        """What a continuation of this kind counts, whichever it is."""
-        return self.count(written, SAMPLES[self.kind(rest)])
+    def weight_of_class(self, text_end: bytes, rest: bytes) -> float:
+        """Return the boundary weight of the sample of a continuation's character class."""
+        return self.weight(text_end, SAMPLES[self.character_class(rest)])
 
-    def weighed(
-        self, source: Vocabulary, written: bytes, mass: np.ndarray
+    def weights(
+        self, source: Vocabulary, text_end: bytes, mass: np.ndarray
     ) -> tuple[np.ndarray, dict[int, float], bool]:
-        """What all tokens count: what may be likely is judged one by one, in five rounds of more and more tokens.
+        """Return the boundary weights of all source tokens.
+
+        Those that may be likely are judged one by one, in five rounds of more and more tokens; all others have the
+        weight of their class.
 
         Args:
-            source: Whose tokens.
-            written: The end of the text.
-            mass: Of every token, and last of what is none, if it is there, which counts 1.
+            source: The source vocabulary.
+            text_end: The end of the text.
+            mass: The mass of every token, (|S|,); one more entry is mass of no token, with weight 1.
 
         Returns:
-            What they count; of those that were judged; and whether small errors could judge others, and that matters.
+            The weights; those that were judged, by token; and whether these do not depend on small errors of the mass.
         """
-        counts = np.ones(len(mass))
-        counts[: source.size] = [self.by_kind(written, data or b"") for data in source.token_bytes]
-        by_kind, judged, certain, unjudged = counts.copy(), {}, True, mass[: source.size].copy()
+        weights = np.ones(len(mass))
+        weights[: source.size] = [self.weight_of_class(text_end, data or b"") for data in source.token_bytes]
+        by_class, judged, certain, unjudged = weights.copy(), {}, True, mass[: source.size].copy()
         least = mass.sum() / 1000
         for number in range(5):
-            most = 16 * 2**number
-            order = np.argsort(-unjudged, kind="stable")[: most + 1].tolist()
-            last = unjudged[order[most]] if len(order) > most else 0.0  # that is left out
-            tie = unjudged[order[most - 1]] < 1.001 * last if last else False
-            new = [w for w in order[:most] if unjudged[w] > least]
+            count = 16 * 2**number
+            order = np.argsort(-unjudged, kind="stable")[: count + 1].tolist()
+            next_mass = unjudged[order[count]] if len(order) > count else 0.0  # of the first token that is left out
+            is_tie = unjudged[order[count - 1]] < 1.001 * next_mass if next_mass else False
+            new = [w for w in order[:count] if unjudged[w] > least]
             for w in order:
-                close = abs(unjudged[w] - least) < 1e-3 * least or (tie and abs(unjudged[w] - last) < 1e-3 * last)
-                one_by_one = self.count(written, source.token_bytes[w] or b"") if close else by_kind[w]
-                certain &= one_by_one == by_kind[w]
+                at_least = abs(unjudged[w] - least) < 1e-3 * least
+                at_tie = is_tie and abs(unjudged[w] - next_mass) < 1e-3 * next_mass
+                if at_least or at_tie:
+                    certain &= self.weight(text_end, source.token_bytes[w] or b"") == by_class[w]
             if not new:
                 break
-            judged |= {w: self.count(written, source.token_bytes[w] or b"") for w in new}
-            counts[new] = [judged[w] for w in new]
+            judged |= {w: self.weight(text_end, source.token_bytes[w] or b"") for w in new}
+            weights[new] = [judged[w] for w in new]
             unjudged[new] = 0.0
-            least = (mass * counts).sum() / 1000
-        return counts, judged, certain
+            least = (mass * weights).sum() / 1000
+        return weights, judged, certain
 
     @staticmethod
-    def kind(rest: bytes) -> int:
-        """Of which kind a continuation is, index into `SAMPLES`."""
-        of_kinds = (LETTERS, b"0123456789", b" ", b"\n", b"\t\r\v\f")
-        return next((i for i, several in enumerate(of_kinds, start=1) if rest and rest[0] in several), 0)
+    def character_class(rest: bytes) -> int:
+        """Return the character class of a continuation, an index into `SAMPLES`."""
+        classes = (LETTERS, b"0123456789", b" ", b"\n", b"\t\r\v\f")
+        return next((i for i, characters in enumerate(classes, start=1) if rest and rest[0] in characters), 0)
 
     @staticmethod
     def end_of(pieces: Sequence[bytes | int]) -> bytes:
-        """The last token of a text, and those of its word before it, six in all; behind the last control token."""
+        """Return the last tokens of a text that make up one word, six at most, after the last control token."""
         controls = [i for i, piece in enumerate(pieces) if isinstance(piece, int)]
-        behind = [piece for piece in pieces[controls[-1] + 1 if controls else 0 :] if piece]
-        begins = [i for i, piece in enumerate(behind) if piece[0] not in LETTERS]
-        return b"".join(behind[max([0, len(behind) - 6, *begins[-1:]]) :])
+        tokens = [piece for piece in pieces[controls[-1] + 1 if controls else 0 :] if piece]
+        word_starts = [i for i, piece in enumerate(tokens) if piece[0] not in LETTERS]
+        return b"".join(tokens[max([0, len(tokens) - 6, *word_starts[-1:]]) :])
 
-    def decided(
-        self, source: Vocabulary, written: bytes, w: int, count: float, after: torch.Tensor
+    def decide(
+        self, source: Vocabulary, text_end: bytes, w: int, weight: float, p_behind: torch.Tensor
     ) -> tuple[float, torch.Tensor]:
-        """How much an unsure token's mass is multiplied by, and what follows it then, in loops over all that may."""
-        weighed = torch.zeros_like(after)
-        likely = after.argsort(descending=True)[:16].tolist()
-        for v in range(len(after)):
-            text = source.token_bytes[w] + (source.token_bytes[v] or b" ")
-            counted = self.count(written, text)
+        """Decide the boundary weight of an uncertain token by what follows it.
+
+        Args:
+            source: The source vocabulary.
+            text_end: The end of the text.
+            w: The token.
+            weight: Its boundary weight so far.
+            p_behind: The source's distribution behind it, (|S|,).
+
+        Returns:
+            The factor for the token's mass; and the distribution behind it, given the boundary.
+        """
+        weighted = torch.zeros_like(p_behind)
+        likely = p_behind.argsort(descending=True)[:16].tolist()
+        for v in range(len(p_behind)):
+            joint = self.weight(text_end, source.token_bytes[w] + (source.token_bytes[v] or b" "))
             if source.kinds[v] == TokenKind.CONTROL:
-                counted = self.count_at_end(written, source.token_bytes[w])
-            weighed[v] = after[v] * (counted if v in likely else count)
-        return float(weighed.sum()) / count, weighed / weighed.sum()
+                joint = self.weight_at_end(text_end, source.token_bytes[w])
+            weighted[v] = p_behind[v] * (joint if v in likely else weight)
+        return float(weighted.sum()) / weight, weighted / weighted.sum()

@@ -1,6 +1,7 @@
-"""Worlds so small that a model over bytes can be had by trying all sequences of tokens, all texts being encoded whole.
+"""Tokenizers and models so small that the distribution over the next byte can be computed by enumeration.
 
-Each is a tokenizer trained here and a random model of its vocabulary.
+This is the oracle of `vocabridge.byte_level`. Each *world* is a tokenizer, trained here, and a random model with its
+vocabulary. Every sequence of tokens is tried, and whether it is valid is decided by encoding whole texts.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ CONTROL = ["<|begin|>", "<|end|>", "<unk>"]
 
 
 def _characters() -> dict[bytes, list[str]]:
-    """Characters of several bytes, by each of their beginnings; of every pair of first bytes there are some."""
-    ends = (b"\x80", b"\x82", b"\x9f", b"\xa0", b"\xbf")  # one of them ends 🙂, and a token
+    """Return characters of several bytes by each of their beginnings, some for every pair of first bytes."""
+    ends = (b"\x80", b"\x82", b"\x9f", b"\xa0", b"\xbf")  # one of them is the end of 🙂 and of a token
     pairs = [bytes([first, second]) for first in range(0xC2, 0xF5) for second in range(0x80, 0xC0)]
-    found: dict[bytes, list[str]] = {}
+    characters: dict[bytes, list[str]] = {}
     for pair in pairs:
         for end in ends if pair[0] >= 0xE0 else (b"",):
             data = pair + end * (1 + (pair[0] >= 0xF0))
             if character := data.decode(errors="ignore"):
                 for size in range(1, len(data)):
-                    found.setdefault(data[:size], []).append(character)
-    for code in range(0x1F000, 0x20000, 0x1B):  # in these one byte more is tried
+                    characters.setdefault(data[:size], []).append(character)
+    for code in range(0x1F000, 0x20000, 0x1B):  # emoji, with more third bytes
         for size in (1, 2, 3):
-            found.setdefault(chr(code).encode()[:size], []).append(chr(code))
-    return found
+            characters.setdefault(chr(code).encode()[:size], []).append(chr(code))
+    return characters
 
 
 CHARACTERS = _characters()
@@ -53,7 +54,7 @@ GPT2 = Regex(r"'ll|'s| ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 
 
 def byte_level() -> Tokenizer:
-    """GPT-2's: white space is looked at ahead; control token in the text."""
+    """Return byte-level BPE with GPT-2's pre-tokenizer, which looks ahead at white space."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(GPT2, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -67,7 +68,7 @@ def byte_level() -> Tokenizer:
 
 
 def across_words() -> Tokenizer:
-    """Byte-level BPE over whole texts, which no place of a text cuts for sure."""
+    """Return byte-level BPE over whole texts, so that a text has no safe cut."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -79,7 +80,7 @@ def across_words() -> Tokenizer:
 
 
 def fallback() -> Tokenizer:
-    """SentencePiece-like BPE: duplicate bytes (`<0x61>` and `a`), runs of spaces among the added tokens."""
+    """Return SentencePiece-like BPE: two ids for some bytes (`<0x61>` and `a`), a run of spaces as an added token."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     trainer = trainers.BpeTrainer(
@@ -95,6 +96,7 @@ def fallback() -> Tokenizer:
 
 
 def unigram() -> Tokenizer:
+    """Return a SentencePiece-like Unigram model without byte fallback."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.decoder = decoders.Replace("▁", " ")
@@ -108,7 +110,12 @@ KINDS = {"byte-level": byte_level, "across words": across_words, "byte fallback"
 
 @dataclass
 class World:
-    """A tokenizer and a model of its vocabulary, and what trying everything says of the next byte."""
+    """A tokenizer and a model with its vocabulary.
+
+    Attributes:
+        loaded: The model with its vocabulary.
+        alphabet: The characters with which texts are continued.
+    """
 
     loaded: LoadedModel
     alphabet: str = " \nabehlst'1é🙂"
@@ -117,10 +124,11 @@ class World:
 
     @property
     def vocabulary(self) -> Vocabulary:
+        """The vocabulary."""
         return self.loaded.vocabulary
 
     def p(self, tokens: tuple[int, ...]) -> np.ndarray:
-        """What the model says after some tokens, (|S|,)."""
+        """Return the model's distribution after some tokens, (|S|,)."""
         vocabulary = self.vocabulary
         ids = ([vocabulary.roles["bos"]] if vocabulary.add_bos_token else []) + list(tokens)
         if not ids:
@@ -132,17 +140,17 @@ class World:
         return self._p[tokens]
 
     def valid(self, covers: list[tuple[int, ...]]) -> list[bool]:
-        """Whether the encoding of some text, all of it encoded, begins with these tokens."""
+        """Return for each cover whether the encoding of some text begins with its tokens."""
         known = {cover for cover in covers if cover in self._valid}
-        for text_of in (self.completions, self.continuations):
-            owner, texts = [], []
+        for texts_of in (self.completions, self.continuations):
+            owners, texts = [], []
             for cover in covers:
                 if cover not in known and not self._valid.get(cover):
-                    several = text_of(b"".join(self.vocabulary.token_bytes[i] for i in cover))
-                    owner += [cover] * len(several)
-                    texts += several
+                    candidates = texts_of(b"".join(self.vocabulary.token_bytes[i] for i in cover))
+                    owners += [cover] * len(candidates)
+                    texts += candidates
             encodings = self.vocabulary.tokenizer.encode_batch(texts, add_special_tokens=False)
-            for cover, encoding in zip(owner, encodings, strict=True):
+            for cover, encoding in zip(owners, encodings, strict=True):
                 if tuple(encoding.ids[: len(cover)]) == cover:
                     self._valid[cover] = True
             for cover in covers:
@@ -150,48 +158,49 @@ class World:
         return [self._valid[cover] for cover in covers]
 
     def completions(self, data: bytes) -> list[str]:
-        """The text that some bytes are; where a character is not whole, those with each one that begins so."""
+        """Return the text that some bytes encode, or a text for each way to complete their last character."""
         try:
             return [data.decode()]
         except UnicodeDecodeError as error:
-            before, half = data[: error.start], data[error.start :]
-        if not _is_text(before):
+            text, partial = data[: error.start], data[error.start :]
+        if not _is_text(text):
             return []
-        return [before.decode() + character for character in CHARACTERS.get(half, ())]
+        return [text.decode() + character for character in CHARACTERS.get(partial, ())]
 
     def continuations(self, data: bytes) -> list[str]:
-        """Texts that begin with some bytes that are a text."""
+        """Return texts that continue some bytes; none if these end inside a character."""
         if not _is_text(data):
             return []
         pairs = itertools.product(" \na1'l", repeat=2)
-        return [data.decode() + more for more in (*self.alphabet, *map("".join, pairs))]
+        return [data.decode() + continuation for continuation in (*self.alphabet, *map("".join, pairs))]
 
     def next_byte(self, text: bytes) -> np.ndarray:
-        """The distribution over bytes and control tokens after a text, (256 + s,)."""
+        """Return the distribution over the next byte or control token after a text, (256 + s,)."""
         token_bytes = self.vocabulary.token_bytes
-        symbols = np.flatnonzero(self.vocabulary.kinds == TokenKind.CONTROL)
-        mass = np.zeros(256 + len(symbols))
-        inner, logs = [((), b"", 1.0)], []
+        control_ids = np.flatnonzero(self.vocabulary.kinds == TokenKind.CONTROL)
+        mass = np.zeros(256 + len(control_ids))
+        inner: list[tuple[tuple[int, ...], bytes, float]] = [((), b"", 1.0)]  # covers that end within the text
+        longer: list[tuple[tuple[int, ...], int, float]] = []  # covers that reach beyond it, with the next byte
         while inner:
             cover, data, p = inner.pop()
-            if not self.valid([cover])[0]:  # then none that begins with it is
+            if not self.valid([cover])[0]:  # then no cover that begins with it is valid
                 continue
-            said = self.p(cover)
-            for i, more in enumerate(token_bytes):
-                if more is None:
+            p_next = self.p(cover)
+            for i, token in enumerate(token_bytes):
+                if token is None:
                     continue
-                longer = data + more
-                if longer[: len(text)] == text and len(longer) > len(text):
-                    logs.append(((*cover, i), longer[len(text)], p * said[i]))
-                elif text.startswith(longer):
-                    inner.append(((*cover, i), longer, p * said[i]))
+                spelled = data + token
+                if spelled[: len(text)] == text and len(spelled) > len(text):
+                    longer.append(((*cover, i), spelled[len(text)], p * p_next[i]))
+                elif text.startswith(spelled):
+                    inner.append(((*cover, i), spelled, p * p_next[i]))
             try:
-                own = self.vocabulary.tokenizer.encode(text.decode(), add_special_tokens=False).ids
+                encoding = self.vocabulary.tokenizer.encode(text.decode(), add_special_tokens=False).ids
             except UnicodeDecodeError:
-                own = None
-            if data == text and list(cover) == own:
-                mass[256:] += p * said[symbols]
-        for (_, byte, p), is_valid in zip(logs, self.valid([cover for cover, _, _ in logs]), strict=True):
+                encoding = None
+            if data == text and list(cover) == encoding:
+                mass[256:] += p * p_next[control_ids]
+        for (_, byte, p), is_valid in zip(longer, self.valid([cover for cover, _, _ in longer]), strict=True):
             mass[byte] += p * is_valid
         return mass / mass.sum() if mass.sum() else mass
 
@@ -205,15 +214,20 @@ def _is_text(data: bytes) -> bool:
 
 
 def build_worlds() -> dict[str, World]:
-    made = {}
+    """Return a world for each kind of tokenizer."""
+    worlds = {}
     for number, (name, build) in enumerate(KINDS.items()):
         tokenizer = build()
-        begins = name in ("byte fallback", "unigram")
+        add_bos_token = name in ("byte fallback", "unigram")
         vocabulary = Vocabulary.from_tokenizer(
-            tokenizer, size=tokenizer.get_vocab_size() + 2, name=name, roles={"bos": 0, "eos": 1}, add_bos_token=begins
+            tokenizer,
+            size=tokenizer.get_vocab_size() + 2,
+            name=name,
+            roles={"bos": 0, "eos": 1},
+            add_bos_token=add_bos_token,
         )
         with torch.random.fork_rng():
             torch.manual_seed(number)
             model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary.size, **SHAPE)).eval()
-        made[name] = World(LoadedModel(name, "", model, vocabulary))
-    return made
+        worlds[name] = World(LoadedModel(name, "", model, vocabulary))
+    return worlds

@@ -62,7 +62,7 @@ def boundary(tiny, target) -> Boundary:
 @settings(max_examples=examples(60))
 def test_continuations_count_what_segmentations_by_hand_say(tiny, target, boundary, judge, written, rests):
     """Whichever are asked together, and whether or not they were asked before."""
-    expected = [judge(target).count(written, rest) for rest in rests]
+    expected = [judge(target).weight(written, rest) for rest in rests]
     assert boundary.weights(written, rests) == pytest.approx(expected, abs=1e-12)
     assert boundary.weights(written, rests[::-1]) == pytest.approx(expected[::-1], abs=1e-12)
     assert Boundary(tiny["source"], target, BoundaryConfig()).weights(written, rests) == pytest.approx(
@@ -175,7 +175,7 @@ def test_a_kind_is_that_of_the_first_byte():
 @settings(max_examples=examples(40))
 def test_by_kind_a_sample_stands_for_all(target, boundary, judge, written):
     found = boundary.weights_by_class(written)
-    expected = [judge(target).count(written, sample) for sample in KINDS]
+    expected = [judge(target).weight(written, sample) for sample in KINDS]
     np.testing.assert_allclose(found, np.array(expected, dtype="float32"))
     assert found.dtype == np.float32
     assert found[0] == 1  # of punctuation one says nothing about another

@@ -380,7 +380,7 @@ def unsure(source: Vocabulary, judge, covers, written: bytes) -> dict[int, float
                 rest = data[len(pending) :]
                 mass[source.canonical[rest] if rest in source.canonical else source.segment(rest)[0]] += arriving[w]
         mass += 0 if pending else arriving
-    _, counts, _ = judge.weighed(source, written, mass.numpy())
+    _, counts, _ = judge.weights(source, written, mass.numpy())
     return {w: count for w, count in counts.items() if 1e-6 < count < 0.99}
 
 
@@ -422,7 +422,7 @@ def test_what_follows_is_what_plain_forwards_say_after_every_cover_and_the_token
                     expected[w] = torch.stack(shares).softmax(0) @ torch.stack(afters)
                 if afters and w in counts[name]:
                     arguments = (source, position.text_end, w, counts[name][w])
-                    change, expected[w] = one_judge.decided(*arguments, expected[w])
+                    change, expected[w] = one_judge.decide(*arguments, expected[w])
                     changes[w] = math.log(change)
                     changed[name] += 1
             assert [list(one.tokens) for one in seen] == ([list(expected)] if expected else [])

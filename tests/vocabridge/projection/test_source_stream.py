@@ -143,7 +143,7 @@ class Oracle:
         return settling.committed_ids
 
     def _may_run_on(self, cover: CoverCandidate, written: bytes) -> bool:
-        return any(self.judge.by_kind(written, rest) > 1e-6 for _, _, rest in self.run(cover.pending))
+        return any(self.judge.weight_of_class(written, rest) > 1e-6 for _, _, rest in self.run(cover.pending))
 
     def healed(self, asked: list[Asking], name: str, written: bytes) -> Healing:
         arriving = []
@@ -160,7 +160,7 @@ class Oracle:
         for first, logs, is_across in arriving:
             masses[is_across, size if first is None else first] += np.exp(logs - highest)
         mass = masses.sum(0)
-        counts, judged, certain = self.judge.weighed(self.source.vocabulary, written, mass)
+        counts, judged, certain = self.judge.weights(self.source.vocabulary, written, mass)
         unsure = {w: count for w, count in judged.items() if 1e-6 < count < 0.99}
         everything = (mass * counts).sum()
         return Healing(mass[:-1] * counts[:-1] / everything, (masses[1] * counts).sum() / everything, unsure, certain)

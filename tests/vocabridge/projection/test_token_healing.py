@@ -110,7 +110,7 @@ def written_out(source: Vocabulary, judge, several: list[Way], written: bytes) -
                 same = [i for i, other in enumerate(source.token_bytes) if other == rest]
                 running[same[0] if same else source.segment(rest)[0]] += mass
     mass = whole + running
-    every, judged, certain = judge.weighed(source, written, mass)
+    every, judged, certain = judge.weights(source, written, mass)
     p, across = mass * every, float(running @ every)
     counts = {w: every[w] for w in judged if 1e-6 < every[w] < 0.99}
     shares = {w: (others := p.sum() - p[w], mass[w] / (others + mass[w]))[1] for w in counts}  # were its count 1
@@ -276,8 +276,8 @@ def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny
     for written in WRITTEN:
         for w in followed:
             behind = [source.token_bytes[w] + source.token_bytes[v] for v in following[1:]]
-            expected = [judge(target).count(written, data) for data in behind]
-            expected.insert(0, judge(target).count_at_end(written, source.token_bytes[w]))
+            expected = [judge(target).weight(written, data) for data in behind]
+            expected.insert(0, judge(target).weight_at_end(written, source.token_bytes[w]))
             assert healer.weights_behind(written, w, following) == pytest.approx(expected)
             cases += len(set(expected)) > 1
     assert cases > 5
@@ -288,7 +288,9 @@ def test_whether_a_token_can_cross_is_whether_the_target_may_end_before_one_of_i
     for pending in PENDING[1:]:
         for written in [pending, *WRITTEN, b"x" + pending]:
             longer = [data for data in source.token_bytes if data.startswith(pending) and data != pending]
-            expected = any(judge(tiny["target"]).by_kind(written, data[len(pending) :]) > 1e-6 for data in longer)
+            expected = any(
+                judge(tiny["target"]).weight_of_class(written, data[len(pending) :]) > 1e-6 for data in longer
+            )
             assert healer.can_cross(pending, written) == expected
             found.add(expected)
     assert healer.can_cross(b"t", b"t")  # letters behind letters are never excluded
@@ -345,7 +347,9 @@ def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, k
             own = data[len(pending) :]
             expected = vocabulary.canonical.get(own, (vocabulary.segment(own) or (vocabulary.size,))[0])
             assert rest == expected
-        assert run.classes.tolist() == sorted({judge(vocabulary).kind(data[len(pending) :]) for data in longer})
+        assert run.classes.tolist() == sorted(
+            {judge(vocabulary).character_class(data[len(pending) :]) for data in longer}
+        )
 
 
 def test_a_control_token_follows_only_the_cover_that_is_the_text_as_it_stands(vocabularies, tiny):
