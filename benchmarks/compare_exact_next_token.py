@@ -104,15 +104,15 @@ def print_distances(pair: str, found: dict[str, ApproximationErrors], seconds: f
         f"{pair}: {some.positions} positions ({some.impossible} more are impossible), open {some.open:.2%}, "
         f"lost {some.lost:.2%} ({seconds:.0f} s)"
     )
-    table = Table("builder", "method", "policy", "KL, bits", "variation", "same likeliest", "silent", title=title)
+    table = Table("builder", "method", "policy", "KL, bits", "variation", "same most likely", "inactive", title=title)
     for method, one in rows:
         apart = one.overall
-        figures = (f"{apart.mean_kl:.3f}", f"{apart.mean_variation:.3f}", f"{apart.agreement:.1%}", str(one.silent))
+        figures = (f"{apart.mean_kl:.3f}", f"{apart.mean_variation:.3f}", f"{apart.agreement:.1%}", str(one.inactive))
         table.add_row(method, one.method.value, one.policy.value, *figures)
     Console(width=120).print(table)
     by_class = {c.label: [one.by_class[c] for _, one in rows] for c in rows[0][1].classes}
-    by_fit = {f.value: [one.by_fit[f] for _, one in rows] for f in rows[0][1].fits}
-    for parts in (by_class, by_fit):
+    by_relation = {r.value: [one.by_relation[r] for _, one in rows] for r in rows[0][1].relations}
+    for parts in (by_class, by_relation):
         sizes = [f"{name} ({part[0].positions})" for name, part in parts.items()]
         table = Table("builder", "method", "policy", *sizes, title="KL in bits")
         for number, (method, one) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""`vocabridge score --against-exact`: how far what is projected is from the truth."""
+"""`vocabridge score --against-exact`: how far projected predictions are from the exact distribution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def compare(
     positions: int,
     json: bool,
 ) -> None:
-    """Compare the approximations by an alignment with the truth, and print it."""
+    """Compare projections by an alignment with the exact distribution, and print the errors."""
     from vocabridge.cli._vocabularies import remembered
     from vocabridge.diagnostics.approximation_error import distances
     from vocabridge.models.loading import check_model, load_model
@@ -32,7 +32,7 @@ def compare(
     from vocabridge.models.value_network_files import is_value_network
 
     begin = perf_counter()
-    with progress(f"comparing {file} with what {model} says exactly") as tell:
+    with progress(f"comparing {file} with the exact predictions of {model}") as tell:
         of_network = is_value_network(model)
         check_value_source(model) if of_network else check_model(model)
         vocabulary = remembered("target", target, alignment.target) if base is None or target else None
@@ -52,17 +52,17 @@ def compare(
     rows = found.approximations
     among = "" if found.mass == 1 else f", among tokens that have {found.mass:.1%} of the base's mass"
     print_table(
-        f"{found.model} -> {found.target} by {found.method}, against the truth at {count(found.positions)} "
-        f"tokens{among} (of it at most {found.open:.1%} is open and {found.lost:.1%} lost)",
-        ("method", "policy", "KL, bits", "total variation", "same likeliest", "silent at"),
+        f"{found.model} -> {found.target} by {found.method}, against the exact distribution at "
+        f"{count(found.positions)} tokens{among} (of it at most {found.open:.1%} is open and {found.lost:.1%} lost)",
+        ("method", "policy", "KL, bits", "total variation", "same most likely", "inactive at"),
         [
-            (one.method.value, one.policy.value, *_figures(one.overall), f"{one.silent / found.positions:.1%}")
+            (one.method.value, one.policy.value, *_figures(one.overall), f"{one.inactive / found.positions:.1%}")
             for one in rows
         ],
     )
     by_class = {c.label: [one.by_class[c] for one in rows] for c in rows[0].classes}
-    by_fit = {f.value: [one.by_fit[f] for one in rows] for f in rows[0].fits}
-    for title, parts in (("class of target token", by_class), ("how the tokens lie", by_fit)):
+    by_relation = {relation.value: [one.by_relation[relation] for one in rows] for relation in rows[0].relations}
+    for title, parts in (("class of target token", by_class), ("how the tokens lie", by_relation)):
         print_table(
             f"KL in bits by {title}",
             ("", "tokens", *(f"{one.method.value} {one.policy.value}" for one in rows)),

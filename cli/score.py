@@ -104,9 +104,9 @@ def score(  # Long because each option is a parameter, with its help
     print_table(
         f"{found.model} -> {found.target} by {found.method}: {count(found.positions)} target tokens, "
         f"{found.common_share:.1%} of them at common boundaries",
-        ("policy", "own tokens, bits/byte", "projected, bits/byte", "loss", "silent at"),
+        ("policy", "own tokens, bits/byte", "projected, bits/byte", "loss", "inactive at"),
         [
-            (policy.value, *_figures(projected.overall), f"{projected.silent / found.positions:.1%}")
+            (policy.value, *_figures(projected.overall), f"{projected.inactive / found.positions:.1%}")
             for policy, projected in found.policies.items()
         ],
     )
@@ -119,7 +119,7 @@ def score(  # Long because each option is a parameter, with its help
     print_table(
         "loss by how the tokens lie",
         ("", "tokens", "own tokens, bits", *(policy.value for policy in policies)),
-        _losses({one.value: [p.by_fit[one] for p in found.policies.values()] for one in found.fits}),
+        _losses({one.value: [p.by_relation[one] for p in found.policies.values()] for one in found.relations}),
     )
 
 

@@ -32,7 +32,7 @@ def test_it_prints_one_document_that_says_what_the_library_says(run, model_folde
     for policy, projected in document["policies"].items():
         assert projected["overall"] == pytest.approx(found["policies"][policy]["overall"], rel=1e-3)
         assert projected["by_class"].keys() == found["policies"][policy]["by_class"].keys()
-        assert projected["by_fit"].keys() == found["policies"][policy]["by_fit"].keys()
+        assert projected["by_relation"].keys() == found["policies"][policy]["by_relation"].keys()
 
 
 def test_it_prints_tables_for_people(run, model_folders, model_pair, text):
@@ -64,9 +64,9 @@ def test_exact_prints_one_document_or_tables(run, model_folders, model_pair, tex
     for word in (
         *POLICIES,
         "static",
-        "against the truth",
+        "against the exact distribution",
         "total variation",
-        "same likeliest",
+        "same most likely",
         "class of target token",
     ):
         assert word in done.stdout

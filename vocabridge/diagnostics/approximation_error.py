@@ -1,16 +1,16 @@
-"""How far what is projected is from the truth: the approximations against the exact distribution, on real text.
+"""How far projected predictions are from the exact distribution, on real text.
 
-At some of a text's target tokens, what a source model says of the next one exactly (`exact_next_token`), and what each
-policy, method and alignment makes of it: KL(truth || projected) in bits, total variation, and whether the most likely
-token is the same. With a base model its own distributions go into the methods, as in a bridge, and the informed method
-is compared, too. Of a value source it is what it changes in the base's distributions that is compared
-(`error_subjects`).
+At some target tokens of a text, the exact distribution of a source model (`exact_next_token`) is compared with what
+each policy, projection method and alignment makes of the model's predictions: by KL(exact || projected) in bits, by
+total variation, and by whether the most likely token is the same. With a base model, the methods use its distributions,
+as in a bridge, and the informed method is compared, too. Of a value source, the changed distribution of the base is
+compared (`error_subjects`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError,
 from vocabridge.alignment.arrays import Float64, Int8
 from vocabridge.decoding.tree_decoder import TreeDecoder
 from vocabridge.diagnostics.breakdown import Breakdown
-from vocabridge.diagnostics.error_subjects import Change, Distribution, Subject
+from vocabridge.diagnostics.error_subjects import Change, Distribution, ExactReference, Subject
 from vocabridge.diagnostics.exact_next_token import ROUNDS, TOLERANCE, ExactPredictor, NextTokenDistribution
-from vocabridge.diagnostics.token_spans import Place, Places, places
+from vocabridge.diagnostics.token_spans import TokenSpan, align_spans
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
@@ -31,21 +31,21 @@ from vocabridge.utils.progress import Progress, no_progress
 from vocabridge.utils.ranges import COUNT, TOLERANCES
 from vocabridge.utils.windows import windows
 
-_CONTEXT = 100
-"""Bytes that a model has read of a window, at least: one without a bos token knows nothing of the first token."""
+_MIN_CONTEXT = 100
+"""The number of bytes in front of every compared token, because a model has to read some text before it predicts."""
 
 _TINY = 1e-37
 
 
 @dataclass
 class ApproximationError:
-    """From the truth, at some positions; sums, of which the means are made.
+    """Sums over some positions of the distance from the exact distribution.
 
     Attributes:
-        positions: How many.
-        kl: KL(truth || projected) in bits.
-        variation: Total variation, from 0 to 1 each.
-        agree: At how many the likeliest token is the same.
+        positions: The number of positions.
+        kl: The sum of KL(exact || projected) in bits.
+        variation: The sum of the total variations, each from 0 to 1.
+        agree: At how many positions the most likely token is the same.
     """
 
     positions: int = 0
@@ -54,7 +54,7 @@ class ApproximationError:
     agree: int = 0
 
     def add(self, kl: float, variation: float, agrees: bool) -> None:
-        """Counts one position."""
+        """Add one position."""
         self.positions += 1
         self.kl += kl
         self.variation += variation
@@ -62,21 +62,21 @@ class ApproximationError:
 
     @property
     def mean_kl(self) -> float:
-        """KL(truth || projected) in bits."""
+        """The mean of KL(exact || projected) in bits."""
         return self.kl / max(1, self.positions)
 
     @property
     def mean_variation(self) -> float:
-        """Total variation."""
+        """The mean total variation."""
         return self.variation / max(1, self.positions)
 
     @property
     def agreement(self) -> float:
-        """The share of positions at which the likeliest token is the same."""
+        """The share of positions at which the most likely token is the same."""
         return self.agree / max(1, self.positions)
 
     def as_dict(self) -> dict[str, float | int]:
-        """Its JSON form: means."""
+        """Return the JSON form, with means."""
         return {
             "positions": self.positions,
             "kl": self.mean_kl,
@@ -86,40 +86,41 @@ class ApproximationError:
 
 
 class Approximation(Breakdown[ApproximationError]):
-    """What one method under one policy is worth.
+    """The errors of one projection method under one policy.
 
     Attributes:
-        method: How distributions change vocabulary.
-        policy: What the source says where tokens do not end together.
+        method: The projection method.
+        policy: The policy.
     """
 
     def __init__(self, method: ProjectionMethod, policy: BoundaryPolicy) -> None:
-        """Of no positions yet."""
+        """Start with no positions."""
         super().__init__(ApproximationError)
         self.method = method
         self.policy = policy
 
     def as_dict(self) -> dict[str, Any]:
-        """Its JSON form."""
+        """Return the JSON form."""
         return {"method": self.method.value, "policy": self.policy.value} | super().as_dict()
 
 
 @dataclass(frozen=True)
 class ApproximationErrors:
-    """How far the approximations by one alignment are from the truth.
+    """The errors with one alignment.
 
     Attributes:
-        model: The source model by name.
-        base: The base model by name, if one was asked.
+        model: The source model's name.
+        base: The base model's name; None without one.
         source: The source vocabulary's name.
         target: The target vocabulary's name.
-        method: How the alignment was made.
-        positions: Target tokens that were compared.
-        impossible: Those chosen that were not, as the source rules out every text that the target would have cut so.
-        mass: Of a change: the mean share of the base's mass that the compared tokens have; else 1.
-        open: Mean share of the truth that a continuation might still have given to other tokens, at most.
-        lost: Mean share of it that was not read or not looked at, at most.
-        approximations: Each method under each policy.
+        method: The alignment's method.
+        positions: The number of target tokens before which distributions were compared.
+        impossible: The number of chosen tokens that were left out, because the source rules out every text in which
+            the target has the tokens before them.
+        mass: Of a change, the mean share of the base's mass that the compared tokens have; else 1.
+        open: The mean share, at most, that text that follows might move to other tokens of the exact distribution.
+        lost: The mean share, at most, of the exact distribution that was not evaluated or not examined.
+        approximations: The errors of each method under each policy.
     """
 
     model: str
@@ -135,8 +136,8 @@ class ApproximationErrors:
     approximations: list[Approximation]
 
     def as_dict(self) -> dict[str, Any]:
-        """Its JSON form."""
-        return vars(self) | {"approximations": [one.as_dict() for one in self.approximations]}
+        """Return the JSON form."""
+        return vars(self) | {"approximations": [approximation.as_dict() for approximation in self.approximations]}
 
 
 def distances(  # Long because each setting is a parameter, documented
@@ -152,19 +153,22 @@ def distances(  # Long because each setting is a parameter, documented
     rounds: int = ROUNDS,
     progress: Progress = no_progress,
 ) -> dict[str, ApproximationErrors]:
-    """Compares what is projected by alignments of one pair of vocabularies with the truth.
+    """Compare projections by alignments of one pair of vocabularies with the exact distributions.
 
     Args:
-        model: The source model; or a value source, of which its change of the base is compared, by every method.
+        model: The source model; or a value source, whose change of the base is compared with every method.
         target: The target vocabulary.
-        alignments: By a name of your own; each from the model's vocabulary to the target's.
-        corpus: The text, one that no alignment was built on.
-        base: A base model with the target's vocabulary: the informed method is compared, too.
-        positions: How many of the text's target tokens are compared, at most; spread evenly over it.
-        policies: Those to compare.
-        tolerance: The share of the truth that may stay open; see `ExactPredictor`, for `rounds`, too.
-        rounds: How many times it is read on for that, at most.
-        progress: Told how many positions are done.
+        alignments: Alignments from the model's vocabulary to the target's, by names of your choice.
+        corpus: The text; no alignment should have been counted on it.
+        base: A base model with the target's vocabulary. The informed method is compared, too.
+        positions: The number of target tokens to compare at most, spread evenly over the text.
+        policies: The policies to compare.
+        tolerance: The share of an exact distribution that may stay open; see `ExactPredictor`.
+        rounds: How many times open leaves are extended at most; see `ExactPredictor`.
+        progress: Called with the number of positions that are done.
+
+    Returns:
+        The errors with each alignment, by its name.
 
     Raises:
         VocabridgeError: A tokenizer has no byte-exact view; an alignment or the base is for other tokenizers; a value
@@ -173,8 +177,8 @@ def distances(  # Long because each setting is a parameter, documented
     COUNT.check("positions", positions)
     TOLERANCES.check("tolerance", tolerance)
     subject = _subject(model, target, alignments, base)
-    truth = ExactPredictor(subject.bytes, target, tolerance=tolerance, rounds=rounds)
-    found = {
+    predictor = ExactPredictor(subject.bytes, target, tolerance=tolerance, rounds=rounds)
+    errors = {
         name: {(method, policy): Approximation(method, policy) for method in subject.methods for policy in policies}
         for name in alignments
     }
@@ -182,28 +186,29 @@ def distances(  # Long because each setting is a parameter, documented
     exact: list[NextTokenDistribution] = []
     masses: list[float] = []
     done, impossible = 0, 0
-    chosen = _chosen(model.vocabulary, target, corpus, positions)
-    total = sum(len(several) for _, _, several in chosen)
-    for text, laid, several in chosen:
-        truths = []
-        for answer in _truths(truth, text, laid, several):
-            truths.append(answer)
+    samples = _samples(model.vocabulary, target, corpus, positions)
+    total = sum(len(sample.spans) for sample in samples)
+    for sample in samples:
+        distributions = []
+        for distribution in _exact_distributions(predictor, sample):
+            distributions.append(distribution)
             progress(done := done + 1, total, "comparing")
-        kept = [(place, one) for place, one in zip(several, truths, strict=True) if (one.p > 0).all(0).any()]
-        impossible += len(several) - len(kept)
-        exact += [one for _, one in kept]
-        own: Sequence[Tensor | None] = [None] * len(kept)
-        if base is not None and kept:
-            own = list(_said_by(base, laid.tokens, [i for (i, _), _ in kept]))
-        compared = [subject.truth(one, p_base) for (_, one), p_base in zip(kept, own, strict=True)]
-        masses += [mass for _, _, mass in compared]
-        places_there, p_compared = [one for one, _ in kept], [(p, some) for p, some, _ in compared]
-        for policy in policies if kept else ():
-            _add_errors(found, subject, policy, laid, places_there, p_compared, own, classes)
+        possible = [i for i, distribution in enumerate(distributions) if (distribution.p > 0).all(0).any()]
+        impossible += len(distributions) - len(possible)
+        if not possible:
+            continue
+        sample = replace(sample, spans=[sample.spans[i] for i in possible])
+        of_text = [distributions[i] for i in possible]
+        exact += of_text
+        p_base: Sequence[Tensor | None] = [None] * len(of_text) if base is None else list(_predict(base, sample))
+        references = [subject.exact(source, p) for source, p in zip(of_text, p_base, strict=True)]
+        masses += [reference.mass for reference in references]
+        for policy in policies:
+            _add_errors(errors, subject, policy, sample, references, p_base, classes)
     if not exact:
         raise VocabridgeError(
-            f"the text is too short to compare: behind {_CONTEXT} bytes there is no place in it where tokens of both "
-            "vocabularies start; give more text"
+            f"the text is too short to compare, because after its first {_MIN_CONTEXT} bytes tokens of both "
+            "vocabularies start together nowhere in it; give more text"
         )
     return {
         name: ApproximationErrors(
@@ -215,18 +220,33 @@ def distances(  # Long because each setting is a parameter, documented
             positions=len(exact),
             impossible=impossible,
             mass=float(np.mean(masses)),
-            open=float(np.mean([one.open for one in exact])),
-            lost=float(np.mean([one.lost for one in exact])),
-            approximations=list(one.values()),
+            open=float(np.mean([distribution.open for distribution in exact])),
+            lost=float(np.mean([distribution.lost for distribution in exact])),
+            approximations=list(approximations.values()),
         )
-        for name, one in found.items()
+        for name, approximations in errors.items()
     }
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some target tokens of a window of text.
+
+    Attributes:
+        text: The text of the window.
+        target_ids: Its target tokens.
+        spans: The chosen ones, each with its index in `target_ids`.
+    """
+
+    text: str
+    target_ids: list[int]
+    spans: list[tuple[int, TokenSpan]]
 
 
 def _subject(
     model: LoadedModel | ValueSource, target: Vocabulary, alignments: Mapping[str, Alignment], base: LoadedModel | None
 ) -> Subject:
-    """Return what is compared of a model.
+    """Return what is compared.
 
     Raises:
         VocabridgeError: The base has another vocabulary than the target's; or a value source is given without a base.
@@ -240,85 +260,86 @@ def _subject(
         return Distribution(model, target, alignments, informed=base is not None)
     if base is not None:
         return Change(model, target, alignments)
-    raise VocabridgeError(f"what {model.name} changes is a base model's distribution; name a base")
+    raise VocabridgeError(f"{model.name} is a value source, which changes a base model's distribution; name a base")
 
 
 def _add_errors(
-    found: Mapping[str, Mapping[tuple[ProjectionMethod, BoundaryPolicy], Approximation]],
+    errors: Mapping[str, Mapping[tuple[ProjectionMethod, BoundaryPolicy], Approximation]],
     subject: Subject,
     policy: BoundaryPolicy,
-    laid: Places,
-    chosen: Sequence[tuple[int, Place]],
-    truths: Sequence[tuple[Float64, Any]],
-    own: Sequence[Tensor | None],
+    sample: _Sample,
+    references: Sequence[ExactReference],
+    p_base: Sequence[Tensor | None],
     classes: Int8,
 ) -> None:
     """Add the errors at some tokens of a text, of every alignment and method under one policy.
 
     Args:
-        found: Where to add them.
+        errors: The sums to add to, by alignment.
         subject: What is compared.
         policy: The policy.
-        laid: How tokens lie in the text.
-        chosen: The tokens, with their index.
-        truths: The exact distribution before each, and the target tokens that it is over.
-        own: The base's distribution before each; None without a base.
+        sample: The tokens.
+        references: What to compare with, before each token.
+        p_base: The base's distribution before each token, (|T|,); None without a base.
         classes: The class of every target token.
     """
-    steering = next(iter(subject.steerings.values()))  # the alignments differ, what the source predicts does not
-    stream, at = steering.open_stream(1, subject.required_scores, policy), 0
-    for (i, place), (p, some), p_base in zip(chosen, truths, own, strict=True):
-        (position,) = stream.advance([stream.pieces(laid.tokens[at:i])], 1)
-        at = i
-        for name, one in found.items():
+    # The source's predictions do not depend on the alignment, so one stream serves all.
+    stream, read = next(iter(subject.steerings.values())).open_stream(1, subject.required_scores, policy), 0
+    for (i, span), reference, p in zip(sample.spans, references, p_base, strict=True):
+        (position,) = stream.advance([stream.pieces(sample.target_ids[read:i])], 1)
+        read = i
+        for name, approximations in errors.items():
             for method in subject.methods:
-                approximation = one[method, policy]
-                q, says = subject.projected(name, stream, position, method, p_base)
-                apart = _apart(p, q.double().cpu().numpy()[some])
-                approximation.silent += int(not says)
-                approximation.add(TokenClass(classes[place.token]), place.fit, *apart)
+                approximation = approximations[method, policy]
+                q, active = subject.projected(name, stream, position, method, p)
+                distance = _distance(reference.p, q.double().cpu().numpy()[reference.tokens])
+                approximation.inactive += int(not active)
+                approximation.add(TokenClass(classes[span.token]), span.relation, *distance)
 
 
-def _chosen(
-    source: Vocabulary, target: Vocabulary, corpus: Corpus, count: int
-) -> list[tuple[str, Places, list[tuple[int, Place]]]]:
-    """The windows of a text, how tokens lie there, and some of them, spread evenly, with their index."""
-    laid = [(text, places(source, target, text)) for text in windows(corpus)]
-    there = [
-        (window, (one.first + i, place))
-        for window, (_, one) in enumerate(laid)
-        for i, place in enumerate(one.places)
-        if place.start >= _CONTEXT
+def _samples(source: Vocabulary, target: Vocabulary, corpus: Corpus, count: int) -> list[_Sample]:
+    """Choose target tokens of a corpus, spread evenly over it."""
+    texts = list(windows(corpus))
+    aligned = [align_spans(source, target, text) for text in texts]
+    candidates = [
+        (window, (spans.first + i, span))
+        for window, spans in enumerate(aligned)
+        for i, span in enumerate(spans.spans)
+        if span.start >= _MIN_CONTEXT
     ]
-    some = np.unique(np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int)).tolist()
-    chosen: dict[int, list[tuple[int, Place]]] = {}
-    for window, place in (there[i] for i in some):
-        chosen.setdefault(window, []).append(place)
-    return [(*laid[window], several) for window, several in chosen.items()]
+    count = min(count, len(candidates))
+    chosen: dict[int, list[tuple[int, TokenSpan]]] = {}
+    for i in np.unique(np.linspace(0, len(candidates) - 1, count).round().astype(int)).tolist():
+        window, span = candidates[i]
+        chosen.setdefault(window, []).append(span)
+    return [_Sample(texts[window], aligned[window].target_ids, spans) for window, spans in chosen.items()]
 
 
-def _truths(
-    truth: ExactPredictor, text: str, laid: Places, several: Sequence[tuple[int, Place]]
-) -> Iterator[NextTokenDistribution]:
-    """What the source says of some tokens of a text, one after the other."""
-    data, at, here = text.encode(), 0, truth.model.text()
-    for i, place in several:
-        here, at = here.after(data[at : place.start]), place.start
-        yield truth.predict(here, data[:at], laid.tokens[:i])
+def _exact_distributions(predictor: ExactPredictor, sample: _Sample) -> Iterator[NextTokenDistribution]:
+    """Yield the exact distribution before each token of a sample."""
+    data, end, text = sample.text.encode(), 0, predictor.model.text()
+    for i, span in sample.spans:
+        text, end = text.after(data[end : span.start]), span.start
+        yield predictor.predict(text, data[:end], sample.target_ids[:i])
 
 
 @torch.no_grad()
-def _said_by(base: LoadedModel, tokens: Sequence[int], wanted: Sequence[int]) -> Tensor:
-    """What a model says before some of a text's tokens, by their index, (n, |T|)."""
-    forest, nodes = TreeDecoder.along({"base": base.model}, base.vocabulary.bos_ids, tokens)
-    asked = [nodes[i] for i in wanted]
-    forest.read([asked])
-    return forest.logits([(0, node) for node in asked])["base"].softmax(-1)
+def _predict(base: LoadedModel, sample: _Sample) -> Tensor:
+    """Return the base's distributions before each of n tokens of a sample, (n, |T|)."""
+    decoder, nodes = TreeDecoder.along({"base": base.model}, base.vocabulary.bos_ids, sample.target_ids)
+    chosen = [nodes[i] for i, _ in sample.spans]
+    decoder.read([chosen])
+    return decoder.logits([(0, node) for node in chosen])["base"].softmax(-1)
 
 
-def _apart(truth: Float64, q: Float64) -> tuple[float, float, bool]:
-    """KL(truth || q) in bits, total variation, and whether the likeliest token is the same; q is scaled to 1."""
+def _distance(exact: Float64, q: Float64) -> tuple[float, float, bool]:
+    """Return KL(exact || q) in bits, the total variation, and whether the most likely token is the same.
+
+    Args:
+        exact: The exact distribution, (n,).
+        q: Another one, (n,); it is scaled to 1.
+    """
     q = q / max(float(q.sum()), _TINY)
-    some = truth > 0
-    kl = float((truth[some] * np.log2(truth[some] / np.maximum(q[some], _TINY))).sum())
-    return kl, float(np.abs(truth - q).sum() / 2), bool(truth.argmax() == q.argmax())
+    possible = exact > 0
+    kl = float((exact[possible] * np.log2(exact[possible] / np.maximum(q[possible], _TINY))).sum())
+    return kl, float(np.abs(exact - q).sum() / 2), bool(exact.argmax() == q.argmax())

@@ -1,4 +1,4 @@
-"""An audit for people: one self-contained HTML page with its tables and plots."""
+"""An audit as a self-contained HTML page with tables and plots."""
 
 from __future__ import annotations
 
@@ -43,62 +43,67 @@ def write_audit_page(audit: Audit, path: Path) -> None:
     """Write the page.
 
     Args:
-        audit: What was found.
+        audit: The audit.
         path: The HTML file.
 
     Raises:
         VocabridgeError: matplotlib is missing, or the file cannot be written.
     """
-    t = Tables.of(audit)
+    tables = Tables.of(audit)
     names = f"{audit.source.name} → {audit.target.name}"
-    body = f"""<h1>What the alignment carries</h1>
+    body = f"""<h1>Audit of an alignment</h1>
 <p>{html.escape(names)}</p>
 {_verdict(audit.weak)}
 <p>More tokens with an entry, more common starts, more mass that arrives, and fewer bits lost are better. In the figure
-of the mass, the parts go from the best on the left to the worst on the right, but for the gray one: the source predicts
-nothing there.</p>
-{_section(t.facts)}
+of the mass, the parts of a bar go from the best on the left to the worst on the right. The gray part is neither: the
+source predicts nothing there.</p>
+{_section(tables.facts)}
 <h2>Overlap</h2>
 <figure>{_plot_overlap(audit)}</figure>
-{_section(t.targets)}
-{_section(t.sources)}
-{_section(t.target_mass)}
+{_section(tables.targets)}
+{_section(tables.sources)}
+{_section(tables.target_mass)}
 <figure>{_plot_fates(audit.targets)}</figure>
-{_section(t.source_mass)}
-{_section(t.worst)}
-{_section(t.digits)}
-{_section(t.flows)}
-{_section(t.fertility)}
+{_section(tables.source_mass)}
+{_section(tables.worst)}
+{_section(tables.digits)}
+{_section(tables.flows)}
+{_section(tables.fertility)}
 <figure>{_plot_fertility(audit.fertility)}</figure>
 <h2>Entries</h2>
-<p>How many source tokens are aligned with one target token (the entries of its row), and how many target tokens one
-source token may become (the entries of its column).</p>
+<p>With how many source tokens each target token is aligned (the entries of its row), and with how many target tokens
+each source token (the entries of its column).</p>
 <figure>{_plot_entries(audit.rows, audit.columns)}</figure>"""
     write_atomically(path, page(f"audit of {names}", body, _STYLE).encode())
 
 
-def _section(part: Table) -> str:
-    if not part.rows:
+def _section(section: Table) -> str:
+    if not section.rows:
         return ""
-    note = f"<p>{html.escape(part.note)}</p>" if part.note else ""
-    return (
-        f"<h2>{html.escape(part.title)}</h2>{note}{table(part.header, part.rows, '' if any(part.header) else 'facts')}"
-    )
+    note = f"<p>{html.escape(section.note)}</p>" if section.note else ""
+    cells = table(section.header, section.rows, "" if any(section.header) else "facts")
+    return f"<h2>{html.escape(section.title)}</h2>{note}{cells}"
 
 
 def _verdict(weak: Sequence[str]) -> str:
     if not weak:
         return f'<p class="well">No class of tokens falls under {WEAK:.0%}.</p>'
-    return '<div class="weak">' + "".join(f"{html.escape(one)}<br>" for one in weak) + "</div>"
+    return '<div class="weak">' + "".join(f"{html.escape(sentence)}<br>" for sentence in weak) + "</div>"
 
 
 def _plot_overlap(audit: Audit) -> str:
-    """Byte strings and tokens of the text: in both vocabularies, in the source's alone, in the target's alone."""
-    o = audit.overlap
+    """Plot the shares of byte strings and of tokens of the text in both vocabularies or in one alone, as SVG."""
+    overlap = audit.overlap
     bars = (
-        ("byte strings of\neither vocabulary", (o.only_source, o.shared, o.only_target)),
-        ("source tokens\nof the text", (o.source_mass - o.source_mass_shared, o.source_mass_shared, 0)),
-        ("target tokens\nof the text", (0, o.target_mass_shared, o.target_mass - o.target_mass_shared)),
+        ("byte strings of\neither vocabulary", (overlap.only_source, overlap.shared, overlap.only_target)),
+        (
+            "source tokens\nof the text",
+            (overlap.source_mass - overlap.source_mass_shared, overlap.source_mass_shared, 0),
+        ),
+        (
+            "target tokens\nof the text",
+            (0, overlap.target_mass_shared, overlap.target_mass - overlap.target_mass_shared),
+        ),
     )
     figure = new_figure(_WIDTH, 3)
     axes = figure.subplots()
@@ -118,7 +123,7 @@ def _plot_overlap(audit: Audit) -> str:
 
 
 def _plot_fates(coverages: Sequence[Coverage]) -> str:
-    """Where the mass goes, a class each, of all its tokens in the text."""
+    """Plot where the mass of each class's tokens in the text goes, as SVG."""
     shown = [c for c in coverages if c.occurrences and c.token_class is not TokenClass.CONTROL]
     figure = new_figure(_WIDTH, 0.5 * len(shown) + 1.4)
     axes = figure.subplots()
@@ -133,7 +138,7 @@ def _plot_fates(coverages: Sequence[Coverage]) -> str:
 
 
 def _finish(axes: Axes, figure: Figure, label: str, columns: int = 3) -> None:
-    """Give horizontal bars of percentages their axis, and a legend above them."""
+    """Add the axis and the legend to horizontal bars of percentages."""
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     axes.set_xlabel(label)
@@ -141,22 +146,22 @@ def _finish(axes: Axes, figure: Figure, label: str, columns: int = 3) -> None:
     figure.legend(loc="outside upper center", ncols=columns, frameon=False)
 
 
-def _plot_fertility(parts: Sequence[Fertility]) -> str:
-    """Tokens per unit and bytes per token of both tokenizers, a class of text each."""
-    shown = [part for part in parts if part.units]
+def _plot_fertility(fertilities: Sequence[Fertility]) -> str:
+    """Plot tokens per unit and bytes per token of both tokenizers for each class of text, as SVG."""
+    shown = [fertility for fertility in fertilities if fertility.units]
     figure = new_figure(_WIDTH, 3.6)
     panels: tuple[tuple[str, Callable[[Fertility], tuple[float, float]]], ...] = (
-        ("tokens per unit", lambda part: (part.source_per_unit, part.target_per_unit)),
-        ("bytes per token", lambda part: (part.source_bytes, part.target_bytes)),
+        ("tokens per unit", lambda fertility: (fertility.source_per_unit, fertility.target_per_unit)),
+        ("bytes per token", lambda fertility: (fertility.source_bytes, fertility.target_bytes)),
     )
     for axes, (label, values) in zip(figure.subplots(1, 2), panels, strict=True):
         for k, (name, color) in enumerate((("source", _SOURCE), ("target", _TARGET))):
-            heights = [values(part)[k] for part in shown]
+            heights = [values(fertility)[k] for fertility in shown]
             places = [place + 0.4 * k for place in range(len(shown))]
             axes.bar(places, heights, 0.38, color=color, label=name if label.startswith("tokens") else None)
         axes.set_xticks(
             [place + 0.2 for place in range(len(shown))],
-            [class_label(part.text_class) for part in shown],
+            [class_label(fertility.text_class) for fertility in shown],
             rotation=30,
             ha="right",
             rotation_mode="anchor",
@@ -170,7 +175,7 @@ def _plot_fertility(parts: Sequence[Fertility]) -> str:
 
 
 def _plot_entries(rows: Entries, columns: Entries) -> str:
-    """How many rows and columns have so many entries, on a logarithmic axis."""
+    """Plot how many rows and columns have how many entries, on a logarithmic axis, as SVG."""
     length = max(len(rows.by_power), len(columns.by_power), 1)
     figure = new_figure(_WIDTH, 3.4)
     axes = figure.subplots()

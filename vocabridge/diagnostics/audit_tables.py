@@ -1,4 +1,4 @@
-"""The tables of an audit, as the command line prints them and the page shows them."""
+"""The tables of an audit, for the command line and the HTML page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vocabridge.alignment.tokenizers.classes import TokenClass
 
 @dataclass(frozen=True)
 class Table:
-    """A part of the audit as texts.
+    """A table of formatted figures.
 
     Attributes:
         title: What it shows.
         note: What its figures mean.
         header: The names of its columns; empty names for a list of facts.
-        rows: Its cells.
+        rows: Its rows, each with a cell for every column.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Tables:
-    """The audit as tables; each says what it shows."""
+    """All tables of an audit."""
 
     facts: Table
     targets: Table
@@ -49,7 +49,7 @@ class Tables:
 
     @classmethod
     def of(cls, audit: Audit) -> Tables:
-        """Write an audit as texts."""
+        """Format an audit."""
         targets, sources = (*audit.targets, audit.all_targets), (*audit.sources, audit.all_sources)
         return cls(
             facts=Table("The alignment", "", ("", ""), tuple(_facts(audit))),
@@ -64,13 +64,13 @@ class Tables:
         )
 
     def all(self) -> tuple[Table, ...]:
-        """All of them, those with rows, in the order of reading."""
+        """Return the tables that have rows, in reading order."""
         tables: list[Table] = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        return tuple(one for one in tables if one.rows)
+        return tuple(table for table in tables if table.rows)
 
 
 def _facts(audit: Audit) -> Iterable[tuple[str, str]]:
-    o = audit.overlap
+    overlap = audit.overlap
     yield "method", audit.method
     for side, card, unspelled in (
         ("source", audit.source, audit.source_unspelled),
@@ -80,19 +80,22 @@ def _facts(audit: Audit) -> Iterable[tuple[str, str]]:
         lost = f"{unspelled / audit.text.bytes:.2%} of the bytes are spelled by no token"
         yield "  changes in the text", f"{', '.join(card.changes) or 'nothing'}; {lost}"
     yield "text", f"{audit.text.files} files, {audit.text.bytes:,} bytes, sha256 {audit.text.digest[:12]}"
-    yield "pairs of equal bytes", f"{o.paired:,} found of {o.shared:,}"
-    yield "  of the vocabularies", f"{_percent(o.of_source)} of the source's, {_percent(o.of_target)} of the target's"
+    yield "pairs of equal bytes", f"{overlap.paired:,} found of {overlap.shared:,}"
+    yield (
+        "  of the vocabularies",
+        f"{_percent(overlap.of_source)} of the source's, {_percent(overlap.of_target)} of the target's",
+    )
     yield (
         "  of the text's tokens",
-        f"{_percent(o.of_source_mass)} of the source's, {_percent(o.of_target_mass)} of the target's",
+        f"{_percent(overlap.of_source_mass)} of the source's, {_percent(overlap.of_target_mass)} of the target's",
     )
     yield "source tokens per target token", _spread(audit.rows)
     yield "target tokens per source token", _spread(audit.columns)
 
 
 def _spread(entries: Entries) -> str:
-    e = entries
-    return f"one for {e.one:,}, two to five for {e.few:,}, more for {e.many:,}, none for {e.none:,}"
+    one, few, many, none = entries.one, entries.few, entries.many, entries.none
+    return f"one for {one:,}, two to five for {few:,}, more for {many:,}, none for {none:,}"
 
 
 def _coverage(title: str, entry: str, coverages: Sequence[Coverage]) -> Table:
@@ -109,14 +112,14 @@ def _coverage(title: str, entry: str, coverages: Sequence[Coverage]) -> Table:
         if c.ids
     )
     note = (
-        f"The ids of each class, and the share of them that have a {entry}; the tokens of the text, the share of them "
-        "that have one, and the share that starts where a token of the other side starts."
+        f"The ids of each class and the share of them that have a {entry}. The tokens of the text, the share of them "
+        "that have one, and the share that start where a token of the other vocabulary starts."
     )
     return Table(title, note, ("class", "ids", f"have a {entry}", "tokens", f"have a {entry}", "common start"), rows)
 
 
 def _mass(title: str, coverages: Sequence[Coverage], balances: Sequence[Balance] = ()) -> Table:
-    """Write where the mass goes; with balances, also what each class gets in all."""
+    """Make the table of where the mass goes; with balances, also of the mass that each class gets in all."""
     all_bits = coverages[-1].bits or math.nan
     rows = []
     for c in coverages:
@@ -136,33 +139,33 @@ def _mass(title: str, coverages: Sequence[Coverage], balances: Sequence[Balance]
             )
         )
     note = (
-        "Where both have a token that starts: the mean mass on the very target token that stands there, and on it and "
-        "others of its class"
-        + ("; all mass that the class gets, of what it should get" if balances else "")
-        + "; bits lost a token, the least that any static method would lose on this text, and the class's part of all."
+        "At common starts: the mean mass on the target token of the text, and on all tokens of its class"
+        + (". The mass that the class gets in all, as a share of what it should get" if balances else "")
+        + ". The bits lost a token, the least that any static projection would lose on this text, and the share of the "
+        "class in all bits lost."
     )
     balanced = ("class gets",) if balances else ()
     header = ("class", "tokens", "arrives", "in class", *balanced, "bits lost", "at least", "of all")
     return Table(title, note, header, tuple(rows))
 
 
-def _fertility(parts: Sequence[Fertility]) -> Table:
+def _fertility(fertilities: Sequence[Fertility]) -> Table:
     rows = (
         (
-            class_label(part.text_class),
-            f"{part.units:,}",
-            f"{part.bytes:,}",
-            _number(part.source_per_unit),
-            _number(part.target_per_unit),
-            _number(part.source_bytes),
-            _number(part.target_bytes),
+            class_label(fertility.text_class),
+            f"{fertility.units:,}",
+            f"{fertility.bytes:,}",
+            _number(fertility.source_per_unit),
+            _number(fertility.target_per_unit),
+            _number(fertility.source_bytes),
+            _number(fertility.target_bytes),
         )
-        for part in parts
-        if part.units
+        for fertility in fertilities
+        if fertility.units
     )
     return Table(
         "Fertility",
-        "A unit is a word, a number or a run of other marks, with one space before it; or the white space between.",
+        "A unit is a word, a number or a run of other characters, with one space before it, or white space between.",
         (
             "class of text",
             "units",
@@ -191,8 +194,8 @@ def _worst(losses: Sequence[Loss], all_bits: float) -> Table:
     )
     return Table(
         "Target tokens that lose most",
-        "Each with its id and with the source token that stands most often where it starts; ␣ is a space. What got "
-        "the mass instead: the largest.",
+        "Each with its id and the source token that most often starts where it starts; ␣ is a space. Under instead: "
+        "the tokens that get most of its mass.",
         ("target token", "source token", "times", "arrives", "bits lost", "of all", "instead"),
         tuple(rows),
     )
@@ -202,15 +205,16 @@ def _digits(audit: Audit) -> Table:
     source, target = audit.source_digits, audit.target_digits
     facts = (
         ("a run of digits", source.grouping.value, target.grouping.value),
-        ("space and digit", *("one token" if one.space_joined else "two tokens" for one in (source, target))),
+        ("space and digit", *("one token" if digits.space_joined else "two tokens" for digits in (source, target))),
         ("one token, of 0 to 9", f"{source.ones} of 10", f"{target.ones} of 10"),
         ("one token, of 10 to 99", f"{source.tens} of 90", f"{target.tens} of 90"),
         ("one token, of 100 to 999", f"{source.hundreds} of 900", f"{target.hundreds} of 900"),
     )
     cuts = (
-        (f'"{sample}"', *("  ".join(one.cuts[sample]) or "-" for one in (source, target))) for sample in source.cuts
+        (f'"{sample}"', *("  ".join(digits.cuts[sample]) or "-" for digits in (source, target)))
+        for sample in source.cuts
     )
-    return Table("Digits", "How both tokenizers cut them.", ("", "source", "target"), (*facts, *cuts))
+    return Table("Digits", "How both tokenizers cut digits into tokens.", ("", "source", "target"), (*facts, *cuts))
 
 
 def _flows(flows: Sequence[DigitFlow]) -> Table:
@@ -225,7 +229,7 @@ def _flows(flows: Sequence[DigitFlow]) -> Table:
     )
     return Table(
         "What the source's digits become",
-        "The mass on target tokens of the same byte, the mass on numbers, and the target tokens that get most.",
+        "The mass on target tokens with the same byte, the mass on numbers, and the target tokens that get most.",
         ("digit", "the same", "numbers", "largest"),
         tuple(rows),
     )
@@ -235,9 +239,9 @@ def _shares(shares: Iterable[Share]) -> str:
     return "   ".join(f"{share.token.text} {share.mass:.1%}" for share in shares) or "-"
 
 
-def class_label(one: TokenClass | None) -> str:
-    """Name a class of tokens; None stands for all."""
-    return "all" if one is None else one.label
+def class_label(token_class: TokenClass | None) -> str:
+    """Return the name of a class of tokens; None stands for all."""
+    return "all" if token_class is None else token_class.label
 
 
 def _percent(share: float) -> str:

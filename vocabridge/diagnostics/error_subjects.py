@@ -1,16 +1,18 @@
-"""What is compared with the truth (`approximation_error`): what a source model says, or what a value source changes.
+"""What is compared with the exact distribution (`approximation_error`), of a model or of a value source.
 
-    distribution   the model's q, exactly                                          beside what is projected of it
-    change         log p_base + log q_tuned - log q_untuned, each q exactly        beside a bridge at (1, 1, 1)
+    subject        exactly                                                     approximated by
+    distribution   the model's q                                               its projection
+    change         log p_base + log q_tuned - log q_untuned, each q exactly    a bridge with the weights (1, 1, 1)
 
-A change is compared among the tokens of which both donors' truth was looked at: of the others the ratio of two next to
-nothings is not known.
+A change is compared only among the tokens to which both exact distributions give some probability. The ratio of the
+others, whose mass was not examined, is not known.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -22,7 +24,7 @@ from vocabridge.alignment.arrays import Bool, Float64
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.steering import Steering, steer
 from vocabridge.byte_level.byte_lm import ByteLM
-from vocabridge.diagnostics.alignment_score import Scorer
+from vocabridge.diagnostics.alignment_score import AlignmentProjector
 from vocabridge.diagnostics.exact_next_token import NextTokenDistribution
 from vocabridge.models.loading import LoadedModel
 from vocabridge.models.value_source import ValueSource
@@ -31,22 +33,37 @@ from vocabridge.projection.combination import Combination
 from vocabridge.projection.positions import Position
 from vocabridge.projection.source_stream import SourceStream
 
-_BYTES = 1e-3
-"""The share of the source's mass that may be left unread at a position, as `ByteLM` has it."""
+_TOLERANCE = 1e-3
+"""The tolerance of `ByteLM` for the exact distributions."""
 
 _TINY = 1e-37
 
-Chosen: TypeAlias = Bool | slice
-"""Which of the target's tokens."""
+TokenSelection: TypeAlias = Bool | slice
+"""Selects some of the target's tokens."""
+
+
+@dataclass(frozen=True)
+class ExactReference:
+    """What the approximations at one position are compared with.
+
+    Attributes:
+        p: The exact distribution over the selected tokens, (n,).
+        tokens: Selects the n tokens from all of the target's.
+        mass: The share of the base's mass that these tokens have.
+    """
+
+    p: Float64
+    tokens: TokenSelection
+    mass: float
 
 
 class Subject(ABC):
     """What is compared.
 
     Attributes:
-        bytes: The source, byte by byte, for the truth.
-        methods: By which it can be projected.
-        steerings: Hear it, and method it by each alignment.
+        bytes: The source as a `ByteLM`, for the exact distributions.
+        methods: The projection methods to compare.
+        steerings: For each alignment, the steering that reads and projects the source's predictions.
         required_scores: The fields of `Scores` that the methods need.
     """
 
@@ -56,14 +73,27 @@ class Subject(ABC):
     required_scores: Sequence[str]
 
     @abstractmethod
-    def truth(self, one: NextTokenDistribution, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
-        """The truth at a position, over some tokens; which; and the share of the base's mass (|T|,) that they have."""
+    def exact(self, source: NextTokenDistribution, p_base: Tensor | None) -> ExactReference:
+        """Return what approximations are compared with at a position.
+
+        Args:
+            source: The source's exact distributions there.
+            p_base: The base's distribution there, (|T|,); None without a base.
+        """
 
     @abstractmethod
     def projected(
         self, name: str, stream: SourceStream, position: Position, method: ProjectionMethod, p_base: Tensor | None
     ) -> tuple[Tensor, bool]:
-        """Return what an alignment makes of a position, (|T|,), and whether the source makes a prediction there."""
+        """Return the approximation at a position, (|T|,), and whether the source makes a prediction there.
+
+        Args:
+            name: The alignment's name.
+            stream: The text as the source reads it.
+            position: The position, of this stream.
+            method: The projection method.
+            p_base: The base's distribution there, (|T|,); None without a base.
+        """
 
 
 class Distribution(Subject):
@@ -72,55 +102,61 @@ class Distribution(Subject):
     def __init__(
         self, model: LoadedModel, target: Vocabulary, alignments: Mapping[str, Alignment], *, informed: bool
     ) -> None:
-        """Projects it by each alignment, also by the informed method where the base is known."""
-        self.bytes = ByteLM.of(model, tolerance=_BYTES)
+        """Prepare to project a model's distribution by each alignment, with a base also by the informed method.
+
+        Raises:
+            VocabridgeError: An alignment is for other tokenizers; or the model's tokenizer has no byte-exact view.
+        """
+        self.bytes = ByteLM.of(model, tolerance=_TOLERANCE)
         self.methods = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED] if informed else [ProjectionMethod.STATIC]
         self.required_scores = ("tuned",)
-        self._scorers = {name: Scorer(model, target, alignment) for name, alignment in alignments.items()}
-        self.steerings = {name: scorer.steering for name, scorer in self._scorers.items()}
+        self._projectors = {
+            name: AlignmentProjector(model, target, alignment) for name, alignment in alignments.items()
+        }
+        self.steerings = {name: projector.steering for name, projector in self._projectors.items()}
 
-    def truth(self, one: NextTokenDistribution, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
-        """See `Subject.truth`."""
-        return one.p[0], slice(None), 1.0
+    def exact(self, source: NextTokenDistribution, p_base: Tensor | None) -> ExactReference:
+        """Return the model's exact distribution; see `Subject.exact`."""
+        return ExactReference(source.p[0], slice(None), 1.0)
 
     def projected(
         self, name: str, stream: SourceStream, position: Position, method: ProjectionMethod, p_base: Tensor | None
     ) -> tuple[Tensor, bool]:
-        """See `Subject.projected`."""
+        """Project the model's distribution; see `Subject.projected`."""
         p = None if p_base is None else p_base[None]
-        ((_, q, active),) = self._scorers[name].projected(stream, [position], method, p)
+        ((_, q, active),) = self._projectors[name].project(stream, [position], method, p)
         return q[0], bool(active[0])
 
 
 class Change(Subject):
-    """A base's distribution with the whole change of a value source."""
+    """A base's distribution, changed by a value source."""
 
     def __init__(self, source: ValueSource, target: Vocabulary, alignments: Mapping[str, Alignment]) -> None:
-        """Projects it by each alignment.
+        """Prepare to project a value source's change by each alignment.
 
         Raises:
             VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no byte-exact view.
         """
         self.required_scores = ("tuned", "untuned")
-        self.bytes = ByteLM.of_value_source(source, self.required_scores, tolerance=_BYTES)
+        self.bytes = ByteLM.of_value_source(source, self.required_scores, tolerance=_TOLERANCE)
         self.methods = list(ProjectionMethod)
         self.steerings = {
             name: Steering.over(target, source, alignment, Combination()) for name, alignment in alignments.items()
         }
 
-    def truth(self, one: NextTokenDistribution, p_base: Tensor | None) -> tuple[Float64, Chosen, float]:
-        """See `Subject.truth`."""
+    def exact(self, source: NextTokenDistribution, p_base: Tensor | None) -> ExactReference:
+        """Return p_base q_tuned / q_untuned, scaled to 1; see `Subject.exact`."""
         assert p_base is not None
-        some: Bool = np.all(one.p > 0, axis=0)
-        own = p_base.double().cpu().numpy()[some]
-        steered = own * (one.p[0, some] / one.p[1, some])
-        return steered / max(float(steered.sum()), _TINY), some, float(own.sum())
+        tokens: Bool = np.all(source.p > 0, axis=0)
+        p = p_base.double().cpu().numpy()[tokens]
+        steered = p * (source.p[0, tokens] / source.p[1, tokens])
+        return ExactReference(steered / max(float(steered.sum()), _TINY), tokens, float(p.sum()))
 
     @torch.no_grad()
     def projected(
         self, name: str, stream: SourceStream, position: Position, method: ProjectionMethod, p_base: Tensor | None
     ) -> tuple[Tensor, bool]:
-        """See `Subject.projected`."""
+        """Steer the base by the projected change; see `Subject.projected`."""
         assert p_base is not None
         steering = self.steerings[name]
         steering.combination = Combination(method)

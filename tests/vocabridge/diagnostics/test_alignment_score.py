@@ -1,4 +1,4 @@
-"""Scores: equal to what plain loops over the text say, exact where nothing is lost, and adding up."""
+"""Scores equal those of plain loops over the text, are exact where nothing is lost, and add up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from vocabridge.alignment import Alignment, Corpus, TokenClass, VocabridgeError, Vocabulary, VocabularyCard, align
 from vocabridge.decoding.incremental_tokenizer import IncrementalTokenizer
-from vocabridge.diagnostics.alignment_score import _FLOOR, Cost, Fit, ProjectedCosts, Score, score
+from vocabridge.diagnostics.alignment_score import _FREQUENCY_SHARE, Cost, ProjectedCosts, Score, score
+from vocabridge.diagnostics.token_spans import SpanRelation
 from vocabridge.models.loading import LoadedModel, load_model, resolve_vocabulary
 from vocabridge.options import BoundaryPolicy
 from vocabridge.projection.config import BoundaryConfig
@@ -39,7 +40,7 @@ CONFIG = BoundaryConfig()
 
 
 def random_model(vocabulary: Vocabulary, seed: int = 0) -> LoadedModel:
-    """A tiny Llama as wide as the vocabulary."""
+    """Return a tiny Llama as wide as the vocabulary."""
     config = LlamaConfig(
         vocab_size=vocabulary.size,
         hidden_size=16,
@@ -55,37 +56,37 @@ def random_model(vocabulary: Vocabulary, seed: int = 0) -> LoadedModel:
 
 
 def frequencies(alignment: Alignment) -> np.ndarray:
-    """How often the target tokens were counted, and once more each."""
+    """Return the frequencies of the target tokens in an alignment, each counted once more."""
     counted = alignment.counts.toarray().sum(axis=1, dtype=np.float64) + 1
     return counted / counted.sum()
 
 
 def projected_by(alignment: Alignment, p: np.ndarray) -> np.ndarray:
-    """C @ p over the mass of tokens that speak; a target token that nobody speaks for keeps its frequency."""
-    C, usual = alignment.column_weights.toarray().astype(np.float64), frequencies(alignment)
+    """Return C @ p, scaled by the mass of mapped source tokens; an unmapped target token keeps its frequency."""
+    C, frequency = alignment.column_weights.toarray().astype(np.float64), frequencies(alignment)
     covered = C.sum(axis=1) > 0
-    return np.where(covered, C @ p / p[C.sum(axis=0) > 0].sum() * usual[covered].sum(), usual)
+    return np.where(covered, C @ p / p[C.sum(axis=0) > 0].sum() * frequency[covered].sum(), frequency)
 
 
-def charged(q: float, usual: float) -> float:
-    return -math.log2((1 - _FLOOR) * q + _FLOOR * usual)
+def bits_of(q: float, frequency: float) -> float:
+    return -math.log2((1 - _FREQUENCY_SHARE) * q + _FREQUENCY_SHARE * frequency)
 
 
-def of_counts(counts, source: Vocabulary, target: Vocabulary) -> Alignment:
+def alignment_of(counts, source: Vocabulary, target: Vocabulary) -> Alignment:
     cards = (VocabularyCard.of(source), VocabularyCard.of(target))
     return Alignment(sp.csr_array(counts, dtype=np.float32), *cards, "by hand", {})
 
 
 @torch.no_grad()
-def after_each(model: LoadedModel, ids: list[int]) -> np.ndarray:
-    """Natural log-probabilities after the bos token, where there is one, and after each of the ids."""
-    begin = [model.vocabulary.roles["bos"]] if model.vocabulary.add_bos_token else []
-    return model.model(torch.tensor([begin + ids])).logits[0].log_softmax(-1).double().numpy()
+def log_p_after(model: LoadedModel, ids: list[int]) -> np.ndarray:
+    """Return natural log-probabilities after the bos token, if there is one, and after each of the ids."""
+    bos_ids = [model.vocabulary.roles["bos"]] if model.vocabulary.add_bos_token else []
+    return model.model(torch.tensor([bos_ids + ids])).logits[0].log_softmax(-1).double().numpy()
 
 
 @pytest.fixture
 def of_text(tmp_path):
-    """Scores one text by one alignment."""
+    """Return a function that scores one text with one alignment."""
 
     def scored(model, target, alignment, text, policies=tuple(BoundaryPolicy)) -> Score:
         return score(model, target, {"": alignment}, corpus(text), policies)[""]
@@ -102,21 +103,23 @@ def of_text(tmp_path):
 # --- where nothing is lost --------------------------------------------------------------------------------------
 
 
-def test_with_the_same_vocabulary_on_both_sides_it_is_the_native_cost_up_to_the_floor(loaded, of_text):
+def test_with_the_same_vocabulary_on_both_sides_the_score_is_the_native_cost_but_for_the_share_of_the_frequencies(
+    loaded, of_text
+):
     model, text = loaded["source"], TEXTS["words"]
     vocabulary = model.vocabulary
     tokens, native, projected = 0, 0.0, 0.0
     for window in windows(of_text.corpus(text)):
         encoding = vocabulary.encode(window)
         ids, starts = encoding.ids.tolist(), encoding.starts.tolist()
-        for i, start in enumerate(starts):  # else the source would cut the text so far otherwise than the whole
+        for i, start in enumerate(starts):  # the source cuts the text so far as it cuts the whole text
             assert vocabulary.encode(window[:start]).ids.tolist() == ids[:i]
         # The first token has nothing before it, and the second common boundary is where the next one starts.
-        p = np.exp([after_each(model, ids)[i - 1, ids[i]] for i in range(1, len(ids))])
+        p = np.exp([log_p_after(model, ids)[i - 1, ids[i]] for i in range(1, len(ids))])
         tokens += len(ids) - 1
         native -= np.log2(p).sum()
-        projected -= np.log2((1 - _FLOOR) * p + _FLOOR / vocabulary.size).sum()
-    identity = of_counts(sp.eye(vocabulary.size), vocabulary, vocabulary)
+        projected -= np.log2((1 - _FREQUENCY_SHARE) * p + _FREQUENCY_SHARE / vocabulary.size).sum()
+    identity = alignment_of(sp.eye(vocabulary.size), vocabulary, vocabulary)
     overall = of_text(model, vocabulary, identity, text).policies[BoundaryPolicy.AS_IS].overall
     assert overall.tokens == tokens
     assert overall.native == pytest.approx(native, rel=1e-5)
@@ -124,29 +127,29 @@ def test_with_the_same_vocabulary_on_both_sides_it_is_the_native_cost_up_to_the_
 
 
 def test_where_every_token_is_a_byte_healing_loses_nothing_inside_a_character_either(tiny, of_text):
-    """And those that do not heal say nothing there: it costs what the frequencies say, 8 bits."""
+    """Without healing the source is inactive there, and the frequencies cost 8 bits."""
     vocabulary, text = tiny["bytes"], TEXTS["characters"]
     model = random_model(vocabulary)
     tokens, inside, bits_inside, bits = 0, 0, 0.0, 0.0
     for window in windows(of_text.corpus(text)):
-        log_p = after_each(model, list(window.encode()))
+        log_p = log_p_after(model, list(window.encode()))
         for i, byte in enumerate(window.encode()[1:], start=1):
-            cost = -math.log2((1 - _FLOOR) * math.exp(log_p[i - 1, byte]) + _FLOOR / 256)
+            cost = -math.log2((1 - _FREQUENCY_SHARE) * math.exp(log_p[i - 1, byte]) + _FREQUENCY_SHARE / 256)
             tokens, bits = tokens + 1, bits + cost
             if byte & 0xC0 == 0x80:
                 inside, bits_inside = inside + 1, bits_inside + cost
-    found = of_text(model, vocabulary, of_counts(sp.eye(256), vocabulary, vocabulary), text)
-    assert found.positions == found.common == tokens
+    result = of_text(model, vocabulary, alignment_of(sp.eye(256), vocabulary, vocabulary), text)
+    assert result.positions == result.common == tokens
     for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD):
-        assert found.policies[policy].overall.projected == pytest.approx(bits, rel=1e-5)
-        assert found.policies[policy].silent == 0
+        assert result.policies[policy].overall.projected == pytest.approx(bits, rel=1e-5)
+        assert result.policies[policy].inactive == 0
     for policy in (BoundaryPolicy.AS_IS, BoundaryPolicy.SKIP):
-        assert found.policies[policy].overall.projected == pytest.approx(bits - bits_inside + 8 * inside, rel=1e-5)
-        assert found.policies[policy].silent == inside
+        assert result.policies[policy].overall.projected == pytest.approx(bits - bits_inside + 8 * inside, rel=1e-5)
+        assert result.policies[policy].inactive == inside
 
 
-def test_a_token_that_nobody_speaks_for_keeps_its_frequency_and_the_others_share_the_rest(tiny, of_text):
-    """The identity without "e", which keeps its count of none, and with "o" counted a hundred times."""
+def test_an_unmapped_token_keeps_its_frequency_and_the_others_share_the_rest(tiny, of_text):
+    """The alignment is the identity, with a count of 0 for "e" and of 100 for "o"."""
     vocabulary, text = tiny["bytes"], TEXTS["words"]
     model, e = random_model(vocabulary), ord("e")
     counts = np.ones(256)
@@ -154,13 +157,13 @@ def test_a_token_that_nobody_speaks_for_keeps_its_frequency_and_the_others_share
     frequency = (counts + 1) / (counts + 1).sum()
     bits = 0.0
     for window in windows(of_text.corpus(text)):
-        p = np.exp(after_each(model, list(window.encode())))
+        p = np.exp(log_p_after(model, list(window.encode())))
         for i, y in enumerate(window.encode()[1:]):
             q = frequency[e] if y == e else (1 - frequency[e]) * p[i, y] / (1 - p[i, e])
-            bits += charged(q, frequency[y])
+            bits += bits_of(q, frequency[y])
     diagonal = sp.csr_array(sp.diags_array(counts))
     diagonal.eliminate_zeros()
-    for projected in of_text(model, vocabulary, of_counts(diagonal, vocabulary, vocabulary), text).policies.values():
+    for projected in of_text(model, vocabulary, alignment_of(diagonal, vocabulary, vocabulary), text).policies.values():
         assert projected.overall.projected == pytest.approx(bits, rel=1e-5)
 
 
@@ -169,10 +172,10 @@ def test_a_token_that_nobody_speaks_for_keeps_its_frequency_and_the_others_share
 
 @pytest.fixture(params=["there", "back", "bytes"])
 def pair(request, parts, tiny) -> tuple[LoadedModel, Vocabulary, Alignment]:
-    """A source without a bos token, one with it, and one of single bytes, four of which make up " the"."""
+    """Return a source without a bos token, one with it, or one of single bytes, four of which make up " the"."""
     if request.param == "bytes":
         source, target = tiny["bytes"], tiny["source"]
-        return random_model(source), target, of_counts(np.ones((target.size, source.size)), source, target)
+        return random_model(source), target, alignment_of(np.ones((target.size, source.size)), source, target)
     if request.param == "there":
         return parts.small, parts.base.vocabulary, parts.alignment
     back = align(parts.base.vocabulary, parts.small.vocabulary, method="retokenize", cache=False)
@@ -180,17 +183,21 @@ def pair(request, parts, tiny) -> tuple[LoadedModel, Vocabulary, Alignment]:
 
 
 def scored_starts(source: Vocabulary, target: Vocabulary, window: str) -> list[int]:
-    """Where the target's tokens start, from the second common boundary on."""
-    starts, own = target.encode(window).starts.tolist(), source.encode(window).starts.tolist()
-    common = set(starts[1:]) & set(own) - {0, -1}
+    """Return where the target's tokens start, from the second common boundary on."""
+    starts, source_starts = target.encode(window).starts.tolist(), source.encode(window).starts.tolist()
+    common = set(starts[1:]) & set(source_starts) - {0, -1}
     return [start for start in starts if common and start >= min(common)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Way:
-    """A cover of a text: its tokens, what they leave pending, and what the model says after them, read alone.
+class Cover:
+    """A cover of a text.
 
-    And whether it is the encoding of the text as it stands.
+    Attributes:
+        tokens: Its tokens.
+        pending: The bytes of the text after them.
+        log_p: The model's log-probabilities after each token, (tokens, |S|), from a forward of this cover alone.
+        may_end: Whether it is the encoding of the text if that ends here.
     """
 
     tokens: tuple[int, ...]
@@ -198,142 +205,148 @@ class Way:
     log_p: np.ndarray
     may_end: bool
 
-    def weight(self, more: tuple[int, ...] = ()) -> float:
-        """Log P of the tokens after the first one, which all covers share."""
-        tokens = self.tokens + more
+    def weight(self, continuation: tuple[int, ...] = ()) -> float:
+        """Return log P of the tokens after the first one, which all covers share."""
+        tokens = self.tokens + continuation
         return sum(self.log_p[k - 1, token] for k, token in enumerate(tokens) if k)
 
 
-class Alone:
-    """What a model says at the target tokens of a text, by a plain forward for every cover."""
+class Loops:
+    """A model's predictions before the target tokens of a text, with a plain forward for every cover."""
 
     def __init__(self, model: LoadedModel, target: Vocabulary, judge) -> None:
         self.model, self.source, self.target, self.judge = model, model.vocabulary, target, judge(target)
         self.healer = TokenHealer(model.vocabulary, target, CONFIG)
-        self.said = functools.lru_cache(None)(self._said)
+        self.log_p = functools.lru_cache(None)(self._log_p)
 
     @torch.no_grad()
-    def _said(self, tokens: tuple[int, ...]) -> np.ndarray:
+    def _log_p(self, tokens: tuple[int, ...]) -> np.ndarray:
         return self.model.model(torch.tensor([tokens])).logits[0].log_softmax(-1).numpy()
 
-    def written(self, before: np.ndarray) -> bytes:
-        """The end of the text that the base has written so far."""
+    def text_end(self, before: np.ndarray) -> bytes:
+        """Return the end of the text that the base has generated so far."""
         return self.judge.end_of([self.target.token_bytes[i] for i in before.tolist()])
 
-    def ways(self, text: bytes, written: bytes, *, all_ways: bool) -> list[Way]:
-        reader, found = IncrementalTokenizer(self.source), []
-        reader.append(text)
-        covers = (CONFIG.tokens_taken_back, tuple(CONFIG.word_continuations)) if all_ways else ()
-        for number, cover in enumerate(reader.cover_candidates(*covers)):
-            tokens = (*reader.committed_ids, *cover.ids)
-            if tokens and (not cover.pending or (all_ways and self.healer.can_cross(cover.pending, written))):
-                may_end = number == 0 and not cover.pending
-                found.append(Way(tokens, cover.pending, self.said(tokens), may_end))
-        whole = [way.weight() for way in found if not way.pending]
-        if not whole or written[-1:].isspace():
-            return found
-        return [way for way in found if way.may_end or way.weight() > max(whole) + math.log(0.01)]
+    def covers(self, text: bytes, text_end: bytes, *, healing: bool) -> list[Cover]:
+        """Return the covers of a text; without healing only its encoding, or none inside a character."""
+        tokenizer, covers = IncrementalTokenizer(self.source), []
+        tokenizer.append(text)
+        arguments = (CONFIG.tokens_taken_back, tuple(CONFIG.word_continuations)) if healing else ()
+        for number, candidate in enumerate(tokenizer.cover_candidates(*arguments)):
+            tokens = (*tokenizer.committed_ids, *candidate.ids)
+            if tokens and (not candidate.pending or (healing and self.healer.can_cross(candidate.pending, text_end))):
+                may_end = number == 0 and not candidate.pending
+                covers.append(Cover(tokens, candidate.pending, self.log_p(tokens), may_end))
+        without_pending = [cover.weight() for cover in covers if not cover.pending]
+        if not without_pending or text_end[-1:].isspace():
+            return covers
+        least = max(without_pending) + math.log(0.01)
+        return [cover for cover in covers if cover.may_end or cover.weight() > least]
 
-    def healed(self, ways: list[Way], written: bytes) -> HealedDistribution:
-        """Where there is one way, it is what the model says."""
-        log_p = torch.from_numpy(np.stack([way.log_p[-1] for way in ways]))
-        if len(ways) == 1 and not ways[0].pending:
+    def healed(self, covers: list[Cover], text_end: bytes) -> HealedDistribution:
+        """Return the healed distribution; with one cover, it is the model's own."""
+        log_p = torch.from_numpy(np.stack([cover.log_p[-1] for cover in covers]))
+        if len(covers) == 1 and not covers[0].pending:
             return HealedDistribution(log_p[:1].exp(), torch.zeros(1), [{}])
-        weights = torch.tensor([way.weight() for way in ways])
-        may_end = [[way.may_end for way in ways]]
-        return self.healer.marginalize([[way.pending for way in ways]], may_end, weights, log_p, [written])
+        weights = torch.tensor([cover.weight() for cover in covers])
+        may_end = [[cover.may_end for cover in covers]]
+        return self.healer.marginalize([[cover.pending for cover in covers]], may_end, weights, log_p, [text_end])
 
-    def at(self, policy: BoundaryPolicy, text: bytes, written: bytes) -> np.ndarray | None:
-        """The source's distribution; None where it is silent."""
-        as_it_stands, ways = (self.ways(text, written, all_ways=every) for every in (False, True))
+    def predict(self, policy: BoundaryPolicy, text: bytes, text_end: bytes) -> np.ndarray | None:
+        """Return the source's distribution; None where it is inactive."""
+        as_is, covers = (self.covers(text, text_end, healing=healing) for healing in (False, True))
         if policy is BoundaryPolicy.HEAL:
-            return self.healed(ways, written).p[0].double().numpy() if ways else None
-        if not as_it_stands or (policy is BoundaryPolicy.SKIP and self.healed(ways, written).crossing_mass > 0.5):
+            return self.healed(covers, text_end).p[0].double().numpy() if covers else None
+        if not as_is or (policy is BoundaryPolicy.SKIP and self.healed(covers, text_end).crossing_mass > 0.5):
             return None
-        return np.exp(as_it_stands[0].log_p[-1].astype(np.float64))
+        return np.exp(as_is[0].log_p[-1].astype(np.float64))
 
     @torch.no_grad()
-    def ahead(self, lookahead: Lookahead, chosen: list[int], text: bytes, written: bytes):
-        """What is said after some tokens: of the covers that each can stand behind, the mean by how probable it is.
+    def look_ahead(self, lookahead: Lookahead, chosen: list[int], text: bytes, text_end: bytes):
+        """Read behind some tokens.
 
-        And the distribution, in which unsure tokens are decided by what follows them.
+        Returns:
+            The distribution, in which the weights of uncertain tokens are decided by what follows them; and how the
+            mass of the chosen tokens is split, by the distribution behind each, averaged over the covers that it can
+            follow.
         """
-        ws, after, ways = [], [], self.ways(text, written, all_ways=True)
-        healed = self.healed(ways, written)
+        tokens, p_behind, covers = [], [], self.covers(text, text_end, healing=True)
+        healed = self.healed(covers, text_end)
         p = healed.p[0].clone()
         for w in chosen:
-            shares, several = [], []
-            for way in ways:
-                data = way.pending + self.source.token_bytes[w]
-                token = self.source.canonical.get(data) if way.pending else w
+            weights, by_cover = [], []
+            for cover in covers:
+                data = cover.pending + self.source.token_bytes[w]
+                token = self.source.canonical.get(data) if cover.pending else w
                 if token is not None:
-                    shares.append(way.weight((token,)))
-                    several.append(torch.from_numpy(self.said((*way.tokens, token))[-1]).exp())
-            if several:
-                ws.append(w)
-                after.append(torch.tensor(shares).softmax(0) @ torch.stack(several))
+                    weights.append(cover.weight((token,)))
+                    by_cover.append(torch.from_numpy(self.log_p((*cover.tokens, token))[-1]).exp())
+            if by_cover:
+                tokens.append(w)
+                p_behind.append(torch.tensor(weights).softmax(0) @ torch.stack(by_cover))
                 if w in healed.boundary_weights[0]:
-                    change, after[-1] = self.judge.decided(
-                        self.source, written, w, healed.boundary_weights[0][w], after[-1]
+                    factor, p_behind[-1] = self.judge.decide(
+                        self.source, text_end, w, healed.boundary_weights[0][w], p_behind[-1]
                     )
-                    p[w] *= change
-        ahead = lookahead.split([0] * len(ws), ws, torch.stack(after)[None]) if ws else None
-        return p / p.sum(), ahead
+                    p[w] *= factor
+        split = lookahead.split([0] * len(tokens), tokens, torch.stack(p_behind)[None]) if tokens else None
+        return p / p.sum(), split
 
 
 @pytest.mark.quick(4)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_it_is_what_the_model_says_after_each_cover_read_alone(pair, of_text, judge, text):
+def test_the_score_is_that_of_forwards_of_each_cover_alone(pair, of_text, judge, text):
     model, target, alignment = pair
-    source, alone, frequency = model.vocabulary, Alone(model, target, judge), frequencies(alignment)
+    source, loops, frequency = model.vocabulary, Loops(model, target, judge), frequencies(alignment)
     bits = {BoundaryPolicy.HEAL: 0.0, BoundaryPolicy.AS_IS: 0.0, BoundaryPolicy.SKIP: 0.0}
-    silent = dict.fromkeys(bits, 0)
+    inactive = dict.fromkeys(bits, 0)
     for window in windows(of_text.corpus(text)):
         data, encoding = window.encode(), target.encode(window)
         for start in scored_starts(source, target, window):
             i = encoding.starts.tolist().index(start)
-            y, written = encoding.ids[i], alone.written(encoding.ids[:i])
+            y, text_end = encoding.ids[i], loops.text_end(encoding.ids[:i])
             for policy in bits:
-                p = alone.at(policy, data[:start], written)
-                silent[policy] += p is None
-                bits[policy] += charged(frequency[y] if p is None else projected_by(alignment, p)[y], frequency[y])
-    found = of_text(model, target, alignment, text)
+                p = loops.predict(policy, data[:start], text_end)
+                inactive[policy] += p is None
+                bits[policy] += bits_of(frequency[y] if p is None else projected_by(alignment, p)[y], frequency[y])
+    result = of_text(model, target, alignment, text)
     for policy, total in bits.items():
-        assert found.policies[policy].overall.projected == pytest.approx(total, rel=1e-4)
-        assert found.policies[policy].silent == silent[policy]
+        assert result.policies[policy].overall.projected == pytest.approx(total, rel=1e-4)
+        assert result.policies[policy].inactive == inactive[policy]
 
 
 @pytest.mark.quick(3)
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_looking_ahead_is_chosen_by_what_is_projected_without_it(pair, of_text, judge, text):
-    """Behind every unsure token, and those that much depends on, whichever of them stands in the text."""
+def test_lookahead_reads_behind_uncertain_tokens_and_those_chosen_by_the_projection_without_it(
+    pair, of_text, judge, text
+):
     model, target, alignment = pair
-    source, alone, frequency = model.vocabulary, Alone(model, target, judge), frequencies(alignment)
+    source, loops, frequency = model.vocabulary, Loops(model, target, judge), frequencies(alignment)
     projection, lookahead = Projection.of(alignment), Lookahead(alignment, source, target, CONFIG)
-    usual = torch.from_numpy(frequency).float()[None]
-    bits, looked = 0.0, 0
+    fallback = torch.from_numpy(frequency).float()[None]
+    bits, splits = 0.0, 0
     for window in windows(of_text.corpus(text)):
         data, encoding = window.encode(), target.encode(window)
         for start in scored_starts(source, target, window):
             i = encoding.starts.tolist().index(start)
-            y, written = encoding.ids[i], alone.written(encoding.ids[:i])
-            healed = alone.healed(alone.ways(data[:start], written, all_ways=True), written)
+            y, text_end = encoding.ids[i], loops.text_end(encoding.ids[:i])
+            healed = loops.healed(loops.covers(data[:start], text_end, healing=True), text_end)
             p = healed.p / healed.p.sum()
-            without = static.Method().distributions(projection, p[None], usual)[0]
+            without = static.Method().distributions(projection, p[None], fallback)[0]
             (chosen,) = lookahead.select(p, projection.base_on_source_vocab(without), without)
-            chosen = list(dict.fromkeys(alone.healer.uncertain_tokens(healed)[0] + chosen))
-            p, ahead = alone.ahead(lookahead, chosen, data[:start], written)
-            looked += ahead is not None
-            bits += charged(
-                float(static.Method().distributions(projection, p[None, None], usual, ahead)[0, 0, y]), frequency[y]
+            chosen = list(dict.fromkeys(loops.healer.uncertain_tokens(healed)[0] + chosen))
+            p, split = loops.look_ahead(lookahead, chosen, data[:start], text_end)
+            splits += split is not None
+            bits += bits_of(
+                float(static.Method().distributions(projection, p[None, None], fallback, split)[0, 0, y]), frequency[y]
             )
-    found = of_text(model, target, alignment, text, (BoundaryPolicy.LOOKAHEAD,))
-    assert found.policies[BoundaryPolicy.LOOKAHEAD].overall.projected == pytest.approx(bits, rel=1e-4)
-    assert (looked > 0) == (source.name != "bytes")  # of single bytes, each speaks for all target tokens alike
+    result = of_text(model, target, alignment, text, (BoundaryPolicy.LOOKAHEAD,))
+    assert result.policies[BoundaryPolicy.LOOKAHEAD].overall.projected == pytest.approx(bits, rel=1e-4)
+    assert (splits > 0) == (source.name != "bytes")  # each single byte is aligned with all target tokens alike
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_the_native_cost_is_that_of_the_source_s_own_tokens_from_the_second_common_boundary_on(pair, of_text, text):
+def test_the_native_cost_is_that_of_the_sources_own_tokens_from_the_second_common_boundary_on(pair, of_text, text):
     model, target, alignment = pair
     source = model.vocabulary
     positions, common, native, size = 0, 0, 0.0, 0
@@ -344,15 +357,15 @@ def test_the_native_cost_is_that_of_the_source_s_own_tokens_from_the_second_comm
         positions += len(scored)
         common += len(set(scored) & set(encoding.starts.tolist()))
         size += len(window.encode()) - scored[0]
-        log_p = after_each(model, encoding.ids.tolist())
+        log_p = log_p_after(model, encoding.ids.tolist())
         before = 0 if source.add_bos_token else 1
-        own_starts = np.maximum.accumulate(encoding.starts)
-        for i, (w, start) in enumerate(zip(encoding.ids.tolist(), own_starts.tolist(), strict=True)):
+        source_starts = np.maximum.accumulate(encoding.starts)
+        for i, (w, start) in enumerate(zip(encoding.ids.tolist(), source_starts.tolist(), strict=True)):
             native -= log_p[i - before, w] / math.log(2) if start >= scored[0] else 0.0
-    found = of_text(model, target, alignment, text)
-    assert (found.positions, found.common) == (positions, common)
-    assert found.common_share == common / positions
-    for projected in found.policies.values():
+    result = of_text(model, target, alignment, text)
+    assert (result.positions, result.common) == (positions, common)
+    assert result.common_share == common / positions
+    for projected in result.policies.values():
         assert projected.overall.native == pytest.approx(native, rel=1e-5)
         assert projected.overall.bytes == size
 
@@ -365,72 +378,78 @@ def test_by_hand_positions_common_boundaries_and_how_the_tokens_lie(tiny, of_tex
     assert [target.token_bytes[i] for i in target.encode(text).ids] == [b"  ", b" ", b"the", "é".encode()]
     model = random_model(source)
     alignment = align(source, target, method="retokenize", cache=False)
-    found = of_text(model, target, alignment, text)
-    assert (found.positions, found.common) == (3, 2)
-    assert found.common_share == pytest.approx(2 / 3)
-    assert found.fits == [Fit.EQUAL, Fit.SHORTER]
-    assert found.classes == [TokenClass.WORDS, TokenClass.WHITESPACE]
-    log_p = after_each(model, ids)
+    result = of_text(model, target, alignment, text)
+    assert (result.positions, result.common) == (3, 2)
+    assert result.common_share == pytest.approx(2 / 3)
+    assert result.relations == [SpanRelation.EQUAL, SpanRelation.SHORTER]
+    assert result.classes == [TokenClass.WORDS, TokenClass.WHITESPACE]
+    log_p = log_p_after(model, ids)
     of_the, of_e = (-log_p[i - 1, ids[i]] / math.log(2) for i in (1, 2))
-    usual, bits = frequencies(alignment), 0.0
+    frequency, bits = frequencies(alignment), 0.0
     for before, y in ((b"  ", b" "), (b"   ", b"the"), (b"   the", "é".encode())):
-        q = projected_by(alignment, np.exp(after_each(model, source.encode(before.decode()).ids.tolist())[-1]))
-        bits += charged(q[target.canonical[y]], usual[target.canonical[y]])
+        q = projected_by(alignment, np.exp(log_p_after(model, source.encode(before.decode()).ids.tolist())[-1]))
+        bits += bits_of(q[target.canonical[y]], frequency[target.canonical[y]])
     assert source.encode("   ").ids.tolist() == [source.canonical[b"   "]]
-    assert found.policies[BoundaryPolicy.AS_IS].overall.projected == pytest.approx(bits, rel=1e-5)
-    for projected in found.policies.values():
-        assert (projected.by_fit[Fit.EQUAL].tokens, projected.by_fit[Fit.EQUAL].bytes) == (1, 2)
-        assert (projected.by_fit[Fit.SHORTER].tokens, projected.by_fit[Fit.SHORTER].bytes) == (2, 4)
-        assert projected.by_fit[Fit.EQUAL].native == pytest.approx(of_e, rel=1e-5)
+    assert result.policies[BoundaryPolicy.AS_IS].overall.projected == pytest.approx(bits, rel=1e-5)
+    for projected in result.policies.values():
+        assert (projected.by_relation[SpanRelation.EQUAL].tokens, projected.by_relation[SpanRelation.EQUAL].bytes) == (
+            1,
+            2,
+        )
+        assert (
+            projected.by_relation[SpanRelation.SHORTER].tokens,
+            projected.by_relation[SpanRelation.SHORTER].bytes,
+        ) == (2, 4)
+        assert projected.by_relation[SpanRelation.EQUAL].native == pytest.approx(of_e, rel=1e-5)
         # Of the four bytes of " the", one is the space.
         assert projected.by_class[TokenClass.WHITESPACE].native == pytest.approx(of_the / 4, rel=1e-5)
         assert projected.by_class[TokenClass.WORDS].native == pytest.approx(of_e + of_the * 3 / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("targets", "sources", "fit"),
+    ("targets", "sources", "relation"),
     [
-        (1, 1, Fit.EQUAL), (1, 2, Fit.LONGER), (1, 9, Fit.LONGER), (2, 1, Fit.SHORTER), (3, 1, Fit.SHORTER),
-        (2, 2, Fit.CROSSED), (2, 5, Fit.CROSSED), (5, 2, Fit.CROSSED),
+        (1, 1, SpanRelation.EQUAL), (1, 2, SpanRelation.LONGER), (1, 9, SpanRelation.LONGER),
+        (2, 1, SpanRelation.SHORTER), (3, 1, SpanRelation.SHORTER),
+        (2, 2, SpanRelation.CROSSED), (2, 5, SpanRelation.CROSSED), (5, 2, SpanRelation.CROSSED),
     ],
 )  # fmt: skip
-def test_tokens_lie_in_four_ways(targets, sources, fit):
-    assert Fit.of(targets, sources) is fit
+def test_there_are_four_span_relations(targets, sources, relation):
+    assert SpanRelation.of(targets, sources) is relation
 
 
 # --- adding up --------------------------------------------------------------------------------------------------
 
 
 def total(costs) -> Cost:
-    whole = Cost()
+    summed = Cost()
     for cost in costs:
-        whole.tokens += cost.tokens
-        whole.bytes += cost.bytes
-        whole.native += cost.native
-        whole.projected += cost.projected
-    return whole
+        summed.tokens += cost.tokens
+        summed.bytes += cost.bytes
+        summed.native += cost.native
+        summed.projected += cost.projected
+    return summed
 
 
-def test_the_whole_is_the_sum_of_the_classes_and_of_the_fits_for_every_policy(pair, of_text):
+def test_the_overall_cost_is_the_sum_over_the_classes_and_over_the_relations_for_every_policy(pair, of_text):
     model, target, alignment = pair
-    found = of_text(model, target, alignment, "\n".join(TEXTS.values()))
-    assert set(found.policies) == set(BoundaryPolicy)
-    for projected in found.policies.values():
-        assert projected.overall.tokens == found.positions
-        for parts_of_it in (projected.by_class, projected.by_fit):
-            whole = dataclasses.asdict(total(parts_of_it.values()))
-            assert whole == pytest.approx(dataclasses.asdict(projected.overall))
+    result = of_text(model, target, alignment, "\n".join(TEXTS.values()))
+    assert set(result.policies) == set(BoundaryPolicy)
+    for projected in result.policies.values():
+        assert projected.overall.tokens == result.positions
+        for costs in (projected.by_class, projected.by_relation):
+            assert dataclasses.asdict(total(costs.values())) == pytest.approx(dataclasses.asdict(projected.overall))
 
 
 def test_the_text_is_the_sum_of_its_windows(parts, of_text):
-    """Lines of one window each: the source reads every one of them anew."""
+    """Each line is a window, which the source reads by itself."""
     line = TEXTS["words"] * 16 + "\n"
     two, three = (of_text(parts.small, parts.base.vocabulary, parts.alignment, line * n) for n in (2, 3))
     assert 750 < len(line) < 1500
     assert three.positions * 2 == two.positions * 3
     for policy, projected in three.policies.items():
         assert projected.overall.projected * 2 == pytest.approx(two.policies[policy].overall.projected * 3)
-        assert projected.silent * 2 == two.policies[policy].silent * 3
+        assert projected.inactive * 2 == two.policies[policy].inactive * 3
 
 
 def test_alignments_scored_together_have_the_scores_that_each_has_alone(parts, of_text):
@@ -440,34 +459,34 @@ def test_alignments_scored_together_have_the_scores_that_each_has_alone(parts, o
         alignments[method] = align(model.vocabulary, target, method=method, cache=False)
     text = TEXTS["code"] + TEXTS["characters"]
     together = score(model, target, alignments, of_text.corpus(text))
-    assert [found.method for found in together.values()] == list(alignments)
+    assert [result.method for result in together.values()] == list(alignments)
     for name, alignment in alignments.items():
         alone = of_text(model, target, alignment, text)
         assert (together[name].positions, together[name].common) == (alone.positions, alone.common)
         for policy, projected in together[name].policies.items():
-            assert projected.silent == alone.policies[policy].silent
-            for there, here in (
+            assert projected.inactive == alone.policies[policy].inactive
+            for cost, cost_alone in (
                 (projected.overall, alone.policies[policy].overall),
                 *zip(projected.by_class.values(), alone.policies[policy].by_class.values(), strict=True),
-                *zip(projected.by_fit.values(), alone.policies[policy].by_fit.values(), strict=True),
+                *zip(projected.by_relation.values(), alone.policies[policy].by_relation.values(), strict=True),
             ):
-                assert dataclasses.asdict(there) == pytest.approx(dataclasses.asdict(here), rel=1e-5)
+                assert dataclasses.asdict(cost) == pytest.approx(dataclasses.asdict(cost_alone), rel=1e-5)
 
 
 @pytest.mark.parametrize("policy", BoundaryPolicy)
-def test_a_policy_alone_is_what_it_is_among_all(parts, of_text, policy):
+def test_a_policy_has_the_same_costs_alone_as_among_all(parts, of_text, policy):
     arguments = (parts.small, parts.base.vocabulary, parts.alignment, TEXTS["code"])
     alone = of_text(*arguments, (policy,))
     assert list(alone.policies) == [policy]
     assert alone.policies[policy] == of_text(*arguments).policies[policy]
 
 
-def test_look_ahead_changes_nothing_where_no_target_token_is_longer_than_a_source_token(parts, tiny, of_text):
+def test_lookahead_changes_nothing_where_no_target_token_is_longer_than_a_source_token(parts, tiny, of_text):
     target = tiny["bytes"]
     alignment = align(parts.small.vocabulary, target, method="retokenize", cache=False)
-    found = of_text(parts.small, target, alignment, TEXTS["code"]).policies
-    assert found[BoundaryPolicy.LOOKAHEAD].overall.projected == pytest.approx(
-        found[BoundaryPolicy.HEAL].overall.projected, rel=1e-6
+    result = of_text(parts.small, target, alignment, TEXTS["code"]).policies
+    assert result[BoundaryPolicy.LOOKAHEAD].overall.projected == pytest.approx(
+        result[BoundaryPolicy.HEAL].overall.projected, rel=1e-6
     )
 
 
@@ -485,18 +504,18 @@ FRAGMENTS = [
 fragments = st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=5))
 
 
-def test_a_first_token_is_not_charged_even_if_white_space_in_front_of_it_is_dropped(
+def test_a_first_token_is_not_scored_even_if_white_space_in_front_of_it_is_dropped(
     vocabularies, random_models, of_text
 ):
-    """BERT's tokenizer has its first token at byte 1 here, where one of the other's starts, too."""
+    """The first token of BERT's tokenizer starts at byte 1 here, where a token of the other starts, too."""
     source, target, text = vocabularies["no_safe_cuts"], vocabularies["wordpiece"], "\nThe fox"
     starts = target.encode(text).starts.tolist()
     assert starts[0] == 1
     assert 1 in source.encode(text).starts
-    found = of_text(
+    result = of_text(
         random_models[source.fingerprint], target, align(source, target, method="identical-bytes", cache=False), text
     )
-    assert found.positions == len(scored_starts(source, target, text)) < len(starts)
+    assert result.positions == len(scored_starts(source, target, text)) < len(starts)
 
 
 @pytest.mark.quick(4)
@@ -506,21 +525,21 @@ def test_a_first_token_is_not_charged_even_if_white_space_in_front_of_it_is_drop
 def test_any_text_can_be_scored_between_any_two_tokenizers(
     any_vocabulary, vocabularies, random_models, of_text, kind, text
 ):
-    """Those that drop white space, change case, cannot spell a character, or match a special token in the text."""
+    """Some drop white space, change case, cannot spell a character, or match a special token in the text."""
     target = vocabularies[kind]
     alignment = align(any_vocabulary, target, method="identical-bytes", cache=False)
     text = "(The) fox, and " + text
-    # One that drops the space with which all tokens of the other begin shares no boundary with it.
+    # A tokenizer that drops the space with which all tokens of the other begin has no boundary in common with it.
     assume(any(scored_starts(any_vocabulary, target, window) for window in windows(of_text.corpus(text))))
-    found = of_text(random_models[any_vocabulary.fingerprint], target, alignment, text)
-    for projected in found.policies.values():
-        assert projected.overall.tokens == found.positions
-        assert 0 < projected.overall.projected < 40 * found.positions
+    result = of_text(random_models[any_vocabulary.fingerprint], target, alignment, text)
+    for projected in result.policies.values():
+        assert projected.overall.tokens == result.positions
+        assert 0 < projected.overall.projected < 40 * result.positions
         assert math.isfinite(projected.overall.native)
-        assert 0 <= projected.silent <= found.positions
+        assert 0 <= projected.inactive <= result.positions
 
 
-# --- what is refused, and what is told --------------------------------------------------------------------------
+# --- errors and progress -------------------------------------------------------------------------------------------
 
 
 def test_an_alignment_of_other_tokenizers_is_refused(parts, loaded, of_text):
@@ -536,8 +555,8 @@ def test_a_text_of_one_token_is_too_short(parts, of_text, text):
         of_text(parts.small, parts.base.vocabulary, parts.alignment, text)
 
 
-def test_progress_is_told_in_bytes_up_to_the_end(parts, of_text):
-    told = []
+def test_progress_is_reported_in_bytes_up_to_the_end(parts, of_text):
+    reports = []
     corpus = of_text.corpus((TEXTS["words"] + "\n" + TEXTS["characters"]) * 40)
     alignments = {"": parts.alignment}
     target = parts.base.vocabulary
@@ -547,29 +566,29 @@ def test_progress_is_told_in_bytes_up_to_the_end(parts, of_text):
         alignments,
         corpus,
         (BoundaryPolicy.AS_IS,),
-        lambda done, all_, _: told.append((done, all_)),
+        lambda done, all_bytes, _: reports.append((done, all_bytes)),
     )
-    assert len(told) > 1
-    assert told == sorted(told)
-    assert told[-1] == (corpus.bytes, corpus.bytes)
+    assert len(reports) > 1
+    assert reports == sorted(reports)
+    assert reports[-1] == (corpus.bytes, corpus.bytes)
 
 
-def test_a_score_as_json_names_what_the_text_has_and_derives_rates_from_bits(parts, of_text):
-    found = of_text(parts.small, parts.base.vocabulary, parts.alignment, TEXTS["code"])
-    document = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+def test_a_score_as_json_has_the_classes_and_relations_of_the_text_and_rates_derived_from_bits(parts, of_text):
+    result = of_text(parts.small, parts.base.vocabulary, parts.alignment, TEXTS["code"])
+    document = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert list(document["policies"]) == ["skip", "as-is", "heal", "lookahead"]
     assert document["source"] == parts.small.vocabulary.name
-    assert document["common_share"] == found.common / found.positions
+    assert document["common_share"] == result.common / result.positions
     for projected in document["policies"].values():
-        assert list(projected["by_class"]) == [c.label for c in found.classes]
-        assert list(projected["by_fit"]) == [f.value for f in found.fits]
+        assert list(projected["by_class"]) == [c.label for c in result.classes]
+        assert list(projected["by_relation"]) == [f.value for f in result.relations]
         overall = projected["overall"]
         assert overall["bits_per_byte"] == pytest.approx(overall["projected"] / overall["bytes"])
         assert overall["native_bits_per_byte"] == pytest.approx(overall["native"] / overall["bytes"])
         assert overall["loss"] == pytest.approx(overall["projected"] / overall["native"] - 1)
 
 
-def test_what_was_never_counted_has_no_loss():
+def test_a_cost_of_no_tokens_has_no_loss():
     empty = ProjectedCosts().overall
     assert (empty.bits_per_byte, empty.native_bits_per_byte) == (0, 0)
     assert math.isnan(empty.loss)
@@ -593,14 +612,14 @@ class Queue:
 
 
 @pytest.mark.real
-def test_on_indented_code_healing_beats_retokenizing_and_looking_ahead_beats_healing(of_text):
+def test_on_indented_code_healing_beats_as_is_and_lookahead_beats_healing(of_text):
     """Gemma-3's indents are one token, and SmolLM2 leaves their last space to the word: " self"."""
     model, target = load_model("smollm2-135m-instruct"), resolve_vocabulary("gemma-3-270m")
     alignment = align(model.vocabulary, target, method="retokenize", cache=False)
     code, prose = (of_text(model, target, alignment, text) for text in (CODE, PROSE))
     loss = {policy: projected.overall.loss for policy, projected in code.policies.items()}
     assert loss[BoundaryPolicy.LOOKAHEAD] < loss[BoundaryPolicy.HEAL] < loss[BoundaryPolicy.AS_IS]
-    # In prose both end their tokens before spaces, and there is next to nothing to heal.
+    # In prose both end their tokens before spaces, so there is next to nothing to heal.
     assert prose.common_share > code.common_share
-    heal, retokenize = (prose.policies[policy].overall.loss for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.AS_IS))
-    assert abs(heal - retokenize) < 0.05
+    heal, as_is = (prose.policies[policy].overall.loss for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.AS_IS))
+    assert abs(heal - as_is) < 0.05

@@ -1,4 +1,4 @@
-"""The audit's page: whole in itself, safe with any token, and with all its parts."""
+"""The audit's HTML page is self-contained, safe with any token, and complete."""
 
 import json
 import re
@@ -18,12 +18,12 @@ from vocabridge.diagnostics.audit_tables import Tables
 NASTY = "<script>alert(1)</script>"
 
 
-class IncrementalTokenizer(HTMLParser):
-    """What a browser would make of a page: its elements, the addresses in it, its text."""
+class PageParser(HTMLParser):
+    """Collects what a browser would see of a page: its elements, the addresses in it, its text."""
 
     def __init__(self):
         super().__init__()
-        self.tags, self.addresses, self.text, self.open = [], [], [], []
+        self.tags, self.addresses, self.text = [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -38,7 +38,7 @@ class IncrementalTokenizer(HTMLParser):
 
 @pytest.fixture(scope="module")
 def audit(tokenizer_folders, tmp_path_factory):
-    """An audit of tokenizers of which the target has a script for a token."""
+    """Audit tokenizers; one of the target's tokens is an HTML script."""
     spec = json.loads((tokenizer_folders.target / "tokenizer.json").read_text())
     spec["added_tokens"].append(
         {
@@ -67,38 +67,38 @@ def page(audit, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def read(page):
-    reader = IncrementalTokenizer()
-    reader.feed(page)
-    return reader
+def parsed(page):
+    parser = PageParser()
+    parser.feed(page)
+    return parser
 
 
-def test_the_page_loads_nothing_and_runs_nothing(page, read):
-    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & set(read.tags)
-    assert read.addresses  # glyphs and clips of the figures
-    assert all(address.startswith("#") for address in read.addresses)
+def test_the_page_loads_nothing_and_runs_nothing(page, parsed):
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base", "form"} & set(parsed.tags)
+    assert parsed.addresses  # glyphs and clips of the figures
+    assert all(address.startswith("#") for address in parsed.addresses)
     assert not re.search(r"url\((?!#)", page)
     assert "@import" not in page
-    # What is left are the names of SVG's own languages, which nobody fetches.
+    # Only the names of SVG's namespaces are left, which no browser fetches.
     assert set(re.findall(r"https?://[^\s\"'<]+", page)) <= {
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
     }
 
 
-def test_tokens_and_names_are_text_and_not_markup(audit, page, read):
+def test_tokens_and_names_are_text_and_not_markup(audit, page, parsed):
     assert NASTY in [loss.target.text for loss in audit.worst]
     assert NASTY not in page
-    assert NASTY in "".join(read.text)
-    assert "b" not in read.tags
-    assert "<b>named</b>" in "".join(read.text)
+    assert NASTY in "".join(parsed.text)
+    assert "b" not in parsed.tags
+    assert "<b>named</b>" in "".join(parsed.text)
 
 
-def test_the_page_has_its_plots_with_units_and_its_tables(audit, page, read):
-    assert read.tags.count("figure") == read.tags.count("svg") == 4
-    assert read.tags.count("table") == len(Tables.of(audit).all()) == 9
+def test_the_page_has_its_plots_with_units_and_its_tables(audit, page, parsed):
+    assert parsed.tags.count("figure") == parsed.tags.count("svg") == 4
+    assert parsed.tags.count("table") == len(Tables.of(audit).all()) == 9
     for words in ("Overlap", "Where the mass goes", "Fertility", "Entries", "Digits"):
-        assert words in "".join(read.text)
+        assert words in "".join(parsed.text)
 
 
 def test_no_text_of_a_plot_is_cut_off(audit, tmp_path, monkeypatch):
@@ -115,24 +115,24 @@ def test_the_page_has_a_dark_mode_and_texts_in_place_of_its_figures(page):
 
 
 def test_every_table_has_a_cell_for_every_column(audit):
-    for part in Tables.of(audit).all():
-        assert {len(row) for row in part.rows} == {len(part.header)}, part.title
+    for table in Tables.of(audit).all():
+        assert {len(row) for row in table.rows} == {len(table.header)}, table.title
 
 
-def test_the_tables_say_what_was_found(audit):
+def test_the_tables_have_the_figures_of_the_audit(audit):
     tables = Tables.of(audit)
-    words = dict(zip(tables.target_mass.header, tables.target_mass.rows[0], strict=True))
-    assert words["class"] == "words"
-    assert words["tokens"] == f"{audit.targets[0].common:,}"
-    assert words["arrives"] == f"{audit.targets[0].arriving:.1%}"
-    assert words["class gets"] == f"{audit.balances[0].share:.1%}"
+    row = dict(zip(tables.target_mass.header, tables.target_mass.rows[0], strict=True))
+    assert row["class"] == "words"
+    assert row["tokens"] == f"{audit.targets[0].common:,}"
+    assert row["arrives"] == f"{audit.targets[0].arriving:.1%}"
+    assert row["class gets"] == f"{audit.balances[0].share:.1%}"
     assert "class gets" not in tables.source_mass.header
     assert tables.targets.rows[0][3] == f"{audit.targets[0].occurrences:,}"
     assert tables.targets.rows[-1][0] == "all"
     assert tables.digits.rows[0] == ("a run of digits", Grouping.SINGLE.value, audit.target_digits.grouping.value)
 
 
-def test_a_missing_matplotlib_is_a_sentence_and_no_page(audit, tmp_path, monkeypatch):
+def test_without_matplotlib_there_is_one_sentence_and_no_page(audit, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(VocabridgeError, match=r"vocabridge\[report\]"):
         write_audit_page(audit, tmp_path / "audit.html")
