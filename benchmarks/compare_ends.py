@@ -27,7 +27,7 @@ from torch import Tensor
 from vocabridge.alignment import Vocabulary
 from vocabridge.bridge.build import build_bridge
 from vocabridge.bridge.streaming import stream
-from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.evaluation.scoring import evaluated_donor, evaluated_model
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
@@ -67,7 +67,7 @@ def main() -> None:
     bridge = build_bridge(arguments.base, arguments.value, untuned=arguments.untuned)
     steering, source = bridge.steering, bridge.steering.source
     examples = load_examples(Path(arguments.data), arguments.limit)
-    base, donor = of_model("base", bridge.base, bridge.vocabulary), of_source("donor", source)
+    base, donor = evaluated_model("base", bridge.base, bridge.vocabulary), evaluated_donor("donor", source)
     ways = {
         f"projected donor, {method.value}": Combination(method, 0.0, 1.0, 0.0)
         for method in (ProjectionMethod.INFORMED, ProjectionMethod.STATIC)

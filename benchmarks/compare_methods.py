@@ -30,7 +30,7 @@ from vocabridge.bridge.fitting import Fit, fit_combination, projected_features, 
 from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.intervals import Interval, ratio
 from vocabridge.evaluation.measuring import response_bits
-from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.evaluation.scoring import evaluated_donor, evaluated_model
 from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
@@ -128,8 +128,8 @@ def main() -> None:
     fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[Fit]] = {}
     for steering.policy, method in ways:
         fits[steering.policy, method] = fit_combination(bridge, held_out, methods=[method])
-    base = response_bits(of_model("base", bridge.base, bridge.vocabulary), examples, no_progress)
-    own = response_bits(of_source("donor", steering.source), examples, no_progress)
+    base = response_bits(evaluated_model("base", bridge.base, bridge.vocabulary), examples, no_progress)
+    own = response_bits(evaluated_donor("donor", steering.source), examples, no_progress)
     bits = measure(bridge, examples, fits)
     size = sum(len(example.response.encode()) for example in examples)
 

@@ -30,7 +30,7 @@ from vocabridge.bridge.fitting import fit_combination
 from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.intervals import ratio
 from vocabridge.evaluation.measuring import response_bits
-from vocabridge.evaluation.scoring import of_model, of_source
+from vocabridge.evaluation.scoring import evaluated_donor, evaluated_model
 from vocabridge.models.examples import Example, load_examples
 from vocabridge.models.loading import LoadedModel, load_model
 from vocabridge.models.value_network import ValueNetwork, load_value_network
@@ -81,17 +81,17 @@ def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namesp
             "change": vars(ratio(found, against, examples, change)),
         }
 
-    small = of_model("base", network.source_model, network.vocabulary)
-    base, own = (response_bits(one, some, no_progress) for one in (small, of_source("donor", network)))
+    small = evaluated_model("base", network.source_model, network.vocabulary)
+    base, own = (response_bits(one, some, no_progress) for one in (small, evaluated_donor("donor", network)))
     figures: dict[str, Any] = {"base": of(some, base, base), "own": of(some, own, base)}
     if other is not None:
         moved = ValueNetwork(other, network.value, network.config, str(folder))
-        alone = response_bits(of_model("other", other.model, other.vocabulary), some, no_progress)
+        alone = response_bits(evaluated_model("other", other.model, other.vocabulary), some, no_progress)
         figures["other base"] = of(some, alone, alone)
-        figures["other"] = of(some, response_bits(of_source("donor", moved), some, no_progress), alone)
+        figures["other"] = of(some, response_bits(evaluated_donor("donor", moved), some, no_progress), alone)
     if arguments.across:
         bridge = build_bridge(arguments.onto, str(folder))
-        target = response_bits(of_model("base", bridge.base, bridge.vocabulary), few, no_progress)
+        target = response_bits(evaluated_model("base", bridge.base, bridge.vocabulary), few, no_progress)
         figures["target"] = of(few, target, target)
         figures["donor"] = of(few, own[: arguments.across], target)
         found = across(bridge, few, load_examples(arguments.task / "validation.jsonl", arguments.fit))

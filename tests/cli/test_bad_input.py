@@ -448,7 +448,7 @@ def test_test_items_among_the_validation_items_are_refused(run, model_folders, e
     shutil.copy(examples, tmp_path / "validation.jsonl")
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
     done = run("eval", *models, "--data", examples, "--validation", "validation.jsonl")
-    assert "stand in validation.jsonl too" in one_sentence(done)
+    assert "are also in validation.jsonl" in one_sentence(done)
 
 
 def test_a_score_of_another_model_or_for_another_target_is_refused(run, model_folders, model_pair, text):

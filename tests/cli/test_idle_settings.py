@@ -96,7 +96,7 @@ def test_an_evaluation_warns_of_what_no_contender_has(
         evaluate(EvaluationConfig(items, **names, contenders=contenders, answers=0, **given))
     said = [record.getMessage() for record in caplog.records]
     assert [one.partition(" has no effect here: ")[0] for one in said] == [setting]
-    assert "none of the contenders has it; add one of them" in said[0]
+    assert "no contender that is measured uses it; add one that does" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""What a bridge is worth, beside all else that can be made of the same models."""
+"""Evaluation: a bridge is compared with everything else that can be made of the same models."""

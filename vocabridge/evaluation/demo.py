@@ -1,4 +1,4 @@
-"""The main job on real models: what SmolLM2-135M learned, shipped with the package, steers Gemma-3-270M."""
+"""The demo: a value network of SmolLM2-135M, which ships with the package, steers Gemma-3-270M."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from vocabridge.utils.progress import Progress, no_progress
 
 SOURCE = "smollm2-135m-instruct"
 TARGET = "gemma-3-270m"
-_ANSWERS = 17  # items with a greedy answer, one batch: what a few minutes allow
-_CONTENDERS = (Contender.BASE, Contender.DONOR, Contender.BRIDGE)  # likewise
+# One batch of answers, and 3 contenders, so that the demo takes a few minutes.
+_ANSWERS = 17
+_CONTENDERS = (Contender.BASE, Contender.DONOR, Contender.BRIDGE)
 
 
 def run_demo(output: Path, *, limit: int | None = None, progress: Progress = no_progress) -> Evaluation:
-    """Aligns the two tokenizers, bridges, evaluates, and writes `report.html` and `report.json`.
+    """Align the two tokenizers, evaluate the bridge, and write `report.html` and `report.json`.
 
     Args:
-        output: The folder for the report; made if absent.
-        limit: Evaluate on the first so many test items only.
-        progress: Told of every step.
+        output: The folder for the report, which is created if necessary.
+        limit: Number of test items to evaluate on, the first ones; None for all.
+        progress: Called at every step.
 
     Raises:
         VocabridgeError: A packaged model is not installed, or the report cannot be written.
@@ -34,10 +35,10 @@ def run_demo(output: Path, *, limit: int | None = None, progress: Progress = no_
     progress(0, 1, "preparing the models")
     vocabularies = resolve_vocabulary(SOURCE), resolve_vocabulary(TARGET)
 
-    def tell(done: int, total: int) -> None:
+    def report_alignment(done: int, total: int) -> None:
         progress(done, total, f"aligning {SOURCE} and {TARGET}")
 
-    align(*vocabularies, corpus=corpus_files(), progress=tell)
+    align(*vocabularies, corpus=corpus_files(), progress=report_alignment)
     config = EvaluationConfig(
         task_file("test"),
         base=TARGET,

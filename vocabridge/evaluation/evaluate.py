@@ -1,10 +1,10 @@
-"""What a bridge is worth: everything that one can do with a big base and a small tuned model, on the same test items.
+"""Evaluation of a bridge: all contenders that a base model and a small tuned model allow, on the same test items.
 
-    items, models --contenders, measuring--> records of a `Run` --metrics--> `results.Evaluation` --> tables, JSON, page
+    items, models -> contenders, measuring -> records of a `RunStore` -> metrics -> `Evaluation` -> tables, JSON, page
 
-Every contender reads the same responses and continues the same prompts with the same budget, greedily. Every figure
-comes with a 95% interval from resampling the items (whole templates, where items share one), every difference is
-paired. What is fitted or chosen is so on validation items; the test items are seen once.
+Every contender scores the same responses, and continues the same prompts greedily with the same number of tokens. Every
+figure has a 95% interval from resampling the items (items that share a template together), and every difference is
+paired. Settings are fitted and chosen on validation items only.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from vocabridge.alignment import Effect, VocabridgeError, refuse_idle, warn_idle
 from vocabridge.byte_level.byte_lm import TOLERANCE
 from vocabridge.evaluation.answers import Extractor
 from vocabridge.evaluation.config import EvaluationConfig
-from vocabridge.evaluation.contenders import CONTENDERS, in_turn
+from vocabridge.evaluation.contenders import CONTENDERS, measuring_order
 from vocabridge.evaluation.contenders.definition import Inputs
 from vocabridge.evaluation.fingerprint import fingerprint
-from vocabridge.evaluation.measuring import batches, choose, cost
+from vocabridge.evaluation.measuring import batches, cost, score_choices
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.results import SHOWN, Evaluation, summarize
-from vocabridge.evaluation.run_store import Run, Workers
+from vocabridge.evaluation.run_store import RunStore, Workers
 from vocabridge.evaluation.scoring import EvaluatedModel
 from vocabridge.evaluation.tasks import Task, Template, load_task
 from vocabridge.models.examples import Example
@@ -36,65 +36,73 @@ from vocabridge.utils.progress import Progress, no_progress
 def evaluate(
     config: EvaluationConfig, *, records: Path | None = None, device: str = "cpu", progress: Progress = no_progress
 ) -> Evaluation:
-    """Measure a bridge beside all else that can be made of the same models.
+    """Compare a bridge with all other contenders that can be made of the same models.
 
-    Under a launcher of several processes (`accelerate launch`, `torchrun`) they share the items.
+    Several processes of a launcher (`accelerate launch`, `torchrun`) share the items.
 
     Args:
         config: What to evaluate, and how.
-        records: A folder in which results are kept as they come; the same call goes on with what is there. Without one
-            they are kept until the call ends.
-        device: Where the models go; of several processes on "cuda" each has a GPU of its own.
+        records: A folder to which results are written at once, so that the same call resumes an interrupted
+            evaluation. Without a folder, an interrupted evaluation starts anew.
+        device: The device of the models; with "cuda", each process has a GPU of its own.
         progress: Called at every step.
 
     Raises:
-        VocabridgeError: Something cannot be read or does not fit, test items stand in the validation file, the
-            folder holds another evaluation, or a setting has no effect.
+        VocabridgeError: A file or model cannot be read, models do not fit together, a test item is also a validation
+            item, the folder holds a different evaluation, or a setting has no effect.
     """
     workers, template = Workers(), Template(config.prompt, config.response, Extractor(config.extract))
     task = load_task(config.data, template, config.limit)
     held_out = _held_out(config, template, task)
     pool = ModelPool(config, workers.device(device))
     pool.check()
-    contenders = _asked(config.contenders, pool, validation=bool(held_out))
-    _warn_idle(config, contenders, chosen=bool(held_out) and config.bridge is None)
-    _judge_answers(config, task)
+    contenders = _select_contenders(config.contenders, pool, validation=bool(held_out))
+    _check_used(config, contenders, chosen=bool(held_out) and config.bridge is None)
+    _check_answer_settings(config, task)
     tolerance = TOLERANCE if config.tolerance is None else config.tolerance
-    made_of = fingerprint(
+    identity = fingerprint(
         config, pool.saved, **({"tolerance": tolerance} if Contender.BYTE_LEVEL in contenders else {})
     )
     with ExitStack() as stack:
         if records is None:
             if workers.count > 1:
-                raise VocabridgeError("several processes share a folder of records; name one with --records")
+                raise VocabridgeError("several processes need a folder that they share; name one with --records")
             records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run = Run(records, made_of, workers)
+        run = RunStore(records, identity, workers)
         stack.callback(run.close)
         inputs = Inputs(config, pool, held_out, run, progress)
-        for contender in in_turn():
+        for contender in measuring_order():
             if contender in contenders:
                 _measure(contender, inputs, task)
         base = pool.saved.base.name if pool.saved else str(config.base)
-        return summarize(base, config.source, Path(config.data).name, task, run, contenders, made_of)
+        return summarize(base, config.source, Path(config.data).name, task, run, contenders, identity)
 
 
 def _held_out(config: EvaluationConfig, template: Template, task: Task) -> list[Example]:
-    """Return the validation items, none of which is a test item."""
+    """Return the validation items.
+
+    Raises:
+        VocabridgeError: A test item is also a validation item.
+    """
     held_out = [] if config.validation is None else load_task(config.validation, template).examples
-    if seen := {example.text for example in held_out} & {example.text for example in task.examples}:
+    if common := {example.text for example in held_out} & {example.text for example in task.examples}:
         raise VocabridgeError(
-            f"{len(seen)} of the test items in {config.data} stand in {config.validation} too; remove them from one"
+            f"{len(common)} of the test items in {config.data} are also in {config.validation}; "
+            "remove them from one of the files"
         )
     return held_out
 
 
-def _warn_idle(config: EvaluationConfig, contenders: Sequence[Contender], *, chosen: bool) -> None:
-    """Warn of settings that no contender has: who measures a few more contenders of a run has to repeat its settings.
+def _check_used(config: EvaluationConfig, contenders: Sequence[Contender], *, chosen: bool) -> None:
+    """Refuse a tolerance that no contender uses, and warn of other settings that no contender uses.
+
+    The latter are no errors, because a call that adds contenders to a run repeats the settings of the run.
 
     Args:
         config: The settings.
-        contenders: What is measured.
-        chosen: Whether the bridge is chosen on validation items; the byte-level bridge then has what was chosen.
+        contenders: The contenders that are measured.
+        chosen: Whether the bridge's setting is chosen on validation items; the byte-level bridge then uses this
+            setting.
     """
     advice = "only the contender byte-level has a tolerance; add --byte-level, or leave this out"
     refuse_idle(Effect("tolerance", config.tolerance is not None, Contender.BYTE_LEVEL in contenders, advice))
@@ -114,16 +122,18 @@ def _warn_idle(config: EvaluationConfig, contenders: Sequence[Contender], *, cho
             if name in definition.used_settings or (chosen and name in definition.used_if_chosen)
         ]
         names = ", ".join(contender.value for contender in users)
-        advice = f"none of the contenders has it; add one of them ({names}), or leave it out"
+        advice = f"no contender that is measured uses it; add one that does ({names}), or leave it out"
         warn_idle(Effect(name, value is not None, bool({*contenders} & {*users}), advice))
 
 
-def _judge_answers(config: EvaluationConfig, task: Task) -> None:
-    """Refuse settings of answers that nothing is compared with, and warn of those of answers that nobody writes."""
-    data, written, extracts = str(config.data), config.answers != 0, config.extract is not None
-    own = (config.prompt, config.response) != (EvaluationConfig.prompt, EvaluationConfig.response)
+def _check_answer_settings(config: EvaluationConfig, task: Task) -> None:
+    """Refuse settings that the task makes useless, and warn of settings of answers if no answers are generated."""
+    data, generates, extracts = str(config.data), config.answers != 0, config.extract is not None
+    has_template = (config.prompt, config.response) != (EvaluationConfig.prompt, EvaluationConfig.response)
     refuse_idle(
-        Effect("prompt", own, not data.startswith("reasoning-gym:"), f"{data} has its own templates; leave it out"),
+        Effect(
+            "prompt", has_template, not data.startswith("reasoning-gym:"), f"{data} has its own templates; leave it out"
+        ),
         Effect(
             "extract",
             extracts,
@@ -132,66 +142,72 @@ def _judge_answers(config: EvaluationConfig, task: Task) -> None:
             "pattern finds one",
         ),
     )
-    advice = "no answers are written; ask for some with --answers"
+    advice = "no answers are generated; set their number with --answers"
     warn_idle(
-        Effect("extract", extracts, written, advice),
-        Effect("max_new_tokens", config.max_new_tokens != EvaluationConfig.max_new_tokens, written, advice),
+        Effect("extract", extracts, generates, advice),
+        Effect("max_new_tokens", config.max_new_tokens != EvaluationConfig.max_new_tokens, generates, advice),
     )
 
 
-def _asked(asked: Sequence[Contender] | None, pool: ModelPool, *, validation: bool) -> list[Contender]:
+def _select_contenders(names: Sequence[Contender] | None, pool: ModelPool, *, validation: bool) -> list[Contender]:
     """Return the contenders to measure, in the order of tables."""
-    missing = {name: what for name, one in CONTENDERS.items() if (what := one.missing(pool, validation=validation))}
-    if asked is None:
+    missing = {
+        name: need
+        for name, definition in CONTENDERS.items()
+        if (need := definition.missing(pool, validation=validation))
+    }
+    if names is None:
         return [name for name, definition in CONTENDERS.items() if name not in missing and not definition.is_slow]
-    for name in asked:
+    for name in names:
         if name in missing:
-            raise VocabridgeError(f"the contender {name.value} needs {missing[name]}; give it")
-    return [name for name in CONTENDERS if name in asked]
+            raise VocabridgeError(
+                f"the contender {name.value} needs {missing[name]}; give it, or leave the contender out"
+            )
+    return [name for name in CONTENDERS if name in names]
 
 
 def _measure(contender: Contender, inputs: Inputs, task: Task) -> None:
-    """Measure what is not there yet of one contender; this process's share of it."""
-    definition, examples, run, tell = CONTENDERS[contender], task.examples, inputs.run, inputs.progress
-    name, longest = definition.label, inputs.config.max_new_tokens
-    asked = [i for i, example in enumerate(examples) if example.answer is not None] or [*range(len(examples))][:SHOWN]
-    asked = asked[: inputs.config.answers]
-    choosing = [i for i, item in enumerate(task.items) if item.choices]
+    """Measure what the records lack of one contender: this process's share of the items, and the cost in the first."""
+    definition, examples, run, progress = CONTENDERS[contender], task.examples, inputs.run, inputs.progress
+    name, max_new_tokens = definition.label, inputs.config.max_new_tokens
+    answered = [i for i, example in enumerate(examples) if example.answer is not None]
+    answered = (answered or [*range(len(examples))][:SHOWN])[: inputs.config.answers]
+    multiple_choices = [i for i, item in enumerate(task.items) if item.choices]
     work: list[tuple[str, str, list[list[int]], Callable[[EvaluatedModel, list[int]], list[dict[str, Any]]]]] = [
         (
             "reading",
-            "reading responses",
+            "scoring responses",
             [[i] for i in range(len(examples))],
-            lambda model, unit: [model.read(examples[i]) for i in unit],
+            lambda model, unit: [model.score_response(examples[i]) for i in unit],
         ),
         (
             "choosing",
-            "weighing choices",
-            [[i] for i in choosing],
-            lambda model, unit: [choose(model, task.items[i]) for i in unit],
+            "scoring choices",
+            [[i] for i in multiple_choices],
+            lambda model, unit: [score_choices(model, task.items[i]) for i in unit],
         ),
         (
             "writing",
-            "writing answers",
-            batches(examples, asked, definition.answers_at_once),
-            lambda model, unit: model.write([examples[i].prompt for i in unit], longest, task.extractor),
+            "generating answers",
+            batches(examples, answered, definition.answers_at_once),
+            lambda model, unit: model.generate([examples[i].prompt for i in unit], max_new_tokens, task.extractor),
         ),
     ]
     pending = {part: run.pending(name, part, units) for part, _, units, _ in work}
-    priced = run.get(name, "cost") is not None
-    run.workers.wait()  # until all have seen what is to do
-    if priced and not any(pending.values()):
+    has_cost = run.get(name, "cost") is not None
+    run.workers.wait()  # so that all processes see the same pending work
+    if has_cost and not any(pending.values()):
         return
-    tell(0, 1, f"{name}: loading")
+    progress(0, 1, f"{name}: loading")
     model = definition.load(inputs)
-    for part, what, _, measure in work:
-        mine = pending[part][run.workers.rank :: run.workers.count]
-        for number, unit in enumerate(mine, start=1):
+    for part, description, _, measure in work:
+        share = pending[part][run.workers.rank :: run.workers.count]
+        for number, unit in enumerate(share, start=1):
             run.append(name, part, dict(zip(unit, measure(model, unit), strict=True)))
-            tell(number, len(mine), f"{name}: {what}")
-    run.workers.wait()  # what is timed is timed alone
-    if run.workers.is_first and not priced:
-        tell(0, 1, f"{name}: timing")
+            progress(number, len(share), f"{name}: {description}")
+    run.workers.wait()  # no other process works during the timing
+    if run.workers.is_first and not has_cost:
+        progress(0, 1, f"{name}: timing")
         run.append(name, "cost", {None: cost(model, examples[0])})
     run.workers.wait()
     run.reload()

@@ -1,6 +1,6 @@
-"""What an evaluation is made of, in values that are the same exactly where the same would be measured.
+"""The fingerprint of an evaluation: values that are equal exactly when two evaluations measure the same.
 
-Models are known as in a saved bridge (`reference`), data by their SHA-256.
+Models are identified as in a saved bridge (`models.reference`), data by their SHA-256.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from vocabridge.utils.hashing import file_digest, json_digest
 
 
 def fingerprint(config: EvaluationConfig, saved: SavedBridge | None, **settings: Any) -> dict[str, Any]:
-    """Describe what is evaluated, and how; what is not given has no entry, but for settings.
+    """Describe what is evaluated, and how, by values that JSON can represent.
+
+    Models and files that the config does not name have no entry.
 
     Args:
-        config: The config.
-        saved: The saved bridge that it names.
-        **settings: More that results depend on.
+        config: The settings of the evaluation.
+        saved: The saved bridge that `config` names, or None.
+        **settings: Further settings on which the results depend.
 
     Raises:
-        VocabridgeError: A model or a file is not there.
+        VocabridgeError: A model or a file is missing.
     """
     models = {
         "base": config.base,
@@ -58,7 +60,7 @@ def fingerprint(config: EvaluationConfig, saved: SavedBridge | None, **settings:
         "prompt": config.prompt,
         "response": config.response,
         "extractor": config.extract,
-        # Its file knows the digests of all that belongs to it.
+        # bridge.json holds the digests of the bridge's other files.
         "bridge": None if saved is None else file_digest(saved.folder / BRIDGE),
         "combination": None if config.combination is None else Combination.load(config.combination).as_dict(),
         "policies": [policy.value for policy in config.tried_policies],
@@ -73,7 +75,7 @@ def fingerprint(config: EvaluationConfig, saved: SavedBridge | None, **settings:
 
 @functools.cache
 def sources_digest() -> str:
-    """Return a digest of the package's own source files, so that results of other code are never continued."""
+    """Return a digest of the package's source files, so that results of different code are never mixed."""
     files = {
         file for package in (vocabridge, alignment) for root in package.__path__ for file in Path(root).rglob("*.py")
     }
@@ -81,22 +83,24 @@ def sources_digest() -> str:
 
 
 def _model(name: str) -> str:
-    """What tells a model, or a value network and its source model, from others."""
+    """Return the identity of a model, or of a value network together with its source model."""
     folder = network_folder(name)
     if is_value_network(folder):
         try:
             source = read_json_object(folder / CONFIG)["source"]
         except (ValueError, KeyError, TypeError) as error:
-            raise VocabridgeError(f"{folder / CONFIG} is not a value network's configuration ({error})") from error
-        own = [file_digest(path) for path in (folder / CONFIG, folder / WEIGHTS) if path.is_file()]
-        return json_digest([*own, _model(source)])
+            raise VocabridgeError(
+                f"{folder / CONFIG} is not a value network's configuration ({error}); train or copy it again"
+            ) from error
+        digests = [file_digest(path) for path in (folder / CONFIG, folder / WEIGHTS) if path.is_file()]
+        return json_digest([*digests, _model(source)])
     if is_local(name):
         return Reference.named(name).identity
     offline = not reach_repository(name)
     files = ["config.json", "adapter_config.json"]
     try:
         commit = Path(snapshot_download(name, allow_patterns=files, local_files_only=offline)).name
-    except Exception as error:  # the connection breaks: the hub's client raises many kinds
+    except Exception as error:  # the hub's client raises many kinds of exceptions when a connection breaks
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise VocabridgeError(f"{name}: the hub does not let us read config.json ({reason}); try again") from error
+        raise VocabridgeError(f"{name}: config.json cannot be read from the hub ({reason}); try again") from error
     return Reference.named(name, None, commit).identity

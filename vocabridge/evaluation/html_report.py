@@ -27,8 +27,8 @@ _STYLE = """
 .costs td:last-child { white-space: normal; min-width: 18rem; }
 .costs th:last-child, .costs td:last-child { text-align: left; }
 """
-_STRONG = 4.0  # bits: the deepest shade
-_LIKELIER, _UNLIKELIER = "11, 99, 165", "192, 57, 43"
+_DARKEST = 4.0  # bits by which a probability changes
+_RAISED, _LOWERED = "11, 99, 165", "192, 57, 43"
 _ENDS = frozenset((label_of(Contender.BASE), label_of(Contender.CEILING)))  # of the gap
 
 
@@ -43,8 +43,7 @@ def write_report(evaluation: Evaluation, path: Path) -> None:
         VocabridgeError: matplotlib is missing, or the file cannot be written.
     """
     body = f"""<h1>What the bridge is worth</h1>
-<p>{html.escape(evaluation.title)}. Everything that was fitted or chosen was fitted or chosen on the validation items,
-never on these.</p>
+<p>{html.escape(evaluation.title)}. Settings were fitted and chosen on validation items, never on these.</p>
 <p>{_directions(evaluation)}</p>
 {table(evaluation.header, evaluation.rows())}
 {_bits(evaluation)}
@@ -57,7 +56,7 @@ never on these.</p>
 {_alphas(evaluation)}
 <h2>Texts</h2>
 {_samples(evaluation)}
-<h2>Where it comes from</h2>
+<h2>Provenance</h2>
 {table(("", ""), [(name, _text(value)) for name, value in _provenance(evaluation).items()], "facts")}"""
     write_atomically(path, page(evaluation.title, body, _STYLE).encode())
 
@@ -192,8 +191,8 @@ def _samples(evaluation: Evaluation) -> str:
     """Show a few items: the bits of the response, token by token, and what every contender wrote."""
     tokens = [_tokens(sample) for sample in evaluation.samples]
     legend = f"""<p class="key">Each item has its prompt, then the response of the data, token by token. A token is
-<span style="background:rgba({_LIKELIER}, 0.5)">blue</span> where the bridge gives it a higher probability than the base
-does, which is better, <span style="background:rgba({_UNLIKELIER}, 0.5)">red</span> where a lower one, and
+<span style="background:rgba({_RAISED}, 0.5)">blue</span> where the bridge gives it a higher probability than the base
+does, which is better, <span style="background:rgba({_LOWERED}, 0.5)">red</span> where a lower one, and
 <span class="other">underlined</span> where the most likely token of the two is not the same. Point at a token to see
 the numbers. The texts below it are what each contender wrote.</p>"""
     return (legend if any(tokens) else "") + "".join(
@@ -211,17 +210,17 @@ def _sample(sample: Sample, tokens: str) -> str:
 
 
 def _tokens(sample: Sample) -> str:
-    """Show the response, each token blue where the bridge made it likelier and red where less likely."""
+    """Render the response, each token blue where the bridge raises its probability and red where it lowers it."""
     base, bridge = (sample.readings.get(label_of(name)) for name in (Contender.BASE, Contender.BRIDGE))
     if base is None or bridge is None or base["ends"] != bridge["ends"]:
         return ""
     response, spans = sample.reference.encode(), []
     start = 0
     for end, before, after, most_likely, now in zip(
-        base["ends"], base["bits"], bridge["bits"], base["likeliest"], bridge["likeliest"], strict=True
+        base["ends"], base["bits"], bridge["bits"], base["most_likely"], bridge["most_likely"], strict=True
     ):
-        shade = min(1.0, abs(before - after) / _STRONG) * 0.7
-        color = f"rgba({_LIKELIER if before > after else _UNLIKELIER}, {shade:.2f})"
+        shade = min(1.0, abs(before - after) / _DARKEST) * 0.7
+        color = f"rgba({_RAISED if before > after else _LOWERED}, {shade:.2f})"
         numbers = f"bits {before:.2f} to {after:.2f}; most likely {most_likely!r}"
         numbers += "" if most_likely == now else f", now {now!r}"
         kind = "" if most_likely == now else ' class="other"'

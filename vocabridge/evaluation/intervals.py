@@ -1,4 +1,4 @@
-"""Figures with 95% intervals, from resampling the items of a test; whole templates, where items share one."""
+"""Figures with 95% bootstrap intervals. Items are resampled; items that share a template are resampled together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vocabridge.models.examples import Example
 
 RESAMPLES = 4_000
 SEED = 0
-"""Of the resampling: figures of the same items are resampled alike, so that their differences are paired."""
+"""Seed of the resampling. All figures over the same items use the same resamples, so that differences are paired."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,29 @@ class Interval:
     high: float
 
     def text(self, digits: int, scale: float = 1.0) -> str:
-        """For people: 0.561 (0.540 to 0.583)."""
+        """Format the figure, multiplied by `scale`, for a table: 0.561 (0.540 to 0.583)."""
         value, low, high = (f"{scale * number:.{digits}f}" for number in (self.value, self.low, self.high))
         return f"{value} ({low} to {high})"
 
 
 def ratio(
-    above: np.ndarray,
-    below: np.ndarray,
+    numerators: np.ndarray,
+    denominators: np.ndarray,
     examples: Sequence[Example],
-    change: Callable[[np.ndarray], np.ndarray] = lambda value: value,
+    transform: Callable[[np.ndarray], np.ndarray] = lambda value: value,
 ) -> Interval:
-    """Sum over sum, with a percentile interval from resampling templates with replacement."""
-    _, member = np.unique([example.template for example in examples], return_inverse=True)
-    sums = np.stack([np.bincount(member, weights=values) for values in (above, below)])
+    """Return a ratio of two sums over items, with its percentile interval.
+
+    Args:
+        numerators: What each item adds to the first sum, (items,).
+        denominators: What each item adds to the second sum, (items,).
+        examples: The items. Their templates are resampled with replacement.
+        transform: Applied to the ratio, and to that of each resample.
+    """
+    _, template_of_item = np.unique([example.template for example in examples], return_inverse=True)
+    sums = np.stack([np.bincount(template_of_item, weights=values) for values in (numerators, denominators)])
     templates = sums.shape[1]
     draws = np.random.default_rng(SEED).integers(templates, size=(RESAMPLES, templates))
     resampled = sums[:, draws].sum(-1)
-    low, high = np.percentile(change(resampled[0] / resampled[1]), [2.5, 97.5])
-    return Interval(float(change(above.sum() / below.sum())), float(low), float(high))
+    low, high = np.percentile(transform(resampled[0] / resampled[1]), [2.5, 97.5])
+    return Interval(float(transform(numerators.sum() / denominators.sum())), float(low), float(high))

@@ -1,10 +1,11 @@
-"""Metrics over the records of a run: each is a sum over items by another sum, so that items can be resampled.
+"""Metrics over the records of a run. Each is a ratio of two sums over items, so that items can be resampled.
 
-bits per byte    bits of the response / its bytes             less is better; differences are relative
-right answers    1 where the final answer is right / 1        differences in points
-right choices    1 where the right choice has the fewest bits / 1
-gap recovered    (base's bits - its own) / (base's bits - the ceiling's)
-changed tokens   tokens of the response at which the likeliest token is not the base's / tokens
+metric           numerator / denominator                              difference
+bits per byte    bits of the response / its bytes (lower is better)   relative
+right answers    1 if the final answer is right / 1                   in percentage points
+right choices    1 if the right choice has the fewest bits / 1        in percentage points
+gap recovered    (base - contender) / (base - ceiling), in bits
+changed tokens   tokens of the response at which the most likely token is not the base's / tokens
 """
 
 from __future__ import annotations
@@ -15,23 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from vocabridge.evaluation.intervals import Interval, ratio
-from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.run_store import RunStore
 from vocabridge.evaluation.tasks import Task
 
 
 @dataclass(frozen=True)
 class Column:
-    """One contender's two sums, by item.
+    """What each item adds to the two sums of a contender.
 
     Attributes:
         items: Numbers of the items that count.
-        above: What is summed above, (items,).
-        below: And below.
+        numerators: What each item adds to the numerator, (items,).
+        denominators: What each item adds to the denominator, (items,).
     """
 
     items: list[int]
-    above: np.ndarray
-    below: np.ndarray
+    numerators: np.ndarray
+    denominators: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -39,35 +40,35 @@ class Metric:
     """A metric.
 
     Attributes:
-        name: For tables.
-        relative: Whether a difference is a share of what it is compared with; else it is a number of points.
-        digits: Behind the point, for people.
-        scale: For people; 100 for percent.
-        of: A contender's sums; None where there are no records for it.
+        name: The name in tables.
+        relative: Whether a difference is relative to the other contender's value; otherwise it is in points.
+        digits: Decimal places in tables.
+        scale: Factor for tables; 100 for percent.
+        column: Returns a contender's sums by its name, or None if the records have none.
     """
 
     name: str
     relative: bool
     digits: int
     scale: float
-    of: Callable[[Task, Run, str], Column | None]
+    column: Callable[[Task, RunStore, str], Column | None]
 
-    def value(self, task: Task, run: Run, contender: str) -> Interval | None:
-        """The metric of one contender."""
-        column = self.of(task, run, contender)
-        return None if column is None else _ratio(task, column.items, column.above, column.below)
+    def value(self, task: Task, run: RunStore, contender: str) -> Interval | None:
+        """Return the metric of a contender."""
+        column = self.column(task, run, contender)
+        return None if column is None else _ratio(task, column.items, column.numerators, column.denominators)
 
-    def difference(self, task: Task, run: Run, one: str, other: str) -> Interval | None:
-        """One contender against another, paired by item."""
-        mine, theirs = self.of(task, run, one), self.of(task, run, other)
-        if mine is None or theirs is None:
+    def difference(self, task: Task, run: RunStore, contender: str, other: str) -> Interval | None:
+        """Return the difference of a contender to another one, paired by item."""
+        first, second = self.column(task, run, contender), self.column(task, run, other)
+        if first is None or second is None:
             return None
         if self.relative:
-            return _ratio(task, mine.items, mine.above, theirs.above, lambda value: value - 1)
-        return _ratio(task, mine.items, mine.above - theirs.above, mine.below)
+            return _ratio(task, first.items, first.numerators, second.numerators, lambda value: value - 1)
+        return _ratio(task, first.items, first.numerators - second.numerators, first.denominators)
 
 
-def _bits(task: Task, run: Run, contender: str) -> Column | None:
+def _bits(task: Task, run: RunStore, contender: str) -> Column | None:
     items = [*range(len(task.items))]
     rows = [run.get(contender, "reading", item) for item in items]
     bits = [sum(row["bits"]) for row in rows if row is not None]
@@ -75,55 +76,59 @@ def _bits(task: Task, run: Run, contender: str) -> Column | None:
     return Column(items, np.array(bits), np.array(sizes, float)) if len(bits) == len(items) else None
 
 
-def _answers(task: Task, run: Run, contender: str) -> Column | None:
-    found = [(item, run.get(contender, "writing", item)) for item in range(len(task.items))]
-    written = [(item, row) for item, row in found if row is not None and task.examples[item].answer is not None]
-    right = [task.extractor.is_correct(row["text"], task.examples[item].answer or "") for item, row in written]
-    items = [item for item, _ in written]
+def _answers(task: Task, run: RunStore, contender: str) -> Column | None:
+    rows = [(item, run.get(contender, "writing", item)) for item in range(len(task.items))]
+    answered = [(item, row) for item, row in rows if row is not None and task.examples[item].answer is not None]
+    right = [task.extractor.is_correct(row["text"], task.examples[item].answer or "") for item, row in answered]
+    items = [item for item, _ in answered]
     return Column(items, np.array(right, float), np.ones(len(items))) if items else None
 
 
-def _choices(task: Task, run: Run, contender: str) -> Column | None:
-    found = [(item, run.get(contender, "choosing", item)) for item in range(len(task.items))]
-    chosen = {item: int(np.argmin(row["bits"])) for item, row in found if row is not None}
+def _choices(task: Task, run: RunStore, contender: str) -> Column | None:
+    rows = [(item, run.get(contender, "choosing", item)) for item in range(len(task.items))]
+    chosen = {item: int(np.argmin(row["bits"])) for item, row in rows if row is not None}
     right = [task.items[i].choices[choice] == task.items[i].example.response for i, choice in chosen.items()]
     return Column([*chosen], np.array(right, float), np.ones(len(chosen))) if chosen else None
 
 
-BITS = Metric("bits per byte", relative=True, digits=3, scale=1, of=_bits)
-ANSWERS = Metric("right answers", relative=False, digits=0, scale=100, of=_answers)
-CHOICES = Metric("right choices", relative=False, digits=0, scale=100, of=_choices)
+BITS = Metric("bits per byte", relative=True, digits=3, scale=1, column=_bits)
+ANSWERS = Metric("right answers", relative=False, digits=0, scale=100, column=_answers)
+CHOICES = Metric("right choices", relative=False, digits=0, scale=100, column=_choices)
 METRICS = (BITS, ANSWERS, CHOICES)
 
 
-def gap_recovered(task: Task, run: Run, one: str, base: str, ceiling: str) -> Interval | None:
-    """How far a contender gets from the base to the ceiling, in bits; None where the ceiling is the base."""
-    mine, low, high = (_bits(task, run, name) for name in (one, base, ceiling))
-    if mine is None or low is None or high is None or (low.above == high.above).all():
+def gap_recovered(task: Task, run: RunStore, contender: str, base: str, ceiling: str) -> Interval | None:
+    """Return the share of the gap in bits between base and ceiling that a contender closes.
+
+    The result is None where records are missing, or where the ceiling has exactly the base's bits.
+    """
+    column, low, high = (_bits(task, run, name) for name in (contender, base, ceiling))
+    if column is None or low is None or high is None or (low.numerators == high.numerators).all():
         return None
-    return _ratio(task, mine.items, mine.above - low.above, high.above - low.above)
+    recovered, gap = column.numerators - low.numerators, high.numerators - low.numerators
+    return _ratio(task, column.items, recovered, gap)
 
 
-def changed_tokens(task: Task, run: Run, one: str, base: str) -> float | None:
-    """The share of the responses' tokens at which a contender's likeliest token is not the base's.
+def changed_tokens(task: Task, run: RunStore, contender: str, base: str) -> float | None:
+    """Return the share of the responses' tokens at which a contender's most likely token is not the base's.
 
-    None where the two cut the responses differently.
+    The result is None where records are missing, or where the two tokenize a response differently.
     """
     changed = total = 0
     for item in range(len(task.items)):
-        mine, theirs = run.get(one, "reading", item), run.get(base, "reading", item)
-        if mine is None or theirs is None or mine["ends"] != theirs["ends"]:
+        row, base_row = run.get(contender, "reading", item), run.get(base, "reading", item)
+        if row is None or base_row is None or row["ends"] != base_row["ends"]:
             return None
-        changed += sum(a != b for a, b in zip(mine["likeliest"], theirs["likeliest"], strict=True))
-        total += len(mine["likeliest"])
+        changed += sum(a != b for a, b in zip(row["most_likely"], base_row["most_likely"], strict=True))
+        total += len(row["most_likely"])
     return changed / total
 
 
 def _ratio(
     task: Task,
     items: list[int],
-    above: np.ndarray,
-    below: np.ndarray,
-    change: Callable[[np.ndarray], np.ndarray] = lambda value: value,
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    transform: Callable[[np.ndarray], np.ndarray] = lambda value: value,
 ) -> Interval:
-    return ratio(above, below, [task.examples[item] for item in items], change)
+    return ratio(numerators, denominators, [task.examples[item] for item in items], transform)

@@ -1,6 +1,6 @@
-"""The models of an evaluation: a base and a value source by name, or the parts of a saved bridge, and what goes beside.
+"""The models of an evaluation: a base and a value source, by name or of a saved bridge, a ceiling and a control.
 
-A model is loaded when a contender needs it, and let go of when the next one does not.
+A model is loaded when a contender needs it, and released when the next contender does not.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ class ModelPool:
     """Holds the models that are in use.
 
     Attributes:
-        config: Names them.
+        config: The settings of the evaluation, which name the models.
         saved: The saved bridge, or None.
     """
 
     def __init__(self, config: EvaluationConfig, device: str) -> None:
-        """Load nothing yet.
+        """Read the manifest of the saved bridge, if there is one; no model is loaded yet.
 
         Args:
-            config: Names the models and what their weights are cast to.
-            device: Where the models go.
+            config: Names the models and the dtype of their weights.
+            device: The device of the models.
 
         Raises:
             VocabridgeError: The bridge cannot be read.
         """
         self.config = config
         self.saved = None if config.bridge is None else SavedBridge.read(config.bridge)
-        self._place: dict[str, Any] = {"device": device, "dtype": getattr(torch, config.dtype.value)}
-        self._held: dict[str, Any] = {}
+        self._loading: dict[str, Any] = {"device": device, "dtype": getattr(torch, config.dtype.value)}
+        self._loaded: dict[str, Any] = {}
 
     @property
     def sources(self) -> int:
-        """How many value sources there are."""
+        """The number of value sources."""
         return 1 if self.saved is None else len(self.saved.steerings)
 
     def check(self) -> None:
-        """Check, before anything is loaded, that all of them are there.
+        """Check, before any model is loaded, that all models are there.
 
         Raises:
-            VocabridgeError: One is missing or damaged.
+            VocabridgeError: A model is missing or damaged.
         """
         config = self.config
         if self.saved is not None:
@@ -72,63 +72,64 @@ class ModelPool:
             check_value_source(config.control)
 
     def retain(self, required_models: Set[str]) -> None:
-        """Let go of all models but "base", "steerings", "control" or "ceiling", as far as these are required."""
-        for name in self._held.keys() - required_models:
-            del self._held[name]
-        gc.collect()  # before anything else is loaded
+        """Release all models but those required: a set of "base", "steerings", "control" and "ceiling"."""
+        for name in self._loaded.keys() - required_models:
+            del self._loaded[name]
+        gc.collect()  # frees their memory before another model is loaded
 
     def base(self) -> LoadedModel:
         """Return the base model."""
         name, saved = self.config.base, self.saved
         if saved is not None:
-            return self._hold("base", lambda: saved.load_base(**self._place))
+            return self._get("base", lambda: saved.load_base(**self._loading))
         assert name is not None
-        return self._hold("base", lambda: load_model(name, **self._place))
+        return self._get("base", lambda: load_model(name, **self._loading))
 
     def steerings(self) -> list[Steering]:
-        """Return what steers it, as it was when it was last used."""
-        return self._hold("steerings", self._load_steerings)
+        """Return the steerings, with the settings of their last use."""
+        return self._get("steerings", self._load_steerings)
 
     def steering(self) -> Steering:
-        """Return the only one, as it would be without any settings, but for the combination."""
+        """Return the only steering, with the default policy and strength; its combination is that of its last use."""
         (steering,) = self.steerings()
         steering.policy, steering.strength = BoundaryPolicy.LOOKAHEAD, 1.0
         return steering
 
     def value_sources(self) -> list[ValueSource]:
-        """Return the value sources, without alignments if there are none yet."""
-        if "steerings" in self._held:
-            return [steering.source for steering in self._held["steerings"]]
+        """Return the value sources; alignments are not loaded for them."""
+        if "steerings" in self._loaded:
+            return [steering.source for steering in self._loaded["steerings"]]
         if self.saved is not None:
-            return [one.load_source(**self._place) for one in self.saved.steerings]
+            return [steering.load_source(**self._loading) for steering in self.saved.steerings]
         assert self.config.value is not None
-        return [load_value_source(self.config.value, untuned=self.config.untuned, **self._place)]
+        return [load_value_source(self.config.value, untuned=self.config.untuned, **self._loading)]
 
     def control(self) -> ValueNetwork:
-        """Return the value network that has the base's own vocabulary."""
+        """Return the control, a value network with the base model's vocabulary."""
         name = self.config.control
         assert name is not None
-        return self._hold("control", lambda: load_value_network(name, **self._place))
+        return self._get("control", lambda: load_value_network(name, **self._loading))
 
     def ceiling(self) -> LoadedModel | ValueNetwork:
-        """Return the base fine-tuned: a model, or a value network that was trained on it."""
+        """Return the ceiling: the fine-tuned base model, or a value network trained on the base model."""
         name = self.config.ceiling
         assert name is not None
         load: Callable[..., LoadedModel | ValueNetwork] = load_value_network if is_value_network(name) else load_model
-        return self._hold("ceiling", lambda: load(name, **self._place))
+        return self._get("ceiling", lambda: load(name, **self._loading))
 
     def _load_steerings(self) -> list[Steering]:
         target, config = self.base().vocabulary, self.config
         if self.saved is not None:
-            return [one.load(target, **self._place) for one in self.saved.steerings]
+            return [steering.load(target, **self._loading) for steering in self.saved.steerings]
         assert config.value is not None
         steering = build_steering(
-            target, config.value, untuned=config.untuned, alignment=config.alignment, **self._place
+            target, config.value, untuned=config.untuned, alignment=config.alignment, **self._loading
         )
         return [steering]
 
-    def _hold(self, name: str, load: Callable[[], T]) -> T:
-        if name not in self._held:
-            self._held[name] = load()
-        held: T = self._held[name]
-        return held
+    def _get(self, name: str, load: Callable[[], T]) -> T:
+        """Return what is loaded under a name, or load it."""
+        if name not in self._loaded:
+            self._loaded[name] = load()
+        loaded: T = self._loaded[name]
+        return loaded

@@ -1,4 +1,4 @@
-"""What an evaluation found, made of the records of a run alone: figures with their intervals, as tables and as JSON."""
+"""The results of an evaluation, computed from the records of a run: figures with intervals, as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from vocabridge.evaluation.metrics import (
     changed_tokens,
     gap_recovered,
 )
-from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.run_store import RunStore
 from vocabridge.evaluation.tasks import Task
 from vocabridge.evaluation.token_classes import ClassBits, bits_by_class
 from vocabridge.options import Contender
 
 SHOWN = 3
-"""So many items are shown with their texts."""
+"""Number of items that are shown with their texts."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one contender did; None where that was not asked or cannot be.
+    """The results of one contender. A figure is None if it was not measured or does not exist.
 
     Attributes:
         name: The contender.
-        bits_per_byte: Of the responses, teacher-forced.
+        bits_per_byte: Bits per byte of the responses, teacher-forced.
         accuracy: Share of right final answers.
-        choice_accuracy: Share of items whose right choice is the likeliest.
-        gap_recovered: (base - it) / (base - ceiling) in bits per byte.
-        changed_tokens: Share of the response's tokens at which its likeliest one is not the base's.
-        first_token_ms: Milliseconds to the first token of a text, the prompt among it.
-        token_ms: Milliseconds for each further one.
-        peak_mb: Megabytes that the process held at most while it wrote.
-        setting: What was chosen on the validation items, or given.
+        choice_accuracy: Share of items whose right choice is the most likely one.
+        gap_recovered: (base - contender) / (base - ceiling), in bits.
+        changed_tokens: Share of the responses' tokens at which the most likely token is not the base's.
+        first_token_ms: Milliseconds to the first generated token, including the prompt.
+        token_ms: Milliseconds for each further token.
+        peak_mb: Peak memory of the process during generation, in MB.
+        setting: The contender's setting, chosen on the validation items or given.
     """
 
     name: str
@@ -61,13 +61,13 @@ class Measured:
 
 @dataclass(frozen=True)
 class Difference:
-    """The bridge against another contender.
+    """The difference between the bridge and another contender.
 
     Attributes:
-        against: The other.
-        metric: Of what.
-        relative: Whether it is a share of the other's; else a difference of shares.
-        difference: The bridge's less the other's; paired.
+        against: The other contender.
+        metric: The metric.
+        relative: Whether the difference is relative to the other contender's value; otherwise it is one of shares.
+        difference: The bridge's value minus the other's, paired by item.
     """
 
     against: str
@@ -78,13 +78,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Sample:
-    """One item and what every contender makes of it.
+    """One item with the texts and scores of every contender.
 
     Attributes:
         prompt: The prompt.
         reference: The response of the data.
-        generations: What each wrote; none where nobody was asked to.
-        readings: How each read the reference: `bits`, `ends` and `likeliest` of each of its tokens.
+        generations: The text that each contender generated; empty if no answers were generated.
+        readings: Each contender's scores of the reference: `bits`, `ends` and `most_likely` of its tokens.
     """
 
     prompt: str
@@ -95,25 +95,25 @@ class Sample:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A cross-family transfer evaluation.
+    """The results of an evaluation.
 
     Attributes:
-        base: The base model by name.
-        value: The value source by name.
-        data: The test file.
+        base: Name of the base model.
+        value: Name of the value source.
+        data: Name of the test file.
         items: Number of test items.
-        templates: Number of groups of them that are resampled together.
-        answered: Number of items whose answers were asked.
+        templates: Number of groups of items that are resampled together.
+        answered: Number of items whose answers were scored.
         chosen: Number of multiple choices.
-        seed: Of the resampling and the fit. Nothing else is random.
-        resamples: Of each interval.
-        combination: What the bridge used, as it has to be at strength 1 to do the same; None without a bridge, or where
-            it has not one steering of one strength.
-        measured: Every contender.
-        differences: The bridge against each other contender, for every metric.
+        seed: Seed of the resampling and of the fit; nothing else is random.
+        resamples: Number of resamples for each interval.
+        combination: The combination that does at strength 1 what the bridge did; None without a bridge, or if the
+            bridge does not have exactly one steering with a constant strength.
+        measured: The results of every contender.
+        differences: The differences between the bridge and each other contender, for every metric.
         classes: Bits by class of token.
-        samples: A few items side by side.
-        config: What was measured, by digests.
+        samples: A few items with the texts of all contenders.
+        config: The fingerprint of the evaluation: models and data by digest, and settings.
     """
 
     base: str
@@ -134,7 +134,7 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """One line for people."""
+        """The title of the table, on one line."""
         return (
             f"{self.value} on {self.base}: {self.items} items of {self.data}, greedy; 95% intervals, "
             f"{self.templates} groups of items resampled (seed {self.seed})"
@@ -142,7 +142,7 @@ class Evaluation:
 
     @property
     def header(self) -> tuple[str, ...]:
-        """Column names of `rows`."""
+        """The column names of `rows`."""
         return (
             "",
             f"{BITS.name}, {self.items} items",
@@ -152,64 +152,66 @@ class Evaluation:
         )
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table for people: every contender, then every difference."""
+        """Return the main table: every contender, then every difference, then the recovered gaps."""
         rows = []
-        for one in self.measured:
-            cells = [one.bits_per_byte.text(3) if one.bits_per_byte else "-"]
-            shares = [(self.answered, one.accuracy), (self.chosen, one.choice_accuracy)]
-            cells += [f"{share.text(0, 100)} %" if share else "-" for asked, share in shares if asked]
-            rows.append((one.name, *cells, "-" if one.token_ms is None else f"{one.token_ms:.0f}"))
+        for contender in self.measured:
+            cells = [contender.bits_per_byte.text(3) if contender.bits_per_byte else "-"]
+            shares = [(self.answered, contender.accuracy), (self.chosen, contender.choice_accuracy)]
+            cells += [f"{share.text(0, 100)} %" if share else "-" for items, share in shares if items]
+            rows.append((contender.name, *cells, "-" if contender.token_ms is None else f"{contender.token_ms:.0f}"))
         columns = [BITS.name, *([ANSWERS.name] if self.answered else []), *([CHOICES.name] if self.chosen else [])]
-        for other in dict.fromkeys(one.against for one in self.differences):
-            found = {one.metric: one for one in self.differences if one.against == other}
-            cells = [_difference(found.get(name)) for name in columns]
+        for other in dict.fromkeys(difference.against for difference in self.differences):
+            by_metric = {
+                difference.metric: difference for difference in self.differences if difference.against == other
+            }
+            cells = [_difference(by_metric.get(name)) for name in columns]
             rows.append((f"bridge against {other}", *cells, ""))
         ends = (label_of(Contender.BASE), label_of(Contender.CEILING))
         rows += [
-            (f"gap recovered by {one.name}", f"{one.gap_recovered.text(0, 100)} %", *[""] * len(columns))
-            for one in self.measured
-            if one.gap_recovered is not None and one.name not in ends
+            (f"gap recovered by {contender.name}", f"{contender.gap_recovered.text(0, 100)} %", *[""] * len(columns))
+            for contender in self.measured
+            if contender.gap_recovered is not None and contender.name not in ends
         ]
         return rows
 
-    COSTS = ("", "changed tokens", "ms to the first token", "ms a token", "peak MB", "set to")
-    """Column names of `costs`."""
+    COSTS = ("", "changed tokens", "ms to the first token", "ms a token", "peak MB", "setting")
+    """The column names of `costs`."""
 
     def costs(self) -> list[tuple[str, ...]]:
-        """What each contender costs, how much it changes, and what was chosen for it."""
+        """Return the table of costs: changed tokens, time, memory and setting of every contender."""
         return [
             (
-                one.name,
-                "-" if one.changed_tokens is None else f"{one.changed_tokens:.0%}",
-                "-" if one.first_token_ms is None else f"{one.first_token_ms:.0f}",
-                "-" if one.token_ms is None else f"{one.token_ms:.0f}",
-                "-" if one.peak_mb is None else f"{one.peak_mb:,.0f}",
-                _set_to(one),
+                contender.name,
+                "-" if contender.changed_tokens is None else f"{contender.changed_tokens:.0%}",
+                "-" if contender.first_token_ms is None else f"{contender.first_token_ms:.0f}",
+                "-" if contender.token_ms is None else f"{contender.token_ms:.0f}",
+                "-" if contender.peak_mb is None else f"{contender.peak_mb:,.0f}",
+                _setting_summary(contender),
             )
-            for one in self.measured
+            for contender in self.measured
         ]
 
     def by_alpha(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """What each contender's combination costs on the validation items, in bits a token, by its strength alpha.
+        """Return the table of losses by strength: bits a token on the validation items with the chosen combination.
 
         Returns:
-            Column names, and a row for each contender of which that is known.
+            The column names, and a row for each contender whose loss at several strengths is known.
         """
-        settings = {one.name: one.setting or {} for one in self.measured}
-        known = {name: setting["by_alpha"] for name, setting in settings.items() if "by_alpha" in setting}
-        alphas = sorted({at["alpha"] for found in known.values() for at in found})
+        settings = {contender.name: contender.setting or {} for contender in self.measured}
+        losses = {name: setting["by_alpha"] for name, setting in settings.items() if "by_alpha" in setting}
+        alphas = sorted({loss["alpha"] for row in losses.values() for loss in row})
         rows = []
-        for name, found in known.items():
-            bits = {at["alpha"]: at["bits"] for at in found}
+        for name, row in losses.items():
+            bits = {loss["alpha"]: loss["bits"] for loss in row}
             rows.append((name, *(f"{bits[alpha]:.3f}" if alpha in bits else "-" for alpha in alphas)))
         return ("alpha", *(f"{alpha:g}" for alpha in alphas)), rows
 
     def as_dict(self) -> dict[str, Any]:
-        """Its JSON form; docs/reference/evaluation.schema.json describes it."""
+        """Return the JSON form, which docs/reference/evaluation.schema.json describes."""
         return asdict(self)
 
     def save(self, path: Path) -> None:
-        """Writes the JSON form.
+        """Write the JSON form.
 
         Raises:
             VocabridgeError: The file cannot be written.
@@ -218,26 +220,32 @@ class Evaluation:
 
 
 def summarize(
-    base: str, value: str, data: str, task: Task, run: Run, contenders: Sequence[Contender], config: Mapping[str, Any]
+    base: str,
+    value: str,
+    data: str,
+    task: Task,
+    run: RunStore,
+    contenders: Sequence[Contender],
+    config: Mapping[str, Any],
 ) -> Evaluation:
-    """Sum up what a run has measured of some contenders.
+    """Compute the results of some contenders from the records of a run.
 
     Args:
-        base: The base model by name.
-        value: The value source by name.
-        data: The test file by name.
+        base: Name of the base model.
+        value: Name of the value source.
+        data: Name of the test file.
         task: The test items.
-        run: The records, all of them there.
-        contenders: In the order of the tables.
-        config: What was measured.
+        run: The records, none of which is missing.
+        contenders: The contenders, in the order of the tables.
+        config: The fingerprint of the evaluation.
     """
     labels, bridge = [*map(label_of, contenders)], label_of(Contender.BRIDGE)
     others = [label for label in labels if label != bridge] if bridge in labels else []
     differences = [
-        Difference(other, metric.name, metric.relative, found)
+        Difference(other, metric.name, metric.relative, interval)
         for other in others
         for metric in METRICS
-        if (found := metric.difference(task, run, bridge, other)) is not None
+        if (interval := metric.difference(task, run, bridge, other)) is not None
     ]
     setting = run.get(bridge, "setting") if bridge in labels else None
     combination = None if setting is None else BridgeSetting.from_dict(setting).combination
@@ -260,17 +268,18 @@ def summarize(
     )
 
 
-def _counted(metric: Metric, task: Task, run: Run, labels: Sequence[str]) -> int:
-    column = metric.of(task, run, labels[0])
+def _counted(metric: Metric, task: Task, run: RunStore, labels: Sequence[str]) -> int:
+    """Return the number of items over which a metric was computed."""
+    column = metric.column(task, run, labels[0])
     return 0 if column is None else len(column.items)
 
 
-def _measured(task: Task, run: Run, contender: Contender) -> Measured:
+def _measured(task: Task, run: RunStore, contender: Contender) -> Measured:
     definition, base = CONTENDERS[contender], label_of(Contender.BASE)
     name = definition.label
     cost = run.get(name, "cost") or {}
     setting = run.get(name, "setting")
-    known = ("contender", "part", "item")
+    record_key = ("contender", "part", "item")
     return Measured(
         name=name,
         bits_per_byte=BITS.value(task, run, name),
@@ -281,33 +290,33 @@ def _measured(task: Task, run: Run, contender: Contender) -> Measured:
         first_token_ms=cost.get("first_ms"),
         token_ms=cost.get("token_ms"),
         peak_mb=cost.get("peak_mb"),
-        setting=None if setting is None else {key: v for key, v in setting.items() if key not in known},
+        setting=None if setting is None else {key: value for key, value in setting.items() if key not in record_key},
     )
 
 
-def _sample(task: Task, run: Run, labels: Sequence[str], item: int) -> Sample:
+def _sample(task: Task, run: RunStore, labels: Sequence[str], item: int) -> Sample:
     example = task.examples[item]
-    written = {name: run.get(name, "writing", item) for name in labels}
+    generations = {name: run.get(name, "writing", item) for name in labels}
     readings = {name: run.get(name, "reading", item) or {} for name in labels}
     return Sample(
         prompt=example.prompt,
         reference=example.response,
-        generations={name: row["text"] for name, row in written.items() if row is not None},
+        generations={name: row["text"] for name, row in generations.items() if row is not None},
         readings={
-            name: {key: row[key] for key in ("bits", "ends", "likeliest")} for name, row in readings.items() if row
+            name: {key: row[key] for key in ("bits", "ends", "most_likely")} for name, row in readings.items() if row
         },
     )
 
 
-def _difference(one: Difference | None) -> str:
-    if one is None:
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
         return "-"
-    return f"{one.difference.text(1, 100)} %" if one.relative else f"{one.difference.text(0, 100)} points"
+    interval = difference.difference
+    return f"{interval.text(1, 100)} %" if difference.relative else f"{interval.text(0, 100)} points"
 
 
-def _set_to(one: Measured) -> str:
-    """Return the setting of a contender in a few words."""
-    if one.setting is None:
+def _setting_summary(contender: Measured) -> str:
+    if contender.setting is None:
         return ""
-    (definition,) = (definition for definition in CONTENDERS.values() if definition.label == one.name)
-    return definition.setting_type.from_dict(one.setting).summary
+    (definition,) = (definition for definition in CONTENDERS.values() if definition.label == contender.name)
+    return definition.setting_type.from_dict(contender.setting).summary

@@ -1,12 +1,11 @@
-"""A run: a folder in which an evaluation writes down each result as it comes, so that it can be stopped at any time.
+"""The store of a run: a folder to which an evaluation writes each result at once, so that it can be resumed.
 
-    run.json           what is measured: models by digest or commit, data by SHA-256, settings (its `config`)
-    records-0.jsonl    what was measured, one JSON object a line, with a checksum of the line; of several processes each
-                       has a file of its own
+    run.json           what is measured (`config`): models by digest or commit, data by SHA-256, settings
+    records-0.jsonl    the results, one JSON object a line, with a checksum of the line; each process has its own file
 
-A record is of a contender, of a part of the work ("setting", "reading", "writing", "choosing" or "cost") and mostly of
-an item. The same evaluation goes on where the last one stopped; another one is refused. Everything that is reported is
-made of the records alone.
+The key of a record is a contender, a part of the measurement ("setting", "reading", "writing", "choosing" or "cost")
+and, for most parts, an item. The same evaluation continues where it was stopped; a different one is an error. A report
+is computed from the records alone.
 """
 
 from __future__ import annotations
@@ -25,26 +24,25 @@ from vocabridge.alignment.jsonio import parse_json, read_json_object
 from vocabridge.utils.hashing import digest, json_digest
 
 RUN = "run.json"
-FORMAT = 4
+FORMAT = 5
 
 Key = tuple[str, str, int | None]
-"""A contender's name, a part of the work, and the number of an item or None."""
+"""The name of a contender, a part of the measurement, and the number of an item or None."""
 
-
-_SEAL_DIGITS = 16
-_SEAL = b', "sha256": "%s"}'
+_CHECKSUM_DIGITS = 16
+_CHECKSUM = b', "sha256": "%s"}'
 
 
 class Workers:
-    """The processes that share a run, as a launcher (`accelerate launch`, `torchrun`) numbers them.
+    """The processes that share a run, started by a launcher (`accelerate launch`, `torchrun`).
 
     Attributes:
-        rank: The number of this one.
-        count: How many there are.
+        rank: The number of this process, from 0.
+        count: The number of processes.
     """
 
     def __init__(self) -> None:
-        """Joins the others, if there are any."""
+        """Join the other processes, if there are any."""
         self.rank, self.count, self._state = 0, 1, None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             try:
@@ -55,55 +53,56 @@ class Workers:
                 ) from error
             import torch
 
-            # While the first process fits weights, the others wait.
+            # The other processes wait while the first one fits weights, which may take hours.
             self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(weeks=1))
             self.rank, self.count = self._state.process_index, self._state.num_processes
 
     @property
     def is_first(self) -> bool:
-        """Whether this process does what only one should."""
+        """Whether this is the process that does what must be done once."""
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """The device of this process: of "cuda", each has its own."""
+        """Return the device of this process; "cuda" becomes a GPU of its own for each process."""
         return str(self._state.device) if self._state is not None and name == "cuda" else name
 
     def wait(self) -> None:
-        """Waits for the others."""
+        """Wait until all processes have reached this call."""
         if self._state is not None:
             self._state.wait_for_everyone()
 
 
-class Run:
+class RunStore:
     """The records of an evaluation.
 
     Attributes:
-        workers: The processes that share it.
+        workers: The processes that share the run.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], workers: Workers) -> None:
-        """Begins a run, or takes up one with the same config.
+        """Create a run, or resume one with the same config.
 
         Args:
-            folder: Made if absent.
-            config: What is measured, of values that JSON knows. What an earlier call did not name may be added.
-            workers: The processes that share it.
+            folder: The folder, which is created if necessary.
+            config: What is measured, as values that JSON can represent. It may have entries that an earlier call
+                lacked.
+            workers: The processes that share the run.
 
         Raises:
-            VocabridgeError: The folder holds another evaluation, another process is at work in it, or it cannot be
+            VocabridgeError: The folder holds a different evaluation, another process uses it, or it cannot be
                 written.
         """
         self.workers = workers
         self._folder = folder
         self._records: dict[Key, dict[str, Any]] = {}
-        self._own = folder / f"records-{workers.rank}.jsonl"
+        self._file = folder / f"records-{workers.rank}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(folder / f".lock-{workers.rank}", timeout=0)
             self._lock.acquire()
         except Timeout:
             raise VocabridgeError(
-                f"an evaluation is at work in {folder}; wait for it, or name another folder"
+                f"another evaluation is at work in {folder}; wait for it, or name another folder"
             ) from None
         except OSError as error:
             raise VocabridgeError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
@@ -111,7 +110,7 @@ class Run:
             if workers.is_first:
                 self._agree(config)
                 for file in self._files():
-                    _mend(file)
+                    _drop_partial_record(file)
             workers.wait()
             self.reload()
         except VocabridgeError:
@@ -119,67 +118,75 @@ class Run:
             raise
 
     def close(self) -> None:
-        """Lets others work in the folder."""
+        """Release the lock on the folder."""
         self._lock.release()
 
     def reload(self) -> None:
-        """Reads what all processes have written down.
+        """Read the records that all processes have written.
 
         Raises:
-            VocabridgeError: A line is no record.
+            VocabridgeError: A line is not a record.
         """
         self._records = {}
         for file in self._files():
             for number, line in enumerate(file.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
                 if not line and number == 1:
-                    break  # nothing is measured yet
+                    break  # an empty file
                 try:
-                    row = _opened(line)
+                    row = _from_line(line)
                     key = row["contender"], row["part"], row["item"]
                 except (ValueError, KeyError, TypeError) as error:
-                    raise VocabridgeError(f"{file}, line {number}, is no record ({error}); remove that line") from None
+                    raise VocabridgeError(
+                        f"{file}, line {number}, is not a record ({error}); remove that line"
+                    ) from None
                 self._records.setdefault(key, row)
 
     def get(self, contender: str, part: str, item: int | None = None) -> dict[str, Any] | None:
-        """A record; None if it is not there."""
+        """Return a record, or None if there is none."""
         return self._records.get((contender, part, item))
 
     def append(self, contender: str, part: str, rows: Mapping[Any, Mapping[str, Any]]) -> None:
-        """Writes records down at once: by item, what was measured.
+        """Write records to the file of this process at once.
+
+        Args:
+            contender: The name of the contender.
+            part: The part of the measurement.
+            rows: The measured values, by item.
 
         Raises:
-            VocabridgeError: The disk is full.
+            VocabridgeError: The file cannot be written, for example because the disk is full.
         """
         lines = b""
         for item, values in rows.items():
             row = {"contender": contender, "part": part, "item": item, **values}
             self._records.setdefault((contender, part, item), row)
-            lines += _sealed(row)
+            lines += _to_line(row)
         try:
-            with self._own.open("ab") as file:
+            with self._file.open("ab") as file:
                 file.write(lines)
         except OSError as error:
-            raise VocabridgeError(f"{self._own} cannot be written ({error.strerror}); free some space") from error
+            raise VocabridgeError(f"{self._file} cannot be written ({error.strerror}); free some space") from error
 
-    def setting(self, contender: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """What a contender was set to; the first process makes it, the others wait for it."""
+    def setting(self, contender: str, choose: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the setting of a contender. If it is not recorded, the first process chooses and records it."""
         if self.get(contender, "setting") is None:
             if self.workers.is_first:
-                self.append(contender, "setting", {None: make()})
+                self.append(contender, "setting", {None: choose()})
             self.workers.wait()
             self.reload()
-        found = self.get(contender, "setting")
-        assert found is not None
-        return found
+        setting = self.get(contender, "setting")
+        assert setting is not None
+        return setting
 
     def pending(self, contender: str, part: str, units: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Of groups of items that are measured together, those that are not all there."""
+        """Return those of some groups of items, measured together, of which a record is missing."""
         return [[*unit] for unit in units if any(self.get(contender, part, item) is None for item in unit)]
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("records-*.jsonl"))
 
     def _agree(self, config: Mapping[str, Any]) -> None:
+        """Compare the config with that of `run.json`, and write both together."""
         path = self._folder / RUN
         known: dict[str, Any] = {}
         if path.exists():
@@ -190,7 +197,7 @@ class Run:
             known, number = document.get("config", {}), document.get("format")
             if number != FORMAT:
                 raise VocabridgeError(
-                    f"{path} is of format {number}, and this version goes on with {FORMAT}; name another folder"
+                    f"{path} is of format {number}, and this version continues format {FORMAT}; name another folder"
                 )
             if document != _document(known):
                 raise VocabridgeError(f"{path} is altered or damaged; name another folder")
@@ -201,37 +208,37 @@ class Run:
                     f"{self._folder} holds an evaluation with another {name} ({known[name]}, now {plain[name]}); "
                     "name another folder"
                 )
-        agreed = _document(known | plain)
-        write_atomically(path, (json.dumps(agreed, indent=2, ensure_ascii=False) + "\n").encode())
+        merged = _document(known | plain)
+        write_atomically(path, (json.dumps(merged, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _document(config: dict[str, Any]) -> dict[str, Any]:
-    """What `run.json` holds."""
+    """Return the content of `run.json`."""
     return {"format": FORMAT, "sha256": json_digest(config), "config": config}
 
 
-def _sealed(row: Mapping[str, Any]) -> bytes:
-    """A record as a line, whose last entry is the hash of the line without it."""
+def _to_line(row: Mapping[str, Any]) -> bytes:
+    """Return a record as a line, whose last entry is a hash of the line without this entry."""
     line = json.dumps(row, ensure_ascii=False).encode()
-    return line[:-1] + _SEAL % digest(line)[:_SEAL_DIGITS].encode() + b"\n"
+    return line[:-1] + _CHECKSUM % digest(line)[:_CHECKSUM_DIGITS].encode() + b"\n"
 
 
-def _opened(line: bytes) -> dict[str, Any]:
-    """The record in a line.
+def _from_line(line: bytes) -> dict[str, Any]:
+    """Return the record of a line.
 
     Raises:
-        ValueError: The line is altered, or no record.
+        ValueError: The line is altered, or not a record.
     """
-    size = len(_SEAL % bytes(_SEAL_DIGITS))
+    size = len(_CHECKSUM % bytes(_CHECKSUM_DIGITS))
     row = line[:-size] + b"}"
-    if line[-size:] != _SEAL % digest(row)[:_SEAL_DIGITS].encode():
-        raise ValueError("its checksum differs: it is altered or damaged")
+    if line[-size:] != _CHECKSUM % digest(row)[:_CHECKSUM_DIGITS].encode():
+        raise ValueError("its checksum differs, so it is altered or damaged")
     record: dict[str, Any] = parse_json(row)
     return record
 
 
-def _mend(file: Path) -> None:
-    """Drops the beginning of a record that was being written when its process was killed."""
+def _drop_partial_record(file: Path) -> None:
+    """Remove an unfinished last line, which remains when a process is killed while it writes."""
     data = file.read_bytes()
     if not data.endswith(b"\n"):
         os.truncate(file, data.rfind(b"\n") + 1)

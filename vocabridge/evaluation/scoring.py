@@ -1,7 +1,7 @@
-"""Contenders of an evaluation: what reads a response, and continues a prompt greedily.
+"""Evaluated models: they score a response, teacher-forced, and continue a prompt greedily.
 
-Most are causal language models and do it token by token (`TokenLevelModel`): the base, a bridge, a donor in a
-vocabulary of its own. A byte-level bridge does it byte by byte (`ByteLevelModel`).
+Most are causal language models over tokens (`TokenLevelModel`): the base, a bridge, or a donor in its own vocabulary.
+A byte-level bridge works over bytes (`ByteLevelModel`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from vocabridge.projection.projection import Projection
 
 @dataclass(frozen=True)
 class EvaluatedModel(ABC):
-    """Something to measure.
+    """A model, or a combination of models, to measure.
 
     Attributes:
-        name: For tables and records.
+        name: The name in tables and records.
     """
 
     name: str
@@ -50,28 +50,32 @@ class EvaluatedModel(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where its time and memory are spent."""
+        """The device whose time and memory are measured."""
 
     @abstractmethod
-    def read(self, example: Example) -> dict[str, Any]:
-        """Reads a response: for each unit of it its bits, where it ends, and what the contender found likeliest.
+    def score_response(self, example: Example) -> dict[str, Any]:
+        """Score a response after its prompt, unit by unit; a unit is a token, or a byte of a byte-level model.
 
         Returns:
-            `bits`, -log2 p of each; `ends`, bytes of the response up to each unit's end; `likeliest`, as texts.
+            `bits`: -log2 of the probability of each unit.
+            `ends`: The byte offset in the response at which each unit ends.
+            `most_likely`: The most likely unit at each position, as text.
         """
 
     @abstractmethod
-    def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
-        """Continues prompts, greedily.
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, extractor: Extractor | None
+    ) -> list[dict[str, Any]]:
+        """Continue prompts greedily.
 
         Args:
             prompts: The prompts.
-            longest: At most so many tokens, or about as many.
-            extractor: Says when the final answer is complete, which ends a text, as an end token does. Without one
-                the text need not end before.
+            max_new_tokens: Maximum number of tokens of a text.
+            extractor: Ends a text when the final answer is complete; an end token ends it, too. If None, the text goes
+                on to `max_new_tokens` where the model allows it, for timing.
 
         Returns:
-            The `text` and its number of `tokens`, for each.
+            For each prompt the `text` and its number of `tokens`.
         """
 
 
@@ -80,9 +84,9 @@ class TokenLevelModel(EvaluatedModel):
     """A causal language model.
 
     Attributes:
-        model: Generates.
-        vocabulary: Of the model.
-        logits: Teacher-forced: ids (1, n) and k to the logits of the last k positions, (k, |V|).
+        model: The model that generates.
+        vocabulary: The vocabulary of the model.
+        logits: Returns teacher-forced logits: from ids (1, n) and k, those of the last k positions, (k, |V|).
     """
 
     model: PreTrainedModel
@@ -95,8 +99,8 @@ class TokenLevelModel(EvaluatedModel):
         return self.model.device
 
     @torch.no_grad()
-    def read(self, example: Example) -> dict[str, Any]:
-        """See `EvaluatedModel.read`; by tokens."""
+    def score_response(self, example: Example) -> dict[str, Any]:
+        """See `EvaluatedModel.score_response`; the units are tokens."""
         vocabulary = self.vocabulary
         tokens = tokenize_scored(example, vocabulary)
         ids = torch.tensor([tokens.ids], device=self.device)
@@ -108,25 +112,27 @@ class TokenLevelModel(EvaluatedModel):
         return {
             "bits": (nats / math.log(2)).tolist(),
             "ends": ends.tolist(),
-            "likeliest": [_token_text(vocabulary, i) for i in scores.argmax(-1).tolist()],
+            "most_likely": [_token_text(vocabulary, i) for i in scores.argmax(-1).tolist()],
         }
 
     @torch.no_grad()
-    def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
-        """See `EvaluatedModel.write`; all at once, and without an extractor exactly `longest` tokens."""
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, extractor: Extractor | None
+    ) -> list[dict[str, Any]]:
+        """See `EvaluatedModel.generate`; prompts are a batch, and without an extractor no end token is generated."""
         vocabulary = self.vocabulary
         pad = padding(vocabulary)
         batch = left_padded([prompt_ids(vocabulary, prompt) for prompt in prompts], pad, self.device)
         width = batch["input_ids"].shape[1]
         ends = end_tokens(vocabulary, self.model)
         config = GenerationConfig(
-            max_new_tokens=longest,
-            min_new_tokens=longest if extractor is None else None,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=max_new_tokens if extractor is None else None,
             do_sample=False,
             eos_token_id=list(ends) or None,
             pad_token_id=pad,
         )
-        stops = [] if extractor is None else [_Answered(extractor, vocabulary, width)]
+        stops = [] if extractor is None else [_AnswerComplete(extractor, vocabulary, width)]
         output = self.model.generate(  # type: ignore[operator]  # the mixin is in every causal LM
             **batch, generation_config=config, stopping_criteria=StoppingCriteriaList(stops)
         )
@@ -134,16 +140,16 @@ class TokenLevelModel(EvaluatedModel):
         return [{"text": _text_of(vocabulary, ids), "tokens": len(ids)} for ids in new]
 
 
-class _Answered(StoppingCriteria):
+class _AnswerComplete(StoppingCriteria):
     """Stops a row when its final answer is complete."""
 
-    def __init__(self, extractor: Extractor, vocabulary: Vocabulary, prompt: int) -> None:
+    def __init__(self, extractor: Extractor, vocabulary: Vocabulary, prompt_length: int) -> None:
         self.extractor = extractor
         self.vocabulary = vocabulary
-        self.prompt = prompt
+        self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        rows = input_ids[:, self.prompt :].tolist()
+        rows = input_ids[:, self.prompt_length :].tolist()
         done = [self.extractor.is_complete(_text_of(self.vocabulary, row)) for row in rows]
         return torch.tensor(done, device=input_ids.device)
 
@@ -163,58 +169,62 @@ class ByteLevelModel(EvaluatedModel):
         """See `EvaluatedModel.device`."""
         return self.bridge.loaded.model.device
 
-    def read(self, example: Example) -> dict[str, Any]:
-        """See `EvaluatedModel.read`; by bytes, as `ByteLevelBridge.bits` adds them up."""
+    def score_response(self, example: Example) -> dict[str, Any]:
+        """See `EvaluatedModel.score_response`; the units are bytes, and the bits add up to `ByteLevelBridge.bits`."""
         text, vocabulary = self.bridge.text(self.bridge.vocabulary.pieces(example.prompt)), self.bridge.vocabulary
-        symbols, response = self.bridge.base.control_ids.tolist(), example.response.encode()
-        bits, likeliest = [], []
+        control_ids, response = self.bridge.base.control_ids.tolist(), example.response.encode()
+        bits, most_likely = [], []
         for byte in response:
             p = text.next().p
             bits.append(-math.log2(max(float(p[byte]), np.finfo(np.float64).tiny)))
             best = int(p.argmax())
-            likeliest.append(_legible(bytes([best])) if best < 256 else _token_text(vocabulary, symbols[best - 256]))
+            most_likely.append(
+                _legible(bytes([best])) if best < 256 else _token_text(vocabulary, control_ids[best - 256])
+            )
             text = text.after(bytes([byte]))
-        return {"bits": bits, "ends": [*range(1, len(response) + 1)], "likeliest": likeliest}
+        return {"bits": bits, "ends": [*range(1, len(response) + 1)], "most_likely": most_likely}
 
-    def write(self, prompts: Sequence[str], longest: int, extractor: Extractor | None) -> list[dict[str, Any]]:
-        """See `EvaluatedModel.write`; one after the other."""
-        return [self._written(prompt, longest, extractor) for prompt in prompts]
+    def generate(
+        self, prompts: Sequence[str], max_new_tokens: int, extractor: Extractor | None
+    ) -> list[dict[str, Any]]:
+        """See `EvaluatedModel.generate`; one prompt after the other, and a text always ends at an end token."""
+        return [self._generate(prompt, max_new_tokens, extractor) for prompt in prompts]
 
-    def _written(self, prompt: str, longest: int, extractor: Extractor | None) -> dict[str, Any]:
-        writing, text = stream(self.bridge, prompt, max_new_tokens=longest), ""
-        for piece in writing:
+    def _generate(self, prompt: str, max_new_tokens: int, extractor: Extractor | None) -> dict[str, Any]:
+        pieces, text = stream(self.bridge, prompt, max_new_tokens=max_new_tokens), ""
+        for piece in pieces:
             text += piece
             if extractor is not None and extractor.is_complete(text):
                 break
-        return {"text": text, "tokens": writing.tokens}
+        return {"text": text, "tokens": pieces.tokens}
 
 
-def of_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> EvaluatedModel:
-    """A model as it is, a bridge among them."""
+def evaluated_model(name: str, model: PreTrainedModel, vocabulary: Vocabulary) -> EvaluatedModel:
+    """Wrap a causal language model, which may be a bridge."""
 
-    def logits(ids: Tensor, keep: int) -> Tensor:
-        return model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[0]
+    def logits(ids: Tensor, logits_to_keep: int) -> Tensor:
+        return model(input_ids=ids, use_cache=False, logits_to_keep=logits_to_keep).logits[0]
 
     return TokenLevelModel(name, model, vocabulary, logits)
 
 
-def of_source(name: str, source: ValueSource) -> EvaluatedModel:
-    """A donor alone, read in its own vocabulary."""
+def evaluated_donor(name: str, source: ValueSource) -> EvaluatedModel:
+    """Wrap the donor alone, which works in its own vocabulary."""
     if isinstance(source, ExpertPair):
-        return of_model(name, source.tuned, source.tuned_vocabulary)
+        return evaluated_model(name, source.tuned, source.tuned_vocabulary)
     return TokenLevelModel(name, donor(source), source.vocabulary, _donor_logits(source))
 
 
 def donor(source: ValueSource) -> PreTrainedModel:
-    """The donor alone as a causal language model: the tuned model of a pair, or a base with its value network."""
+    """Return the donor alone: the tuned model of an expert pair, or a source model with its value network."""
     if isinstance(source, ExpertPair):
         return source.tuned
     assert isinstance(source, ValueNetwork)
-    return Bridge(LoadedModel("", "", source.source_model, source.vocabulary), [in_one_vocabulary(source)])
+    return Bridge(LoadedModel("", "", source.source_model, source.vocabulary), [same_vocabulary_steering(source)])
 
 
-def in_one_vocabulary(source: ValueSource) -> Steering:
-    """A value source over a model that has its own vocabulary: logits are added, and nothing is projected."""
+def same_vocabulary_steering(source: ValueSource) -> Steering:
+    """Return a steering for a base with the source's vocabulary: logits are added, and nothing is projected."""
     return Steering(
         source,
         source.vocabulary,
@@ -225,10 +235,10 @@ def in_one_vocabulary(source: ValueSource) -> Steering:
 
 
 def _donor_logits(source: ValueSource) -> Callable[[Tensor, int], Tensor]:
-    def logits(ids: Tensor, keep: int) -> Tensor:
+    def logits(ids: Tensor, logits_to_keep: int) -> Tensor:
         models = {name: source.models[name] for name in source.required_models({"tuned"})}
-        said = run(models, lambda _name: {"input_ids": ids, "use_cache": False}, keep)
-        tuned = source.scores({name: logits[0].float() for name, logits in said.items()}).tuned
+        outputs = run(models, lambda _name: {"input_ids": ids, "use_cache": False}, logits_to_keep)
+        tuned = source.scores({name: output[0].float() for name, output in outputs.items()}).tuned
         assert tuned is not None
         return tuned
 
@@ -236,16 +246,16 @@ def _donor_logits(source: ValueSource) -> Callable[[Tensor, int], Tensor]:
 
 
 def _text_of(vocabulary: Vocabulary, ids: Sequence[int]) -> str:
-    """The text of some tokens."""
+    """Decode tokens; control tokens have no text."""
     return b"".join(vocabulary.token_bytes[i] or b"" for i in ids).decode(errors="replace")
 
 
 def _token_text(vocabulary: Vocabulary, i: int) -> str:
-    """One token, legible, and different for different bytes; a control token is <id>."""
+    """Return a token as text that differs for different bytes; a control token becomes <id>."""
     data = vocabulary.token_bytes[i]
     return f"<{i}>" if data is None else _legible(data)
 
 
 def _legible(data: bytes) -> str:
-    """Bytes as text; what is no text is escaped."""
+    """Decode bytes; those that are not UTF-8 are escaped."""
     return data.decode(errors="backslashreplace")

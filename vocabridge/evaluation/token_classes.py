@@ -1,7 +1,7 @@
-"""Where a contender gains: bits by class of token, and by how the two vocabularies cut the text there.
+"""Bits by class of token, and by whether the two vocabularies share a boundary, to show where a contender gains.
 
-Contenders of different vocabularies cut a response differently. It is counted by the base's tokens: a token's bits are
-spread evenly over its bytes, and summed over those of each base token.
+Contenders with different vocabularies tokenize a response differently, so all bits are assigned to the base's tokens:
+the bits of a token are spread evenly over its bytes, and then summed over the bytes of each base token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from vocabridge.alignment.tokenizers.classes import classify
 from vocabridge.evaluation.contenders import label_of
-from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.run_store import RunStore
 from vocabridge.evaluation.tasks import Task
 from vocabridge.options import Contender
 
@@ -26,10 +26,10 @@ class ClassBits:
     """The base's tokens of one class in the responses.
 
     Attributes:
-        name: The class, by `vocabridge.alignment.tokenizers.classes`; or "... boundary", by whether the donor's
-            tokenizer has one where the token begins.
-        tokens: How many there are.
-        bits_per_byte: Of each contender, over the bytes of these tokens.
+        name: The class, as in `vocabridge.alignment.tokenizers.classes`; or "common boundary" if the donor's tokenizer
+            also has a boundary where the token starts, else "other boundary".
+        tokens: The number of tokens.
+        bits_per_byte: Bits per byte of each contender over the bytes of these tokens.
     """
 
     name: str
@@ -37,8 +37,8 @@ class ClassBits:
     bits_per_byte: dict[str, float]
 
 
-def bits_by_class(task: Task, run: Run, contenders: Sequence[str]) -> list[ClassBits]:
-    """Sums up how contenders read the responses; nothing without the base. Classes first, then boundaries."""
+def bits_by_class(task: Task, run: RunStore, contenders: Sequence[str]) -> list[ClassBits]:
+    """Sum the bits of the responses by class, then by boundary; the result is empty without records of the base."""
     tokens: dict[str, int] = defaultdict(int)
     sizes: dict[str, int] = defaultdict(int)
     bits: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -49,7 +49,7 @@ def bits_by_class(task: Task, run: Run, contenders: Sequence[str]) -> list[Class
             return []
         response = example.response.encode()
         ends = [0, *base["ends"]]
-        at = {name: _at(row, ends) for name, row in rows.items() if row is not None}
+        bits_of_tokens = {name: _bits_between(ends, row) for name, row in rows.items() if row is not None}
         donor = rows.get(label_of(Contender.DONOR))
         common = None if donor is None else {0, *donor["ends"]}
         for number, (start, end) in enumerate(pairwise(ends)):
@@ -59,16 +59,18 @@ def bits_by_class(task: Task, run: Run, contenders: Sequence[str]) -> list[Class
             for name in names:
                 tokens[name] += 1
                 sizes[name] += end - start
-                for contender, found in at.items():
-                    bits[name][contender] += float(found[number])
+                for contender, values in bits_of_tokens.items():
+                    bits[name][contender] += float(values[number])
     order = sorted(tokens, key=lambda name: (name.endswith(" boundary"), -tokens[name]))
     return [
-        ClassBits(name, tokens[name], {one: total / max(1, sizes[name]) for one, total in bits[name].items()})
+        ClassBits(
+            name, tokens[name], {contender: total / max(1, sizes[name]) for contender, total in bits[name].items()}
+        )
         for name in order
     ]
 
 
-def _at(row: Mapping[str, Any], ends: Sequence[int]) -> np.ndarray:
-    """Bits of a reading between each two of these places of the response."""
-    own = np.array([0, *row["ends"]])
-    return np.diff(np.interp(ends, own, np.concatenate([[0.0], np.cumsum(row["bits"])])))
+def _bits_between(offsets: Sequence[int], row: Mapping[str, Any]) -> np.ndarray:
+    """Return a contender's bits between each two consecutive byte offsets of the response."""
+    boundaries = np.array([0, *row["ends"]])
+    return np.diff(np.interp(offsets, boundaries, np.concatenate([[0.0], np.cumsum(row["bits"])])))

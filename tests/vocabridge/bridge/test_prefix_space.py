@@ -16,7 +16,7 @@ from vocabridge.bridge.chat import chat_prompt
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.streaming import stream
 from vocabridge.byte_level.byte_lm import ByteLM
-from vocabridge.evaluation.scoring import of_model
+from vocabridge.evaluation.scoring import evaluated_model
 from vocabridge.models.examples import Example, tokenize
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import LoadedModel
@@ -127,7 +127,7 @@ def test_at_strength_0_what_is_written_is_what_transformers_writes(models, their
 def test_bits_are_those_of_transformers_ids_over_the_bytes_of_the_response(models, theirs, kind):
     loaded, example = models[kind], Example("Question: 12", " foxes", None, "1", "1")
     ids = torch.tensor([begun(loaded.vocabulary, theirs[kind], example.text)])
-    read = of_model("base", loaded.model, loaded.vocabulary).read(example)
+    read = evaluated_model("base", loaded.model, loaded.vocabulary).score_response(example)
     with torch.no_grad():
         log_p = loaded.model(ids).logits[0].log_softmax(-1)
     count = len(read["bits"])

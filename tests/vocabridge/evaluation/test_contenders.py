@@ -1,4 +1,4 @@
-"""Bridges as they are shipped, and exact ones, in an evaluation on tiny models."""
+"""Saved bridges and byte-level bridges in an evaluation of tiny models."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.evaluation.config import EvaluationConfig
-from vocabridge.evaluation.contenders import CONTENDERS, in_turn, label_of
+from vocabridge.evaluation.contenders import CONTENDERS, label_of, measuring_order
 from vocabridge.evaluation.contenders.bridge_setting import BridgeSetting, SteeringSetting, Trial
 from vocabridge.evaluation.contenders.byte_level import ByteLevelSetting
 from vocabridge.evaluation.contenders.definition import Setting
 from vocabridge.evaluation.contenders.nudging import NudgingSetting
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.html_report import write_report
-from vocabridge.evaluation.scoring import of_model
+from vocabridge.evaluation.scoring import evaluated_model
 from vocabridge.models.examples import load_examples
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_source
@@ -37,7 +37,7 @@ SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "evaluat
 
 @pytest.fixture
 def names(model_folders):
-    """A base and an expert pair of another vocabulary."""
+    """Return the names of a base and of an expert pair with another vocabulary."""
     return {"base": str(model_folders.target), "value": str(model_folders.tuned), "untuned": str(model_folders.source)}
 
 
@@ -53,12 +53,12 @@ def files(tmp_path, model_folders):
 
 @pytest.fixture
 def saved(files, names):
-    """Saves a bridge with these settings."""
+    """Return a function that saves a bridge with one steering for each strength."""
 
     def saved(*strengths, limits=None, policy=BoundaryPolicy.HEAL):
         base = load_model(names["base"])
         given = {"untuned": names["untuned"], "alignment": files / "pair.safetensors", "policy": policy}
-        steerings = [build_steering(base.vocabulary, names["value"], strength=one, **given) for one in strengths]
+        steerings = [build_steering(base.vocabulary, names["value"], strength=alpha, **given) for alpha in strengths]
         for steering in steerings:
             steering.combination = WEIGHTS
         save_bridge(Bridge(base, steerings, limits), files / "bridge")
@@ -84,7 +84,7 @@ def bits_per_byte(read, files):
     return sum(map(read, examples)) / sum(len(one.response.encode()) for one in examples)
 
 
-def test_a_saved_bridge_is_measured_as_it_is(files, saved):
+def test_a_saved_bridge_is_measured_with_its_own_settings(files, saved):
     limits = SteeringLimits(plausibility_threshold=1e-30)
     folder = saved(strength.Schedule(1.0, 0.25, 3), limits=limits)
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
@@ -99,8 +99,8 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
     }
     assert report.combination is None  # that of no strength
     bridge = load(folder)
-    alone = of_model("bridge", bridge, bridge.vocabulary)
-    expected = bits_per_byte(lambda example: sum(alone.read(example)["bits"]), files)
+    alone = evaluated_model("bridge", bridge, bridge.vocabulary)
+    expected = bits_per_byte(lambda example: sum(alone.score_response(example)["bits"]), files)
     assert named(report, Contender.BRIDGE).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
     assert (
         "alpha 1.0:0.25:3; heal; limits plausibility_threshold 1e-30"
@@ -108,20 +108,21 @@ def test_a_saved_bridge_is_measured_as_it_is(files, saved):
     )
 
 
-def test_saved_or_by_name_all_contenders_are_the_same(files, saved, names):
-    more = {"validation": files / "validation.jsonl"}
-    by_folder = run(files, bridge=saved(1.0, policy=BoundaryPolicy.LOOKAHEAD), **more)
+def test_a_saved_bridge_and_its_models_by_name_give_the_same_results(files, saved, names):
+    validation = files / "validation.jsonl"
+    by_folder = run(files, bridge=saved(1.0, policy=BoundaryPolicy.LOOKAHEAD), validation=validation)
     WEIGHTS.save(files / "weights.json")
-    by_name = run(files, **names, alignment=files / "pair.safetensors", combination=files / "weights.json", **more)
-    for one, other in zip(by_folder.measured, by_name.measured, strict=True):
-        assert (one.name, one.bits_per_byte, one.accuracy) == (other.name, other.bits_per_byte, other.accuracy)
-        if one.name != "bridge":
-            assert one.setting == other.setting
+    given = {**names, "alignment": files / "pair.safetensors", "combination": files / "weights.json"}
+    by_name = run(files, **given, validation=validation)
+    for first, second in zip(by_folder.measured, by_name.measured, strict=True):
+        assert (first.name, first.bits_per_byte, first.accuracy) == (second.name, second.bits_per_byte, second.accuracy)
+        if first.name != "bridge":
+            assert first.setting == second.setting
     assert (by_folder.value, by_name.value) == (str(files / "bridge"), f"{names['value']} - {names['untuned']}")
     assert by_folder.config["base"] == by_name.config["base"]
 
 
-def test_of_a_bridge_with_two_sources_there_is_no_donor_alone(files, saved):
+def test_a_bridge_with_two_sources_has_no_donor_to_compare_with(files, saved):
     folder = saved(0.5, 0.25)
     report = run(files, bridge=folder, validation=files / "validation.jsonl")
     assert [one.name for one in report.measured] == ["base", "bridge"]
@@ -137,7 +138,7 @@ def test_of_a_bridge_with_two_sources_there_is_no_donor_alone(files, saved):
         run(files, bridge=folder, contenders=[Contender.DONOR])
 
 
-def test_the_exact_bridge_has_the_weights_of_the_bridge_and_the_whole_path_works(files, names, tmp_path):
+def test_the_byte_level_bridge_uses_the_setting_of_the_bridge(files, names, tmp_path):
     given = {**names, "alignment": files / "pair.safetensors", "validation": files / "validation.jsonl"}
     report = run(
         files,
@@ -173,17 +174,17 @@ def test_the_exact_bridge_has_the_weights_of_the_bridge_and_the_whole_path_works
     assert again.measured == [exact]
 
 
-def test_in_one_vocabulary_the_exact_bits_are_those_of_the_exact_bridge(files, model_folders):
-    one = str(model_folders.source)
-    given = {"base": one, "value": str(model_folders.tuned), "untuned": one}
+def test_with_a_common_vocabulary_byte_level_bits_are_those_of_the_byte_level_bridge(files, model_folders):
+    model = str(model_folders.source)
+    given = {"base": model, "value": str(model_folders.tuned), "untuned": model}
     report = run(files, **given, contenders=[Contender.BYTE_LEVEL, Contender.BASE], limit=1)
-    bridge = build_bridge(one, given["value"], untuned=one, byte_level=True)
+    bridge = build_bridge(model, given["value"], untuned=model, byte_level=True)
     example = load_examples(files / "test.jsonl")[0]
     expected = bridge.bits(example.prompt, example.response) / len(example.response.encode())
     assert named(report, Contender.BYTE_LEVEL).bits_per_byte.value == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_is_refused(files, saved, names):
+def test_settings_that_contradict_the_bridge_are_refused(files, saved, names):
     folder = saved(1.0, limits=SteeringLimits(plausibility_threshold=0.1))
     with pytest.raises(VocabridgeError, match="byte-level needs a bridge without limits"):
         run(files, bridge=folder, contenders=[Contender.BYTE_LEVEL])
@@ -204,12 +205,12 @@ def test_what_is_refused(files, saved, names):
 
 def test_in_turn_every_model_is_loaded_once():
     loaded, held = [], frozenset()
-    for contender in in_turn():
+    for contender in measuring_order():
         needs = CONTENDERS[contender].required_models
         loaded += needs - held
         held = needs
     assert sorted(loaded) == ["base", "ceiling", "control", "steerings"]
-    assert sorted(in_turn()) == sorted(Contender)
+    assert sorted(measuring_order()) == sorted(Contender)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +243,6 @@ def test_in_turn_every_model_is_loaded_once():
     ],
     ids=["fitted", "saved with limits", "with trials", "byte-level", "nudging", "none"],
 )
-def test_a_setting_comes_back_from_its_json_form_and_is_said_in_a_few_words(setting, summary):
+def test_a_setting_equals_that_of_its_json_form_and_has_a_summary(setting, summary):
     assert type(setting).from_dict(json.loads(json.dumps(setting.as_dict()))) == setting
     assert setting.summary == summary

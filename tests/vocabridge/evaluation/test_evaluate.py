@@ -1,4 +1,4 @@
-"""The evaluation on tiny models: every figure from outside, runs that are stopped, and the whole path."""
+"""Evaluations of tiny models: every figure computed independently, interrupted runs, and all contenders at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vocabridge.evaluation.contenders import CONTENDERS, label_of
 from vocabridge.evaluation.evaluate import evaluate
 from vocabridge.evaluation.intervals import ratio
 from vocabridge.evaluation.measuring import response_bits
-from vocabridge.evaluation.scoring import TokenLevelModel, donor, of_model, of_source
+from vocabridge.evaluation.scoring import TokenLevelModel, donor, evaluated_donor, evaluated_model
 from vocabridge.models.examples import Example, load_examples, tokenize
 from vocabridge.models.value_network import new_value_network, save_value_network
 from vocabridge.options import BoundaryPolicy, Contender, ProjectionMethod
@@ -47,7 +47,7 @@ def write_items(path, numbers, **more):
 
 @pytest.fixture
 def files(tmp_path, model_folders):
-    """Test data, validation data, an alignment and a fresh value network of each vocabulary."""
+    """Write test data, validation data, an alignment and an untrained value network for each vocabulary."""
     source, target = (Vocabulary.load(folder) for folder in (model_folders.source, model_folders.target))
     align(source, target, method="retokenize", cache=False).save(tmp_path / "pair.safetensors")
     for name, base in (("values", model_folders.source), ("own-values", model_folders.target)):
@@ -59,7 +59,7 @@ def files(tmp_path, model_folders):
 
 @pytest.fixture
 def measure(files, model_folders):
-    """Calls `evaluate` on these, with short answers."""
+    """Return a function that evaluates these files, with short answers."""
 
     def measure(records=None, progress=no_progress, **settings):
         given = {"max_new_tokens": 6}
@@ -76,41 +76,41 @@ def items(templates):
 
 
 def named(report, name):
-    return next(one for one in report.measured if one.name == name)
+    return next(contender for contender in report.measured if contender.name == name)
 
 
-def test_a_ratio_is_sum_over_sum_inside_its_interval():
+def test_a_ratio_is_a_sum_divided_by_a_sum_and_lies_in_its_interval():
     rng = np.random.default_rng(1)
-    above, below = rng.uniform(1, 2, 40), rng.uniform(1, 2, 40)
-    found = ratio(above, below, items(range(40)))
-    assert found.value == pytest.approx(above.sum() / below.sum())
-    assert found.low < found.value < found.high
-    assert ratio(above, below, items(range(40))) == found
+    numerators, denominators = rng.uniform(1, 2, 40), rng.uniform(1, 2, 40)
+    interval = ratio(numerators, denominators, items(range(40)))
+    assert interval.value == pytest.approx(numerators.sum() / denominators.sum())
+    assert interval.low < interval.value < interval.high
+    assert ratio(numerators, denominators, items(range(40))) == interval
 
 
 def test_equal_contenders_differ_by_exactly_0():
     bits = np.random.default_rng(1).uniform(1, 2, 40)
-    found = ratio(bits, bits, items(range(40)), lambda value: value - 1)
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    interval = ratio(bits, bits, items(range(40)), lambda value: value - 1)
+    assert (interval.value, interval.low, interval.high) == (0, 0, 0)
 
 
 def test_items_of_one_template_are_resampled_together():
     values = np.repeat(np.random.default_rng(1).uniform(1, 2, 10), 10)
     ones = np.ones_like(values)
-    apart, together = ratio(values, ones, items(range(100))), ratio(values, ones, items(np.arange(100) // 10))
-    assert apart.value == pytest.approx(together.value)
-    assert together.high - together.low > 2 * (apart.high - apart.low)
-    alone = ratio(values, ones, items([0] * 100))
-    assert alone.low == alone.high == pytest.approx(alone.value)
+    separate, grouped = ratio(values, ones, items(range(100))), ratio(values, ones, items(np.arange(100) // 10))
+    assert separate.value == pytest.approx(grouped.value)
+    assert grouped.high - grouped.low > 2 * (separate.high - separate.low)
+    single_group = ratio(values, ones, items([0] * 100))
+    assert single_group.low == single_group.high == pytest.approx(single_group.value)
 
 
-def test_an_interval_is_a_95_percent_interval():
+def test_an_interval_contains_the_true_value_in_about_95_percent_of_samples():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
         values = rng.normal(5, 1, 50)
-        found = ratio(values, np.ones(50), items(range(50)))
-        hits += found.low <= 5 <= found.high
+        interval = ratio(values, np.ones(50), items(range(50)))
+        hits += interval.low <= 5 <= interval.high
     assert 0.88 < hits / 200 < 0.99
 
 
@@ -118,74 +118,74 @@ def test_bits_are_those_of_plain_forwards(parts, files):
     examples = load_examples(files / "test.jsonl")
     bridge = parts.bridge()
     contenders = [
-        of_model(BASE, bridge.base, bridge.vocabulary),
-        of_source(DONOR, bridge.steering.source),
-        of_model(BRIDGE, bridge, bridge.vocabulary),
+        evaluated_model(BASE, bridge.base, bridge.vocabulary),
+        evaluated_donor(DONOR, bridge.steering.source),
+        evaluated_model(BRIDGE, bridge, bridge.vocabulary),
     ]
-    base, alone, bridged = (response_bits(c, examples, lambda *_: None) for c in contenders)
-    for found, model in ((base, parts.base), (alone, parts.tuned)):
-        for bits, example in zip(found, examples, strict=True):
+    base_bits, donor_bits, bridge_bits = (response_bits(c, examples, lambda *_: None) for c in contenders)
+    for all_bits, model in ((base_bits, parts.base), (donor_bits, parts.tuned)):
+        for bits, example in zip(all_bits, examples, strict=True):
             tokens = tokenize(example, model.vocabulary)
             with torch.no_grad():
                 log_p = model.model(torch.tensor([tokens.ids])).logits[0].log_softmax(-1)
             expected = -sum(log_p[i - 1, tokens.ids[i]].item() for i in range(tokens.first, len(tokens.ids)))
             assert bits == pytest.approx(expected / math.log(2), rel=1e-4)
-    assert (bridged != base).all()
+    assert (bridge_bits != base_bits).all()
 
 
-def test_a_reading_says_where_tokens_end_and_what_was_likeliest(parts, files):
+def test_scores_of_a_response_have_the_ends_of_tokens_and_the_most_likely_tokens(parts, files):
     example = load_examples(files / "test.jsonl")[0]
-    found = of_model(BASE, parts.base.model, parts.base.vocabulary).read(example)
+    scores = evaluated_model(BASE, parts.base.model, parts.base.vocabulary).score_response(example)
     tokens = tokenize(example, parts.base.vocabulary)
     size = len(example.response.encode())
-    assert len(found["bits"]) == len(found["ends"]) == len(found["likeliest"]) == len(tokens.ids) - tokens.first
-    assert found["ends"] == sorted(found["ends"])
-    assert found["ends"][-1] == size
+    assert len(scores["bits"]) == len(scores["ends"]) == len(scores["most_likely"]) == len(tokens.ids) - tokens.first
+    assert scores["ends"] == sorted(scores["ends"])
+    assert scores["ends"][-1] == size
     vocabulary = parts.base.vocabulary
-    written = [len(vocabulary.token_bytes[i]) for i in tokens.ids[tokens.first :]]
-    assert np.diff(found["ends"]).tolist() == written[1:]
-    assert 0 < found["ends"][0] <= written[0]  # it may have begun in the prompt
+    sizes = [len(vocabulary.token_bytes[i]) for i in tokens.ids[tokens.first :]]
+    assert np.diff(scores["ends"]).tolist() == sizes[1:]
+    assert 0 < scores["ends"][0] <= sizes[0]  # the first token may start in the prompt
     with torch.no_grad():
         best = parts.base.model(torch.tensor([tokens.ids])).logits[0, tokens.first - 1].argmax().item()
     data = vocabulary.token_bytes[best]
-    assert found["likeliest"][0] == (f"<{best}>" if data is None else data.decode(errors="backslashreplace"))
+    assert scores["most_likely"][0] == (f"<{best}>" if data is None else data.decode(errors="backslashreplace"))
 
 
-def test_the_donor_of_a_value_network_is_its_base_with_it(parts):
+def test_the_donor_of_a_value_network_is_its_source_model_with_it(parts):
     source = parts.residual(0.2)
     ids = torch.tensor([source.vocabulary.encode("The quick brown fox").ids.tolist()])
     with torch.no_grad():
-        found = donor(source)(ids).logits
+        logits = donor(source)(ids).logits
         expected = source.models["untuned"](ids).logits + source.models["value"](ids).logits
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)
     assert donor(parts.pair) is parts.tuned.model
 
 
-class Satisfied(Extractor):
-    """Needs no more than a token."""
+class CompleteAtOnce(Extractor):
+    """An extractor for which every answer is complete after 1 token."""
 
     def is_complete(self, text):
         return True
 
 
-def test_answers_stop_when_complete_and_a_batch_is_as_its_rows(parts):
+def test_answers_stop_when_complete_and_a_batch_equals_its_rows(parts):
     prompts = ["The lazy dog, and 12", "a", "Question: 7"]
-    contender = of_model(BASE, parts.base.model, parts.base.vocabulary)
-    together = contender.write(prompts, 12, Extractor())
-    assert together == [contender.write([prompt], 12, Extractor())[0] for prompt in prompts]
-    assert max(one["tokens"] for one in together) == 12
-    assert [one["tokens"] for one in contender.write(prompts, 12, Satisfied())] == [1, 1, 1]
+    contender = evaluated_model(BASE, parts.base.model, parts.base.vocabulary)
+    batch = contender.generate(prompts, 12, Extractor())
+    assert batch == [contender.generate([prompt], 12, Extractor())[0] for prompt in prompts]
+    assert max(answer["tokens"] for answer in batch) == 12
+    assert [answer["tokens"] for answer in contender.generate(prompts, 12, CompleteAtOnce())] == [1, 1, 1]
 
 
-def test_the_whole_path(files, model_folders, measure):
-    told = []
+def test_a_report_has_all_contenders_with_all_their_figures(files, model_folders, measure):
+    progress = []
     report = measure(
         validation=files / "validation.jsonl",
         ceiling=str(model_folders.tuned),
         control=str(files / "own-values"),
         answers=2,
         policies=(BoundaryPolicy.AS_IS, BoundaryPolicy.LOOKAHEAD),
-        progress=lambda *args: told.append(args),
+        progress=lambda *args: progress.append(args),
     )
     by_default = [label_of(kind) for kind in Contender if not CONTENDERS[kind].is_slow]
     assert [one.name for one in report.measured] == by_default
@@ -203,7 +203,7 @@ def test_the_whole_path(files, model_folders, measure):
     assert set(against) == {*by_default} - {BRIDGE}
     assert named(report, BASE).changed_tokens == 0
     assert named(report, DONOR).changed_tokens is None
-    assert {args[2].partition(":")[0] for args in told} >= {*by_default}
+    assert {args[2].partition(":")[0] for args in progress} >= {*by_default}
     assert all(len(row) == len(report.header) for row in report.rows())
     assert all(len(row) == len(report.COSTS) for row in report.costs())
     report.save(files / "report.json")
@@ -216,7 +216,7 @@ def test_the_whole_path(files, model_folders, measure):
         jsonschema.validate(saved | {"measured": [saved["measured"][0] | {"token_ms": "fast"}]}, schema)
 
 
-def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, measure):
+def test_an_untrained_value_network_changes_nothing(files, model_folders, measure):
     Combination(ProjectionMethod.LINEAR).save(files / "weights.json")
     report = measure(
         combination=files / "weights.json",
@@ -234,7 +234,7 @@ def test_a_fresh_value_network_is_worth_exactly_nothing(files, model_folders, me
     assert all(sample.generations[BASE] == sample.generations[BRIDGE] for sample in report.samples)
 
 
-def test_an_expert_pair_by_name(files, model_folders):
+def test_an_expert_pair_by_name_is_evaluated(files, model_folders):
     config = EvaluationConfig(
         files / "test.jsonl",
         base=str(model_folders.target),
@@ -250,8 +250,7 @@ def test_an_expert_pair_by_name(files, model_folders):
     assert len(report.rows()[0]) == 3
 
 
-def test_every_metric_by_hand(files, measure, model_folders):
-    """From the records of the run, with plain sums."""
+def test_every_metric_is_what_plain_sums_over_the_records_give(files, measure, model_folders):
     right = " 24*2=48 foxes. 🙂\n#### 48\n"
     write_items(files / "test.jsonl", [24], choices=[" 7", right, " The lazy dog"])
     with (files / "test.jsonl").open("a") as file:
@@ -274,12 +273,12 @@ def test_every_metric_by_hand(files, measure, model_folders):
         chosen = (choices[0][1] == min(choices[0])) + (choices[1][0] == min(choices[1]))
         assert one.choice_accuracy.value == chosen / 2
         answers = {row["item"]: row["text"] for row in of(one.name, "writing")}
-        found = [Extractor().find(answers[item]) for item in (0, 1)]
-        assert one.accuracy.value == ((found[0] == "48") + (found[1] == "7")) / 2
+        extracted = [Extractor().find(answers[item]) for item in (0, 1)]
+        assert one.accuracy.value == ((extracted[0] == "48") + (extracted[1] == "7")) / 2
         (cost,) = of(one.name, "cost")
         assert (one.token_ms, one.first_token_ms, one.peak_mb) == (cost["token_ms"], cost["first_ms"], cost["peak_mb"])
         assert cost["token_ms"] > 0
-    base, bridge = ([row["likeliest"] for row in of(name, "reading")] for name in (BASE, BRIDGE))
+    base, bridge = ([row["most_likely"] for row in of(name, "reading")] for name in (BASE, BRIDGE))
     flat = [(a, b) for x, y in zip(base, bridge, strict=True) for a, b in zip(x, y, strict=True)]
     assert named(report, BRIDGE).changed_tokens == sum(a != b for a, b in flat) / len(flat)
     by_class = [one for one in report.classes if not one.name.endswith("boundary")]
@@ -291,7 +290,7 @@ def test_every_metric_by_hand(files, measure, model_folders):
     assert min(weight.values()) <= named(report, BRIDGE).bits_per_byte.value <= max(weight.values())
 
 
-def test_a_right_choice_is_one_by_chance_where_answers_are_shuffled(files, measure):
+def test_shuffled_choices_are_right_at_the_rate_of_chance(files, measure):
     rng = np.random.default_rng(0)
     with (files / "test.jsonl").open("w") as file:
         for n in range(40):
@@ -305,34 +304,35 @@ def test_a_right_choice_is_one_by_chance_where_answers_are_shuffled(files, measu
     assert one.accuracy is None
 
 
-def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeypatch):
+def test_an_interrupted_run_continues_and_reports_the_same(files, measure, monkeypatch):
     arguments = {"validation": files / "validation.jsonl", "records": files / "run", "answers": 3}
-    whole = measure(**arguments | {"records": files / "other"})
-    calls, read = [], TokenLevelModel.read
+    uninterrupted = measure(**arguments | {"records": files / "other"})
+    calls, score_response = [], TokenLevelModel.score_response
 
     def interrupted(contender, example):
         calls.append(contender.name)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return read(contender, example)
+        return score_response(contender, example)
 
-    monkeypatch.setattr(TokenLevelModel, "read", interrupted)
+    monkeypatch.setattr(TokenLevelModel, "score_response", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure(**arguments)
     with (files / "run" / "records-0.jsonl").open("a") as file:
         file.write('{"contender": "bridge", "part": "rea')
     report = measure(**arguments)
-    assert len(calls) == 6 + 6 * 4 - 5  # of six contenders every item, one of them twice
-    for one, other in zip(report.measured, whole.measured, strict=True):
-        assert (one.bits_per_byte, one.accuracy, one.setting) == (other.bits_per_byte, other.accuracy, other.setting)
-    assert report.differences == whole.differences
+    assert len(calls) == 6 + 6 * 4 - 5  # 4 items for each of 6 contenders, one of them twice
+    for resumed, expected in zip(report.measured, uninterrupted.measured, strict=True):
+        assert (resumed.bits_per_byte, resumed.accuracy) == (expected.bits_per_byte, expected.accuracy)
+        assert resumed.setting == expected.setting
+    assert report.differences == uninterrupted.differences
     assert measure(**arguments) == report
     assert len(calls) == 25
 
 
 @pytest.mark.quick(2)
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"limit": 2}, "another limit"),
         ({"validation": None}, None),
@@ -340,13 +340,13 @@ def test_an_interrupted_run_goes_on_and_reports_the_same(files, measure, monkeyp
         ({"policies": (BoundaryPolicy.HEAL,)}, "another policies"),
     ],
 )
-def test_another_evaluation_in_the_folder_is_refused(files, measure, change, says):
+def test_another_evaluation_in_the_folder_is_refused(files, measure, change, message):
     first = {"records": files / "run", "contenders": [Contender.BASE]}
     measure(**first)
-    if says is None:  # a part that the first call had no use for
+    if message is None:  # an entry that the first call did not have
         measure(**first | {"validation": files / "validation.jsonl"})
         return
-    with pytest.raises(VocabridgeError, match=says):
+    with pytest.raises(VocabridgeError, match=message):
         measure(**first | change)
 
 
@@ -365,7 +365,7 @@ def test_other_models_or_data_are_refused(files, measure, model_folders):
         measure(**first)
 
 
-def test_what_is_refused(files, model_folders, measure):
+def test_missing_or_contradicting_settings_are_refused(files, model_folders, measure):
     arguments = {"alignment": files / "pair.safetensors", "validation": files / "validation.jsonl"}
     named = {"base": str(model_folders.target), "value": str(files / "values")}
     with pytest.raises(VocabridgeError, match="of several alphas"):

@@ -50,7 +50,7 @@ def measured(name, bits, **more):
 @pytest.fixture
 def evaluation() -> Evaluation:
     bits = {"base": 0.9, "bridge": 0.6, "byte-level bridge": 0.5, "ceiling": 0.3}
-    reading = {"bits": [3.0, 1.0], "ends": [4, len(NASTY) + 1], "likeliest": [" a", NASTY]}
+    reading = {"bits": [3.0, 1.0], "ends": [4, len(NASTY) + 1], "most_likely": [" a", NASTY]}
     return Evaluation(
         base="big",
         value=NASTY,
@@ -80,7 +80,7 @@ def evaluation() -> Evaluation:
                 prompt=NASTY,
                 reference=" " + NASTY,
                 generations={"base": NASTY, "bridge": "fine"},
-                readings={"base": reading, "bridge": reading | {"bits": [1.0, 2.0], "likeliest": [" <", NASTY]}},
+                readings={"base": reading, "bridge": reading | {"bits": [1.0, 2.0], "most_likely": [" <", NASTY]}},
             )
         ],
         config={"limit": None, "prompt": "{prompt}"},
@@ -147,18 +147,18 @@ def test_the_page_has_all_plots_and_tables(evaluation, tmp_path):
     assert evaluation.by_alpha() == (("alpha", "0", "1"), [("bridge", "1.750", "1.250")])
 
 
-def test_every_token_of_a_response_says_what_the_bridge_changed(evaluation, tmp_path):
+def test_every_token_of_a_response_shows_what_the_bridge_changed(evaluation, tmp_path):
     write_report(evaluation, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    (read,) = re.findall('<p class="tokens">(.*?)</p>', page)
-    spans = re.findall(r'<span( class="other")? style="background:rgba\((.*?)\)" title="(.*?)">(.*?)</span>', read)
+    (response,) = re.findall('<p class="tokens">(.*?)</p>', page)
+    spans = re.findall(r'<span( class="other")? style="background:rgba\((.*?)\)" title="(.*?)">(.*?)</span>', response)
     assert len(spans) == 2
-    likelier, less = spans
-    assert likelier[1].startswith("11, 99, 165")
-    assert less[1].startswith("192, 57, 43")
-    assert (likelier[0], less[0]) == (' class="other"', "")
-    assert likelier[2].startswith("bits 3.00 to 1.00")
-    assert likelier[3] + less[3] == " &lt;script&gt;alert(1)&lt;/script&gt;"
+    raised, lowered = spans
+    assert raised[1].startswith("11, 99, 165")
+    assert lowered[1].startswith("192, 57, 43")
+    assert (raised[0], lowered[0]) == (' class="other"', "")
+    assert raised[2].startswith("bits 3.00 to 1.00")
+    assert raised[3] + lowered[3] == " &lt;script&gt;alert(1)&lt;/script&gt;"
 
 
 def test_no_text_of_a_plot_is_cut_off(evaluation, tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_tables_scroll_where_the_page_is_narrow(evaluation, tmp_path):
     assert ".table { overflow-x: auto; }" in page
 
 
-def test_without_matplotlib_the_page_says_what_to_install(evaluation, tmp_path, monkeypatch):
+def test_without_matplotlib_an_error_names_what_to_install(evaluation, tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,4 +1,4 @@
-"""Bridges in lm-evaluation-harness: the plain base has the harness's own figures, and its kinds of request agree."""
+"""Bridges in lm-evaluation-harness: the plain base gets the harness's own figures, and all request types agree."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval
 
 @pytest.fixture
 def tasks(tmp_path, monkeypatch) -> Path:
-    """Three tasks in local files, one of each kind of request."""
+    """Write three tasks to local files, one for each request type."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     folder = tmp_path / "tasks"
     folder.mkdir()
@@ -95,7 +95,7 @@ def harness(model, arguments, tasks):
 
     import vocabridge.evaluation.lm_eval_model  # noqa: F401  # registers the model
 
-    found = simple_evaluate(
+    results = simple_evaluate(
         model=model,
         model_args=arguments,
         tasks=list(TASKS),
@@ -105,21 +105,23 @@ def harness(model, arguments, tasks):
         log_samples=True,
     )
     likelihoods = {
-        name: [sample["filtered_resps"] for sample in sorted(found["samples"][name], key=lambda one: one["doc_id"])]
+        name: [
+            sample["filtered_resps"] for sample in sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+        ]
         for name in TASKS
     }
-    return found["results"], likelihoods
+    return results["results"], likelihoods
 
 
 def numbers(responses):
     return torch.tensor(
-        [[float(one[0]) if isinstance(one, (list, tuple)) else float(one) for one in row] for row in responses]
+        [[float(value[0]) if isinstance(value, (list, tuple)) else float(value) for value in row] for row in responses]
     )
 
 
 @needs_harness
-def test_the_plain_base_has_the_harness_s_own_figures(bridge, model_folders, tasks):
-    """Through a bridge of strength 0, against `HFLM` on the base: log-likelihoods, texts and every metric."""
+def test_a_bridge_of_strength_0_gets_the_harness_s_figures_of_the_base(bridge, model_folders, tasks):
+    """Compare log-likelihoods, texts and every metric with those of `HFLM` on the base."""
     ours, our_samples = harness("vocabridge", f"bridge={bridge},strength=0,dtype=float32", tasks)
     theirs, their_samples = harness("hf", f"pretrained={model_folders.target},dtype=float32", tasks)
     assert our_samples["foxes_answer"] == their_samples["foxes_answer"]
@@ -133,27 +135,27 @@ def test_the_plain_base_has_the_harness_s_own_figures(bridge, model_folders, tas
 
 
 @needs_harness
-def test_a_steered_base_is_scored_as_the_bridge_scores(bridge, tasks):
-    """Rolling likelihoods and choices against plain forwards of the bridge."""
+def test_the_harness_scores_a_bridge_as_plain_forwards_do(bridge, tasks):
+    """Compare rolling likelihoods and choices with plain forwards of the bridge."""
     _, samples = harness("vocabridge", f"bridge={bridge},dtype=float32", tasks)
     loaded = load(bridge, dtype=torch.float32)
     vocabulary = loaded.vocabulary
 
-    def log_likelihood(text, begin, keep=None):
-        ids = [*begin, *vocabulary.encode(text).ids.tolist()]
+    def log_likelihood(text, bos, last=None):
+        ids = [*bos, *vocabulary.encode(text).ids.tolist()]
         with torch.no_grad():
             log_p = loaded(torch.tensor([ids]), use_cache=False).logits[0].float().log_softmax(-1)
-        each = log_p[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        return each[-keep:].sum().item() if keep else each.sum().item()
+        of_tokens = log_p[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        return of_tokens[-last:].sum().item() if last else of_tokens.sum().item()
 
     docs = [json.loads(line) for line in (tasks / "test.jsonl").read_text().splitlines()]
     for doc, rolled, chosen in zip(docs, samples["foxes_text"], samples["foxes_choice"], strict=True):
         expected = log_likelihood(f"{doc['question']} {doc['answer']}", [vocabulary.roles["bos"]])
-        found = rolled[0][0] if isinstance(rolled[0], (list, tuple)) else rolled[0]
-        assert math.isclose(float(found), expected, rel_tol=1e-3, abs_tol=1e-2)
-        # The tiny tokenizer, as transformers reads it, puts no bos token in front.
-        context, whole = (len(vocabulary.encode(doc["question"] + more).ids) for more in ("", " two"))
-        expected = log_likelihood(doc["question"] + " two", [], whole - context)
+        likelihood = rolled[0][0] if isinstance(rolled[0], (list, tuple)) else rolled[0]
+        assert math.isclose(float(likelihood), expected, rel_tol=1e-3, abs_tol=1e-2)
+        # transformers adds no bos token with the tiny tokenizer.
+        question, total = (len(vocabulary.encode(doc["question"] + choice).ids) for choice in ("", " two"))
+        expected = log_likelihood(doc["question"] + " two", [], total - question)
         assert math.isclose(float(chosen[0][0]), expected, rel_tol=1e-3, abs_tol=1e-2)
 
 
@@ -179,7 +181,7 @@ def test_the_command_line_knows_the_model(bridge, tasks, tmp_path):
     assert 0 <= json.loads(results.read_text())["results"]["foxes_choice"]["acc,none"] <= 1
 
 
-def test_without_the_harness_it_says_what_to_install(tmp_path):
+def test_without_the_harness_an_error_names_what_to_install(tmp_path):
     script = (
         "import runpy, sys\n"
         "sys.modules['lm_eval.api.registry'] = None\n"

@@ -1,4 +1,4 @@
-"""Tasks: templates over a file's fields, final answers, choices, and tasks that are made."""
+"""Tasks: templates over a file's fields, final answers, choices, and generated tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write(path, *records):
         ("no number", None),
     ],
 )
-def test_a_final_number_is_behind_the_mark_or_the_last(text, answer):
+def test_the_final_answer_is_the_number_after_the_mark_or_else_the_last(text, answer):
     assert Extractor().find(text) == answer
 
 
@@ -39,7 +39,7 @@ def test_numbers_are_compared_as_numbers(text, answer, right):
     assert Extractor().is_correct(text, answer) is right
 
 
-def test_a_pattern_s_first_group_is_the_answer_and_capitals_do_not_count():
+def test_the_first_group_of_a_pattern_is_the_answer_and_case_is_ignored():
     extractor = Extractor(r"answer is (\w+)")
     assert extractor.find("The answer is Paris.") == "Paris"
     assert extractor.is_correct("the answer is PARIS\n", "paris")
@@ -47,13 +47,13 @@ def test_a_pattern_s_first_group_is_the_answer_and_capitals_do_not_count():
     assert Extractor("[A-D]").find("e: C") == "C"
 
 
-def test_an_answer_is_complete_with_its_line():
+def test_an_answer_is_complete_at_the_end_of_its_line():
     assert [Extractor().is_complete(text) for text in ("12", "#### 12", "#### 12\n")] == [False, False, True]
     assert Extractor("is (.+)").is_complete("it is so\n")
 
 
-def test_no_regular_expression_is_refused():
-    with pytest.raises(VocabridgeError, match=r"'\(' is no regular expression"):
+def test_an_invalid_regular_expression_is_refused():
+    with pytest.raises(VocabridgeError, match=r"'\(' is not a regular expression"):
         Extractor("(")
 
 
@@ -65,7 +65,7 @@ def test_the_raw_file_of_gsm8k_makes_items(tmp_path):
     assert item.example.answer == "1,200"
 
 
-def test_fields_that_are_no_text_and_braces_that_name_no_field(tmp_path):
+def test_fields_that_are_not_strings_are_json_and_other_braces_stay(tmp_path):
     path = write(tmp_path / "data.jsonl", {"n": 3, "list": ["é"], "response": "{n} stays"})
     (item,) = load_task(path, Template("{n} of {list}, {} { n }")).items
     assert item.example.text == '3 of ["é"], {} { n }{n} stays'
@@ -75,8 +75,12 @@ def test_choices_hold_the_right_response_once(tmp_path):
     good = {"prompt": "p", "response": " b", "choices": [" a", " b"]}
     (item,) = load_task(write(tmp_path / "data.jsonl", good), Template()).items
     assert item.choices == (" a", " b")
-    for choices, says in (([" a"], "not its response once"), ([" b", 3], "no list of strings"), ("ab", "no list")):
-        with pytest.raises(VocabridgeError, match=f"line 1, has.*{says}"):
+    for choices, reason in (
+        ([" a"], 'does not have its response exactly once among its "choices"'),
+        ([" b", 3], 'has "choices" that are not a list of strings'),
+        ("ab", 'has "choices" that are not a list of strings'),
+    ):
+        with pytest.raises(VocabridgeError, match=f"line 1, {reason}"):
             load_task(write(tmp_path / "data.jsonl", good | {"choices": choices}), Template())
 
 
@@ -88,7 +92,7 @@ def test_a_missing_field_is_named_with_its_line(tmp_path):
         load_task(path, Template())
 
 
-def test_reasoning_gym_makes_the_same_items_again():
+def test_reasoning_gym_generates_the_same_items_again():
     pytest.importorskip("reasoning_gym")
     source = "reasoning-gym:leg_counting:3:5"
     task = load_task(source, Template())

@@ -7,7 +7,7 @@ import pytest
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.manifest import SavedBridge
 from vocabridge.evaluation.fingerprint import _model
-from vocabridge.evaluation.run_store import Run, Workers
+from vocabridge.evaluation.run_store import RunStore, Workers
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_network
 from vocabridge.projection.combination import Combination
@@ -62,4 +62,4 @@ def test_a_models_configuration_that_is_nested_too_deeply_is_refused(model_folde
 def test_a_folder_of_records_whose_config_is_nested_too_deeply_is_named(tmp_path):
     (tmp_path / "run.json").write_text(DEEP)
     with pytest.raises(VocabridgeError, match=r"run\.json is damaged \(it is nested too deeply\)"):
-        Run(tmp_path, {"limit": 1}, Workers())
+        RunStore(tmp_path, {"limit": 1}, Workers())

@@ -11,7 +11,7 @@ import torch
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.byte_level.streaming import ByteLevelStream
 from vocabridge.evaluation.answers import Extractor
-from vocabridge.evaluation.scoring import of_model
+from vocabridge.evaluation.scoring import evaluated_model
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.training.dataset import load_training_texts
 
@@ -57,8 +57,8 @@ def test_an_evaluation_stops_at_every_end_token(configured, end):
     model, vocabulary = configured.base.model, configured.base.vocabulary
     hook = predicting(model, [*spelled(vocabulary, "ab"), end, *spelled(vocabulary, "cdefgh")])
     try:
-        contender = of_model("base", model, vocabulary)
-        assert contender.write(["x"], 6, Extractor()) == [{"text": "ab", "tokens": 2}]
+        contender = evaluated_model("base", model, vocabulary)
+        assert contender.generate(["x"], 6, Extractor()) == [{"text": "ab", "tokens": 2}]
     finally:
         hook.remove()
 
@@ -67,7 +67,7 @@ def test_without_an_extractor_an_evaluation_writes_exactly_the_given_number_of_t
     model, vocabulary = parts.base.model, parts.base.vocabulary
     hook = predicting(model, [1] * 6)
     try:
-        assert of_model("base", model, vocabulary).write(["x"], 6, None)[0]["tokens"] == 6
+        assert evaluated_model("base", model, vocabulary).generate(["x"], 6, None)[0]["tokens"] == 6
     finally:
         hook.remove()
 

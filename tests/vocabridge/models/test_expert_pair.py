@@ -16,7 +16,7 @@ import vocabridge
 from vocabridge.alignment import VocabridgeError, Vocabulary
 from vocabridge.cli._app import app
 from vocabridge.data import value_network_folder
-from vocabridge.evaluation.scoring import of_source
+from vocabridge.evaluation.scoring import evaluated_donor
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import load_model, model_folder, resolve_vocabulary
 from vocabridge.models.prompts import prompt_ids
@@ -135,7 +135,7 @@ def test_a_warning_names_a_token_that_a_pair_leaves_out_and_the_donor_alone_keep
         pair = ExpertPair(tuned, untuned)
     assert f"has no eos token, so that of {tuned.name} is left out" in caplog.text
     assert "eos" not in pair.vocabulary.roles
-    assert of_source("donor", pair).vocabulary.roles["eos"] == end
+    assert evaluated_donor("donor", pair).vocabulary.roles["eos"] == end
 
 
 def test_a_pair_that_differs_in_one_merge_or_one_tokens_bytes_is_refused(own):

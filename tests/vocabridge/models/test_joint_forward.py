@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.source_streams import SourceStreams
-from vocabridge.evaluation.scoring import donor, of_source
+from vocabridge.evaluation.scoring import donor, evaluated_donor
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.joint_forward import run
 from vocabridge.models.prompts import left_padded, prompt_ids
@@ -192,7 +192,7 @@ def test_the_donor_alone_is_the_base_with_the_change_added(network):
     ids = torch.tensor([prompt_ids(network.vocabulary, "The quick brown fox, 24 loaves, and cafés")])
     z_post = sum(plain(network, ids))
     torch.testing.assert_close(donor(network)(ids).logits[0, -1], z_post[0, -1], atol=2e-3, rtol=1e-3)
-    scored = of_source("donor", network).logits(ids, 5)
+    scored = evaluated_donor("donor", network).logits(ids, 5)
     torch.testing.assert_close(scored, z_post[0, -5:], atol=1e-3, rtol=1e-3)
 
 

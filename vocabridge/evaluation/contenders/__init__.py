@@ -1,12 +1,14 @@
-"""The contenders of an evaluation: what can be made of a base and a value source, one file each.
+"""The contenders of an evaluation: ways to use a base and a value source, one file each.
 
-    base       p_base                                    donor         the small model in its own vocabulary
-    bridge     the best fit over methods and forms, or   mixture       (1 - s) p_base + s C p_donor
-               a saved bridge as it is
-    byte-level the same combination over bytes           proxy-tuning  log p_base + alpha log(C p_tuned / C p_untuned)
-    nudging    q_donor where max p_base < t, else p_base, with q_donor projected as the bridge projects it
-    control    the bridge's combination, of a value network that has the base's own vocabulary
-    ceiling    the base fine-tuned, or with a value network trained on it
+    base          p_base
+    donor         the small tuned model, in its own vocabulary
+    bridge        the best combination over methods and forms, or a saved bridge
+    byte-level    the bridge's combination, over bytes
+    mixture       (1 - s) p_base + s C p_donor
+    nudging       q_donor where max p_base < t, else p_base; q_donor is projected as for the bridge
+    proxy-tuning  log p_base + alpha log(C p_tuned / C p_untuned)
+    control       the bridge's combination, with a value network that has the base's vocabulary
+    ceiling       the fine-tuned base, or the base with a value network trained on it
 
 To add a contender, write `vocabridge/evaluation/contenders/NAME.py` with a class `Definition`, and add NAME to the enum
 `Contender` in `vocabridge/options.py`.
@@ -23,7 +25,7 @@ from vocabridge.options import Contender
 CONTENDERS: dict[Contender, Definition[Any]] = {
     name: import_module(f"{__name__}.{name.value.replace('-', '_')}").Definition() for name in Contender
 }
-"""The contenders by name: each is the class `Definition` of the file that is called like the name."""
+"""The definitions by name. Each is an instance of the class `Definition` in the file with the contender's name."""
 
 
 def label_of(contender: Contender) -> str:
@@ -31,10 +33,10 @@ def label_of(contender: Contender) -> str:
     return CONTENDERS[contender].label
 
 
-def in_turn() -> list[Contender]:
-    """Return all contenders in the order in which the fewest models are loaded twice, and the slow ones late.
+def measuring_order() -> list[Contender]:
+    """Return all contenders in an order in which each model is loaded only once, and slow contenders come late.
 
-    First come those of the base alone, then those of the base and the value source, then those without the base.
+    Contenders with the base alone are first, then those with the base and the value source, then those without base.
     """
 
     def rank(contender: Contender) -> tuple[bool, bool, bool]:

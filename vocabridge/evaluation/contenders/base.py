@@ -1,13 +1,13 @@
-"""Base: the base model as it is."""
+"""Base: the base model without steering."""
 
 from __future__ import annotations
 
 from vocabridge.evaluation.contenders import definition as contenders
-from vocabridge.evaluation.scoring import EvaluatedModel, of_model
+from vocabridge.evaluation.scoring import EvaluatedModel, evaluated_model
 
 
 class Definition(contenders.Definition[contenders.Setting]):
-    """The base model as it is."""
+    """The base model without steering."""
 
     label = "base"
     required_models = frozenset({"base"})
@@ -16,4 +16,4 @@ class Definition(contenders.Definition[contenders.Setting]):
     def make(self, inputs: contenders.Inputs, setting: contenders.Setting) -> EvaluatedModel:
         """Load the base; see `Definition.make`."""
         base = inputs.pool.base()
-        return of_model(self.label, base.model, base.vocabulary)
+        return evaluated_model(self.label, base.model, base.vocabulary)

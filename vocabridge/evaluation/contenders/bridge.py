@@ -10,22 +10,22 @@ from vocabridge.projection.combination import UNFITTED, Combination
 
 
 class Definition(contenders.SteeredDefinition):
-    """A bridge by name is set as is best on the validation items, a saved one as it is saved."""
+    """The bridge: its setting is the best one on the validation items; a saved bridge keeps its own."""
 
     label = "bridge"
     used_settings = frozenset({"policy", "alpha", "combination", "alignment"})
     used_if_chosen = frozenset({"validation"})
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need nothing: a saved bridge may have any number of value sources."""
+        """Return None, because a bridge may have any number of value sources; see `Definition.missing`."""
         return None
 
     def steerings(self, inputs: Inputs) -> list[Steering]:
-        """Steer by the value source, or by those of the saved bridge."""
+        """Return the steering of the value source, or all steerings of the saved bridge."""
         return super().steerings(inputs) if inputs.pool.saved is None else inputs.pool.steerings()
 
     def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
-        """Fit the weights, where they are not given and there are validation items; see `Definition.choose`."""
+        """Fit the weights if none are given and there are validation items; see `Definition.choose`."""
         config, saved = inputs.config, inputs.pool.saved
         if saved is not None:
             return contenders.BridgeSetting.of_saved(saved)

@@ -1,4 +1,4 @@
-"""What a bridge is set to, how that is chosen on validation items, and contenders that are bridges."""
+"""The setting of a bridge, how it is chosen on validation items, and the base class of contenders that are bridges."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.evaluation.contenders.definition import Definition, Inputs, Setting, needs_one_source
 from vocabridge.evaluation.model_pool import ModelPool
-from vocabridge.evaluation.scoring import EvaluatedModel, of_model
+from vocabridge.evaluation.scoring import EvaluatedModel, evaluated_model
 from vocabridge.options import BoundaryPolicy, Form, ProjectionMethod
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.strength import Schedule, Strength, as_json, from_json
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-"""Strengths at which the loss on the validation items is reported; proxy-tuning takes the best of them."""
+"""Strengths at which the loss on the validation items is reported; proxy-tuning uses the best one."""
 
 
 @dataclass(frozen=True)
 class SteeringSetting:
-    """What one steering is set to.
+    """The setting of one steering.
 
     Attributes:
-        combination: Method, form and weights.
-        policy: How predictions are read at token boundaries; None over bytes, which have none.
-        strength: alpha.
+        combination: Projection method, form and weights.
+        policy: The policy at token boundaries; None for a byte-level bridge, which needs none.
+        strength: The strength alpha.
     """
 
     combination: Combination
@@ -44,16 +44,18 @@ class SteeringSetting:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SteeringSetting:
-        """Read what `as_dict` made."""
+        """Make a setting of its JSON form."""
         policy = BoundaryPolicy(values["policy"]) if "policy" in values else None
         return cls(Combination.from_dict(values["combination"]), policy, from_json(values["strength"]))
 
     @property
     def summary(self) -> str:
-        """The setting in a few words."""
-        one, alpha = self.combination, self.strength
-        weights = [one.base_weight, one.tuned_weight, *([one.untuned_weight] if one.form is Form.PRODUCT else [])]
-        words = [f"{one.method.value} {one.form.value}, {', '.join(f'{weight:.2f}' for weight in weights)}"]
+        """The setting in a few words, for tables."""
+        combination, alpha = self.combination, self.strength
+        method, form = combination.method.value, combination.form.value
+        weights = [combination.base_weight, combination.tuned_weight]
+        weights += [combination.untuned_weight] if combination.form is Form.PRODUCT else []
+        words = [f"{method} {form}, {', '.join(f'{weight:.2f}' for weight in weights)}"]
         if isinstance(alpha, Schedule):
             words.append(f"alpha {alpha.start}:{alpha.end}:{alpha.tokens}")
         elif alpha != 1:
@@ -61,14 +63,14 @@ class SteeringSetting:
         return "; ".join(words if self.policy is None else [*words, self.policy.value])
 
 
-def together(steerings: Sequence[SteeringSetting]) -> dict[str, Any]:
-    """Return the JSON form of what the steerings of a bridge are set to: that of the only one, or a list."""
-    each = [steering.as_dict() for steering in steerings]
-    return each[0] if len(each) == 1 else {"steerings": each}
+def settings_as_dict(steerings: Sequence[SteeringSetting]) -> dict[str, Any]:
+    """Return the JSON form of the settings of a bridge's steerings: that of the only one, or a list of them."""
+    dicts = [steering.as_dict() for steering in steerings]
+    return dicts[0] if len(dicts) == 1 else {"steerings": dicts}
 
 
-def of_each(values: Mapping[str, Any]) -> tuple[SteeringSetting, ...]:
-    """Read what `together` made."""
+def settings_from_dict(values: Mapping[str, Any]) -> tuple[SteeringSetting, ...]:
+    """Make the settings of the JSON form of `settings_as_dict`."""
     return tuple(map(SteeringSetting.from_dict, values.get("steerings", [values])))
 
 
@@ -77,8 +79,8 @@ class Trial:
     """A combination that was tried on the validation items.
 
     Attributes:
-        fit: What it was worth there, at the best strength.
-        policy: How predictions were read at token boundaries.
+        fit: The combination with its bits at the best strength.
+        policy: The policy at token boundaries.
     """
 
     fit: Fit
@@ -90,19 +92,20 @@ class Trial:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
-        """Read what `as_dict` made."""
+        """Make a trial of its JSON form."""
         fit = {name: values[name] for name in ("strength", "bits", "paper_bits", "positions")}
         return cls(Fit(Combination.from_dict(values["combination"]), **fit), BoundaryPolicy(values["policy"]))
 
 
 @dataclass(frozen=True)
 class BridgeSetting(Setting):
-    """What a bridge is set to.
+    """The setting of a bridge.
 
     Attributes:
-        steerings: What each steering is set to.
-        limits: Those of a saved bridge that has some; else None.
-        trials: What was tried on the validation items, the best first; none without them; None for a saved bridge.
+        steerings: The setting of each steering.
+        limits: The limits of a saved bridge that has some; else None.
+        trials: The combinations that were tried on the validation items, the best first; empty without validation
+            items, and None for a saved bridge.
         by_alpha: Bits a token on the validation items with the best combination, by strength.
     """
 
@@ -113,13 +116,15 @@ class BridgeSetting(Setting):
 
     @classmethod
     def of_saved(cls, saved: SavedBridge) -> BridgeSetting:
-        """Return what a saved bridge is set to."""
-        each = (SteeringSetting(one.combination, one.policy, one.strength) for one in saved.steerings)
-        return cls(tuple(each), saved.limits if saved.has_limits else None)
+        """Return the setting of a saved bridge."""
+        steerings = (
+            SteeringSetting(steering.combination, steering.policy, steering.strength) for steering in saved.steerings
+        )
+        return cls(tuple(steerings), saved.limits if saved.has_limits else None)
 
     def as_dict(self) -> dict[str, Any]:
         """See `Setting.as_dict`."""
-        values = together(self.steerings)
+        values = settings_as_dict(self.steerings)
         if self.limits is not None:
             values["limits"] = self.limits.as_dict()
         if self.trials is not None:
@@ -133,10 +138,10 @@ class BridgeSetting(Setting):
         """See `Setting.from_dict`."""
         limits, fits, by_alpha = (values.get(name) for name in ("limits", "fits", "by_alpha"))
         return cls(
-            of_each(values),
+            settings_from_dict(values),
             None if limits is None else SteeringLimits.from_dict(limits),
             None if fits is None else tuple(map(Trial.from_dict, fits)),
-            None if by_alpha is None else {one["alpha"]: one["bits"] for one in by_alpha},
+            None if by_alpha is None else {loss["alpha"]: loss["bits"] for loss in by_alpha},
         )
 
     @property
@@ -150,7 +155,10 @@ class BridgeSetting(Setting):
 
     @property
     def combination(self) -> Combination | None:
-        """The combination that does at strength 1 what the bridge does; None where it is not one of one strength."""
+        """The combination that does at strength 1 what the bridge does.
+
+        It is None if the bridge does not have exactly one steering with a constant strength.
+        """
         if len(self.steerings) != 1 or isinstance(alpha := self.steerings[0].strength, Schedule):
             return None
         combination = self.steerings[0].combination
@@ -164,38 +172,39 @@ class SteeredDefinition(Definition[BridgeSetting]):
     setting_type = BridgeSetting
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need one value source; see `Definition.missing`."""
+        """Require one value source; see `Definition.missing`."""
         return needs_one_source(pool)
 
     def steerings(self, inputs: Inputs) -> list[Steering]:
-        """Return what steers, by default the one value source; it is set later."""
+        """Return the steerings of the bridge, by default that of the only value source."""
         return [inputs.pool.steering()]
 
     def bridge(self, inputs: Inputs) -> Bridge:
-        """Return the bridge to choose a setting for."""
+        """Return the bridge for which a setting is chosen."""
         return Bridge(inputs.pool.base(), self.steerings(inputs))
 
     def setting(self, inputs: Inputs) -> BridgeSetting:
-        """Return the setting, from the records where it is there; see `Definition.setting`.
+        """Return the recorded setting, or choose one; see `Definition.setting`.
 
         Raises:
-            VocabridgeError: The records have it without validation items, and now there are some.
+            VocabridgeError: The setting was recorded without validation items, and now there are some.
         """
         setting = super().setting(inputs)
         if inputs.held_out and setting.trials == ():
             raise VocabridgeError(
-                f"the records have the {self.label} as it is without validation items; name another folder for them"
+                f"the recorded setting of {self.label} was made without validation items; name another folder"
             )
         return setting
 
     def make(self, inputs: Inputs, setting: BridgeSetting) -> EvaluatedModel:
-        """Set the steerings, and put them together with the base; see `Definition.make`."""
+        """Make a bridge of the base and the steerings with their settings; see `Definition.make`."""
         steerings = self.steerings(inputs)
-        for steering, own in zip(steerings, setting.steerings, strict=True):
-            assert own.policy is not None
-            steering.combination, steering.policy, steering.strength = own.combination, own.policy, own.strength
+        for steering, chosen in zip(steerings, setting.steerings, strict=True):
+            assert chosen.policy is not None
+            steering.combination, steering.policy = chosen.combination, chosen.policy
+            steering.strength = chosen.strength
         bridge = Bridge(inputs.pool.base(), steerings, setting.limits)
-        return of_model(self.label, bridge, bridge.vocabulary)
+        return evaluated_model(self.label, bridge, bridge.vocabulary)
 
 
 def choose_setting(
@@ -211,13 +220,14 @@ def choose_setting(
     """Choose the best combination, policy and strength on the validation items.
 
     Args:
-        inputs: Without validation items, what is given is taken as it is, with the first policy and strength.
-        bridge: Of the base and the source.
-        given: The combination, where none is to be fitted.
-        methods: Those to fit otherwise.
-        form: The only form to use; None for all.
-        policies: To choose from.
-        alphas: The strengths to choose from.
+        inputs: The inputs of the evaluation. Without validation items, the setting is the given combination with the
+            first policy and strength.
+        bridge: The bridge of the base and the value source.
+        given: The combination; None to fit its weights.
+        methods: The projection methods for which weights are fitted.
+        form: The only form to try; None for both.
+        policies: The policies to try.
+        alphas: The strengths to try.
     """
     if not inputs.held_out:
         assert given is not None

@@ -1,4 +1,4 @@
-"""Byte-level: the bridge's combination over bytes, so that nothing is projected; slow."""
+"""Byte-level: the bridge's combination over bytes. Nothing is projected, and it is slow."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vocabridge.evaluation.scoring import ByteLevelModel, EvaluatedModel
 
 @dataclass(frozen=True)
 class ByteLevelSetting(contenders.Setting):
-    """What a byte-level bridge is set to.
+    """The setting of a byte-level bridge.
 
     Attributes:
-        steerings: What each steering is set to; none has a policy.
-        tolerance: The share of each model's mass that may be left out at a byte.
+        steerings: The setting of each steering, without a policy.
+        tolerance: The share of each model's probability that may be left out at a byte.
     """
 
     steerings: tuple[SteeringSetting, ...] = ()
@@ -29,12 +29,12 @@ class ByteLevelSetting(contenders.Setting):
 
     def as_dict(self) -> dict[str, Any]:
         """See `Setting.as_dict`."""
-        return bridge_setting.together(self.steerings) | {"tolerance": self.tolerance}
+        return bridge_setting.settings_as_dict(self.steerings) | {"tolerance": self.tolerance}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ByteLevelSetting:
         """See `Setting.from_dict`."""
-        return cls(bridge_setting.of_each(values), values["tolerance"])
+        return cls(bridge_setting.settings_from_dict(values), values["tolerance"])
 
     @property
     def summary(self) -> str:
@@ -43,7 +43,7 @@ class ByteLevelSetting(contenders.Setting):
 
 
 class Definition(contenders.Definition[ByteLevelSetting]):
-    """The bridge's combination and strength, of the same models, byte by byte."""
+    """The same models as the bridge's, with the same combination and strength, over bytes."""
 
     label = "byte-level bridge"
     required_models = frozenset({"base", "steerings"})
@@ -54,21 +54,21 @@ class Definition(contenders.Definition[ByteLevelSetting]):
     answers_at_once = 1
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need a bridge without limits; see `Definition.missing`."""
-        limited = pool.saved is not None and pool.saved.has_limits
-        return "a bridge without limits, which are of logits of tokens" if limited else None
+        """Require a bridge without limits; see `Definition.missing`."""
+        has_limits = pool.saved is not None and pool.saved.has_limits
+        return "a bridge without limits, because these apply to the probabilities of tokens" if has_limits else None
 
     def choose(self, inputs: contenders.Inputs) -> ByteLevelSetting:
-        """Take what the bridge is set to; see `Definition.choose`."""
-        of_bridge = bridge.Definition().setting(inputs)
+        """Use the setting of the bridge; see `Definition.choose`."""
+        bridge_steerings = bridge.Definition().setting(inputs).steerings
         tolerance = TOLERANCE if inputs.config.tolerance is None else inputs.config.tolerance
-        return ByteLevelSetting(tuple(replace(one, policy=None) for one in of_bridge.steerings), tolerance)
+        return ByteLevelSetting(tuple(replace(steering, policy=None) for steering in bridge_steerings), tolerance)
 
     def make(self, inputs: contenders.Inputs, setting: ByteLevelSetting) -> EvaluatedModel:
         """Combine the models over bytes; see `Definition.make`."""
         steerings = [
-            ByteLevelSteering(source, own.combination, own.strength)
-            for source, own in zip(inputs.pool.value_sources(), setting.steerings, strict=True)
+            ByteLevelSteering(source, chosen.combination, chosen.strength)
+            for source, chosen in zip(inputs.pool.value_sources(), setting.steerings, strict=True)
         ]
         model = ByteLevelBridge(inputs.pool.base(), steerings, tolerance=setting.tolerance)
         return ByteLevelModel(self.label, model)

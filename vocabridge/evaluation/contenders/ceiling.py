@@ -1,15 +1,15 @@
-"""Ceiling: the base fine-tuned itself, or with a value network that was trained on it."""
+"""Ceiling: the fine-tuned base model, or the base model with a value network trained on it."""
 
 from __future__ import annotations
 
 from vocabridge.evaluation.contenders import definition as contenders
 from vocabridge.evaluation.model_pool import ModelPool
-from vocabridge.evaluation.scoring import EvaluatedModel, of_model, of_source
+from vocabridge.evaluation.scoring import EvaluatedModel, evaluated_donor, evaluated_model
 from vocabridge.models.loading import LoadedModel
 
 
 class Definition(contenders.Definition[contenders.Setting]):
-    """The base fine-tuned itself."""
+    """The fine-tuned base model."""
 
     label = "ceiling"
     required_models = frozenset({"ceiling"})
@@ -17,12 +17,12 @@ class Definition(contenders.Definition[contenders.Setting]):
     used_settings = frozenset({"ceiling"})
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need a ceiling; see `Definition.missing`."""
+        """Require a ceiling; see `Definition.missing`."""
         return "--ceiling" if pool.config.ceiling is None else None
 
     def make(self, inputs: contenders.Inputs, setting: contenders.Setting) -> EvaluatedModel:
         """Load the model or the value network; see `Definition.make`."""
         loaded = inputs.pool.ceiling()
         if isinstance(loaded, LoadedModel):
-            return of_model(self.label, loaded.model, loaded.vocabulary)
-        return of_source(self.label, loaded)
+            return evaluated_model(self.label, loaded.model, loaded.vocabulary)
+        return evaluated_donor(self.label, loaded)

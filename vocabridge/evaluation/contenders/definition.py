@@ -1,4 +1,4 @@
-"""What a contender is: its name in tables, the models that it needs, what it is set to, and how it is made."""
+"""The definition of a contender: its name in tables, the models that it needs, its setting, and how it is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.evaluation.model_pool import ModelPool
-from vocabridge.evaluation.run_store import Run
+from vocabridge.evaluation.run_store import RunStore
 from vocabridge.evaluation.scoring import EvaluatedModel
 from vocabridge.models.examples import Example
 from vocabridge.utils.progress import Progress
@@ -17,15 +17,15 @@ from vocabridge.utils.progress import Progress
 
 @dataclass(frozen=True)
 class Setting:
-    """What a contender is set to: chosen on the validation items, or given. This one is of a contender without any."""
+    """The setting of a contender, chosen on the validation items or given. This class is for contenders without one."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form, as records and reports have it."""
+        """Return the JSON form, for records and reports."""
         return {}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Setting:
-        """Read what `as_dict` made; other entries do not matter."""
+        """Make a setting of its JSON form, in which further entries are ignored."""
         return cls()
 
     @property
@@ -44,15 +44,15 @@ class Inputs:
     Attributes:
         config: The settings of the evaluation.
         pool: The models.
-        held_out: Validation items on which settings are chosen; may be none.
-        run: The records; a setting that is there is not chosen again.
-        progress: Called at every step of a choice.
+        held_out: Validation items, on which settings are chosen; may be empty.
+        run: The records. A recorded setting is not chosen again.
+        progress: Called at every step of choosing a setting.
     """
 
     config: EvaluationConfig
     pool: ModelPool
     held_out: Sequence[Example]
-    run: Run
+    run: RunStore
     progress: Progress
 
 
@@ -61,13 +61,14 @@ class Definition(ABC, Generic[S]):
 
     Attributes:
         label: The name in tables and records.
-        required_models: Which models of the pool it needs: "base", "steerings", "control", "ceiling".
-        setting_type: The type of its setting.
-        used_settings: The settings of the evaluation that it uses and not every contender does.
-        used_if_chosen: More of them, where the bridge's setting is chosen on validation items.
-        is_slow: Whether it is measured only where it is asked for.
-        answers_at_once: How many answers it writes at once.
-        has_base_tokens: Whether it reads in the base's tokens, so that its choice of tokens compares with the base's.
+        required_models: The models of the pool that the contender needs: "base", "steerings", "control", "ceiling".
+        setting_type: The type of the contender's setting.
+        used_settings: The settings of the evaluation that this contender uses, but not all contenders.
+        used_if_chosen: Further such settings, used if the bridge's setting is chosen on validation items.
+        is_slow: Whether the contender is measured only on request.
+        answers_at_once: The batch size of generation.
+        has_base_tokens: Whether the contender predicts the base's tokens, so that the most likely tokens of both can be
+            compared.
     """
 
     label: ClassVar[str]
@@ -80,7 +81,7 @@ class Definition(ABC, Generic[S]):
     has_base_tokens: ClassVar[bool] = True
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Return what has to be given before it can be made; None where all is there.
+        """Return what has to be given before the contender can be made, or None if nothing is missing.
 
         Args:
             pool: The models of the evaluation.
@@ -89,7 +90,7 @@ class Definition(ABC, Generic[S]):
         return None
 
     def choose(self, inputs: Inputs) -> S:
-        """Choose the setting, on the validation items where there are some."""
+        """Choose the setting, on the validation items if there are any."""
         return self.setting_type()
 
     @abstractmethod
@@ -101,15 +102,15 @@ class Definition(ABC, Generic[S]):
         """
 
     def setting(self, inputs: Inputs) -> S:
-        """Return the setting: what the records have, or else what is chosen now and recorded."""
+        """Return the recorded setting; if there is none, choose one and record it."""
         if self.setting_type is Setting:
             return self.setting_type()
         values = inputs.run.setting(self.label, lambda: self.choose(inputs).as_dict())
-        read: Any = self.setting_type.from_dict(values)
-        return read
+        setting: Any = self.setting_type.from_dict(values)
+        return setting
 
     def load(self, inputs: Inputs) -> EvaluatedModel:
-        """Make the contender with its setting; models that it does not need are let go first.
+        """Make the contender with its setting; models that it does not need are released first.
 
         Raises:
             VocabridgeError: A model cannot be loaded or does not fit.
@@ -119,5 +120,5 @@ class Definition(ABC, Generic[S]):
 
 
 def needs_one_source(pool: ModelPool) -> str | None:
-    """Return what a contender misses that compares with one value source, where there are several or none."""
+    """Return what is missing for a contender with exactly one value source, or None if there is exactly one."""
     return "a bridge with one value source" if pool.sources != 1 else None

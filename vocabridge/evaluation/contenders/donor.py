@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from vocabridge.evaluation.contenders import definition as contenders
 from vocabridge.evaluation.model_pool import ModelPool
-from vocabridge.evaluation.scoring import EvaluatedModel, of_source
+from vocabridge.evaluation.scoring import EvaluatedModel, evaluated_donor
 
 
 class Definition(contenders.Definition[contenders.Setting]):
-    """The small tuned model alone, where it is at its best."""
+    """The small tuned model alone, in its own vocabulary: what a bridge has to beat."""
 
     label = "donor alone"
     required_models = frozenset({"steerings"})
@@ -16,10 +16,10 @@ class Definition(contenders.Definition[contenders.Setting]):
     has_base_tokens = False
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need one value source; see `Definition.missing`."""
+        """Require one value source; see `Definition.missing`."""
         return contenders.needs_one_source(pool)
 
     def make(self, inputs: contenders.Inputs, setting: contenders.Setting) -> EvaluatedModel:
         """Load the value source; see `Definition.make`."""
         (source,) = inputs.pool.value_sources()
-        return of_source(self.label, source)
+        return evaluated_donor(self.label, source)

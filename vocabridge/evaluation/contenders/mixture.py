@@ -1,4 +1,4 @@
-"""Mixture: (1 - s) p_base + s C p_donor, the text cut as it stands."""
+"""Mixture: (1 - s) p_base + s C p_donor, with the boundary policy as-is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vocabridge.options import Form, ProjectionMethod
 
 
 class Definition(contenders.SteeredDefinition):
-    """An ensemble of the base and the donor, as one would make it without vocabridge's methods."""
+    """A plain ensemble of the base and the donor, without vocabridge's methods at token boundaries."""
 
     label = "mixture"
     used_settings = frozenset({"alignment", "validation"})
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need one value source and validation items; see `Definition.missing`."""
+        """Require one value source and validation items; see `Definition.missing`."""
         return super().missing(pool, validation=validation) or (None if validation else "--validation")
 
     def choose(self, inputs: Inputs) -> contenders.BridgeSetting:

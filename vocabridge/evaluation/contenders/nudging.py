@@ -1,9 +1,9 @@
-"""Nudging: where the base model's best token has less than a threshold of probability, the donor speaks in its place.
+"""Nudging: the donor predicts the next token where the base is unsure.
 
     p = q_donor where max p_base < t, else p_base
 
-Fei et al., arXiv 2410.09300, do it with texts: there the donor writes a word. Here it is its next token, projected to
-the base's vocabulary: a proper distribution, so that it has a likelihood and can be sampled from.
+In Fei et al., arXiv 2410.09300, the donor writes the next word as text. Here its next-token distribution is projected
+to the base's vocabulary, so that the result is a distribution, which has a likelihood and can be sampled from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.contenders import definition as contenders
 from vocabridge.evaluation.model_pool import ModelPool
-from vocabridge.evaluation.scoring import EvaluatedModel, of_model
+from vocabridge.evaluation.scoring import EvaluatedModel, evaluated_model
 from vocabridge.models.examples import Example, tokenize_scored
 from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
@@ -34,10 +34,10 @@ _THRESHOLDS = np.round(np.arange(0.0, 1.01, 0.05), 2)
 
 @dataclass(frozen=True)
 class Nudging(SteeringLimits):
-    """Silences the donor where the base is sure; for a combination that is the donor alone.
+    """Switches the donor off where the base is sure; for a combination that consists of the donor alone.
 
     Attributes:
-        sure: The base speaks where its best token has at least this probability.
+        sure: The base predicts where its most likely token has at least this probability.
     """
 
     sure: float = 0.4
@@ -49,10 +49,10 @@ class Nudging(SteeringLimits):
 
 @dataclass(frozen=True)
 class NudgingSetting(contenders.Setting):
-    """What nudging is set to.
+    """The setting of nudging.
 
     Attributes:
-        threshold: The donor speaks where the base's best token has less probability than this.
+        threshold: The donor predicts where the base's most likely token has a lower probability than this.
     """
 
     threshold: float = 0.4
@@ -73,7 +73,7 @@ class NudgingSetting(contenders.Setting):
 
 
 class Definition(contenders.Definition[NudgingSetting]):
-    """The donor's next token, projected as the bridge projects it, where the base is unsure."""
+    """The donor's prediction where the base is unsure, projected as for the bridge."""
 
     label = "nudging"
     required_models = frozenset({"base", "steerings"})
@@ -81,11 +81,11 @@ class Definition(contenders.Definition[NudgingSetting]):
     used_settings = frozenset({"alignment", "validation"})
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
-        """Need one value source and validation items; see `Definition.missing`."""
+        """Require one value source and validation items; see `Definition.missing`."""
         return contenders.needs_one_source(pool) or (None if validation else "--validation")
 
     def bridge(self, inputs: contenders.Inputs) -> Bridge:
-        """Return the donor alone, projected."""
+        """Return the projected donor as a bridge."""
         bridge = Bridge(inputs.pool.base(), [inputs.pool.steering()])
         bridge.steering.combination = PROJECTED_DONOR
         return bridge
@@ -95,20 +95,20 @@ class Definition(contenders.Definition[NudgingSetting]):
         return NudgingSetting(fit_threshold(self.bridge(inputs), inputs.held_out, progress=inputs.progress))
 
     def make(self, inputs: contenders.Inputs, setting: NudgingSetting) -> EvaluatedModel:
-        """Gate the donor by the threshold; see `Definition.make`."""
+        """Gate the projected donor by the threshold; see `Definition.make`."""
         bridge = self.bridge(inputs)
         bridge.limits = Nudging(sure=setting.threshold)
-        return of_model(self.label, bridge, bridge.vocabulary)
+        return evaluated_model(self.label, bridge, bridge.vocabulary)
 
 
 @torch.no_grad()
 def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Progress = no_progress) -> float:
-    """The threshold with the lowest loss on the responses of some examples, of 0, 0.05, ... 1.
+    """Return the threshold among 0, 0.05, ... 1 with the lowest loss on the responses of some examples.
 
     Args:
-        bridge: The donor alone, projected.
-        examples: Texts that are not in the test data.
-        progress: Told of every example.
+        bridge: The projected donor.
+        examples: Validation items.
+        progress: Called after every example.
     """
     losses = np.zeros(len(_THRESHOLDS))
     for number, example in enumerate(examples, start=1):
@@ -120,8 +120,10 @@ def fit_threshold(bridge: Bridge, examples: Sequence[Example], *, progress: Prog
             model(input_ids=ids[None], use_cache=False, logits_to_keep=len(truth)).logits[0].float().log_softmax(-1)
             for model in (bridge.base, bridge)
         )
-        said = torch.stack([of.gather(1, truth[:, None])[:, 0] for of in (log_p, log_q)]).cpu().numpy()
+        base_log_p, donor_log_p = (
+            log_probs.gather(1, truth[:, None])[:, 0].cpu().numpy() for log_probs in (log_p, log_q)
+        )
         best = log_p.amax(-1).exp().cpu().numpy()
-        losses -= np.where(best < _THRESHOLDS[:, None], said[1], said[0]).sum(-1)
+        losses -= np.where(best < _THRESHOLDS[:, None], donor_log_p, base_log_p).sum(-1)
         progress(number, len(examples), "fitting the threshold of nudging")
     return float(_THRESHOLDS[losses.argmin()])

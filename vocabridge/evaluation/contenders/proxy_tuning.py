@@ -1,6 +1,6 @@
-"""Proxy-tuning: log p_base + alpha log(C p_tuned / C p_untuned), the text cut as it stands.
+"""Proxy-tuning: log p_base + alpha log(C p_tuned / C p_untuned), with the boundary policy as-is.
 
-Liu et al., arXiv 2401.08565, projected as one would without vocabridge.
+Liu et al., arXiv 2401.08565, with the static projection, because the original needs a common vocabulary.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from vocabridge.projection.combination import Combination
 
 
 class Definition(contenders.SteeredDefinition):
-    """Proxy-tuning's sum across vocabularies, without fitted weights."""
+    """The sum of proxy-tuning across vocabularies, without fitted weights."""
 
     label = "proxy-tuning"
     used_settings = frozenset({"alignment", "validation"})
 
     def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
-        """Choose alpha, where there are validation items; else it is 1; see `Definition.choose`."""
+        """Choose alpha if there are validation items; otherwise alpha is 1; see `Definition.choose`."""
         alphas = contenders.ALPHAS if inputs.held_out else (1.0,)
         given = Combination(ProjectionMethod.STATIC)
         return contenders.choose_setting(inputs, self.bridge(inputs), given=given, alphas=alphas)
