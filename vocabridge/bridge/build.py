@@ -1,4 +1,4 @@
-"""From names to a ready bridge: what the command line, the evaluation and the demo have in common."""
+"""Build a bridge from the names of its parts, for the command line, the evaluation and the demo."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ def build_bridge(
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Bridge | ByteLevelBridge:
-    """Loads a base model and one value source, and puts them together at strength 1.
+    """Load a base model and one value source, and make a bridge of strength 1.
 
     Args:
-        base: The base model by name.
-        value: As for `build_steering`, and so are all others.
-        byte_level: Combine the models over bytes, without an alignment; see `ByteLevelBridge`.
+        base: The base model's name.
+        value: The value source, as for `build_steering`.
+        byte_level: Whether to combine the models over bytes, without an alignment; see `ByteLevelBridge`.
         untuned: The untuned model of an expert pair.
-        alignment: A saved alignment.
-        combination: Saved weights; without them `UNFITTED`.
-        device: Where the models go.
-        dtype: Of their weights.
+        alignment: A saved alignment, as for `build_steering`.
+        combination: Saved weights; by default `UNFITTED`.
+        device: The device of all models.
+        dtype: The dtype of their weights.
 
     Raises:
-        VocabridgeError: A part is missing or damaged, or the parts do not fit; or a byte-level bridge is asked for with
-            a tokenizer that has no byte-exact view.
+        VocabridgeError: A part is missing or damaged, or the parts do not fit together; or a byte-level bridge gets a
+            tokenizer that has no byte-exact view.
     """
     refuse_idle(
         Effect("alignment", alignment is not None, not byte_level, "a byte-level bridge projects nothing; leave it out")
@@ -108,21 +108,23 @@ def build_steering(
     device: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Steering:
-    """Loads a value source and what methods it to a base model's vocabulary.
+    """Load a value source, its alignment with a base model's vocabulary and its weights, and make a steering.
 
     Args:
         target: The base model's vocabulary.
         value: A value network's folder; with `untuned`, the tuned model of an expert pair.
         untuned: The untuned model of the pair.
-        alignment: A saved alignment; without one, the default from the shipped corpus, by way of the cache.
-        combination: Saved weights; without them `UNFITTED`.
-        policy: What the source says where its tokens and the base's do not end together.
+        alignment: A saved alignment; by default the default method's on the shipped corpus, from the cache if it is
+            there.
+        combination: Saved weights; by default `UNFITTED`.
+        policy: What the source predicts where its tokens and the base's do not end together.
         strength: alpha.
-        device: Where the source's models go.
-        dtype: Of their weights.
+        device: The device of the source's models.
+        dtype: The dtype of their weights.
 
     Raises:
-        VocabridgeError: A part is missing or damaged, or the parts do not fit; or the weights are of the base alone.
+        VocabridgeError: A part is missing or damaged, the parts do not fit together, or the saved weights give the
+            source no weight.
     """
     source = load_value_source(value, untuned=untuned, device=device, dtype=dtype)
     if alignment is not None:
@@ -139,7 +141,7 @@ def build_steering(
 def check_steering(
     value: str, *, untuned: str | None = None, alignment: Path | None = None, combination: Path | None = None
 ) -> None:
-    """Checks, before anything big is loaded, that the parts of a steering are there; arguments as for `build_steering`.
+    """Check that the parts of a steering exist, without loading a model; arguments as for `build_steering`.
 
     Raises:
         VocabridgeError: A part is missing or damaged.

@@ -1,10 +1,11 @@
-"""One list of messages, written for every model of a bridge by that model's own chat template.
+"""Chat prompts: a list of messages, rendered for each model of a bridge with that model's own chat template.
 
     bridge.generate(**chat_prompt(bridge, [{"role": "user", "content": "How much is 7 times 24?"}]))
 
-The base reads the ids of its template's text. A value source reads its own template's text in place of that prompt,
-and goes on with what the base writes: the end of a turn is read as its own (`Steering.piece`), and its template's
-last words are still open to be one token with what follows. Each model has its bos token once, if it expects one.
+The base reads the ids of its own template's text. A value source reads its own template's text in place of the base's
+prompt, followed by the text that the base writes. It reads the base's end of a turn as its own end of a turn
+(`SourceStream.pieces`). The last words of its template may form one token with the text that follows. Each model gets
+its bos token once, if it expects one.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ from vocabridge.models.transformers_version import CACHE
 
 
 def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict[str, Any]:
-    """The arguments of `bridge.generate` that have it answer a conversation, or a batch of them.
+    """Return the arguments with which `bridge.generate` answers a conversation, or a batch of conversations.
 
     Args:
-        bridge: The bridge; every model of it that runs needs a chat template.
-        messages: One conversation or several.
+        bridge: The bridge. Every model of it that runs needs a chat template.
+        messages: A conversation, or a list of conversations.
 
     Returns:
-        `input_ids` and `attention_mask`, (batch, n), padded on the left; and a cache for one call of `generate`, which
-        holds what the value sources read: `past_key_values`, from transformers 5.24 on `cache`.
+        `input_ids` and `attention_mask`, (batch, n), padded on the left, and a cache for one call of `generate` that
+        holds the value sources' prompts. The cache's key is `past_key_values`, or `cache` from transformers 5.24 on.
 
     Raises:
-        VocabridgeError: A model has no chat template, or one that does not take these messages; or there are none.
+        VocabridgeError: A model has no chat template, or one that does not take these messages; or a conversation is
+            empty.
     """
     single = len(messages) > 0 and isinstance(messages[0], Mapping)
     conversations = cast("Sequence[Messages]", [messages] if single else messages)
@@ -42,7 +44,10 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         raise VocabridgeError('a conversation has no messages; give at least one, with "role" and "content"')
     rows = [_ids(bridge.vocabulary, conversation) for conversation in conversations]
     prompts = [
-        [chat_pieces(one.source.vocabulary, conversation) if one.is_active else () for one in bridge.steerings]
+        [
+            chat_pieces(steering.source.vocabulary, conversation) if steering.is_active else ()
+            for steering in bridge.steerings
+        ]
         for conversation in conversations
     ]
     batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)

@@ -1,9 +1,9 @@
-"""What keeps steering from doing harm: which tokens stay out.
+"""The limits of steering, which exclude tokens that the base model finds implausible.
 
     logit of y = -inf where p_base(y) < plausibility_threshold * max p_base
 
-The mask is contrastive decoding's (Li et al., arXiv 2210.15097): a small model's change can lift a token that the
-base model finds absurd. It is off by default.
+This is the plausibility constraint of contrastive decoding (Li et al., arXiv 2210.15097). Without it, a small model's
+change of logits can make a token likely that the base model finds absurd. It is off by default.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from vocabridge.alignment import VocabridgeError
 
 @dataclass(frozen=True)
 class SteeringLimits:
-    """Limits of steering; by default there are none.
+    """The limits of steering; by default there are none.
 
     Attributes:
-        plausibility_threshold: Tokens whose probability under the base model is less than this fraction, 0 to 1, of its
-            best one's stay out, at logit -inf; a text that has one then has probability 0. The base's best one stays.
+        plausibility_threshold: A fraction from 0 (off) to 1. A token gets the logit -inf if its base probability is
+            less than this fraction of the base's highest one, so a text with such a token has probability 0. The base's
+            most likely token is never excluded.
     """
 
     plausibility_threshold: float = 0.0
@@ -32,21 +33,21 @@ class SteeringLimits:
         """Check the values.
 
         Raises:
-            VocabridgeError: One is out of range.
+            VocabridgeError: A value is out of range.
         """
         if not 0 <= self.plausibility_threshold <= 1:
             raise VocabridgeError(
-                f"plausibility_threshold is a fraction, and {self.plausibility_threshold} is none; give 0 (off) to 1"
+                f"plausibility_threshold is a fraction and cannot be {self.plausibility_threshold}; give 0 (off) to 1"
             )
 
     def gate(self, p_base: Tensor) -> Tensor | None:
-        """Return where steering acts, to multiply its strength with; nudging has such a gate.
+        """Return a factor of the strength at each position; subclasses such as nudging override this.
 
         Args:
             p_base: The base's distribution, (n, |T|).
 
         Returns:
-            1 or 0 at each position, float32 (n, 1); None is 1 everywhere.
+            1 where steering acts and 0 elsewhere, float32 (n, 1); None for 1 everywhere.
         """
         return None
 
@@ -56,27 +57,27 @@ class SteeringLimits:
         Args:
             steered: The steered logits, float32 (n, |T|).
             p_base: The base's distribution, (n, |T|).
-            active: Where any source makes a prediction, (n, 1), 1 or 0; elsewhere nothing is limited.
+            active: 1 where a source makes a prediction, else 0, (n, 1). No token is excluded where it is 0.
         """
         if self.plausibility_threshold > 0:
-            least = self.plausibility_threshold * active * p_base.amax(-1, keepdim=True)
-            steered.masked_fill_(p_base < least, -torch.inf)
+            lowest = self.plausibility_threshold * active * p_base.amax(-1, keepdim=True)
+            steered.masked_fill_(p_base < lowest, -torch.inf)
 
     def as_dict(self) -> dict[str, float]:
-        """Return the JSON form."""
+        """Return the limits as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any) -> SteeringLimits:
-        """Read the JSON form; what it does not name is off.
+        """Read the JSON object of `as_dict`; a limit that it lacks is off.
 
         Raises:
-            VocabridgeError: That is no set of limits.
+            VocabridgeError: The object is not a set of limits.
         """
         names = [field.name for field in fields(cls)]
         if not isinstance(values, dict) or not set(values) <= set(names):
-            raise VocabridgeError(f"{values!r} is no set of limits; give an object with {', '.join(names)}")
+            raise VocabridgeError(f"{values!r} is not a set of limits; give an object with {', '.join(names)}")
         try:
             return cls(**{name: float(value) for name, value in values.items()})
         except (TypeError, ValueError) as error:
-            raise VocabridgeError(f"{values!r} is no set of limits ({error}); its values are numbers") from error
+            raise VocabridgeError(f"{values!r} is not a set of limits ({error}); give numbers as its values") from error

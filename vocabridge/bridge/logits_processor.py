@@ -1,8 +1,8 @@
-"""Steering as a logits processor, for those who hold the base model themselves.
+"""Steering as a logits processor, for code that calls the base model itself.
 
-    base.generate(..., logits_processor=[SteeringProcessor(vocabulary, [steering])])
+    base.generate(..., logits_processor=[SteeringLogitsProcessor(vocabulary, [steering])])
 
-A processor knows nothing but the ids of all rows so far; `SourceStreams.follow` says how the sources keep up.
+A logits processor gets only the ids of all rows so far, so the sources follow the texts with `SourceStreams.follow`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from vocabridge.bridge.steering import Steering, steer
 class SteeringLogitsProcessor(LogitsProcessor):
     """Adds to a base model's scores what a `Bridge` with the same steerings adds to its logits.
 
-    Put it in front of other processors. Scores keep their log-sum-exp: logits stay logits, and the log-probabilities
-    that beam search processes stay log-probabilities.
+    Put it before other processors. The scores keep their log-sum-exp, so logits stay logits, and the log-probabilities
+    of beam search stay log-probabilities.
 
     Attributes:
-        vocabulary: The base's.
-        steerings: What steers it.
-        limits: Limits of steering.
-        pad: The id in front of texts that are shorter than others of the batch.
+        vocabulary: The base's vocabulary.
+        steerings: The steerings.
+        limits: The limits of steering.
+        pad: The id with which batches are padded on the left.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class SteeringLogitsProcessor(LogitsProcessor):
         *,
         pad: int | None = None,
     ) -> None:
-        """For a base model with this vocabulary.
+        """Make a processor for a base model with this vocabulary.
 
         Args:
-            vocabulary: The base's, as wide as its logits.
-            steerings: What steers it.
-            limits: Limits of steering; by default none.
-            pad: The id that batches are padded with on the left; by default the tokenizer's padding token, else its
-                end token.
+            vocabulary: The base's vocabulary, as wide as its logits.
+            steerings: The steerings, each made for this vocabulary.
+            limits: The limits of steering; by default none.
+            pad: The id with which batches are padded on the left; by default the tokenizer's pad token, else its eos
+                token.
 
         Raises:
             VocabridgeError: A steering is for another vocabulary.
@@ -63,17 +63,17 @@ class SteeringLogitsProcessor(LogitsProcessor):
 
     @torch.no_grad()
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Steers one step.
+        """Steer one step.
 
         Args:
-            input_ids: (batch, n) ids of the base's tokenizer; ids of `pad` in front of a row are no text.
-            scores: (batch, |T|), the base's logits, or these up to a number per row.
+            input_ids: Ids of the base's tokenizer, (batch, n). Ids `pad` at the start of a row are padding.
+            scores: The base's logits up to a constant per row, (batch, |T|).
 
         Returns:
-            Steered scores, float32 (batch, |T|); `scores` itself while no steering has a say.
+            Steered scores, float32 (batch, |T|); `scores` itself if no steering is active.
 
         Raises:
-            VocabridgeError: There are more or fewer scores than the vocabulary has ids.
+            VocabridgeError: The scores are not as wide as the vocabulary.
         """
         if scores.shape[-1] != self.vocabulary.size:
             raise VocabridgeError(
@@ -94,15 +94,15 @@ class SteeringLogitsProcessor(LogitsProcessor):
 
     @property
     def changed_rate(self) -> Tensor | None:
-        """Share of each row's steps since the prompt in which steering changed the likeliest token, (batch,).
+        """The share of each row's steps since the prompt in which steering changed the most likely token, (batch,).
 
-        None before any; see `BridgeCache.changed_rate`.
+        None before any step; see `BridgeCache.changed_rate`.
         """
         return self._changed / self._written if len(self._written) else None
 
     def _without_padding(self, input_ids: Tensor) -> Tensor:
-        """The ids on the host, `NO_TEXT` for padding in front."""
-        ids = input_ids.to("cpu", copy=True)  # beam search writes into its own
+        """Return the ids on the host, with `NO_TEXT` for padding at the start of rows."""
+        ids = input_ids.to("cpu", copy=True)  # because beam search writes into the same tensor
         return ids if self.pad is None else ids.where((ids != self.pad).cumsum(-1) > 0, NO_TEXT)
 
     def _count(self, changed: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""A bridge's folder as it is read: what `bridge.json` says, and each part of the bridge, loaded by itself.
+"""The manifest `bridge.json` of a saved bridge, and the loading of each part that it names.
 
-`saving.load` puts all parts together; an evaluation loads those that it needs. Every part is checked to be the one that
-the bridge was saved with.
+`saving.load` loads all parts and makes a bridge of them; an evaluation loads only the parts that it needs. Every part
+is checked to be the one that the bridge was saved with.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ class SavedSteering:
     """A steering of a saved bridge.
 
     Attributes:
-        source: References to the parts of its value source, by their roles: a value network's or a pair's.
-        alignment: Name of its alignment's file.
-        sha256: Of that file.
-        combination: Method, form and weights.
-        policy: What the source says where tokens do not end together.
+        source: References to the parts of the value source, by role: `value_network` and `source_model`, or `tuned` and
+            `untuned`.
+        alignment: The name of the alignment's file.
+        sha256: The SHA-256 of that file, in hexadecimal.
+        combination: The projection method, the form and the weights.
+        policy: The boundary policy.
         strength: alpha.
         boundary_config: The settings of token healing and lookahead.
-        folder: The bridge's.
+        folder: The bridge's folder.
     """
 
     source: dict[str, Reference]
@@ -58,23 +59,25 @@ class SavedSteering:
 
     @classmethod
     def from_dict(cls, values: Any, folder: Path) -> SavedSteering:
-        """Of what `bridge.json` says.
+        """Read the JSON object of a steering in `bridge.json`.
 
         Raises:
-            VocabridgeError: That is no steering.
+            VocabridgeError: The object is not a steering.
         """
         names = ("source", "alignment", "combination", "policy", "strength", "boundary_config")
         source, alignment, combination, policy, strength, boundary_config = _entries(values, names, "a steering")
         file, sha256 = _entries(alignment, ("file", "sha256"), "an alignment")
         if not isinstance(source, dict) or set(source) not in (_NETWORK, _PAIR):
-            raise VocabridgeError(f"a source has {' and '.join(_NETWORK)}, or {' and '.join(_PAIR)}")
+            raise VocabridgeError(
+                f"a source has {' and '.join(sorted(_NETWORK))}, or {' and '.join(sorted(_PAIR))}; correct it"
+            )
         if not isinstance(file, str) or Path(file).name != file:
-            raise VocabridgeError(f"{file!r} is no name of a file in this folder")
-        policies = [one.value for one in BoundaryPolicy]
+            raise VocabridgeError(f"{file!r} is not the name of a file in this folder; correct it")
+        policies = [known_policy.value for known_policy in BoundaryPolicy]
         if policy not in policies:
-            raise VocabridgeError(f"{policy!r} is no policy; choose among {', '.join(policies)}")
+            raise VocabridgeError(f"{policy!r} is not a policy; choose among {', '.join(policies)}")
         return cls(
-            source={role: Reference.from_dict(one, folder) for role, one in source.items()},
+            source={role: Reference.from_dict(reference, folder) for role, reference in source.items()},
             alignment=file,
             sha256=str(sha256),
             combination=Combination.from_dict(combination),
@@ -85,10 +88,10 @@ class SavedSteering:
         )
 
     def check(self, *, alignment: bool = True) -> None:
-        """Checks, without loading a model, that its parts are there and are the ones of then.
+        """Check, without loading a model, that the parts exist and are the ones that the bridge was saved with.
 
         Args:
-            alignment: Whether its alignment is one of them.
+            alignment: Whether to check the alignment, too.
 
         Raises:
             VocabridgeError: A file is missing, damaged or altered.
@@ -105,10 +108,11 @@ class SavedSteering:
             Alignment.load(self._checked_alignment())
 
     def load(self, target: Vocabulary, **place: Any) -> Steering:
-        """The steering, for a base model with this vocabulary; `place` as for `load_source`.
+        """Load the steering, for a base model with this vocabulary; `place` as for `load_source`.
 
         Raises:
-            VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then.
+            VocabridgeError: A file is missing, damaged or altered, or a model is not the one that the bridge was saved
+                with.
         """
         source = self.load_source(**place)
         alignment = Alignment.load(self._checked_alignment(), source=source.vocabulary, target=target)
@@ -123,10 +127,10 @@ class SavedSteering:
         )
 
     def load_source(self, **place: Any) -> ValueSource:
-        """Its value source, without the alignment; `place` says device and dtype, as for `load_model`.
+        """Load the value source, without the alignment; `place` is device and dtype, as for `load_model`.
 
         Raises:
-            VocabridgeError: A file is missing or altered, or a model is not the one of then.
+            VocabridgeError: A file is missing or altered, or a model is not the one that the bridge was saved with.
         """
         path = self.folder / BRIDGE
         if set(self.source) == _PAIR:
@@ -156,7 +160,7 @@ class SavedSteering:
         check_network_files(folder)
 
     def _checked_alignment(self) -> Path:
-        """The file of its alignment, which is the one of then if it is there at all."""
+        """Return the path of the alignment's file, which may not exist, after a check of its digest."""
         path = self.folder / self.alignment
         if path.is_file() and file_digest(path) != self.sha256:
             raise VocabridgeError(
@@ -168,13 +172,13 @@ class SavedSteering:
 
 @dataclass(frozen=True)
 class SavedBridge:
-    """What `bridge.json` says.
+    """The content of `bridge.json`.
 
     Attributes:
-        folder: The bridge's.
-        base: The base model.
-        limits: Limits of steering.
-        steerings: What steers it.
+        folder: The bridge's folder.
+        base: The reference to the base model.
+        limits: The limits of steering.
+        steerings: The steerings.
     """
 
     folder: Path
@@ -184,10 +188,10 @@ class SavedBridge:
 
     @classmethod
     def read(cls, folder: Path) -> SavedBridge:
-        """Reads the file, and loads nothing yet.
+        """Read `bridge.json`, without loading anything that it names.
 
         Raises:
-            VocabridgeError: The folder is no bridge, or its file cannot be read.
+            VocabridgeError: The folder is no bridge, or its `bridge.json` is damaged.
         """
         path = folder / BRIDGE
         try:
@@ -199,9 +203,9 @@ class SavedBridge:
             names = ("format", "version", "base", "limits", "steerings")
             _, _, base, limits, steerings = _entries(values, names, "a bridge")
             if not isinstance(steerings, list):
-                raise VocabridgeError("its steerings are no list")
-            cards = [SavedSteering.from_dict(one, folder) for one in steerings]
-            return cls(folder, Reference.from_dict(base, folder), SteeringLimits.from_dict(limits), cards)
+                raise VocabridgeError("its steerings are not a list; correct it")
+            saved_steerings = [SavedSteering.from_dict(steering, folder) for steering in steerings]
+            return cls(folder, Reference.from_dict(base, folder), SteeringLimits.from_dict(limits), saved_steerings)
         except FileNotFoundError:
             raise VocabridgeError(
                 f"{folder} is no bridge, there is no {BRIDGE}; `vocabridge bridge` makes one"
@@ -213,14 +217,14 @@ class SavedBridge:
 
     @property
     def has_limits(self) -> bool:
-        """Whether it has limits of steering."""
+        """Whether the bridge has limits of steering."""
         return self.limits != SteeringLimits()
 
     def check(self, *, alignments: bool = True) -> None:
-        """Checks, without loading a model, that all parts are there and are the ones of then.
+        """Check, without loading a model, that all parts exist and are the ones that the bridge was saved with.
 
         Args:
-            alignments: Whether the alignments are among them, which a byte-level bridge does without.
+            alignments: Whether to check the alignments, too, which a byte-level bridge does not need.
 
         Raises:
             VocabridgeError: A file is missing, damaged or altered.
@@ -233,36 +237,36 @@ class SavedBridge:
             steering.check(alignment=alignments)
 
     def load_base(self, **place: Any) -> LoadedModel:
-        """The base model; `place` says where it goes, as for `load_model`.
+        """Load the base model; `place` is its device and dtype, as for `load_model`.
 
         Raises:
-            VocabridgeError: It is not the one of then.
+            VocabridgeError: The model is not the one that the bridge was saved with.
         """
         return _load(self.base, self.folder / BRIDGE, **place)
 
     def check_byte_level(self) -> None:
-        """Check that it can be a byte-level bridge.
+        """Check that the bridge can be loaded as a byte-level bridge.
 
         Raises:
-            VocabridgeError: It has limits.
+            VocabridgeError: The bridge has limits.
         """
         if self.has_limits:
             raise VocabridgeError(
-                f"{self.folder / BRIDGE}: its limits are of logits of tokens, which a byte-level bridge has none of; "
+                f"{self.folder / BRIDGE}: its limits are for logits of tokens, which a byte-level bridge has none of; "
                 "take them out"
             )
 
 
 def _entries(values: Any, names: tuple[str, ...], what: str) -> tuple[Any, ...]:
-    """The entries of a JSON object that has these and no others."""
+    """Return the values of a JSON object that has exactly these names."""
     if not isinstance(values, dict) or set(values) != set(names):
-        found = ", ".join(values) if isinstance(values, dict) else repr(values)
-        raise VocabridgeError(f"{what} has {', '.join(names)}, and this one {found}; copy or make the bridge again")
+        actual = ", ".join(values) if isinstance(values, dict) else repr(values)
+        raise VocabridgeError(f"{what} has {', '.join(names)}, and this one {actual}; copy or make the bridge again")
     return tuple(values[name] for name in names)
 
 
 def _load(reference: Reference, path: Path, **place: Any) -> LoadedModel:
-    """The model that a reference in this file names, checked before and after."""
+    """Load the model of a reference in the file at `path`, and check it before and after."""
     try:
         reference.check_place()
         loaded = load_model(reference.name, revision=reference.revision, adapted=reference.adapted, **place)

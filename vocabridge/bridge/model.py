@@ -4,9 +4,9 @@
         |                                                    +--> sum of changes --> limits --> logits over T
         +-- text --> value source --> scores over S --> projection, combination
 
-To transformers it is one model: `forward`, `generate`, caches, left-padded batches, beam search. Its tokens are
-the base model's. What the base reads and writes is read along by every value source as text, in its own tokens
-(`SourceStream`).
+A bridge is one model of transformers, with `forward`, `generate`, caches, left-padded batches and beam search. Its
+tokens are the base model's. Every value source reads the text that the base reads and writes, in tokens of its own
+vocabulary (`SourceStream`).
 """
 
 from __future__ import annotations
@@ -37,29 +37,34 @@ from vocabridge.projection.combination import Combination
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-# The names of models that pipelines take for text generation; one that is not there is warned of.
+# Pipelines warn about a model for text generation whose class is not listed here.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["vocabridge"] = "Bridge"
 
 
 class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: ignore[misc]
-    """A base model steered by value sources of other families.
+    """A base model steered by value sources of any family.
 
-    While no steering is active, all is bit for bit the base model's.
+    While no steering is active, the outputs are the base model's, bit for bit.
 
     Attributes:
         base: The base model; its weights never change.
-        vocabulary: The base's vocabulary, the target.
-        limits: Limits of steering.
+        vocabulary: The base's vocabulary, which is the target vocabulary.
+        limits: The limits of steering.
     """
 
     main_input_name = "input_ids"
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = False  # the value sources read text
+    _can_compile_fullgraph = False  # because tokenizers run in each forward
 
     def __init__(self, base: LoadedModel, steerings: Sequence[Steering], limits: SteeringLimits | None = None) -> None:
-        """Assembles a bridge from its parts; `Bridge.over` makes one from a single value source.
+        """Assemble a bridge from its parts; `Bridge.over` makes one from a single value source.
+
+        Args:
+            base: The base model.
+            steerings: The steerings, each made for the base's vocabulary.
+            limits: The limits of steering; by default none.
 
         Raises:
             VocabridgeError: A steering is for another vocabulary than the base's, or the base's logits are not as wide
@@ -93,14 +98,14 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         limits: SteeringLimits | None = None,
         **settings: Unpack[SteeringSettings],
     ) -> Bridge:
-        """Bridges one value source onto a base model.
+        """Make a bridge of a base model and one value source.
 
         Args:
-            base: The base model, any family.
+            base: The base model, of any family.
             source: A value network or an expert pair.
-            alignment: From the source's vocabulary to the base's.
-            combination: By default `combination.UNFITTED`.
-            limits: Limits; by default none.
+            alignment: The alignment from the source's vocabulary to the base's.
+            combination: The combination; by default `combination.UNFITTED`.
+            limits: The limits of steering; by default none.
             **settings: See `SteeringSettings`.
 
         Raises:
@@ -110,21 +115,21 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
 
     @property
     def steerings(self) -> list[Steering]:
-        """What steers it."""
+        """The steerings, whose changes of logits add up."""
         return cast("list[Steering]", list(self._steerings))
 
     @property
     def steering(self) -> Steering:
-        """The steering of a bridge that has one.
+        """The steering of a bridge that has exactly one.
 
         Raises:
-            VocabridgeError: It has none or several.
+            VocabridgeError: The bridge has none, or more than one.
         """
         if len(self.steerings) != 1:
             raise VocabridgeError(f"this bridge has {len(self.steerings)} steerings; name one: bridge.steerings[0]")
         return self.steerings[0]
 
-    def forward(  # Long because its parameters are transformers', each documented
+    def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -136,27 +141,27 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
-        """One forward of the bridge.
+        """Run the base model and the active value sources, and return steered logits.
 
         Args:
-            input_ids: (batch, n) ids of the base's tokenizer.
-            attention_mask: (batch, past + n), 0 for padding; padding is no text.
-            position_ids: (batch, n); by default what the base model takes.
-            past_key_values: A `BridgeCache` from an earlier call; may also be given as `cache`, as transformers 5.24
-                and later call it.
-            use_cache: Whether to return a cache; by default as the base's configuration says.
-            logits_to_keep: Give logits for the last that many positions only; 0 for all.
-            labels: (batch, n) ids to compute the mean cross-entropy on, -100 where there is none.
-            return_dict: Whether to return an object, not a tuple; by default as the base's configuration says.
-            **kwargs: Passed to the base model, `output_hidden_states` and `output_attentions` among them.
+            input_ids: Ids of the base's tokenizer, (batch, n).
+            attention_mask: (batch, past + n), 0 for padding, which is not part of the text.
+            position_ids: (batch, n); by default the base model's.
+            past_key_values: A `BridgeCache` from an earlier call. The argument may also be called `cache`, as in
+                transformers 5.24 and later.
+            use_cache: Whether to return a cache; by default as in the base's configuration.
+            logits_to_keep: The number of last positions for which logits are computed; 0 for all.
+            labels: Ids for the mean cross-entropy, (batch, n); -100 where there is none.
+            return_dict: Whether to return an object and not a tuple; by default as in the base's configuration.
+            **kwargs: Passed to the base model, for example `output_hidden_states` and `output_attentions`.
 
         Returns:
-            Logits (batch, k, |T|), float32 unless nothing steers, the cache, and where they are asked for the base's
-            hidden states and attentions. Rows that `generate` has finished have zeros everywhere.
+            Logits (batch, k, |T|), float32 unless no steering is active; the cache; and, if requested, the base's
+            hidden states and attentions. Rows that `generate` has finished are 0 everywhere.
 
         Raises:
-            VocabridgeError: There are no `input_ids`; the cache is another model's, or has not read this text from its
-                start; or there are two caches.
+            VocabridgeError: There are no `input_ids`; the cache is not a `BridgeCache`, or has not read this text from
+                its start; or there are two caches.
         """
         if (name := cache_name(kwargs)) is not None:
             if past_key_values is not None:
@@ -171,8 +176,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             past_key_values = BridgeCache(DynamicCache(config=self.config.get_text_config(decoder=True)))
         if past_key_values is not None and not isinstance(past_key_values, BridgeCache):
             raise VocabridgeError(
-                f"a bridge cannot use a {type(past_key_values).__name__}; pass a BridgeCache around it, or none and it "
-                "makes one"
+                f"a bridge cannot use a {type(past_key_values).__name__}; wrap it in a BridgeCache, or leave it out"
             )
         batch, rows = len(input_ids), None
         if past_key_values is not None:
@@ -182,7 +186,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             input_ids = input_ids[rows]
             attention_mask = None if attention_mask is None else attention_mask[rows]
             position_ids = None if position_ids is None else position_ids[rows]
-        # As a number: a static cache's own is a tensor that counts on in place.
+        # Converted to an int, because the length of a static cache is a tensor that later changes in place.
         past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         output = self.base(
             input_ids=input_ids,
@@ -197,18 +201,18 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         logits = output.logits
         if any(steering.is_active for steering in self.steerings):
             logits = self._steered(logits, input_ids, attention_mask, past_key_values, past)
-        logits = _among(batch, rows, logits)
+        logits = _scatter_rows(batch, rows, logits)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocabulary.size)
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "loss": loss,
             "logits": logits,
             CACHE: past_key_values,
-            "hidden_states": _all_among(batch, rows, getattr(output, "hidden_states", None)),
-            "attentions": _all_among(batch, rows, getattr(output, "attentions", None)),
+            "hidden_states": _scatter_all(batch, rows, getattr(output, "hidden_states", None)),
+            "attentions": _scatter_all(batch, rows, getattr(output, "attentions", None)),
         }
-        result = CausalLMOutputWithPast(**found)
+        result = CausalLMOutputWithPast(**fields)
         if return_dict is None:
             return_dict = self.config.return_dict
         return result if return_dict else result.to_tuple()
@@ -217,9 +221,9 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
     def _steered(
         self, logits: Tensor, input_ids: Tensor, mask: Tensor | None, cache: BridgeCache | None, past: int
     ) -> Tensor:
-        """Return the base's logits (batch, k, |T|) with the changes that the steerings ask for, float32."""
+        """Return the base's logits (batch, k, |T|) with the changes of all active steerings, float32."""
         batch, logits_to_keep, _ = logits.shape
-        # Text is read where tokenizers run, so the new ids go to the host once a step: n integers a row.
+        # Tokenizers run on the host, so the new ids go there once a step: n integers a row.
         if mask is not None:
             input_ids = input_ids.where(mask[:, -input_ids.shape[1] :] != 0, NO_TEXT)
         streams = SourceStreams() if cache is None else cache.streams
@@ -233,11 +237,11 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
                 cache.count(flat, steered)
         return steered.view_as(logits)
 
-    # The two methods below are transformers' own. No argument of theirs is taken by its name or its place: a cache and
-    # stopping criteria are found by their types. `forward` refuses a cache that they did not see.
+    # The two methods below override private methods of transformers, whose arguments vary with its version. So a cache
+    # and stopping criteria are recognized by their types, and `forward` refuses a cache that was missed here.
 
     def _prepare_cache_for_generation(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Put the cache of any kind that transformers makes for the base into one for all models."""
+        """Wrap the cache that transformers makes for the base, of whatever kind, in a `BridgeCache`."""
         super()._prepare_cache_for_generation(*args, **kwargs)  # type: ignore[misc]
         for inputs in [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]:
             name = cache_name(inputs)
@@ -245,48 +249,48 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
                 inputs[name] = BridgeCache(inputs[name])
 
     def _sample(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Do as transformers does, but tell the cache which rows are finished, so that they cost nothing more."""
+        """Sample as transformers does, and report finished rows to the cache, so that no model runs them further."""
         cache = kwargs.get(cache_name(kwargs) or "")
         if isinstance(cache, BridgeCache) and len(input_ids) > 1:
-            args = tuple(_watched(value, cache) for value in args)
-            kwargs = {name: _watched(value, cache) for name, value in kwargs.items()}
+            args = tuple(_with_reporting(value, cache) for value in args)
+            kwargs = {name: _with_reporting(value, cache) for name, value in kwargs.items()}
         return super()._sample(input_ids, *args, **kwargs)  # type: ignore[arg-type,misc]
 
     @property
     def device(self) -> torch.device:
-        """Where the base model is."""
+        """The base model's device."""
         return self.base.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The base model's."""
+        """The base model's dtype."""
         return self.base.dtype
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """The base model's."""
+        """Return the base model's input embeddings."""
         return self.base.get_input_embeddings()
 
     def get_output_embeddings(self) -> torch.nn.Module:
-        """The base model's."""
+        """Return the base model's output embeddings."""
         return self.base.get_output_embeddings()
 
 
-def _among(batch: int, rows: Tensor | None, values: Tensor) -> Tensor:
-    """Values of some rows of a batch, None for all, at these rows; 0 elsewhere."""
+def _scatter_rows(batch: int, rows: Tensor | None, values: Tensor) -> Tensor:
+    """Return values of some rows of a batch, None for all, as a tensor of the whole batch that is 0 in other rows."""
     return values if rows is None else values.new_zeros(batch, *values.shape[1:]).index_copy_(0, rows, values)
 
 
-def _all_among(batch: int, rows: Tensor | None, values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
-    return None if values is None else tuple(_among(batch, rows, one) for one in values)
+def _scatter_all(batch: int, rows: Tensor | None, values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    return None if values is None else tuple(_scatter_rows(batch, rows, value) for value in values)
 
 
-def _watched(argument: Any, cache: BridgeCache) -> Any:
-    """The same, but stopping criteria whose verdict the cache hears, too."""
-    return _Watched(argument, cache) if isinstance(argument, StoppingCriteriaList) else argument
+def _with_reporting(argument: Any, cache: BridgeCache) -> Any:
+    """Return stopping criteria that report finished rows to the cache; any other argument unchanged."""
+    return _ReportingCriteria(argument, cache) if isinstance(argument, StoppingCriteriaList) else argument
 
 
-class _Watched(StoppingCriteriaList):
-    """Stopping criteria whose verdict a cache hears, too."""
+class _ReportingCriteria(StoppingCriteriaList):
+    """Stopping criteria that report the finished rows to a cache."""
 
     def __init__(self, criteria: StoppingCriteriaList, cache: BridgeCache) -> None:
         super().__init__(criteria)

@@ -1,8 +1,8 @@
-"""What a bridge makes of the methods of transformers' `PreTrainedModel` and `GenerationMixin`.
+"""A bridge's versions of the methods of transformers' `PreTrainedModel` and `GenerationMixin`.
 
-A bridge holds several models and refers to them by name, so most of what these methods do to one model's weights is
-wrong for it. Saving and loading mean `save_bridge` and `load`; what asks about the base model is the base's to answer;
-moving to a device moves every model; all that would change weights or vocabularies is refused.
+A bridge holds several models, and a saved bridge refers to them by name. So many methods that treat one model's weights
+would be wrong for it. Saving and loading call `save_bridge` and `load`. Questions about the base model are passed to
+the base model. Moving to a device moves every model. Methods that would change weights or vocabularies raise an error.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 _LOADING = ("device", "device_map", "dtype", "value_device", "value_dtype")
 
-_CHANGED = "a bridge leaves its models as they are; change the model, save it, and make a bridge of the new one"
+_CHANGED = "a bridge does not change its models; change the model, save it, and make a bridge of the new one"
 _TRAINED = "a bridge is not trained; train a value network with train_value_network, and make a bridge of it"
-_SAVED = "a bridge is no single checkpoint; save it with save_pretrained, and upload its folder with `hf upload`"
-_SERVED = "a bridge keeps the text of each batch by itself; write texts with generate or vocabridge.stream"
+_SAVED = "a bridge is not a single checkpoint; save it with save_pretrained, and upload its folder with `hf upload`"
+_SERVED = "a bridge does not support continuous batching; write texts with generate or vocabridge.stream"
 
 
 def _refused(name: str, reason: str) -> Callable[..., NoReturn]:
@@ -47,37 +47,37 @@ def _of_base(name: str) -> Callable[..., Any]:
 
 
 class PretrainedMethods(nn.Module):
-    """The methods of a bridge that transformers' own would get wrong."""
+    """The methods of `PreTrainedModel` and `GenerationMixin` that a bridge overrides."""
 
     def save_pretrained(self: Bridge, save_directory: str | Path, **settings: Any) -> None:  # type: ignore[misc]
-        """Write the bridge as a folder; the same as `save_bridge`.
+        """Write the bridge as a folder, as `save_bridge` does.
 
         Args:
-            save_directory: A new or empty folder, or a bridge, which is replaced.
-            **settings: None; transformers has some for a model's own weights.
+            save_directory: A new or empty folder, or a bridge's folder, which is replaced.
+            **settings: Not supported; transformers has some for a model's own weights.
 
         Raises:
-            VocabridgeError: As `save_bridge`; or there is a setting.
+            VocabridgeError: As for `save_bridge`; or a setting is given.
         """
         from vocabridge.bridge.saving import save_bridge
 
         if settings:
             raise VocabridgeError(
-                f"a bridge is saved without {', '.join(sorted(settings))}, as its models are referred to and not "
+                f"a bridge is saved without {', '.join(sorted(settings))}, because its models are referred to and not "
                 "copied; give the folder only"
             )
         save_bridge(self, save_directory)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **place: Any) -> Bridge:
-        """Load a bridge; the same as `load`.
+        """Load a bridge, as `load` does.
 
         Args:
-            folder: What `save_pretrained` or `vocabridge bridge` wrote.
+            folder: A folder that `save_pretrained` or `vocabridge bridge` wrote.
             **place: device, dtype, device_map, value_device and value_dtype, as for `load`.
 
         Raises:
-            VocabridgeError: As `load`; or an argument is another one.
+            VocabridgeError: As for `load`; or another argument is given.
         """
         from vocabridge.bridge.saving import load
 
@@ -86,10 +86,10 @@ class PretrainedMethods(nn.Module):
         return load(folder, **place)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """Write texts, as transformers' `generate` does; prompts are ids.
+        """Generate as transformers' `generate` does, from prompts that are ids.
 
         Raises:
-            VocabridgeError: A prompt is given as embeddings, which no value source can read; or as `forward`.
+            VocabridgeError: A prompt is given as embeddings, which no value source can read; or as for `forward`.
         """
         check_is_text(kwargs)
         return super().generate(*args, **kwargs)  # type: ignore[misc]
@@ -98,12 +98,12 @@ class PretrainedMethods(nn.Module):
         """Move every model to a device; arguments as for `torch.nn.Module.to`.
 
         Raises:
-            VocabridgeError: There is no such device, the base is spread over several, or a model would be cast to
-                another dtype.
+            VocabridgeError: The device does not exist, the base is spread over several devices, or a model would be
+                cast to another dtype.
         """
-        args = tuple(find_device(one) if isinstance(one, str) else one for one in args)
-        if isinstance(named := kwargs.get("device"), str):
-            kwargs["device"] = find_device(named)
+        args = tuple(find_device(value) if isinstance(value, str) else value for value in args)
+        if isinstance(device_name := kwargs.get("device"), str):
+            kwargs["device"] = find_device(device_name)
         parsed: tuple[Any, ...] = torch._C._nn._parse_to(*args, **kwargs)
         device, dtype, non_blocking, _ = parsed
         models = [self.base, *(model for steering in self.steerings for model in steering.source.models.values())]
@@ -128,23 +128,23 @@ class PretrainedMethods(nn.Module):
         return self.to("cpu")
 
     def half(self: Any) -> Bridge:
-        """As `to(torch.float16)`."""
+        """Do as `to(torch.float16)`."""
         return self.to(torch.float16)
 
     def bfloat16(self: Any) -> Bridge:
-        """As `to(torch.bfloat16)`."""
+        """Do as `to(torch.bfloat16)`."""
         return self.to(torch.bfloat16)
 
     def float(self: Any) -> Bridge:
-        """As `to(torch.float32)`."""
+        """Do as `to(torch.float32)`."""
         return self.to(torch.float32)
 
     def double(self: Any) -> Bridge:
-        """As `to(torch.float64)`."""
+        """Do as `to(torch.float64)`."""
         return self.to(torch.float64)
 
     def type(self: Any, dst_type: torch.dtype | str) -> Bridge:
-        """As `to(dst_type)`."""
+        """Do as `to(dst_type)`."""
         return self.to(dst_type)
 
 
@@ -193,10 +193,10 @@ for _name in (
 
 
 def check_is_text(inputs: dict[str, Any]) -> None:
-    """Check that a prompt is ids.
+    """Check that the inputs of a forward or of `generate` hold no embeddings.
 
     Raises:
-        VocabridgeError: It is embeddings.
+        VocabridgeError: There are embeddings.
     """
     if inputs.get("inputs_embeds") is not None:
         raise VocabridgeError("a bridge reads text, which inputs_embeds is not; give its tokens as input_ids")

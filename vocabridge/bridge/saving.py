@@ -1,19 +1,20 @@
-"""A bridge as a folder, which can be loaded again, moved and handed on.
+"""Saving and loading of a bridge as a folder, which can be moved and shared.
 
     bridge.json                 the base, the limits, and for each steering its source, combination, policy and strength
     alignment-N.safetensors     of steering N, counted from 1
-    value-N/                    its value network, where that is an adapter of some megabytes
+    value-N/                    its value network, if that is an adapter (a few MB)
 
-All other models are referred to (`Reference`): by name, with the tokenizer's fingerprint, and the hub's commit or
-digests of the weights and of the files with its configuration and tokenizer; an adapter also with the model that it
-adapts. A value network is known by its `value_network.json`, which knows its weights. Loading checks them all.
-`bridge.json` may be edited: a strength, a limit, the new place of a model. The name of a model inside of the folder or
-beside it is its path from there, and begins with "./" or "../"; so both can be moved together.
+Other models are not copied. `bridge.json` refers to each (`Reference`) by its name, its tokenizer's fingerprint, and
+either the hub's commit or digests of the weights, the configuration and the tokenizer. An adapter also has a reference
+to the model that it adapts. A value network has the digest of its `value_network.json`, which has the digest of its
+weights. Loading checks all of these. `bridge.json` may be edited, for example a strength, a limit or the new path of a
+model. The name of a model inside or beside the folder is a path relative to the folder, which begins with "./" or
+"../", so that both can be moved together.
 
-`bridge.json` names the other files. A bridge that replaces one gives its files names that are free
-(`alignment-1.2.safetensors`), so the old bridge is whole until `bridge.json` is replaced, and the new one from then on.
-Before any file is written, its name and those of the old bridge's files are in the folder's lock file; whoever holds
-the lock removes those of them that `bridge.json` does not name.
+Saving over an old bridge is atomic. `bridge.json` names the other files, and the files of the new bridge get names that
+are free (`alignment-1.2.safetensors`). So the old bridge is complete until `bridge.json` is replaced, and the new one
+from then on. Before a file is written, its name and the names of the old bridge's files are in the folder's lock file.
+The process that holds the lock removes those of them that `bridge.json` does not name.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ from vocabridge.projection.strength import as_json
 from vocabridge.utils.hashing import file_digest
 
 _OURS = re.compile(r"(alignment-\d+(\.\d+)?\.safetensors|value-\d+(\.\d+)?)")
-"""The names of what `save_bridge` writes beside `bridge.json`."""
+"""The names of the files and folders that `save_bridge` writes beside `bridge.json`."""
 
 
 def save_bridge(bridge: Bridge, folder: str | Path) -> None:
-    """Writes a bridge as a folder.
+    """Write a bridge as a folder.
 
     Args:
-        bridge: Its models have been loaded from somewhere: their weights are not copied, but for adapters.
-        folder: A new or empty folder, or a bridge, which is replaced.
+        bridge: The bridge. Its models must have been loaded by name, because only weights of adapters are copied.
+        folder: A new or empty folder, or a bridge's folder, which is replaced.
 
     Raises:
-        VocabridgeError: The folder holds something else, or cannot be written; or a part of the bridge cannot be
-            referred to; or another process is writing a bridge there. What was there before is then as it was.
+        VocabridgeError: The folder holds something else, or cannot be written; a part of the bridge cannot be referred
+            to; or another process is writing to the folder. The folder's content is then unchanged.
     """
     folder = Path(folder)
     check_free(folder)
@@ -70,12 +71,12 @@ def save_bridge(bridge: Bridge, folder: str | Path) -> None:
                 "version": importlib.metadata.version("vocabridge"),
                 "base": Reference.of(bridge.base, bridge.vocabulary.fingerprint).as_dict(folder),
                 "limits": bridge.limits.as_dict(),
-                "steerings": [_write(one, number, files) for number, one in enumerate(bridge.steerings, 1)],
+                "steerings": [_write(steering, number, files) for number, steering in enumerate(bridge.steerings, 1)],
             }
             write_atomically(folder / BRIDGE, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
         except OSError as error:
             raise VocabridgeError(
-                f"{folder}: cannot be written ({error.strerror or error}); free some space or name another place"
+                f"{folder}: cannot be written ({error.strerror or error}); free some space or name another folder"
             ) from error
         finally:
             files.sweep()
@@ -118,21 +119,20 @@ def load(
     value_device: str | None = None,
     value_dtype: torch.dtype | None = None,
 ) -> Bridge | ByteLevelBridge:
-    """Loads what `save_bridge` wrote.
+    """Load a bridge that `save_bridge` wrote.
 
     Args:
-        folder: The folder.
-        byte_level: Combine the models over bytes, without alignments; see `ByteLevelBridge`. Policies do not matter
-            then.
-        device: Where the base model goes, in torch's words; by default "cpu".
-        dtype: What its weights are cast to.
-        device_map: In place of `device`, spreads the base's layers over several devices; needs accelerate.
-        value_device: Where the value sources go; by default where `device` says.
-        value_dtype: What their weights are cast to; by default as the base's.
+        folder: The bridge's folder.
+        byte_level: Whether to combine the models over bytes, without alignments and policies; see `ByteLevelBridge`.
+        device: The device of the base model, as torch names it; by default "cpu".
+        dtype: The dtype that the base's weights are cast to.
+        device_map: Spreads the base's layers over several devices, in place of `device`; needs accelerate.
+        value_device: The device of the value sources; by default `device`.
+        value_dtype: The dtype that their weights are cast to; by default `dtype`.
 
     Raises:
-        VocabridgeError: A file is missing, damaged or altered, or a model is not the one of then; or a byte-level
-            bridge is asked for that has limits, or a tokenizer without a byte-exact view; or a setting has no effect.
+        VocabridgeError: A file is missing, damaged or altered; a model is not the one that the bridge was saved with; a
+            byte-level bridge would have limits, or a tokenizer without a byte-exact view; or a setting has no effect.
     """
     saved = SavedBridge.read(Path(folder))
     if byte_level:
@@ -143,26 +143,27 @@ def load(
             for name, given in (("value_device", value_device), ("value_dtype", value_dtype))
         )
     )
-    saved.check(alignments=not byte_level)  # before a model is loaded, which may take minutes
+    saved.check(alignments=not byte_level)  # first, because loading a model may take minutes
     base = saved.load_base(device=device, dtype=dtype, device_map=device_map)
     place = {"device": value_device or device, "dtype": value_dtype or dtype}
     if byte_level:
         steerings = [
-            ByteLevelSteering(one.load_source(**place), one.combination, one.strength) for one in saved.steerings
+            ByteLevelSteering(steering.load_source(**place), steering.combination, steering.strength)
+            for steering in saved.steerings
         ]
         return ByteLevelBridge(base, steerings)
-    return Bridge(base, [one.load(base.vocabulary, **place) for one in saved.steerings], saved.limits)
+    return Bridge(base, [steering.load(base.vocabulary, **place) for steering in saved.steerings], saved.limits)
 
 
 class _Files:
-    """The files of a bridge's folder beside `bridge.json`, while one process is at work in it."""
+    """The files of a bridge's folder beside `bridge.json`, while the folder is locked."""
 
     def __init__(self, folder: Path, lock: BinaryIO) -> None:
-        """Removes what a process that was killed has left.
+        """Remove the files that a killed process has left.
 
         Args:
-            folder: The bridge's.
-            lock: Its lock file, which holds names of files, one a line.
+            folder: The bridge's folder.
+            lock: The folder's lock file, which holds names of files, one a line.
         """
         self.folder, self._lock = folder, lock
         self._names = _journaled(lock.read())
@@ -173,14 +174,14 @@ class _Files:
         self._note(name for name in _named(folder) if _OURS.fullmatch(name))
 
     def new(self, stem: str, suffix: str = "") -> Path:
-        """A place for a new file or folder, whose name begins with that stem."""
+        """Return the path of a new file or folder whose name is free and begins with this stem."""
         names = (f"{stem}{f'.{number}' if number > 1 else ''}{suffix}" for number in itertools.count(1))
         name = next(name for name in names if not (self.folder / name).exists())
         self._note([name])
         return self.folder / name
 
     def kept(self, new: Path, stem: str, suffix: str = "") -> Path:
-        """The old bridge's file or folder of that stem if it is the same as the new one, which is then removed."""
+        """Return an old file or folder of this stem with the content of `new`, which is then removed; else `new`."""
         same_stem = re.compile(rf"{stem}(\.\d+)?{re.escape(suffix)}")
         for name in sorted(filter(same_stem.fullmatch, _named(self.folder) - {new.name})):
             if _contents(self.folder / name) == _contents(new):
@@ -189,7 +190,7 @@ class _Files:
         return new
 
     def sweep(self) -> None:
-        """Removes the files that were noted, but for those that `bridge.json` names."""
+        """Remove the noted files, except for those that `bridge.json` names."""
         for name in self._names - _named(self.folder):
             _remove(self.folder / name)
             _remove(self.folder / f".{name}{PART}")
@@ -202,13 +203,13 @@ class _Files:
 
 
 def _journaled(content: bytes) -> set[str]:
-    """The names in a lock file; a last line without an end was being written, and its file had not been begun."""
+    """Return the names in a lock file. A last line without a line end is ignored, because its file was not begun."""
     lines = content.decode(errors="replace").split("\n")[:-1]
     return {line for line in lines if _OURS.fullmatch(line)}
 
 
 def _named(folder: Path) -> set[str]:
-    """The files and folders in a bridge's folder that its `bridge.json` names; none where there is no sound one."""
+    """Return the files and folders in a folder that its `bridge.json` names; none if that cannot be read."""
     try:
         document = json.loads((folder / BRIDGE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -220,14 +221,14 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _strings(one)
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def _contents(path: Path) -> dict[str, str]:
-    """What tells a file, or a folder of files, from another one."""
+    """Return the digests of a file, or of the files in a folder, by name."""
     if path.is_dir():
-        return {one.name: file_digest(one) for one in path.iterdir()}
+        return {file.name: file_digest(file) for file in path.iterdir()}
     return {"": file_digest(path)} if path.is_file() else {}
 
 
@@ -239,37 +240,37 @@ def _remove(path: Path) -> None:
 
 
 def check_free(folder: Path) -> None:
-    """Checks that a bridge may be written to a folder.
+    """Check that a bridge may be written to a folder.
 
     Raises:
-        VocabridgeError: It holds something else.
+        VocabridgeError: The folder holds something else.
     """
     if not _is_free(folder):
         raise VocabridgeError(f"{folder} is not empty and is no bridge; name a new folder")
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether a bridge may be written there: it is nothing, empty but for what a killed save left, or a bridge."""
+    """Return whether a folder does not exist, holds a bridge, or is empty but for the files of a killed save."""
     if not folder.is_dir():
         return not folder.exists()
     if (folder / BRIDGE).is_file():
         return True
     lock = folder / LOCK
-    left = _journaled(lock.read_bytes()) | {LOCK} if lock.is_file() else set()
-    return all(path.name in left or path.suffix == PART for path in folder.iterdir())
+    leftovers = _journaled(lock.read_bytes()) | {LOCK} if lock.is_file() else set()
+    return all(path.name in leftovers or path.suffix == PART for path in folder.iterdir())
 
 
 def _write(steering: Steering, number: int, files: _Files) -> dict[str, Any]:
-    """Writes the files of a steering; its JSON form."""
+    """Write the files of a steering, and return its JSON object."""
     if steering.alignment is None:
         raise VocabridgeError(
-            f"steering {number}, {steering.source.name}, has a projection of its own, which a folder cannot hold; make "
-            "it of an alignment with Steering.over"
+            f"steering {number}, {steering.source.name}, has no alignment, so its projection cannot be saved; make the "
+            "steering with Steering.over"
         )
-    name = f"alignment-{number}", ".safetensors"
-    alignment = files.new(*name)
+    stem_and_suffix = f"alignment-{number}", ".safetensors"
+    alignment = files.new(*stem_and_suffix)
     steering.alignment.save(alignment)
-    alignment = files.kept(alignment, *name)
+    alignment = files.kept(alignment, *stem_and_suffix)
     return {
         "source": {
             role: reference.as_dict(files.folder) for role, reference in _refer(steering.source, number, files).items()
@@ -283,20 +284,21 @@ def _write(steering: Steering, number: int, files: _Files) -> dict[str, Any]:
 
 
 def _refer(source: ValueSource, number: int, files: _Files) -> dict[str, Reference]:
-    """References to the parts of a value source; an adapter is written to the folder."""
+    """Return references to the parts of a value source, and write an adapter to the folder."""
     fingerprint = source.vocabulary.fingerprint
     if isinstance(source, ExpertPair):
-        return {role: Reference.of(cast(PreTrainedModel, one), fingerprint) for role, one in source.models.items()}
+        return {role: Reference.of(cast(PreTrainedModel, model), fingerprint) for role, model in source.models.items()}
     if not isinstance(source, ValueNetwork):
         raise VocabridgeError(f"{source.name} is neither a value network nor an expert pair; only these can be saved")
-    place = network_folder(source.name)
+    folder = network_folder(source.name)
     if source.config.method == "lora":
-        place = files.new(f"value-{number}")
-        save_value_network(source, place, source.config.training)
-        place = files.kept(place, f"value-{number}")
-    elif not is_value_network(place):
+        folder = files.new(f"value-{number}")
+        save_value_network(source, folder, source.config.training)
+        folder = files.kept(folder, f"value-{number}")
+    elif not is_value_network(folder):
         raise VocabridgeError(
-            f"{source.name!r} is no folder of a value network; save it with save_value_network and load it from there"
+            f"{source.name!r} is not the folder of a value network; save it with save_value_network and load it from "
+            "that folder"
         )
-    network = Reference(str(place.resolve()), fingerprint, digest=file_digest(place / CONFIG))
+    network = Reference(str(folder.resolve()), fingerprint, digest=file_digest(folder / CONFIG))
     return {"value_network": network, "source_model": Reference.of(source.source_model, fingerprint)}

@@ -1,7 +1,7 @@
-"""A steering: one value source as it steers one base model, with all that this takes.
+"""A steering: one value source with its projection, combination, policy and strength, for one base model.
 
-A bridge has one or several. Each asks for a change of the base's logits, and the changes add up. So several value
-sources, each with its own tokenizer, weights and strength, can steer one base.
+A bridge has one or more steerings. Each computes a change of the base's logits, and the changes add up. So several
+value sources, each with its own tokenizer, weights and strength, can steer one base.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ class SteeringSettings(TypedDict, total=False):
     """The settings of a steering, as keyword arguments; each may be left out.
 
     Attributes:
-        policy: How predictions are read where the source's tokens and the base's do not end together; by default
-            lookahead.
-        strength: alpha, constant or by schedule; by default 1. At 0 the value source is not run.
+        policy: What the source predicts where its tokens and the base's do not end together; by default lookahead.
+        strength: alpha, a constant or a schedule; by default 1. At 0 the value source does not run.
         boundary_config: The settings of token healing and lookahead.
     """
 
@@ -46,17 +45,18 @@ class SteeringSettings(TypedDict, total=False):
 
 
 class Steering(nn.Module):
-    """One value source, and how its predictions steer.
+    """One value source, and how its predictions change a base's logits.
 
     Attributes:
         source: The value source.
         target: The base's vocabulary.
-        projection: From the source's vocabulary to the base's.
-        combination: How the source's scores change the base's at strength 1. May be replaced at any time.
-        policy: See `SteeringSettings`, as for the next two.
-        strength: May be replaced at any time.
-        boundary_config: What the lookahead and the token healing were made with.
-        alignment: What the projection was made of; None for a projection of your own.
+        projection: The matrices from the source's vocabulary to the base's.
+        combination: The combination of the source's and the base's predictions. It may be replaced at any time.
+        policy: See `SteeringSettings`.
+        strength: See `SteeringSettings`. It may be replaced at any time.
+        boundary_config: The settings of token healing and lookahead; fixed once the steering is made.
+        alignment: The alignment of which the projection was made; None for a projection made otherwise.
+        lookahead: The lookahead; None without an alignment.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Steering(nn.Module):
         alignment: Alignment | None = None,
         boundary_config: BoundaryConfig | None = None,
     ) -> None:
-        """Put the parts together; `Steering.over` checks that they fit."""
+        """Assemble a steering from parts that fit together; `Steering.over` checks that."""
         super().__init__()
         self.source = source
         self.target = target
@@ -98,8 +98,8 @@ class Steering(nn.Module):
         Args:
             target: The base model's vocabulary.
             source: A value network or an expert pair.
-            alignment: From the source's vocabulary to the base's.
-            combination: By default `UNFITTED`.
+            alignment: The alignment from the source's vocabulary to the base's.
+            combination: The combination; by default `UNFITTED`.
             **settings: See `SteeringSettings`.
 
         Raises:
@@ -109,26 +109,26 @@ class Steering(nn.Module):
         return cls(source, target, Projection.of(alignment), combination, alignment=alignment, **settings)
 
     def check(self, target: Vocabulary) -> None:
-        """Check that it can steer a model with this vocabulary.
+        """Check that the steering is for a base model with this vocabulary.
 
         Raises:
-            VocabridgeError: It is for another vocabulary.
+            VocabridgeError: The steering is for another vocabulary.
         """
         if (self.target.fingerprint, self.target.size) != (target.fingerprint, target.size):
             raise VocabridgeError(
-                f"{self.source.name} steers models with the tokenizer of {self.target.name}, and {target.name} has "
-                "another; align it with this one"
+                f"{self.source.name} is aligned with the tokenizer of {self.target.name}, and {target.name} has "
+                "another; align the source with that one"
             )
 
     def to_device(self, device: torch.device) -> None:
-        """Move what works on the base's logits to their device; the source stays where it is."""
+        """Move the projection and the lookahead to the device of the base's logits; the source stays on its own."""
         self.projection.to(device)
         if self.lookahead is not None:
             self.lookahead.to(device)
 
     @property
     def is_active(self) -> bool:
-        """Whether it changes anything, so that its source has to run; weights (a, 0, 0) do not steer."""
+        """Whether the source has to run: the strength is not 0 everywhere, and the source's weights are not all 0."""
         return not is_zero(self.strength) and bool(self.combination.required_scores)
 
     def open_stream(
@@ -137,9 +137,9 @@ class Steering(nn.Module):
         """Return a stream for a batch of new texts.
 
         Args:
-            batch: Number of rows.
-            required_scores: The fields of `Scores` that predictions will need; by default those of the combination.
-            policy: By default the steering's own.
+            batch: The number of rows.
+            required_scores: Names of the fields of `Scores` that are needed; by default those of the combination.
+            policy: The boundary policy; by default the steering's.
         """
         policy = policy or self.policy
         models = self.required_models(required_scores, policy)
@@ -148,10 +148,10 @@ class Steering(nn.Module):
     def required_models(
         self, required_scores: Sequence[str] | None = None, policy: BoundaryPolicy | None = None
     ) -> set[str]:
-        """Return the source's models that have to run for some fields of `Scores`; arguments as for `open_stream`."""
+        """Return names of the source's models that have to run for some scores; arguments as for `open_stream`."""
         scores = set(self.combination.required_scores if required_scores is None else required_scores)
         if "delta" in scores and (policy or self.policy) is not BoundaryPolicy.AS_IS:
-            scores |= {"tuned", "untuned"}  # a cover is weighed by probabilities
+            scores |= {"tuned", "untuned"}  # because covers are weighted by probabilities
         return self.source.required_models(scores)
 
     def predictions(
@@ -167,29 +167,33 @@ class Steering(nn.Module):
 
         Args:
             stream: A stream of this steering.
-            positions: What its `advance` returned, or some of these.
-            p_base: Returns the base's probabilities (n, |T|) at a slice of the positions.
-            required_scores: The fields of `Scores` that are needed; by default those of the combination.
-            lookahead: Whether to look ahead under that policy; by default where the combination is of distributions,
-                because a change of logits has no mass that could be split.
+            positions: Some or all of the positions that the stream's `advance` returned.
+            p_base: A function that returns the base's probabilities (n, |T|) at a slice of the positions.
+            required_scores: Names of the fields of `Scores` that are needed; by default those of the combination.
+            lookahead: Whether policy `lookahead` looks ahead; by default if the combination is of distributions,
+                because a change of logits has no mass to split.
+
+        Yields:
+            The predictions at each slice of `parts_of`, in order.
         """
         scores = self.combination.required_scores if required_scores is None else required_scores
-        looks = not self.combination.of_logit_delta if lookahead is None else lookahead
+        if lookahead is None:
+            lookahead = not self.combination.of_logit_delta
         return predictions_at(
-            stream.predictor, positions, scores, self.projection, self.lookahead if looks else None, p_base
+            stream.predictor, positions, scores, self.projection, self.lookahead if lookahead else None, p_base
         )
 
     def change(
         self, predictions: ResolvedPredictions, base_logits: Tensor, p_base: Tensor, n: Tensor, limits: SteeringLimits
     ) -> Tensor:
-        """Return the change of the base's logits at some positions, float32 (n, |T|).
+        """Return the change of the base's logits at n positions, float32 (n, |T|).
 
         Args:
-            predictions: The source's.
-            base_logits: The base model's, float32 (n, |T|).
-            p_base: Their softmax.
-            n: Positions since the prompt, int64 (n,).
-            limits: Their gate may keep the source from steering.
+            predictions: The source's predictions.
+            base_logits: The base model's logits, float32 (n, |T|).
+            p_base: The softmax of `base_logits`.
+            n: The number of tokens since the prompt at each position, int64 (n,).
+            limits: The limits of steering, whose gate may switch the source off.
         """
         gate = limits.gate(p_base)
         active = predictions.active if gate is None else predictions.active * gate
@@ -203,13 +207,13 @@ def steer(
     n: Tensor,
     limits: SteeringLimits,
 ) -> Tensor:
-    """Return the base's logits with the changes that all steerings ask for.
+    """Return the base's logits with the changes of all active steerings.
 
     Args:
-        base_logits: The base model's at k positions, (k, |T|), of any floating dtype.
-        steered_by: The active steerings, at least one, with their streams and the k positions in them.
-        n: Positions since the prompt, int64 (k,).
-        limits: Limits of the changes.
+        base_logits: The base model's logits at k positions, (k, |T|), of any floating dtype.
+        steered_by: The active steerings, at least one, each with its stream and its k positions.
+        n: The number of tokens since the prompt at each position, int64 (k,).
+        limits: The limits of steering.
 
     Returns:
         Logits, float32 (k, |T|); the base's own where no source makes a prediction.
@@ -225,10 +229,10 @@ def steer(
     for part, *of_part in zip(parts, *predictions, strict=True):
         logits, p = base_logits[part].float(), p_base(part)
         change, active = None, torch.zeros(1, device=base_logits.device)
-        for (steering, _, _), predicted in zip(steered_by, of_part, strict=True):
-            own = steering.change(predicted, logits, p, n[part], limits)
-            change = own if change is None else change.add_(own)
-            active = torch.maximum(active, predicted.active)
+        for (steering, _, _), of_source in zip(steered_by, of_part, strict=True):
+            of_steering = steering.change(of_source, logits, p, n[part], limits)
+            change = of_steering if change is None else change.add_(of_steering)
+            active = torch.maximum(active, of_source.active)
         assert change is not None
         torch.add(logits, change, out=steered[part])
         limits.exclude(steered[part], p, active)

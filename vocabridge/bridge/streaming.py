@@ -1,9 +1,9 @@
-"""Text from a bridge as it comes: one forward a token, whole characters only.
+"""Streaming: the text of a bridge while it is generated, one forward a token, in whole characters.
 
-It is the text that `Bridge.generate` gives for the same settings: transformers prepares everything (settings, the
-logits processors that they ask for, when to stop), and only its loop is replaced, by one that can be iterated. A
-character whose bytes are spread over several tokens appears with the last of them, and what may yet become a stop
-string with the token that decides. Beams are known at the end alone, so with several all text comes then.
+The text is the one that `Bridge.generate` gives for the same settings. transformers prepares the settings, the logits
+processors and the stopping criteria; only its loop is replaced, by one that is an iterator. A character whose bytes are
+spread over several tokens appears with the last of them. Text that may become a stop string appears with the token that
+decides. With beam search, all text comes at the end, because the best beam is known only then.
 """
 
 from __future__ import annotations
@@ -39,24 +39,23 @@ def stream(
     top_p: float = 1.0,
     beams: int = 1,
 ) -> Stream | ByteLevelStream:
-    """Continues a text, or answers a conversation.
+    """Continue a text, or answer a conversation.
 
     Args:
-        bridge: The bridge, or a byte-level one.
+        bridge: The bridge, or a byte-level bridge.
         prompt: The text to continue; or messages, which each model reads in its own chat template.
-        max_new_tokens: Stop after so many tokens of the base model, if it has not ended before; a byte-level bridge at
-            the end of the word.
-        stop: Strings that end the text, and are no part of it.
-        temperature: 0 takes the likeliest token, above it is drawn.
-        top_p: Draws from the likeliest tokens that have this probability together.
-        beams: Looks for the likeliest text with so many beams.
+        max_new_tokens: The largest number of the base model's tokens. A byte-level bridge stops at the end of the word.
+        stop: Strings that end the text. The text does not contain them.
+        temperature: The temperature of sampling; 0 takes the most likely token.
+        top_p: Sample from the most likely tokens that have this probability together.
+        beams: The number of beams of beam search; 1 for none.
 
     Returns:
-        An iterator over pieces of the text, none empty; bytes that are no text appear as U+FFFD.
+        An iterator over pieces of the text, none of them empty. Bytes that are not valid UTF-8 appear as U+FFFD.
 
     Raises:
-        VocabridgeError: The prompt is empty and the base model has no bos token to start from; a model has no chat
-            template; or a setting is out of its range, such as beams of a byte-level bridge, or has no effect.
+        VocabridgeError: The prompt is empty and the base model has no bos token; a model has no chat template; or a
+            setting is out of its range, such as beams of a byte-level bridge, or has no effect.
     """
     if max_new_tokens not in COUNT or beams not in BEAMS:
         raise VocabridgeError(
@@ -72,8 +71,8 @@ def stream(
         if beams > 1:
             raise VocabridgeError("a byte-level bridge writes byte by byte and has no beams; leave beams at 1")
         return ByteLevelStream(bridge, prompt, max_new_tokens, stop, temperature, top_p)
-    # Where nothing is drawn, the values that mean "not set" to transformers, whatever the base's own settings are.
-    drawing = {"temperature": temperature, "top_p": top_p, "top_k": 0}
+    # Without sampling, the values that mean "not set" to transformers, whatever the base's generation config holds.
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0}
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=beams,
@@ -81,22 +80,22 @@ def stream(
         eos_token_id=list(end_tokens(bridge.vocabulary, bridge, chat=not isinstance(prompt, str))) or None,
         pad_token_id=padding(bridge.vocabulary),
         use_cache=True,
-        **(drawing if temperature > 0 else {"temperature": 1.0, "top_p": 1.0, "top_k": 50}),
+        **(sampling if temperature > 0 else {"temperature": 1.0, "top_p": 1.0, "top_k": 50}),
     )
     return Stream(bridge, _inputs(bridge, prompt), config, stop)
 
 
 class Stream(Iterator[str]):
-    """Pieces of a text that is being written.
+    """An iterator over the pieces of a text while it is generated.
 
     Attributes:
-        tokens: How many tokens have been written, an end token among them.
+        tokens: The number of tokens generated so far, an end token included.
     """
 
     def __init__(
         self, bridge: Bridge, inputs: dict[str, Any], config: GenerationConfig, stop: str | Sequence[str]
     ) -> None:
-        """Of one text; `inputs` is what `generate` is called with."""
+        """Stream one text; `inputs` are the prompt's arguments of `generate`."""
         self.tokens = 0
         self._bridge = bridge
         self._inputs = inputs
@@ -106,29 +105,29 @@ class Stream(Iterator[str]):
         self._text = whole_characters(self._data(), stop_bytes(stop))
 
     def __next__(self) -> str:
-        """The next piece."""
+        """Return the next piece of text."""
         return next(self._text)
 
     @property
     def changed_rate(self) -> float | None:
-        """Share of the tokens so far at which steering changed the likeliest one; None before any, and at strength 0.
+        """The share of tokens at which steering changed the most likely one; None before any, and at strength 0.
 
-        Of all beams, where there are several; see `BridgeCache.changed_rate`.
+        With several beams it is the mean over all of them; see `BridgeCache.changed_rate`.
         """
         rate = None if self._cache is None else self._cache.changed_rate
         return None if rate is None else float(rate.mean())
 
     def _data(self) -> Iterator[bytes]:
-        """The bytes of every token; none of an end token."""
+        """Yield the bytes of each token that are text; an end token has none."""
         ends, vocabulary = self._config.eos_token_id or (), self._bridge.vocabulary
         place = place_behind(vocabulary, self._inputs["input_ids"][0].tolist())
-        for token in self._written():
+        for token in self._generated():
             self.tokens += 1
             data = vocabulary.token_bytes[token]
             yield b"" if data is None or token in ends else vocabulary.prefix_space.strip(data, place)
             place = place.after(token if data is None else data)
 
-    def _written(self) -> Iterator[int]:
+    def _generated(self) -> Iterator[int]:
         bridge: Any = self._bridge  # transformers types `generate` for its own classes only
         if self._config.num_beams == 1:
             yield from bridge.generate(**self._inputs, generation_config=self._config, custom_generate=self._one_by_one)
@@ -154,10 +153,10 @@ class Stream(Iterator[str]):
         generation_config: GenerationConfig,
         **model_inputs: Any,
     ) -> Iterator[int]:
-        """The loop of `generate` for one text, (1, n) ids."""
+        """Run the loop of `generate` for one text, ids (1, n), and yield each new token."""
         self._cache, new, finished = model_inputs[CACHE], input_ids, False
         while not finished:
-            # Nobody's gradients are switched off between two tokens.
+            # Not around the whole loop, so that the caller's gradient mode is unchanged between two tokens.
             with torch.no_grad():
                 output = bridge(input_ids=new, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
                 scores = logits_processor(input_ids, output.logits[:, -1].float())
@@ -171,7 +170,7 @@ class Stream(Iterator[str]):
 
 
 def _inputs(bridge: Bridge, prompt: str | Messages) -> dict[str, Any]:
-    """What `generate` is called with."""
+    """Return the prompt's arguments of `generate`."""
     if not isinstance(prompt, str):
         return chat_prompt(bridge, prompt)
     ids = prompt_ids(bridge.vocabulary, prompt)

@@ -114,7 +114,7 @@ def test_a_fit_does_not_look_at_the_bridges_own_combination(parts):
 def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypatch):
     """With most of the vocabulary left out, bits and weights are nearly those of the whole vocabulary."""
     whole = {(f.combination.method, f.combination.form): f for f in fit_combination(parts.bridge(), ITEMS)}
-    monkeypatch.setattr(fitting, "_LIKELIEST", 40)
+    monkeypatch.setattr(fitting, "_MOST_LIKELY", 40)
     for fit in fit_combination(parts.bridge(), ITEMS):
         expected = whole[fit.combination.method, fit.combination.form]
         assert fit.bits == pytest.approx(expected.bits, rel=0.02)

@@ -113,5 +113,5 @@ def test_limits_come_back_from_json(limits):
     ],
 )
 def test_json_that_is_no_limits_is_refused(values):
-    with pytest.raises(VocabridgeError, match="is no set of limits"):
+    with pytest.raises(VocabridgeError, match="is not a set of limits"):
         SteeringLimits.from_dict(values)

@@ -261,7 +261,7 @@ def test_several_steerings_and_limits(parts):
 
 
 def test_what_does_not_fit_is_refused(parts):
-    with pytest.raises(VocabridgeError, match="align it with this one"):
+    with pytest.raises(VocabridgeError, match="align the source with that one"):
         SteeringLogitsProcessor(parts.small.vocabulary, parts.bridge().steerings)
     with pytest.raises(VocabridgeError, match="the model gives 700 logits, but the vocabulary"):
         processor(parts)(torch.tensor([[5]]), torch.zeros(1, 700))

@@ -459,7 +459,7 @@ def test_an_alignment_for_other_tokenizers_is_refused(parts, side):
 
 def test_a_steering_for_another_vocabulary_is_refused(parts):
     steering = Steering.over(parts.base.vocabulary, parts.pair, parts.alignment)
-    with pytest.raises(VocabridgeError, match="align it with this one"):
+    with pytest.raises(VocabridgeError, match="align the source with that one"):
         Bridge(parts.small, [steering])
 
 

@@ -289,7 +289,7 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
         (lambda d: d.update(format=5), "of format 5, and this version reads 6; make the bridge again"),
         (lambda d: d.pop("limits"), "a bridge has format, version, base, limits, steerings"),
         (lambda d: d.update(strength=1), "a bridge has format"),
-        (lambda d: d.update(steerings={}), "its steerings are no list"),
+        (lambda d: d.update(steerings={}), "its steerings are not a list; correct it"),
         (lambda d: d["base"].pop("digest"), "is no reference to a model"),
         (lambda d: d["base"].update(digest=None), "either revision or digest is null"),
         (lambda d: d["base"].update(name=3), "its values are strings"),
@@ -297,10 +297,10 @@ def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
         (lambda d: d["base"].update(fingerprint="0" * 64), "has another tokenizer now"),
         (lambda d: d["limits"].update(plausibility_threshold=2), "plausibility_threshold is a fraction"),
         (lambda d: d["steerings"][0].update(strength="much"), "'much' is no strength"),
-        (lambda d: d["steerings"][0].update(policy="guess"), "'guess' is no policy; choose among skip"),
+        (lambda d: d["steerings"][0].update(policy="guess"), "'guess' is not a policy; choose among skip"),
         (lambda d: d["steerings"][0]["combination"].update(method="guess"), "is not a combination"),
         (lambda d: d["steerings"][0]["source"].pop("untuned"), "a source has"),
-        (lambda d: d["steerings"][0]["alignment"].update(file="../x"), "no name of a file in this folder"),
+        (lambda d: d["steerings"][0]["alignment"].update(file="../x"), "is not the name of a file in this folder"),
         (lambda d: d["steerings"][0].update(alignment="x"), "an alignment has file, sha256"),
         (lambda d: d["steerings"].append(3), "a steering has source"),
     ],
@@ -360,7 +360,7 @@ def test_what_cannot_be_referred_to_is_not_saved(bridge, own):
     with pytest.raises(VocabridgeError, match="save the model to a folder"):
         save_bridge(Bridge(nameless, [bridge.steering]), own / "bridge")
     bridge.steering.alignment = None
-    with pytest.raises(VocabridgeError, match="a projection of its own"):
+    with pytest.raises(VocabridgeError, match="has no alignment, so its projection cannot be saved"):
         save_bridge(bridge, own / "bridge")
     assert not (own / "bridge").exists()
 

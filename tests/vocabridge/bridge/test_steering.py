@@ -140,7 +140,7 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, limits):
 
 def test_what_is_refused(parts):
     one = steering(parts)
-    with pytest.raises(VocabridgeError, match="align it with this one"):
+    with pytest.raises(VocabridgeError, match="align the source with that one"):
         one.check(parts.small.vocabulary)
     one.check(parts.base.vocabulary)
 

@@ -10,7 +10,7 @@ import pytest
 
 from vocabridge.alignment import UsageError, VocabridgeError, Vocabulary, align
 from vocabridge.bridge.build import build_bridge, build_steering
-from vocabridge.bridge.fitting import Fit
+from vocabridge.bridge.fitting import FittedCombination
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
@@ -230,7 +230,8 @@ def test_in_turn_every_model_is_loaded_once():
         ),
         (
             BridgeSetting(
-                (SteeringSetting(WEIGHTS),), trials=(Trial(Fit(WEIGHTS, 1.0, 1.5, None, 7), BoundaryPolicy.AS_IS),)
+                (SteeringSetting(WEIGHTS),),
+                trials=(Trial(FittedCombination(WEIGHTS, 1.0, 1.5, None, 7), BoundaryPolicy.AS_IS),),
             ),
             "informed product, 0.70, 0.60, 0.20; as-is",
         ),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vocabridge.alignment import VocabridgeError
-from vocabridge.bridge.fitting import Features, Fit
+from vocabridge.bridge.fitting import Features, FittedCombination
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.manifest import SavedBridge
 from vocabridge.bridge.model import Bridge
@@ -83,7 +83,7 @@ class Trial:
         policy: The policy at token boundaries.
     """
 
-    fit: Fit
+    fit: FittedCombination
     policy: BoundaryPolicy
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,7 +94,8 @@ class Trial:
     def from_dict(cls, values: Mapping[str, Any]) -> Trial:
         """Make a trial of its JSON form."""
         fit = {name: values[name] for name in ("strength", "bits", "paper_bits", "positions")}
-        return cls(Fit(Combination.from_dict(values["combination"]), **fit), BoundaryPolicy(values["policy"]))
+        fitted = FittedCombination(Combination.from_dict(values["combination"]), **fit)
+        return cls(fitted, BoundaryPolicy(values["policy"]))
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def choose_setting(
     if not inputs.held_out:
         assert given is not None
         return BridgeSetting((SteeringSetting(given, policies[0], alphas[0]),), trials=())
-    tried: list[tuple[Fit, BoundaryPolicy, Features]] = []
+    tried: list[tuple[FittedCombination, BoundaryPolicy, Features]] = []
     for policy in policies:
         bridge.steering.policy = policy
         features = Features.of(
