@@ -69,9 +69,10 @@ class ByteState:
         self._committed_node = committed_node
         self._covers = covers
         self._next: NextByte | None = None
-        # Set if the tokenizer has put a prefix space in front of `data`, which is empty otherwise:
+        # Set where nothing but the tokenizer's prefix space has been read: the text without the space. It replaces this
+        # text if one of the beginnings below follows, because the tokenizer writes no space before them.
         self._without_space: ByteState | None = None
-        self._no_space_before: tuple[bytes, ...] = ()  # what a text begins with that gets no prefix space
+        self._beginnings_without_space: tuple[bytes, ...] = ()
 
     @classmethod
     def begin(cls, model: ByteLM, decoder: TreeDecoder, node: int, place: Place) -> ByteState:
@@ -85,7 +86,7 @@ class ByteState:
             return self
         text = self._append(b" ")
         text._without_space = self
-        text._no_space_before = tuple(beginning.encode() for beginning in rule.value)
+        text._beginnings_without_space = tuple(beginning.encode() for beginning in rule.value)
         return text
 
     @property
@@ -121,7 +122,7 @@ class ByteState:
         return text
 
     def _after_bytes(self, data: bytes) -> ByteState:
-        if data and data.startswith(self._no_space_before):
+        if data and data.startswith(self._beginnings_without_space):
             assert self._without_space is not None
             return self._without_space._append(data)
         return self._append(data) if data else self
