@@ -129,7 +129,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             raise VocabridgeError(f"this bridge has {len(self.steerings)} steerings; name one: bridge.steerings[0]")
         return self.steerings[0]
 
-    def forward(
+    def forward(  # Long because its parameters are transformers', each documented
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
