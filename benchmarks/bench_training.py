@@ -30,7 +30,7 @@ from transformers.utils import logging
 from vocabridge.data import task_file
 from vocabridge.models.value_network import new_value_network
 from vocabridge.options import Regularizer
-from vocabridge.training.collator import LengthGrouped, collate
+from vocabridge.training.collator import LengthGroupedSampler, collate
 from vocabridge.training.dataset import TrainingText, load_training_texts
 from vocabridge.training.objective import TrainingObjective
 from vocabridge.training.trainer import ValueTrainer
@@ -39,18 +39,18 @@ ROUNDS = 2
 
 
 class Clock(TrainerCallback):
-    """The seconds of every step but the first of a turn."""
+    """Measure the seconds of each step but the first."""
 
     def __init__(self) -> None:
-        """Starts with none."""
+        """Start without measurements."""
         self.seconds: list[float] = []
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Notes the time."""
+        """Start the clock."""
         self._begun = perf_counter()
 
     def on_step_end(self, _args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Notes what the step took."""
+        """Record the time of the step."""
         if state.global_step > 1:
             self.seconds.append(perf_counter() - self._begun)
 
@@ -59,19 +59,19 @@ class Plain(Trainer):
     """transformers' Trainer, which is given the same batches."""
 
     def __init__(self, batches: DataLoader[Any], **arguments: Any) -> None:
-        """Takes the batches."""
+        """Train on these batches."""
         super().__init__(**arguments)
         self.remove_callback(PrinterCallback)
         self._batches = batches
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The same batches."""
+        """Return the same batches."""
         return self.accelerator.prepare(self._batches)
 
 
 def batches(texts: Sequence[TrainingText], size: int) -> DataLoader[Any]:
-    """The batches that `ValueTrainer` makes of these texts in its first epoch."""
-    order = LengthGrouped([len(text.ids) for text in texts], size, 0, lambda: 0)
+    """Return the batches that `ValueTrainer` makes of texts in its first epoch."""
+    order = LengthGroupedSampler([len(text.ids) for text in texts], size, 0, lambda: 0)
     return DataLoader(texts, size, sampler=order, collate_fn=collate)  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def main() -> None:
             settings,
             texts,
             [],
-            weight=0.1,
+            regularizer_weight=0.1,
             run={},
             callbacks=[clocks["value network"]],
         )

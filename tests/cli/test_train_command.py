@@ -91,13 +91,13 @@ def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + how, "")
     assert f"error: {word}; step " in err
-    assert "start the same run again to go on" in err
+    assert "start the same run again to resume it" in err
     assert "Traceback" not in err
     assert not (tmp_path / "values" / "value_network.json").exists()
 
     other = run(*arguments, "--learning-rate", 0.5)
     assert other.returncode == 1
-    assert "is of a run with another learning rate: 0.0003, not 0.5;" in other.stderr
+    assert "is of a run with learning rate 0.0003, not 0.5;" in other.stderr
 
     again = run(*arguments, "--json")
     assert again.returncode == 0, again.stderr

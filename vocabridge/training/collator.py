@@ -1,7 +1,7 @@
-"""Batches of training texts: which texts come when, and as what tensors.
+"""Batches of training texts: the order of the texts in an epoch, and their tensors.
 
-The same for any number of processes and parts of a step: batches are of like length, and the last one of an epoch is
-filled up with a text of which nothing is learned.
+The batches of a step are the same for any number of processes and parts. Each batch holds texts of similar length, and
+the last batch of an epoch is filled up with texts without learned tokens.
 """
 
 from __future__ import annotations
@@ -14,28 +14,35 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from vocabridge.training.dataset import Side, TrainingText
+from vocabridge.training.dataset import AlignedText, TrainingText
 
-IGNORED = -100
-"""The label of a token that is not learned."""
+IGNORE_INDEX = -100
+"""Label of a token that is not learned."""
 
 
-class LengthGrouped(Sampler[int]):
-    """The order of texts in an epoch: batches of like length, so that little of a batch is padding.
+class LengthGroupedSampler(Sampler[int]):
+    """A sampler of batches with texts of similar length, so that batches hold little padding.
 
-    The last batch is filled up with -1, which stands for nothing, so that every process has as many.
+    The last batch is filled up with the index -1, so that all processes get the same number of texts.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int, epoch: Callable[[], int]) -> None:
-        """Orders texts of these lengths, in each epoch otherwise; what epoch it is is asked when one begins."""
+        """Initialize the sampler.
+
+        Args:
+            lengths: Lengths of the texts in tokens.
+            batch: Number of texts in a batch.
+            seed: Seed of the order.
+            epoch: Returns the number of the current epoch, on which the order depends; called when an epoch begins.
+        """
         self._lengths, self._batch, self._seed, self._epoch = lengths, batch, seed, epoch
 
     def __len__(self) -> int:
-        """Places in an epoch, a multiple of the batch."""
+        """Return the number of indices in an epoch, a multiple of the batch size."""
         return math.ceil(len(self._lengths) / self._batch) * self._batch
 
     def __iter__(self) -> Iterator[int]:
-        """Indices of texts."""
+        """Yield the indices of texts, and -1 to fill up the last batch."""
         generator = torch.Generator().manual_seed((1_000_003 * self._seed + self._epoch()) % 2**63)
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
         pool, batches = 16 * self._batch, []
@@ -46,52 +53,54 @@ class LengthGrouped(Sampler[int]):
             yield from batches[i] + [-1] * (self._batch - len(batches[i]))
 
 
-class Texts(Dataset[TrainingText]):
-    """Texts by index; at -1 one of which nothing is learned.
+class TextDataset(Dataset[TrainingText]):
+    """Training texts by index, with a text without learned tokens at index -1.
 
     Attributes:
-        texts: The others.
+        texts: The training texts, without the one at index -1.
     """
 
-    def __init__(self, texts: Sequence[TrainingText], sides: int) -> None:
-        """Of texts that each have so many sides."""
+    def __init__(self, texts: Sequence[TrainingText], n_aligned: int) -> None:
+        """Initialize a data set of texts that each have `n_aligned` aligned texts."""
         self.texts = texts
-        self._nothing = TrainingText([0], [False], sides=(Side([0], [False], [-1]),) * sides)
+        self._filler = TrainingText([0], [False], aligned=(AlignedText([0], [False], [-1]),) * n_aligned)
 
     def __len__(self) -> int:
-        """How many there are, that one not among them."""
+        """Return the number of texts, without the one at index -1."""
         return len(self.texts)
 
     def __getitem__(self, index: int) -> TrainingText:
-        """One text."""
-        return self._nothing if index == -1 else self.texts[index]
+        """Return a text."""
+        return self._filler if index == -1 else self.texts[index]
 
 
 def collate(texts: Sequence[TrainingText]) -> dict[str, Any]:
-    """A batch as `TrainingObjective` takes it.
+    """Make a batch of texts, with the keyword arguments of `TrainingObjective.forward`.
 
-    Places go on through the padding, which no token in front of it sees: only where several texts are packed does
-    attention need a mask.
+    Position ids continue through the padding on the right. Causal attention hides the padding from all tokens in front
+    of it, so only packed texts need an attention mask.
     """
-    batch: dict[str, Any] = _padded(texts, [text.positions for text in texts])
-    batch["sides"] = []
-    for several in zip(*(text.sides for text in texts), strict=True):
-        side = _padded(several, [range(len(one.ids)) for one in several])
-        behind = torch.full_like(side["labels"], -1)
-        for row, one in enumerate(several):
-            behind[row, : len(one.behind)] = torch.tensor(one.behind)
-        batch["sides"].append(side | {"behind": behind})
+    batch: dict[str, Any] = _pad(texts, [text.positions for text in texts])
+    batch["aligned"] = []
+    for rows in zip(*(text.aligned for text in texts), strict=True):
+        tensors = _pad(rows, [range(len(row.ids)) for row in rows])
+        source_indices = torch.full_like(tensors["labels"], -1)
+        for i, row in enumerate(rows):
+            source_indices[i, : len(row.source_indices)] = torch.tensor(row.source_indices)
+        batch["aligned"].append(tensors | {"source_indices": source_indices})
     return batch
 
 
-def _padded(texts: Sequence[TrainingText | Side], places: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+def _pad(texts: Sequence[TrainingText | AlignedText], positions: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Return the ids, position ids and labels of texts, padded on the right; (batch, n) int64 each."""
     width = max(len(text.ids) for text in texts)
     ids = torch.zeros(len(texts), width, dtype=torch.long)
-    labels = torch.full((len(texts), width), IGNORED)
-    positions = torch.zeros(len(texts), width, dtype=torch.long)
-    for row, (text, own) in enumerate(zip(texts, places, strict=True)):
+    labels = torch.full((len(texts), width), IGNORE_INDEX)
+    position_ids = torch.zeros(len(texts), width, dtype=torch.long)
+    for row, (text, places) in enumerate(zip(texts, positions, strict=True)):
         size = len(text.ids)
         ids[row, :size] = torch.tensor(text.ids)
-        labels[row, :size] = torch.where(torch.tensor(text.learns), ids[row, :size], IGNORED)
-        positions[row] = torch.tensor([*own, *range(own[-1] + 1, own[-1] + 1 + width - size)])
-    return {"input_ids": ids, "position_ids": positions, "labels": labels}
+        labels[row, :size] = torch.where(torch.tensor(text.learned), ids[row, :size], IGNORE_INDEX)
+        next_position = places[-1] + 1
+        position_ids[row] = torch.tensor([*places, *range(next_position, next_position + width - size)])
+    return {"input_ids": ids, "position_ids": position_ids, "labels": labels}

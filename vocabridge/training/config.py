@@ -1,4 +1,4 @@
-"""How to train a value network."""
+"""The settings of the training of a value network."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from vocabridge.utils.ranges import COUNT, LEARNING_RATE, RANK, SEED, TEXT_LENGT
 from vocabridge.utils.settings import check_settings
 
 LEARNING_RATES = {TrainingMethod.FULL: 3e-4, TrainingMethod.LORA: 1e-3}
-"""What was good for each method."""
+"""Default learning rates, which worked well for each method."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """The settings of a training.
 
     Attributes:
-        source: The small model, which stays as it is: packaged, hub id, folder or .gguf file.
-        method: Train every weight, or an adapter of a few MB on every linear layer.
-        other_bases: More models to train on, in turn, of any tokenizer.
-        scheme: What it reads: the tokens, what the source model expects next, or both (cascade+).
-        layers: Only the first so many layers of the source model; by default all.
+        source: The small model, which stays unchanged: packaged, hub id, folder or .gguf file.
+        method: Train all weights, or an adapter of a few MB on every linear layer.
+        other_bases: More base models, of any tokenizer, that take turns with the source model.
+        scheme: Input: the tokens, the source model's expected next token, or both (cascade+).
+        layers: Use only this many first layers of the source model; all by default.
         initialization: Start from the source model's weights, or from random ones.
         epochs: Passes over the data, at most.
-        learning_rate: Peak of the cosine schedule, which has 3% warm-up; by default 0.0003, and for an adapter 0.001.
-        batch_size: Texts a step, over all processes and parts.
-        rank: The adapter's rank.
-        regularizer: What holds the change of logits back: its size at learned tokens, or at all as in the paper's code.
-        regularizer_weight: The regularizer's weight; `released` has its own.
-        max_length: Longest text, in tokens; a longer one is an error, never cut.
-        packing: Put several texts, each read by itself, in one sequence of up to that length; a step then has a batch
-            of such sequences.
-        dtype: What to compute in. Frozen weights are bfloat16 either way, and what is trained is float32.
-        gradient_checkpointing: Compute activations twice, to save memory.
-        gradient_accumulation: Do a process's share of a step in so many parts, to save memory.
-        patience: Stop after so many epochs without better validation; keep the best weights.
-        seed: Of the order of texts and of what is random at the start.
+        learning_rate: Peak of the cosine schedule with 3% warm-up; by default 0.0003, or 0.001 for an adapter.
+        batch_size: Texts per step, over all processes and gradient accumulation parts.
+        rank: Rank of the adapter.
+        regularizer: Limit the change of logits at learned tokens, or at all tokens as in the paper's code (released).
+        regularizer_weight: Weight of the regularizer; `released` has a fixed one.
+        max_length: Longest text in tokens; a longer text is an error and never cut.
+        packing: Pack texts into sequences of up to that length, each text read by itself; the batch size then counts
+            sequences.
+        dtype: Dtype of the computation. Trained weights are always float32.
+        gradient_checkpointing: Compute activations twice to save memory.
+        gradient_accumulation: Number of parts into which a process divides its share of a step, to save memory.
+        patience: Stop after this many epochs without better validation, and keep the best weights.
+        seed: Seed of the order of texts and of the initial weights.
     """
 
     source: str
@@ -76,28 +76,32 @@ class TrainingConfig:
     }
 
     def __post_init__(self) -> None:
-        """Check the numbers and the choices.
+        """Check the settings.
 
         Raises:
-            VocabridgeError: A number is out of range, or there is no such choice.
+            VocabridgeError: A number is out of range, or a choice does not exist.
         """
         check_settings(self)
 
     @property
     def peak_learning_rate(self) -> float:
-        """The learning rate, by default what was good for the method."""
+        """Learning rate, by default that of `LEARNING_RATES` for the method."""
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the settings as a value network's record has them."""
+        """Return the settings as in the record of a value network."""
         return asdict(self) | {"learning_rate": self.peak_learning_rate}
 
 
 def refuse_idle_settings(config: TrainingConfig, validation: str | Path | float | None) -> None:
-    """Refuse settings without effect."""
-    from vocabridge.alignment.errors import Effect, refuse_idle  # with all of alignment
+    """Raise an error for a setting without effect.
 
-    plain = TrainingConfig(config.source)
+    Raises:
+        VocabridgeError: A setting has no effect.
+    """
+    from vocabridge.alignment.errors import Effect, refuse_idle  # imports all of alignment
+
+    default = TrainingConfig(config.source)
     refuse_idle(
         Effect(
             "patience",
@@ -106,11 +110,14 @@ def refuse_idle_settings(config: TrainingConfig, validation: str | Path | float 
             "patience needs texts to validate on; name them, or leave out patience",
         ),
         Effect(
-            "rank", config.rank != plain.rank, config.method == "lora", "only an adapter has one; take the method lora"
+            "rank",
+            config.rank != default.rank,
+            config.method == "lora",
+            "only an adapter has one; take the method lora",
         ),
         Effect(
             "regularizer_weight",
-            config.regularizer_weight != plain.regularizer_weight,
+            config.regularizer_weight != default.regularizer_weight,
             config.regularizer is not Regularizer.RELEASED,
             "the regularizer released has its own weight; take l1, or leave this out",
         ),

@@ -1,4 +1,4 @@
-"""What is written down about a training run: what it was made of, for `value_network.json`, and a card for people."""
+"""The record of a training run: its provenance for `value_network.json`, and a model card for readers."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _IDENTITY = ("sha256", "share", "revision", "digest", "configs")
 _PACKAGES = ("vocabridge", "torch", "transformers", "peft", "accelerate")
 
 
-def versions() -> dict[str, str | None]:
-    """The versions of what computes; None where it is not installed."""
-    found: dict[str, str | None] = {}
+def package_versions() -> dict[str, str | None]:
+    """Return the versions of the packages that training uses; None for a package that is not installed."""
+    versions: dict[str, str | None] = {}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            versions[name] = None
+    return versions
 
 
-def command() -> str:
-    """The command line of this process, as a shell takes it."""
+def command_line() -> str:
+    """Return the command line of this process, quoted for a shell."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def named(source: str | Path | float | None) -> dict[str, Any] | None:
-    """What texts are called and the digest that knows them again; or the share that is held out."""
+def describe_data(source: str | Path | float | None) -> dict[str, Any] | None:
+    """Return the name and SHA-256 of texts, or the share of the data that is held out; None for None."""
     if source is None:
         return None
     if isinstance(source, float):
@@ -45,26 +45,30 @@ def named(source: str | Path | float | None) -> dict[str, Any] | None:
     return {"name": Path(source).name if Path(source).exists() else str(source), "sha256": data_digest(source)}
 
 
-def identity(source: Mapping[str, Any] | list[dict[str, Any]] | None) -> Any:
-    """What must be the same for a run to go on."""
-    if isinstance(source, list):
-        return [identity(one) for one in source]
-    known = {name: source[name] for name in _IDENTITY if source.get(name)} if source else {}
-    if adapts := (source or {}).get("adapts"):
-        known["adapts"] = identity(adapts)
+def identity_of(description: Mapping[str, Any] | list[dict[str, Any]] | None) -> Any:
+    """Return what identifies models or data, so that a run is only resumed with the same ones.
+
+    Args:
+        description: Description of data by `describe_data`, of a model by `Reference.as_dict`, or a list of them.
+    """
+    if isinstance(description, list):
+        return [identity_of(entry) for entry in description]
+    known = {name: description[name] for name in _IDENTITY if description.get(name)} if description else {}
+    if adapts := (description or {}).get("adapts"):
+        known["adapts"] = identity_of(adapts)
     return json_digest(known) if len(known) > 1 else next(iter(known.values()), None)
 
 
 def write_card(folder: Path, config: ValueNetworkConfig, record: Mapping[str, Any]) -> None:
-    """Writes `README.md`, a model card in the hub's form.
+    """Write `README.md`, a model card in the format of the hub.
 
     Args:
-        folder: The value network's.
-        config: Its configuration.
-        record: What `value_network.json` holds as `training`.
+        folder: Folder of the value network.
+        config: Configuration of the value network.
+        record: The entry `training` of `value_network.json`.
 
     Raises:
-        VocabridgeError: It cannot be written.
+        VocabridgeError: The file cannot be written.
     """
     source, data = record["source"], record["data"]
     known = f"commit {source['revision']}" if source["revision"] else f"weights {source['digest'][:12]}"
@@ -96,8 +100,8 @@ tags: [value-network]
 
 # A value network for {source["name"]}
 
-What post-training adds to the logits of {source["name"]}, as a small model of its own (Lu et al., 2024, arXiv
-2410.21027). It steers base models of any family, whose weights do not change:
+A small model of what post-training adds to the logits of {source["name"]} (Lu et al., 2024, arXiv 2410.21027). It
+steers base models of any family, whose weights do not change:
 
     vocabridge bridge -o my-bridge --base BASE --value {folder.resolve().name}
 
@@ -105,8 +109,8 @@ What post-training adds to the logits of {source["name"]}, as a small model of i
 {_table("result", results)}
 Trained with: `{record["command"]}`
 
-`value_network.json` holds all of this and the curves. It can do what its source model and its data let it learn, and
-shares their faults and their licences.
+`value_network.json` holds all of this and the curves. The value network has the limits of its source model and its
+data, and their licenses apply to it.
 """
     write_atomically(folder / CARD, text.encode())
 

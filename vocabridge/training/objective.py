@@ -1,15 +1,15 @@
-"""What a value network learns from one batch: the sums of which a step's loss is made.
+"""The training objective of a value network: the sums over a batch that make up the loss of a step.
 
-    z = z_base + z_delta        (over a base of another tokenizer z_base + (W @ z_delta - k), see `bases`)
+    z = z_base + z_delta        (for a base of another tokenizer z_base + (W @ z_delta - k), see `bases`)
     nats = sum over learned tokens of -log softmax(z)[token]
 
-A regularizer holds the change of logits back:
+A regularizer limits the change of the logits:
 
     l1         mean over the vocabulary of |z_delta|, summed over the learned tokens
-    released   l1 as the code of Lu et al. (arXiv 2410.21027) has it: weight 1 always, mean over all positions of a
-               batch on one device, prompt and padding included
+    released   l1 as in the released code of Lu et al. (arXiv 2410.21027): the weight is always 1, and the mean is over
+               all positions of a batch on a device, including the prompt and the padding
 
-What is trained is the value network; its bases stand beside it. Logits are made at the positions that need them only.
+Only the value network is trained. Logits are computed only at learned positions.
 """
 
 from __future__ import annotations
@@ -27,29 +27,35 @@ from vocabridge.options import ProjectionMethod, Regularizer
 from vocabridge.projection.methods import METHODS
 from vocabridge.projection.methods.base import BaseDistribution
 from vocabridge.training.bases import TrainingBase
-from vocabridge.training.collator import IGNORED
+from vocabridge.training.collator import IGNORE_INDEX
 
-_AT_ONCE = 2**26
-"""Logits that are made at the same time: float32, some ten tensors of this size with their gradients."""
-
+_MAX_LOGITS = 2**26
+"""Number of logits that are computed at once; some ten float32 tensors of this size exist at a time, with gradients."""
 
 _LINEAR = METHODS[ProjectionMethod.LINEAR]
 
 
 class TrainingObjective(nn.Module):
-    """What a value network learns from a batch. Its parameters are the value network's; the base has none here."""
+    """The objective as a module, whose only parameters are those of the value network."""
 
-    accepts_loss_kwargs = True  # to the Trainer: the loss is divided by the tokens of the whole step
+    accepts_loss_kwargs = True  # tells the Trainer that the loss is divided by the learned tokens of the whole step
 
     def __init__(self, network: ValueNetwork, regularizer: Regularizer, others: Sequence[TrainingBase] = ()) -> None:
-        """Takes a network to train, on its own source model and others."""
+        """Initialize the objective.
+
+        Args:
+            network: The value network to train; its source model is the first base.
+            regularizer: Term that limits the change of the logits.
+            others: Further bases.
+        """
         super().__init__()
         self.value = network.value
-        small = LoadedModel("", "", network.source_model, network.vocabulary)
-        # Plain objects, not modules of this one, so that they are neither wrapped nor saved.
-        self.bases = (TrainingBase.of(small, network.vocabulary), *others)
-        across = [number for number, base in enumerate(self.bases) if base.projection is not None]
-        self.sides = {base: side for side, base in enumerate(across)}  # which side of a batch is in a base's tokens
+        source = LoadedModel("", "", network.source_model, network.vocabulary)
+        # The bases are not submodules, so that the Trainer neither wraps nor saves them.
+        self.bases = (TrainingBase.of(source, network.vocabulary), *others)
+        projected = [number for number, base in enumerate(self.bases) if base.projection is not None]
+        # For each base of another tokenizer, the index of its tokens among the aligned texts.
+        self.aligned_index = {base: index for index, base in enumerate(projected)}
         self.regularizer = regularizer
 
     def forward(
@@ -57,44 +63,45 @@ class TrainingObjective(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         labels: Tensor,
-        sides: Sequence[Mapping[str, Tensor]] = (),
+        aligned: Sequence[Mapping[str, Tensor]] = (),
         base: int = 0,
     ) -> dict[str, Tensor]:
-        """Sums over the learned tokens of a batch.
+        """Return sums over the learned tokens of a batch.
 
         Args:
-            input_ids: Tokens, (batch, n), padded on the right.
-            position_ids: The place of each in its own text, (batch, n).
-            labels: The same tokens, -100 where they are not learned.
-            sides: The three in the tokens of each base of another tokenizer, (batch, m), and `behind`, as in `Side`.
-            base: Which of the bases.
+            input_ids: Tokens in the value network's vocabulary, (batch, n), padded on the right.
+            position_ids: Position of each token in its text, (batch, n).
+            labels: The tokens again, with -100 for those that are not learned, (batch, n).
+            aligned: For each base of another tokenizer, the same three tensors in its tokens, (batch, m), and
+                `source_indices`, as in `AlignedText`.
+            base: Index of the base to use.
 
         Returns:
-            nats: Cross-entropy of z_base + z_delta.
-            regularizer: The regularizer.
-            norm: |z_delta|_1 / |V|, without gradient, as is all below.
-            changed: How often the likeliest token is another than the base's.
-            tokens: How many tokens are learned.
+            nats: Cross-entropy of z_base + z_delta, in nats.
+            regularizer: The regularizer, without its weight.
+            norm: |z_delta|_1 / |V|. This and the values below have no gradient.
+            changed: Number of learned tokens at which the most likely token differs from the base's.
+            tokens: Number of learned tokens.
         """
-        chosen, side = self.bases[base], self.sides.get(base)
-        read = dict(sides[side]) if side is not None else {"input_ids": input_ids, "position_ids": position_ids}
-        labels, behind = read.pop("labels", labels), read.pop("behind", None)
-        outputs, unembed = chosen.outputs(**read)
-        learned = labels[:, 1:] != IGNORED  # position i predicts token i + 1
-        kept, taken = outputs[:, :-1][learned], (outputs, unembed)
-        if side is not None and self.value.scheme.takes_base:  # a cascade reads its source model, as in a bridge
-            taken = self.bases[0].outputs(input_ids, position_ids)
-        inputs = self.value.inputs(input_ids, *taken)
+        training_base, index = self.bases[base], self.aligned_index.get(base)
+        base_inputs = {"input_ids": input_ids, "position_ids": position_ids} if index is None else dict(aligned[index])
+        labels, source_indices = base_inputs.pop("labels", labels), base_inputs.pop("source_indices", None)
+        outputs, unembed = training_base.outputs(**base_inputs)
+        learned = labels[:, 1:] != IGNORE_INDEX  # position i predicts token i + 1
+        base_outputs, source_outputs = outputs[:, :-1][learned], (outputs, unembed)
+        if index is not None and self.value.scheme.takes_base:  # a cascade reads its source model, as in a bridge
+            source_outputs = self.bases[0].outputs(input_ids, position_ids)
+        inputs = self.value.inputs(input_ids, *source_outputs)
         hidden = self.value.hidden(**inputs, position_ids=position_ids, use_cache=False)
-        row, at = learned.nonzero(as_tuple=True)
-        states = hidden[row, at if behind is None else behind[row, at]]
+        row, column = learned.nonzero(as_tuple=True)
+        states = hidden[row, column if source_indices is None else source_indices[row, column]]
         tokens = labels[:, 1:][learned]
-        at_once = max(1, _AT_ONCE // chosen.vocabulary.size)
-        parts = list(zip(states.split(at_once), kept.split(at_once), tokens.split(at_once), strict=True))
-        if len(parts) == 1:
-            sums = self._sums(chosen, unembed, *parts[0])
-        else:  # logits are not kept for the gradients but made again
-            sums = sum(checkpoint(self._sums, chosen, unembed, *part, use_reentrant=False) for part in parts)
+        size = max(1, _MAX_LOGITS // training_base.vocabulary.size)
+        chunks = list(zip(states.split(size), base_outputs.split(size), tokens.split(size), strict=True))
+        if len(chunks) == 1:
+            sums = self._sums(training_base, unembed, *chunks[0])
+        else:  # the backward pass recomputes the logits of a chunk
+            sums = sum(checkpoint(self._sums, training_base, unembed, *chunk, use_reentrant=False) for chunk in chunks)
         nats, norm, changed = sums
         released = self.regularizer is Regularizer.RELEASED
         return {
@@ -108,20 +115,20 @@ class TrainingObjective(nn.Module):
     def _sums(
         self, base: TrainingBase, unembed: nn.Module | None, states: Tensor, outputs: Tensor, tokens: Tensor
     ) -> Tensor:
-        """Sums over k learned tokens: cross-entropy, size and change of the likeliest, (3,).
+        """Return sums over k learned tokens: cross-entropy, |z_delta|_1 / |V| and changed most likely tokens, (3,).
 
         Args:
-            base: Which base.
-            unembed: Makes logits of the base's outputs; None if these are logits.
-            states: The value network's hidden states, (k, d).
-            outputs: The base's, (k, ...): hidden states, or logits.
-            tokens: Those that are learned, (k,).
+            base: The base.
+            unembed: Unembedding of the base; None if `outputs` are logits.
+            states: Hidden states of the value network, (k, d).
+            outputs: Hidden states (k, d) or logits (k, |T|) of the base.
+            tokens: The learned tokens, (k,).
         """
         with torch.no_grad():
             z_base = (outputs if unembed is None else unembed(outputs)).float()
         z_delta = self.value.unembed(states).float()
         if base.projection is not None:
-            with torch.autocast(z_delta.device.type, enabled=False):  # a projection is float32
+            with torch.autocast(z_delta.device.type, enabled=False):  # a projection computes in float32
                 z_delta = _LINEAR.project(base.projection, z_delta, BaseDistribution(z_base, z_base.softmax(-1)), None)
         z = z_base + z_delta
         return torch.stack(

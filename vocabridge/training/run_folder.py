@@ -1,4 +1,4 @@
-"""The folder of a training run: what may be in it, and the checkpoint to go on from."""
+"""The folder of a training run: the check of its content, and the checkpoint from which to resume."""
 
 from __future__ import annotations
 
@@ -20,32 +20,43 @@ CHECKPOINTS = "checkpoints"
 
 
 def check_folder(output: Path) -> None:
-    """Refuse a folder that holds anything but what an unfinished run leaves.
+    """Raise an error unless a folder is missing, empty, or that of an unfinished run.
 
-    Until a run is over, its folder has a lock file, whatever else is in it.
+    The folder of an unfinished run has a lock file or checkpoints, and no files that are not of a run.
+
+    Raises:
+        VocabridgeError: The folder holds something else, or is a file.
     """
-    there = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    there -= {f".{name}{PART}" for name in (LOG, PLOT, CARD, WEIGHTS, CONFIG)}
+    names = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    names -= {f".{name}{PART}" for name in (LOG, PLOT, CARD, WEIGHTS, CONFIG)}
     known = {CHECKPOINTS, LOG, PLOT, CARD, WEIGHTS}
-    unfinished = there <= known | {LOCK, CONFIG} if LOCK in there else CHECKPOINTS in there and there <= known
-    if (there and not unfinished) or (output.exists() and not output.is_dir()):
+    unfinished = names <= known | {LOCK, CONFIG} if LOCK in names else CHECKPOINTS in names and names <= known
+    if (names and not unfinished) or (output.exists() and not output.is_dir()):
         raise VocabridgeError(f"{output} is not empty; name a new folder, or remove it first")
 
 
 def last_checkpoint(output: Path, run: Mapping[str, Any]) -> str | None:
-    """Return the last checkpoint of this very run, if there is one."""
+    """Return the last checkpoint in the folder of a run; None if there is none.
+
+    Args:
+        output: Folder of the run.
+        run: Settings and inputs of the run, as every checkpoint holds them.
+
+    Raises:
+        VocabridgeError: The checkpoints are of another run, or the file that tells so cannot be read.
+    """
     folder = output / CHECKPOINTS
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if last is None:
         return None
     try:
-        then = read_json_object(Path(last) / RUN)
+        saved = read_json_object(Path(last) / RUN)
     except (OSError, ValueError) as error:
         raise VocabridgeError(f"{Path(last) / RUN} cannot be read ({error}); remove {last}, or {output}") from error
-    for name in {**run, **then}:
-        if then.get(name) != run.get(name):
+    for name in {**run, **saved}:
+        if saved.get(name) != run.get(name):
             raise VocabridgeError(
-                f"{folder} is of a run with another {name.replace('_', ' ')}: {then.get(name)}, not "
-                f"{run.get(name)}; start that run again to go on with it, or name a new folder"
+                f"{folder} is of a run with {name.replace('_', ' ')} {saved.get(name)}, not {run.get(name)}; start "
+                "that run again to resume it, or name a new folder"
             )
     return last

@@ -1,4 +1,4 @@
-"""When training ends before its last step: at a signal, with a checkpoint; when validation does not become better."""
+"""Stopping before the last step: at a signal, with a checkpoint, or when the validation loss no longer improves."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from vocabridge.alignment import Terminated
 from vocabridge.training.trainer import validations
 
 
-class Stopping(TrainerCallback):
-    """Ends training at Ctrl-C or SIGTERM, with a checkpoint, and when validation has not become better for some epochs.
+class StoppingCallback(TrainerCallback):
+    """A callback that stops training at Ctrl-C or SIGTERM, and after epochs without a better validation loss.
 
     Attributes:
-        signal: The signal that ends it; 0 for none.
+        signal: The signal at which training stops; 0 for none.
     """
 
     def __init__(self, patience: int | None) -> None:
-        """Waits for so many epochs without better validation; None: for all."""
+        """Stop after `patience` epochs without a better validation loss; None never stops for that reason."""
         self.signal = 0
         self._patience = patience
 
     @contextmanager
     def at_signals(self) -> Iterator[None]:
-        """Lets Ctrl-C and SIGTERM wait for the end of the step; a second signal does not wait."""
-        if threading.current_thread() is not threading.main_thread():  # where Python lets nobody handle signals
+        """Delay Ctrl-C and SIGTERM until the end of the step; a second signal takes effect at once."""
+        if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
             yield
             return
-        usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def restore() -> None:
-            for number, handler in usual.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
-        def note(number: int, _frame: Any) -> None:
+        def request_stop(number: int, _frame: Any) -> None:
             self.signal = number
             restore()
 
-        for number in usual:
-            signal.signal(number, note)
+        for number in previous:
+            signal.signal(number, request_stop)
         try:
             yield
         finally:
@@ -52,20 +52,20 @@ class Stopping(TrainerCallback):
 
     @property
     def error(self) -> type[KeyboardInterrupt]:
-        """What to raise for the signal."""
+        """Exception to raise for the signal."""
         return Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stops if any process was told to."""
+        """Save a checkpoint and stop if any process has received a signal."""
         if args.world_size > 1:
-            told = torch.tensor(self.signal, device=args.device)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            self.signal = int(told)
+            received = torch.tensor(self.signal, device=args.device)
+            torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+            self.signal = int(received)
         if self.signal:
             control.should_save = control.should_training_stop = True
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Saves what was validated, and stops if that has not become better for too long."""
+        """Save a checkpoint after every validation, and stop if the loss has not improved for `patience` epochs."""
         losses = list(validations(state.log_history).values())
         control.should_save = bool(losses)
         if losses and self._patience is not None and len(losses) - 1 - losses.index(min(losses)) >= self._patience:

@@ -1,9 +1,9 @@
-"""transformers' `Trainer` for value networks: what a step minimises, what is logged, what a checkpoint holds.
+"""A transformers `Trainer` for value networks, with its loss, its log and its checkpoints.
 
     loss = (sum over learned tokens of -log softmax(z_base + z_delta)[token] + weight * regularizer) / their number
 
-over the whole step (`objective` has the sums), however many processes and parts it is spread over; each step has one of
-the bases, in turn. What is trained, wrapped and saved is the value network; its bases stand beside it.
+The sums of `objective` run over all processes and gradient accumulation parts of a step, so the loss does not depend
+on how a step is divided. The bases take turns, one per step. Only the value network is trained, wrapped and saved.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.options import Regularizer
-from vocabridge.training.collator import LengthGrouped, Texts, collate
+from vocabridge.training.collator import LengthGroupedSampler, TextDataset, collate
 from vocabridge.training.dataset import TrainingText
 from vocabridge.training.objective import TrainingObjective
 
 RUN = "run.json"
-"""The file of a checkpoint that says which run it is of."""
+"""File in a checkpoint that identifies the run."""
 
 UNFINISHED = "unfinished"
-"""Beside the checkpoints: the folder in which one is written, and in which old ones are removed."""
+"""Folder next to the checkpoints, in which a checkpoint is written and old ones are deleted."""
 
 _KEPT = 2
+"""Number of latest checkpoints that are kept, in addition to the best one."""
 
 
 class ValueTrainer(Trainer):
-    """Trains a `TrainingObjective`. Every number that it logs is of the whole step, over all processes."""
+    """A trainer of a `TrainingObjective`. All logged values are over the whole step and all processes."""
 
     def __init__(
         self,
@@ -51,58 +52,58 @@ class ValueTrainer(Trainer):
         texts: Sequence[TrainingText],
         held_out: Sequence[TrainingText],
         *,
-        weight: float,
+        regularizer_weight: float,
         run: Mapping[str, Any],
         callbacks: list[TrainerCallback],
     ) -> None:
-        """Prepares a run.
+        """Prepare a run.
 
         Args:
-            objective: What to train.
-            arguments: The Trainer's.
-            texts: To train on.
-            held_out: To validate on, perhaps none.
-            weight: Of the regularizer.
-            run: What must be the same when a checkpoint is taken up again; kept in it.
-            callbacks: Told of what happens.
+            objective: The objective to train.
+            arguments: Arguments of the Trainer.
+            texts: Training texts.
+            held_out: Validation texts; may be empty.
+            regularizer_weight: Weight of the regularizer.
+            run: Settings and inputs that must not change when the run is resumed; saved in every checkpoint.
+            callbacks: Callbacks of the Trainer.
         """
-        self._texts = Texts(texts, len(objective.sides))
+        self._texts = TextDataset(texts, len(objective.aligned_index))
         super().__init__(
             model=objective,
             args=arguments,
             train_dataset=self._texts,
-            eval_dataset=Texts(held_out, len(objective.sides)) if held_out else None,
+            eval_dataset=TextDataset(held_out, len(objective.aligned_index)) if held_out else None,
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)
         self._objective = objective
         self._held_out = sorted(held_out, key=lambda text: len(text.ids))
-        self._weight, self._run = weight, dict(run)
+        self._regularizer_weight, self._run = regularizer_weight, dict(run)
         self._released = objective.regularizer is Regularizer.RELEASED
-        self._watched = torch.zeros(4, device=arguments.device)
+        self._logged_sums = torch.zeros(4, device=arguments.device)  # nats, norm, changed, tokens
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The training texts in the order of `LengthGrouped`, this process's share of them."""
+        """Return the loader of this process's share of the training texts, in the order of `LengthGroupedSampler`."""
         args = self.args
         step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         steps = math.ceil(len(self._texts) / step)
-        order = LengthGrouped(
+        sampler = LengthGroupedSampler(
             [len(text.ids) for text in self._texts.texts], step, args.seed, lambda: self.state.global_step // steps
         )
-        loader = DataLoader(self._texts, args.train_batch_size, sampler=order, collate_fn=collate)
+        loader = DataLoader(self._texts, args.train_batch_size, sampler=sampler, collate_fn=collate)
         return self.accelerator.prepare(loader)
 
     @property
     def _base(self) -> int:
-        """Which of the bases has this step: they take turns, also where a run is taken up again."""
+        """Index of this step's base; it depends on the step only, so a resumed run continues with the right base."""
         return self.state.global_step % len(self._objective.bases)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        """The learned tokens of a step, in the tokens of the base that has it."""
-        side = self._objective.sides.get(self._base)
-        counted = batch_samples if side is None else [batch["sides"][side] for batch in batch_samples]
+        """Count the learned tokens of a step, in the tokens of its base."""
+        index = self._objective.aligned_index.get(self._base)
+        counted = batch_samples if index is None else [batch["aligned"][index] for batch in batch_samples]
         items = super()._get_num_items_in_batch(counted, device)
-        # There may be no common boundary in front of any learned token.
+        # Without a common token boundary in front of any learned token, the count is 0.
         return items.clamp(min=1) if isinstance(items, Tensor) else items
 
     def compute_loss(
@@ -112,25 +113,25 @@ class ValueTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """This part's share of the step's loss, times the processes, over which gradients are averaged."""
+        """Return the share of a batch in the step's loss, times the processes, over which gradients are averaged."""
         batch_sums = model(**inputs, base=self._base)
-        self._watched += torch.stack([batch_sums[name].detach() for name in ("nats", "norm", "changed", "tokens")])
+        self._logged_sums += torch.stack([batch_sums[name].detach() for name in ("nats", "norm", "changed", "tokens")])
         scale = self.accelerator.num_processes / num_items_in_batch
         loss = batch_sums["nats"] * scale
         if self._released:
             loss = loss + batch_sums["regularizer"] / self.current_gradient_accumulation_steps
         else:
-            loss = loss + self._weight * batch_sums["regularizer"] * scale
+            loss = loss + self._regularizer_weight * batch_sums["regularizer"] * scale
         return (loss, batch_sums) if return_outputs else loss
 
     @torch.no_grad()
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """`eval_loss`: cross-entropy in nats a learned token of the held-out texts, over all bases."""
+        """Return `eval_loss`, the cross-entropy of the held-out texts over all bases, in nats per learned token."""
         size, processes = self.args.eval_batch_size, self.args.world_size
         batches = [self._held_out[i : i + size] for i in range(0, len(self._held_out), size)]
-        batches += [[self._texts[-1]]] * (-len(batches) % processes)  # as many forwards in every process
+        batches += [[self._texts[-1]]] * (-len(batches) % processes)  # every process needs the same number of forwards
         sums = torch.zeros(2, device=self.args.device)
         self.model_wrapped.eval()
         for batch in batches[self.args.process_index :: processes]:
@@ -145,14 +146,14 @@ class ValueTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to a step's `loss`: `nats`, `norm` and the share `changed`, a learned token, and the number of `tokens`.
+        """Log a step, with the means `nats`, `norm` and `changed` per learned token and the number of `tokens` added.
 
         Raises:
             VocabridgeError: The loss is not finite.
         """
         if "loss" in logs:
-            nats, norm, changed, tokens = self.accelerator.reduce(self._watched, "sum").tolist()
-            self._watched = torch.zeros_like(self._watched)
+            nats, norm, changed, tokens = self.accelerator.reduce(self._logged_sums, "sum").tolist()
+            self._logged_sums = torch.zeros_like(self._logged_sums)
             if not math.isfinite(logs["loss"]):
                 raise VocabridgeError(
                     f"the loss became {logs['loss']} in step {self.state.global_step}; lower the learning rate "
@@ -163,17 +164,17 @@ class ValueTrainer(Trainer):
 
     @property
     def best_step(self) -> int | None:
-        """The step after which the held-out texts cost least; None where there was no validation since the first."""
+        """Step with the lowest validation loss; None without a validation after the start of training."""
         losses = validations(self.state.log_history)
         return min(losses, key=lambda step: losses[step]) if losses else None
 
     def load_best(self) -> None:
-        """Takes the weights of the best step back, from its checkpoint."""
+        """Restore the weights of the best step from its checkpoint."""
         folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.best_step}"
         self._load_from_checkpoint(str(folder), self.model_wrapped)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes a checkpoint beside its place and renames it, then removes those before the last two and the best."""
+        """Write a checkpoint atomically, and delete all but the latest checkpoints and the best one."""
         folder, name = Path(str(self.args.output_dir)), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         unfinished, main = folder / UNFINISHED, self.is_world_process_zero()
         if main:
@@ -184,18 +185,19 @@ class ValueTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if main:
                 (unfinished / name / RUN).write_text(json.dumps(self._run, indent=2) + "\n", encoding="utf-8")
-        except (OSError, RuntimeError, SafetensorError) as error:  # three ways to say that a disk is full
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk raises any of these
             if main:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise VocabridgeError(
-                f"{folder}: step {self.state.global_step} cannot be saved ({_first_line(error)}); what was saved "
-                "before is still there: make room and start the same run again"
+                f"{folder}: step {self.state.global_step} cannot be saved ({_first_line(error)}); make room and start "
+                "the same run again, which resumes from the checkpoint before"
             ) from error
         finally:
             self.args.output_dir = str(folder)
         self.accelerator.wait_for_everyone()
         if main:
-            # What goes is moved, so that it is whole or not there, and goes first, so that a kill leaves none too many.
+            # Old checkpoints are moved before they are deleted, so that none is ever partial, and before the new one is
+            # in place, so that a kill never leaves too many.
             old = {int(path.name.rpartition("-")[2]) for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
             kept = {*sorted(old - {self.state.global_step})[1 - _KEPT :], self.best_step} - {self.state.global_step}
             for step in old - kept:
@@ -203,30 +205,30 @@ class ValueTrainer(Trainer):
             (unfinished / name).rename(folder / name)
             shutil.rmtree(unfinished)
 
-    def trained(self) -> dict[str, Tensor]:
-        """What is trained, whole and on the CPU in the first process; every process has to ask."""
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return the complete trained weights, on the CPU of the first process; every process has to call this."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state = cast(dict[str, Tensor], get_model_state_dict(self.model_wrapped, options=options))
         names = [name for name, parameter in self._objective.named_parameters() if parameter.requires_grad]
         return {name: state[name].contiguous() for name in names if name in state}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes what is trained, and nothing else."""
-        state = self.trained()
+        """Write the trained weights, and nothing else."""
+        state = self.trained_state()
         if self.args.should_save:
             folder = Path(str(output_dir))
             folder.mkdir(parents=True, exist_ok=True)
             save_file(state, folder / SAFE_WEIGHTS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Takes back what `save_model` wrote."""
+        """Load the weights that `save_model` wrote."""
         state = load_file(Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME)
         options = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(self.model_wrapped, dict(state), options=options)
 
 
 def validations(history: Sequence[Mapping[str, float]]) -> dict[int, float]:
-    """The validation losses in a Trainer's log, by step, but for the first, before any training."""
+    """Return the validation losses in a Trainer's history by step, without the one before training."""
     return {int(entry["step"]): entry["eval_loss"] for entry in history if "eval_loss" in entry and entry["step"]}
 
 

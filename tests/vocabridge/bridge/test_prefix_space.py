@@ -23,7 +23,7 @@ from vocabridge.models.loading import LoadedModel
 from vocabridge.models.prompts import prompt_ids
 from vocabridge.models.transformers_version import CACHE
 from vocabridge.options import BoundaryPolicy
-from vocabridge.training.bases import beside
+from vocabridge.training.bases import align_texts
 from vocabridge.training.dataset import load_training_texts
 
 KINDS = ["byte-level", "never", "first", "always", "llama-2"]
@@ -230,5 +230,5 @@ def test_training_texts_are_those_of_transformers_and_the_same_for_every_model(m
         vocabulary = models[kind].vocabulary
         assert one.ids[:-1] == begun(vocabulary, theirs[kind], "The fox and the dogs")
     for source, base in itertools.product(KINDS, KINDS):
-        (side,) = beside(texts[source], models[source].vocabulary, texts[base], models[base].vocabulary)
-        assert any(side.learns)
+        (aligned,) = align_texts(texts[source], models[source].vocabulary, texts[base], models[base].vocabulary)
+        assert any(aligned.learned)

@@ -1,4 +1,4 @@
-"""Training texts: what is learned of records of every kind, which are held out, and how they are packed."""
+"""Tests of training texts: the learned tokens of all kinds of records, held-out texts, and packing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ THINKING = (
 
 
 def chatml(messages):
-    """What the template of that name writes, with what is learned: (text, learned)."""
+    """Yield the pieces of the rendered conversation as (text, whether the text is learned)."""
     for message in messages:
         learned = message["role"] == "assistant"
         yield f"<|turn|>{message['role']}\n", False
@@ -80,8 +80,8 @@ KINDS = ["byte_level", "sentencepiece", "no_safe_cuts"]
 
 @pytest.fixture(scope="session")
 def chat_vocabularies(vocabularies) -> dict[tuple[str, str], Vocabulary]:
-    """Vocabularies of several kinds with each of the templates; the one named sentencepiece expects its bos token."""
-    made = {}
+    """Return vocabularies of several kinds with each template; sentencepiece expects a bos token."""
+    vocabularies_by_template = {}
     for kind in KINDS:
         for name, (template, _) in TEMPLATES.items():
             tokenizer = Tokenizer.from_str(vocabularies[kind].tokenizer.to_str())
@@ -92,13 +92,13 @@ def chat_vocabularies(vocabularies) -> dict[tuple[str, str], Vocabulary]:
             view = Vocabulary.from_tokenizer(
                 tokenizer, size=vocabularies[kind].size, name=kind, roles=roles, add_bos_token=kind == "sentencepiece"
             )
-            made[kind, name] = replace(view, template=template)
-    return made
+            vocabularies_by_template[kind, name] = replace(view, template=template)
+    return vocabularies_by_template
 
 
 @pytest.fixture(scope="session")
 def written(tmp_path_factory):
-    """Writes records to a file."""
+    """Return a function that writes records to a file."""
     folder = tmp_path_factory.mktemp("data")
 
     def write(*records, name="data.jsonl"):
@@ -134,7 +134,7 @@ def learned_characters(pieces):
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(messages=conversations())
 @PROPERTY
-def test_of_a_conversation_the_assistants_words_and_ends_of_turn_are_learned(
+def test_a_conversations_assistant_messages_and_their_ends_of_turn_are_learned(
     chat_vocabularies, written, kind, name, messages
 ):
     vocabulary, (_, pieces) = chat_vocabularies[kind, name], TEMPLATES[name]
@@ -146,7 +146,7 @@ def test_of_a_conversation_the_assistants_words_and_ends_of_turn_are_learned(
     if vocabulary.add_bos_token and ids[0] != 0:
         ids, learns = [0, *ids], [False, *learns]
     assert text.ids == ids
-    assert text.learns == [False, *learns[1:]]
+    assert text.learned == [False, *learns[1:]]
     assert text.starts == (0,)
 
 
@@ -154,34 +154,34 @@ PLAIN = st.lists(st.sampled_from(["one", "two", "fox", "dog", "12"]), min_size=1
 
 
 def by_turns(vocabulary, messages):
-    """What is learned of a conversation, from the ids of its beginnings."""
-    learns = []
+    """Return the mask of learned tokens, from the encodings of the conversation up to each message."""
+    learned = []
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        heads = [
+        prompt, full = (
             vocabulary.encode_prompt(
-                vocabulary.render(messages[: turn + said], add_generation_prompt=not said)
+                vocabulary.render(messages[: turn + with_answer], add_generation_prompt=not with_answer)
             ).ids.tolist()
-            for said in (0, 1)
-        ]
-        last = max(i for i, token in enumerate(heads[1]) if token == vocabulary.roles["turn end"])
-        learns += [False] * (len(heads[0]) - len(learns)) + [True] * (last + 1 - len(heads[0]))
-    return learns
+            for with_answer in (0, 1)
+        )
+        last = max(i for i, token in enumerate(full) if token == vocabulary.roles["turn end"])
+        learned += [False] * (len(prompt) - len(learned)) + [True] * (last + 1 - len(prompt))
+    return learned
 
 
 @pytest.mark.parametrize("name", ["chatml", "gemma"])
 @given(messages=conversations(PLAIN))
 @PROPERTY
-def test_what_is_learned_is_what_a_turn_adds_to_its_prompt(chat_vocabularies, written, name, messages):
+def test_the_learned_tokens_are_those_that_a_turn_adds_to_its_prompt(chat_vocabularies, written, name, messages):
     vocabulary = chat_vocabularies["byte_level", name]
     (text,) = load_training_texts(written({"messages": messages}), vocabulary, max_length=10_000)
-    learns = by_turns(vocabulary, messages)
-    assert text.learns == learns + [False] * (len(text.ids) - len(learns))
+    learned = by_turns(vocabulary, messages)
+    assert text.learned == learned + [False] * (len(text.ids) - len(learned))
 
 
 @pytest.mark.real
-def test_what_is_learned_of_a_conversation_in_a_real_models_template(written):
+def test_the_learned_tokens_of_a_conversation_with_the_template_of_a_real_model(written):
     vocabulary = resolve_vocabulary("smollm2-135m-instruct")
     for messages in (
         [{"role": "user", "content": "Hello there"}, {"role": "assistant", "content": "Hi! How can I help?"}],
@@ -194,51 +194,51 @@ def test_what_is_learned_of_a_conversation_in_a_real_models_template(written):
         ],
     ):
         (text,) = load_training_texts(written({"messages": messages}), vocabulary, max_length=1000)
-        learns = by_turns(vocabulary, messages)
+        learned = by_turns(vocabulary, messages)
         rendered = vocabulary.render(messages, add_generation_prompt=False)
         assert text.ids == vocabulary.encode_prompt(rendered).ids.tolist()
-        assert text.learns == learns + [False] * (len(text.ids) - len(learns))
+        assert text.learned == learned + [False] * (len(text.ids) - len(learned))
 
 
-def ended(ids, vocabulary):
+def with_end_token(ids, vocabulary):
     end = [vocabulary.roles["eos"]] if "eos" in vocabulary.roles else []
     return ids if ids[-1:] == end else ids + end
 
 
 @given(prompt=WORDS, response=WORDS)
-@example(prompt="\n", response="\n")  # some tokenizers make nothing of white space
+@example(prompt="\n", response="\n")  # some tokenizers drop white space
 @PROPERTY
-def test_of_an_example_the_response_and_the_end_token_are_learned(any_vocabulary, written, prompt, response):
+def test_an_examples_response_and_end_token_are_learned(any_vocabulary, written, prompt, response):
     path = written({"prompt": prompt, "response": response})
     tokens = tokenize(load_examples(path)[0], any_vocabulary)
-    if len(ended(tokens.ids, any_vocabulary)) == 1:  # the end token, and nothing that predicts it
+    if len(with_end_token(tokens.ids, any_vocabulary)) == 1:  # the end token alone, which no token predicts
         with pytest.raises(VocabridgeError, match="line 1, has no token that another predicts"):
             load_training_texts(path, any_vocabulary, max_length=10_000)
         return
     (text,) = load_training_texts(path, any_vocabulary, max_length=10_000)
-    assert text.ids == ended(tokens.ids, any_vocabulary)
-    assert text.learns == [0 < i >= tokens.first for i in range(len(text.ids))]
+    assert text.ids == with_end_token(tokens.ids, any_vocabulary)
+    assert text.learned == [0 < i >= tokens.first for i in range(len(text.ids))]
 
 
 @given(words=WORDS)
 @PROPERTY
-def test_of_a_plain_text_all_but_the_first_token_is_learned(any_vocabulary, written, words):
-    assume(any_vocabulary.encode_prompt(words).ids.size)  # some tokenizers make nothing of white space
+def test_all_tokens_of_a_plain_text_but_the_first_are_learned(any_vocabulary, written, words):
+    assume(any_vocabulary.encode_prompt(words).ids.size)  # some tokenizers drop white space
     for vocabulary in (any_vocabulary, replace(any_vocabulary, add_bos_token=True)):
         (text,) = load_training_texts(written({"text": words}), vocabulary, max_length=10_000)
-        begin = [0] if vocabulary.add_bos_token else []
-        assert text.ids == ended(begin + vocabulary.encode_prompt(words).ids.tolist(), vocabulary)
-        assert text.learns == [False] + [True] * (len(text.ids) - 1)
+        bos_ids = [0] if vocabulary.add_bos_token else []
+        assert text.ids == with_end_token(bos_ids + vocabulary.encode_prompt(words).ids.tolist(), vocabulary)
+        assert text.learned == [False] + [True] * (len(text.ids) - 1)
         assert text.positions == list(range(len(text.ids)))
 
 
-def test_an_end_token_that_is_there_is_not_written_again(vocabularies, written):
+def test_an_end_token_is_not_added_to_a_text_that_has_one(vocabularies, written):
     vocabulary = vocabularies["byte_level"]
     path = written({"text": "a"}, {"text": "a<|end|>"})
     assert len({tuple(text.ids) for text in load_training_texts(path, vocabulary, max_length=9)}) == 1
 
 
-def test_a_folder_may_hold_a_kind_a_file(chat_vocabularies, tmp_path):
+def test_the_files_of_a_folder_may_be_of_different_kinds(chat_vocabularies, tmp_path):
     records = [
         {"messages": [{"role": "assistant", "content": "a"}], "prompt": "of no interest"},
         {"prompt": "a", "response": "b", "text": "of no interest", "messages": None},
@@ -252,7 +252,7 @@ def test_a_folder_may_hold_a_kind_a_file(chat_vocabularies, tmp_path):
     assert [[text] for text in texts] == alone
 
 
-def test_the_hubs_conversations_are_those_of_a_file(chat_vocabularies, written, monkeypatch):
+def test_conversations_from_the_hub_give_the_same_texts_as_a_file(chat_vocabularies, written, monkeypatch):
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     record = {"messages": messages, "text": None}
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list([record, record]))
@@ -270,7 +270,7 @@ ASKED = {"role": "user", "content": "a"}
 
 
 @pytest.mark.parametrize(
-    ("good", "bad", "says"),
+    ("good", "bad", "message"),
     [
         ("example", {"text": "a"}, 'has "text" where the first record has "prompt"'),
         ("text", GOOD["chat"], 'has "messages" where the first record has "text"'),
@@ -290,43 +290,47 @@ ASKED = {"role": "user", "content": "a"}
         ("chat", {"messages": [ASKED]}, "has no message of the assistant"),
         ("chat", {"messages": [ASKED, {"role": "assistant"}]}, 'message 2, has no string "content"'),
         ("chat", {"messages": [ASKED, {"content": "a"}]}, 'message 2, has no string "role"'),
-        ("chat", {"messages": [ASKED, {"role": "assistant", "content": ""}]}, "message 2, is an assistant's and empty"),
+        (
+            "chat",
+            {"messages": [ASKED, {"role": "assistant", "content": ""}]},
+            "message 2, is an empty message of the assist",
+        ),
         ("chat", {"messages": [ASKED, {"role": "assistant", "content": [{"type": "text"}]}]}, "message 2, has no str"),
         ("chat", {"messages": [{**ASKED, "content": "\ud800"}]}, "holds half of a surrogate pair"),
     ],
 )
-def test_a_record_that_cannot_be_learned_from_is_named(chat_vocabularies, written, good, bad, says):
+def test_an_error_names_the_bad_record(chat_vocabularies, written, good, bad, message):
     path = written(GOOD[good], bad)
     vocabulary = chat_vocabularies["no_safe_cuts", "chatml"]
     with pytest.raises(VocabridgeError) as error:
         load_training_texts(path, vocabulary, max_length=99)
-    assert f"{path}, line 2, {says}" in str(error.value)
+    assert f"{path}, line 2, {message}" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("template", "says"),
+    ("template", "message"),
     [
         (None, "byte_level has no chat template"),
         ("{{ raise_exception('no') }}", "cannot render these messages"),
         ("{{ messages[0]['content'] }}", "the chat template of byte_level leaves out message 2"),
     ],
 )
-def test_a_conversation_that_the_template_does_not_take_is_named(chat_vocabularies, written, template, says):
+def test_an_error_names_a_conversation_that_the_template_rejects(chat_vocabularies, written, template, message):
     path = written(GOOD["chat"])
     vocabulary = replace(chat_vocabularies["byte_level", "chatml"], template=template)
     with pytest.raises(VocabridgeError) as error:
         load_training_texts(path, vocabulary, max_length=99)
     assert str(error.value).startswith(f"{path}, line 1: ")
-    assert says in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_text_of_one_token_teaches_nothing(tiny, written):
+def test_a_text_of_one_token_is_an_error(tiny, written):
     path = written({"text": "ab"}, {"text": "a"})
     with pytest.raises(VocabridgeError, match="line 2, has no token that another predicts"):
         load_training_texts(path, tiny["bytes"], max_length=9)
 
 
-def test_the_shipped_data_can_be_learned_from(vocabularies):
+def test_the_shipped_data_gives_training_texts(vocabularies):
     path, vocabulary = task_file("train"), vocabularies["byte_level"]
     texts = load_training_texts(path, vocabulary, max_length=10_000)
     assert len(texts) == len(load_examples(path))
@@ -336,19 +340,19 @@ def test_the_shipped_data_can_be_learned_from(vocabularies):
 
 
 TEXTS = st.lists(st.lists(st.integers(0, 999), min_size=2, max_size=9), min_size=1, max_size=30).map(
-    lambda several: [TrainingText(ids, [False, *(i % 2 == 0 for i in ids[1:])]) for ids in several]
+    lambda lists: [TrainingText(ids, [False, *(i % 2 == 0 for i in ids[1:])]) for ids in lists]
 )
 
 
 def unpacked(text):
     ends = (*text.starts[1:], len(text.ids))
     return [
-        TrainingText(text.ids[start:end], text.learns[start:end]) for start, end in zip(text.starts, ends, strict=True)
+        TrainingText(text.ids[start:end], text.learned[start:end]) for start, end in zip(text.starts, ends, strict=True)
     ]
 
 
 def counted(texts):
-    return Counter((tuple(text.ids), tuple(text.learns)) for text in texts)
+    return Counter((tuple(text.ids), tuple(text.learned)) for text in texts)
 
 
 @given(TEXTS, st.integers(9, 40))
@@ -363,13 +367,13 @@ def test_packing_changes_no_text_and_fills_sequences(texts, max_length):
     ]
     sizes = sorted(len(text.ids) for text in packed)
     assert sizes[-1] <= max_length
-    assert all(one + other > max_length for one, other in pairwise(sizes))  # no two would fit in one
+    assert all(size + next_size > max_length for size, next_size in pairwise(sizes))  # no two sequences fit into one
     assert counted(part for text in pack(packed, max_length) for part in unpacked(text)) == counted(texts)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ["source", "target", "sliding"])
-def test_no_text_of_a_packed_sequence_sees_another(loaded, sliding, name, attention):
+def test_no_text_of_a_packed_sequence_attends_to_another(loaded, sliding, name, attention):
     model = copy.deepcopy(sliding.model if name == "sliding" else loaded[name].model).eval()
     model.set_attn_implementation(attention)
     draw = torch.Generator().manual_seed(5)
@@ -380,19 +384,19 @@ def test_no_text_of_a_packed_sequence_sees_another(loaded, sliding, name, attent
     assert {len(text.ids) for text in packed} != {width}  # one row is padded
     ids = torch.tensor([text.ids + [0] * (width - len(text.ids)) for text in packed])
     positions = torch.tensor([text.positions + [0] * (width - len(text.ids)) for text in packed])
-    seen = []
+    compared = []
     with torch.no_grad():
         logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
         for text, row in zip(packed, logits, strict=True):
             for start, part in zip(text.starts, unpacked(text), strict=True):
                 alone = model(input_ids=torch.tensor([part.ids]), use_cache=False).logits[0]
                 torch.testing.assert_close(row[start : start + len(part.ids)], alone, rtol=1e-4, atol=1e-4)
-                seen.append(part)
+                compared.append(part)
         masked = model(
             input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False
         ).logits
-    assert counted(seen) == counted(texts)
-    assert (masked - logits).abs().max() > 0.1  # with a mask, transformers does not look for texts
+    assert counted(compared) == counted(texts)
+    assert (masked - logits).abs().max() > 0.1  # with a mask, transformers does not separate packed texts
 
 
 def fraction(text, seed):
@@ -413,14 +417,14 @@ def test_a_text_is_held_out_by_its_hash_alone():
 
 @given(st.integers(0, 9), st.integers(0, 9), st.floats(0.2, 0.8))
 @PROPERTY
-def test_the_side_of_a_text_depends_on_no_other(order, seed, share):
-    sides = [counted(side) for side in split(MANY[:200], share, seed)]
-    some = random.Random(order).choices(MANY[:200], k=100)  # in another order, some of them twice
-    for side, of_some in zip(sides, split(some, share, seed), strict=True):
-        assert set(counted(of_some)) <= set(side)
-        assert sum(counted(of_some).values()) == len(of_some)
-    assert sum(map(len, split(some, share, seed))) == 100
-    assert set(sides[1]) <= set(counted(split(MANY[:200], share + 0.1, seed)[1]))
+def test_whether_a_text_is_held_out_does_not_depend_on_other_texts(order, seed, share):
+    parts = [counted(part) for part in split(MANY[:200], share, seed)]
+    sample = random.Random(order).choices(MANY[:200], k=100)  # in another order, some texts twice
+    for part, of_sample in zip(parts, split(sample, share, seed), strict=True):
+        assert set(counted(of_sample)) <= set(part)
+        assert sum(counted(of_sample).values()) == len(of_sample)
+    assert sum(map(len, split(sample, share, seed))) == 100
+    assert set(parts[1]) <= set(counted(split(MANY[:200], share + 0.1, seed)[1]))
 
 
 def test_another_seed_holds_out_others():
@@ -428,6 +432,6 @@ def test_another_seed_holds_out_others():
 
 
 @pytest.mark.parametrize("share", [-0.5, 0.0, 1e-9, 1.0, 2.0])
-def test_no_side_of_a_split_is_empty(share):
+def test_a_share_that_leaves_no_training_or_validation_texts_is_an_error(share):
     with pytest.raises(VocabridgeError, match=r"a share of .* holds out (0|20) of 20 texts"):
         split(MANY[:20], share, 0)

@@ -1,4 +1,4 @@
-"""Training that is interrupted, fails or is spread over processes ends with the numbers of a run that was not."""
+"""Tests that a run which is interrupted, fails or uses several processes gives the numbers of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def interrupt_at(step):
 @pytest.mark.quick(2)
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("step", [2, 3, 7])
-def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(config, data, tmp_path, method, step):
-    """In the first epoch, at the end of an epoch and in a later one."""
-    config, usual = dataclasses.replace(config, method=method), signal.getsignal(signal.SIGINT)
+def test_a_resumed_run_gives_the_numbers_of_an_uninterrupted_one(config, data, tmp_path, method, step):
+    """The run stops in the first epoch, at the end of an epoch, or in a later epoch."""
+    config, handler = dataclasses.replace(config, method=method), signal.getsignal(signal.SIGINT)
     whole = train_value_network(config, data, tmp_path / "whole", validation=data)
-    told = f"step {step + 1} of 12 is saved in .* start the same run again"
-    with pytest.raises(KeyboardInterrupt, match=told):
+    message = f"step {step + 1} of 12 is saved in .* start the same run again"
+    with pytest.raises(KeyboardInterrupt, match=message):
         train_value_network(config, data, tmp_path / "parts", validation=data, progress=interrupt_at(step))
-    assert signal.getsignal(signal.SIGINT) is usual
+    assert signal.getsignal(signal.SIGINT) is handler
     assert not (tmp_path / "parts" / WEIGHTS).exists()
 
     parts = train_value_network(config, data, tmp_path / "parts", validation=data)
@@ -66,8 +66,8 @@ def test_a_run_that_was_interrupted_goes_on_as_if_it_had_not_been(config, data, 
     assert (tmp_path / "parts" / LOG).read_text() == (tmp_path / "whole" / LOG).read_text()
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(config, data, tmp_path):
-    """What it logged after that is taken back; what was being written is not taken for a checkpoint."""
+def test_a_killed_run_resumes_from_its_last_checkpoint(config, data, tmp_path):
+    """Later lines of the log are removed, and an unfinished checkpoint is ignored."""
     train_value_network(config, data, tmp_path / "whole")
 
     class KilledError(Exception):
@@ -93,10 +93,10 @@ def test_the_last_two_checkpoints_are_kept(config, data, tmp_path):
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize(
-    "writes",
+    "write_function",
     ["torch.save", "vocabridge.training.trainer.save_file", "vocabridge.training.train.save_value_network"],
 )
-def test_a_full_disk_loses_nothing_that_was_saved(config, data, tmp_path, monkeypatch, writes):
+def test_a_full_disk_loses_nothing_that_was_saved(config, data, tmp_path, monkeypatch, write_function):
     train_value_network(config, data, tmp_path / "whole")
     full = OSError(errno.ENOSPC, "No space left on device")
 
@@ -105,7 +105,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(config, data, tmp_path, monkey
             raise full
 
         if done == 7:
-            monkeypatch.setattr(writes, write)
+            monkeypatch.setattr(write_function, write)
 
     with pytest.raises((VocabridgeError, OSError), match="No space left on device"):
         train_value_network(config, data, tmp_path / "values", progress=fill)
@@ -117,33 +117,33 @@ def test_a_full_disk_loses_nothing_that_was_saved(config, data, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"learning_rate": 0.5}, "another learning rate: 0.01, not 0.5"),
-        ({"rank": 3}, "another rank: 8, not 3"),
-        ({"seed": 9}, "another seed: 0, not 9"),
+        ({"learning_rate": 0.5}, "with learning rate 0.01, not 0.5"),
+        ({"rank": 3}, "with rank 8, not 3"),
+        ({"seed": 9}, "with seed 0, not 9"),
     ],
 )
-def test_checkpoints_of_another_config_are_refused(config, data, tmp_path, change, says):
+def test_checkpoints_of_another_config_are_an_error(config, data, tmp_path, change, message):
     with pytest.raises(KeyboardInterrupt):
         train_value_network(config, data, tmp_path / "values", progress=interrupt_at(2))
-    with pytest.raises(VocabridgeError, match=says):
+    with pytest.raises(VocabridgeError, match=message):
         train_value_network(dataclasses.replace(config, **change), data, tmp_path / "values")
 
 
-def test_checkpoints_of_other_data_or_another_source_are_refused(config, data, own, tmp_path):
+def test_checkpoints_of_other_data_or_another_source_are_an_error(config, data, own, tmp_path):
     config = dataclasses.replace(config, source=str(own / "source"))
     with pytest.raises(KeyboardInterrupt):
         train_value_network(config, data, tmp_path / "values", progress=interrupt_at(2))
-    with pytest.raises(VocabridgeError, match="another validation"):
+    with pytest.raises(VocabridgeError, match="with validation None, not"):
         train_value_network(config, data, tmp_path / "values", validation=0.5)
     kept = data.read_text()
     data.write_text(kept + kept.splitlines()[0] + "\n")
-    with pytest.raises(VocabridgeError, match="another data"):
+    with pytest.raises(VocabridgeError, match="of a run with data "):
         train_value_network(config, data, tmp_path / "values")
     data.write_text(kept)
     shutil.copy(own / "tuned" / "model.safetensors", own / "source" / "model.safetensors")
-    with pytest.raises(VocabridgeError, match="another source"):
+    with pytest.raises(VocabridgeError, match="of a run with source "):
         train_value_network(config, data, tmp_path / "values")
 
 
@@ -163,8 +163,8 @@ def launched(processes, *arguments):
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("others", [(), ("tuned", "target")])
-def test_two_processes_train_as_one_does(model_folders, config, data, tmp_path, others):
-    """The same steps over five texts, so that a process is without one now and then."""
+def test_two_processes_give_the_numbers_of_one(model_folders, config, data, tmp_path, others):
+    """With five texts, a process sometimes gets only a text without learned tokens."""
     others = [getattr(model_folders, name) for name in others]
     launched(1, config.source, data, tmp_path / "one", *others)
     launched(2, config.source, data, tmp_path / "two", *others)

@@ -1,4 +1,4 @@
-"""Training on a tiny model: it learns, the same each time, from what it is to learn, and leaves the base alone."""
+"""Tests of training with tiny models."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from vocabridge.training.train import train_value_network
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("family", ["source", "target"])
-def test_the_loss_falls_and_the_result_is_what_the_folder_holds(model_folders, config, data, tmp_path, family, method):
+def test_the_loss_falls_and_the_result_agrees_with_the_folder(model_folders, config, data, tmp_path, family, method):
     config = dataclasses.replace(config, source=str(getattr(model_folders, family)), method=method)
-    told = []
+    calls = []
     result = train_value_network(
-        config, data, tmp_path / "values", validation=data, progress=lambda *args: told.append(args)
+        config, data, tmp_path / "values", validation=data, progress=lambda *args: calls.append(args)
     )
     assert (result.examples, result.steps, len(result.losses)) == (5, 12, 4)
     assert result.losses[-1] < 0.8 * result.losses[0]
     assert result.norms[-1] > 0
     assert 0 < result.changed[-1] <= 1
     assert result.validation_after < result.validation_before
-    assert [args[:2] for args in told] == [(n, 12) for n in range(1, 13)]
+    assert [args[:2] for args in calls] == [(n, 12) for n in range(1, 13)]
 
     network = load_value_network(tmp_path / "values")
     texts = load_training_texts(data, network.vocabulary, max_length=100)
@@ -65,17 +65,17 @@ def test_every_kind_of_value_network_learns_and_loads(config, data, tmp_path, ch
     assert load_value_network(tmp_path / "values").config.scheme is change.get("scheme", Scheme.RESIDUAL)
 
 
-def test_training_is_the_same_each_time_and_other_with_another_seed(config, data, tmp_path):
+def test_training_is_deterministic_and_depends_on_the_seed(config, data, tmp_path):
     weights = []
     for number, seed in enumerate((0, 0, 1)):
-        torch.manual_seed(number + 100)  # what happened before does not matter
+        torch.manual_seed(number + 100)  # the state of the generator before training does not matter
         train_value_network(dataclasses.replace(config, seed=seed), data, tmp_path / str(number))
         weights.append((tmp_path / str(number) / WEIGHTS).read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 
 @pytest.mark.parametrize("change", [{"gradient_checkpointing": True}, {"gradient_accumulation": 2}])
-def test_what_only_saves_memory_changes_nothing(config, data, tmp_path, change):
+def test_settings_that_save_memory_do_not_change_the_result(config, data, tmp_path, change):
     config = dataclasses.replace(config, dtype="float32")
     plain = train_value_network(config, data, tmp_path / "plain")
     saving = train_value_network(dataclasses.replace(config, **change), data, tmp_path / "saving")
@@ -84,7 +84,7 @@ def test_what_only_saves_memory_changes_nothing(config, data, tmp_path, change):
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_the_base_does_not_change_and_takes_no_gradients(config, data, tmp_path, monkeypatch, method):
+def test_the_base_does_not_change_and_gets_no_gradients(config, data, tmp_path, monkeypatch, method):
     networks = []
 
     def spy(*args, **kwargs):
@@ -101,10 +101,12 @@ def test_the_base_does_not_change_and_takes_no_gradients(config, data, tmp_path,
     assert set(map(id, network.source_model.parameters())).isdisjoint(map(id, network.value.parameters()))
 
 
-def test_the_regulariser_makes_the_change_smaller(config, data, tmp_path):
+def test_the_regularizer_makes_the_change_smaller(config, data, tmp_path):
     free = train_value_network(dataclasses.replace(config, regularizer_weight=0.0), data, tmp_path / "free")
-    held = train_value_network(dataclasses.replace(config, regularizer_weight=20.0), data, tmp_path / "held")
-    assert held.norms[-1] < 0.8 * free.norms[-1]
+    regularized = train_value_network(
+        dataclasses.replace(config, regularizer_weight=20.0), data, tmp_path / "regularized"
+    )
+    assert regularized.norms[-1] < 0.8 * free.norms[-1]
 
 
 def test_a_share_of_the_data_can_be_held_out(config, data, tmp_path):
@@ -113,7 +115,7 @@ def test_a_share_of_the_data_can_be_held_out(config, data, tmp_path):
     assert result.validation_before is not None
 
 
-def test_the_record_says_what_it_was_made_of(config, data, tmp_path):
+def test_the_record_holds_the_provenance_of_the_value_network(config, data, tmp_path):
     import hashlib
     import importlib.metadata
 
@@ -148,22 +150,22 @@ def test_the_record_says_what_it_was_made_of(config, data, tmp_path):
     assert (tmp_path / "values" / PLOT).read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_one_line_says_that_the_plot_is_left_out(tmp_path, monkeypatch, caplog):
-    from vocabridge.training.callbacks import plot
+def test_without_matplotlib_one_message_tells_that_the_plot_is_left_out(tmp_path, monkeypatch, caplog):
+    from vocabridge.training.callbacks import plot_curves
 
     def missing(*_):
         raise VocabridgeError("matplotlib")
 
     monkeypatch.setattr("vocabridge.training.callbacks.new_figure", missing)
     with caplog.at_level(logging.INFO, "vocabridge.training.callbacks"):
-        plot([{"step": 1, "nats": 1.0}], tmp_path / PLOT)
+        plot_curves([{"step": 1, "nats": 1.0}], tmp_path / PLOT)
     (message,) = caplog.messages
     assert message.startswith("curves.png is left out")
     assert not (tmp_path / PLOT).exists()
 
 
 def test_early_stopping_keeps_the_best_weights(config, data, tmp_path):
-    """Another text to validate on than was learned from, and a learning rate that spoils it."""
+    """The validation text is none of the training texts, and the learning rate is too high."""
     other = tmp_path / "other.jsonl"
     other.write_text(json.dumps({"prompt": "Question:", "response": " The lazy dog sleeps."}) + "\n")
     config = dataclasses.replace(config, epochs=30, learning_rate=3e-2, patience=2, regularizer_weight=0.0)
@@ -182,17 +184,17 @@ def test_early_stopping_keeps_the_best_weights(config, data, tmp_path):
     assert float(sums["nats"] / sums["tokens"]) == pytest.approx(min(losses), rel=0.05)
 
 
-def test_patience_without_validation_is_refused(config, data, tmp_path):
+def test_patience_without_validation_is_an_error(config, data, tmp_path):
     with pytest.raises(VocabridgeError, match="patience needs texts to validate on"):
         train_value_network(dataclasses.replace(config, patience=1), data, tmp_path / "values")
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(config, data, tmp_path):
+def test_a_batch_that_cannot_be_shared_is_an_error(config, data, tmp_path):
     with pytest.raises(VocabridgeError, match="batch of 2 cannot be shared by 1 processes in 3 parts each"):
         train_value_network(dataclasses.replace(config, gradient_accumulation=3), data, tmp_path / "values")
 
 
-def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(config, data, tmp_path):
+def test_a_folder_that_is_not_empty_is_an_error_before_anything_is_loaded(config, data, tmp_path):
     (tmp_path / "values").mkdir()
     train_value_network(dataclasses.replace(config, epochs=1), data, tmp_path / "values")
     kept = (tmp_path / "values" / WEIGHTS).read_bytes()
@@ -203,7 +205,7 @@ def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(config,
     assert (tmp_path / "values" / WEIGHTS).read_bytes() == kept
 
 
-def test_a_text_that_is_too_long_is_named(config, data, tmp_path):
+def test_a_text_that_is_too_long_is_an_error(config, data, tmp_path):
     network = new_value_network(config.source, method="lora", rank=1)
     longest = max(len(text.ids) for text in load_training_texts(data, network.vocabulary, max_length=100))
     short = dataclasses.replace(config, max_length=longest - 1)

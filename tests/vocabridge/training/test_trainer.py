@@ -1,4 +1,4 @@
-"""What a step computes, against loops over single texts; and the order in which texts come."""
+"""Tests of the sums of a training step, with loops over single texts as the reference, and of the order of texts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vocabridge.options import Regularizer
-from vocabridge.training.collator import LengthGrouped, collate
+from vocabridge.training.collator import LengthGroupedSampler, collate
 from vocabridge.training.dataset import TrainingText, pack
 from vocabridge.training.objective import TrainingObjective
 
@@ -23,16 +23,16 @@ def texts(parts):
 
 
 def one_by_one(network, texts):
-    """(base logits, delta, token) in front of every learned token, each text by itself."""
-    found = []
+    """Return (base logits, delta, token) for every learned token, from a forward of each text by itself."""
+    rows = []
     for text in texts:
-        row = torch.tensor([text.ids])
-        base, delta = network.models["untuned"](row).logits[0], network.models["value"](row).logits[0]
-        found += [(base[i - 1], delta[i - 1], text.ids[i]) for i in range(len(text.ids)) if text.learns[i]]
-    return found
+        ids = torch.tensor([text.ids])
+        base, delta = network.models["untuned"](ids).logits[0], network.models["value"](ids).logits[0]
+        rows += [(base[i - 1], delta[i - 1], text.ids[i]) for i in range(len(text.ids)) if text.learned[i]]
+    return rows
 
 
-def test_the_sums_are_over_learned_tokens_whatever_the_padding(parts, texts):
+def test_the_sums_are_over_learned_tokens_and_independent_of_padding(parts, texts):
     network = parts.residual(0.2)
     sums = TrainingObjective(network, Regularizer.L1)(**collate(texts))
     rows = one_by_one(network, texts)
@@ -45,37 +45,37 @@ def test_the_sums_are_over_learned_tokens_whatever_the_padding(parts, texts):
     assert sums["regularizer"].item() == pytest.approx(term.item(), rel=1e-3)
 
 
-def test_the_released_regulariser_is_over_prompt_and_padding_too(parts, texts):
+def test_the_released_regularizer_includes_prompt_and_padding(parts, texts):
     network = parts.residual(0.2)
     batch = collate(texts)
     sums = TrainingObjective(network, Regularizer.RELEASED)(**batch)
-    everywhere = network.models["value"](batch["input_ids"]).logits
-    assert sums["regularizer"].item() == pytest.approx(everywhere.abs().mean().item(), rel=1e-4)
+    all_logits = network.models["value"](batch["input_ids"]).logits
+    assert sums["regularizer"].item() == pytest.approx(all_logits.abs().mean().item(), rel=1e-4)
     assert sums["tokens"] == len(one_by_one(network, texts))
 
 
-def test_gradients_are_those_of_the_plain_formula(parts, texts):
+def test_gradients_equal_those_of_the_plain_formula(parts, texts):
     network = parts.residual(0.2)
     parameters = list(network.value.parameters())
     sums = TrainingObjective(network, Regularizer.L1)(**collate(texts))
-    found = torch.autograd.grad((sums["nats"] + 0.3 * sums["regularizer"]) / sums["tokens"], parameters)
+    gradients = torch.autograd.grad((sums["nats"] + 0.3 * sums["regularizer"]) / sums["tokens"], parameters)
     rows = one_by_one(network, texts)
-    plain = 0.0
+    loss = 0.0
     for base, delta, token in rows:
         steered = (base.detach() + delta).log_softmax(-1)
-        plain = plain + (-steered[token] + 0.3 * delta.abs().mean()) / len(rows)
-    for one, other in zip(found, torch.autograd.grad(plain, parameters), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+        loss = loss + (-steered[token] + 0.3 * delta.abs().mean()) / len(rows)
+    for gradient, expected in zip(gradients, torch.autograd.grad(loss, parameters), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_texts_that_are_packed_are_read_as_if_alone(parts, texts):
+def test_packed_texts_are_read_as_if_alone(parts, texts):
     network = parts.residual(0.2)
     objective = TrainingObjective(network, Regularizer.L1)
-    (together,) = pack(texts, 100)
-    alone, packed = objective(**collate(texts)), objective(**collate([together, texts[1]]))
-    beside = objective(**collate(texts[1:]))
+    (sequence,) = pack(texts, 100)
+    alone, packed = objective(**collate(texts)), objective(**collate([sequence, texts[1]]))
+    second = objective(**collate(texts[1:]))
     for name in ("nats", "regularizer", "tokens"):
-        assert packed[name].item() == pytest.approx((alone[name] + beside[name]).item(), rel=1e-4)
+        assert packed[name].item() == pytest.approx((alone[name] + second[name]).item(), rel=1e-4)
 
 
 @given(
@@ -84,8 +84,8 @@ def test_texts_that_are_packed_are_read_as_if_alone(parts, texts):
     seed=st.integers(0, 2**40),
     epoch=st.integers(0, 3),
 )
-def test_every_text_is_in_one_batch_of_each_epoch(lengths, batch, seed, epoch):
-    sampler = LengthGrouped(lengths, batch, seed, lambda: epoch)
+def test_each_epoch_holds_every_text_once(lengths, batch, seed, epoch):
+    sampler = LengthGroupedSampler(lengths, batch, seed, lambda: epoch)
     order = list(sampler)
     assert order == list(sampler)
     assert len(order) == len(sampler)
@@ -93,10 +93,10 @@ def test_every_text_is_in_one_batch_of_each_epoch(lengths, batch, seed, epoch):
     assert sorted(i for i in order if i >= 0) == list(range(len(lengths)))
 
 
-def test_batches_are_of_like_length_and_come_in_another_order_each_epoch():
+def test_batches_hold_texts_of_similar_length_in_a_different_order_each_epoch():
     lengths = [n % 40 + 2 for n in range(160)]
     epoch = 0
-    sampler = LengthGrouped(lengths, 8, 0, lambda: epoch)
+    sampler = LengthGroupedSampler(lengths, 8, 0, lambda: epoch)
     first = list(sampler)
     batches = [[lengths[i] for i in first[start : start + 8]] for start in range(0, 160, 8)]
     assert sum(8 * max(batch) - sum(batch) for batch in batches) < 0.1 * sum(lengths)
