@@ -21,7 +21,7 @@ from vocabridge.bridge.chat import chat_prompt
 from vocabridge.bridge.model import Bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.byte_level.streaming import ByteLevelStream
-from vocabridge.decoding.stop_strings import StopStrings, stop_bytes, whole_characters
+from vocabridge.decoding.stop_strings import StopStrings, decode_until_stop, stop_bytes
 from vocabridge.models.chat import Messages, place_behind
 from vocabridge.models.end_tokens import end_tokens
 from vocabridge.models.prompts import left_padded, padding, prompt_ids
@@ -102,7 +102,7 @@ class Stream(Iterator[str]):
         self._config = config
         self._stop = stop
         self._cache: BridgeCache | None = None
-        self._text = whole_characters(self._data(), stop_bytes(stop))
+        self._text = decode_until_stop(self._data(), stop_bytes(stop))
 
     def __next__(self) -> str:
         """Return the next piece of text."""

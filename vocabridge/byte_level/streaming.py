@@ -16,7 +16,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.alignment.arrays import Float64
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelText
 from vocabridge.byte_level.token_search import most_likely_token
-from vocabridge.decoding.stop_strings import stop_bytes, whole_characters
+from vocabridge.decoding.stop_strings import decode_until_stop, stop_bytes
 from vocabridge.models.chat import Messages, chat_pieces
 from vocabridge.models.end_tokens import end_tokens
 
@@ -51,7 +51,7 @@ class ByteLevelStream(Iterator[str]):
         self._steps = self._changed = 0
         self._end_ids = end_tokens(bridge.vocabulary, bridge.loaded.model, chat=not isinstance(prompt, str))
         generate = self._sample if temperature > 0 else self._greedy
-        self._text = whole_characters(generate(_begin(bridge, prompt)), stop_bytes(stop))
+        self._text = decode_until_stop(generate(_begin(bridge, prompt)), stop_bytes(stop))
 
     def __next__(self) -> str:
         """Return the next piece."""

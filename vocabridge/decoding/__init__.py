@@ -1,1 +1,1 @@
-"""Reading text step by step: incremental tokenization, token trees, KV caches, stop strings."""
+"""Models on a growing text: incremental tokenization, token trees, KV caches, stop strings."""

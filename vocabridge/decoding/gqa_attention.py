@@ -1,11 +1,12 @@
-"""Attention of many queries a key head, without copying the keys and values for each of them.
+"""Grouped-query attention with a mask, without a copy of the keys and values for each query head.
 
-    (batch, groups * heads, q, d) queries  ->  (batch, heads, groups * q, d),   mask (batch, 1, q, n) once a group
+    queries (batch, groups * heads, q, d)  ->  (batch, heads, groups * q, d)
+    mask    (batch, 1, q, n)               ->  (batch, 1, groups * q, n)
 
 In grouped-query attention several query heads share the keys and values of one head. With a mask and more than one new
-token transformers repeats keys and values for every query head, at each layer and step; here the queries that share
-them stand below each other instead, and the result is the same. It is the mask that is repeated
-then; where that is larger than the keys and values, as for a long prompt, transformers' way is taken.
+token, transformers repeats the keys and values for every query head, in each layer and step. Here the queries that
+share a head are concatenated instead, which gives the same result but repeats the mask. If the mask is larger than the
+keys and values, as for a long prompt, transformers' own function is used.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _NAME = "vocabridge_grouped"
 
 @contextmanager
 def grouped_attention(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Has models attend so while they are given masks of all heads; those that do not use "sdpa" stay as they are."""
+    """Let models use this attention inside the context, where masks are the same for all heads.
+
+    Models whose attention implementation is not "sdpa" do not change.
+    """
     configs = [cast(Any, model).config.get_text_config(decoder=True) for model in models]
     changed = [config for config in configs if config._attn_implementation == "sdpa"]
     try:
@@ -39,12 +43,15 @@ def grouped_attention(models: Iterable[nn.Module]) -> Iterator[None]:
 def _grouped(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """An attention function of transformers: (batch, heads, q, d) queries in, (batch, q, heads, d) out."""
+    """Compute attention, as a function of transformers' `AttentionInterface`.
+
+    Queries are (batch, heads, q, d), and the result is (batch, q, heads, d).
+    """
     batch, heads, q, d = query.shape
     groups = heads // key.shape[1]
-    more = any(kwargs.get(name) is not None for name in ("position_bias", "softcap"))
-    long = q > 2 * key.shape[1] * d  # groups * q * n of a mask, 2 * heads * n * d of keys and values
-    if groups == 1 or attention_mask is None or attention_mask.shape[1] != 1 or more or long:
+    has_other_terms = any(kwargs.get(name) is not None for name in ("position_bias", "softcap"))
+    is_mask_larger = q > 2 * key.shape[1] * d  # a mask has groups * q * n numbers, keys and values 2 * heads * n * d
+    if groups == 1 or attention_mask is None or attention_mask.shape[1] != 1 or has_other_terms or is_mask_larger:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     out = torch.nn.functional.scaled_dot_product_attention(
         query.reshape(batch, heads // groups, groups * q, d),

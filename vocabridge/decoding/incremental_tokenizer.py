@@ -1,11 +1,11 @@
-"""Incremental re-tokenisation: a value network reads the text that another model writes, in its own tokens.
+"""Incremental tokenization: the tokens of a source model for a text that grows by another model's tokens.
 
-Text arrives in pieces that follow another tokenizer. At any time the reader's ids equal the encoding of all text so
-far from scratch, and its covers are the ways in which its tokenizer may have cut that text if more is to follow.
+The text arrives in pieces that end at the boundaries of another tokenizer. At any time the ids equal the encoding of
+the complete text so far. The cover candidates are the tokenizations that the text so far may have if more text follows.
 
-Encoding everything anew on each token would cost the square of the text's length, so the reader encodes from
-the last *safe cut* only (see `safe_cuts`): what is on its left is settled for good. Without any, a text is encoded from
-its start each time.
+To encode the complete text after each piece would take quadratic time. So only the text after the last *safe cut* is
+encoded again (see `safe_cuts`), and the tokens before it are committed. Without a safe cut, the complete text is
+encoded each time.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from vocabridge.alignment import Encoding, Place, Rule, Vocabulary
 from vocabridge.decoding.safe_cuts import safe_cuts
 from vocabridge.models.prompts import BEGUN, Piece
 
-_GOES_ON = "a"
-"""How a text continues that does not end in a letter. Where it ends in white space, what that becomes before a word is
-another cover; other continuations (digits, punctuation, further space) add nothing that could be measured."""
+_CONTINUATION = "a"
+"""Continuation of a text that does not end in a letter. If the text ends in white space, the tokens of that white space
+in front of a word are another cover. Other continuations (digits, punctuation, more white space) had no measurable
+effect."""
 
 
 @dataclass(frozen=True)
 class CoverCandidate:
-    """One way in which the source may have cut the text so far.
+    """A possible tokenization of the text so far, whose last bytes may belong to the next token.
 
     Attributes:
-        ids: The tokens behind the committed ones.
-        pending: What is left of the text: the source's next token begins with these bytes and runs on.
+        ids: The tokens after the committed ones.
+        pending: The bytes after these tokens, with which the source's next token begins.
     """
 
     ids: tuple[int, ...]
@@ -39,20 +40,19 @@ class CoverCandidate:
 
 
 class IncrementalTokenizer:
-    """The value network's view of one growing text.
+    """A tokenizer for one growing text.
 
-    Bytes that end inside a UTF-8 character wait until the character is whole. Bytes that can never become a
-    character are read as U+FFFD, as any decoder would show them. A control token ends the text in front of it for
-    good; what follows is encoded by itself, as transformers does.
+    Bytes of an incomplete UTF-8 character wait until the character is complete. Invalid bytes become U+FFFD. A control
+    token ends the text in front of it, and the text after it is encoded separately, as in transformers.
 
     Attributes:
-        committed_ids: The ids before the last safe cut; they never change again. Treat it as read-only.
-        tail: The text behind it, whole characters only.
-        place: Where that text begins.
+        committed_ids: The ids before the last safe cut, which never change. Treat it as read-only.
+        tail: The complete characters after the last safe cut.
+        place: Where `tail` begins, which decides whether the tokenizer puts a space in front of it.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Starts with the empty text, and the bos token where the model expects it."""
+        """Start with the empty text, after the bos token if the model expects one."""
         self.committed_ids = vocabulary.bos_ids
         self.tail = ""
         self.place = Place.BEGINNING
@@ -61,34 +61,34 @@ class IncrementalTokenizer:
 
     @property
     def partial_utf8(self) -> bytes:
-        """The beginning of a character, where the text ends inside one."""
+        """Bytes of an incomplete character at the end of the text; empty if there is none."""
         return self._decoder.getstate()[0]
 
     @property
     def ids(self) -> list[int]:
-        """The encoding of all whole characters so far, the bos token in front."""
-        return self.committed_ids + self._encoded(self.tail)
+        """Encoding of all complete characters so far, after the bos token if the model expects one."""
+        return self.committed_ids + self._encode(self.tail)
 
     @property
-    def waits(self) -> bool:
-        """Whether its tokenizer puts a space in front of the text that comes, and none has come yet."""
+    def awaits_prefix_space(self) -> bool:
+        """Whether `tail` is empty and the tokenizer would put a space in front of its text."""
         return not self.tail and self._vocabulary.prefix_space.rule(self.place) is not Rule.NEVER
 
     def copy(self) -> IncrementalTokenizer:
-        """An independent reader of the same text."""
-        other = copy.copy(self)
-        other.committed_ids = list(self.committed_ids)
-        other._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        other._decoder.setstate(self._decoder.getstate())
-        return other
+        """Return an independent copy."""
+        clone = copy.copy(self)
+        clone.committed_ids = list(self.committed_ids)
+        clone._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        clone._decoder.setstate(self._decoder.getstate())
+        return clone
 
     def append(self, piece: Piece) -> None:
-        """Reads on: some bytes, any number and cut anywhere, or a control token."""
+        """Append a control token, or bytes, which may end inside a character."""
         if isinstance(piece, int):
             self.tail += self._decoder.decode(b"", final=True)
             self._decoder.reset()
             if piece != BEGUN:
-                self.committed_ids += [*self._encoded(self.tail), piece]
+                self.committed_ids += [*self._encode(self.tail), piece]
             self.tail = ""
             self.place = Place.BEHIND_CONTROL
         else:
@@ -97,66 +97,69 @@ class IncrementalTokenizer:
     def cover_candidates(
         self, tokens_taken_back: int = 0, word_continuations: tuple[str, ...] = ()
     ) -> list[CoverCandidate]:
-        """Return the ways in which the tokenizer may have cut the text, and commit what precedes the last safe cut.
+        """Return the possible tokenizations of the text so far, and commit the tokens before the last safe cut.
 
         Args:
-            tokens_taken_back: How many of the last tokens other covers may take back.
-            word_continuations: Letters with which a word may continue; none for the encoding as it stands alone.
+            tokens_taken_back: How many of the last tokens an alternative cover may take back.
+            word_continuations: Letters with which a word may continue; without any, only the encoding of the text so
+                far is returned, and the covers that take back tokens.
 
         Returns:
-            The encoding as it stands, with what `partial_utf8` holds pending. Then other covers: its last tokens taken
-            back, and what its end becomes if a word, or the rest of the partial character, follows.
+            First the encoding of the text so far, with `partial_utf8` as its pending bytes. Then the alternative
+            covers: the encoding without its last tokens, and the tokens that the text has if a word or the rest of
+            the incomplete character follows.
         """
         self._commit()
-        tail, half = self._vocabulary.with_prefixes(self.tail, self.place), self.partial_utf8
-        if half and self.waits:
-            tail = " "  # which its first token will hold
+        tail, partial = self._vocabulary.with_prefixes(self.tail, self.place), self.partial_utf8
+        is_prefix_space_open = bool(partial) and self.awaits_prefix_space
+        if is_prefix_space_open:
+            tail = " "  # the first token of the incomplete character will hold this space
         data = tail.encode()
-        followed: tuple[str, ...] = ()
+        continued: tuple[str, ...] = ()
         if word_continuations:
-            followed = tuple(tail + more for more in self._continuations(word_continuations))
-        as_it_stands, *others = self._vocabulary.encode_batch([tail, *followed])
-        ids, starts = as_it_stands.ids.tolist(), as_it_stands.starts.tolist()
-        ends: dict[tuple[int, ...], int] = {(): 0} if half and self.waits else {tuple(ids): len(data)}
-        for kept in range(len(ids) - 1, max(-1, len(ids) - 1 - tokens_taken_back), -1):
-            if starts[kept] >= 0:
-                ends.setdefault(tuple(ids[:kept]), starts[kept])
-        for encoding in others:
-            inside, end = _inside(encoding, len(data + half))
+            continued = tuple(tail + continuation for continuation in self._continuations(word_continuations))
+        plain, *continued_encodings = self._vocabulary.encode_batch([tail, *continued])
+        ids, starts = plain.ids.tolist(), plain.starts.tolist()
+        ends: dict[tuple[int, ...], int] = {(): 0} if is_prefix_space_open else {tuple(ids): len(data)}
+        for size in range(len(ids) - 1, max(-1, len(ids) - 1 - tokens_taken_back), -1):
+            if starts[size] >= 0:
+                ends.setdefault(tuple(ids[:size]), starts[size])
+        for encoding in continued_encodings:
+            inside, end = _tokens_inside(encoding, len(data + partial))
             ends.setdefault(inside, end)
-        return [CoverCandidate(ids, (data + half)[end:]) for ids, end in ends.items()]
+        return [CoverCandidate(ids, (data + partial)[end:]) for ids, end in ends.items()]
 
     def _continuations(self, word_continuations: tuple[str, ...]) -> tuple[str, ...]:
-        """Return how the text may continue, one of each sort that matters."""
+        """Return the continuations of the text that may change its last tokens."""
         if self.partial_utf8:
-            return _completed(self.partial_utf8)
-        return word_continuations if self.tail[-1:].isalpha() else (_GOES_ON,)
+            return _completions(self.partial_utf8)
+        return word_continuations if self.tail[-1:].isalpha() else (_CONTINUATION,)
 
     def _commit(self) -> None:
         pattern = safe_cuts(self._vocabulary)
         cut = max((match.start() for match in pattern.finditer(self.tail)), default=0) if pattern else 0
         if cut:
-            self.committed_ids += self._encoded(self.tail[:cut])
+            self.committed_ids += self._encode(self.tail[:cut])
             self.tail = self.tail[cut:]
             self.place = Place.INSIDE
 
-    def _encoded(self, text: str) -> list[int]:
-        """The ids of a text where the tail begins."""
+    def _encode(self, text: str) -> list[int]:
+        """Encode a text at the place where the tail begins."""
         return self._vocabulary.encode(self._vocabulary.with_prefixes(text, self.place)).ids.tolist()
 
 
-def _completed(half: bytes) -> tuple[str, ...]:
-    """Some characters that begin with these bytes."""
-    missing = (half[0] >= 0xE0) + (half[0] >= 0xF0) + 2 - len(half)
-    # Not every byte may follow every first byte; one of these may.
-    whole = [half + fill * missing for fill in (b"\x80", b"\x9f", b"\xa0", b"\xbf")]
-    return tuple(character for data in whole if (character := data.decode(errors="ignore")))
+def _completions(partial: bytes) -> tuple[str, ...]:
+    """Return characters that begin with the bytes of an incomplete character."""
+    missing = (partial[0] >= 0xE0) + (partial[0] >= 0xF0) + 2 - len(partial)
+    # Not every byte may follow every first byte, but one of these may.
+    candidates = [partial + fill * missing for fill in (b"\x80", b"\x9f", b"\xa0", b"\xbf")]
+    return tuple(character for data in candidates if (character := data.decode(errors="ignore")))
 
 
-def _inside(encoding: Encoding, size: int) -> tuple[tuple[int, ...], int]:
-    """The tokens that end within the first `size` bytes of an encoded text, and the byte at which they end."""
-    starting = np.flatnonzero((encoding.starts >= 0) & (encoding.starts <= size))
-    if not len(starting):  # white space that the tokenizer drops
+def _tokens_inside(encoding: Encoding, size: int) -> tuple[tuple[int, ...], int]:
+    """Return the tokens that end within the first `size` bytes of an encoded text, and the byte at which they end."""
+    candidates = np.flatnonzero((encoding.starts >= 0) & (encoding.starts <= size))
+    if not len(candidates):  # the tokenizer drops white space
         return (), 0
-    kept = int(starting[-1])  # the text goes on, so a token starts where the last one ends
-    return tuple(encoding.ids[:kept].tolist()), int(encoding.starts[kept])
+    last = int(candidates[-1])  # this token starts where the last token inside ends, because the text continues
+    return tuple(encoding.ids[:last].tolist()), int(encoding.starts[last])

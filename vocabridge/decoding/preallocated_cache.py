@@ -1,8 +1,8 @@
-"""An attention cache with room for what comes, so that a step writes what is new and copies nothing.
+"""A KV cache with preallocated memory, so that most steps copy no old keys and values.
 
-transformers' dynamic layer joins the old keys and values with the new ones at each step, which copies them all; a
-static one needs to know the longest text beforehand. Here the tensors have room for an eighth more, and are copied
-when it is used up.
+transformers' dynamic layer concatenates the old keys and values with the new ones, which copies all of them at each
+step. Its static layer needs the longest length in advance. Here the tensors have capacity for an eighth more tokens,
+and are copied only when that is used up.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any, cast
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-_LEAST = 32
-"""Room for at least so many tokens."""
+_MIN_SPARE = 32
+"""Spare capacity, in tokens, that a new tensor has at least."""
 
 
 class PreallocatedCache(Cache):
-    """A cache of any number of layers that keep all tokens."""
+    """A cache of any number of layers, in which every layer keeps all tokens."""
 
     def __init__(self) -> None:
-        """Starts empty."""
+        """Start with an empty cache."""
         super().__init__(layer_class_to_replicate=_PreallocatedLayer)
 
     def select_slots(self, index: Tensor) -> None:
-        """Keep some tokens of each row, in this order; (batch, n) int64."""
+        """Keep the tokens at these indices of each row, in this order; (batch, n) int64."""
         for layer in self.layers:
             cast(_PreallocatedLayer, layer).select_slots(index)
 
 
 class _PreallocatedLayer(DynamicLayer):
-    """Its keys and values (batch, heads, n, d) are the beginnings of tensors with room for more."""
+    """A layer whose keys and values (batch, heads, n, d) are views of tensors with spare capacity."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
         self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
-        self._rooms = [self.keys, self.values]
+        self._buffers = [self.keys, self.values]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -47,23 +47,24 @@ class _PreallocatedLayer(DynamicLayer):
         return self.keys, self.values
 
     def select_slots(self, index: Tensor) -> None:
-        """Keep some tokens of each row; (batch, n) int64."""
+        """Keep the tokens at these indices of each row; (batch, n) int64."""
         if not self.is_initialized:
             return
         assert self.keys is not None
         assert self.values is not None
-        at = index.to(self.keys.device)[:, None, :, None]
+        slots = index.to(self.keys.device)[:, None, :, None]
         self.keys, self.values = (
-            states.gather(2, at.expand(-1, states.shape[1], -1, states.shape[3])) for states in (self.keys, self.values)
+            states.gather(2, slots.expand(-1, states.shape[1], -1, states.shape[3]))
+            for states in (self.keys, self.values)
         )
 
     def _append(self, which: int, old: Tensor, new: Tensor) -> Tensor:
-        room, size = self._rooms[which], old.shape[-2]
-        longer = size + new.shape[-2]
-        # Rows in another order are other tensors, without room.
-        if room.data_ptr() != old.data_ptr() or room.shape[-2] < longer:
-            room = new.new_empty(*old.shape[:-2], longer + max(longer // 8, _LEAST), old.shape[-1])
-            room[..., :size, :] = old
-            self._rooms[which] = room
-        room[..., size:longer, :] = new
-        return room[..., :longer, :]
+        buffer, old_length = self._buffers[which], old.shape[-2]
+        length = old_length + new.shape[-2]
+        # Reordering the rows makes new tensors, which are no views of the buffer.
+        if buffer.data_ptr() != old.data_ptr() or buffer.shape[-2] < length:
+            buffer = new.new_empty(*old.shape[:-2], length + max(length // 8, _MIN_SPARE), old.shape[-1])
+            buffer[..., :old_length, :] = old
+            self._buffers[which] = buffer
+        buffer[..., old_length:length, :] = new
+        return buffer[..., :length, :]

@@ -1,7 +1,7 @@
-"""A tree of token sequences that share their beginnings, and the masks with which a model reads one.
+"""A tree of token sequences with shared prefixes, and the attention masks for it.
 
-Every node is a token after its parent; a model that lets each node attend to its own ancestors only gives, at
-once, what it would say after each of the sequences.
+Every node is a token after its parent. If each node attends only to its ancestors, one forward of a model gives the
+predictions after all sequences of the tree.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor
 from vocabridge.alignment.arrays import Bool, Int64
 
 ROOT = -1
-"""The parent of a sequence's first token."""
+"""Parent of the first token of a sequence."""
 
 
 class TokenTree:
-    """Token sequences, common beginnings kept once.
+    """Token sequences, whose common prefixes are stored once.
 
     Attributes:
-        tokens: The token of every node, parents before children.
-        parents: The parent of every node, `ROOT` for a first token.
+        tokens: Token of each node; parents come before their children.
+        parents: Parent of each node, `ROOT` for the first token of a sequence.
     """
 
     def __init__(self) -> None:
-        """Starts without any sequence."""
+        """Start with an empty tree."""
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self._children: dict[tuple[int, int], int] = {}
 
     def add(self, tokens: Iterable[int], after: int = ROOT) -> int:
-        """Adds a sequence behind a node and returns its last node; `after` itself for no tokens."""
+        """Add a sequence after a node, and return the sequence's last node; `after` itself if there are no tokens."""
         for token in tokens:
             child = self._children.get((after, token))
             if child is None:
@@ -44,14 +44,14 @@ class TokenTree:
         return after
 
     def copy(self) -> TokenTree:
-        """An independent tree of the same sequences."""
-        other = TokenTree()
-        other.tokens, other.parents = list(self.tokens), list(self.parents)
-        other._children = dict(self._children)
-        return other
+        """Return an independent copy of the tree."""
+        clone = TokenTree()
+        clone.tokens, clone.parents = list(self.tokens), list(self.parents)
+        clone._children = dict(self._children)
+        return clone
 
     def ancestors(self, node: int) -> list[int]:
-        """The nodes from a first token to this node, itself included."""
+        """Return the path from the first token of a sequence to a node, both included."""
         path = []
         while node != ROOT:
             path.append(node)
@@ -67,7 +67,19 @@ def attention_masks(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tensor | Mapping[str, Tensor]:
-    """Additive masks (batch, 1, width, slots), one for each kind of attention that the model's layers have."""
+    """Return additive masks (batch, 1, width, slots), one for each kind of attention in the layers of a model.
+
+    Args:
+        config: Configuration of the model.
+        past: Slots to which each new token attends in full attention, (batch, width, slots).
+        positions: Position of each new token in its text, (batch, width).
+        depths: Position of the token in each slot, (batch, slots); -1 for an empty slot.
+        device: Device of the masks.
+        dtype: Dtype of the masks.
+
+    Returns:
+        A mask, or masks by layer type for a model with full and sliding attention.
+    """
 
     def additive(allowed: Bool) -> Tensor:
         mask = torch.zeros(allowed.shape, dtype=dtype)

@@ -1,10 +1,9 @@
-"""A tree of tokens for every row of a batch, read by one or several models: a KV cache with rollback in each row.
+"""Models that decode a tree of tokens for each row of a batch, with a KV cache that each row can roll back.
 
-A source's view of a text changes at its end: a token is taken back, another is tried, several are looked at that may
-follow. So each row is a tree (`TokenTree`), and what the row's text is at the moment is a path in it. A new node gets a
-new *slot* in the attention caches, and the attention mask says which slots are its ancestors: rows go back
-independently of each other, nothing is read twice while its slot is kept, and many ends of one text are read in one
-forward.
+The end of a source's text changes: tokens are taken back, other tokens are tried, and several continuations are
+evaluated at once. So each row has a tree of tokens (`TokenTree`), and the current text of the row is a path in it. A
+new node gets a new *slot* in the KV caches, and the attention mask selects the slots of the node's ancestors. Thus rows
+roll back independently, a node is read once while its slot is kept, and one forward reads many ends of a text.
 """
 
 from __future__ import annotations
@@ -23,43 +22,53 @@ from vocabridge.decoding.token_tree import ROOT, TokenTree, attention_masks
 from vocabridge.models.joint_forward import run
 from vocabridge.models.transformers_version import CACHE
 
-_KEPT = 4
-"""Of so many forwards the logits are kept: a text is mostly taken back by a token or two."""
+_KEPT_FORWARDS = 4
+"""Number of latest forwards whose logits are kept, because most rollbacks are by one or two tokens."""
 
-_LEAST_SLOTS = 64
-"""Fewer slots are not worth giving back."""
+_MIN_SLOTS = 64
+"""Number of slots below which none are freed."""
 
 
 class TreeDecoder:
-    """The trees of a batch, and what the models predict after some of their nodes.
+    """The token trees of a batch, with the logits of models after nodes of the trees.
 
     Attributes:
-        trees: A tree a row.
-        models: The models that read along, run by `joint_forward.run`; their caches agree, so they stay the same.
-        interrupted: Whether a forward was broken off; then they do not agree any more.
+        trees: The tree of each row.
+        models: The models, run by `joint_forward.run`. They cannot change later, because their caches have the same
+            slots.
+        interrupted: Whether a forward was interrupted, so that the caches may differ and the decoder is unusable.
     """
 
     def __init__(self, models: Mapping[str, nn.Module], batch: int) -> None:
         """Start with empty trees."""
         self.models = dict(models)
         self.trees = [TokenTree() for _ in range(batch)]
-        self._slots: list[dict[int, int]] = [{} for _ in range(batch)]  # of every node that was read
-        self._depths = np.zeros((batch, 0), np.int64)  # of every slot; -1 for slots that hold nothing
-        self._anchors = [(ROOT, np.zeros(0, bool)) for _ in range(batch)]  # a node, and the slots on its path
+        self._slots: list[dict[int, int]] = [{} for _ in range(batch)]  # row -> node -> slot
+        self._depths = np.zeros((batch, 0), np.int64)  # depth of the token in each slot; -1 if empty
+        self._anchors = [(ROOT, np.zeros(0, bool)) for _ in range(batch)]  # committed node, mask of its path's slots
         self._caches = {name: PreallocatedCache() for name in self.models}
-        self._predicted: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> chunk, column of it
+        self._predicted: list[dict[int, tuple[int, int]]] = [{} for _ in range(batch)]  # node -> (chunk, column)
         self._chunks: dict[int, dict[str, Tensor]] = {}
         self._forwards = 0
-        self._compact_at = _LEAST_SLOTS
+        self._compact_at = _MIN_SLOTS
         self.interrupted = False
 
     @classmethod
-    def along(
-        cls, models: Mapping[str, nn.Module], beginning: Sequence[int], tokens: Sequence[int]
+    def for_text(
+        cls, models: Mapping[str, nn.Module], prefix: Sequence[int], tokens: Sequence[int]
     ) -> tuple[TreeDecoder, list[int]]:
-        """Return a decoder of one text, not read yet, and the node in front of each of its tokens; `ROOT` for none."""
+        """Return a decoder of one text, before any forward, and the node in front of each token.
+
+        Args:
+            models: The models.
+            prefix: Tokens in front of the text, such as the bos token; may be empty.
+            tokens: Tokens of the text.
+
+        Returns:
+            The decoder, and for each of `tokens` the node in front of it; `ROOT` if there is none.
+        """
         decoder, nodes = cls(models, 1), list[int]()
-        last = decoder.trees[0].add(beginning)
+        last = decoder.trees[0].add(prefix)
         for token in tokens:
             nodes.append(last)
             last = decoder.trees[0].add([token], last)
@@ -67,11 +76,11 @@ class TreeDecoder:
 
     @torch.no_grad()
     def read(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Read nodes, and what is in front of them, where they were not read yet.
+        """Run the models on nodes and their ancestors, unless they have been read.
 
         Args:
-            wanted: For each row the nodes after which the models have to predict. One whose logits are no longer
-                kept is read again.
+            wanted: For each row, the nodes after which logits are needed. A node whose logits are no longer kept is
+                read again.
         """
         new = [self._unread(row, nodes) for row, nodes in enumerate(wanted)]
         width = max(map(len, new))
@@ -82,9 +91,9 @@ class TreeDecoder:
         ids = np.zeros((len(new), width), np.int64)
         depths = np.full((len(new), width), -1, np.int64)
         past = np.zeros((len(new), width, old + width), bool)
-        # A column that holds no token attends to itself alone: attending to nothing would give NaN.
+        # An empty column attends to itself, because attention to nothing would give NaN.
         past[:, np.arange(width), old + np.arange(width)] = True
-        new_columns: list[dict[int, int]] = []  # the column of every wanted node that is read now
+        new_columns: list[dict[int, int]] = []  # row -> wanted node -> column in this forward
         for row, nodes in enumerate(new):
             tree, masks = self.trees[row], dict[int, Bool]()
             for column, node in enumerate(nodes, start=width - len(nodes)):
@@ -94,20 +103,20 @@ class TreeDecoder:
                 past[row, column, : len(mask)] |= mask
                 masks[node] = past[row, column]
                 self._slots[row][node] = old + column
-            at = dict(zip(nodes, range(width - len(nodes), width), strict=True))
-            new_columns.append({node: at[node] for node in wanted[row] if node in at})
+            column_of = dict(zip(nodes, range(width - len(nodes), width), strict=True))
+            new_columns.append({node: column_of[node] for node in wanted[row] if node in column_of})
         self._depths = np.concatenate([self._depths, depths], 1)
-        order = sorted({column for columns in new_columns for column in columns.values()}) or [width - 1]
-        place = {column: i for i, column in enumerate(order)}
+        kept_columns = sorted({column for columns in new_columns for column in columns.values()}) or [width - 1]
+        index = {column: i for i, column in enumerate(kept_columns)}
         for predicted, columns in zip(self._predicted, new_columns, strict=True):
-            predicted |= {node: (self._forwards, place[column]) for node, column in columns.items()}
-        self._chunks[self._forwards] = self._forward(ids, np.maximum(depths, 0), past, order)
+            predicted |= {node: (self._forwards, index[column]) for node, column in columns.items()}
+        self._chunks[self._forwards] = self._forward(ids, np.maximum(depths, 0), past, kept_columns)
         self._forwards += 1
-        self._forget(wanted)
+        self._drop_old_logits(wanted)
         self.interrupted = False
 
     def _unread(self, row: int, wanted: Sequence[int]) -> list[int]:
-        """Return the nodes that have to be read so that the models predict after some, parents before children."""
+        """Return the nodes that must be read for logits after the wanted nodes, parents before children."""
         slots, parents = self._slots[row], self.trees[row].parents
         again = {node for node in wanted if node in slots and node not in self._predicted[row]}
         new: set[int] = set()
@@ -117,9 +126,9 @@ class TreeDecoder:
                 node = parents[node]
         return [*sorted(again), *sorted(new)]
 
-    def _forget(self, wanted: Sequence[Sequence[int]]) -> None:
-        """Drop the logits of old forwards, but for those that were just wanted."""
-        oldest = self._forwards - _KEPT
+    def _drop_old_logits(self, wanted: Sequence[Sequence[int]]) -> None:
+        """Drop the logits of old forwards, except those of the wanted nodes."""
+        oldest = self._forwards - _KEPT_FORWARDS
         for nodes, predicted in zip(wanted, self._predicted, strict=True):
             for node in [node for node, (chunk, _) in predicted.items() if chunk < oldest and node not in nodes]:
                 del predicted[node]
@@ -127,7 +136,7 @@ class TreeDecoder:
         self._chunks = {chunk: logits for chunk, logits in self._chunks.items() if chunk in used}
 
     def _forward(self, ids: np.ndarray, positions: np.ndarray, past: Bool, columns: list[int]) -> dict[str, Tensor]:
-        """Run the models on new columns; return their logits (batch, k, |S|) after those asked for."""
+        """Run the models on new columns; return their logits (batch, k, |S|) after the given ones."""
 
         def inputs(name: str) -> dict[str, object]:
             model = self.models[name]
@@ -144,39 +153,39 @@ class TreeDecoder:
         with grouped_attention(self.models.values()):
             return run(self.models, inputs, torch.tensor(columns))
 
-    def knows(self, row: int, node: int) -> bool:
-        """Whether `logits` can be asked for what follows a node."""
+    def has_logits(self, row: int, node: int) -> bool:
+        """Tell whether the logits after a node are available."""
         return node in self._predicted[row]
 
     def logits(self, entries: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """Return the models' logits after some nodes, float32 (entries, |S|) by model.
+        """Return the logits after nodes, float32 (entries, |S|) for each model.
 
         Args:
-            entries: Row and node each, among those last wanted.
+            entries: Rows and nodes, for which `has_logits` is true.
         """
-        places = [(*self._predicted[row][node], row, i) for i, (row, node) in enumerate(entries)]
         by_chunk: dict[int, list[tuple[int, int, int]]] = {}
-        for chunk, column, row, i in places:
+        for i, (row, node) in enumerate(entries):
+            chunk, column = self._predicted[row][node]
             by_chunk.setdefault(chunk, []).append((row, column, i))
-        order = [i for of_chunk in by_chunk.values() for _, _, i in of_chunk]
+        order = [i for items in by_chunk.values() for _, _, i in items]
         result = {}
         for name in self.models:
             parts = []
-            for chunk, of_chunk in by_chunk.items():
+            for chunk, items in by_chunk.items():
                 logits = self._chunks[chunk][name]
-                index = torch.tensor([(row, column) for row, column, _ in of_chunk], device=logits.device)
+                index = torch.tensor([(row, column) for row, column, _ in items], device=logits.device)
                 parts.append(logits[index[:, 0], index[:, 1]].float())
-            joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+            all_logits = parts[0] if len(parts) == 1 else torch.cat(parts)
             if order != sorted(order):
-                joined = joined[torch.tensor(np.argsort(order), device=joined.device)]
-            result[name] = joined
+                all_logits = all_logits[torch.tensor(np.argsort(order), device=all_logits.device)]
+            result[name] = all_logits
         return result
 
     def commit_prefixes(self, nodes: Sequence[int]) -> None:
-        """Commit each row's text up to a node: what comes next will stand behind it; `ROOT` commits nothing.
+        """Commit the text of each row up to a node, after which all later text will be; `ROOT` commits nothing.
 
-        Slots that hold nothing on the way to a committed node, or to a node after which the models have just predicted,
-        are given back from time to time. A node that lost its slot is read again when it is wanted.
+        From time to time, the decoder frees the slots that are not on the path to a committed node or to a node with
+        logits. A node without its slot is read again when it is wanted.
         """
         for row, node in enumerate(nodes):
             if node in self._slots[row]:
@@ -185,7 +194,7 @@ class TreeDecoder:
             self._compact()
 
     def _compact(self) -> None:
-        """Give slots back if they are an eighth of all."""
+        """Free unused slots if they are at least an eighth of all slots."""
         kept = []
         for row, predicted in enumerate(self._predicted):
             mask = np.zeros(self._depths.shape[1], bool)
@@ -208,26 +217,26 @@ class TreeDecoder:
             self._anchors = [(node, self._path(row, node)) for row, node in enumerate(committed)]
             for cache in self._caches.values():
                 cache.select_slots(torch.from_numpy(index))
-        self._compact_at = max(_LEAST_SLOTS, 9 * self._depths.shape[1] // 8)
+        self._compact_at = max(_MIN_SLOTS, 9 * self._depths.shape[1] // 8)
 
     def _path(self, row: int, node: int) -> Bool:
-        """Return the slots of a node and its ancestors, (slots,) bool."""
-        tree, slots, (anchor, known) = self.trees[row], self._slots[row], self._anchors[row]
+        """Return a mask of the slots of a node and its ancestors, (slots,) bool."""
+        tree, slots, (anchor, anchor_mask) = self.trees[row], self._slots[row], self._anchors[row]
         mask, above = np.zeros(self._depths.shape[1], bool), []
         while node not in (ROOT, anchor):
             above.append(slots[node])
             node = tree.parents[node]
         if node != ROOT:
-            mask[: len(known)] = known
+            mask[: len(anchor_mask)] = anchor_mask
         in_cache = [slot for slot in above if slot < len(mask)]
         mask[in_cache] = True
-        if len(in_cache) < len(above):  # an ancestor that is being read in this very forward
+        if len(in_cache) < len(above):  # an ancestor is read in the current forward
             mask = np.concatenate([mask, np.zeros(max(above) + 1 - len(mask), bool)])
             mask[above] = True
         return mask
 
     def reorder(self, rows: Tensor) -> None:
-        """Keep the rows with these indices, in this order; (rows,) int64, any number of them."""
+        """Keep the rows with these indices, in this order; (rows,) int64 of any size."""
         order = rows.tolist()
         self.trees = [self.trees[i].copy() for i in order]
         self._slots = [dict(self._slots[i]) for i in order]

@@ -314,7 +314,7 @@ def own_bits(model: LoadedModel, ids: Sequence[int]) -> np.ndarray[Any, Any]:
 
     The first token has 0 bits if the model has no bos token, because nothing stands in front of it.
     """
-    decoder, nodes = TreeDecoder.along({"model": model.model}, model.vocabulary.bos_ids, ids)
+    decoder, nodes = TreeDecoder.for_text({"model": model.model}, model.vocabulary.bos_ids, ids)
     after = [node for node in nodes if node != ROOT]
     decoder.read([after])
     bits = [0.0] * (len(nodes) - len(after))

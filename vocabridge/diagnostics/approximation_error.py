@@ -326,7 +326,7 @@ def _exact_distributions(predictor: ExactPredictor, sample: _Sample) -> Iterator
 @torch.no_grad()
 def _predict(base: LoadedModel, sample: _Sample) -> Tensor:
     """Return the base's distributions before each of n tokens of a sample, (n, |T|)."""
-    decoder, nodes = TreeDecoder.along({"base": base.model}, base.vocabulary.bos_ids, sample.target_ids)
+    decoder, nodes = TreeDecoder.for_text({"base": base.model}, base.vocabulary.bos_ids, sample.target_ids)
     chosen = [nodes[i] for i, _ in sample.spans]
     decoder.read([chosen])
     return decoder.logits([(0, node) for node in chosen])["base"].softmax(-1)

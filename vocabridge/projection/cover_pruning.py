@@ -58,7 +58,7 @@ def prune_covers(
         for cover in position.covers
         for step in cover.steps
     }
-    known |= _log_p(source, decoder, [step for step in steps - known.keys() if decoder.knows(*step[:2])])
+    known |= _log_p(source, decoder, [step for step in steps - known.keys() if decoder.has_logits(*step[:2])])
     return [
         _pruned(position, known, math.log(threshold) if threshold else -math.inf)
         if len(position.covers) > 1

@@ -232,16 +232,16 @@ class SourceStream:
         else:
             candidates = tokenizer.cover_candidates(config.tokens_taken_back, tuple(config.word_continuations))
         target_waits = self._target is not None and self._target.prefix_space.rule(text.places[-1]) is not Rule.NEVER
-        if target_waits and not tokenizer.waits:
+        if target_waits and not tokenizer.awaits_prefix_space:
             return []  # the base's next token begins with a space that is not text, and the source's does not
-        if tokenizer.waits and not tokenizer.partial_utf8 and not target_waits:
+        if tokenizer.awaits_prefix_space and not tokenizer.partial_utf8 and not target_waits:
             return [
                 CoverCandidate((), b" ")
             ]  # the source's next token begins with such a space, and the base's does not
         return candidates
 
     def _can_cross(self, text: _Text, pending: bytes, text_end: bytes) -> bool:
-        has_end = text_end != b"" or text.tokenizer.waits
+        has_end = text_end != b"" or text.tokenizer.awaits_prefix_space
         return self.policy is not BoundaryPolicy.AS_IS and has_end and self._healer.can_cross(pending, text_end)
 
     def _text_end(self, pieces: Sequence[Piece]) -> bytes:

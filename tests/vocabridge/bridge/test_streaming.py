@@ -15,7 +15,7 @@ from vocabridge.bridge.chat import chat_prompt
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.steering import Steering
 from vocabridge.bridge.streaming import stream
-from vocabridge.decoding.stop_strings import cut, whole_characters
+from vocabridge.decoding.stop_strings import decode_until_stop, find_stop
 from vocabridge.models.loading import LoadedModel
 from vocabridge.projection.combination import Combination
 from vocabridge.projection.projection import Projection
@@ -145,9 +145,10 @@ def test_however_a_text_is_cut_into_tokens_the_pieces_are_its_text_up_to_the_sto
         pieces.append(data[at : at + size])
         at += size
     pieces.append(data[at:])
-    found = list(whole_characters(pieces, [stop.encode() for stop in stops]))
-    assert all(found)
-    assert "".join(found) == cut(data, stops).decode(errors="replace")
+    stops = [stop.encode() for stop in stops]
+    decoded = list(decode_until_stop(pieces, stops))
+    assert all(decoded)
+    assert "".join(decoded) == data[: find_stop(data, stops)].decode(errors="replace")
 
 
 @pytest.mark.parametrize("beams", [1, 2])

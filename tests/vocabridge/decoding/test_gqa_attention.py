@@ -1,4 +1,4 @@
-"""Grouped attention: what transformers' attention gives, and models that are afterwards as they were."""
+"""Tests of grouped attention, with transformers' own attention as the reference."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from vocabridge.decoding.gqa_attention import _grouped, grouped_attention
 
 
 class Attention(torch.nn.Module):
-    """What an attention layer tells its attention function."""
+    """The attribute of an attention layer that its attention function reads."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -18,35 +18,35 @@ class Attention(torch.nn.Module):
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("new", [1, 4, 32, 33])  # from 33 on the mask is larger than keys and values
 @pytest.mark.parametrize("masked", [True, False])
-def test_it_is_what_transformers_computes(groups, new, masked):
+def test_it_equals_the_attention_of_transformers(groups, new, masked):
     torch.manual_seed(0)
     size = new + 3
     query, key, value = (torch.randn(2, heads, n, 8) for heads, n in ((2 * groups, new), (2, size), (2, size)))
     mask = torch.where(torch.rand(2, 1, new, size) < 0.6, 0.0, -1e9) if masked else None
-    several = [
+    (grouped, weights), (expected, expected_weights) = (
         attend(Attention(groups), query, key, value, mask, scaling=0.2) for attend in (_grouped, sdpa_attention_forward)
-    ]
-    torch.testing.assert_close(several[0][0], several[1][0])
-    assert several[0][1] is several[1][1] is None
+    )
+    torch.testing.assert_close(grouped, expected)
+    assert weights is expected_weights is None
 
 
 def test_masks_that_differ_by_head_are_left_to_transformers():
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, n, 8) for heads, n in ((4, 3), (2, 7), (2, 7)))
     mask = torch.randn(1, 4, 3, 7)
-    several = [attend(Attention(2), query, key, value, mask) for attend in (_grouped, sdpa_attention_forward)]
-    torch.testing.assert_close(several[0][0], several[1][0])
+    grouped, expected = (attend(Attention(2), query, key, value, mask) for attend in (_grouped, sdpa_attention_forward))
+    torch.testing.assert_close(grouped[0], expected[0])
 
 
 def test_a_bias_by_position_is_left_to_transformers():
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, n, 8) for heads, n in ((4, 3), (2, 7), (2, 7)))
     mask, bias = torch.zeros(1, 1, 3, 7), torch.randn(1, 4, 3, 7)
-    several = [
+    grouped, expected = (
         attend(Attention(2), query, key, value, mask, position_bias=bias)
         for attend in (_grouped, sdpa_attention_forward)
-    ]
-    torch.testing.assert_close(several[0][0], several[1][0])
+    )
+    torch.testing.assert_close(grouped[0], expected[0])
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def eager(loaded):
     model.config._attn_implementation = before
 
 
-def test_a_model_attends_so_inside_and_as_before_afterwards(loaded, eager):
+def test_the_attention_of_a_model_is_restored_after_the_context(loaded, eager):
     model = loaded["source"].model
     with grouped_attention([model, eager]):
         assert model.config._attn_implementation not in ("sdpa", "eager")
@@ -66,13 +66,13 @@ def test_a_model_attends_so_inside_and_as_before_afterwards(loaded, eager):
     assert eager.config._attn_implementation == "eager"
 
 
-def broken_off(model):
+def interrupted(model):
     with grouped_attention([model]):
         raise KeyboardInterrupt
 
 
-def test_a_forward_that_is_broken_off_leaves_the_model_as_it_was(loaded):
+def test_the_attention_of_a_model_is_restored_after_an_interrupted_forward(loaded):
     model = loaded["source"].model
     with pytest.raises(KeyboardInterrupt):
-        broken_off(model)
+        interrupted(model)
     assert model.config._attn_implementation == "sdpa"

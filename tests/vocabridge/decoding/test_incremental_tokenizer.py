@@ -1,4 +1,4 @@
-"""After every piece the reader's ids are those of the whole text from scratch, and its covers spell it."""
+"""Tests of incremental tokenization, with the encoding of the complete text as the reference, and of safe cuts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from vocabridge.alignment import Place, TokenKind, Vocabulary
 from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
-from vocabridge.decoding.incremental_tokenizer import _GOES_ON, CoverCandidate, IncrementalTokenizer, _completed
+from vocabridge.decoding.incremental_tokenizer import _CONTINUATION, CoverCandidate, IncrementalTokenizer, _completions
 from vocabridge.decoding.safe_cuts import safe_cuts
 from vocabridge.models.loading import resolve_vocabulary
 from vocabridge.models.prompts import Piece
@@ -36,10 +36,10 @@ FRAGMENTS = [
 LETTERS_OR_OTHERS = r" ?[\p{L}\p{N}]+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 BROKEN = [b"\xff", b"\xc3", b"\xf0\x9f", b"\x80", b"\xe6\x9d", b"\xed\xa0\x80", b"\xc0\xaf", b"\x00"]
 CONTROLS = [0, 1]
-"""Control tokens of every vocabulary here: begin and end."""
+"""Control tokens of all vocabularies in these tests: bos and eos."""
 
 EXACT = ["byte_level", "sentencepiece", "no_safe_cuts"]
-"""The vocabularies whose tokens spell every text as it is."""
+"""Vocabularies whose tokens spell every text exactly."""
 
 texts = st.lists(
     st.one_of(
@@ -51,7 +51,7 @@ texts = st.lists(
     max_size=20,
 ).map(b"".join)
 
-# Not "▁", which is the space of one of the vocabularies, nor the names of control tokens: no token spells these.
+# Without "▁", which is the space of one vocabulary, and the names of control tokens, because no token spells them.
 whole_texts = st.lists(
     st.one_of(
         st.sampled_from([fragment for fragment in FRAGMENTS if not {"▁", "<"} & set(fragment)]),
@@ -61,25 +61,25 @@ whole_texts = st.lists(
 ).map("".join)
 
 ALL_COVERS = (2, tuple("etaoinsrhldf"))
-"""What `cover_candidates` is asked for where all covers are needed."""
+"""Arguments of `cover_candidates` for all covers."""
 
 
 @st.composite
 def pieces(draw: st.DrawFn) -> list[Piece]:
-    """A text cut anywhere, inside characters too; some of the pieces empty, with control tokens between some."""
+    """Draw pieces of a text, cut even inside characters; some are empty, and control tokens stand between some."""
     data = draw(texts)
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=30)))
     if draw(st.booleans()):
         cuts = list(range(len(data) + 1))
-    found: list[Piece] = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-    for at in draw(st.lists(st.integers(0, len(found)), max_size=2)):
-        found.insert(at, draw(st.sampled_from(CONTROLS)))
-    return found
+    parts: list[Piece] = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    for at in draw(st.lists(st.integers(0, len(parts)), max_size=2)):
+        parts.insert(at, draw(st.sampled_from(CONTROLS)))
+    return parts
 
 
 @st.composite
 def beginnings(draw: st.DrawFn) -> bytes:
-    """The beginning of a text, cut anywhere, inside characters too."""
+    """Draw the beginning of a text, cut even inside characters."""
     data = draw(whole_texts).encode()
     return data[: draw(st.integers(0, len(data)))]
 
@@ -89,78 +89,81 @@ def relaxed(thorough: int) -> settings:
 
 
 def scratch(vocabulary: Vocabulary, text: str, *, behind_control: bool) -> list[int]:
-    """A text as the model's own tokenizer encodes it, at the beginning or behind a control token."""
+    """Encode a text with the model's own tokenizer, at the beginning or after a control token."""
     control = vocabulary.tokenizer.id_to_token(CONTROLS[1]) if behind_control else ""
     ids = vocabulary.native.encode(control + text, add_special_tokens=False).ids
     return [i for i in (ids[ids.index(CONTROLS[1]) + 1 :] if behind_control else ids) if i < vocabulary.size]
 
 
 def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
-    reader = IncrementalTokenizer(vocabulary)
+    tokenizer = IncrementalTokenizer(vocabulary)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    ended, text, behind = vocabulary.bos_ids, "", False
+    committed, text, behind = vocabulary.bos_ids, "", False
     for number, piece in enumerate(parts):
-        reader.append(piece)
+        tokenizer.append(piece)
         if isinstance(piece, int):
             text += decoder.decode(b"", final=True)
-            ended, text = [*ended, *scratch(vocabulary, text, behind_control=behind), piece], ""
+            committed, text = [*committed, *scratch(vocabulary, text, behind_control=behind), piece], ""
             behind = True
             decoder.reset()
         else:
             text += decoder.decode(piece)
-        expected = ended + scratch(vocabulary, text, behind_control=behind)
-        assert reader.ids == expected
-        assert reader.partial_utf8 == decoder.getstate()[0]
-        if number % 3:  # covers settle what is in front of the last safe cut
-            first = reader.cover_candidates(*(ALL_COVERS if number % 2 == 0 else ()))[0]
-            assert [*reader.committed_ids, *first.ids] == expected
-            assert reader.ids == expected
-            assert first.pending == (b" " if reader.waits and reader.partial_utf8 else b"") + reader.partial_utf8
+        expected = committed + scratch(vocabulary, text, behind_control=behind)
+        assert tokenizer.ids == expected
+        assert tokenizer.partial_utf8 == decoder.getstate()[0]
+        if number % 3:  # this commits the tokens in front of the last safe cut
+            first = tokenizer.cover_candidates(*(ALL_COVERS if number % 2 == 0 else ()))[0]
+            assert [*tokenizer.committed_ids, *first.ids] == expected
+            assert tokenizer.ids == expected
+            assert (
+                first.pending
+                == (b" " if tokenizer.awaits_prefix_space and tokenizer.partial_utf8 else b"") + tokenizer.partial_utf8
+            )
 
 
 @given(parts=pieces())
 @relaxed(120)
-def test_ids_are_those_from_scratch_after_every_piece(any_vocabulary, parts):
+def test_after_every_piece_the_ids_equal_the_encoding_of_the_complete_text(any_vocabulary, parts):
     check(any_vocabulary, parts)
 
 
 @given(parts=pieces(), more=pieces())
 @relaxed(30)
-def test_a_copy_reads_on_by_itself(any_vocabulary, parts, more):
-    reader, alone = IncrementalTokenizer(any_vocabulary), IncrementalTokenizer(any_vocabulary)
+def test_a_copy_is_independent(any_vocabulary, parts, more):
+    tokenizer, alone = IncrementalTokenizer(any_vocabulary), IncrementalTokenizer(any_vocabulary)
     for piece in parts:
-        reader.append(piece)
+        tokenizer.append(piece)
         alone.append(piece)
-    copy = reader.copy()
+    copy = tokenizer.copy()
     for piece in more:
         copy.append(piece)
         copy.cover_candidates(*ALL_COVERS)
-    assert (reader.ids, reader.partial_utf8) == (alone.ids, alone.partial_utf8)
+    assert (tokenizer.ids, tokenizer.partial_utf8) == (alone.ids, alone.partial_utf8)
     for piece in more:
-        reader.append(piece)
-    assert copy.ids == reader.ids
+        tokenizer.append(piece)
+    assert copy.ids == tokenizer.ids
 
 
-def test_the_begin_token_is_put_in_front_once_and_only_where_the_model_expects_it(loaded):
+def test_the_bos_token_stands_in_front_once_and_only_if_the_model_expects_it(loaded):
     assert loaded["source"].vocabulary.bos_ids == []
     assert loaded["target"].vocabulary.bos_ids == [0]
-    reader = IncrementalTokenizer(loaded["target"].vocabulary)
+    tokenizer = IncrementalTokenizer(loaded["target"].vocabulary)
     for piece in (b"a ", b"b ", 1, b"c"):
-        reader.append(piece)
-        reader.cover_candidates(*ALL_COVERS)
-    assert reader.ids.count(0) == 1
-    assert reader.ids[0] == 0
+        tokenizer.append(piece)
+        tokenizer.cover_candidates(*ALL_COVERS)
+    assert tokenizer.ids.count(0) == 1
+    assert tokenizer.ids[0] == 0
 
 
 def test_a_control_token_ends_the_text_in_front_of_it(vocabularies):
-    """Half a character in front of it is none, and tokens that the texts on both sides would make together are not."""
+    """An incomplete character in front of it becomes U+FFFD, and no token spans it."""
     vocabulary = vocabularies["byte_level"]
-    reader = IncrementalTokenizer(vocabulary)
+    tokenizer = IncrementalTokenizer(vocabulary)
     for piece in (b"The fo", b"\xf0\x9f", 1, b"x"):
-        reader.append(piece)
+        tokenizer.append(piece)
     before, behind = (vocabulary.encode(text).ids.tolist() for text in ("The fo\ufffd", "x"))
-    assert reader.ids == [*before, 1, *behind]
-    assert reader.ids != [*vocabulary.encode("The fox").ids.tolist(), 1]
+    assert tokenizer.ids == [*before, 1, *behind]
+    assert tokenizer.ids != [*vocabulary.encode("The fox").ids.tolist(), 1]
 
 
 # --- safe cuts ---------------------------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ def test_which_kinds_have_safe_cuts(vocabularies):
 
 
 def byte_level(*tokens: bytes, pattern: str = LETTERS_OR_OTHERS) -> Vocabulary:
-    """A byte-level BPE with these tokens and all of their beginnings; it cuts words by a pattern."""
+    """Return a byte-level BPE with these tokens and all their prefixes, which splits words by a pattern."""
     spell = {byte: character for character, byte in byte_level_alphabet().items()}
     vocab = {spell[byte]: byte for byte in range(256)}
     merges = []
@@ -188,8 +191,8 @@ def byte_level(*tokens: bytes, pattern: str = LETTERS_OR_OTHERS) -> Vocabulary:
                 merges.append((spelled[: end - 1], spelled[end - 1]))
     tokenizer = Tokenizer(models.BPE(vocab, merges))
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, whole])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     return Vocabulary.from_tokenizer(tokenizer, name="made", roles={})
 
@@ -204,30 +207,30 @@ def byte_level(*tokens: bytes, pattern: str = LETTERS_OR_OTHERS) -> Vocabulary:
         ("\u0435\u0432".encode(), "日。国"),
     ],
 )
-def test_a_token_that_ends_with_the_last_byte_of_a_letter_but_is_none_leaves_safe_cuts(token, sample):
+def test_a_token_that_only_shares_its_last_byte_with_letters_leaves_safe_cuts(token, sample):
     pattern = safe_cuts(byte_level(token))
     assert pattern
     assert pattern.search(sample)
 
 
-def test_a_token_of_half_a_character_leaves_safe_cuts_only_where_words_are_parted_there():
+def test_a_token_with_part_of_a_character_leaves_safe_cuts_only_where_words_are_split():
     """The token is the last byte of 】 and of many letters, and a newline."""
     token = "】".encode()[-1:] + b"\n"
-    parted, whole = byte_level(token), byte_level(token, pattern=r"\S+\n|\S+|\s+")
-    assert safe_cuts(parted).search("fox\nfox")
-    assert not safe_cuts(whole).search("fox\nfox")
+    splitting, joining = byte_level(token), byte_level(token, pattern=r"\S+\n|\S+|\s+")
+    assert safe_cuts(splitting).search("fox\nfox")
+    assert not safe_cuts(joining).search("fox\nfox")
     letter = next(c for c in map(chr, range(0x4E00, 0x9FFF)) if c.encode()[-1:] == token[:1])
-    for vocabulary in (parted, whole):
+    for vocabulary in (splitting, joining):
         check(vocabulary, [bytes([byte]) for byte in f"fox {letter}\n\n{letter}\nx".encode()])
 
 
 @pytest.mark.parametrize("token", ["a b", "1\n", "日。", "。国", "日 "])
-def test_a_token_across_a_place_makes_places_of_its_kind_unsafe(token):
+def test_a_token_that_spans_a_place_makes_all_places_of_its_kind_unsafe(token):
     pattern = safe_cuts(byte_level(token.encode(), pattern=r"[\s\S]+"))
     assert not pattern or not pattern.search(token)
 
 
-def test_letters_that_normalization_ends_with_a_mark_are_not_cut_behind(vocabularies):
+def test_there_is_no_safe_cut_after_a_letter_whose_normal_form_ends_with_a_mark(vocabularies):
     """NFKC writes U+2474 as (1), so a token may span ) and a newline; U+FE70 ends in a vowel mark."""
     pattern = safe_cuts(vocabularies["byte_level"])
     for character in "\u2474\ufe70\u0130":
@@ -239,21 +242,21 @@ def test_letters_that_normalization_ends_with_a_mark_are_not_cut_behind(vocabula
 @relaxed(60)
 def test_no_token_crosses_a_safe_cut(any_vocabulary, data):
     text, pattern = data.decode(errors="replace"), safe_cuts(any_vocabulary)
-    whole = any_vocabulary.encode(text).ids.tolist()
+    ids = any_vocabulary.encode(text).ids.tolist()
     for cut in [match.start() for match in pattern.finditer(text)] if pattern else []:
         left, right = (any_vocabulary.encode(part).ids.tolist() for part in (text[:cut], text[cut:]))
-        assert left + right == whole
+        assert left + right == ids
 
 
-def test_of_equally_likely_cuts_a_unigram_takes_the_same_as_in_the_whole_text():
-    """Rounding decides between ## ### and ### ##, and so does what stands in front of them in one word."""
+def test_a_unigram_chooses_among_equally_likely_tokenizations_as_in_the_complete_text():
+    """Rounding decides between ## ### and ### ##, and it depends on the text before them in the same word."""
     scores = {"▁": -4.11, "#": -4.71, "##": -4.98, "###": -5.71, "1": -4.7, "6": -5.61, "8": -1.15, "\n": -3.33}
     tokenizer = Tokenizer(models.Unigram([("<unk>", 0.0), *scores.items(), ("▁1", -9.0)], unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     tokenizer.decoder = decoders.Metaspace()
     vocabulary = Vocabulary.from_tokenizer(tokenizer, size=10, name="ties")
-    alone, whole = (tokenizer.encode(text, add_special_tokens=False).tokens for text in ("\n#####", "168\n#####"))
-    assert (alone[-2:], whole[-2:]) == (["##", "###"], ["###", "##"])
+    alone, in_text = (tokenizer.encode(text, add_special_tokens=False).tokens for text in ("\n#####", "168\n#####"))
+    assert (alone[-2:], in_text[-2:]) == (["##", "###"], ["###", "##"])
     check(vocabulary, [bytes([byte]) for byte in b"168\n##### 168\n#####"])
 
 
@@ -262,7 +265,7 @@ def test_a_special_token_with_spaces_in_it_is_found_byte_by_byte(vocabularies, t
     check(vocabularies["special_with_spaces"], [bytes([byte]) for byte in text.encode()])
 
 
-def test_a_token_that_swallows_the_spaces_behind_it_leaves_no_safe_cuts(tokenizer_folders):
+def test_a_token_that_strips_the_spaces_after_it_leaves_no_safe_cuts(tokenizer_folders):
     tokenizer = Tokenizer.from_file(str(tokenizer_folders.source / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken("STOP", special=True, rstrip=True)])
     vocabulary = Vocabulary.from_tokenizer(tokenizer, roles={})
@@ -275,18 +278,18 @@ def test_a_token_that_swallows_the_spaces_behind_it_leaves_no_safe_cuts(tokenize
     ["fo|xes| |12", "東|京は|日本|の首|都です|。", "\uff0c|カナ|\uff1a|한국", "a|b\n|c"],
     ids=["words", "stops", "commas", "lines"],
 )
-def test_only_the_text_behind_the_last_safe_cut_is_encoded_again(vocabularies, encoded, sentence):
-    """No more characters a piece after a thousand pieces than in the first hundred."""
-    reader, costs = IncrementalTokenizer(vocabularies["byte_level"]), []
+def test_only_the_text_after_the_last_safe_cut_is_encoded_again(vocabularies, encoded, sentence):
+    """After 1,000 pieces, a piece costs no more characters than among the first 100."""
+    tokenizer, costs = IncrementalTokenizer(vocabularies["byte_level"]), []
     safe_cuts(vocabularies["byte_level"])
     for _ in range(200):
         for piece in sentence.split("|"):
             encoded.clear()
-            reader.append(piece.encode())
-            reader.cover_candidates(*ALL_COVERS)
+            tokenizer.append(piece.encode())
+            tokenizer.cover_candidates(*ALL_COVERS)
             costs.append(sum(encoded))
-    assert max(costs[100:]) <= max(costs[:100]) <= 40 * len(sentence)  # a way to go on for each letter
-    assert len(reader.tail) <= len(sentence)
+    assert max(costs[100:]) <= max(costs[:100]) <= 40 * len(sentence)  # one continuation for each letter
+    assert len(tokenizer.tail) <= len(sentence)
 
 
 # --- covers ------------------------------------------------------------------------------------------------------
@@ -298,12 +301,13 @@ def exact_vocabulary(request, vocabularies) -> Vocabulary:
 
 
 def covers_of(vocabulary: Vocabulary, data: bytes) -> list[CoverCandidate]:
-    """With all tokens of each cover, the settled ones too."""
-    reader = IncrementalTokenizer(vocabulary)
-    reader.append(data)
-    found = reader.cover_candidates(*ALL_COVERS)
+    """Return the covers of a text, each with the committed tokens in front."""
+    tokenizer = IncrementalTokenizer(vocabulary)
+    tokenizer.append(data)
+    covers = tokenizer.cover_candidates(*ALL_COVERS)
     return [
-        CoverCandidate((*reader.committed_ids[len(vocabulary.bos_ids) :], *cover.ids), cover.pending) for cover in found
+        CoverCandidate((*tokenizer.committed_ids[len(vocabulary.bos_ids) :], *cover.ids), cover.pending)
+        for cover in covers
     ]
 
 
@@ -314,69 +318,69 @@ def spelled(vocabulary: Vocabulary, cover: CoverCandidate) -> bytes:
 @given(data=beginnings())
 @relaxed(120)
 def test_a_cover_spells_the_text_up_to_its_pending_bytes(exact_vocabulary, data):
-    found = covers_of(exact_vocabulary, data)
-    assert len({cover.ids for cover in found}) == len(found)
-    assert all(spelled(exact_vocabulary, cover) == data for cover in found)
+    covers = covers_of(exact_vocabulary, data)
+    assert len({cover.ids for cover in covers}) == len(covers)
+    assert all(spelled(exact_vocabulary, cover) == data for cover in covers)
 
 
 @given(text=whole_texts, letter=st.sampled_from(string.ascii_lowercase))
 @relaxed(80)
-def test_the_tokens_left_of_the_end_are_a_cover_if_a_word_follows_or_goes_on(exact_vocabulary, text, letter):
+def test_the_tokens_before_a_following_or_continued_word_are_a_cover(exact_vocabulary, text, letter):
     data, known = text.encode(), {cover.ids for cover in covers_of(exact_vocabulary, text.encode())}
-    more = letter if text[-1:].isalpha() else _GOES_ON
-    encoding = exact_vocabulary.encode(text + more)
+    continuation = letter if text[-1:].isalpha() else _CONTINUATION
+    encoding = exact_vocabulary.encode(text + continuation)
     ends = np.append(encoding.starts[1:], len(data) + 1)
     assert tuple(encoding.ids[ends <= len(data)].tolist()) in known
 
 
 @given(text=whole_texts, back=st.integers(0, 2))
 @relaxed(80)
-def test_the_last_tokens_taken_back_are_a_cover(exact_vocabulary, text, back):
+def test_the_tokens_without_the_last_ones_are_a_cover(exact_vocabulary, text, back):
     ids = exact_vocabulary.encode(text).ids.tolist()
-    reader = IncrementalTokenizer(exact_vocabulary)
-    reader.append(text.encode())
-    reader.cover_candidates(*ALL_COVERS)
-    kept = max(len(reader.committed_ids), len(ids) - back)  # what is settled is certain
+    tokenizer = IncrementalTokenizer(exact_vocabulary)
+    tokenizer.append(text.encode())
+    tokenizer.cover_candidates(*ALL_COVERS)
+    kept = max(len(tokenizer.committed_ids), len(ids) - back)  # committed tokens are never taken back
     assert tuple(ids[:kept]) in {cover.ids for cover in covers_of(exact_vocabulary, text.encode())}
 
 
 @given(data=beginnings().filter(lambda data: data.decode(errors="ignore").encode() != data))
 @relaxed(80)
 def test_inside_a_character_a_token_begins_with_what_is_pending(exact_vocabulary, data):
-    """Else the source would have nothing to say there, and it spells every character."""
+    """Otherwise the source would have no prediction there, although its tokens spell every character."""
     healer = TokenHealer(exact_vocabulary, exact_vocabulary, BoundaryConfig())
-    found = covers_of(exact_vocabulary, data)
-    assert any(not cover.pending or len(healer.prefix_range(cover.pending).ids) for cover in found)
+    covers = covers_of(exact_vocabulary, data)
+    assert any(not cover.pending or len(healer.prefix_range(cover.pending).ids) for cover in covers)
 
 
 @given(character=st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), size=st.integers(1, 3))
 @settings(max_examples=examples(200))
-def test_what_half_a_character_may_become_are_characters_that_begin_with_it(character, size):
-    half = character.encode()[: min(size, len(character.encode()) - 1)]
-    found = _completed(half)
-    assert found
-    assert all(len(one) == 1 and one.encode().startswith(half) for one in found)
+def test_the_completions_of_an_incomplete_character_begin_with_its_bytes(character, size):
+    partial = character.encode()[: min(size, len(character.encode()) - 1)]
+    completions = _completions(partial)
+    assert completions
+    assert all(len(completion) == 1 and completion.encode().startswith(partial) for completion in completions)
 
 
-def test_one_way_is_the_text_as_it_stands(exact_vocabulary):
+def test_without_alternatives_the_only_cover_is_the_encoding_of_the_text(exact_vocabulary):
     for text in FRAGMENTS:
-        reader = IncrementalTokenizer(exact_vocabulary)
-        reader.append(text.encode())
-        (cover,) = reader.cover_candidates()
-        assert [*reader.committed_ids, *cover.ids] == exact_vocabulary.encode(text).ids.tolist()
+        tokenizer = IncrementalTokenizer(exact_vocabulary)
+        tokenizer.append(text.encode())
+        (cover,) = tokenizer.cover_candidates()
+        assert [*tokenizer.committed_ids, *cover.ids] == exact_vocabulary.encode(text).ids.tolist()
         assert cover.pending == b""
 
 
 @pytest.mark.parametrize("text", ["", " ", "fox ", "fox  ", "\n\n", "é", "x 日", "The▁fox▁"])
 @pytest.mark.parametrize("dropped", [0, 1])
-def test_what_a_tokenizer_drops_or_changes_is_no_error(any_vocabulary, text, dropped):
+def test_text_that_a_tokenizer_drops_or_changes_is_no_error(any_vocabulary, text, dropped):
     data = text.encode()[: max(0, len(text.encode()) - dropped)]
-    reader = IncrementalTokenizer(any_vocabulary)
-    reader.append(data)
-    written = any_vocabulary.with_prefixes(data.decode(errors="ignore"), Place.BEGINNING).encode()
-    written = written or (b" " if reader.waits else b"")
-    written += data[len(data.decode(errors="ignore").encode()) :]
-    assert all(written.endswith(cover.pending) for cover in reader.cover_candidates(*ALL_COVERS))
+    tokenizer = IncrementalTokenizer(any_vocabulary)
+    tokenizer.append(data)
+    text_bytes = any_vocabulary.with_prefixes(data.decode(errors="ignore"), Place.BEGINNING).encode()
+    text_bytes = text_bytes or (b" " if tokenizer.awaits_prefix_space else b"")
+    text_bytes += data[len(data.decode(errors="ignore").encode()) :]
+    assert all(text_bytes.endswith(cover.pending) for cover in tokenizer.cover_candidates(*ALL_COVERS))
 
 
 @pytest.mark.real
@@ -396,12 +400,12 @@ def test_real_tokenizers_on_adversarial_texts(name):
 
 
 def packaged_tokenizers() -> dict[str, Callable[[], Vocabulary]]:
-    """The real tokenizers of the benchmarks, whose packages `make bench` installs."""
+    """Return loaders of the benchmarks' real tokenizers, whose packages `make bench` installs."""
     path = Path(__file__).parents[3] / "benchmarks" / "real_tokenizers.py"
     spec = importlib.util.spec_from_file_location("real_tokenizers", path)
     sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {name: each.load for name, each in module.REAL_TOKENIZERS.items()}
+    return {name: tokenizer.load for name, tokenizer in module.REAL_TOKENIZERS.items()}
 
 
 @pytest.mark.real
@@ -413,7 +417,7 @@ def test_packaged_tokenizers_on_adversarial_texts(name):
         pytest.skip(f"run make bench first: {error}")
     assert safe_cuts(vocabulary).search("fox fox")
     assert safe_cuts(vocabulary).search("fox\nfox")
-    control = np.flatnonzero(vocabulary.kinds == TokenKind.CONTROL)[:1].tolist()  # some have none
+    control = np.flatnonzero(vocabulary.kinds == TokenKind.CONTROL)[:1].tolist()  # some have no control token
 
     @given(parts=pieces())
     @settings(max_examples=examples(100))

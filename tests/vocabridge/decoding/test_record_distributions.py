@@ -1,4 +1,4 @@
-"""What is written down is the model's softmax at every token of every window."""
+"""Tests of recorded distributions, with the model's softmax as the reference, and of the windows of a corpus."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXT = "The dogs watch 12 lazy foxes; cafés über 東京 🙂.\n    return {wor
 
 @pytest.fixture
 def corpus(tmp_path) -> Corpus:
-    """Two files: the first of several windows; the second of one token."""
+    """Open a corpus of two files, the first with several windows, the second with one token."""
     (tmp_path / "a.txt").write_text(TEXT * 50, encoding="utf-8")
     (tmp_path / "b.txt").write_text("The", encoding="utf-8")
     return Corpus.open([tmp_path / "a.txt", tmp_path / "b.txt"])
@@ -23,54 +23,56 @@ def corpus(tmp_path) -> Corpus:
 
 @pytest.fixture(params=["source", "target"])
 def model(request, loaded):
-    """Llama without a bos token; Gemma-3 with one."""
+    """Return a Llama model without a bos token, or a Gemma-3 model with one."""
     return loaded[request.param]
 
 
 @torch.no_grad()
-def test_it_is_the_softmax_of_the_model_at_every_token_of_every_window(model, corpus):
-    said = predict(model, corpus, k=5)
-    begin = [model.vocabulary.roles["bos"]] if model.vocabulary.add_bos_token else []
-    texts = list(said.texts())
+def test_a_recording_is_the_softmax_of_the_model_in_front_of_every_token_of_every_window(model, corpus):
+    recorded = predict(model, corpus, k=5)
+    bos_ids = [model.vocabulary.roles["bos"]] if model.vocabulary.add_bos_token else []
+    texts = list(recorded.texts())
     assert [text for text, _ in texts] == list(windows(corpus))
     assert len(texts) > 3
-    assert "The" in [text for text, _ in texts]  # one token: of the first without a bos token nothing is said
-    for (text, positions), start in zip(texts, said.text_starts.tolist(), strict=False):
+    assert "The" in [
+        text for text, _ in texts
+    ]  # one token, in front of which there is no distribution without a bos token
+    for (text, positions), start in zip(texts, recorded.text_starts.tolist(), strict=False):
         encoding = model.vocabulary.encode(text)
-        after = model.model(torch.tensor([begin + encoding.ids.tolist()])).logits[0].softmax(-1).numpy()
-        # The distribution of which a token is the outcome is the one after the token before it.
+        after = model.model(torch.tensor([bos_ids + encoding.ids.tolist()])).logits[0].softmax(-1).numpy()
+        # The distribution in front of a token is the prediction after the token before it.
         expected = after[:-1]
-        offsets = encoding.starts if begin else encoding.starts[1:]
-        assert (said.offsets[positions] - start).tolist() == offsets.tolist()
-        np.testing.assert_allclose(said.probabilities[positions], -np.sort(-expected, axis=1)[:, :5], atol=1e-6)
-        chosen = np.take_along_axis(expected, said.ids[positions].astype(np.int64), axis=1)
-        np.testing.assert_allclose(said.probabilities[positions], chosen, atol=1e-6)
+        offsets = encoding.starts if bos_ids else encoding.starts[1:]
+        assert (recorded.offsets[positions] - start).tolist() == offsets.tolist()
+        np.testing.assert_allclose(recorded.probabilities[positions], -np.sort(-expected, axis=1)[:, :5], atol=1e-6)
+        chosen = np.take_along_axis(expected, recorded.ids[positions].astype(np.int64), axis=1)
+        np.testing.assert_allclose(recorded.probabilities[positions], chosen, atol=1e-6)
 
 
-def test_it_says_whose_it_is_and_lasts(model, corpus, loaded, tmp_path):
-    said = predict(model, corpus, k=3)
-    said.save(tmp_path / "said.safetensors")
-    opened = Distributions.open(tmp_path / "said.safetensors")
-    assert opened.digest == said.digest
+def test_a_saved_recording_names_its_model_and_vocabulary(model, corpus, loaded, tmp_path):
+    recorded = predict(model, corpus, k=3)
+    recorded.save(tmp_path / "recorded.safetensors")
+    opened = Distributions.open(tmp_path / "recorded.safetensors")
+    assert opened.digest == recorded.digest
     assert opened.model == model.name
     opened.check(model.vocabulary)
-    other = next(one for one in loaded.values() if one.vocabulary.fingerprint != model.vocabulary.fingerprint)
+    other = next(other for other in loaded.values() if other.vocabulary.fingerprint != model.vocabulary.fingerprint)
     with pytest.raises(VocabridgeError, match="over another vocabulary"):
         opened.check(other.vocabulary)
 
 
-def test_more_tokens_than_there_are_is_all_of_them(model, corpus):
-    said = predict(model, corpus, k=10**6)
-    assert said.ids.shape[1] == model.vocabulary.size
-    np.testing.assert_allclose(said.probabilities.sum(axis=1), 1, atol=1e-4)
+def test_a_k_beyond_the_vocabulary_records_all_tokens(model, corpus):
+    recorded = predict(model, corpus, k=10**6)
+    assert recorded.ids.shape[1] == model.vocabulary.size
+    np.testing.assert_allclose(recorded.probabilities.sum(axis=1), 1, atol=1e-4)
 
 
-def test_progress_is_told_in_bytes_up_to_the_end(model, corpus):
-    told = []
-    predict(model, corpus, k=1, progress=lambda done, total, what: told.append((done, total, what)))
-    assert told[-1][:2] == (corpus.bytes, corpus.bytes)
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert model.name in told[0][2]
+def test_progress_is_reported_in_bytes_up_to_the_end(model, corpus):
+    calls = []
+    predict(model, corpus, k=1, progress=lambda done, total, what: calls.append((done, total, what)))
+    assert calls[-1][:2] == (corpus.bytes, corpus.bytes)
+    assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
+    assert model.name in calls[0][2]
 
 
 @pytest.mark.parametrize(
@@ -84,10 +86,10 @@ def test_progress_is_told_in_bytes_up_to_the_end(model, corpus):
         "a" * 700 + "\n" + "b" * 2000,
     ],
 )
-def test_windows_make_up_the_text_and_end_after_a_line_where_they_can(tmp_path, text):
+def test_windows_make_up_the_text_and_end_at_line_ends_where_possible(tmp_path, text):
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    found = list(windows(Corpus.open([tmp_path / "text.txt"])))
-    assert "".join(found) == text
-    assert all(0 < len(window) <= WINDOW for window in found)
-    for window in found[:-1]:
+    parts = list(windows(Corpus.open([tmp_path / "text.txt"])))
+    assert "".join(parts) == text
+    assert all(0 < len(window) <= WINDOW for window in parts)
+    for window in parts[:-1]:
         assert window.endswith("\n") or "\n" not in window[WINDOW // 2 :]

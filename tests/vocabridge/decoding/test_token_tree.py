@@ -1,4 +1,4 @@
-"""A token tree holds its sequences, each beginning that they share once, and grows behind any node."""
+"""Tests of token trees."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from vocabridge.decoding.token_tree import ROOT, TokenTree
 
 
 def branches(seed: int) -> list[list[int]]:
-    """Sequences that leave each other at any place."""
+    """Return sequences that share prefixes of any length."""
     draw = random.Random(seed)
-    found = [[draw.randrange(2, 400) for _ in range(20)]]
+    sequences = [[draw.randrange(2, 400) for _ in range(20)]]
     for _ in range(8):
-        kept = draw.choice(found)[: draw.randrange(1, 16)]
-        found.append(kept + [draw.randrange(2, 400) for _ in range(draw.randrange(6))])
-    return found
+        prefix = draw.choice(sequences)[: draw.randrange(1, 16)]
+        sequences.append(prefix + [draw.randrange(2, 400) for _ in range(draw.randrange(6))])
+    return sequences
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_shared_beginnings_are_kept_once(seed):
+def test_shared_prefixes_are_stored_once(seed):
     sequences = branches(seed)
     tree = TokenTree()
     ends = [tree.add(tokens) for tokens in sequences]
@@ -31,18 +31,18 @@ def test_shared_beginnings_are_kept_once(seed):
     assert all(parent < node for node, parent in enumerate(tree.parents))
 
 
-def test_a_sequence_grows_behind_a_node():
+def test_a_sequence_can_continue_after_any_node():
     tree = TokenTree()
     trunk = tree.add([5, 6])
     assert tree.add([], trunk) == trunk
     assert tree.add([]) == ROOT
     assert tree.add([7, 8], trunk) == tree.add([5, 6, 7, 8])
     assert tree.ancestors(ROOT) == []
-    assert tree.add([6]) != trunk  # the same token behind another one is another node
+    assert tree.add([6]) != trunk  # the same token after another parent is another node
     assert tree.parents.count(ROOT) == 2
 
 
-def test_a_copy_grows_by_itself():
+def test_a_copy_is_independent():
     tree = TokenTree()
     trunk = tree.add([5, 6])
     copy = tree.copy()
