@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from vocabridge.models.joint_forward import input_embeddings
+from vocabridge.models.loading_checks import check_logits
 from vocabridge.options import Scheme
 
 
@@ -85,7 +86,9 @@ class DeltaModel(nn.Module):
         """
         hidden = self.hidden(**self.inputs(input_ids, taken_logits), use_cache=use_cache, **inputs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        return DeltaOutput(logits=self.unembed(hidden[:, kept]))
+        logits = self.unembed(hidden[:, kept])
+        check_logits(self.model, None, logits)
+        return DeltaOutput(logits=logits)
 
     @property
     def config(self) -> Any:

@@ -31,7 +31,7 @@ from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
 from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, model_weight_files, weight_files
 from vocabridge.models.gguf_conversion import convert_once, from_pretrained
-from vocabridge.models.loading_checks import check_configs, check_finite, check_loaded, weights_of
+from vocabridge.models.loading_checks import check_configs, check_finite, check_loaded, check_logits, weights_of
 from vocabridge.models.loading_errors import loading_error
 from vocabridge.models.native_tokenizer import as_transformers_encodes
 from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
@@ -146,6 +146,7 @@ def load_weights(
     model.adapted = adapted if named_in_folder else None  # type: ignore[assignment]
     # transformers kept the commit here up to version 5.20; it never saves this attribute.
     model.config._commit_hash = None if is_local(name) else cached_commit(name, revision)
+    model.register_forward_hook(check_logits)
     return model.eval()
 
 

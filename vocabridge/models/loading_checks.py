@@ -108,6 +108,23 @@ def _computable(tensor: Tensor) -> Tensor:
     return tensor if tensor.element_size() > 1 else tensor.bfloat16()
 
 
+def check_logits(model: PreTrainedModel, _inputs: object, output: Any) -> None:
+    """Check that a forward has computed numbers, as a forward hook of `torch.nn.Module`.
+
+    Finite weights do not ensure that: activations may overflow, which those of many models do in float16. Only the last
+    position is looked at, because NaN spreads to it from any position that it attends to.
+
+    Raises:
+        VocabridgeError: Logits are NaN or infinite; -inf at some tokens is allowed.
+    """
+    logits = output.logits if hasattr(output, "logits") else output
+    if isinstance(logits, Tensor) and logits.numel() and not logits.detach()[:, -1].amax().isfinite():
+        raise VocabridgeError(
+            f"{model.name_or_path} computes logits that are NaN or infinite as {model.dtype}; load it in another dtype "
+            "(--dtype bfloat16 or float32), or check the numbers in its config.json"
+        )
+
+
 def is_untied(model: PreTrainedModel) -> bool:
     """Whether a model has output embeddings of its own although its configuration ties them to the input's."""
     config = model.config.get_text_config()

@@ -37,6 +37,7 @@ def as_transformers_encodes(vocabulary: Vocabulary, place: str, revision: str | 
     load: Any = AutoTokenizer.from_pretrained
     try:
         tokenizer = load(place, revision=revision, trust_remote_code=False, local_files_only=True)
+        first_id = tokenizer("a").input_ids[:1]
     except Exception as error:  # a malformed configuration can raise any exception
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         logger.warning(
@@ -48,7 +49,7 @@ def as_transformers_encodes(vocabulary: Vocabulary, place: str, revision: str | 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         return vocabulary
-    adds_bos = "bos" in vocabulary.roles and tokenizer("a").input_ids[:1] == [vocabulary.roles["bos"]]
+    adds_bos = "bos" in vocabulary.roles and first_id == [vocabulary.roles["bos"]]
     return replace(
         with_native(vocabulary, backend, f"transformers' {type(tokenizer).__name__}"), add_bos_token=adds_bos
     )

@@ -10,11 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment import VocabridgeError, align
+from vocabridge.bridge.model import Bridge
+from vocabridge.bridge.streaming import stream
 from vocabridge.models import gguf_conversion
+from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.loading import load_model
+from vocabridge.models.loading_checks import check_logits
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
 from vocabridge.models.value_network_files import WEIGHTS
+
+TUNING = {"tuned": "tuned", "untuned": "source"}
 
 
 def rewrite(folder, change):
@@ -175,3 +181,32 @@ def test_integers_that_are_no_weights_raise_no_error(own):
     positions = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.arange(4)}
     rewrite(own / "source", lambda tensors: tensors | positions)
     load_model(str(own / "source"))
+
+
+def overflowing(tensors):
+    """Weights that float16 holds, and whose activations it does not."""
+    return {name: tensor * (3e4 if "gate_proj" in name or "up_proj" in name else 1) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("steers", ["base", "source", "value network"])
+def test_a_model_whose_activations_overflow_is_named_before_anything_is_made_of_its_logits(own, steers):
+    if steers == "base":
+        rewrite(own / "target", overflowing)
+    elif steers == "source":
+        rewrite(own / "tuned", overflowing)
+    pair = {role: load_model(str(own / name), dtype=torch.float16) for role, name in TUNING.items()}
+    base, source = load_model(str(own / "target"), dtype=torch.float16), ExpertPair(pair["tuned"], pair["untuned"])
+    if steers == "value network":
+        source = new_value_network(str(own / "source"), method="full", rank=1)
+        source.value.projection.weight.data.fill_(3e38)
+    bridge = Bridge.over(base, source, align(source.vocabulary, base.vocabulary))
+    message = refused(lambda: list(stream(bridge, "The quick", max_new_tokens=2)))
+    name = {"base": "target", "source": "tuned", "value network": "source"}[steers]
+    assert message.startswith(f"{own / name} computes logits that are NaN or infinite as torch.")
+
+
+def test_logits_that_are_minus_infinity_at_some_tokens_raise_no_error(own):
+    model = load_model(str(own / "source")).model
+    check_logits(model, None, torch.tensor([[[0.0, -torch.inf]]]))
+    with pytest.raises(VocabridgeError):
+        check_logits(model, None, torch.tensor([[[0.0, torch.inf]]]))

@@ -144,3 +144,12 @@ def test_a_warning_says_that_tokenizer_json_is_used_if_transformers_cannot_build
         assert as_transformers_encodes(vocabulary, str(folder)) is vocabulary
     (record,) = caplog.records
     assert "transformers cannot build its tokenizer" in record.getMessage()
+
+
+@pytest.mark.parametrize("value", ["512", [], {}])
+def test_a_longest_text_of_another_type_leaves_prompts_to_tokenizer_json_with_a_warning(own, caplog, value):
+    path = own / "target" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": value}))
+    with caplog.at_level(logging.WARNING, "vocabridge"):
+        load_model(str(own / "target"))
+    assert "transformers cannot build its tokenizer" in caplog.text
