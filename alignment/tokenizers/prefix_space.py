@@ -27,18 +27,18 @@ class Place(enum.Enum):
 
     Attributes:
         BEGINNING: At the beginning of a text, after nothing but the bos token.
-        BEHIND_CONTROL: Directly after a control token.
+        AFTER_CONTROL: Directly after a control token.
         INSIDE: After other text.
     """
 
     BEGINNING = enum.auto()
-    BEHIND_CONTROL = enum.auto()
+    AFTER_CONTROL = enum.auto()
     INSIDE = enum.auto()
 
     def after(self, piece: bytes | int) -> Place:
         """Return the place after a piece: some bytes, or the id of a control token."""
         if isinstance(piece, int):
-            return Place.BEHIND_CONTROL
+            return Place.AFTER_CONTROL
         return Place.INSIDE if piece else self
 
 
@@ -66,12 +66,12 @@ class PrefixSpace:
 
     Attributes:
         beginning: The rule at the beginning of a text.
-        behind_control: The rule after a control token.
+        after_control: The rule after a control token.
         normalize: The normalizer of the bare tokenizer.
     """
 
     beginning: Rule = Rule.NEVER
-    behind_control: Rule = Rule.NEVER
+    after_control: Rule = Rule.NEVER
     normalize: Callable[[str], str] = str
 
     @classmethod
@@ -102,7 +102,7 @@ class PrefixSpace:
         """Return the rule for text at a place."""
         if place is Place.INSIDE:
             return Rule.NEVER
-        return self.beginning if place is Place.BEGINNING else self.behind_control
+        return self.beginning if place is Place.BEGINNING else self.after_control
 
     def prefix(self, text: str, place: Place) -> str:
         """Return what the tokenizer puts in front of a text at a place: a space or ""."""

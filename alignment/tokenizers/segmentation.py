@@ -121,7 +121,7 @@ class Segmentation:
                 starts += [s if s < 0 else start + max(0, s - len(prefix)) for s in encoding.starts.tolist()]
             elif special < self.size:
                 ids, starts = [*ids, special], [*starts, start]
-            place, start = Place.BEHIND_CONTROL, start + len(part.encode())
+            place, start = Place.AFTER_CONTROL, start + len(part.encode())
         if ids == [i for i in native.ids if i < self.size]:
             return Encoding(np.array(ids, np.int32), np.array(starts, np.int64))
         return self._locate(text, native.ids, native.offsets)
@@ -163,12 +163,12 @@ class Segmentation:
 
     def with_prefixes(self, text: str, place: Place) -> str:
         """Return a text at a place with the spaces that the tokenizer prepends to it and after control tokens in it."""
-        if self.prefix_space.behind_control is Rule.NEVER:
+        if self.prefix_space.after_control is Rule.NEVER:
             return text if text.startswith(self._special_names) else self.prefix_space.prefix(text, place) + text
         parts = []
         for special, part in self._sections(text):
             parts.append(part if special is not None else self.prefix_space.prefix(part, place) + part)
-            place = Place.BEHIND_CONTROL
+            place = Place.AFTER_CONTROL
         return "".join(parts)
 
     def pieces(self, text: str) -> list[bytes | int]:

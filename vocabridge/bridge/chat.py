@@ -18,8 +18,8 @@ from transformers import DynamicCache
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.model import Bridge
-from vocabridge.models.chat import Messages, _ids, chat_pieces, place_behind
-from vocabridge.models.prompts import left_padded, padding
+from vocabridge.models.chat import Messages, _ids, chat_pieces, place_after
+from vocabridge.models.prompts import left_padded, pad_id
 from vocabridge.models.transformers_version import CACHE
 
 
@@ -50,7 +50,7 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
         ]
         for conversation in conversations
     ]
-    batch = left_padded(rows, padding(bridge.vocabulary), bridge.device)
+    batch = left_padded(rows, pad_id(bridge.vocabulary), bridge.device)
     cache = DynamicCache(config=bridge.config.get_text_config(decoder=True))
-    places = [place_behind(bridge.vocabulary, row) for row in rows]
+    places = [place_after(bridge.vocabulary, row) for row in rows]
     return {**batch, CACHE: BridgeCache(cache, prompts, batch["input_ids"].shape[1], places)}

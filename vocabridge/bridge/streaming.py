@@ -22,9 +22,9 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge
 from vocabridge.byte_level.streaming import ByteLevelStream
 from vocabridge.decoding.stop_strings import StopStrings, decode_until_stop, stop_bytes
-from vocabridge.models.chat import Messages, place_behind
+from vocabridge.models.chat import Messages, place_after
 from vocabridge.models.end_tokens import end_tokens
-from vocabridge.models.prompts import left_padded, padding, prompt_ids
+from vocabridge.models.prompts import left_padded, pad_id, prompt_ids
 from vocabridge.models.transformers_version import CACHE
 from vocabridge.utils.ranges import BEAMS, COUNT, TEMPERATURE, TOP_P
 
@@ -78,7 +78,7 @@ def stream(
         num_beams=beams,
         do_sample=temperature > 0,
         eos_token_id=list(end_tokens(bridge.vocabulary, bridge, chat=not isinstance(prompt, str))) or None,
-        pad_token_id=padding(bridge.vocabulary),
+        pad_token_id=pad_id(bridge.vocabulary),
         use_cache=True,
         **(sampling if temperature > 0 else {"temperature": 1.0, "top_p": 1.0, "top_k": 50}),
     )
@@ -120,7 +120,7 @@ class Stream(Iterator[str]):
     def _data(self) -> Iterator[bytes]:
         """Yield the bytes of each token that are text; an end token has none."""
         ends, vocabulary = self._config.eos_token_id or (), self._bridge.vocabulary
-        place = place_behind(vocabulary, self._inputs["input_ids"][0].tolist())
+        place = place_after(vocabulary, self._inputs["input_ids"][0].tolist())
         for token in self._generated():
             self.tokens += 1
             data = vocabulary.token_bytes[token]
@@ -176,4 +176,4 @@ def _inputs(bridge: Bridge, prompt: str | Messages) -> dict[str, Any]:
     ids = prompt_ids(bridge.vocabulary, prompt)
     if not ids:
         raise VocabridgeError("the prompt is empty and the base model has no bos token; give it some text")
-    return left_padded([ids], padding(bridge.vocabulary), bridge.device)
+    return left_padded([ids], pad_id(bridge.vocabulary), bridge.device)

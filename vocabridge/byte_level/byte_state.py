@@ -13,7 +13,7 @@ from vocabridge.byte_level.cover_state import Continuations, CoverState
 from vocabridge.byte_level.cover_validity import partial_utf8
 from vocabridge.byte_level.shares import ratio, select_largest
 from vocabridge.decoding.tree_decoder import TreeDecoder
-from vocabridge.models.prompts import BEGUN, Piece
+from vocabridge.models.prompts import BOS_READ, Piece
 
 if TYPE_CHECKING:
     from vocabridge.byte_level.byte_lm import ByteLM
@@ -137,13 +137,13 @@ class ByteState:
         """Commit the encoding of the text so far, because a control token ends it, and begin another text."""
         if self._without_space is not None:
             return self._without_space._after_control(control_id)
-        if control_id == BEGUN:
-            return self._with_prefix_space(Place.BEHIND_CONTROL)
+        if control_id == BOS_READ:
+            return self._with_prefix_space(Place.AFTER_CONTROL)
         ids = self.encoding()
         if ids is None or not self._covers:
             return ByteState(self.model, self.decoder, self._committed_node, b"", [])
         node = self.decoder.trees[0].add([*ids, control_id], self._committed_node)
-        return ByteState.begin(self.model, self.decoder, node, Place.BEHIND_CONTROL)
+        return ByteState.begin(self.model, self.decoder, node, Place.AFTER_CONTROL)
 
     def _advance(self, cover: CoverState, data: bytes) -> list[CoverState]:
         """Return what a cover becomes when the text grows by some bytes: itself, and covers with one more token."""

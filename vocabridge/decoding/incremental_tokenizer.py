@@ -18,7 +18,7 @@ import numpy as np
 
 from vocabridge.alignment import Encoding, Place, Rule, Vocabulary
 from vocabridge.decoding.safe_cuts import safe_cuts
-from vocabridge.models.prompts import BEGUN, Piece
+from vocabridge.models.prompts import BOS_READ, Piece
 
 _CONTINUATION = "a"
 """Continuation of a text that does not end in a letter. If the text ends in white space, the tokens of that white space
@@ -87,10 +87,10 @@ class IncrementalTokenizer:
         if isinstance(piece, int):
             self.tail += self._decoder.decode(b"", final=True)
             self._decoder.reset()
-            if piece != BEGUN:
+            if piece != BOS_READ:
                 self.committed_ids += [*self._encode(self.tail), piece]
             self.tail = ""
-            self.place = Place.BEHIND_CONTROL
+            self.place = Place.AFTER_CONTROL
         else:
             self.tail += self._decoder.decode(piece)
 

@@ -29,7 +29,7 @@ from vocabridge.models.examples import Example, tokenize_scored
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel
-from vocabridge.models.prompts import left_padded, padding, prompt_ids
+from vocabridge.models.prompts import left_padded, pad_id, prompt_ids
 from vocabridge.models.value_network import ValueNetwork
 from vocabridge.models.value_source import ValueSource
 from vocabridge.options import BoundaryPolicy, ProjectionMethod
@@ -121,7 +121,7 @@ class TokenLevelModel(EvaluatedModel):
     ) -> list[dict[str, Any]]:
         """See `EvaluatedModel.generate`; prompts are a batch, and without an extractor no end token is generated."""
         vocabulary = self.vocabulary
-        pad = padding(vocabulary)
+        pad = pad_id(vocabulary)
         batch = left_padded([prompt_ids(vocabulary, prompt) for prompt in prompts], pad, self.device)
         width = batch["input_ids"].shape[1]
         ends = end_tokens(vocabulary, self.model)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from vocabridge.alignment import Place, TokenKind, Vocabulary
-from vocabridge.models.prompts import BEGUN, Piece
+from vocabridge.models.prompts import BOS_READ, Piece
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 """A conversation: messages with "role" and "content" each, the last of them a user's."""
@@ -27,11 +27,11 @@ def chat_pieces(vocabulary: Vocabulary, messages: Messages) -> tuple[Piece, ...]
     if not bos or pieces[:1] != bos:
         return tuple(pieces)
     space = vocabulary.prefix_space
-    return (*([] if space.beginning is space.behind_control else [BEGUN]), *pieces[1:])
+    return (*([] if space.beginning is space.after_control else [BOS_READ]), *pieces[1:])
 
 
-def place_behind(vocabulary: Vocabulary, ids: Sequence[int]) -> Place:
+def place_after(vocabulary: Vocabulary, ids: Sequence[int]) -> Place:
     """Return the place of text that follows these tokens of a prompt."""
     if not ids or list(ids) == vocabulary.bos_ids:
         return Place.BEGINNING
-    return Place.BEHIND_CONTROL if vocabulary.kinds[ids[-1]] == TokenKind.CONTROL else Place.INSIDE
+    return Place.AFTER_CONTROL if vocabulary.kinds[ids[-1]] == TokenKind.CONTROL else Place.INSIDE

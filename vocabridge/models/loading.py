@@ -33,7 +33,7 @@ from vocabridge.models.checkpoint_files import cached_commit, config_files, file
 from vocabridge.models.gguf_conversion import convert_once, from_pretrained
 from vocabridge.models.loading_checks import check_configs, check_finite, check_loaded, check_logits, weights_of
 from vocabridge.models.loading_errors import loading_error
-from vocabridge.models.native_tokenizer import as_transformers_encodes
+from vocabridge.models.native_tokenizer import with_transformers_tokenizer
 from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
 from vocabridge.models.transformers_version import check_transformers
 from vocabridge.utils.digest_cache import cached_file_digest
@@ -107,7 +107,7 @@ def load_model(name: str, **options: Unpack[LoadingOptions]) -> LoadedModel:
     folder = _tokenizer_folder(*tokenizer_owner)
     vocabulary = replace(Vocabulary.load(folder, size=size), name=name)
     if _is_built_by_transformers(tokenizer_owner.name, Path(folder)):
-        vocabulary = as_transformers_encodes(vocabulary, *tokenizer_owner)
+        vocabulary = with_transformers_tokenizer(vocabulary, *tokenizer_owner)
     return LoadedModel(name=name, folder=model_folder(name), model=model, vocabulary=vocabulary)
 
 

@@ -20,7 +20,7 @@ from vocabridge.alignment import Vocabulary, with_native
 logger = logging.getLogger("vocabridge")
 
 
-def as_transformers_encodes(vocabulary: Vocabulary, place: str, revision: str | None = None) -> Vocabulary:
+def with_transformers_tokenizer(vocabulary: Vocabulary, place: str, revision: str | None = None) -> Vocabulary:
     """Return the vocabulary with prompts encoded by the tokenizer that transformers builds.
 
     If transformers cannot build the tokenizer, prompts are encoded with tokenizer.json, and the logger "vocabridge"

@@ -16,7 +16,7 @@ def prompt_ids(vocabulary: Vocabulary, text: str) -> list[int]:
     return vocabulary.bos_ids + vocabulary.encode_prompt(text).ids.tolist()
 
 
-def padding(vocabulary: Vocabulary) -> int:
+def pad_id(vocabulary: Vocabulary) -> int:
     """Return an id to pad the rows of a batch with; without a pad token any id will do, because masks hide it."""
     return vocabulary.roles.get("pad", vocabulary.roles.get("eos", 0))
 
@@ -33,5 +33,5 @@ def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device | None
 Piece: TypeAlias = bytes | int
 """A piece by which the text of a source grows: bytes of the text, or the id of one of the source's control tokens."""
 
-BEGUN: Piece = -1
+BOS_READ: Piece = -1
 """A piece that stands for a bos token already read: the text that comes next follows a control token."""

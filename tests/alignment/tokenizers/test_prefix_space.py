@@ -91,7 +91,7 @@ def test_the_rules_of_the_prepended_space_are_found(ours, kind):
     beginning, behind = PREFIXED.get(kind, (False, False))
     space = ours[kind].prefix_space
     assert space.prefix("word", Place.BEGINNING) == " " * beginning
-    assert space.prefix("word", Place.BEHIND_CONTROL) == " " * behind
+    assert space.prefix("word", Place.AFTER_CONTROL) == " " * behind
     assert space.prefix("word", Place.INSIDE) == ""
     assert space.prefix("", Place.BEGINNING) == ""
 

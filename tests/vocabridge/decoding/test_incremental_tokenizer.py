@@ -88,11 +88,11 @@ def relaxed(thorough: int) -> settings:
     return settings(max_examples=examples(thorough), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def scratch(vocabulary: Vocabulary, text: str, *, behind_control: bool) -> list[int]:
+def scratch(vocabulary: Vocabulary, text: str, *, after_control: bool) -> list[int]:
     """Encode a text with the model's own tokenizer, at the beginning or after a control token."""
-    control = vocabulary.tokenizer.id_to_token(CONTROLS[1]) if behind_control else ""
+    control = vocabulary.tokenizer.id_to_token(CONTROLS[1]) if after_control else ""
     ids = vocabulary.native.encode(control + text, add_special_tokens=False).ids
-    return [i for i in (ids[ids.index(CONTROLS[1]) + 1 :] if behind_control else ids) if i < vocabulary.size]
+    return [i for i in (ids[ids.index(CONTROLS[1]) + 1 :] if after_control else ids) if i < vocabulary.size]
 
 
 def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
@@ -103,12 +103,12 @@ def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
         tokenizer.append(piece)
         if isinstance(piece, int):
             text += decoder.decode(b"", final=True)
-            committed, text = [*committed, *scratch(vocabulary, text, behind_control=behind), piece], ""
+            committed, text = [*committed, *scratch(vocabulary, text, after_control=behind), piece], ""
             behind = True
             decoder.reset()
         else:
             text += decoder.decode(piece)
-        expected = committed + scratch(vocabulary, text, behind_control=behind)
+        expected = committed + scratch(vocabulary, text, after_control=behind)
         assert tokenizer.ids == expected
         assert tokenizer.partial_utf8 == decoder.getstate()[0]
         if number % 3:  # this commits the tokens in front of the last safe cut

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from vocabridge.alignment import Alignment, TokenKind, VocabridgeError, Vocabulary, align
 from vocabridge.models.loading import load_model
-from vocabridge.models.native_tokenizer import as_transformers_encodes
+from vocabridge.models.native_tokenizer import with_transformers_tokenizer
 from vocabridge.models.prompts import prompt_ids
 
 FRAGMENTS = ["The fox.", "Question: How", "a", " ", "  b", "\n", "\n\nx", "é", "日本", "👍", "12", "(x)", "▁", "<unk>"]
@@ -69,7 +69,7 @@ def tokenizers(tmp_path_factory):
         tokenizer = t5() if kind == "t5" else TOKENIZERS[kind]()
         folder = write(tmp_path_factory.mktemp("tokenizer"), tokenizer, **SETTINGS[name])
         theirs = AutoTokenizer.from_pretrained(folder)
-        pairs[kind, name] = as_transformers_encodes(Vocabulary.load(folder), str(folder)), theirs
+        pairs[kind, name] = with_transformers_tokenizer(Vocabulary.load(folder), str(folder)), theirs
     return pairs
 
 
@@ -123,7 +123,7 @@ def test_alignments_made_of_the_file_fit_the_loaded_model(llama, own):
 
 def test_a_special_token_that_only_the_settings_name_is_a_control_token(tmp_path):
     folder = write(tmp_path, TOKENIZERS["byte-level"](), extra_special_tokens=["<|tool|>"])
-    vocabulary = as_transformers_encodes(Vocabulary.load(folder), str(folder))
+    vocabulary = with_transformers_tokenizer(Vocabulary.load(folder), str(folder))
     (new,) = vocabulary.encode_prompt("<|tool|>").ids.tolist()
     assert vocabulary.kinds[new] == TokenKind.CONTROL
 
@@ -134,14 +134,14 @@ def test_a_class_that_gives_tokens_other_ids_is_refused_in_one_sentence(tmp_path
     other.mkdir()
     write(other, TOKENIZERS["mistral"]())
     with pytest.raises(VocabridgeError, match=r"gives the token '.*' the id \d+, and its tokenizer\.json \d+; correct"):
-        as_transformers_encodes(vocabulary, str(other))
+        with_transformers_tokenizer(vocabulary, str(other))
 
 
 def test_a_warning_says_that_tokenizer_json_is_used_if_transformers_cannot_build_the_tokenizer(tmp_path, caplog):
     folder = write(tmp_path, TOKENIZERS["byte-level"](), tokenizer_class="T5Tokenizer")
     vocabulary = Vocabulary.load(folder)
     with caplog.at_level(logging.WARNING, "vocabridge"):
-        assert as_transformers_encodes(vocabulary, str(folder)) is vocabulary
+        assert with_transformers_tokenizer(vocabulary, str(folder)) is vocabulary
     (record,) = caplog.records
     assert "transformers cannot build its tokenizer" in record.getMessage()
 
