@@ -37,7 +37,7 @@ def text_changes(tokenizer: Tokenizer) -> tuple[str, ...]:
     Spelling a space with another character ("▁") is no change, and neither is a prepended space. Turning that
     character into a space, if it is in the text, is a change.
     """
-    parts = [p for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) for p in components(_described(part))]
+    parts = [p for part in (tokenizer.normalizer, tokenizer.pre_tokenizer) for p in components(_spec(part))]
     marks = {mark for mark in map(space_of, parts) if mark}
     byte_level = any(part["type"] == "ByteLevel" for part in parts)
 
@@ -94,6 +94,6 @@ def _replacement(part: Mapping[str, Any], changed: Callable[[str], str]) -> list
     return [f"replaces {pattern!r} by {content!r}"]
 
 
-def _described(part: Any) -> Any:
+def _spec(part: Any) -> Any:
     """Return the JSON of a normalizer or pre-tokenizer."""
     return None if part is None else json.loads(part.__getstate__())

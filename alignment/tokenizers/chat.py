@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vocabridge.alignment.tokenizers.template_renderer import TemplateError, render
 
-_SPEAKERS = ("user", "assistant", "user")
-_WORDS = ("firstquestion", "firstanswer", "secondquestion")
+_ROLES = ("user", "assistant", "user")
+_TEXTS = ("firstquestion", "firstanswer", "secondquestion")
 
 
 def chat_roles(template: str, variables: Mapping[str, str], controls: Callable[[str], Sequence[int]]) -> dict[str, int]:
@@ -35,7 +35,7 @@ def chat_roles(template: str, variables: Mapping[str, str], controls: Callable[[
     Raises:
         TemplateError: The template fails, takes too long, writes too much, or changes the text of messages.
     """
-    question, answer, second = ({"role": r, "content": c} for r, c in zip(_SPEAKERS, _WORDS, strict=True))
+    question, answer, second = ({"role": r, "content": c} for r, c in zip(_ROLES, _TEXTS, strict=True))
     head, to_answer, to_question, _ = map(controls, _cut(render(template, variables, [question, answer, second])))
     tail = controls(_cut(render(template, variables, [question, answer]))[-1])
     roles: dict[str, int] = {}
@@ -55,8 +55,8 @@ def chat_roles(template: str, variables: Mapping[str, str], controls: Callable[[
 def _cut(text: str) -> list[str]:
     """Return what a rendered conversation has before, between and after the texts of the messages."""
     pieces = []
-    for words in _WORDS:
-        before, separator, after = text.partition(words)
+    for message in _TEXTS:
+        before, separator, after = text.partition(message)
         if not separator:
             break
         pieces.append(before)

@@ -95,8 +95,9 @@ class PrefixSpace:
                     return rule
             return None
 
-        behind = (matching_rule(functools.partial(_behind, native, i, name)) for i, name in controls)
-        return cls(matching_rule(native) or Rule.NEVER, next((rule for rule in behind if rule), Rule.NEVER), normalize)
+        rules = (matching_rule(functools.partial(_encoded_after, native, i, name)) for i, name in controls)
+        after_control = next((rule for rule in rules if rule), Rule.NEVER)
+        return cls(matching_rule(native) or Rule.NEVER, after_control, normalize)
 
     def rule(self, place: Place) -> Rule:
         """Return the rule for text at a place."""
@@ -117,7 +118,7 @@ class PrefixSpace:
         return data[1:] if data[:1] == b" " and self.rule(place) is not Rule.NEVER else data
 
 
-def _behind(native: Ids, control: int, name: str, texts: Sequence[str]) -> list[list[int]]:
+def _encoded_after(native: Ids, control: int, name: str, texts: Sequence[str]) -> list[list[int]]:
     """Encode texts after a control token, and return only the ids of the texts."""
     encoded = native([name + text for text in texts])
     return [ids[ids.index(control) + 1 :] if control in ids else [] for ids in encoded]

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.model import Bridge
-from vocabridge.models.chat import Messages, _ids, chat_pieces, place_after
+from vocabridge.models.chat import Messages, chat_pieces, conversation_ids, place_after
 from vocabridge.models.prompts import left_padded, pad_id
 from vocabridge.models.transformers_version import CACHE
 
@@ -42,7 +42,7 @@ def chat_prompt(bridge: Bridge, messages: Messages | Sequence[Messages]) -> dict
     conversations = cast("Sequence[Messages]", [messages] if single else messages)
     if not all(conversations) or not conversations:
         raise VocabridgeError('a conversation has no messages; give at least one, with "role" and "content"')
-    rows = [_ids(bridge.vocabulary, conversation) for conversation in conversations]
+    rows = [conversation_ids(bridge.vocabulary, conversation) for conversation in conversations]
     prompts = [
         [
             chat_pieces(steering.source.vocabulary, conversation) if steering.is_active else ()

@@ -12,7 +12,7 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 """A conversation: messages with "role" and "content" each, the last of them a user's."""
 
 
-def _ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:
+def conversation_ids(vocabulary: Vocabulary, messages: Messages) -> list[int]:
     """Encode a conversation for the base model, with one bos token in front whether or not the template writes it."""
     ids, bos = vocabulary.encode_prompt(vocabulary.render(messages)).ids.tolist(), vocabulary.bos_ids
     return ids if ids[: len(bos)] == bos else bos + ids
