@@ -6,6 +6,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -250,6 +252,32 @@ def test_every_table_of_results_says_where_it_comes_from(page):
         assert [name for name in named if name not in known] == [], script
     targets = re.findall(r"^make (\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in targets)
+
+
+def test_every_picture_is_there_and_has_a_text(text):
+    for alternative, _ in re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", text):
+        assert len(alternative.split()) >= 5
+
+
+def test_the_picture_of_readme_is_made_of_the_report_of_the_results(tmp_path):
+    command = re.findall(r"^python (benchmarks/figures.py .*)$", (ROOT / "docs/results/bridge.md").read_text(), re.M)
+    script, report, _, picture = command[0].split()
+    assert f"]({picture})" in README.read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, ROOT / script, ROOT / report, "--output", tmp_path / "made.svg"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    described = re.compile(r'aria-label="([^"]*)"')
+    made, kept = ((tmp_path / "made.svg").read_text(), (ROOT / picture).read_text())
+    assert described.findall(made) == described.findall(kept)
+    assert "prefers-color-scheme: dark" in kept
+    for measured in json.loads((ROOT / report).read_text())["measured"]:
+        bits, milliseconds = f"{measured['bits_per_byte']['value']:.3f}", f"{measured['token_ms']:.0f}"
+        assert f"{measured['name']}: {bits} bits, {milliseconds} ms" in described.findall(kept)[0]
+        (alternative,) = re.findall(r"!\[([^\]]*)\]", README.read_text(encoding="utf-8"))
+        assert {bits, milliseconds} <= {word.strip(",.") for word in alternative.split()}
 
 
 def test_file_formats_have_the_numbers_of_the_code():
