@@ -1,4 +1,4 @@
-"""What continuations count is what direct segmentations say, of the text's end and of each continuation together."""
+"""Boundary weights equal those of direct segmentations of the text's end together with each continuation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vocabridge.projection.boundary import Boundary, character_class
 from vocabridge.projection.config import BoundaryConfig
 
 TARGETS = ["words", "byte_level", "sentencepiece", "no_safe_cuts", "wordpiece"]
-KINDS = [b"", b"a", b"0", b" ", b"\n", b"\t"]
-"""A sample of each kind, in the order of what `by_kind` gives."""
+SAMPLES = [b"", b"a", b"0", b" ", b"\n", b"\t"]
+"""A sample of each character class, in the order of `weights_by_class`."""
 
 PIECES = [
     b"", b" ", b"  ", b"    ", b"\n", b"\r", b"\t", b" the", b"the", b"t", b"h", b"he", b"fox", b" fo", b"x", b" gir",
@@ -28,7 +28,7 @@ pieces = st.one_of(st.sampled_from(PIECES), st.text(max_size=4).map(str.encode),
 
 @pytest.fixture(scope="module")
 def words() -> Vocabulary:
-    """A target that parts words at the space in front of them: " gir" is one token, and " girt" is " g|irt"."""
+    """Return a target whose cut of a word depends on its end: " gir" is one token, and " girt" is " g|irt"."""
     merges = [(b" ", b"g"), (b"i", b"r"), (b"ir", b"t"), (b"ir", b"s"), (b" g", b"ir"), (b"f", b"o"), (b" ", b"a"),
               (b"\xc3", b"\xa9"), (b"\xc3\xa9", b"l")]  # fmt: skip
     letter = {byte: character for character, byte in byte_level_alphabet().items()}
@@ -51,17 +51,17 @@ def target(request, vocabularies, words) -> Vocabulary:
 
 @pytest.fixture(scope="module")
 def boundary(tiny, target) -> Boundary:
-    """Used by all examples, so that much of what it is asked it has been asked before."""
+    """Share one object between all examples, so that many of its weights come from its cache."""
     return Boundary(tiny["source"], target, BoundaryConfig())
 
 
-# --- one by one --------------------------------------------------------------------------------------------------
+# --- by token ----------------------------------------------------------------------------------------------------
 
 
 @given(written=pieces, rests=st.lists(pieces, max_size=6))
 @settings(max_examples=examples(60))
-def test_continuations_count_what_segmentations_by_hand_say(tiny, target, boundary, judge, written, rests):
-    """Whichever are asked together, and whether or not they were asked before."""
+def test_weights_equal_those_of_segmentations_by_hand(tiny, target, boundary, judge, written, rests):
+    """Whichever continuations are given together, and whether or not they are in the cache."""
     expected = [judge(target).weight(written, rest) for rest in rests]
     assert boundary.weights(written, rests) == pytest.approx(expected, abs=1e-12)
     assert boundary.weights(written, rests[::-1]) == pytest.approx(expected[::-1], abs=1e-12)
@@ -72,7 +72,7 @@ def test_continuations_count_what_segmentations_by_hand_say(tiny, target, bounda
 
 @given(written=pieces, rests=st.lists(pieces, max_size=4))
 @settings(max_examples=examples(60))
-def test_counts_are_from_a_little_to_1(boundary, written, rests):
+def test_weights_are_above_0_and_at_most_1(boundary, written, rests):
     for rest, count in zip(rests, boundary.weights(written, rests), strict=True):
         assert (
             (0.001 if character_class(written[-1:]) == character_class(rest) == character_class(b"a") else 1e-6)
@@ -84,7 +84,7 @@ def test_counts_are_from_a_little_to_1(boundary, written, rests):
 @pytest.mark.parametrize(
     ("written", "rest", "count"),
     [
-        # What follows a space takes it along, and what follows two leaves the first.
+        # A word takes the space before it along; of two spaces it leaves the first.
         (b" ", b"a", 1e-6),
         (b" ", b"g", 1e-6),
         (b" ", b"x", 1.0),  # there is no " x"
@@ -95,7 +95,7 @@ def test_counts_are_from_a_little_to_1(boundary, written, rests):
         (b"fo", b".", 1.0),
         (b"1", b"g", 1.0),
         (b".", b"x", 1.0),
-        # White space is tried with a word behind it, which takes its last.
+        # White space is tried with a word after it, which takes the last space.
         (b"x", b"  ", 1.0),
         (b" ", b" ", 1.0),
         (b"  ", b" ", 1.0),
@@ -114,7 +114,7 @@ def test_counts_are_from_a_little_to_1(boundary, written, rests):
         ("é".encode(), b"l", 0.001),
         (b"x", b"\xc3", 1.0),
         (b"\xff", b"\xfe", 1.0),
-        # Nothing written, or nothing that follows.
+        # An empty text, or an empty continuation.
         (b"", b"a", 1.0),
         (b"", b"", 1.0),
         (b" ", b"", 1.0),
@@ -125,13 +125,15 @@ def test_by_hand(tiny, words, written, rest, count):
     assert Boundary(tiny["source"], words, BoundaryConfig()).weights(written, [rest]) == [pytest.approx(count)]
 
 
-def test_no_continuations_have_no_counts(boundary):
+def test_no_continuations_have_no_weights(boundary):
     assert boundary.weights(b"x", []) == []
 
 
-def test_what_is_known_is_not_cut_again(tiny, words, monkeypatch):
+def test_a_cached_weight_needs_no_segmentation(tiny, words, monkeypatch):
     boundary, cut, segment = Boundary(tiny["source"], words, BoundaryConfig()), [], Vocabulary.segment_batch
-    monkeypatch.setattr(Vocabulary, "segment_batch", lambda one, batch: [cut.extend(batch), segment(one, batch)][1])
+    monkeypatch.setattr(
+        Vocabulary, "segment_batch", lambda vocabulary, batch: [cut.extend(batch), segment(vocabulary, batch)][1]
+    )
     first = boundary.weights(b" g", [b"ir", b".", b"", b"ir"])
     assert {b" gir ", b" girt", b" g. "} <= set(cut)
     cut.clear()
@@ -144,11 +146,11 @@ def test_what_is_known_is_not_cut_again(tiny, words, monkeypatch):
     assert not cut
 
 
-# --- by kind -----------------------------------------------------------------------------------------------------
+# --- by class ----------------------------------------------------------------------------------------------------
 
 
-def test_every_token_is_of_one_kind(words, any_vocabulary):
-    """Which is that of its first byte; of the first kind are those without text and punctuation."""
+def test_every_token_is_of_one_class(words, any_vocabulary):
+    """The class is that of the first byte. Tokens without text and punctuation are of the first class."""
     boundary = Boundary(any_vocabulary, words, BoundaryConfig())
     assert boundary.classes.shape == (any_vocabulary.size,)
     for data, found in zip(any_vocabulary.token_bytes, boundary.classes.tolist(), strict=True):
@@ -160,22 +162,22 @@ def test_every_token_is_of_one_kind(words, any_vocabulary):
             first == b"\n",
             first in (b"\t", b"\r", b"\v", b"\f") and first != b"",
         ]
-        assert [not any(of_a_kind), *of_a_kind] == [i == found for i in range(len(KINDS))]
+        assert [not any(of_a_kind), *of_a_kind] == [i == found for i in range(len(SAMPLES))]
 
 
-def test_a_kind_is_that_of_the_first_byte():
-    assert [character_class(sample) for sample in KINDS] == list(range(len(KINDS)))
+def test_a_class_depends_on_the_first_byte_alone():
+    assert [character_class(sample) for sample in SAMPLES] == list(range(len(SAMPLES)))
     found = {bytes([byte]): character_class(bytes([byte])) for byte in range(256)}
     assert all(character_class(data + b"x") == character_class(data + b" ") == i for data, i in found.items())
     assert [character_class(data) for data in (b".", b"_", b"<|", b"\x00", b"\x7f")] == [0] * 5
-    assert set(found.values()) == set(range(len(KINDS)))
+    assert set(found.values()) == set(range(len(SAMPLES)))
 
 
 @given(written=pieces)
 @settings(max_examples=examples(40))
-def test_by_kind_a_sample_stands_for_all(target, boundary, judge, written):
+def test_the_weight_of_a_class_is_that_of_its_sample(target, boundary, judge, written):
     found = boundary.weights_by_class(written)
-    expected = [judge(target).weight(written, sample) for sample in KINDS]
+    expected = [judge(target).weight(written, sample) for sample in SAMPLES]
     np.testing.assert_allclose(found, np.array(expected, dtype="float32"))
     assert found.dtype == np.float32
-    assert found[0] == 1  # of punctuation one says nothing about another
+    assert found[0] == 1  # punctuation

@@ -1,4 +1,4 @@
-"""Projects, forms and weights: the change they ask for, at every strength and whatever the logits; their file."""
+"""Methods, forms and weights: the change of logits at every strength and for any logits, and the file of weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ seeds = st.integers(0, 10_000)
 
 @dataclass(frozen=True)
 class Case:
-    """Scores at n positions, and what goes from their vocabulary to the base's."""
+    """Scores at n positions, and the projection from their vocabulary to the base's."""
 
     projection: Projection
     base: torch.Tensor
@@ -38,7 +38,7 @@ class Case:
 
     @classmethod
     def draw(cls, seed: int, projection: Projection, sizes: tuple[int, int], spread: float = 3.0, n: int = 3) -> Case:
-        """Logits of a given spread; beyond the usual one, some that the base rules out."""
+        """Draw logits of a given spread; with a large spread, some of the base's are -inf."""
         generator = torch.Generator().manual_seed(seed)
         tuned, untuned = (torch.randn(n, sizes[0], generator=generator) * spread for _ in range(2))
         base = torch.randn(n, sizes[1], generator=generator) * spread
@@ -62,7 +62,7 @@ def sizes(parts) -> tuple[int, int]:
 
 
 def same(seed: int, **arguments) -> Case:
-    """Scores over the base's own vocabulary."""
+    """Draw scores over the base's own vocabulary."""
     return Case.draw(seed, Projection.identity(40), (40, 40), **arguments)
 
 
@@ -72,11 +72,11 @@ def same(seed: int, **arguments) -> Case:
 def test_in_one_vocabulary_the_product_is_the_plain_sum_of_logits(method, seed, weights, strength):
     case, (a, b, c) = same(seed), weights
     if METHODS[method].of_logit_delta:
-        asked = (a - 1) * case.base + b * case.scores.delta
+        expected_change = (a - 1) * case.base + b * case.scores.delta
     else:
-        asked = (a - 1) * case.base + b * case.scores.tuned - c * case.scores.untuned
+        expected_change = (a - 1) * case.base + b * case.scores.tuned - c * case.scores.untuned
     found = case.base + case.change(Combination(method, *weights), strength)
-    expected = case.base + strength * asked
+    expected = case.base + strength * expected_change
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=2e-4, rtol=1e-4)
 
 
@@ -116,7 +116,7 @@ def test_the_share_of_a_mixtures_donor_stops_at_none_and_at_all(method, projecti
 @settings(max_examples=examples(10))
 @given(seed=seeds, spread=st.sampled_from([0.0, 3.0, 100.0, 1e4]))
 @pytest.mark.parametrize(("method", "form"), EVERYTHING)
-def test_whatever_the_logits_the_change_is_finite_and_what_the_base_rules_out_stays_out(
+def test_for_any_logits_the_change_is_finite_and_tokens_that_the_base_excludes_stay_excluded(
     method, form, seed, spread, projection, sizes
 ):
     case = Case.draw(seed, projection, sizes, spread)
@@ -174,7 +174,7 @@ def test_no_scores_are_overwritten(method, form, projection, sizes):
 
 
 @pytest.mark.parametrize(("method", "form"), EVERYTHING)
-def test_only_the_scores_that_are_needed_are_looked_at(method, form, projection, sizes):
+def test_only_the_required_scores_are_used(method, form, projection, sizes):
     case = Case.draw(0, projection, sizes)
     for weights in [(0.5, 1, 0), (0.5, 0, 1), (0.5, 0, 0)]:
         combination = Combination(method, *weights, form)
@@ -185,7 +185,7 @@ def test_only_the_scores_that_are_needed_are_looked_at(method, form, projection,
 
 
 @pytest.mark.parametrize(("method", "form"), EVERYTHING)
-def test_a_change_does_not_mind_that_gradients_are_recorded(method, form, projection, sizes):
+def test_a_change_is_the_same_where_gradients_are_recorded(method, form, projection, sizes):
     case, combination = Case.draw(0, projection, sizes), Combination(method, 0.3, 0.9, 0.2, form)
     recorded = Case(case.projection, case.base.clone().requires_grad_(), case.scores)
     assert torch.equal(recorded.change(combination), case.change(combination))
@@ -273,19 +273,19 @@ def test_a_value_networks_change_alone_does_not_run_its_base(parts):
     assert source.required_models({"untuned"}) == {"untuned"}
 
 
-def test_the_family(parts):
-    """The weighted sum, from its parts."""
+def test_the_product_is_the_weighted_sum_of_its_parts(parts):
+    """Each part is a bridge with one weight."""
     ids = torch.tensor([[0, 400, 301, 350]])
     with torch.no_grad():
         base = parts.base.model(ids).logits
         several = [(0, 1, 0), (0, 0, 1), (0.5, 0.8, 0.3)]
         at = {w: parts.bridge(weights=w, policy=BoundaryPolicy.HEAL)(ids).logits for w in several}
-    speaks = (at[0, 1, 0] != base).any(-1)
+    active = (at[0, 1, 0] != base).any(-1)
     expected = 0.5 * base + 0.8 * at[0, 1, 0] + 0.3 * at[0, 0, 1]
-    torch.testing.assert_close(at[0.5, 0.8, 0.3][speaks], expected[speaks], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(at[0.5, 0.8, 0.3][active], expected[active], atol=1e-3, rtol=1e-3)
 
 
-def test_the_donor_alone_projected_has_all_that_the_base_had(parts):
+def test_the_projected_donor_alone_keeps_the_bases_log_sum_exp(parts):
     ids = torch.tensor([[0, 400, 301, 350]])
     with torch.no_grad():
         logits, base = parts.bridge(weights=(0, 1, 0))(ids).logits, parts.base.model(ids).logits
@@ -305,7 +305,7 @@ def test_a_combination_comes_back_from_a_report_of_eval(tmp_path):
     assert Combination.load(tmp_path / "report.json") == combination
 
 
-def test_what_was_not_fitted_is_remembered_and_given_weights_count_as_fitted(tmp_path):
+def test_a_file_records_whether_weights_were_fitted_and_given_weights_count_as_fitted(tmp_path):
     UNFITTED.save(tmp_path / "weights.json")
     again = Combination.load(tmp_path / "weights.json")
     assert again == UNFITTED

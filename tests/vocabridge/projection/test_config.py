@@ -1,4 +1,4 @@
-"""The settings of token healing and lookahead: their JSON form, and what is refused."""
+"""The settings of token healing and lookahead: their JSON form, and the errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.projection.config import BoundaryConfig
 
 
-def test_it_comes_back_from_its_json_form_and_what_is_not_named_has_its_default():
+def test_a_config_comes_back_from_json_and_missing_fields_have_their_defaults():
     config = BoundaryConfig(cover_threshold=0.05, word_continuations="eta")
     assert BoundaryConfig.from_dict(config.as_dict()) == config
     assert BoundaryConfig.from_dict({"cover_threshold": 0.05}) == BoundaryConfig(cover_threshold=0.05)
@@ -28,7 +28,7 @@ def test_it_comes_back_from_its_json_form_and_what_is_not_named_has_its_default(
         ({"word_continuations": ""}, "word_continuations cannot be ''; give letters"),
     ],
 )
-def test_what_is_no_setting_is_named(values, says):
+def test_a_wrong_setting_is_named_in_the_error(values, says):
     with pytest.raises(VocabridgeError) as error:
         BoundaryConfig.from_dict(values)
     assert says in str(error.value)

@@ -1,4 +1,4 @@
-"""Where a source expects its end token, the target's next token is what trying all texts gives, and what is exact."""
+"""Where a source expects its end token, the target's next token is the one of all texts tried, and the exact one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TINY = 1e-9
 
 
 def vocabulary(*words: bytes, pattern: Regex | None = None) -> Vocabulary:
-    """Two control tokens, all bytes, and some words, each merged of what is before its last byte and this."""
+    """Return a vocabulary of two control tokens, all bytes and some words, each a merge with its last byte."""
     letter = {byte: character for character, byte in byte_level_alphabet().items()}
     spelled = ["".join(letter[byte] for byte in word) for word in words]
     entries = {"<|begin|>": 0, "<|end|>": END} | {letter[byte]: 2 + byte for byte in range(256)}
@@ -46,7 +46,7 @@ def vocabulary(*words: bytes, pattern: Regex | None = None) -> Vocabulary:
 
 
 def bridge_of(source: LoadedModel, base: LoadedModel, method: ProjectionMethod) -> Bridge:
-    """The projected donor alone."""
+    """Return a bridge that is the projected donor alone."""
     alignment = align(source.vocabulary, base.vocabulary, method="retokenize", cache=False)
     return Bridge.over(base, ExpertPair(source, source), alignment, Combination(method, 0.0, 1.0, 0.0))
 
@@ -57,7 +57,7 @@ def projected(bridge: Bridge, ids: list[int]) -> np.ndarray:
 
 
 def texts(source: LoadedModel, begun: bytes, longest: int) -> Iterator[tuple[str, float]]:
-    """All texts that begin so and end with an end token, with their probabilities: by all covers that are encodings."""
+    """Yield all texts with this beginning and an end token, with the probabilities of their encodings."""
     with torch.no_grad():
         table = source.model(torch.arange(source.vocabulary.size)[None]).logits[0].double().softmax(-1).numpy()
     first = [i for i, data in enumerate(source.vocabulary.token_bytes) if data and begun[:1] == data]
@@ -69,14 +69,14 @@ def texts(source: LoadedModel, begun: bytes, longest: int) -> Iterator[tuple[str
             if text.startswith(begun) and source.vocabulary.encode(text.decode()).ids.tolist() == list(tokens):
                 yield text.decode(), p * table[tokens[-1], END]
             for i in np.flatnonzero(table[tokens[-1]] > TINY).tolist():
-                more = source.vocabulary.token_bytes[i]
-                if more and (text + more).startswith(begun[: len(text + more)]):
+                data = source.vocabulary.token_bytes[i]
+                if data and (text + data).startswith(begun[: len(text + data)]):
                     longer.append(((*tokens, i), p * table[tokens[-1], i]))
         open_ = longer
 
 
 def by_trying(source: LoadedModel, target: Vocabulary, ids: list[int], longest: int = 9) -> np.ndarray:
-    """The next target token behind some others, over all texts."""
+    """Return the distribution of the next target token after some others, summed over all texts."""
     begun = b"".join(target.token_bytes[i] for i in ids)
     p = np.zeros(target.size)
     for text, share in texts(source, begun, longest):
@@ -93,7 +93,7 @@ def exact(source: LoadedModel, target: Vocabulary, ids: list[int]) -> np.ndarray
     return predictor.predict(model.text([data]), data, ids).p[0]
 
 
-def apart(p: np.ndarray, q: np.ndarray) -> float:
+def total_variation(p: np.ndarray, q: np.ndarray) -> float:
     return float(np.abs(p - q).sum() / 2)
 
 
@@ -105,7 +105,7 @@ LONGER = {b"x": {b"ab": 1.0}, b"ab": {END: 0.5, b"c": 0.5}, b"c": {END: 1.0}}
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 @pytest.mark.parametrize(
-    ("says", "own", "words"),
+    ("p_next", "source_words", "target_words"),
     [
         (LINES, (), (b"\n\n",)),
         (WORDS, (), (b"ab",)),
@@ -113,18 +113,20 @@ LONGER = {b"x": {b"ab": 1.0}, b"ab": {END: 0.5, b"c": 0.5}, b"c": {END: 1.0}}
         (LONGER, (b"ab",), (b"bc",)),  # the target cuts "ab" in two, and behind "a" takes "bc"
     ],
 )
-def test_the_mass_of_a_token_that_ends_the_text_is_the_targets_token_that_ends_there(bigram, says, own, words, method):
-    source, target = bigram(vocabulary(*own), says), vocabulary(*words)
+def test_the_mass_of_a_token_that_ends_the_text_is_the_targets_token_that_ends_there(
+    bigram, p_next, source_words, target_words, method
+):
+    source, target = bigram(vocabulary(*source_words), p_next), vocabulary(*target_words)
     ids = target.encode("x").ids.tolist()
     expected = by_trying(source, target, ids)
-    assert apart(exact(source, target, ids), expected) < 1e-3
-    assert apart(projected(bridge_of(source, bigram(target, {}), method), ids), expected) < 2e-3
+    assert total_variation(exact(source, target, ids), expected) < 1e-3
+    assert total_variation(projected(bridge_of(source, bigram(target, {}), method), ids), expected) < 2e-3
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_what_ended_the_targets_last_token_is_asked_of_the_text_that_ends_behind_the_next(bigram, method):
+def test_the_boundary_weight_of_a_last_token_is_that_of_the_text_that_ends_after_it(bigram, method):
     """The target has "ya" at the end of a text, but "y" and "a " in front of a space; and it has written "y"."""
-    says = {
+    p_next = {
         b"x": {b"ya": 0.5, b"yc": 0.5},
         b"ya": {END: 0.5, b" ": 0.5},
         b"yc": {END: 1.0},
@@ -133,23 +135,23 @@ def test_what_ended_the_targets_last_token_is_asked_of_the_text_that_ends_behind
         b"a": {END: 1.0},
         b"c": {END: 1.0},
     }
-    source, target = bigram(vocabulary(b"ya", b"yc"), says), vocabulary(b"a ", b"ya")
+    source, target = bigram(vocabulary(b"ya", b"yc"), p_next), vocabulary(b"a ", b"ya")
     ids = target.encode("xy").ids.tolist()
     expected = by_trying(source, target, ids)
     assert expected[target.canonical[b"c"]] == pytest.approx(2 / 3)
-    assert apart(projected(bridge_of(source, bigram(target, {}), method), ids), expected) < 0.02
+    assert total_variation(projected(bridge_of(source, bigram(target, {}), method), ids), expected) < 0.02
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_a_text_ends_only_behind_the_cover_that_is_its_encoding(bigram, method):
+def test_a_text_ends_only_after_the_cover_that_is_its_encoding(bigram, method):
     """Two line breaks are one token at the end of a text, and two in front of a word, as with most tokenizers."""
-    says = {
+    p_next = {
         b"x": {b"\n\n": 0.02, b"\n": 0.98},
         b"\n\n": {END: 1.0},
         b"\n": {END: 0.8, b"y": 0.18, b"\n": 0.02},
         b"y": {END: 1.0},
     }
-    source, target = bigram(vocabulary(b"\n\n", pattern=GPT2), says), vocabulary()
+    source, target = bigram(vocabulary(b"\n\n", pattern=GPT2), p_next), vocabulary()
     ids = target.encode("x\n\n").ids.tolist()
     expected = by_trying(source, target, ids)
     assert expected[END] == pytest.approx(0.85, abs=0.01)
@@ -157,16 +159,16 @@ def test_a_text_ends_only_behind_the_cover_that_is_its_encoding(bigram, method):
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_the_line_break_is_written_behind_which_the_source_ends(bigram, method):
+def test_the_line_breaks_are_written_after_which_the_source_ends(bigram, method):
     """Also where the base would rather write two."""
     target = vocabulary(b"\n\n")
     base = bigram(target, {b"x": {b"\n\n": 0.8, b"\n": 0.2}})
-    for breaks, says in itertools.product(
+    for breaks, p_next in itertools.product(
         ("\n", "\n\n"), ({b"x": {b"\n": 1.0}, b"\n": {END: 0.9, b"\n": 0.1}, b"y": {END: 1.0}},)
     ):
         if breaks == "\n\n":
-            says = says | {b"\n": {END: 0.1, b"\n": 0.9}}
-        bridge = bridge_of(bigram(vocabulary(), says), base, method)
+            p_next = p_next | {b"\n": {END: 0.1, b"\n": 0.9}}
+        bridge = bridge_of(bigram(vocabulary(), p_next), base, method)
         written = "".join(stream(bridge, "x", max_new_tokens=3))
         assert written.startswith(breaks)
         assert (written == "\n") == (breaks == "\n")

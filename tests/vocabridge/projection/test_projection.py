@@ -17,12 +17,12 @@ from vocabridge.projection.methods.base import BaseDistribution
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.sparse import SparseMatrix, _csr_product
 
-# 5 target tokens, 4 source tokens; nobody speaks for target 3, source 2 speaks for nobody.
+# 5 target tokens and 4 source tokens; target token 3 and source token 2 are unmapped.
 COUNTS = np.array(
     [[4.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 1.0], [0.0, 0.0, 0.0, 3.0], [0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
 )
-SPOKEN_FOR = COUNTS.sum(1) > 0
-SPEAKING = COUNTS.sum(0) > 0
+MAPPED_TARGET = COUNTS.sum(1) > 0
+MAPPED_SOURCE = COUNTS.sum(0) > 0
 
 
 def projection(counts: np.ndarray) -> Projection:
@@ -32,7 +32,7 @@ def projection(counts: np.ndarray) -> Projection:
 
 
 def method_of(one: Projection, kind: str):
-    """A method as a function of scores and p_T: projected changes, or for the static one distributions."""
+    """Return a method as a function of scores and p_T: to changes, or to distributions for the static method."""
     if kind == "static":
         return lambda p_source, p_target: static.Method().distributions(one, p_source, p_target)
 
@@ -43,7 +43,7 @@ def method_of(one: Projection, kind: str):
     return project
 
 
-def normalised(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def normalized(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore"):
         return np.nan_to_num(counts / counts.sum(1, keepdims=True)), np.nan_to_num(counts / counts.sum(0))
 
@@ -55,12 +55,12 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 def expected(kind: str, counts: np.ndarray, p_s: np.ndarray, p_t: np.ndarray) -> np.ndarray:
     """Row by row in float64, for a distribution p_s (|S|,) and p_t (|T|,)."""
-    R, C = normalised(counts)
-    speaking, spoken_for = counts.sum(0) > 0, counts.sum(1) > 0
-    p_s = p_s * speaking / (p_s * speaking).sum()
-    q = p_t * (R @ np.divide(p_s, R.T @ p_t, out=np.zeros_like(p_s), where=speaking))
+    R, C = normalized(counts)
+    mapped_source, mapped_target = counts.sum(0) > 0, counts.sum(1) > 0
+    p_s = p_s * mapped_source / (p_s * mapped_source).sum()
+    q = p_t * (R @ np.divide(p_s, R.T @ p_t, out=np.zeros_like(p_s), where=mapped_source))
     q = C @ p_s if kind == "static" else q
-    return np.where(spoken_for, q / q.sum() * p_t[spoken_for].sum(), p_t)
+    return np.where(mapped_target, q / q.sum() * p_t[mapped_target].sum(), p_t)
 
 
 @pytest.fixture
@@ -69,17 +69,17 @@ def scores() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def expected_change(kind: str, counts: np.ndarray, delta: np.ndarray, p_t: np.ndarray) -> np.ndarray:
-    """Row by row in float64: the projected change, moved so that the covered tokens keep their mass."""
-    R, covered = normalised(counts)[0], counts.sum(1) > 0
-    change = R[covered] @ delta if kind == "linear" else np.log(R[covered] @ np.exp(delta))
+    """Row by row in float64: the projected change, moved so that the mapped tokens keep their mass."""
+    R, mapped = normalized(counts)[0], counts.sum(1) > 0
+    change = R[mapped] @ delta if kind == "linear" else np.log(R[mapped] @ np.exp(delta))
     found = np.zeros(len(counts))
-    own = p_t[covered]
-    found[covered] = change if covered.all() else change - np.log((own * np.exp(change)).sum() / own.sum())
+    own = p_t[mapped]
+    found[mapped] = change if mapped.all() else change - np.log((own * np.exp(change)).sum() / own.sum())
     return found
 
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
-@pytest.mark.parametrize("counts", [COUNTS, COUNTS[SPOKEN_FOR]], ids=["some empty", "all covered"])
+@pytest.mark.parametrize("counts", [COUNTS, COUNTS[MAPPED_TARGET]], ids=["some empty", "all mapped"])
 def test_changes(scores, kind, counts):
     delta, target = scores[0], scores[1][:, : len(counts)].softmax(-1)
     found = method_of(projection(counts), kind)(delta, target)
@@ -87,7 +87,7 @@ def test_changes(scores, kind, counts):
         np.testing.assert_allclose(row, expected_change(kind, counts, d, p_t), rtol=1e-4, atol=1e-5)
 
 
-def test_both_changes_of_a_token_differ_by_one_number_where_one_token_speaks(scores):
+def test_both_changes_of_tokens_with_one_aligned_source_token_differ_by_one_number(scores):
     delta, target = scores[0], scores[1].softmax(-1)
     both = projection(COUNTS)
     single = (COUNTS > 0).sum(1) == 1
@@ -99,8 +99,8 @@ def test_both_changes_of_a_token_differ_by_one_number_where_one_token_speaks(sco
 
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
-@pytest.mark.parametrize("counts", [COUNTS, COUNTS[SPOKEN_FOR]], ids=["some empty", "all covered"])
-def test_no_change_is_exactly_none(kind, counts):
+@pytest.mark.parametrize("counts", [COUNTS, COUNTS[MAPPED_TARGET]], ids=["some empty", "all mapped"])
+def test_no_change_projects_to_exactly_0(kind, counts):
     thirds = np.where(counts > 0, 1 / 3, 0)  # weights that sum to 1 only but for rounding
     target = torch.randn(3, len(counts)).softmax(-1)
     for matrix in (counts, thirds, np.pad(counts, ((0, 0), (0, 7)), constant_values=0.1)):
@@ -110,7 +110,7 @@ def test_no_change_is_exactly_none(kind, counts):
 
 @pytest.mark.parametrize("kind", ["linear", "exponential"])
 @pytest.mark.parametrize("n", [1, 5])
-def test_no_change_is_exactly_none_in_a_vocabulary_of_some_size(kind, n):
+def test_no_change_projects_to_exactly_0_in_a_vocabulary_of_some_size(kind, n):
     """Where sums of the same numbers in another order are not the same."""
     draw = np.random.default_rng(0)
     counts = np.where(draw.random((3001, 700)) < 0.002, draw.random((3001, 700)), 0)
@@ -124,12 +124,12 @@ def test_large_changes_are_finite_and_keep_the_mass(kind):
     target = torch.tensor([[0.0, 60.0, 5.0, 50.0, -60.0]]).softmax(-1).expand(3, -1)
     found = method_of(projection(COUNTS), kind)(delta, target)
     assert found.isfinite().all()
-    mass = (target.double() * found.double().exp())[:, SPOKEN_FOR].sum(-1)
-    torch.testing.assert_close(mass, target.double()[:, SPOKEN_FOR].sum(-1), rtol=1e-4, atol=0)
+    mass = (target.double() * found.double().exp())[:, MAPPED_TARGET].sum(-1)
+    torch.testing.assert_close(mass, target.double()[:, MAPPED_TARGET].sum(-1), rtol=1e-4, atol=0)
 
 
 def distributions(one: Projection, kind: str):
-    """A method of distributions as a function of p_S and p_T; the informed one gives log(q_T / p_T)."""
+    """Return a method of distributions as a function of p_S and p_T to q_T."""
     method = method_of(one, kind)
     return method if kind == "static" else lambda p_source, p_target: method(p_source, p_target).exp() * p_target
 
@@ -140,9 +140,9 @@ def test_probabilities(scores, kind):
     found = distributions(projection(COUNTS), kind)(source, target)
     for row, p_s, p_t in zip(found, source.numpy(), target.numpy(), strict=True):
         np.testing.assert_allclose(row, expected(kind, COUNTS, p_s.astype(float), p_t.astype(float)), rtol=1e-4)
-    torch.testing.assert_close(found[:, ~SPOKEN_FOR], target[:, ~SPOKEN_FOR])
-    # What source 2, which speaks for nobody, has is nobody's.
-    without = torch.where(torch.from_numpy(SPEAKING), source, 0.0)
+    torch.testing.assert_close(found[:, ~MAPPED_TARGET], target[:, ~MAPPED_TARGET])
+    # The probability of source token 2, which is unmapped, does not count.
+    without = torch.where(torch.from_numpy(MAPPED_SOURCE), source, 0.0)
     torch.testing.assert_close(distributions(projection(COUNTS), kind)(without, target), found)
 
 
@@ -163,7 +163,7 @@ def test_the_identity_gives_the_donors_distribution(kind):
     torch.testing.assert_close(distributions(Projection.identity(30), kind)(source, target), source)
 
 
-def test_the_identity_carries_a_change_as_it_is():
+def test_the_identity_projects_a_change_to_itself():
     delta, target = torch.randn(6, 30), torch.randn(6, 30).softmax(-1)
     assert torch.equal(method_of(Projection.identity(30), "linear")(delta, target), delta)
     torch.testing.assert_close(
@@ -211,22 +211,25 @@ def test_a_constant_added_to_the_change_changes_no_probability(problem, kind, co
 
 @given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]))
 @settings(max_examples=examples(150))
-def test_a_change_keeps_the_mass_of_the_tokens_spoken_for(problem, kind):
+def test_a_change_keeps_the_mass_of_the_mapped_tokens(problem, kind):
     counts, delta, base = problem
-    p, covered = base.softmax(-1), torch.from_numpy(counts.sum(1) > 0)
+    p, mapped = base.softmax(-1), torch.from_numpy(counts.sum(1) > 0)
     change = method_of(projection(counts), kind)(delta, p)
-    assert (change[:, ~covered] == 0).all()
-    if not covered.all():
-        torch.testing.assert_close((p * change.exp())[:, covered].sum(-1), p[:, covered].sum(-1), atol=1e-5, rtol=1e-3)
+    assert (change[:, ~mapped] == 0).all()
+    if not mapped.all():
+        torch.testing.assert_close((p * change.exp())[:, mapped].sum(-1), p[:, mapped].sum(-1), atol=1e-5, rtol=1e-3)
 
 
 @given(problem=problems(), kind=st.sampled_from(["linear", "exponential"]))
 @settings(max_examples=examples(150))
-def test_changes_differ_no_more_than_what_the_tokens_say(problem, kind):
+def test_projected_changes_differ_no_more_than_the_source_tokens_changes(problem, kind):
     counts, delta, base = problem
-    covered, speaking = torch.from_numpy(counts.sum(1) > 0), torch.from_numpy(counts.sum(0) > 0)
-    change, said = method_of(projection(counts), kind)(delta, base.softmax(-1))[:, covered], delta[:, speaking]
-    assert change.max() - change.min() <= said.max() - said.min() + 1e-3
+    mapped, mapped_source = torch.from_numpy(counts.sum(1) > 0), torch.from_numpy(counts.sum(0) > 0)
+    change, source_scores = (
+        method_of(projection(counts), kind)(delta, base.softmax(-1))[:, mapped],
+        delta[:, mapped_source],
+    )
+    assert change.max() - change.min() <= source_scores.max() - source_scores.min() + 1e-3
 
 
 @given(
@@ -269,14 +272,14 @@ def test_every_method_compiles_without_a_break_whatever_the_batch(n, counts):
     source, target = torch.randn(n, counts.shape[1]), torch.randn(n, counts.shape[0]).softmax(-1)
     donors = torch.stack([source, -source]).softmax(-1)
     torch._dynamo.reset()
-    for method, said in (
+    for method, source_scores in (
         (method_of(one, "linear"), source),
         (method_of(one, "exponential"), source),
         (method_of(one, "static"), donors),
         (method_of(one, "informed"), donors),
     ):
         compiled = torch.compile(method, fullgraph=True, backend="eager", dynamic=True)
-        assert torch.equal(compiled(said, target), method(said, target))
+        assert torch.equal(compiled(source_scores, target), method(source_scores, target))
 
 
 def test_one_compilation_serves_every_batch_above_one():
@@ -290,7 +293,7 @@ def test_one_compilation_serves_every_batch_above_one():
     assert counter.frame_count == 1
 
 
-def test_the_operator_is_what_compilers_are_told_it_is():
+def test_the_operator_is_as_registered_for_compilers():
     matrix = projection(COUNTS).rows_transposed.csr
     for n in (1, 3):
         arguments = (matrix.pointers, matrix.indices, matrix.weights, torch.randn(n, 5))
@@ -302,20 +305,20 @@ def test_scores_are_left_as_they_were(scores):
     one = projection(COUNTS)
     given_delta, given_target, source = delta.clone(), target.clone(), delta.softmax(-1)
     given_source = source.clone()
-    for method, said in (
+    for method, source_scores in (
         (method_of(one, "linear"), delta),
         (method_of(one, "exponential"), delta),
         (method_of(one, "static"), source),
         (method_of(one, "informed"), source),
     ):
-        method(said, target)
+        method(source_scores, target)
     for found, before in ((delta, given_delta), (target, given_target), (source, given_source)):
         assert torch.equal(found, before)
 
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("counts", [COUNTS, np.eye(9)[np.arange(30) % 9]])
-def test_every_method_can_be_asked_where_gradients_are_recorded(n, counts):
+def test_every_method_works_where_gradients_are_recorded(n, counts):
     one = projection(counts)
     source, target = torch.randn(n, counts.shape[1]).softmax(-1), torch.randn(n, counts.shape[0]).softmax(-1)
     for method in (

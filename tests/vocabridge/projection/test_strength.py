@@ -31,7 +31,7 @@ def test_between_them_it_is_a_straight_line(schedule):
 
 
 @given(numbers)
-def test_a_constant_strength_stays_what_it_is(strength):
+def test_a_constant_strength_is_unchanged(strength):
     assert alpha(strength, torch.arange(3)) == strength
 
 
@@ -47,7 +47,7 @@ def test_a_constant_strength_stays_what_it_is(strength):
         (Schedule(1, -1, 2), False),
     ],
 )
-def test_it_is_0_only_if_it_is_0_everywhere(strength, zero):
+def test_a_strength_is_0_only_if_it_is_0_everywhere(strength, zero):
     assert is_zero(strength) is zero
 
 

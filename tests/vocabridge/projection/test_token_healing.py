@@ -1,4 +1,4 @@
-"""Healing sums covers as its equation says, written out here over all tokens of small vocabularies."""
+"""Healing sums over covers by its equation, which loops over all tokens of small vocabularies compute here."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from vocabridge.projection.token_healing import HealedDistribution, TokenHealer
 
 SIZE = 265
 PENDING = [b"", b" ", b"  ", b" t", b"t", b"h", b"\xc3", b"\xff", b"z"]
-WRITTEN = [b"", b" ", b"  ", b" a", b"t", b"h", b"th", b"xt", b"zh", b"\xc3", b"h\xc3", "é".encode(), b"1", b"."]
+TEXT_ENDS = [b"", b" ", b"  ", b" a", b"t", b"h", b"th", b"xt", b"zh", b"\xc3", b"h\xc3", "é".encode(), b"1", b"."]
 """The ends of texts that are tried, after any of which the target may have ended a token or not."""
 
-ends = st.sampled_from(WRITTEN)
+ends = st.sampled_from(TEXT_ENDS)
 
 CONFIG = BoundaryConfig()
 
 
 @dataclass(frozen=True)
-class Way:
-    """A cover's pending bytes, log P of its tokens, and what follows: by random logits, or for certain."""
+class Cover:
+    """A cover's pending bytes, log P of its tokens, and what follows it: by random logits, or one token for certain."""
 
     pending: bytes
     weight: float
@@ -51,11 +51,11 @@ def healer(tiny) -> TokenHealer:
 
 
 @st.composite
-def ways(draw: st.DrawFn) -> list[Way]:
+def ways(draw: st.DrawFn) -> list[Cover]:
     """Covers with random probabilities; one without pending bytes among them, so that there is some mass."""
     several = [b"", *draw(st.lists(st.sampled_from(PENDING), max_size=3))]
     several = [
-        Way(pending, draw(st.floats(-200, 0)), draw(st.integers(0, 999)), draw(st.sampled_from([0.1, 3.0, 30.0])))
+        Cover(pending, draw(st.floats(-200, 0)), draw(st.integers(0, 999)), draw(st.sampled_from([0.1, 3.0, 30.0])))
         for pending in several
     ]
     return draw(st.permutations(several))
@@ -63,7 +63,7 @@ def ways(draw: st.DrawFn) -> list[Way]:
 
 @dataclass(frozen=True)
 class One:
-    """What is found of one text."""
+    """The healed prediction after one text."""
 
     p: torch.Tensor
     across: torch.Tensor
@@ -76,7 +76,7 @@ class One:
         return cls(found.p[i], found.crossing_mass[i], found.boundary_weights[i], uncertain)
 
 
-def heal(healer: TokenHealer, several: list[Way], written: bytes) -> One:
+def heal(healer: TokenHealer, several: list[Cover], written: bytes) -> One:
     weights = torch.tensor([one.weight for one in several])
     log_p = torch.from_numpy(np.stack([one.log_p for one in several]))
     return One.of(
@@ -87,7 +87,7 @@ def heal(healer: TokenHealer, several: list[Way], written: bytes) -> One:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the equation gives, and whether a float32 has to find the same tokens likely, and the same unsure."""
+    """The equation's result, and whether float32 must find the same tokens likely and the same ones uncertain."""
 
     p: np.ndarray
     across: float
@@ -96,8 +96,8 @@ class Expected:
     certain: bool
 
 
-def written_out(source: Vocabulary, judge, several: list[Way], written: bytes) -> Expected:
-    """The equation: over all covers and all tokens that begin with what is pending, in plain loops."""
+def healed_by_loops(source: Vocabulary, judge, several: list[Cover], written: bytes) -> Expected:
+    """Compute the equation in loops over all covers and all tokens that begin with the pending bytes."""
     whole, running = np.zeros(source.size), np.zeros(source.size)
     for one in several:
         log_p = one.log_p.astype(float)
@@ -121,9 +121,9 @@ def written_out(source: Vocabulary, judge, several: list[Way], written: bytes) -
 
 @given(several=ways(), written=ends)
 @settings(max_examples=examples(60))
-def test_healing_is_the_sum_over_covers_and_tokens_that_the_equation_says(tiny, healer, judge, several, written):
-    """And what is likely is judged one by one, and is unsure where it would have a good part if it counted 1."""
-    expected = written_out(tiny["source"], judge(tiny["target"]), several, written)
+def test_healing_is_the_sum_over_covers_and_tokens_of_the_equation(tiny, healer, judge, several, written):
+    """Likely tokens are judged one by one, and are uncertain where they would have much mass at weight 1."""
+    expected = healed_by_loops(tiny["source"], judge(tiny["target"]), several, written)
     assume(expected.certain)
     found = heal(healer, several, written)
     np.testing.assert_allclose(found.p, expected.p, atol=1e-6, rtol=1e-4)
@@ -143,11 +143,11 @@ def test_a_healed_distribution_sums_to_1(healer, several, written):
 
 @given(several=ways(), written=ends, shift=st.floats(-50, 50), each=st.lists(st.floats(-9, 9), min_size=4, max_size=4))
 @settings(max_examples=examples(40))
-def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no_difference(
+def test_a_constant_in_all_weights_or_in_the_logits_after_a_cover_makes_no_difference(
     tiny, healer, judge, several, written, shift, each
 ):
-    """Where the weights are less by as much."""
-    assume(written_out(tiny["source"], judge(tiny["target"]), several, written).certain)
+    """If the cover's weight is reduced by the constant of its logits."""
+    assume(healed_by_loops(tiny["source"], judge(tiny["target"]), several, written).certain)
     found = heal(healer, several, written)
     each = torch.tensor(each[: len(several)])
     weights = torch.tensor([one.weight + shift for one in several]) - each
@@ -162,7 +162,7 @@ def test_what_all_weights_share_and_what_the_logits_after_a_cover_share_makes_no
 @given(texts=st.lists(st.tuples(ways(), ends), min_size=2, max_size=4))
 @settings(max_examples=examples(40))
 def test_several_texts_are_healed_as_each_is_by_itself(tiny, healer, judge, texts):
-    assume(all(written_out(tiny["source"], judge(tiny["target"]), *one).certain for one in texts))
+    assume(all(healed_by_loops(tiny["source"], judge(tiny["target"]), *one).certain for one in texts))
     weights = torch.tensor([way.weight for several, _ in texts for way in several])
     log_p = torch.from_numpy(np.stack([way.log_p for several, _ in texts for way in several]))
     pendings = [[way.pending for way in several] for several, _ in texts]
@@ -194,16 +194,16 @@ def test_a_cover_without_pending_bytes_alone_is_the_distribution_of_the_model_it
         (b"\xc3", b"\xa9", b"\xc3", 0.001),
     ],
 )
-def test_a_token_runs_across_the_end_as_often_as_the_target_would_have_ended_there(
+def test_a_token_crosses_the_end_as_often_as_the_target_would_have_ended_there(
     tiny, healer, pending, rest, written, plausible
 ):
-    """And so does the same as a token of a cover that ends there."""
+    """And the same text weighs as much as a token of a cover that ends there."""
     of = tiny["source"].canonical
     for at_the_end in (
-        Way(pending, math.log(0.5), certain=of[pending + rest]),
-        Way(b"", math.log(0.5), certain=of[rest]),
+        Cover(pending, math.log(0.5), certain=of[pending + rest]),
+        Cover(b"", math.log(0.5), certain=of[rest]),
     ):
-        found = heal(healer, [Way(b"", 0.0, certain=of[b"z"]), at_the_end], written)
+        found = heal(healer, [Cover(b"", 0.0, certain=of[b"z"]), at_the_end], written)
         mass = 0.5 * plausible
         assert float(found.p[of[rest]]) == pytest.approx(mass / (1 + mass))
         assert float(found.p[of[b"z"]]) == pytest.approx(1 / (1 + mass))
@@ -211,7 +211,7 @@ def test_a_token_runs_across_the_end_as_often_as_the_target_would_have_ended_the
         assert found.counts == ({of[rest]: plausible} if plausible == 0.001 else {})
 
 
-def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny, healer):
+def test_by_hand_likely_tokens_are_judged_one_by_one_and_all_others_by_class(tiny, healer):
     """Behind "t" words as such count 1, by the sample "a"; but "h" does not, as "th" is one token."""
     of = tiny["source"].canonical
     for mass, others, count in (
@@ -228,7 +228,7 @@ def test_by_hand_what_is_likely_is_judged_one_by_one_and_all_others_by_kind(tiny
         assert found.counts == ({of[b"h"]: 0.001} if count < 1 else {})
 
 
-def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_some_count(tiny, monkeypatch):
+def test_by_hand_where_the_likely_tokens_have_no_weight_others_are_judged_until_some_have(tiny, monkeypatch):
     """Of 40 tokens of a kind that counts 1, in falling order, all but the last three count next to nothing."""
     healer = TokenHealer(tiny["source"], tiny["target"], CONFIG)
     spelled = [bytes([byte]) for byte in range(65, 105)]
@@ -248,7 +248,7 @@ def test_by_hand_where_what_is_likely_counts_nothing_others_are_judged_until_som
     assert float(found.p[ids[-3:]].sum()) == pytest.approx(1, abs=1e-4)
 
 
-def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all(healer):
+def test_by_hand_uncertain_tokens_are_those_with_much_mass_at_weight_1(healer):
     masses = {
         7: (0.0002, 0.001),  # would be 0.2 to 0.9998
         5: (0.0001, 0.001),  # 0.1 to 0.9999
@@ -266,14 +266,14 @@ def test_by_hand_unsure_is_what_has_a_good_part_if_there_is_a_boundary_after_all
     assert healer.uncertain_tokens(found) == [[], [7, 3, 2]]
 
 
-def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny, vocabularies, judge):
+def test_the_weight_of_a_token_with_a_follower_is_that_of_both_together(tiny, vocabularies, judge):
     """A control token ends the text: the target cuts what is in front of it as it stands."""
     source, target = vocabularies["byte_level"], tiny["target"]
     healer, cases = TokenHealer(source, target, CONFIG), 0
     followed = [source.canonical[data] for data in (b"t", b"h", b"\xc3", b" ", b".")]
     following = [0, *(source.canonical[data] for data in (b"h", b"e", b"\xa9", b" ", b"a", b"1", b"\xff"))]
     assert source.token_bytes[0] is None
-    for written in WRITTEN:
+    for written in TEXT_ENDS:
         for w in followed:
             behind = [source.token_bytes[w] + source.token_bytes[v] for v in following[1:]]
             expected = [judge(target).weight(written, data) for data in behind]
@@ -283,10 +283,10 @@ def test_what_a_token_counts_when_others_follow_is_what_both_together_count(tiny
     assert cases > 5
 
 
-def test_whether_a_token_can_cross_is_whether_the_target_may_end_before_one_of_its_kind(tiny, healer, judge):
+def test_a_token_can_cross_where_the_target_may_end_before_a_token_of_its_class(tiny, healer, judge):
     source, found = tiny["source"], set()
     for pending in PENDING[1:]:
-        for written in [pending, *WRITTEN, b"x" + pending]:
+        for written in [pending, *TEXT_ENDS, b"x" + pending]:
             longer = [data for data in source.token_bytes if data.startswith(pending) and data != pending]
             expected = any(
                 judge(tiny["target"]).weight_of_class(written, data[len(pending) :]) > 1e-6 for data in longer
@@ -299,26 +299,26 @@ def test_whether_a_token_can_cross_is_whether_the_target_may_end_before_one_of_i
     assert found == {True, False}
 
 
-def test_a_likely_cover_that_has_nothing_to_say_leaves_the_word_to_others(tiny, healer):
-    """Were all mass measured by the weight of the likeliest cover, a float32 would hold nothing of it."""
+def test_a_likely_cover_without_mass_on_its_pending_bytes_leaves_all_mass_to_others(tiny, healer):
+    """Relative to the most likely cover's probability, the mass would underflow in float32."""
     of = tiny["source"].canonical
-    found = heal(healer, [Way(b" ", 0.0, certain=of[b"z"]), Way(b"", -150.0, certain=of[b"e"])], b" ")
+    found = heal(healer, [Cover(b" ", 0.0, certain=of[b"z"]), Cover(b"", -150.0, certain=of[b"e"])], b" ")
     assert (float(found.p[of[b"e"]]), float(found.across)) == (1, 0)
 
 
-def test_where_no_token_begins_with_what_is_pending_nothing_is_said(healer):
-    found = heal(healer, [Way(b"z", 0.0), Way(b"\xff", -1.0)], b"z")
+def test_where_no_token_begins_with_the_pending_bytes_the_prediction_is_0(healer):
+    found = heal(healer, [Cover(b"z", 0.0), Cover(b"\xff", -1.0)], b"z")
     assert not found.p.any()
     assert (float(found.across), found.counts, found.unsure) == (0, {}, [])
 
 
-def test_where_nothing_of_what_is_said_begins_with_what_is_pending_nothing_is_said(tiny, healer):
-    found = heal(healer, [Way(b" ", 0.0, certain=tiny["source"].canonical[b"z"])], b" ")
+def test_where_no_likely_token_begins_with_the_pending_bytes_the_prediction_is_0(tiny, healer):
+    found = heal(healer, [Cover(b" ", 0.0, certain=tiny["source"].canonical[b"z"])], b" ")
     assert not found.p.any()
     assert (float(found.across), found.counts, found.unsure) == (0, {}, [])
 
 
-def test_it_has_no_weights_that_a_checkpoint_would_hold(healer):
+def test_a_healer_has_no_state_for_a_checkpoint(healer):
     assert not healer.state_dict()
     assert not list(healer.parameters())
 
@@ -326,7 +326,7 @@ def test_it_has_no_weights_that_a_checkpoint_would_hold(healer):
 @pytest.mark.parametrize(
     "pending", [b"\x00", b"\xfe", b"\xfe\xff", b"\xff", b"\xff\xff", b"\xfe\xff\xff", b"\xff\xff\xff", b"a", b"zz"]
 )
-def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(tiny, pending):
+def test_a_prefix_range_is_what_a_linear_scan_finds_up_to_the_highest_byte(tiny, pending):
     tokens = tiny["highest"].token_bytes
     found = TokenHealer(tiny["highest"], tiny["target"], CONFIG).prefix_range(pending).ids.tolist()
     assert sorted(found) == [i for i, data in enumerate(tokens) if data.startswith(pending) and data != pending]
@@ -334,7 +334,7 @@ def test_the_run_of_tokens_is_what_a_linear_scan_finds_up_to_the_highest_byte(ti
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "no_safe_cuts"])
-def test_the_runs_of_trained_vocabularies_and_their_rests(vocabularies, judge, kind):
+def test_the_prefix_ranges_of_trained_vocabularies_and_their_rests(vocabularies, judge, kind):
     """Each rest is the token of its bytes, or the first piece of them; the run has the kinds of these rests."""
     vocabulary = vocabularies[kind]
     healer = TokenHealer(vocabulary, vocabulary, BoundaryConfig())
