@@ -74,14 +74,14 @@ def written(draw: st.DrawFn) -> list[int]:
     return [i for part in draw(st.lists(st.one_of(text, word), max_size=6)) for i in part][:10]
 
 
-def ids_of(vocabulary, several):
-    return [vocabulary.ids_of(bytes([i[1]]))[0] if isinstance(i, tuple) else i for i in several]
+def ids_of(vocabulary, entries):
+    return [vocabulary.ids_of(bytes([i[1]]))[0] if isinstance(i, tuple) else i for i in entries]
 
 
 @pytest.mark.quick(4)
 @given(first=written(), back=st.integers(0, 10), then=written(), again=st.integers(1, 4))
 @settings(max_examples=examples(5), derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_after_taking_tokens_back_and_writing_others_all_is_as_from_scratch(onto_llama, first, back, then, again):
+def test_after_a_crop_and_other_tokens_all_is_as_from_scratch(onto_llama, first, back, then, again):
     bridge = onto_llama
     ids = [300, *ids_of(bridge.vocabulary, first)]
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_after_taking_tokens_back_and_writing_others_all_is_as_from_scratch(onto
 
 
 @pytest.mark.parametrize("policy", BoundaryPolicy)
-def test_what_stays_is_not_read_again(reverse, policy, forwards):
+def test_after_a_crop_the_kept_text_is_not_read_again(reverse, policy, forwards):
     bridge = reverse.bridge(policy=policy, method=ProjectionMethod.STATIC)
     seen = forwards(reverse.small.model)
     ids = encode(bridge.vocabulary, PROMPTS[1] + PROMPTS[0])
@@ -112,8 +112,8 @@ def test_what_stays_is_not_read_again(reverse, policy, forwards):
     assert sum(width for _, width in seen) <= 2 * 2 * 8  # both models of the pair, at most two forwards of a few each
 
 
-def test_a_schedule_goes_back_with_the_text(reverse):
-    """The strength belongs to the place in the answer, however often a token was tried there."""
+def test_a_schedule_is_rolled_back_with_the_text(reverse):
+    """The strength depends on the position in the answer, however often a token was tried there."""
     ids = encode(reverse.base.vocabulary, PROMPTS[1])
     schedule = Schedule(1.0, 0.0, 6)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_a_schedule_goes_back_with_the_text(reverse):
             close(found[:, i], constant(ids, use_cache=False).logits[:, -3 + i])
 
 
-def test_all_tokens_that_are_taken_back_are_a_number_below_0(reverse):
+def test_a_crop_to_a_length_is_refused(reverse):
     bridge = reverse.bridge()
     with torch.no_grad():
         cache = bridge(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
@@ -174,7 +174,7 @@ def until(bridge, inputs, **arguments):
 
 
 @pytest.mark.quick(2)
-def test_a_row_that_has_finished_is_run_by_no_model_any_more(parts, bridge, forwards):
+def test_no_model_runs_a_row_that_has_finished(parts, bridge, forwards):
     """And changes nothing for the others."""
     models = {"base": parts.base.model, "tuned": parts.tuned.model, "untuned": parts.small.model}
     seen = {name: forwards(model) for name, model in models.items()}
@@ -374,11 +374,11 @@ def test_an_interruption_while_looking_ahead_is_one_too(parts):
                     bridge(ids[:, end + 1 : end + 2], past_key_values=cache)
                 return
             handle.remove()
-    pytest.fail("at no position was there anything to look ahead for")
+    pytest.fail("lookahead read nothing at any position")
 
 
 @pytest.mark.parametrize("numbers", [(0,), (1,), (0, 1)])
-def test_one_of_several_sources_may_be_silent_all_along(parts, numbers):
+def test_one_of_several_sources_may_be_inactive_all_along(parts, numbers):
     def steering(number):
         source = parts.pair if number == 0 else parts.residual(0.2)
         strength = 1.0 if number in numbers else 0.0

@@ -73,12 +73,12 @@ def chat(parts, tokenizer_folders):
     return built(parts, tokenizer_folders)
 
 
-def wanted(tokenizer, messages):
+def rendered_ids(tokenizer, messages):
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
 
-def started(bridge, conversations):
-    """The cache after the prompts, and what the source has read of each."""
+def read_prompts(bridge, conversations):
+    """Run a bridge on prompts; return its cache, and the source's tokenizer of each row."""
     prompt = chat_prompt(bridge, conversations)
     with torch.no_grad():
         bridge(**prompt)
@@ -89,35 +89,35 @@ def started(bridge, conversations):
 @pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_each_model_reads_the_very_ids_of_its_own_template(chat, messages):
     prompt = chat_prompt(chat.bridge, messages)
-    assert prompt["input_ids"].tolist() == [wanted(chat.target, messages)]
-    _, (reader,) = started(chat.bridge, messages)
-    assert reader.ids == wanted(chat.source, messages)
+    assert prompt["input_ids"].tolist() == [rendered_ids(chat.target, messages)]
+    _, (reader,) = read_prompts(chat.bridge, messages)
+    assert reader.ids == rendered_ids(chat.source, messages)
 
 
 def test_a_batch_of_conversations_is_padded_on_the_left(chat):
     prompt = chat_prompt(chat.bridge, CONVERSATIONS)
     for row, mask, messages in zip(prompt["input_ids"], prompt["attention_mask"], CONVERSATIONS, strict=True):
-        ids = wanted(chat.target, messages)
+        ids = rendered_ids(chat.target, messages)
         assert row[-len(ids) :].tolist() == ids
         assert mask.tolist() == [0] * (len(row) - len(ids)) + [1] * len(ids)
-    _, readers = started(chat.bridge, CONVERSATIONS)
-    assert [reader.ids for reader in readers] == [wanted(chat.source, messages) for messages in CONVERSATIONS]
+    _, readers = read_prompts(chat.bridge, CONVERSATIONS)
+    assert [reader.ids for reader in readers] == [rendered_ids(chat.source, messages) for messages in CONVERSATIONS]
 
 
 @pytest.mark.parametrize("written", [False, True])
 @pytest.mark.parametrize("expected", [False, True])
-def test_a_begin_token_is_there_once_where_it_is_written_or_expected(parts, tokenizer_folders, written, expected):
+def test_the_bos_token_is_there_once_where_it_is_written_or_expected(parts, tokenizer_folders, written, expected):
     bos = "{{ bos_token }}" if written else ""
     body = "{% for m in messages %}<b>{{ m.content }}{% endfor %}"
     chat = built(parts, tokenizer_folders, (bos + body, bos + body), (expected, expected))
-    _, (reader,) = started(chat.bridge, QUESTION)
+    _, (reader,) = read_prompts(chat.bridge, QUESTION)
     for ids in (reader.ids, chat_prompt(chat.bridge, QUESTION)["input_ids"][0].tolist()):
         assert ids.count(0) == (written or expected)
         assert ids[0] == 0 or not (written or expected)
 
 
-def test_what_the_base_writes_is_read_on_with_the_templates_last_words_and_the_sources_own_turn_end(chat):
-    cache, (reader,) = started(chat.bridge, QUESTION)
+def test_the_bases_text_is_read_together_with_the_templates_last_words_and_with_the_sources_own_turn_end(chat):
+    cache, (reader,) = read_prompts(chat.bridge, QUESTION)
     for text in ("d", "s, brown", "<end_of_turn>", "\nThe"):
         ids = torch.tensor([chat.target.encode(text, add_special_tokens=False)])
         with torch.no_grad():
@@ -126,7 +126,9 @@ def test_what_the_base_writes_is_read_on_with_the_templates_last_words_and_the_s
     quick = chat.source.encode(rendered + "ds, brown<|im_end|>\nThe", add_special_tokens=False)
     (reader,) = (text.tokenizer for text in cache.streams._streams[0]._texts)
     assert reader.ids == quick
-    assert quick[: len(wanted(chat.source, QUESTION))] != wanted(chat.source, QUESTION)  # "wor" was not settled
+    assert quick[: len(rendered_ids(chat.source, QUESTION))] != rendered_ids(
+        chat.source, QUESTION
+    )  # "wor" was not committed
 
 
 def test_the_sources_scores_are_those_of_its_own_template(chat):
@@ -137,9 +139,9 @@ def test_the_sources_scores_are_those_of_its_own_template(chat):
         ids = prompt["input_ids"].where(prompt["attention_mask"] != 0, -1)
         ((_, stream, positions),) = cache.streams.advance(chat.bridge.steerings, ids.tolist(), 0, 1)
         first = stream.predictor.predict(positions, ("tuned", "untuned"), ids.device)
-        scores, speaks = first.scores, first.active
-        ids = torch.tensor([wanted(chat.source, QUESTION)])
-        assert speaks.tolist() == [[1.0]]
+        scores, active = first.scores, first.active
+        ids = torch.tensor([rendered_ids(chat.source, QUESTION)])
+        assert active.tolist() == [[1.0]]
         for name, found in (("tuned", scores.tuned), ("untuned", scores.untuned)):
             expected = steering.source.models[name](ids).logits[:, -1]
             torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=1e-3, rtol=1e-3)
@@ -150,13 +152,15 @@ def test_generation_of_a_batch_is_that_of_its_conversations(parts, tokenizer_fol
     bridge = built(parts, tokenizer_folders, policy=BoundaryPolicy.HEAL).bridge
     config = GenerationConfig(**GREEDY | more)
     together = bridge.generate(**chat_prompt(bridge, CONVERSATIONS), generation_config=config)
-    alone = [bridge.generate(**chat_prompt(bridge, one), generation_config=config) for one in CONVERSATIONS]
+    alone = [
+        bridge.generate(**chat_prompt(bridge, conversation), generation_config=config) for conversation in CONVERSATIONS
+    ]
     new = [row.tolist()[-8:] for row in together]
     assert new == [row[-8:] for rows in alone for row in rows.tolist()]
 
 
 def test_templates_change_what_is_generated(chat):
-    """Else the tests above could not tell a template that is read from one that is not."""
+    """Else the tests above would pass without templates."""
     prompt = chat_prompt(chat.bridge, QUESTION)
     plain = {name: prompt[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -202,5 +206,5 @@ def test_a_real_models_ids_are_those_of_transformers():
         reader = IncrementalTokenizer(vocabulary)
         for piece in vocabulary.pieces(vocabulary.render(messages)):
             reader.append(piece)
-        assert reader.ids == wanted(tokenizer, messages)
-        assert vocabulary.encode(vocabulary.render(messages)).ids.tolist() == wanted(tokenizer, messages)
+        assert reader.ids == rendered_ids(tokenizer, messages)
+        assert vocabulary.encode(vocabulary.render(messages)).ids.tolist() == rendered_ids(tokenizer, messages)

@@ -1,4 +1,4 @@
-"""What is small is looked at before any model is loaded, which may take minutes."""
+"""Parts are checked before any model is loaded, because loading may take minutes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def files(own, parts, data) -> Path:
 
 @pytest.fixture
 def nothing_loads(monkeypatch):
-    """From now on, a model that is loaded fails the test."""
+    """Return a function after whose call any loading of a model fails the test."""
 
     def loaded(*_arguments, **_named):
         pytest.fail("a model is loaded")
@@ -59,7 +59,7 @@ WRONG = {
 
 
 def arguments(files, wrong):
-    """Arguments of `build_bridge`, with these instead."""
+    """Return arguments of `build_bridge`, with some replaced."""
     given = {"value": str(files / "values"), "alignment": files / "pair.safetensors"}
     for name, value in wrong.items():
         given[name] = files / value if name in ("alignment", "combination") else str(files / value)

@@ -1,4 +1,4 @@
-"""The fit: known weights come out, in both forms; its bits are those of the bridge; tokens drawn stand for others."""
+"""Fitting recovers known weights in both forms, and its bits are those of the bridge, also with drawn tokens."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_known_weights_are_found_again(method, weights):
     signs = [1, 1, -1][: len(weights)]
     scores = features @ (np.array(weights) * signs)
     truth = (scores + rng.gumbel(size=scores.shape)).argmax(1)
-    judged = Features({method: features.astype(np.float32)}, np.zeros(scores.shape), truth)
-    fit = judged.judge(judged.fitted()[0])
+    features_of_texts = Features({method: features.astype(np.float32)}, np.zeros(scores.shape), truth)
+    fit = features_of_texts.judge(features_of_texts.fitted()[0])
     found = [fit.combination.base_weight, fit.combination.tuned_weight, fit.combination.untuned_weight][: len(weights)]
     assert found == pytest.approx(weights, abs=0.06)
     assert fit.bits < fit.paper_bits
@@ -44,8 +44,8 @@ def test_a_known_share_is_found_again(share):
     truth = np.array([rng.choice(50, p=(p, q)[side][i]) for i, side in enumerate(which)])
     rows = np.arange(6000)
     features = np.log(np.stack([p, q, np.full_like(p, 0.02)], -1))
-    judged = Features({ProjectionMethod.STATIC: features}, np.zeros(p.shape), truth)
-    fit = judged.judge(judged.fitted()[1])
+    features_of_texts = Features({ProjectionMethod.STATIC: features}, np.zeros(p.shape), truth)
+    fit = features_of_texts.judge(features_of_texts.fitted()[1])
     assert fit.combination.tuned_weight == pytest.approx(share, abs=0.05)
     assert fit.combination.base_weight == pytest.approx(1 - fit.combination.tuned_weight, abs=1e-4)
     mixed = (1 - fit.combination.tuned_weight) * p + fit.combination.tuned_weight * q
@@ -54,8 +54,8 @@ def test_a_known_share_is_found_again(share):
 
 
 def test_every_method_is_fitted_in_every_form_that_it_has(parts):
-    told = []
-    fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: told.append(args[:2]))
+    calls = []
+    fits = fit_combination(parts.bridge(), ITEMS, progress=lambda *args: calls.append(args[:2]))
     forms = [(fit.combination.method, fit.combination.form) for fit in fits]
     assert len(forms) == len(ProjectionMethod) + 2
     assert set(forms) == {(method, Form.PRODUCT) for method in ProjectionMethod} | {
@@ -63,7 +63,7 @@ def test_every_method_is_fitted_in_every_form_that_it_has(parts):
         (ProjectionMethod.INFORMED, Form.MIXTURE),
     }
     assert [fit.bits for fit in fits] == sorted(fit.bits for fit in fits)
-    assert told == [(n, 4) for n in range(1, 5)]
+    assert calls == [(n, 4) for n in range(1, 5)]
 
 
 def test_a_product_is_never_worse_than_the_papers_weights_on_its_own_texts(parts):
@@ -75,8 +75,8 @@ def test_a_product_is_never_worse_than_the_papers_weights_on_its_own_texts(parts
     )
 
 
-def spoken_bits(bridge, combination, strength=1.0) -> float:
-    """Bits per response token where the source has a say, from the bridge's own logits."""
+def bits_of_bridge(bridge, combination, strength=1.0) -> float:
+    """Return the bits per response token where the source predicts, from the bridge's own logits."""
     bits = []
     for item in ITEMS:
         tokens = tokenize(item, bridge.vocabulary)
@@ -84,10 +84,10 @@ def spoken_bits(bridge, combination, strength=1.0) -> float:
         with torch.no_grad():
             bridge.steering.combination, bridge.steering.strength = Combination(), 1.0
             ((steering, stream, positions),) = SourceStreams().advance(bridge.steerings, ids.tolist(), 0, len(truth))
-            speaks = stream.predictor.predict(positions, steering.combination.required_scores, ids.device).active
+            active = stream.predictor.predict(positions, steering.combination.required_scores, ids.device).active
             bridge.steering.combination, bridge.steering.strength = combination, strength
             log_p = bridge(ids, use_cache=False).logits[0, -len(truth) :].log_softmax(-1)
-        bits += (-log_p.gather(1, truth[:, None])[:, 0] / np.log(2))[speaks[:, 0] > 0].tolist()
+        bits += (-log_p.gather(1, truth[:, None])[:, 0] / np.log(2))[active[:, 0] > 0].tolist()
     return float(np.mean(bits))
 
 
@@ -97,14 +97,14 @@ def test_the_bits_of_a_fit_are_those_of_the_bridge_with_it(parts, policy):
     bridge = parts.bridge(policy=policy)
     for fit in fit_combination(bridge, ITEMS):
         if not fit.combination.required_scores:
-            continue  # these random sources are worth nothing; then the base is left as it is
-        assert fit.bits == pytest.approx(spoken_bits(bridge, fit.combination), rel=2e-3)
+            continue  # the fit gave these random sources no weight, so the base is unchanged
+        assert fit.bits == pytest.approx(bits_of_bridge(bridge, fit.combination), rel=2e-3)
         if fit.paper_bits is not None:
-            paper = spoken_bits(bridge, Combination(fit.combination.method))
+            paper = bits_of_bridge(bridge, Combination(fit.combination.method))
             assert fit.paper_bits == pytest.approx(paper, rel=2e-3)
 
 
-def test_a_fit_does_not_look_at_the_bridges_own_combination(parts):
+def test_a_fit_does_not_depend_on_the_bridges_own_combination(parts):
     expected = fit_combination(parts.bridge(), ITEMS)
     for method, weights in ((ProjectionMethod.LINEAR, (1.0, 1.0, 1.0)), (ProjectionMethod.INFORMED, (1.0, 0.0, 0.0))):
         found = fit_combination(parts.bridge(method=method, weights=weights), ITEMS)
@@ -113,10 +113,10 @@ def test_a_fit_does_not_look_at_the_bridges_own_combination(parts):
 
 def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypatch):
     """With most of the vocabulary left out, bits and weights are nearly those of the whole vocabulary."""
-    whole = {(f.combination.method, f.combination.form): f for f in fit_combination(parts.bridge(), ITEMS)}
+    with_all_tokens = {(f.combination.method, f.combination.form): f for f in fit_combination(parts.bridge(), ITEMS)}
     monkeypatch.setattr(fitting, "_MOST_LIKELY", 40)
     for fit in fit_combination(parts.bridge(), ITEMS):
-        expected = whole[fit.combination.method, fit.combination.form]
+        expected = with_all_tokens[fit.combination.method, fit.combination.form]
         assert fit.bits == pytest.approx(expected.bits, rel=0.02)
         assert fit.combination.tuned_weight == pytest.approx(expected.combination.tuned_weight, abs=0.1)
 
@@ -129,7 +129,7 @@ def test_tokens_that_are_drawn_stand_for_those_that_are_not_kept(parts, monkeypa
         Combination(ProjectionMethod.STATIC, 0.4, 0.6, 0.0, Form.MIXTURE),
     ],
 )
-def test_one_reading_tells_the_bits_at_every_strength(parts, forwards, combination):
+def test_one_run_of_the_models_gives_the_bits_at_every_strength(parts, forwards, combination):
     bridge = parts.bridge()
     features = Features.of(bridge, ITEMS, [combination.method])
     seen = forwards(bridge.base)
@@ -137,6 +137,6 @@ def test_one_reading_tells_the_bits_at_every_strength(parts, forwards, combinati
     best = features.judge(combination, [*found])
     assert seen == []
     assert len(set(found.values())) == 4
-    assert (best.strength, best.bits) == min(found.items(), key=lambda one: one[1])
+    assert (best.strength, best.bits) == min(found.items(), key=lambda item: item[1])
     for strength, bits in found.items():
-        assert bits == pytest.approx(spoken_bits(bridge, combination, strength), rel=2e-3)
+        assert bits == pytest.approx(bits_of_bridge(bridge, combination, strength), rel=2e-3)

@@ -23,11 +23,11 @@ def logits(seed: int, spread: float = 3.0, n: int = 3) -> torch.Tensor:
 
 
 def limited(
-    limits: SteeringLimits, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, speaks: torch.Tensor
+    limits: SteeringLimits, z: torch.Tensor, p: torch.Tensor, change: torch.Tensor, active: torch.Tensor
 ) -> torch.Tensor:
     out = torch.empty_like(z)
     torch.add(z, change, out=out)
-    limits.exclude(out, p, speaks)
+    limits.exclude(out, p, active)
     return out
 
 
@@ -43,13 +43,13 @@ def test_the_mask_keeps_the_plausible_tokens_and_always_the_bases_best(seed, spr
     z, change = logits(seed, spread), logits(seed + 1)
     p = z.softmax(-1)
     found = limited(SteeringLimits(plausibility_threshold=plausible), z, p, change.clone(), EVERYWHERE)
-    stays = p >= plausible * p.amax(-1, keepdim=True)
-    assert torch.equal(found.isfinite(), stays)
-    assert torch.equal(found[stays], (z + change)[stays])
+    is_kept = p >= plausible * p.amax(-1, keepdim=True)
+    assert torch.equal(found.isfinite(), is_kept)
+    assert torch.equal(found[is_kept], (z + change)[is_kept])
     assert found.gather(1, z.argmax(-1, keepdim=True)).isfinite().all()
 
 
-def test_a_token_at_the_mask_itself_stays():
+def test_a_token_exactly_at_the_threshold_is_kept():
     z = torch.tensor([[0.5, 0.25, 0.249, 0.001]]).log()
     found = limited(
         SteeringLimits(plausibility_threshold=0.5),
@@ -71,7 +71,7 @@ def test_constants_do_not_matter(seed, added, to):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
-def test_it_compiles_in_one_graph():
+def test_limits_compile_in_one_graph():
     limits = SteeringLimits(plausibility_threshold=0.01)
 
     def steer(z, change):

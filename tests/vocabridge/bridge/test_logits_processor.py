@@ -1,4 +1,4 @@
-"""The processor steers as the bridge does, and finds out by itself which text is which."""
+"""The processor steers as the bridge does, and matches the texts of a step with those of the step before."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def padded(vocabulary, texts):
 
 
 def generated(parts, prompts, settings, **arguments):
-    """What the bridge generates, and what the base does with a processor."""
+    """Return the ids that a bridge generates, and those of its base with a processor."""
     config = GenerationConfig(**{"max_new_tokens": 12, "do_sample": False, "pad_token_id": PAD} | settings)
     inputs = padded(parts.base.vocabulary, prompts)
     found = []
@@ -66,7 +66,7 @@ def test_greedy_generation_is_the_bridges(parts, policy, prompts):
     ids=lambda settings: ", ".join(settings),
 )
 def test_all_ways_to_generate_give_what_the_bridge_gives(parts, settings):
-    # Beam search processes log-probabilities; `lookahead` looks at other tokens where they round differently.
+    # Beam search processes log-probabilities, whose rounding may make `lookahead` read other tokens.
     ours, theirs = generated(parts, PROMPTS[:3], settings, strength=0.7, policy=BoundaryPolicy.HEAL)
     assert ours == theirs
 
@@ -83,8 +83,8 @@ def test_the_bridges_logits_up_to_a_number_per_row(parts):
         torch.testing.assert_close(found.logsumexp(-1), given_scores.logsumexp(-1))
 
 
-class Listened:
-    """A processor's source, and how many tokens it has read."""
+class CountedSource:
+    """A processor, with the number of tokens that its source has read."""
 
     def __init__(self, parts, **arguments):
         self.processor = processor(parts, **arguments)
@@ -102,8 +102,8 @@ class Listened:
             hook.remove()
 
 
-def said(processor, rows):
-    """The steered scores of texts of equal length, over scores that depend on nothing but the text."""
+def steered_scores(processor, rows):
+    """Return the steered scores of texts of equal length, for base scores that depend on the text alone."""
     scores = []
     for row in rows:
         generator = torch.Generator().manual_seed(hash(tuple(row)) % 2**31)
@@ -113,10 +113,10 @@ def said(processor, rows):
 
 @settings(max_examples=examples(25))
 @given(data=st.data())
-def test_whatever_comes_next_is_as_from_scratch(parts, data):
-    """Rows that go on, go back, change places, end, are joined by others, or are all new."""
+def test_any_texts_after_any_others_are_steered_as_from_scratch(parts, data):
+    """Rows may continue, roll back, change places, end, be joined by others, or all be new."""
     policy = data.draw(st.sampled_from([BoundaryPolicy.AS_IS, BoundaryPolicy.HEAL]))
-    one = processor(parts, policy=policy)
+    steering_processor = processor(parts, policy=policy)
     token = st.sampled_from([PAD, 0, *parts.base.vocabulary.usable.tolist()])
     rows = [[]]
     for _ in range(data.draw(st.integers(1, 5))):
@@ -127,55 +127,60 @@ def test_whatever_comes_next_is_as_from_scratch(parts, data):
             [*row[: min(keep, length)], *data.draw(st.lists(token, min_size=length, max_size=length))][:length]
             for row, keep in zip(origins, kept, strict=True)
         ]
-        torch.testing.assert_close(said(one, rows), said(processor(parts, policy=policy), rows), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            steered_scores(steering_processor, rows),
+            steered_scores(processor(parts, policy=policy), rows),
+            atol=1e-3,
+            rtol=1e-3,
+        )
 
 
 def test_only_what_is_new_is_read(parts):
-    listened = Listened(parts, policy=BoundaryPolicy.AS_IS)
+    counted = CountedSource(parts, policy=BoundaryPolicy.AS_IS)
     words = parts.base.vocabulary.encode("x y z 1 2 3 4 5 6 7 8 9 10 11 12 a b c d e f g").ids.tolist()
     other = words[::-1]
     try:
         prompt = [words, words[:-6] + other[-6:]]
-        said(listened.processor, prompt)
-        read = listened.tokens
+        steered_scores(counted.processor, prompt)
+        read = counted.tokens
         assert read > 2 * len(words)
         for rows in (
-            [[*row, other[0]] for row in prompt],  # both go on
+            [[*row, other[0]] for row in prompt],  # both continue
             [[*prompt[1], other[1]], [*prompt[0], other[0]]],  # other beams
-            [prompt[0]],  # back, and one of them ends
+            [prompt[0]],  # rolled back, and one of them ends
             [words[:-2], words[:-2], words[:-2]],  # three continue it
         ):
-            before = listened.tokens
-            said(listened.processor, rows)
-            assert listened.tokens - before <= 8 * len(rows) < read / 2
+            before = counted.tokens
+            steered_scores(counted.processor, rows)
+            assert counted.tokens - before <= 8 * len(rows) < read / 2
     finally:
-        listened.close()
+        counted.close()
 
 
-def test_a_new_text_and_one_that_is_mostly_taken_back_begin_anew(parts):
-    one = processor(parts, policy=BoundaryPolicy.AS_IS)
+def test_a_new_text_and_one_that_is_mostly_rolled_back_start_a_new_stream(parts):
+    steering_processor = processor(parts, policy=BoundaryPolicy.AS_IS)
     ids = parts.base.vocabulary.encode("1 2 3 4 5 6 7 8 9 a b c").ids.tolist()
-    said(one, [ids])
-    reading = one._streams._streams[0]
-    said(one, [[*ids, 5]])
-    assert one._streams._streams[0] is reading
-    said(one, [ids[: len(ids) // 2 - 1]])
-    assert one._streams._streams[0] is not reading
+    steered_scores(steering_processor, [ids])
+    source_stream = steering_processor._streams._streams[0]
+    steered_scores(steering_processor, [[*ids, 5]])
+    assert steering_processor._streams._streams[0] is source_stream
+    steered_scores(steering_processor, [ids[: len(ids) // 2 - 1]])
+    assert steering_processor._streams._streams[0] is not source_stream
 
 
-def test_what_was_read_of_many_texts_with_one_beginning_does_not_pile_up(parts):
-    one = processor(parts, policy=BoundaryPolicy.AS_IS)
+def test_the_tokens_of_many_texts_with_one_beginning_do_not_accumulate(parts):
+    steering_processor = processor(parts, policy=BoundaryPolicy.AS_IS)
     ids = parts.base.vocabulary.encode("1 2 3 4 5 6 7 8 9 a b c").ids.tolist()
     slots = []
     for i in range(20):
-        said(one, [[*ids, *range(300 + 5 * i, 305 + 5 * i)]])
-        slots.append(len(one._streams._streams[0].predictor.decoder.trees[0].tokens))
+        steered_scores(steering_processor, [[*ids, *range(300 + 5 * i, 305 + 5 * i)]])
+        slots.append(len(steering_processor._streams._streams[0].predictor.decoder.trees[0].tokens))
     assert max(slots) < 4 * slots[0]
 
 
 def test_a_step_that_is_interrupted_in_any_of_its_forwards_spoils_nothing(parts):
     ids = parts.base.vocabulary.encode("The quick brown").ids.tolist()
-    one = processor(parts, policy=BoundaryPolicy.LOOKAHEAD)
+    steering_processor = processor(parts, policy=BoundaryPolicy.LOOKAHEAD)
     left, forwards = [-1], []
 
     def interrupt(*_):
@@ -184,16 +189,16 @@ def test_a_step_that_is_interrupted_in_any_of_its_forwards_spoils_nothing(parts)
         if left[0] == 0:
             raise KeyboardInterrupt
 
-    hook = one.steerings[0].source.models["untuned"].register_forward_hook(interrupt)
+    hook = steering_processor.steerings[0].source.models["untuned"].register_forward_hook(interrupt)
     try:
-        expected = said(one, [ids])
-        assert len(forwards) > 1  # it has looked ahead
+        expected = steered_scores(steering_processor, [ids])
+        assert len(forwards) > 1  # lookahead has run
         for i in range(len(forwards)):
-            said(one, [ids[:-1]])
+            steered_scores(steering_processor, [ids[:-1]])
             left[0] = i + 1
             with pytest.raises(KeyboardInterrupt):
-                said(one, [ids])
-            torch.testing.assert_close(said(one, [ids]), expected)
+                steered_scores(steering_processor, [ids])
+            torch.testing.assert_close(steered_scores(steering_processor, [ids]), expected)
     finally:
         hook.remove()
 
@@ -202,13 +207,13 @@ def test_a_schedule_counts_from_the_prompt(parts):
     ids = parts.base.vocabulary.encode("The quick brown fox").ids.tolist()
 
     def strengths(*texts):
-        one, seen = processor(parts, policy=BoundaryPolicy.AS_IS), []
-        one.steerings[0].change = lambda predictions, logits, p, n, limits: (
+        steering_processor, seen = processor(parts, policy=BoundaryPolicy.AS_IS), []
+        steering_processor.steerings[0].change = lambda predictions, logits, p, n, limits: (
             seen.append(n.tolist()) or torch.zeros_like(logits)
         )
         for text in texts:
-            said(one, [text])
-        return [n for several in seen for n in several]
+            steered_scores(steering_processor, [text])
+        return [n for of_step in seen for n in of_step]
 
     assert strengths(ids, [*ids, 5], [*ids, 5, 6]) == [0, 1, 2]
     assert strengths(ids, [*ids, 5], [*ids, 5, 6], [*ids, 7]) == [0, 1, 2, 1]
@@ -218,14 +223,14 @@ def test_a_schedule_counts_from_the_prompt(parts):
 
 
 def test_the_rate_of_changes_is_the_bridges(parts):
-    bridge, one = parts.bridge(strength=0.5), processor(parts, strength=0.5)
-    assert one.changed_rate is None
+    bridge, steering_processor = parts.bridge(strength=0.5), processor(parts, strength=0.5)
+    assert steering_processor.changed_rate is None
     inputs = padded(bridge.vocabulary, PROMPTS)
     config = GenerationConfig(max_new_tokens=8, min_new_tokens=8, do_sample=False, pad_token_id=PAD)
     output = bridge.generate(**inputs, generation_config=config, return_dict_in_generate=True)
-    parts.base.model.generate(**inputs, generation_config=config, logits_processor=[one])
-    assert one.changed_rate.tolist() == output.past_key_values.changed_rate.tolist()
-    assert 0 < one.changed_rate.sum() < len(PROMPTS)
+    parts.base.model.generate(**inputs, generation_config=config, logits_processor=[steering_processor])
+    assert steering_processor.changed_rate.tolist() == output.past_key_values.changed_rate.tolist()
+    assert 0 < steering_processor.changed_rate.sum() < len(PROMPTS)
 
 
 def test_while_nothing_steers_the_scores_are_returned_as_they_are(parts):
@@ -233,11 +238,13 @@ def test_while_nothing_steers_the_scores_are_returned_as_they_are(parts):
     assert processor(parts, strength=0.0)(torch.tensor([[5, 6]]), scores) is scores
 
 
-def test_a_strength_that_is_turned_up_is_heard_from_then_on(parts):
-    one, ids = processor(parts, strength=0.0, policy=BoundaryPolicy.AS_IS), [[0, 300, 301, 302]]
-    said(one, [ids[0][:-1]])
-    one.steerings[0].strength = 1.0
-    torch.testing.assert_close(said(one, ids), said(processor(parts, policy=BoundaryPolicy.AS_IS), ids))
+def test_a_strength_that_is_raised_from_0_counts_from_then_on(parts):
+    steering_processor, ids = processor(parts, strength=0.0, policy=BoundaryPolicy.AS_IS), [[0, 300, 301, 302]]
+    steered_scores(steering_processor, [ids[0][:-1]])
+    steering_processor.steerings[0].strength = 1.0
+    torch.testing.assert_close(
+        steered_scores(steering_processor, ids), steered_scores(processor(parts, policy=BoundaryPolicy.AS_IS), ids)
+    )
 
 
 def test_padding_that_is_not_the_tokenizers_can_be_named(parts):
@@ -256,8 +263,8 @@ def test_several_steerings_and_limits(parts):
     ids, scores = torch.tensor([[0, 300, 301]]), torch.randn(1, parts.base.vocabulary.size)
     found = SteeringLogitsProcessor(parts.base.vocabulary, both, limits)(ids, scores)
     bridge = parts.bridge(method=ProjectionMethod.LINEAR, strength=0.5, limits=limits)
-    one = SteeringLogitsProcessor(parts.base.vocabulary, bridge.steerings, limits)
-    torch.testing.assert_close(found, one(ids, scores), atol=1e-4, rtol=1e-4)
+    steering_processor = SteeringLogitsProcessor(parts.base.vocabulary, bridge.steerings, limits)
+    torch.testing.assert_close(found, steering_processor(ids, scores), atol=1e-4, rtol=1e-4)
 
 
 def test_what_does_not_fit_is_refused(parts):

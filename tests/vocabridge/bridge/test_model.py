@@ -46,7 +46,7 @@ def padded(vocabulary, texts):
 
 
 def close(found, expected):
-    """Probabilities, as logarithms of those next to 0 are all noise."""
+    """Compare probabilities, because the logarithms of tiny ones are noise."""
     torch.testing.assert_close(found.softmax(-1), expected.softmax(-1), atol=1e-3, rtol=1e-3)
 
 
@@ -59,8 +59,8 @@ def bridge(request, parts) -> Bridge:
 # --- nothing is changed ------------------------------------------------------------------------------------------
 
 
-def several(parts, strengths, **arguments) -> Bridge:
-    """A bridge of an expert pair and a value network."""
+def bridge_of_two(parts, strengths, **arguments) -> Bridge:
+    """Return a bridge of two value sources: an expert pair and a value network."""
     sources = (parts.pair, parts.residual(0.2))
     steerings = [
         Steering.over(parts.base.vocabulary, source, parts.alignment, Combination(method), strength=strength)
@@ -71,42 +71,42 @@ def several(parts, strengths, **arguments) -> Bridge:
     return Bridge(parts.base, steerings, **arguments)
 
 
-SILENT = {
+INACTIVE = {
     "strength 0": lambda parts: parts.bridge(strength=0.0),
     "a schedule of 0": lambda parts: parts.bridge(strength=Schedule(0.0, 0.0, 5)),
     "strength 0, limited": lambda parts: parts.bridge(strength=0.0, limits=SteeringLimits(0.1)),
-    "two at strength 0": lambda parts: several(parts, (0.0, Schedule(0.0, 0.0, 1))),
+    "two at strength 0": lambda parts: bridge_of_two(parts, (0.0, Schedule(0.0, 0.0, 1))),
     "no weight": lambda parts: parts.bridge(weights=(1, 0, 0)),
     "no steering": lambda parts: Bridge(parts.base, []),
 }
 
 
-@pytest.fixture(params=SILENT)
-def silent(request, parts) -> Bridge:
-    return SILENT[request.param](parts)
+@pytest.fixture(params=INACTIVE)
+def inactive(request, parts) -> Bridge:
+    return INACTIVE[request.param](parts)
 
 
-def test_a_bridge_that_is_inactive_is_the_base_bit_for_bit(parts, silent):
-    inputs = padded(silent.vocabulary, PROMPTS)
+def test_a_bridge_that_is_inactive_is_the_base_bit_for_bit(parts, inactive):
+    inputs = padded(inactive.vocabulary, PROMPTS)
     with torch.no_grad():
-        assert torch.equal(silent(**inputs).logits, parts.base.model(**inputs).logits)
-        ours, theirs = silent(**inputs, use_cache=True), parts.base.model(**inputs, use_cache=True)
+        assert torch.equal(inactive(**inputs).logits, parts.base.model(**inputs).logits)
+        ours, theirs = inactive(**inputs, use_cache=True), parts.base.model(**inputs, use_cache=True)
         assert torch.equal(ours.logits, theirs.logits)
         more = torch.full((4, 1), 7)
         mask = torch.cat([inputs["attention_mask"], torch.ones(4, 1, dtype=torch.long)], 1)
         positions = (mask.cumsum(-1) - 1)[:, -1:]
         on = [
             model(more, attention_mask=mask, position_ids=positions, **{CACHE: past[CACHE]}).logits
-            for model, past in ((silent, ours), (parts.base.model, theirs))
+            for model, past in ((inactive, ours), (parts.base.model, theirs))
         ]
         assert torch.equal(*on)
 
 
-def test_a_bridge_that_is_inactive_generates_what_the_base_does_and_runs_no_source(parts, silent, forwards):
-    seen = [forwards(model) for steering in silent.steerings for model in steering.source.models.values()]
-    inputs = padded(silent.vocabulary, PROMPTS)
+def test_a_bridge_that_is_inactive_generates_what_the_base_does_and_runs_no_source(parts, inactive, forwards):
+    seen = [forwards(model) for steering in inactive.steerings for model in steering.source.models.values()]
+    inputs = padded(inactive.vocabulary, PROMPTS)
     arguments = {"generation_config": GREEDY, "output_scores": True, "return_dict_in_generate": True}
-    ours, theirs = silent.generate(**inputs, **arguments), parts.base.model.generate(**inputs, **arguments)
+    ours, theirs = inactive.generate(**inputs, **arguments), parts.base.model.generate(**inputs, **arguments)
     assert torch.equal(ours.sequences, theirs.sequences)
     assert all(torch.equal(a, b) for a, b in zip(ours.scores, theirs.scores, strict=True))
     assert not any(seen)
@@ -124,15 +124,15 @@ def test_a_fresh_value_network_changes_no_bit_through_the_linear_method(parts, s
     assert torch.equal(ours, parts.base.model.generate(**inputs, generation_config=GREEDY))
 
 
-def test_what_no_source_has_a_say_about_is_the_base_bit_for_bit(parts):
-    """Inside a character, and before any text, also where a limit would take tokens out."""
+def test_where_no_source_predicts_the_logits_are_the_bases_bit_for_bit(parts):
+    """Inside a character, and before any text, also where a limit would exclude tokens."""
     bridge = parts.bridge(policy=BoundaryPolicy.SKIP, limits=SteeringLimits(plausibility_threshold=0.5))
     vocabulary = bridge.vocabulary
     ids = torch.tensor([[0, *vocabulary.encode("fox").ids.tolist(), vocabulary.ids_of(b"\xf0")[0]]])
     with torch.no_grad():
-        found, base = bridge(ids).logits[0], parts.base.model(ids).logits[0]
-    assert torch.equal(found[[0, -1]], base[[0, -1]])
-    assert (found[1:-1] == -torch.inf).any()
+        steered, base = bridge(ids).logits[0], parts.base.model(ids).logits[0]
+    assert torch.equal(steered[[0, -1]], base[[0, -1]])
+    assert (steered[1:-1] == -torch.inf).any()
 
 
 # --- one vocabulary ----------------------------------------------------------------------------------------------
@@ -153,12 +153,12 @@ def same_vocabulary(parts, policy, projection_of):
 
 @pytest.mark.parametrize("policy", BoundaryPolicy)
 def test_the_identity_is_plain_addition_of_logits(parts, policy):
-    """Where there is one way to cut the text; which ways there are, and what is healed of them, is `heal`'s matter."""
+    """Where the text has one cover; covers and healing have tests of their own."""
     _, ids, found, base, delta, ways = same_vocabulary(parts, policy, lambda v: Projection.identity(v.size))
-    one, none = (torch.tensor([n == wanted for n in ways]) for wanted in (1, 0))
-    assert one.sum() > 0.6 * ids.shape[1]
+    single, none = (torch.tensor([n == count for n in ways]) for count in (1, 0))
+    assert single.sum() > 0.6 * ids.shape[1]
     assert none.any() == (policy in (BoundaryPolicy.SKIP, BoundaryPolicy.AS_IS))  # inside the emoji
-    torch.testing.assert_close(found[0, one], (base + delta)[0, one], atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0, single], (base + delta)[0, single], atol=2e-4, rtol=1e-4)
     assert torch.equal(found[0, none], base[0, none])
 
 
@@ -235,7 +235,7 @@ def test_any_text_in_any_steps_is_as_from_scratch(parts, policy, kind, ids, size
 
 
 @pytest.mark.parametrize("places", [0, 8])
-def test_what_there_is_no_room_to_remember_is_heard_again(parts, monkeypatch, places):
+def test_predictions_beyond_the_cache_budget_are_computed_again(parts, monkeypatch, places):
     bridge, ids = parts.bridge(), encode(parts.base.vocabulary, PROMPTS[1] + PROMPTS[2])
     with torch.no_grad():
         remembered = bridge(ids, use_cache=False).logits
@@ -264,7 +264,7 @@ def test_labels_of_minus_100_are_left_out(parts):
     torch.testing.assert_close(found.loss, expected)
 
 
-def test_a_text_of_padding_and_unused_ids_is_read_as_no_text(parts):
+def test_padding_and_unused_ids_are_no_text(parts):
     bridge = parts.bridge()
     ids = encode(bridge.vocabulary, "The fox")
     odd = torch.cat([ids, torch.tensor([[703, 0, 2]])], 1)
@@ -281,7 +281,8 @@ def test_the_source_reads_what_its_own_tokenizer_makes_of_the_text_and_its_own_c
     assert ends[0] != ends[1]
     encoded = [[vocabulary.encode(text).ids.tolist() for text in texts] for vocabulary in (target, source)]
     ids, expected = (
-        [*one, end, *two, begin, *three] for (one, two, three), (end, begin) in zip(encoded, ends, strict=True)
+        [*first, end, *second, begin, *third]
+        for (first, second, third), (end, begin) in zip(encoded, ends, strict=True)
     )
     ((_, stream, positions),) = SourceStreams().advance(bridge.steerings, [[0, *ids]], 0, len(ids))
     tree, cover = stream.predictor.decoder.trees[0], positions[-1].covers[0]
@@ -401,14 +402,14 @@ def test_a_gate_leaves_the_base_as_it_is_and_changes_nothing_elsewhere(parts):
         best = p.amax(-1)
         limit = float(best[1:].median()) + 1e-3
         found = parts.bridge(limits=Nudging(sure=limit))(ids).logits[0]
-    unsure = best < limit
-    assert 0 < unsure[1:].sum() < len(unsure) - 1
-    assert torch.equal(found[~unsure], base[~unsure])
-    close(found[unsure], free[unsure])
+    uncertain = best < limit
+    assert 0 < uncertain[1:].sum() < len(uncertain) - 1
+    assert torch.equal(found[~uncertain], base[~uncertain])
+    close(found[uncertain], free[uncertain])
     assert not torch.allclose(free[1:], base[1:])
 
 
-def test_implausible_tokens_stay_out(parts):
+def test_implausible_tokens_are_excluded(parts):
     ids = encode(parts.base.vocabulary, PROMPTS[1])
     with torch.no_grad():
         base, free = parts.base.model(ids).logits[0, 1:], parts.bridge()(ids).logits[0, 1:]

@@ -16,13 +16,13 @@ PACKAGE = Path(vocabridge.__file__).parent
 
 
 def walk() -> list[tuple[str, list[str]]]:
-    """The files of the page's table with their functions, in its order."""
+    """Return the files of the page's table with their functions, in the table's order."""
     rows = re.findall(r"^\| `vocabridge/(\S+)` \| (.*?) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return [(file, re.findall(r"`(\w+)`", functions)) for file, functions in rows]
 
 
 def calls(bridge) -> list[tuple[str, str]]:
-    """The functions of the package that a step calls, with their files, in the order of the calls."""
+    """Return the functions of the package that a step calls, with their files, in the order of the calls."""
     vocabulary, called = bridge.vocabulary, []
     context, more = (vocabulary.encode(text).ids.tolist() for text in ("The quick brown fo", "x"))
 

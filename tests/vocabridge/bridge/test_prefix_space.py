@@ -67,7 +67,7 @@ def made(kind: str, folders, text) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def theirs(tokenizer_folders, training_text) -> dict[str, PreTrainedTokenizerFast]:
-    """Transformers' own tokenizers."""
+    """Return the tokenizers as transformers loads them."""
     found = {}
     for kind in KINDS:
         tokenizer = made(kind, tokenizer_folders, training_text)
@@ -96,7 +96,7 @@ def bridged(models: dict[str, LoadedModel], base: str, source: str, **arguments)
 
 
 def begun(vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """What transformers gives the model."""
+    """Return the ids that transformers gives the model."""
     ids = tokenizer(text, add_special_tokens=False).input_ids
     return [0, *ids] if vocabulary.add_bos_token else ids
 
@@ -183,8 +183,8 @@ def test_a_chat_with_control_tokens_between_is_read_as_transformers_renders_it(m
     assert text.tokenizer.ids == [*expected[source], *more]
 
 
-def test_behind_a_control_token_a_source_without_the_space_is_silent_where_the_base_writes_one(models):
-    for base, source, asked in (
+def test_after_a_control_token_a_source_without_the_space_makes_no_prediction_where_the_base_writes_one(models):
+    for base, source, covers in (
         ("llama-2", "byte-level", 0),
         ("llama-2", "llama-2", 1),
         ("byte-level", "llama-2", 1),
@@ -195,8 +195,8 @@ def test_behind_a_control_token_a_source_without_the_space_is_silent_where_the_b
         cache = prompt.pop(CACHE)
         ids = prompt["input_ids"].where(prompt["attention_mask"] != 0, -1).tolist()
         ((_, _, (position,)),) = cache.streams.advance(bridge.steerings, ids, 0, 1)
-        assert len(position.covers) == asked
-        pending = {one.pending for one in position.covers}
+        assert len(position.covers) == covers
+        pending = {cover.pending for cover in position.covers}
         assert pending <= ({b" "} if (base, source) == ("byte-level", "llama-2") else {b""})
 
 
@@ -226,9 +226,9 @@ def test_training_texts_are_those_of_transformers_and_the_same_for_every_model(m
     path = tmp_path / "texts.jsonl"
     path.write_text(json.dumps({"text": "The fox and the dogs"}) + "\n")
     texts = {k: load_training_texts(path, m.vocabulary, max_length=99) for k, m in models.items()}
-    for kind, (one,) in texts.items():
+    for kind, (training_text,) in texts.items():
         vocabulary = models[kind].vocabulary
-        assert one.ids[:-1] == begun(vocabulary, theirs[kind], "The fox and the dogs")
+        assert training_text.ids[:-1] == begun(vocabulary, theirs[kind], "The fox and the dogs")
     for source, base in itertools.product(KINDS, KINDS):
         (aligned,) = align_texts(texts[source], models[source].vocabulary, texts[base], models[base].vocabulary)
         assert any(aligned.learned)

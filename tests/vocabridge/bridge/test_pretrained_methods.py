@@ -86,7 +86,7 @@ RIGHT = {
 
 @pytest.fixture
 def saved(own, parts) -> Bridge:
-    """A bridge of models in folders."""
+    """Build a bridge of models in folders."""
     parts.alignment.save(own / "pair.safetensors")
     names = str(own / "target"), str(own / "tuned")
     bridge = build_bridge(*names, untuned=str(own / "source"), alignment=own / "pair.safetensors", dtype=F32)
@@ -98,7 +98,7 @@ def inputs(bridge):
     return left_padded([prompt_ids(bridge.vocabulary, text) for text in TEXTS], pad=1)
 
 
-def test_what_is_saved_as_pretrained_is_loaded_to_the_same_bits(saved, own):
+def test_save_pretrained_and_from_pretrained_keep_every_bit(saved, own):
     saved.save_pretrained(own / "bridge")
     again = Bridge.from_pretrained(own / "bridge", dtype=F32)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_every_public_method_of_transformers_is_right_or_refused():
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_mean_anything_is_refused_with_a_sentence(parts, name):
+def test_methods_that_mean_nothing_for_a_bridge_are_refused_with_a_sentence(parts, name):
     bridge = parts.bridge()
     before = {key: value.clone() for key, value in bridge.state_dict().items()}
     with pytest.raises(VocabridgeError, match=f"^{name}: a bridge .*; .") as refused:
@@ -154,7 +154,7 @@ def test_hidden_states_and_attentions_are_the_base_s(parts, strength):
         bridge.set_attn_implementation("sdpa")
     for name in ("hidden_states", "attentions"):
         assert len(ours[name]) == len(theirs[name]) > 0
-        assert all(torch.equal(one, other) for one, other in zip(ours[name], theirs[name], strict=True))
+        assert all(torch.equal(layer, of_base) for layer, of_base in zip(ours[name], theirs[name], strict=True))
     assert parts.bridge()(**batch).hidden_states is None
 
 
@@ -175,9 +175,9 @@ def test_hidden_states_of_generated_tokens_keep_the_batch_also_where_rows_have_f
 def test_a_tuple_is_returned_where_that_is_asked_for(parts):
     bridge, batch = parts.bridge(), inputs(parts.bridge())
     with torch.no_grad():
-        whole, found = bridge(**batch, use_cache=False), bridge(**batch, use_cache=False, return_dict=False)
-    assert isinstance(found, tuple)
-    assert torch.equal(found[0], whole.logits)
+        output, as_tuple = bridge(**batch, use_cache=False), bridge(**batch, use_cache=False, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], output.logits)
 
 
 def test_embeddings_for_text_are_refused(parts):
@@ -229,7 +229,7 @@ def test_a_cast_to_what_it_is_does_nothing(parts):
     assert bridge.cpu() is bridge
 
 
-def test_moving_moves_every_model_and_what_carries_between_them(saved, monkeypatch):
+def test_moving_moves_every_model_and_the_projection(saved, monkeypatch):
     with monkeypatch.context() as allowed:  # "meta" keeps no numbers, but is a second device everywhere
         allowed.setattr("vocabridge.bridge.pretrained_methods.find_device", torch.device)
         saved.to("meta")

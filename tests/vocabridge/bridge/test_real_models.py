@@ -32,7 +32,7 @@ def gemma() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def network() -> ValueNetwork:
-    """A fresh value network on SmolLM2; its trunk is the base itself, which has the same weights."""
+    """Make a fresh value network on SmolLM2, whose trunk is the source model itself."""
     small = load_model("smollm2-135m-instruct")
     config = ValueNetworkConfig(small.name, small.vocabulary.fingerprint, "full")
     return ValueNetwork(small, DeltaModel(small.model), config, "fresh")
@@ -85,8 +85,8 @@ def test_a_fresh_value_network_leaves_the_base_as_it_is(gemma, bridge):
     assert torch.equal(ours, gemma.model.generate(**batch, generation_config=GREEDY))
 
 
-def test_the_reading_says_what_one_forward_of_the_source_says(gemma, network):
-    """bf16 rounds otherwise with and without a cache; the likeliest tokens are the same."""
+def test_the_stream_predicts_what_one_forward_of_the_source_predicts(gemma, network):
+    """bf16 rounds otherwise with and without a cache; the most likely tokens are the same."""
     ids = inputs(gemma.vocabulary, [PROMPTS[0] + " 24*7 = 168 loaves."])["input_ids"]
     steering = Steering.over(
         gemma.vocabulary,
@@ -98,11 +98,11 @@ def test_the_reading_says_what_one_forward_of_the_source_says(gemma, network):
     with torch.no_grad():
         ((_, stream, positions),) = SourceStreams().advance([steering], ids.tolist(), 0, 8)
         first = stream.predictor.predict(positions, steering.combination.required_scores, ids.device)
-        full, speaks = first.scores, first.active
+        full, active = first.scores, first.active
         text = gemma.vocabulary.tokenizer.decode(ids[0].tolist())
         source = torch.tensor([network.vocabulary.encode(text).ids.tolist()])
         plain = network.models["untuned"](source).logits[0, -1].float()
-    assert speaks.all()
+    assert active.all()
     assert full.untuned[-1].topk(3).indices.tolist() == plain.topk(3).indices.tolist()
     torch.testing.assert_close(full.untuned[-1].log_softmax(-1), plain.log_softmax(-1), atol=0.3, rtol=0.05)
 
@@ -131,7 +131,7 @@ def test_a_fresh_network_of_six_layers_gives_its_bases_logits_bit_for_bit(scheme
     fresh = new_value_network("smollm2-135m-instruct", method="lora", rank=4, scheme=scheme, layers=6)
     ids = inputs(fresh.vocabulary, [PROMPTS[0]])["input_ids"]
     with torch.no_grad():
-        said = run(fresh.models, lambda _name: {"input_ids": ids}, 0)
-        assert torch.equal(fresh.scores(said).tuned, fresh.source_model(ids).logits)
+        logits = run(fresh.models, lambda _name: {"input_ids": ids}, 0)
+        assert torch.equal(fresh.scores(logits).tuned, fresh.source_model(ids).logits)
         assert torch.equal(donor(fresh)(ids).logits, fresh.source_model(ids).logits.float())
     assert fresh.value.config.num_hidden_layers == 6

@@ -31,7 +31,7 @@ F32 = torch.float32
 
 @pytest.fixture
 def values(own):
-    """The folder of a value network: an adapter with some change of logits."""
+    """Save a value network, an adapter with some change of logits, and return its folder."""
     network = new_value_network(str(own / "source"), method="lora", rank=2)
     torch.nn.init.normal_(network.value.projection.weight, std=0.3)
     save_value_network(network, own / "values", {"epochs": 1})
@@ -40,7 +40,7 @@ def values(own):
 
 @pytest.fixture
 def bridge(own, parts):
-    """An expert pair on a base, both from folders of the test's own."""
+    """Return a bridge of a base and an expert pair, both from folders of the test's own."""
     parts.alignment.save(own / "pair.safetensors")
     base = load_model(str(own / "target"), dtype=F32)
     steering = build_steering(
@@ -87,9 +87,9 @@ def test_several_sources_come_back_with_all_that_was_set(bridge, own, values, pa
     save_bridge(both, own / "bridge")
     again = load(own / "bridge", dtype=F32)
     assert again.limits == limits
-    assert [one.combination for one in again.steerings] == [UNFITTED, mixture]
-    assert [one.policy for one in again.steerings] == [BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL]
-    assert [one.strength for one in again.steerings] == [1.0, Schedule(1.0, 0.25, 8)]
+    assert [steering.combination for steering in again.steerings] == [UNFITTED, mixture]
+    assert [steering.policy for steering in again.steerings] == [BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL]
+    assert [steering.strength for steering in again.steerings] == [1.0, Schedule(1.0, 0.25, 8)]
     assert torch.equal(logits(again), logits(both))
     assert again.steerings[1].source.config.training == {"epochs": 1}
 
@@ -167,10 +167,10 @@ def test_a_model_elsewhere_has_its_whole_path(bridge, own):
 def test_a_strength_may_be_edited(bridge, own):
     save_bridge(bridge, own / "bridge")
     edit(own / "bridge", lambda document: document["steerings"][0].update(strength=0))
-    silent = load(own / "bridge", dtype=F32)
+    inactive = load(own / "bridge", dtype=F32)
     ids = torch.tensor([[0, 300, 301]])
     with torch.no_grad():
-        assert torch.equal(silent(input_ids=ids).logits, silent.base(input_ids=ids).logits)
+        assert torch.equal(inactive(input_ids=ids).logits, inactive.base(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_base_and_source_have_their_own_dtype_and_place(bridge, own, dtypes, pla
 
 
 def _distance(logits, expected):
-    """Mean total variation of two distributions."""
+    """Return twice the mean total variation of two distributions."""
     return (logits.softmax(-1) - expected.softmax(-1)).abs().sum(-1).mean()
 
 
@@ -275,9 +275,9 @@ def test_an_alignment_that_is_altered_cut_off_or_gone_is_named(bridge, own, dama
 
 def test_a_bridge_json_cut_off_anywhere_is_refused(bridge, own):
     save_bridge(bridge, own / "bridge")
-    whole = (own / "bridge" / "bridge.json").read_bytes().rstrip()
-    for size in range(0, len(whole), 97):
-        (own / "bridge" / "bridge.json").write_bytes(whole[:size])
+    content = (own / "bridge" / "bridge.json").read_bytes().rstrip()
+    for size in range(0, len(content), 97):
+        (own / "bridge" / "bridge.json").write_bytes(content[:size])
         with pytest.raises(VocabridgeError, match=r"bridge\.json cannot be read .*; copy or make the bridge again"):
             load(own / "bridge")
 
@@ -321,7 +321,7 @@ def test_what_is_no_bridge_is_refused(own):
         load(own / "target")
 
 
-def test_what_is_in_the_way_is_left_alone(bridge, own):
+def test_other_files_in_the_folder_are_left_alone(bridge, own):
     (own / "mine").mkdir()
     (own / "mine" / "diary.txt").write_text("mine")
     (own / "file").write_text("mine")

@@ -1,4 +1,4 @@
-"""A steering: what the source reads of the base's tokens, which of its models run, and what is refused."""
+"""A steering: the pieces that the source reads of the base's tokens, the models that run, and the errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def steering(parts, combination=None, source=None, **arguments) -> Steering:
 
 
 def test_every_token_of_the_bases_is_read_as_its_bytes(parts):
-    """Those that stand for none are no text, nor is padding, nor the base's bos token."""
+    """Tokens without bytes are no text, nor are padding and the base's bos token."""
     stream, vocabulary = steering(parts).open_stream(1), parts.base.vocabulary
     for i, data in enumerate(vocabulary.token_bytes):
         if i != vocabulary.roles["eos"]:
@@ -63,52 +63,52 @@ def test_a_role_that_the_source_does_not_have_is_no_text(chatty, parts):
             Combination(ProjectionMethod.LINEAR),
             BoundaryPolicy.HEAL,
             {"untuned", "value"},
-        ),  # covers are weighed by probabilities
+        ),  # because covers are weighted by probabilities
         (Combination(ProjectionMethod.LINEAR), BoundaryPolicy.SKIP, {"untuned", "value"}),
         (Combination(ProjectionMethod.EXPONENTIAL, 1, 0, 0), BoundaryPolicy.HEAL, set()),
     ],
 )
 def test_which_models_have_to_run(parts, combination, policy, run):
-    one = steering(parts, combination, parts.residual(0.1), policy=policy)
-    assert one.required_models() == run
-    assert one.is_active == bool(run)
+    a_steering = steering(parts, combination, parts.residual(0.1), policy=policy)
+    assert a_steering.required_models() == run
+    assert a_steering.is_active == bool(run)
 
 
-def test_it_is_inactive_at_strength_0(parts):
+def test_a_steering_is_inactive_at_strength_0(parts):
     assert not steering(parts, strength=0.0).is_active
     assert not steering(parts, strength=Schedule(0.0, 0.0, 3)).is_active
     assert steering(parts, strength=Schedule(0.0, 0.1, 3)).is_active
     assert steering(parts, strength=-1.0).is_active
 
 
-def test_a_projection_of_your_own_has_no_look_ahead_and_is_healed(parts):
+def test_a_steering_without_alignment_has_no_lookahead_and_is_healed(parts):
     small = parts.small
     ids = [*small.vocabulary.bos_ids, *small.vocabulary.encode("The 12  foxes é").ids.tolist()]
     found = []
     for policy in (BoundaryPolicy.LOOKAHEAD, BoundaryPolicy.HEAL):
-        one = Steering(parts.pair, small.vocabulary, Projection.identity(small.vocabulary.size), policy=policy)
-        assert one.lookahead is None
-        stream = one.open_stream(1)
+        a_steering = Steering(parts.pair, small.vocabulary, Projection.identity(small.vocabulary.size), policy=policy)
+        assert a_steering.lookahead is None
+        stream = a_steering.open_stream(1)
         positions = stream.advance([stream.pieces(ids)], len(ids))
         with torch.no_grad():
             logits = small.model(torch.tensor([ids])).logits[0].float()
-            found.append(steer(logits, [(one, stream, positions)], torch.arange(len(ids)), SteeringLimits()))
+            found.append(steer(logits, [(a_steering, stream, positions)], torch.arange(len(ids)), SteeringLimits()))
     assert torch.equal(*found)
 
 
 def test_many_positions_are_steered_as_each_alone(parts):
-    """They are worked on a few at a time, and what was looked behind belongs to its own."""
-    one, vocabulary = steering(parts), parts.base.vocabulary
+    """They are processed a few at a time, and lookahead of one position does not affect another."""
+    a_steering, vocabulary = steering(parts), parts.base.vocabulary
     ids = [0, *vocabulary.encode("Zwölf Boxer jagen Viktor.  12 🙂\n\tcafé 東").ids.tolist()]
     with torch.no_grad():
         logits = parts.base.model(torch.tensor([ids])).logits[0].float()
-        stream = one.open_stream(1)
+        stream = a_steering.open_stream(1)
         together = stream.advance([stream.pieces(ids)], len(ids))
-        found = steer(logits, [(one, stream, together)], torch.zeros(len(ids)).long(), SteeringLimits())
-        stream = one.open_stream(1)
+        found = steer(logits, [(a_steering, stream, together)], torch.zeros(len(ids)).long(), SteeringLimits())
+        stream = a_steering.open_stream(1)
         for n, i in enumerate(ids):
             positions = stream.advance([stream.pieces([i])], 1)
-            alone = steer(logits[n : n + 1], [(one, stream, positions)], torch.zeros(1).long(), SteeringLimits())
+            alone = steer(logits[n : n + 1], [(a_steering, stream, positions)], torch.zeros(1).long(), SteeringLimits())
             torch.testing.assert_close(alone[0].softmax(-1), found[n].softmax(-1), atol=1e-3, rtol=1e-3)
     assert len(ids) > 20
 
@@ -125,12 +125,12 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, limits):
     n = torch.arange(-3, len(ids) - 3)
 
     def logits(strength):
-        one = steering(parts, strength=strength)
+        a_steering = steering(parts, strength=strength)
         with torch.no_grad():
             base = parts.base.model(torch.tensor([ids])).logits[0].float()
-            stream = one.open_stream(1)
+            stream = a_steering.open_stream(1)
             positions = stream.advance([stream.pieces(ids)], len(ids))
-            return steer(base, [(one, stream, positions)], n, limits)
+            return steer(base, [(a_steering, stream, positions)], n, limits)
 
     found = logits(schedule)
     for position, at in enumerate(n.tolist()):
@@ -138,15 +138,15 @@ def test_a_strength_by_schedule_is_that_of_each_position(parts, limits):
         torch.testing.assert_close(found[position], constant[position], atol=2e-3, rtol=1e-3)
 
 
-def test_what_is_refused(parts):
-    one = steering(parts)
+def test_a_steering_for_another_vocabulary_is_refused(parts):
+    a_steering = steering(parts)
     with pytest.raises(VocabridgeError, match="align the source with that one"):
-        one.check(parts.small.vocabulary)
-    one.check(parts.base.vocabulary)
+        a_steering.check(parts.small.vocabulary)
+    a_steering.check(parts.base.vocabulary)
 
 
-def test_lookahead_reads_behind_the_uncertain_tokens_and_then_those_worth_it_each_once(parts, monkeypatch):
-    """Under its policy, and where there is a mass that could be split."""
+def test_lookahead_reads_the_uncertain_tokens_and_then_those_that_are_worth_it_each_once(parts, monkeypatch):
+    """Under its own policy, and for methods of distributions."""
     selected, size = [], parts.base.vocabulary.size
     predict, extend = SourcePredictor.predict, SourcePredictor.extend
 
@@ -162,10 +162,10 @@ def test_lookahead_reads_behind_the_uncertain_tokens_and_then_those_worth_it_eac
     monkeypatch.setattr(Lookahead, "select", lambda *_: [[5, 9, 7, 6], [8]])
     for policy in (BoundaryPolicy.HEAL, BoundaryPolicy.LOOKAHEAD):
         for method in ProjectionMethod:
-            one = steering(parts, Combination(method), policy=policy)
-            stream = one.open_stream(1)
+            a_steering = steering(parts, Combination(method), policy=policy)
+            stream = a_steering.open_stream(1)
             with torch.no_grad():
                 positions = stream.advance([stream.pieces(parts.base.vocabulary.encode("The fox").ids.tolist())], 2)
-                list(one.predictions(stream, positions, lambda part, _: torch.full((2, size), 1 / size)))
+                list(a_steering.predictions(stream, positions, lambda part, _: torch.full((2, size), 1 / size)))
     of_distributions = [method for method in ProjectionMethod if not METHODS[method].of_logit_delta]
     assert selected == [[[7, 9, 5, 6], [8]]] * len(of_distributions)

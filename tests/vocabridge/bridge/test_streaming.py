@@ -38,7 +38,7 @@ def generated(bridge, prompt, tokens, **settings):
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("strength", [0.0, 1.0])
-def test_it_is_the_text_of_greedy_generation(parts, prompt, strength):
+def test_the_text_is_that_of_greedy_generation(parts, prompt, strength):
     bridge = parts.bridge(strength=strength)
     pieces = list(stream(bridge, prompt, max_new_tokens=24))
     assert "".join(pieces) == generated(bridge, prompt, 24)
@@ -46,7 +46,7 @@ def test_it_is_the_text_of_greedy_generation(parts, prompt, strength):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_draws_what_generation_draws(parts, seed):
+def test_sampling_draws_what_generation_draws(parts, seed):
     bridge = parts.bridge(strength=0.5)
     torch.manual_seed(seed)
     text = "".join(stream(bridge, PROMPTS[0], max_new_tokens=24, temperature=1.5, top_p=0.8))
@@ -77,7 +77,7 @@ def test_the_bases_own_settings_for_drawing_do_not_count(parts, monkeypatch, cap
 
 
 def forced(parts, tokens):
-    """A bridge whose base says these tokens, whatever it reads."""
+    """Return a bridge whose base writes these tokens, whatever it reads."""
     bridge, steps = parts.bridge(strength=0.0), iter(tokens)
 
     def say(module, args, output):
@@ -160,7 +160,7 @@ def test_a_stop_string_ends_generation_with_any_number_of_beams(parts, beams):
 
 
 def chatting(parts):
-    """A bridge whose models have a chat template, with the control tokens there are."""
+    """Return a bridge whose models have a chat template, with the control tokens that they have."""
     template = "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
     small, large = (replace(model.vocabulary, template=template) for model in (parts.small, parts.base))
     source = parts.pair
@@ -184,7 +184,7 @@ def test_a_conversation_ends_with_the_turn_and_a_text_does_not(parts):
     bridge = chatting(parts)
     bridge.vocabulary = replace(bridge.vocabulary, roles={**bridge.vocabulary.roles, "turn end": 300})
     bridge.steerings[0].strength = 0.0
-    said = bridge.vocabulary.token_bytes[300].decode()
+    piece = bridge.vocabulary.token_bytes[300].decode()
 
     def say(module, args, output):
         output.logits = torch.nn.functional.one_hot(torch.tensor([[300]]), bridge.vocabulary.size).float()
@@ -193,12 +193,12 @@ def test_a_conversation_ends_with_the_turn_and_a_text_does_not(parts):
     hook = bridge.base.register_forward_hook(say)
     try:
         assert list(stream(bridge, MESSAGES, max_new_tokens=3)) == []
-        assert "".join(stream(bridge, "x", max_new_tokens=3)) == 3 * said
+        assert "".join(stream(bridge, "x", max_new_tokens=3)) == 3 * piece
     finally:
         hook.remove()
 
 
-def test_tokens_and_the_rate_of_changes_are_told(parts):
+def test_a_stream_counts_its_tokens_and_the_rate_of_changes(parts):
     bridge = parts.bridge(strength=0.5)
     written = stream(bridge, PROMPTS[0], max_new_tokens=8)
     assert (written.tokens, written.changed_rate) == (0, None)
@@ -210,9 +210,9 @@ def test_tokens_and_the_rate_of_changes_are_told(parts):
     output = bridge.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
     assert written.tokens == output.sequences.shape[1] - ids.shape[1]
     assert written.changed_rate == output.past_key_values.changed_rate.item()
-    silent = stream(parts.bridge(strength=0.0), PROMPTS[0], max_new_tokens=3)
-    list(silent)
-    assert silent.changed_rate is None
+    inactive = stream(parts.bridge(strength=0.0), PROMPTS[0], max_new_tokens=3)
+    list(inactive)
+    assert inactive.changed_rate is None
 
 
 def test_every_token_is_one_forward_of_one_token(parts):

@@ -26,7 +26,7 @@ def test_pyproject_admits_the_versions_that_the_code_does():
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Sets the version that is installed, in the module that the check reads: an import may make another one."""
+    """Return a function that sets the installed version, in the module that the check reads."""
     return lambda version: monkeypatch.setattr(transformers_version.transformers, "__version__", version)
 
 
