@@ -23,8 +23,9 @@ from vocabridge.projection.positions import Position
 from vocabridge.projection.projection import Projection
 from vocabridge.projection.source_predictions import ResolvedPredictions, SourcePredictions, parts_of, predictions_at
 from vocabridge.projection.source_stream import SourceStream
-from vocabridge.projection.strength import Strength, alpha, is_zero
+from vocabridge.projection.strength import Schedule, Strength, alpha, from_json, is_zero
 from vocabridge.projection.token_healing import TokenHealer
+from vocabridge.utils.settings import member
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -52,7 +53,7 @@ class Steering(nn.Module):
         target: The base's vocabulary.
         projection: The matrices from the source's vocabulary to the base's.
         combination: The combination of the source's and the base's predictions. It may be replaced at any time.
-        policy: See `SteeringSettings`.
+        policy: See `SteeringSettings`. It may be replaced at any time, also by the name of another policy.
         strength: See `SteeringSettings`. It may be replaced at any time.
         boundary_config: The settings of token healing and lookahead; fixed once the steering is made.
         alignment: The alignment of which the projection was made; None for a projection made otherwise.
@@ -125,6 +126,24 @@ class Steering(nn.Module):
         self.projection.to(device)
         if self.lookahead is not None:
             self.lookahead.to(device)
+
+    @property
+    def policy(self) -> BoundaryPolicy:
+        """The policy; setting another value than a policy or its name raises `VocabridgeError`."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, value: BoundaryPolicy | str) -> None:
+        self._policy = member("policy", value, BoundaryPolicy)
+
+    @property
+    def strength(self) -> Strength:
+        """The strength; setting anything but a number from -1000 to 1000 or a schedule raises `VocabridgeError`."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: Strength) -> None:
+        self._strength = value if isinstance(value, Schedule) else from_json(value)
 
     @property
     def is_active(self) -> bool:

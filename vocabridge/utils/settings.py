@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Protocol
 
 from vocabridge.utils.ranges import Range
 
+Choice = typing.TypeVar("Choice", bound=Enum)
+
 
 class Config(Protocol):
     """A frozen dataclass of settings.
@@ -50,7 +52,7 @@ def check_settings(config: Config) -> None:
             if (range_ := config.ranges.get(field.name)) is not None and number is not None:
                 range_.check(field.name, number)
         if (choices := _choices(hints[field.name])) is not None and value is not None:
-            members = [_member(field.name, name, choices) for name in (value if is_sequence else (value,))]
+            members = [member(field.name, name, choices) for name in (value if is_sequence else (value,))]
             # The dataclass is frozen, so plain assignment would raise.
             object.__setattr__(config, field.name, tuple(members) if is_sequence else members[0])
 
@@ -62,7 +64,12 @@ def _choices(hint: Any) -> type[Enum] | None:
     return next((choices for inner in typing.get_args(hint) if (choices := _choices(inner)) is not None), None)
 
 
-def _member(name: str, value: Any, choices: type[Enum]) -> Enum:
+def member(name: str, value: Any, choices: type[Choice]) -> Choice:
+    """Return the member of an enum that a member or its value stands for.
+
+    Raises:
+        VocabridgeError: The value is none of the choices.
+    """
     try:
         return choices(value)
     except ValueError:

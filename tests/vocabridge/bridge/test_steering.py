@@ -169,3 +169,15 @@ def test_lookahead_reads_the_uncertain_tokens_and_then_those_that_are_worth_it_e
                 list(a_steering.predictions(stream, positions, lambda part, _: torch.full((2, size), 1 / size)))
     of_distributions = [method for method in ProjectionMethod if not METHODS[method].of_logit_delta]
     assert selected == [[[7, 9, 5, 6], [8]]] * len(of_distributions)
+
+
+def test_a_policy_is_set_by_its_name_and_a_wrong_policy_or_strength_is_refused_when_it_is_set(parts):
+    one = steering(parts)
+    one.policy = "skip"
+    assert one.policy is BoundaryPolicy.SKIP
+    for name, value in (("policy", "heall"), ("strength", float("nan")), ("strength", "much"), ("strength", 1e9)):
+        with pytest.raises(VocabridgeError, match=str(value)[:3]):
+            setattr(one, name, value)
+        with pytest.raises(VocabridgeError):
+            steering(parts, **{name: value})
+    assert (one.policy, one.strength) == (BoundaryPolicy.SKIP, 1.0)
