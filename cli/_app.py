@@ -1,4 +1,4 @@
-"""The application: which commands there are. Each is a file of its own beside this one."""
+"""The typer application with all commands, each of which is a file of this folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from vocabridge.cli import (
     score,
     train,
 )
-from vocabridge.cli._errors import Commands, end_stopped, heed_sigterm
+from vocabridge.cli._errors import Commands, end_stopped, handle_sigterm
 from vocabridge.cli._output import check_standard_files, log_to_stderr, silence_libraries
+
+SUMMARY = "Steer a big language model with a small fine-tuned model that has another tokenizer, at inference."
 
 app = typer.Typer(
     name="vocabridge",
     cls=Commands,
-    help="Carry what a small model learned in post-training to a model of another family, at inference.",
+    help=SUMMARY,
     epilog="Start with `vocabridge demo`; `vocabridge COMMAND --help` has examples.",
     no_args_is_help=True,
     add_completion=False,
@@ -36,22 +38,22 @@ app = typer.Typer(
 )
 
 
-def print_version(asked: bool) -> None:
-    """Print which version this is, and leave."""
-    if asked:
+def print_version(requested: bool) -> None:
+    """Print the version and exit, if requested."""
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"vocabridge {version('vocabridge')}")
         raise typer.Exit()
 
 
-@app.callback()
+@app.callback(help=SUMMARY)
 def prepare(
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Carry what a small model learned in post-training to a model of another family, at inference."""
+    """Configure logging before a command runs."""
     log_to_stderr()
     silence_libraries()
 
@@ -72,10 +74,10 @@ app.command(epilog=demo.EXAMPLES)(demo.demo)
 
 
 def main() -> None:
-    """Run the command line; the exit status is 0, 1 for an error, 2 for wrong usage, 130 or 143 for a stop."""
+    """Run the command line; the exit status is 0, 1 for an error, 2 for wrong usage, 130 or 143 if interrupted."""
     check_standard_files()
     try:
-        heed_sigterm()
+        handle_sigterm()
         app(prog_name="vocabridge")
-    except KeyboardInterrupt as stop:  # before a command had begun
+    except KeyboardInterrupt as stop:  # before a command started
         end_stopped(stop)

@@ -1,4 +1,4 @@
-"""Options of a command, made of the fields of a config and their descriptions."""
+"""Command-line options made from the fields of a config dataclass and their descriptions."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from vocabridge.utils.settings import descriptions
 def options_of(config: type[Any], **parsing: Mapping[str, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a command an option for each setting of a config.
 
-    The command takes the config as its first parameter, and whatever else it has after it. A setting of several values
-    is an option that may be repeated, and a setting without a default is a required option.
+    The command's first parameter is the config; its other parameters stay options and arguments. A setting with several
+    values becomes an option that may be repeated, and a setting without a default becomes a required option.
 
     Args:
-        config: A config, as `vocabridge.utils.settings` has them.
-        **parsing: By field, how its option is read and shown where the field does not say it: arguments of
-            `typer.Option`; `name`, another name of the option; `type`, another type; `more`, a sentence behind the
-            description.
+        config: A config class, as described in `vocabridge.utils.settings`.
+        **parsing: For each field that needs them, arguments of `typer.Option`, and besides: `name`, another name of the
+            option; `type`, another type; `suffix`, a sentence to add to the description.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        _, *others = inspect.signature(command, eval_str=True).parameters.values()
-        hints, described = typing.get_type_hints(config), descriptions(config)
+        _, *other_parameters = inspect.signature(command, eval_str=True).parameters.values()
+        hints, help_texts = typing.get_type_hints(config), descriptions(config)
         options = {}
         for field in fields(config):
-            how: dict[str, Any] = {"name": field.name, "more": "", **parsing.get(field.name, {})}
+            arguments: dict[str, Any] = {"name": field.name, "suffix": "", **parsing.get(field.name, {})}
             if (range_ := config.ranges.get(field.name)) is not None:
-                how["callback"] = in_range(range_)
-            options[how["name"]] = field, _option(hints[field.name], described.get(field.name, ""), **how)
+                arguments["callback"] = in_range(range_)
+            option = _option(hints[field.name], help_texts.get(field.name, ""), **arguments)
+            options[arguments["name"]] = field, option
 
         @functools.wraps(command)
         def wrapper(**given: Any) -> None:
@@ -48,10 +48,10 @@ def options_of(config: type[Any], **parsing: Mapping[str, Any]) -> Callable[[Cal
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=_default(field))
             for name, (field, hint) in options.items()
         ]
-        parameters += [other.replace(kind=inspect.Parameter.KEYWORD_ONLY) for other in others]
+        parameters += [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in other_parameters]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        del wrapper.__wrapped__  # whoever looks for hints finds those above
+        del wrapper.__wrapped__  # so that typer reads the signature and annotations above
         return wrapper
 
     return decorate
@@ -63,15 +63,15 @@ def _default(field: Field[Any]) -> Any:
     return None if isinstance(field.default, tuple) else field.default
 
 
-def _option(hint: Any, description: str, *, name: str, more: str, **how: Any) -> Any:
+def _option(hint: Any, description: str, *, name: str, suffix: str, **arguments: Any) -> Any:
     """Return the annotation of a parameter: its type and its `typer.Option`."""
     optional = type(None) in typing.get_args(hint)
-    plain: Any = next(kind for kind in typing.get_args(hint) if kind is not type(None)) if optional else hint
-    plain = how.pop("type", plain)
-    if typing.get_origin(plain) is tuple:
-        plain, optional = list[typing.get_args(plain)[0]], True  # type: ignore[misc]
-        more += " May be repeated."
-    if plain is bool:  # without its opposite
-        how["default"] = f"--{name.replace('_', '-')}"
-    option = typer.Option(help=" ".join(f"{description} {more}".split()), **how)
-    return Annotated[plain | None if optional else plain, option]
+    type_: Any = next(member for member in typing.get_args(hint) if member is not type(None)) if optional else hint
+    type_ = arguments.pop("type", type_)
+    if typing.get_origin(type_) is tuple:
+        type_, optional = list[typing.get_args(type_)[0]], True  # type: ignore[misc]
+        suffix += " May be repeated."
+    if type_ is bool:
+        arguments["default"] = f"--{name.replace('_', '-')}"  # without --no-NAME
+    option = typer.Option(help=" ".join(f"{description} {suffix}".split()), **arguments)
+    return Annotated[type_ | None if optional else type_, option]

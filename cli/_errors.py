@@ -1,7 +1,7 @@
-"""Every error a command can end with becomes one sentence on stderr and exit status 1, here and nowhere else.
+"""The exit of commands: every error becomes one sentence on stderr and exit status 1, here and nowhere else.
 
-Wrong usage (an unknown option, a named file that is not there) is typer's: a sentence too, and exit status 2. Ctrl-C
-(SIGINT) ends a command with status 130, SIGTERM (Slurm, `docker stop`) in the same way with status 143.
+Typer reports wrong usage, such as an unknown option or a missing file, also with a sentence, and with exit status 2.
+Ctrl-C (SIGINT) ends a command with status 130, and SIGTERM (of Slurm or `docker stop`) with status 143.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ EXTRAS = {
     "peft": "train",
     "reasoning_gym": "data",
 }
-"""Modules that come with an extra, and with which."""
+"""The extra that installs a module, by module."""
 
 
 class Commands(TyperGroup):
-    """The group of all commands, which says errors as sentences."""
+    """The group of all commands, which reports errors as sentences."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the command line names."""
@@ -38,7 +38,7 @@ class Commands(TyperGroup):
         except (typer.Abort, BrokenPipeError):
             raise
         except Exception as error:
-            # typer's own (wrong usage, exit) all carry their status; its classes moved between versions.
+            # Typer's exceptions for wrong usage and exit have a status. Their classes differ between versions.
             if hasattr(error, "exit_code"):
                 raise
             self._refuse_usage(error, ctx.invoked_subcommand or "")
@@ -51,7 +51,7 @@ class Commands(TyperGroup):
             fail(_defect(error))
 
     def _refuse_usage(self, error: Exception, command: str) -> None:
-        """Report a setting that does not go with the others as typer reports wrong usage: by its option, status 2."""
+        """Report a `UsageError` about an option's setting as wrong usage of this option."""
         from vocabridge.alignment.errors import UsageError
 
         options = {option.name for option in self.commands[command].params} if command in self.commands else set()
@@ -61,22 +61,27 @@ class Commands(TyperGroup):
 
 
 def fail(message: str) -> NoReturn:
-    """Say what went wrong on stderr and leave with status 1."""
+    """Print an error on stderr and exit with status 1."""
     typer.echo(f"error: {message}", err=True)
     sys.exit(1)
 
 
-def end_stopped(stop: KeyboardInterrupt, what: str = "nothing is left half-written") -> NoReturn:
-    """Say that Ctrl-C or SIGTERM stopped the command and what is kept; leave with the status that shells expect."""
+def end_stopped(stop: KeyboardInterrupt, consequence: str = "nothing is left half-written") -> NoReturn:
+    """Report that Ctrl-C or SIGTERM stopped the command, and exit with the status that shells expect.
+
+    Args:
+        stop: The exception that the signal raised.
+        consequence: What is kept, or how to continue.
+    """
     from vocabridge.alignment.errors import Terminated
 
     terminated = isinstance(stop, Terminated)
-    typer.echo(f"error: {'terminated' if terminated else 'interrupted'}; {what}", err=True)
+    typer.echo(f"error: {'terminated' if terminated else 'interrupted'}; {consequence}", err=True)
     sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
 
 
-def heed_sigterm() -> None:
-    """Let SIGTERM stop a command as Ctrl-C does, unless whoever started it had it ignored."""
+def handle_sigterm() -> None:
+    """Let SIGTERM stop a command as Ctrl-C does, unless the parent process had SIGTERM ignored."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
 
@@ -88,7 +93,7 @@ def _terminate(_signal: int, _frame: Any) -> NoReturn:
 
 
 def sentence(error: Exception) -> str:
-    """One sentence for an error: what it is about, and what to do where that is known."""
+    """Return one sentence about an error: what it is about, and if that is known, what to do."""
     from vocabridge.alignment.errors import VocabridgeError
     from vocabridge.utils.oom import is_out_of_memory
 
@@ -98,21 +103,21 @@ def sentence(error: Exception) -> str:
         return f"the package {error.name} is not installed; run: pip install 'vocabridge[{extra}]'"
     if is_out_of_memory(error):
         return (
-            "not enough memory; close other programs, do less at once (--batch-size, --beams, --max-new-tokens), take "
-            "--dtype bfloat16 or another --device, or a smaller model"
+            "not enough memory; close other programs, lower --batch-size, --beams or --max-new-tokens, or use "
+            "--dtype bfloat16, another --device or a smaller model"
         )
     if isinstance(error, OSError):
-        about = error.filename or "the file system"
+        path = error.filename or "the file system"
         if error.errno == errno.ENOSPC:
-            return f"{about}: no space left on the device; free some and run the command again"
+            return f"{path}: no space left on the device; free some and run the command again"
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-            return f"{about}: permission denied; name another place or change its permissions"
-        return f"{about}: {error.strerror or error}"
+            return f"{path}: permission denied; name another path or change its permissions"
+        return f"{path}: {error.strerror or error}"
     return _defect(error)
 
 
 def _defect(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    location = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())
-    return f"unexpected {type(error).__name__}: {text}{place}; this is a defect of vocabridge, please report it"
+    return f"unexpected {type(error).__name__}: {text}{location}; this is a defect of vocabridge, please report it"

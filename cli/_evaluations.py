@@ -1,4 +1,4 @@
-"""An evaluation as `eval` and `demo` print it."""
+"""The output of `eval` and `demo`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def print_evaluation(report: Evaluation, *, json: bool) -> None:
-    """Print one JSON document, or for people the tables and what every contender wrote."""
+    """Print an evaluation as one JSON document, or as tables with a few generated texts."""
     if json:
         print_json(report.as_dict())
         return
     print_table(report.title, report.header, report.rows())
-    print_table("What it costs, and what was chosen on the validation items", report.COSTS, report.costs())
+    print_table("Costs, and settings chosen on the validation items", report.COSTS, report.costs())
     header, rows = report.by_alpha()
     if rows:
         print_table("Bits a token on the validation items, by alpha", header, rows)

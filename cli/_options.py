@@ -1,4 +1,4 @@
-"""Options that several commands have, and checks of what is given."""
+"""Options that several commands share, and checks of their values."""
 
 from __future__ import annotations
 
@@ -16,38 +16,23 @@ from vocabridge.data import VALUE_NETWORKS
 from vocabridge.options import Dtype
 from vocabridge.utils.ranges import PROCESSES, Range
 
-A_VALUE_NETWORK = f"a value network's folder, or the short name of one that ships here: {', '.join(VALUE_NETWORKS)}"
-"""What a value network is given by, for help texts."""
+A_VALUE_NETWORK = f"a value network's folder, or the short name of a packaged one: {', '.join(VALUE_NETWORKS)}"
+"""How to name a value network, for help texts."""
 
-Base = Annotated[str, typer.Option(help="The base model: packaged, hub id, folder or .gguf file.")]
-
-Untuned = Annotated[
-    str | None,
-    typer.Option(help="The small model before tuning: what tuning changed in it steers the base."),
-]
-
-AlignmentFile = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="An alignment of the two. Without it: from the cache, or built."),
-]
-
-CombinationFile = Annotated[
-    Path | None,
-    typer.Option(exists=True, dir_okay=False, help="Fitted weights: a report that `eval -o` wrote."),
-]
+Base = Annotated[str, typer.Option(help="The base model: a packaged model, hub id, folder or .gguf file.")]
 
 Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Where the base model goes: cpu, cuda:0, ... By default cpu.")
+    str | None, typer.Option(metavar="NAME", help="Device of the base model: cpu, cuda:0, ... By default cpu.")
 ]
 
 ValueDevice = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Where the value sources go. By default where the base does.")
+    str | None, typer.Option(metavar="NAME", help="Device of the value sources. By default that of the base.")
 ]
 
 
 @contextmanager
 def as_usage(option: str) -> Iterator[None]:
-    """Say what the library finds wrong with an option's value as wrong usage of this option."""
+    """Report a `VocabridgeError` as wrong usage of an option."""
     from vocabridge.alignment.errors import VocabridgeError
 
     try:
@@ -56,14 +41,14 @@ def as_usage(option: str) -> Iterator[None]:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
-def number(range_: Range, what: str, **more: Any) -> OptionInfo:
-    """Return an option that takes the numbers of a range; `what` is its help, `more` as for `typer.Option`."""
-    option: OptionInfo = typer.Option(callback=in_range(range_), help=what, **more)
+def number(range_: Range, help_text: str, **arguments: Any) -> OptionInfo:
+    """Return an option that takes numbers of a range; `arguments` are those of `typer.Option`."""
+    option: OptionInfo = typer.Option(callback=in_range(range_), help=help_text, **arguments)
     return option
 
 
 def in_range(range_: Range) -> Callable[[Any], Any]:
-    """Return a check that refuses a number outside a range; of several, each."""
+    """Return a callback that refuses a number, or any number of a list, that is not in a range."""
 
     def checked(value: Any) -> Any:
         for number in value if isinstance(value, list) else [value]:
@@ -74,7 +59,7 @@ def in_range(range_: Range) -> Callable[[Any], Any]:
     return checked
 
 
-DtypeOption = Annotated[Dtype, typer.Option(help="What all weights are cast to.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="The dtype to which all weights are cast.")]
 
 METHODS = (
     "default",
@@ -92,10 +77,10 @@ METHODS = (
 
 
 def a_method(name: str) -> str:
-    """Refuse a method that is not there, alone or in a chain."""
-    for one in name.split(","):
-        if one.strip() not in METHODS:
-            raise typer.BadParameter(f"There is no method {one.strip()!r}; choose among {', '.join(METHODS)}.")
+    """Refuse an unknown method, alone or in a chain."""
+    for method in name.split(","):
+        if method.strip() not in METHODS:
+            raise typer.BadParameter(f"There is no method {method.strip()!r}; choose among {', '.join(METHODS)}.")
     return name
 
 
@@ -104,7 +89,8 @@ Method = Annotated[
     typer.Option(
         metavar="NAME[,NAME...]",
         callback=a_method,
-        help=f"How: {', '.join(METHODS)}. Of several, each fills what the ones before it left open.",
+        help=f"How tokens are counted: {', '.join(METHODS)}. In a chain, each method fills the rows and columns that "
+        "those before it left empty.",
     ),
 ]
 
@@ -114,19 +100,19 @@ CorpusPaths = Annotated[
         "--corpus",
         exists=True,
         metavar="PATH",
-        help="UTF-8 text file or folder to count on; may be repeated. Without it: text that ships here.",
+        help="UTF-8 text file or folder to count on; may be repeated. By default the packaged corpus.",
     ),
 ]
 
-Jobs = Annotated[int, number(PROCESSES, "Count the text in so many processes; the result is the same for any number.")]
+Jobs = Annotated[int, number(PROCESSES, "Number of processes that count; the result is the same for any number.")]
 
 
 def text_or_stdin(text: str) -> str:
-    """A text that is given as such or, for "-", on stdin, every character of it.
+    """Return a text, or for "-" every character of stdin.
 
     Raises:
-        typer.BadParameter: It is on stdin, which is closed.
-        VocabridgeError: It is not UTF-8.
+        typer.BadParameter: The text is "-", and stdin is closed.
+        VocabridgeError: The text is not UTF-8.
     """
     from vocabridge.alignment.errors import VocabridgeError
 
@@ -140,9 +126,9 @@ def text_or_stdin(text: str) -> str:
 
 
 def in_existing_folder(path: Path | None) -> Path | None:
-    """Refuse a file to write whose folder is not there, before any work is done.
+    """Refuse an output path in a missing folder, before any work is done.
 
-    Where the file is stdout, all else that is printed goes to stderr.
+    If the path is stdout, everything else that the command prints goes to stderr.
     """
     if path is not None:
         from vocabridge.alignment.files import LINK_LOOP, is_link_loop, own_descriptor
@@ -157,13 +143,13 @@ def in_existing_folder(path: Path | None) -> Path | None:
     return path
 
 
-def output_file(what: str) -> OptionInfo:
+def output_file(help_text: str) -> OptionInfo:
     """Return the option `--output` of a command that writes one file."""
-    option: OptionInfo = typer.Option("--output", "-o", dir_okay=False, callback=in_existing_folder, help=what)
+    option: OptionInfo = typer.Option("--output", "-o", dir_okay=False, callback=in_existing_folder, help=help_text)
     return option
 
 
-def output_folder(what: str) -> OptionInfo:
+def output_folder(help_text: str) -> OptionInfo:
     """Return the option `--output` of a command that writes a folder."""
-    option: OptionInfo = typer.Option("--output", "-o", file_okay=False, callback=in_existing_folder, help=what)
+    option: OptionInfo = typer.Option("--output", "-o", file_okay=False, callback=in_existing_folder, help=help_text)
     return option

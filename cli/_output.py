@@ -1,6 +1,6 @@
-"""Where output goes: a command's result to stdout, progress and log lines to stderr.
+"""Output of commands: results go to stdout, progress and log lines to stderr.
 
-A result is a table for people or, with --json, one JSON document and nothing else.
+A result is a table or, with --json, one JSON document and nothing else.
 """
 
 from __future__ import annotations
@@ -35,31 +35,31 @@ UNFITTED_NOTE = (
     "no weights were fitted; to fit them: vocabridge eval --base BASE --value VALUE --data FILE --validation FILE "
     "-o report.json, then vocabridge bridge --combination report.json"
 )
-"""What to say of a bridge whose weights are the default."""
+"""The note about a bridge with default weights."""
 
 PROGRESS_SECONDS = 5.0
-"""Where stderr is no terminal, a line of progress is printed this often."""
+"""Seconds between two lines of progress, if stderr is not a terminal."""
 
 PIPED_WIDTH = 120
-"""The most columns of a table where stdout is no terminal and COLUMNS is not set."""
+"""Maximum width of a table in columns, if stdout is not a terminal and COLUMNS is not set."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 """The option that every command has."""
 
 
-def say_unfitted(combinations: Iterable[Combination]) -> None:
-    """Say on stderr that weights are the default and how to fit them, if there are such."""
-    if not all(one.fitted for one in combinations):
+def note_unfitted(combinations: Iterable[Combination]) -> None:
+    """Print a note on stderr if any of the combinations has default weights."""
+    if not all(combination.fitted for combination in combinations):
         typer.echo(f"note: {UNFITTED_NOTE}", err=True)
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document: dataclasses become objects, paths strings, and what is not a number null."""
+    """Print one JSON document; see `plain` for values that JSON does not have."""
     sys.stdout.write(json.dumps(plain(document), ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def plain(value: object) -> Any:
-    """A value as JSON knows it."""
+    """Convert a value for JSON: dataclasses to objects, paths and enums to strings, NaN and infinity to null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -78,14 +78,14 @@ def plain(value: object) -> Any:
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Print named facts, one a line."""
+    """Print named facts, one per line."""
     print_table(title, (), [(name, str(value)) for name, value in facts.items()])
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table, as wide as the terminal at most; piped, as COLUMNS or `PIPED_WIDTH`.
+    """Print a table, at most as wide as the terminal, or as COLUMNS or `PIPED_WIDTH` if stdout is not a terminal.
 
-    Columns after the first are right-aligned where it has a header.
+    If the table has a header, columns after the first are right-aligned.
     """
     from rich import box
     from rich.console import Console
@@ -97,7 +97,7 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         columns = os.environ.get("COLUMNS", "")
         console = Console(width=int(columns) if columns.isdecimal() and int(columns) else PIPED_WIDTH)
     for line in title.splitlines():
-        # Wrapped between words only, so that a path can be copied.
+        # Lines break only between words, so that a path can be copied.
         wrapped = textwrap.wrap(line, console.width, break_long_words=False, break_on_hyphens=False)
         console.print("\n".join(wrapped), style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, show_header=bool(header))
@@ -110,18 +110,18 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def count(number: int) -> str:
-    """A number for people: 49,152."""
+    """Format a number: 49,152."""
     return f"{number:,}"
 
 
 def size(number_of_bytes: int) -> str:
-    """A number of bytes for people: 3.2 MB."""
+    """Format a number of bytes: 3.2 MB."""
     return f"{number_of_bytes / 1e6:,.1f} MB"
 
 
 @functools.cache
 def stderr() -> Console:
-    """The one console on stderr, so that log lines appear above a progress bar and not through it."""
+    """Return the only console on stderr, so that log lines appear above a progress bar and not within it."""
     from rich.console import Console
 
     return Console(stderr=True)
@@ -134,23 +134,23 @@ class _Lines(logging.Handler):
 
 
 def check_standard_files() -> None:
-    """Refuse a stdout that is closed, and open stdin and stderr on nothing where they are.
+    """Refuse a closed stdout, and open a closed stdin or stderr on the null device.
 
-    A file that a command opens would have the number of a closed one, and get what is meant for that.
+    Otherwise a file that a command opens would get the descriptor of the closed one, and with it the other's output.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the least number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `number`
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (it stays open)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 (stays open until the process ends)
     if sys.stdout is None:
-        fail("stdout is closed; let it go to a file, or to /dev/null")
+        fail("stdout is closed; redirect it to a file or to /dev/null")
 
 
 def log_to_stderr() -> None:
-    """Let the library's log lines appear on stderr."""
+    """Print the library's log lines on stderr."""
     logger = logging.getLogger("vocabridge")
     if not logger.handlers:
         logger.addHandler(_Lines())
@@ -159,7 +159,7 @@ def log_to_stderr() -> None:
 
 
 def silence_libraries() -> None:
-    """Keep other libraries' progress bars and remarks off stderr; they read this when they are imported."""
+    """Switch off progress bars and warnings of other libraries, which read these variables when they are imported."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -167,30 +167,30 @@ def silence_libraries() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this one speaks, of several that a launcher has numbered; one that is alone does."""
+    """Return whether this process prints: of a launcher's processes only the first one does."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def shared_progress(what: str) -> Iterator[Callable[..., None]]:
-    """`progress` in the first of several processes; nothing in the others."""
-    with progress(what) if is_first_process() else nullcontext(lambda *_: None) as tell:
-        yield tell
+def shared_progress(description: str) -> Iterator[Callable[..., None]]:
+    """Show progress as `progress` does, but only in the first of several processes."""
+    with progress(description) if is_first_process() else nullcontext(lambda *_: None) as update:
+        yield update
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[..., None]]:
-    """Show on stderr how far some work is: a bar, or where that is no terminal a line every few seconds.
+def progress(description: str) -> Iterator[Callable[..., None]]:
+    """Show the progress of work on stderr: a bar or, if stderr is not a terminal, a line every few seconds.
 
     Yields:
-        A function of what is done, what there is to do and, if it changes, what is going on.
+        A function to call with the number of steps done, the number of all steps and optionally a new description.
     """
-    with _bar(what) if stderr().is_terminal else _lines(what) as tell:
-        yield tell
+    with _bar(description) if stderr().is_terminal else _lines(description) as update:
+        yield update
 
 
 @contextmanager
-def _bar(what: str) -> Iterator[Callable[..., None]]:
+def _bar(description: str) -> Iterator[Callable[..., None]]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -200,33 +200,33 @@ def _bar(what: str) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr(), transient=True) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(description, total=None)
 
-        def tell(done: int, total: int, now: str = what) -> None:
-            bar.update(task, completed=done, total=total, description=now)
+        def update(done: int, total: int, current: str = description) -> None:
+            bar.update(task, completed=done, total=total, description=current)
 
-        yield tell
+        yield update
 
 
 @contextmanager
-def _lines(what: str) -> Iterator[Callable[..., None]]:
-    """A line that says what has begun, then every few seconds the time so far and what is done."""
-    begin, state, ended = time.monotonic(), what, threading.Event()
+def _lines(description: str) -> Iterator[Callable[..., None]]:
+    """Print the description, then every few seconds the time so far and the steps done."""
+    begin, state, ended = time.monotonic(), description, threading.Event()
 
-    def tell(done: int, total: int, now: str = what) -> None:
+    def update(done: int, total: int, current: str = description) -> None:
         nonlocal state
-        state = f"{now}: {count(done)} of {count(total)} ({done / total:.0%})" if total > 1 else now
+        state = f"{current}: {count(done)} of {count(total)} ({done / total:.0%})" if total > 1 else current
 
     def repeat() -> None:
         while not ended.wait(PROGRESS_SECONDS):
             _print_line(f"{timedelta(seconds=int(time.monotonic() - begin))} {state}")
 
-    _print_line(what)
-    # A thread, because a model's loading and a long step tell nothing.
+    _print_line(description)
+    # A thread prints, because no update comes while a model is loaded or during a long step.
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
-        yield tell
+        yield update
     finally:
         ended.set()
         thread.join()

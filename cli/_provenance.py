@@ -1,4 +1,4 @@
-"""What an alignment says of itself, as `align` and `inspect` print it."""
+"""Provenance and size of an alignment, as `align`, `inspect` and other commands print them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def as_document(alignment: Alignment) -> dict[str, Any]:
-    """Provenance, counts and coverage, for JSON."""
+    """Return provenance, counts and coverage of an alignment for JSON."""
     summary = alignment.summary()
     return {
         "method": alignment.method,
@@ -31,7 +31,7 @@ def as_document(alignment: Alignment) -> dict[str, Any]:
 
 
 def shard_document(partial: PartialCounts) -> dict[str, Any]:
-    """Provenance and counts of a shard, for JSON."""
+    """Return provenance and counts of a shard for JSON."""
     return {
         "shard": plain(partial.shard),
         "method": partial.method,
@@ -45,32 +45,32 @@ def shard_document(partial: PartialCounts) -> dict[str, Any]:
 
 
 def shard_facts(partial: PartialCounts) -> dict[str, object]:
-    """The same, for people."""
+    """Return provenance and counts of a shard for a table."""
     return {
         "shard": str(partial.shard),
         "method": _method(partial.method, partial.parameters),
         "source": _card(partial.source),
         "target": _card(partial.target),
-        "a part of": _corpus(partial.corpus),
+        "corpus": _corpus(partial.corpus),
         "pairs": count(len(partial.counts.keys)),
         "occurrences": count(int(partial.counts.counts.sum())),
     }
 
 
 def as_facts(alignment: Alignment) -> dict[str, object]:
-    """The same, for people."""
+    """Return provenance, counts and coverage of an alignment for a table."""
     summary = alignment.summary()
     return {
         "method": _method(alignment.method, alignment.parameters),
         "source": _card(alignment.source),
-        "source's text": _changes(alignment.source),
+        "source's changes to text": _changes(alignment.source),
         "target": _card(alignment.target),
-        "target's text": _changes(alignment.target),
-        "counted on": "no text" if alignment.corpus is None else _corpus(alignment.corpus),
+        "target's changes to text": _changes(alignment.target),
+        "corpus": "none" if alignment.corpus is None else _corpus(alignment.corpus),
         "pairs": count(summary.pairs),
-        "target tokens spoken for": _covered(summary.target_covered, summary.target_coverage),
-        "source tokens that speak": _covered(summary.source_covered, summary.source_coverage),
-        "pairs a target token": f"{summary.mean_row:.1f} on average, {count(summary.largest_row)} at most",
+        "target tokens covered": _covered(summary.target_covered, summary.target_coverage),
+        "source tokens covered": _covered(summary.source_covered, summary.source_coverage),
+        "pairs per target token": f"{summary.mean_row:.1f} on average, {count(summary.largest_row)} at most",
         "target tokens with one pair": count(summary.single),
     }
 
@@ -90,9 +90,9 @@ def _card(card: VocabularyCard) -> str:
 
 
 def _changes(card: VocabularyCard) -> str:
-    """What is lost of a text before it is cut into tokens."""
-    return "; ".join(card.changes) or "spelled as it is"
+    """Describe what a tokenizer changes in a text before it tokenizes the text."""
+    return "; ".join(card.changes) or "none"
 
 
 def _covered(tokens: int, coverage: float) -> str:
-    return f"{count(tokens)} ({coverage:.2%} of the usable)"
+    return f"{count(tokens)} ({coverage:.2%} of the usable tokens)"

@@ -1,4 +1,4 @@
-"""Vocabularies by what a user calls them; only packaged models, which are converted, and adapters need torch."""
+"""Vocabularies by the name that a user gives; only packaged models and adapters need torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ PACKAGED = ("smollm2-135m-instruct", "gemma-3-270m")
 
 
 def vocabulary(name: str) -> Vocabulary:
-    """The vocabulary of a packaged model, of a PEFT adapter, or of what `Vocabulary.load` takes.
+    """Load the vocabulary of a packaged model, of a PEFT adapter, or of anything that `Vocabulary.load` reads.
 
     Raises:
-        VocabridgeError: Nothing by that name holds a tokenizer.
+        VocabridgeError: The name does not lead to a tokenizer.
     """
     if name in PACKAGED or (Path(name) / "adapter_config.json").is_file():
         from vocabridge.models.loading import resolve_vocabulary
@@ -23,17 +23,22 @@ def vocabulary(name: str) -> Vocabulary:
     return Vocabulary.load(name)
 
 
-def remembered(side: str, given: str | None, card: VocabularyCard) -> Vocabulary:
-    """The vocabulary that the user names, or the one at the place that an alignment remembers.
+def recorded_vocabulary(side: str, name: str | None, card: VocabularyCard) -> Vocabulary:
+    """Load the vocabulary that the user names, or by default the one that an alignment records.
+
+    Args:
+        side: "source" or "target".
+        name: The name that the user gave, or None.
+        card: The alignment's record of the vocabulary.
 
     Raises:
-        VocabridgeError: There is none; the message says to name it.
+        VocabridgeError: There is no tokenizer under that name.
     """
-    if given is not None:
-        return vocabulary(given)
+    if name is not None:
+        return vocabulary(name)
     try:
         return vocabulary(card.name)
     except VocabridgeError as error:
         raise VocabridgeError(
-            f"The alignment's {side} tokenizer is not where it was, {card.name}; name it with --{side}."
+            f"the alignment's {side} tokenizer is no longer at {card.name}; name it with --{side}"
         ) from error

@@ -1,4 +1,4 @@
-"""`vocabridge align`: two tokenizers to an alignment, from the cache or built; or a shard's part of one."""
+"""`vocabridge align`: align two tokenizers, or count one shard of a corpus for them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Examples:
   vocabridge align ./small ./big --method cooccurrence,embedding \\
     --source-embeddings ./small --target-embeddings ./big
 \b
-On eight machines, one shard of the corpus each; then, on one of them:
+Count one shard on each of eight machines, then merge the shards on one of them:
   vocabridge align ./small ./big --corpus texts/ --shard 1/8 -o shard1.safetensors
   vocabridge merge shard*.safetensors -o pair.safetensors
 """
 
 
 def a_shard(text: str | None) -> str | None:
-    """Refuse what is not i/n."""
+    """Refuse a shard that is not written i/n."""
     if text is not None:
         from vocabridge.alignment import Shard, VocabridgeError
 
@@ -40,7 +40,7 @@ def a_shard(text: str | None) -> str | None:
 
 
 def align(  # Long because each option is a parameter, with its help
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The value network's tokenizer.", show_default=False)],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The small model's tokenizer.", show_default=False)],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The base model's tokenizer.", show_default=False)],
     method: Method = "default",
     corpus: CorpusPaths = None,
@@ -49,15 +49,18 @@ def align(  # Long because each option is a parameter, with its help
         typer.Option(
             exists=True,
             metavar="PATH",
-            help="The source model's embeddings: .npy, .safetensors or the model's folder; for embedding.",
+            help="For the method embedding: the source model's embeddings: .npy, .safetensors or its folder.",
         ),
     ] = None,
     target_embeddings: Annotated[
-        Path | None, typer.Option(exists=True, metavar="PATH", help="The target model's embeddings, likewise.")
+        Path | None,
+        typer.Option(exists=True, metavar="PATH", help="For the method embedding: the target model's embeddings."),
     ] = None,
     distributions: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="What the source model says along texts; for expected."),
+        typer.Option(
+            exists=True, dir_okay=False, help="For the method expected: the file that `vocabridge predict` wrote."
+        ),
     ] = None,
     jobs: Jobs = 1,
     shard: Annotated[
@@ -71,14 +74,13 @@ def align(  # Long because each option is a parameter, with its help
 ) -> None:
     """Align two tokenizers.
 
-    Finds which tokens of SOURCE speak for which tokens of TARGET, and how strongly.
+    Counts which tokens of SOURCE stand where a token of TARGET stands.
 
-    SOURCE and TARGET are each a hub id, a folder, a tokenizer.json, a .gguf file, or the short name of a
-    packaged model: smollm2-135m-instruct, gemma-3-270m. The result is kept in the cache and found there the
-    next time.
+    SOURCE and TARGET are each a hub id, a folder, a tokenizer.json, a .gguf file, or the short name of a packaged
+    model: smollm2-135m-instruct, gemma-3-270m. The cache keeps the result for the next time.
     """
     if (source_embeddings is None) != (target_embeddings is None):
-        raise typer.BadParameter("Embeddings are compared: give both --source-embeddings and --target-embeddings.")
+        raise typer.BadParameter("Embeddings are compared; give both --source-embeddings and --target-embeddings.")
     if shard is not None and output is None:
         raise typer.BadParameter("With --shard, name a file for the partial counts: -o FILE.")
     from vocabridge import alignment
@@ -89,13 +91,13 @@ def align(  # Long because each option is a parameter, with its help
     tables = None
     if source_embeddings is not None and target_embeddings is not None:
         tables = alignment.EmbeddingTable.open(source_embeddings), alignment.EmbeddingTable.open(target_embeddings)
-    said = None if distributions is None else alignment.Distributions.open(distributions)
-    builder = alignment.make_builder(method, embeddings=tables, distributions=said)
+    predictions = None if distributions is None else alignment.Distributions.open(distributions)
+    builder = alignment.make_builder(method, embeddings=tables, distributions=predictions)
     if shard is not None and output is not None:
         text = alignment.Corpus.open(corpus or corpus_files()).in_processes(jobs)
-        with progress(f"counting shard {shard} for {source} and {target}") as tell:
+        with progress(f"counting shard {shard} for {source} and {target}") as update:
             vocabularies = vocabulary(source), vocabulary(target)
-            partial = alignment.count_shard(builder, *vocabularies, text, alignment.Shard.parse(shard), tell)
+            partial = alignment.count_shard(builder, *vocabularies, text, alignment.Shard.parse(shard), update)
         partial.save(output)
         seconds = perf_counter() - begin
         if json:
@@ -106,9 +108,9 @@ def align(  # Long because each option is a parameter, with its help
         return
     if corpus is None and builder.reads is not alignment.Reads.NOTHING:
         corpus = corpus_files()
-    with progress(f"aligning {source} and {target}") as tell:
+    with progress(f"aligning {source} and {target}") as update:
         vocabularies = vocabulary(source), vocabulary(target)
-        built = alignment.align(*vocabularies, method=builder, corpus=corpus, jobs=jobs, progress=tell)
+        built = alignment.align(*vocabularies, method=builder, corpus=corpus, jobs=jobs, progress=update)
     if output is not None:
         built.save(output)
     for sentence in alignment.weak_classes(built, *vocabularies):

@@ -1,4 +1,4 @@
-"""`vocabridge audit`: what an alignment covers, and where the mass of a text goes."""
+"""`vocabridge audit`: what an alignment covers and what it loses, by vocabulary and by text."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def audit(
         typer.Option(
             exists=True,
             metavar="PATH",
-            help="UTF-8 text file or folder to judge by; may be repeated. Without it: text that ships here.",
+            help="UTF-8 text file or folder to audit on; may be repeated. By default the packaged corpus.",
         ),
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="The value network's tokenizer. Without it: where the alignment found it.")
+        str | None, typer.Option(help="The small model's tokenizer. By default the one that the alignment records.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="The base model's tokenizer. Without it: where the alignment found it.")
+        str | None, typer.Option(help="The base model's tokenizer. By default the one that the alignment records.")
     ] = None,
-    output: Annotated[Path | None, output_file("Write the report here, one HTML page with plots.")] = None,
+    output: Annotated[Path | None, output_file("Write the report to this file, an HTML page with plots.")] = None,
     json: Json = False,
 ) -> None:
     """Show what an alignment covers and loses.
 
-    Coverage by vocabulary and by mass on a text, by class of token; the tokens that lose most; what the digits
-    do; how finely both tokenizers cut the text. Best on text that the alignment was not counted on.
+    Shows coverage of the vocabularies and of a text, by class of token, the tokens that lose most, how both tokenizers
+    cut digits, and how many tokens they need for the text. Audit on text that the alignment was not counted on.
     """
     from vocabridge.alignment import Alignment, Audit, Corpus
-    from vocabridge.cli._vocabularies import remembered
+    from vocabridge.cli._vocabularies import recorded_vocabulary
     from vocabridge.data import corpus_files
     from vocabridge.diagnostics.audit_html import write_audit_page
     from vocabridge.diagnostics.audit_tables import Tables
@@ -55,23 +55,23 @@ def audit(
     begin = perf_counter()
     alignment = Alignment.load(file)
     corpus = Corpus.open(text or corpus_files())
-    with progress(f"auditing {file}") as tell:
-        found = Audit.of(
+    with progress(f"auditing {file}") as update:
+        result = Audit.of(
             alignment,
-            remembered("source", source, alignment.source),
-            remembered("target", target, alignment.target),
+            recorded_vocabulary("source", source, alignment.source),
+            recorded_vocabulary("target", target, alignment.target),
             corpus,
-            tell,
+            update,
         )
     if output is not None:
-        write_audit_page(found, output)
+        write_audit_page(result, output)
     if json:
         seconds = perf_counter() - begin
-        print_json({"file": file, "output": output} | found.as_dict() | {"seconds": seconds})
+        print_json({"file": file, "output": output} | result.as_dict() | {"seconds": seconds})
         return
-    for part in Tables.of(found).all():
-        print_table(part.title, part.header if any(part.header) else (), part.rows)
-    for sentence in found.weak:
+    for table in Tables.of(result).all():
+        print_table(table.title, table.header if any(table.header) else (), table.rows)
+    for sentence in result.weak:
         typer.echo(sentence)
     if output is not None:
         typer.echo(f"saved to {output}")

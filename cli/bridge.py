@@ -1,4 +1,4 @@
-"""`vocabridge bridge`: a base model and what steers it, as a folder that `generate` and `vocabridge.load` take."""
+"""`vocabridge bridge`: write a bridge, a base model and its value sources, to a folder that `generate` reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from vocabridge.cli._options import A_VALUE_NETWORK, Base, as_usage, number, output_folder
-from vocabridge.cli._output import Json, print_facts, print_json, progress, say_unfitted
+from vocabridge.cli._output import Json, note_unfitted, print_facts, print_json, progress
 from vocabridge.options import BoundaryPolicy
 from vocabridge.utils.ranges import FRACTION
 
@@ -19,7 +19,7 @@ Examples:
   vocabridge bridge -o my-bridge --base gemma-3-270m --value my-values --combination report.json
   vocabridge bridge -o my-bridge --base ./big --value ./small-chat --untuned ./small --strength 1:0.2:64
 \b
-Two sources; the first is an expert pair, the second a value network, and "-" stands for none:
+Two value sources, an expert pair and a value network; "-" stands for none:
   vocabridge bridge -o my-bridge --base ./big --value ./small-chat --untuned ./small --strength 0.7 \\
     --value my-values --untuned - --strength 0.3
 """
@@ -28,7 +28,7 @@ T = TypeVar("T", str, Path)
 
 
 def are_files(paths: list[Path] | None) -> list[Path] | None:
-    """Refuse a file that is not there."""
+    """Refuse a missing file; "-" stands for none."""
     for path in paths or ():
         if str(path) != "-" and (not path.exists() or path.is_dir()):
             raise typer.BadParameter(f"File '{path}' does not exist.")
@@ -42,20 +42,24 @@ def bridge(  # Long because each option is a parameter, with its help
         list[str],
         typer.Option(
             metavar="NAME",
-            help=f"What steers: {A_VALUE_NETWORK}; with --untuned, the tuned small model, or a PEFT adapter of it. "
-            "Give it again for one more source, and the options for each source as often, in the same order.",
+            help=f"The value source: {A_VALUE_NETWORK}. With --untuned, the tuned small model, or a PEFT adapter of "
+            "the untuned one. For several sources, repeat --value, and repeat the options of a source as often, in the "
+            "same order.",
         ),
     ],
     untuned: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="The small model before tuning: what tuning changed in it steers the base."),
+        typer.Option(
+            metavar="NAME",
+            help="The small model before tuning. The difference that tuning made steers the base model.",
+        ),
     ] = None,
     alignment: Annotated[
         list[Path] | None,
         typer.Option(
             callback=are_files,
             metavar="FILE",
-            help="An alignment of the two. Without it: from the cache, or built.",
+            help="An alignment of the two vocabularies. By default it comes from the cache, or is built.",
         ),
     ] = None,
     combination: Annotated[
@@ -63,27 +67,29 @@ def bridge(  # Long because each option is a parameter, with its help
         typer.Option(
             callback=are_files,
             metavar="FILE",
-            help="Fitted weights: a report that `eval -o` wrote. Without it: weights that suit most sources.",
+            help="A report of `eval -o`, whose fitted weights are used. By default weights that suit most sources.",
         ),
     ] = None,
     strength: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ALPHA", help="0 is the base alone, 1 the default; start:end:tokens changes while it writes."
+            metavar="ALPHA",
+            help="Strength of the steering: 0 is the base alone, 1 the default. START:END:TOKENS changes it from START "
+            "to END over that many tokens.",
         ),
     ] = None,
     policy: Annotated[
-        BoundaryPolicy, typer.Option(help="What a source says where its tokens and the base's do not end together.")
+        BoundaryPolicy, typer.Option(help="How a source predicts where its tokens and the base's do not end together.")
     ] = BoundaryPolicy.LOOKAHEAD,
     plausibility_threshold: Annotated[
-        float, number(FRACTION, "Tokens under this fraction of the base's best probability stay out; 0 is off.")
+        float, number(FRACTION, "Exclude tokens below this fraction of the base's best probability; 0 is off.")
     ] = 0.0,
     json: Json = False,
 ) -> None:
     """Make a bridge: a base model and the small models that steer it.
 
-    The folder holds the alignments and the value networks that are adapters; other models are referred to, with
-    what tells that they are still the same. Everything is loaded once, so that what is written works.
+    The folder holds the alignments, and the value networks that are adapters. Other models are named, with a digest or
+    commit that identifies them. All models are loaded once, to check that the bridge works.
     """
     sources = list(
         zip(
@@ -114,18 +120,18 @@ def bridge(  # Long because each option is a parameter, with its help
     warn_idle(*(Effect(name, is_given, steers, advice) for name, is_given in given.items()))
     check_free(output)
     check_model(base)
-    for name, before, matrix, weights, _ in sources:
-        check_steering(name, untuned=before, alignment=matrix, combination=weights)
-    with progress(f"loading {base}") as tell:
+    for name, untuned_name, matrix, weights, _ in sources:
+        check_steering(name, untuned=untuned_name, alignment=matrix, combination=weights)
+    with progress(f"loading {base}") as update:
         target = load_model(base)
         steerings = []
-        for number, (name, before, matrix, weights, _) in enumerate(sources):
-            tell(number, len(sources), f"loading {name}")
+        for number, (name, untuned_name, matrix, weights, _) in enumerate(sources):
+            update(number, len(sources), f"loading {name}")
             steerings.append(
                 build_steering(
                     target.vocabulary,
                     name,
-                    untuned=before,
+                    untuned=untuned_name,
                     alignment=matrix,
                     combination=weights,
                     policy=policy,
@@ -133,31 +139,37 @@ def bridge(  # Long because each option is a parameter, with its help
                 )
             )
         save_bridge(Bridge(target, steerings, limits), output)
-    say_unfitted(one.combination for one in steerings)
+    note_unfitted(steering.combination for steering in steerings)
     if json:
-        described = [
+        documents = [
             {
-                "source": one.source.name,
-                "combination": one.combination.as_dict(),
-                "strength": alpha.as_json(one.strength),
+                "source": steering.source.name,
+                "combination": steering.combination.as_dict(),
+                "strength": alpha.as_json(steering.strength),
             }
-            for one in steerings
+            for steering in steerings
         ]
         print_json(
-            {"bridge": output, "base": base, "policy": policy.value, "limits": limits.as_dict(), "steerings": described}
+            {"bridge": output, "base": base, "policy": policy.value, "limits": limits.as_dict(), "steerings": documents}
         )
         return
     facts: dict[str, object] = {"base": base}
-    for number, (one, (*_, said)) in enumerate(zip(steerings, sources, strict=True), 1):
-        how = one.combination
-        numbers = f"{how.base_weight:g}, {how.tuned_weight:g}, {how.untuned_weight:g}"
-        made = f"{how.method.value} {how.form.value} of weights {numbers}"
-        facts[f"source {number}"] = f"{one.source.name}: {made}, strength {said or 1}"
+    for number, (steering, (*_, strength_text)) in enumerate(zip(steerings, sources, strict=True), 1):
+        fit = steering.combination
+        values = f"{fit.base_weight:g}, {fit.tuned_weight:g}, {fit.untuned_weight:g}"
+        setting = f"{fit.method.value} {fit.form.value}, weights {values}, strength {strength_text or 1}"
+        facts[f"source {number}"] = f"{steering.source.name}: {setting}"
     print_facts(f"bridge in {output}", facts)
 
 
 def for_each(option: str, given: Sequence[T] | None, values: Sequence[str]) -> list[T | None]:
-    """What an option says for each of the values; "-" stands for none, as does an option that is not there."""
+    """Return an option's value for each of the sources; it is None for "-", and if the option is not given.
+
+    Args:
+        option: The name of the option.
+        given: The values of the option.
+        values: The values of --value.
+    """
     if not given:
         return [None] * len(values)
     if len(given) != len(values):
@@ -165,4 +177,4 @@ def for_each(option: str, given: Sequence[T] | None, values: Sequence[str]) -> l
             f"{option} is given {len(given)} times and --value {len(values)}; give it once for each, "
             f"in the same order, '-' for one without: {', '.join(values[len(given) :]) or 'there are too many'}."
         )
-    return [None if str(one) == "-" else one for one in given]
+    return [None if str(value) == "-" else value for value in given]

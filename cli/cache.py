@@ -1,4 +1,4 @@
-"""`vocabridge cache`: the alignments built before, and what else is kept."""
+"""`vocabridge cache`: list, verify and prune the cached alignments."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vocabridge.cli._output import Json, print_facts, print_json, print_table, s
 
 app = typer.Typer(
     name="cache",
-    help="The alignments built before: list, verify, prune.",
-    epilog="The cache is the folder in VOCABRIDGE_CACHE, or the platform's place for caches.",
+    help="List, verify and prune the cached alignments.",
+    epilog="The cache is the folder in VOCABRIDGE_CACHE, or by default in the platform's folder for caches.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -19,13 +19,13 @@ app = typer.Typer(
 
 @app.command(name="list", epilog="\b\nExamples:\n  vocabridge cache list\n  vocabridge cache list --json\n")
 def list_entries(json: Json = False) -> None:
-    """List what the cache holds."""
+    """List the cached alignments."""
     _show(json)
 
 
 @app.command(epilog="\b\nExamples:\n  vocabridge cache verify\n")
 def verify(json: Json = False) -> None:
-    """Check every entry; the exit status is 1 when one is damaged."""
+    """Check every entry; the exit status is 1 if one is damaged."""
     if not _show(json):
         raise typer.Exit(1)
 
@@ -35,7 +35,7 @@ def prune(
     everything: Annotated[bool, typer.Option("--all", help="Remove every entry, not only the damaged ones.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove damaged entries and what killed builds left behind."""
+    """Remove damaged entries and the leftovers of killed builds."""
     from vocabridge.alignment.cache import Prune
     from vocabridge.alignment.cache import prune as remove
 
@@ -47,33 +47,27 @@ def prune(
 
 
 def _show(json: bool) -> bool:
-    """Print the entries; whether all are sound."""
+    """Print the entries, and return whether all are sound."""
     from vocabridge.alignment import cache_folder
     from vocabridge.alignment.cache import entries
     from vocabridge.cli._provenance import as_document
 
-    found = entries()
+    cached = entries()
     if json:
         documents = [
             {"path": entry.path, "bytes": entry.bytes, "problem": entry.problem}
             | {"alignment": None if entry.alignment is None else as_document(entry.alignment)}
-            for entry in found
+            for entry in cached
         ]
         print_json({"folder": cache_folder(), "entries": documents})
-    elif not found:
+    elif not cached:
         typer.echo(f"The cache in {cache_folder()} is empty.")
     else:
         rows = []
-        for entry in found:
-            what = entry.alignment
-            pair = entry.problem if what is None else f"{what.source.name} -> {what.target.name}"
-            rows.append(
-                (
-                    pair or "",
-                    "damaged" if what is None else what.method,
-                    size(entry.bytes),
-                    entry.path.stem[:12],
-                )
-            )
+        for entry in cached:
+            alignment = entry.alignment
+            pair = entry.problem if alignment is None else f"{alignment.source.name} -> {alignment.target.name}"
+            method = "damaged" if alignment is None else alignment.method
+            rows.append((pair or "", method, size(entry.bytes), entry.path.stem[:12]))
         print_table(str(cache_folder()), ("alignment", "method", "size", "key"), rows)
-    return all(entry.problem is None for entry in found)
+    return all(entry.problem is None for entry in cached)

@@ -1,4 +1,4 @@
-"""`vocabridge demo`: the main job from end to end, on the packaged models and the shipped value network."""
+"""`vocabridge demo`: build and evaluate a bridge of the packaged models and the packaged value network."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", file_okay=False, help="Folder for report.html and report.json.")
     ] = Path("report"),
-    limit: Annotated[int | None, number(COUNT, "Evaluate on only so many items.")] = None,
+    limit: Annotated[int | None, number(COUNT, "Number of test items; by default all.")] = None,
     json: Json = False,
 ) -> None:
-    """Do the main job on two packaged models.
+    """Evaluate a bridge of two packaged models.
 
-    Steers Gemma-3-270M with what SmolLM2-135M learned, and says what that was worth.
+    Steers Gemma-3-270M with a value network of SmolLM2-135M, and compares the bridge with both models alone.
     """
     from vocabridge.evaluation.demo import run_demo
 
-    with progress("preparing the demo") as tell:
-        report = run_demo(output, limit=limit, progress=tell)
+    with progress("preparing the demo") as update:
+        report = run_demo(output, limit=limit, progress=update)
     print_evaluation(report, json=json)
     if not json:
-        typer.echo(f"Written: {output / 'report.html'}, {output / 'report.json'}")
+        typer.echo(f"saved to {output / 'report.html'} and {output / 'report.json'}")

@@ -1,4 +1,4 @@
-"""`vocabridge eval`: what the bridge is worth beside all else that can be made of the same models."""
+"""`vocabridge eval`: compare a bridge with everything else that can be made of the same models."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Examples:
 
 
 def named_contenders(names: str | None) -> list[Contender] | None:
-    """Read `--contenders`."""
+    """Parse `--contenders`."""
     if names is None:
         return None
-    known = [kind.value for kind in Contender]
+    known = [contender.value for contender in Contender]
     for name in names.split(","):
         if name.strip() not in known:
             raise typer.BadParameter(f"There is no contender {name.strip()!r}; choose among {', '.join(known)}.")
@@ -45,7 +45,7 @@ def named_contenders(names: str | None) -> list[Contender] | None:
 
 
 def items(source: str | None) -> str | None:
-    """Refuse a file that is not there."""
+    """Refuse a missing file."""
     if source is None or source.startswith("reasoning-gym:"):
         return source
     if not Path(source).exists() or Path(source).is_dir():
@@ -54,14 +54,14 @@ def items(source: str | None) -> str | None:
 
 
 def template(text: str) -> str:
-    """Read a template: a backslash and n are a line break."""
+    r"""Replace \n and \t in a template by a line break and a tab."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 @options_of(
     EvaluationConfig,
     data={"type": str, "metavar": "FILE|reasoning-gym:NAME[:SEED[:SIZE]]", "callback": items},
-    value={"more": f"Ships here: {', '.join(VALUE_NETWORKS)}."},
+    value={"suffix": f"Packaged: {', '.join(VALUE_NETWORKS)}."},
     alignment={"exists": True, "dir_okay": False},
     bridge={"exists": True, "file_okay": False, "metavar": "FOLDER"},
     validation={"type": str, "metavar": "FILE|...", "callback": items},
@@ -72,10 +72,10 @@ def template(text: str) -> str:
         "type": str,
         "metavar": "NAME[,NAME...]",
         "callback": named_contenders,
-        "more": f"There are {', '.join(contender.value for contender in Contender)}.",
+        "suffix": f"Contenders: {', '.join(contender.value for contender in Contender)}.",
     },
-    prompt={"callback": template, "more": "\\n is a line break."},
-    response={"callback": template, "more": "\\n is a line break."},
+    prompt={"callback": template, "suffix": "\\n is a line break."},
+    response={"callback": template, "suffix": "\\n is a line break."},
     extract={"metavar": "REGEX"},
 )
 def evaluate(
@@ -84,48 +84,49 @@ def evaluate(
         bool,
         typer.Option(
             "--byte-level",
-            help="The bridge over bytes, too (byte-level), beside base and bridge or those that are named.",
+            help="Add the contender byte-level to those that are named, or else to base and bridge.",
         ),
     ] = False,
     records: Annotated[
         Path | None,
         typer.Option(
-            file_okay=False, help="Folder for results as they come; the same command goes on with what is there."
+            file_okay=False,
+            help="Folder to which results are written at once; the same command continues an interrupted evaluation.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        output_file("Write the report here, JSON; `bridge --combination` reads the fitted weights from it."),
+        output_file("Write the report to this file, as JSON; `bridge --combination` reads the fitted weights from it."),
     ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, callback=in_existing_folder, help="Write the report here, one HTML page with plots."
+            dir_okay=False, callback=in_existing_folder, help="Write the report to this file, an HTML page with plots."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="Where the models go: cpu, cuda:0, ...")] = "cpu",
+    device: Annotated[str, typer.Option(metavar="NAME", help="Device of the models: cpu, cuda:0, ...")] = "cpu",
     json: Json = False,
 ) -> None:
-    """Measure what the bridge is worth.
+    """Measure what a bridge is worth.
 
-    Bits per byte of the responses, right answers, right choices, time and memory: for the base, the donor alone, the
-    bridge, a plain mixture of their probabilities, nudging, proxy-tuning's sum, and where given a ceiling and a
-    control. What is fitted or chosen is so on the validation items, never on the test items.
+    Compares the bridge with the base, the donor alone, a plain mixture of both, nudging, proxy-tuning and, if given, a
+    ceiling and a control: by bits per byte of the responses, right answers, right choices, time and memory. Settings
+    are fitted and chosen on the validation items, never on the test items.
     """
     if byte_level:
-        compared = (*(config.contenders or (Contender.BASE, Contender.BRIDGE)), Contender.BYTE_LEVEL)
-        config = replace(config, contenders=tuple(dict.fromkeys(compared)))
+        contenders = (*(config.contenders or (Contender.BASE, Contender.BRIDGE)), Contender.BYTE_LEVEL)
+        config = replace(config, contenders=tuple(dict.fromkeys(contenders)))
     from vocabridge.evaluation.evaluate import evaluate as measure
     from vocabridge.evaluation.html_report import write_report
     from vocabridge.utils.html import new_figure
 
     if html is not None:
-        new_figure(1, 1)  # without matplotlib there is no page: that is said before the work
-    with shared_progress(f"evaluating {config.bridge or config.base}") as tell:
+        new_figure(1, 1)  # raises an error without matplotlib, before the work starts
+    with shared_progress(f"evaluating {config.bridge or config.base}") as update:
         try:
-            report = measure(config, records=records, device=device, progress=tell)
+            report = measure(config, records=records, device=device, progress=update)
         except KeyboardInterrupt as stop:
-            kept = "nothing is kept without --records" if records is None else "the same command goes on from here"
+            kept = "nothing is kept without --records" if records is None else "the same command continues from here"
             end_stopped(stop, kept)
     if not is_first_process():
         return

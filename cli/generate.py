@@ -1,4 +1,4 @@
-"""`vocabridge generate`: a prompt to a bridge's answer, as it comes."""
+"""`vocabridge generate`: continue a prompt with a bridge, and print the text as it is generated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from vocabridge.cli._errors import end_stopped
 from vocabridge.cli._options import Device, DtypeOption, ValueDevice, number, text_or_stdin
-from vocabridge.cli._output import Json, print_json, progress, say_unfitted
+from vocabridge.cli._output import Json, note_unfitted, print_json, progress
 from vocabridge.options import Dtype
 from vocabridge.utils.ranges import BEAMS, COUNT, SEED, TEMPERATURE, TOLERANCES, TOP_P
 
@@ -28,7 +28,7 @@ Examples:
 """
 
 
-DRAWN = "nothing is drawn at temperature 0; give --temperature, or leave this out"
+GREEDY = "nothing is drawn at temperature 0; give --temperature, or leave this out"
 
 
 def generate(  # Long because each option is a parameter, with its help
@@ -46,31 +46,39 @@ def generate(  # Long because each option is a parameter, with its help
         str,
         typer.Argument(
             metavar="[PROMPT]",
-            help="The text to continue. '-', or none: what is on stdin, every character of it.",
+            help="The text to continue. By default, or for '-', every character of stdin.",
             show_default=False,
         ),
     ] = "-",
     chat: Annotated[
-        bool, typer.Option("--chat", help="The prompt is a user's message; each model reads it in its own template.")
+        bool,
+        typer.Option("--chat", help="The prompt is a user's message; each model reads it in its own chat template."),
     ] = False,
-    max_new_tokens: Annotated[int, number(COUNT, "Stop after so many tokens.")] = 256,
+    max_new_tokens: Annotated[int, number(COUNT, "Maximum number of new tokens.")] = 256,
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Stop before this text; may be repeated.")
     ] = None,
-    temperature: Annotated[float, number(TEMPERATURE, "0 takes the likeliest token, above it is drawn.")] = 0.0,
-    top_p: Annotated[float, number(TOP_P, "Draw from the likeliest tokens that have this probability together.")] = 1.0,
-    seed: Annotated[int, number(SEED, "Of what is drawn.")] = 0,
+    temperature: Annotated[
+        float, number(TEMPERATURE, "Temperature of sampling; 0 takes the most likely token instead.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, number(TOP_P, "Sample from the most likely tokens that together have this probability.")
+    ] = 1.0,
+    seed: Annotated[int, number(SEED, "Seed of sampling.")] = 0,
     beams: Annotated[
-        int, number(BEAMS, "Look for the likeliest text with so many beams; with --temperature, they are drawn.")
+        int, number(BEAMS, "Number of beams of a beam search; with --temperature, beams are sampled.")
     ] = 1,
     byte_level: Annotated[
-        bool, typer.Option("--byte-level", help="Combine the models byte by byte, without projection: exact, and slow.")
+        bool,
+        typer.Option(
+            "--byte-level", help="Combine the models over bytes, without projection, which is exact and slow."
+        ),
     ] = False,
     tolerance: Annotated[
         float | None,
         number(
             TOLERANCES,
-            "With --byte-level: the share of each model's mass that may be left out at a byte; 1e-6 if not set.",
+            "With --byte-level: the share of each model's probability that may be left out at a byte; by default 1e-6.",
         ),
     ] = None,
     device: Device = None,
@@ -78,11 +86,11 @@ def generate(  # Long because each option is a parameter, with its help
     dtype: DtypeOption = Dtype.BFLOAT16,
     json: Json = False,
 ) -> None:
-    """Continue a text with a bridged model.
+    """Continue a text with a bridge.
 
-    The text appears as it is produced; a line on stderr says at the end how fast that was, and what share of the
-    tokens steering changed; with --byte-level, what share of the bytes. Where no weights were fitted, a line before it
-    says how to fit them.
+    The text is printed as it is generated. At the end, a line on stderr gives the speed and the share of tokens, or
+    with --byte-level of bytes, that steering changed. If the weights of the bridge are not fitted, a line before it
+    tells how to fit them.
     """
     from vocabridge.alignment.errors import Effect, UsageError, refuse_idle
 
@@ -93,11 +101,11 @@ def generate(  # Long because each option is a parameter, with its help
             byte_level,
             "only --byte-level has a tolerance; add it, or leave this out",
         ),
-        Effect("top_p", top_p != 1, temperature > 0, DRAWN),
-        Effect("seed", seed != 0, temperature > 0, DRAWN),
+        Effect("top_p", top_p != 1, temperature > 0, GREEDY),
+        Effect("seed", seed != 0, temperature > 0, GREEDY),
     )
     if not all(stop or ()):
-        raise UsageError("stop", "is empty, which would end every text before it begins; leave it out")
+        raise UsageError("stop", "is empty, so that every text would end before its first token; leave it out")
     text = text_or_stdin(prompt)
     import torch
 
@@ -107,13 +115,13 @@ def generate(  # Long because each option is a parameter, with its help
     from vocabridge.byte_level.streaming import ByteLevelStream
 
     with progress(f"loading {bridge}"):
-        places = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}
-        loaded = load(bridge, byte_level=True, **places) if byte_level else load(bridge, **places)
+        arguments = {"device": device, "value_device": value_device, "dtype": getattr(torch, dtype.value)}
+        loaded = load(bridge, byte_level=True, **arguments) if byte_level else load(bridge, **arguments)
     if isinstance(loaded, ByteLevelBridge) and tolerance is not None:
         loaded.set_tolerance(tolerance)
     torch.manual_seed(seed)
     begin = perf_counter()
-    writing = stream(
+    pieces = stream(
         loaded,
         [{"role": "user", "content": text}] if chat else text,
         max_new_tokens=max_new_tokens,
@@ -122,26 +130,26 @@ def generate(  # Long because each option is a parameter, with its help
         top_p=top_p,
         beams=beams,
     )
-    written = write(writing, quiet=json)
+    generated = write(pieces, quiet=json)
     seconds = perf_counter() - begin
-    changed, speed = writing.changed_rate, writing.tokens / seconds
-    say_unfitted(one.combination for one in loaded.steerings)
+    changed, speed = pieces.changed_rate, pieces.tokens / seconds
+    note_unfitted(steering.combination for steering in loaded.steerings)
     if json:
-        figures = {"tokens": writing.tokens, "seconds": seconds, "tokens_per_second": speed, "changed_rate": changed}
-        if isinstance(writing, ByteLevelStream):
-            figures |= {"bytes": writing.bytes, "lost": writing.lost}
-        print_json({"bridge": bridge, "prompt": text, "text": written} | figures)
+        figures = {"tokens": pieces.tokens, "seconds": seconds, "tokens_per_second": speed, "changed_rate": changed}
+        if isinstance(pieces, ByteLevelStream):
+            figures |= {"bytes": pieces.bytes, "lost": pieces.lost}
+        print_json({"bridge": bridge, "prompt": text, "text": generated} | figures)
     else:
         share = "nothing steers" if changed is None else f"{changed:.0%} changed by steering"
-        typer.echo(f"{writing.tokens} tokens, {speed:.1f} tokens/s, {share}", err=True)
+        typer.echo(f"{pieces.tokens} tokens, {speed:.1f} tokens/s, {share}", err=True)
 
 
-def write(writing: Stream | ByteLevelStream, *, quiet: bool) -> str:
-    """Print a text as it comes, unless quiet; all of it. What has come when the user interrupts stays there."""
-    pieces = []
+def write(pieces: Stream | ByteLevelStream, *, quiet: bool) -> str:
+    """Print a text as it is generated, unless quiet, and return it; an interrupt keeps what is printed so far."""
+    text = ""
     try:
-        for piece in writing:
-            pieces.append(piece)
+        for piece in pieces:
+            text += piece
             if not quiet:
                 sys.stdout.write(piece)
                 sys.stdout.flush()
@@ -150,8 +158,8 @@ def write(writing: Stream | ByteLevelStream, *, quiet: bool) -> str:
             raise
         sys.stdout.write("\n")
         sys.stdout.flush()
-        end_stopped(stop, "the text ends where it had come to")
+        end_stopped(stop, "the text is incomplete")
     if not quiet:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    return "".join(pieces)
+    return text

@@ -1,4 +1,4 @@
-"""`vocabridge inspect`: what an alignment file holds and where it comes from."""
+"""`vocabridge inspect`: show the provenance and coverage of an alignment file."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def inspect(
     ],
     json: Json = False,
 ) -> None:
-    """Show what an alignment file holds.
+    """Show the provenance and coverage of an alignment.
 
-    Where it comes from, what it covers, how many pairs. A damaged file is an error.
+    Shows tokenizers, method, corpus, number of pairs and coverage. A damaged file is an error.
     """
     from vocabridge.alignment import Alignment
 

@@ -1,4 +1,4 @@
-"""`vocabridge merge`: the partial counts of all shards to the alignment that one build would have made."""
+"""`vocabridge merge`: merge the partial counts of all shards into the alignment that one build would make."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def merge(
     ],
     output: Annotated[Path, output_file("Save the alignment to this file.")],
     source: Annotated[
-        str | None, typer.Option(help="The value network's tokenizer. Without it: where the shards found it.")
+        str | None, typer.Option(help="The small model's tokenizer. By default the one that the shards record.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="The base model's tokenizer. Without it: where the shards found it.")
+        str | None, typer.Option(help="The base model's tokenizer. By default the one that the shards record.")
     ] = None,
     json: Json = False,
 ) -> None:
     """Merge the shards of an alignment.
 
-    Adds up what `align --shard 1/N` to `N/N` counted. The alignment is the same, to the last bit, as one built
-    without shards. That a shard is missing, there twice or of another build is an error.
+    Adds the counts of `align --shard 1/N` to `N/N`. The alignment is the same, to the last bit, as one that is built
+    without shards. A shard that is missing, given twice or of another build is an error.
     """
     from vocabridge.alignment import merge_shards
     from vocabridge.cli._vocabularies import vocabulary

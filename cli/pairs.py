@@ -1,4 +1,4 @@
-"""`vocabridge pairs`: the alignments of all ordered pairs of a list of tokenizers, a file each."""
+"""`vocabridge pairs`: align all ordered pairs of a list of tokenizers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def pairs(
 ) -> None:
     """Align all pairs of tokenizers, in both directions.
 
-    Each file is what `align` builds for its pair; but every tokenizer is loaded once and encodes the text once,
-    however many pairs it is in.
+    Each file is the one that `align` would write for its pair, but every tokenizer is loaded and encodes the text only
+    once.
     """
     if len(tokenizers) < 2:
         raise typer.BadParameter("Name two tokenizers or more.")
@@ -49,9 +49,9 @@ def pairs(
         text = alignment.Corpus.open(corpus or corpus_files()).in_processes(jobs)
     builder.check_jobs(jobs, text)
     documents, rows = [], []
-    with progress(f"aligning all pairs of {len(tokenizers)} tokenizers") as tell:
+    with progress(f"aligning all pairs of {len(tokenizers)} tokenizers") as update:
         vocabularies = [vocabulary(name) for name in tokenizers]
-        for pair in alignment.align_pairs(builder, vocabularies, text, tell):
+        for pair in alignment.align_pairs(builder, vocabularies, text, update):
             output.mkdir(exist_ok=True)
             source, target = names[pair.source], names[pair.target]
             file = output / f"{source}--{target}.safetensors"

@@ -1,4 +1,4 @@
-"""`vocabridge predict`: what a source model says along a text, for `align --method expected`."""
+"""`vocabridge predict`: record a source model's predictions along a text, for `align --method expected`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vocabridge.utils.ranges import COUNT
 
 EXAMPLES = """\b
 Examples:
-  vocabridge predict smollm2-135m-instruct -o said.safetensors
-  vocabridge predict smollm2-135m-instruct --corpus mytexts/ --top 32 -o said.safetensors
-  vocabridge align smollm2-135m-instruct gemma-3-270m --method expected --distributions said.safetensors
+  vocabridge predict smollm2-135m-instruct -o predictions.safetensors
+  vocabridge predict smollm2-135m-instruct --corpus mytexts/ --top 32 -o predictions.safetensors
+  vocabridge align smollm2-135m-instruct gemma-3-270m --method expected --distributions predictions.safetensors
 """
 
 
@@ -23,25 +23,25 @@ def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The source model.", show_default=False)],
     output: Annotated[Path, output_file("Write to this file.")],
     corpus: CorpusPaths = None,
-    top: Annotated[int, number(COUNT, "Keep so many tokens at a position.")] = 64,
+    top: Annotated[int, number(COUNT, "Number of most likely tokens to keep at each position.")] = 64,
     json: Json = False,
 ) -> None:
-    """Write down what a source model says along a text.
+    """Record a source model's predictions along a text.
 
-    At every token of the text, the model's most likely next tokens. `align --method expected` fits its counts to
-    them. Text that ships here is read unless there is --corpus.
+    For every token of the text, the file holds the model's most likely next tokens. `align --method expected` fits its
+    counts to them. Without --corpus, the text is the packaged corpus.
     """
     from vocabridge.alignment import Corpus
     from vocabridge.data import corpus_files
-    from vocabridge.decoding.record_distributions import predict as read
+    from vocabridge.decoding.record_distributions import predict as record
     from vocabridge.models.loading import load_model
 
     text = Corpus.open(corpus or corpus_files())
-    with progress(f"reading with {model}") as tell:
-        said = read(load_model(model), text, k=top, progress=tell)
-    said.save(output)
-    facts = {"model": model, "bytes": text.bytes, "positions": len(said.offsets), "saved to": output}
+    with progress(f"predicting with {model}") as update:
+        predictions = record(load_model(model), text, k=top, progress=update)
+    predictions.save(output)
+    facts = {"model": model, "bytes": text.bytes, "positions": len(predictions.offsets), "saved to": output}
     if json:
         print_json(facts)
     else:
-        print_facts(f"what {model} says", facts)
+        print_facts(f"predictions of {model}", facts)

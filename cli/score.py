@@ -1,4 +1,4 @@
-"""`vocabridge score`: what a source model's own predictions cost after crossing an alignment."""
+"""`vocabridge score`: measure how many bits a source model's predictions lose when an alignment projects them."""
 
 from __future__ import annotations
 
@@ -33,17 +33,20 @@ def score(  # Long because each option is a parameter, with its help
     model: Annotated[
         str,
         typer.Option(
-            help="The source model: packaged, hub id, folder or .gguf file; with --against-exact also a value network."
+            help="The source model: a packaged model, hub id, folder or .gguf file; with --against-exact also a value "
+            "network."
         ),
     ],
     text: Annotated[
         list[Path],
         typer.Option(
-            exists=True, metavar="PATH", help="UTF-8 text file or folder that no alignment has seen; may be repeated."
+            exists=True,
+            metavar="PATH",
+            help="UTF-8 text file or folder on which the alignment was not counted; may be repeated.",
         ),
     ],
     target: Annotated[
-        str | None, typer.Option(help="The base model's tokenizer. Without it: where the alignment found it.")
+        str | None, typer.Option(help="The base model's tokenizer. By default the one that the alignment records.")
     ] = None,
     against_exact: Annotated[
         bool,
@@ -53,34 +56,35 @@ def score(  # Long because each option is a parameter, with its help
     ] = False,
     positions: Annotated[
         int | None,
-        number(COUNT, "With --against-exact: at so many of the text's tokens, spread evenly; 200 if not set."),
+        number(COUNT, "With --against-exact: number of positions of the text, spread evenly; by default 200."),
     ] = None,
     base: Annotated[
         str | None,
         typer.Option(
-            help="With --against-exact: the base model that the informed method asks; without one, only the static."
+            help="With --against-exact: the base model, which the method informed needs. By default only static is "
+            "compared."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Score an alignment by one honest number.
+    """Score an alignment by the bits that it costs.
 
-    Bits per byte of a text when the source model predicts it in its own tokens, and when its predictions are
-    projected to the other vocabulary; for every policy of what it says where its own tokens may not end, by class
-    of token, and by how the tokens of both lie. The text should be one that the alignment was not counted on.
+    Compares the bits per byte of a text when the source model predicts it in its own tokens with those after projection
+    to the target vocabulary: for every boundary policy, by class of token, and by the span relation of the tokens. The
+    text should be one on which the alignment was not counted.
 
-    With --against-exact: how far each policy and method is from the truth, KL in bits, total variation and whether the
-    likeliest token is the same; of a value network, how far the base with its change is, by every method. A position
-    takes some seconds.
+    With --against-exact, compares every policy and projection method with the exact distribution: KL divergence in
+    bits, total variation, and how often the most likely token is the same. For a value network, the base steered by it
+    is compared. A position takes some seconds.
     """
     from vocabridge.alignment.errors import Effect, refuse_idle
 
     for name, given in (("positions", positions), ("base", base)):
         refuse_idle(
-            Effect(name, given is not None, against_exact, "only --against-exact has this; add it, or leave this out")
+            Effect(name, given is not None, against_exact, "only --against-exact uses it; add that, or leave this out")
         )
     from vocabridge.alignment import Alignment, Corpus
-    from vocabridge.cli._vocabularies import remembered
+    from vocabridge.cli._vocabularies import recorded_vocabulary
     from vocabridge.diagnostics.alignment_score import score as measure
     from vocabridge.models.loading import check_model, load_model
     from vocabridge.options import BoundaryPolicy
@@ -92,34 +96,34 @@ def score(  # Long because each option is a parameter, with its help
 
         compare(file, alignment, corpus, model=model, target=target, base=base, positions=positions or 200, json=json)
         return
-    with progress(f"scoring {file} with {model}") as tell:
+    with progress(f"scoring {file} with {model}") as update:
         check_model(model)
-        vocabulary = remembered("target", target, alignment.target)
-        alignment.fitted(target=vocabulary)  # or an error, before a model is loaded
-        found = measure(load_model(model), vocabulary, {"": alignment}, corpus, progress=tell)[""]
+        vocabulary = recorded_vocabulary("target", target, alignment.target)
+        alignment.fitted(target=vocabulary)  # raises an error before a model is loaded
+        result = measure(load_model(model), vocabulary, {"": alignment}, corpus, progress=update)[""]
     seconds = perf_counter() - begin
     if json:
-        print_json({"file": file, "bytes": corpus.bytes} | found.as_dict() | {"seconds": seconds})
+        print_json({"file": file, "bytes": corpus.bytes} | result.as_dict() | {"seconds": seconds})
         return
     print_table(
-        f"{found.model} -> {found.target} by {found.method}: {count(found.positions)} target tokens, "
-        f"{found.common_share:.1%} of them at common boundaries",
+        f"{result.model} -> {result.target} by {result.method}: {count(result.positions)} target tokens, "
+        f"{result.common_share:.1%} of them at common boundaries",
         ("policy", "own tokens, bits/byte", "projected, bits/byte", "loss", "inactive at"),
         [
-            (policy.value, *_figures(projected.overall), f"{projected.inactive / found.positions:.1%}")
-            for policy, projected in found.policies.items()
+            (policy.value, *_figures(projected.overall), f"{projected.inactive / result.positions:.1%}")
+            for policy, projected in result.policies.items()
         ],
     )
     policies = list(BoundaryPolicy)
     print_table(
         "loss by class of target token",
         ("class", "tokens", "own tokens, bits", *(policy.value for policy in policies)),
-        _losses({one.label: [p.by_class[one] for p in found.policies.values()] for one in found.classes}),
+        _losses({one.label: [p.by_class[one] for p in result.policies.values()] for one in result.classes}),
     )
     print_table(
-        "loss by how the tokens lie",
+        "loss by span relation",
         ("", "tokens", "own tokens, bits", *(policy.value for policy in policies)),
-        _losses({one.value: [p.by_relation[one] for p in found.policies.values()] for one in found.relations}),
+        _losses({one.value: [p.by_relation[one] for p in result.policies.values()] for one in result.relations}),
     )
 
 
@@ -128,7 +132,7 @@ def _figures(cost: Cost) -> tuple[str, str, str]:
 
 
 def _losses(rows: dict[str, list[Cost]]) -> list[tuple[str, ...]]:
-    """One row a class: its size, its own cost, and by how many bits each policy is worse."""
+    """Return a row for each class: its tokens, its bits in own tokens, and the loss of each policy in bits."""
     return [
         (name, count(costs[0].tokens), f"{costs[0].native:,.0f}", *(f"{c.projected - c.native:+,.0f}" for c in costs))
         for name, costs in rows.items()

@@ -1,4 +1,4 @@
-"""`vocabridge train`: a source model and texts to learn from to a value network."""
+"""`vocabridge train`: train a value network from a source model and texts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Examples:
 
 
 def texts(path: str) -> str:
-    """Refuse a file or folder that is not there; a data set of the hub is looked for later."""
+    """Refuse a missing file or folder; a data set of the hub is checked when it is loaded."""
     if not path.startswith("hf:") and not Path(path).exists():
         raise typer.BadParameter(f"Path '{path}' does not exist.")
     return path
 
 
 def texts_or_share(value: str | None) -> str | float | None:
-    """Read `--validation`: a share of the data, or other texts."""
+    """Parse `--validation`: a share of the data, or other texts."""
     try:
         share = None if value is None else float(value)
     except ValueError:
         return texts(str(value))
     if share is not None and share not in HELD_OUT:
-        raise typer.BadParameter(f"{value} is no share of the data; give {HELD_OUT}, or other texts.")
+        raise typer.BadParameter(f"{value} is not a share of the data; give {HELD_OUT}, or other texts.")
     return share
 
 
@@ -50,33 +50,37 @@ def train(
         typer.Argument(
             metavar="DATA",
             callback=texts,
-            help='JSONL with "prompt" and "response", "messages" or "text" a line; a folder of such files; or '
-            "hf:OWNER/NAME/SPLIT.",
+            help='JSONL file with "prompt" and "response", "messages" or "text" in each line; a folder of such files; '
+            "or hf:OWNER/NAME/SPLIT.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, output_folder("Folder to write the value network to; one of a stopped run goes on.")],
+    output: Annotated[
+        Path, output_folder("Folder to write the value network to; the folder of a stopped training is continued.")
+    ],
     validation: Annotated[
         str | None,
         typer.Option(
             metavar="DATA|SHARE",
             callback=texts_or_share,
-            help="Texts to report the loss on, after each epoch; 0.1: that share of DATA.",
+            help="Texts on which the loss is reported after each epoch, or a share of DATA, such as 0.1.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="cpu, or cuda: a device for each process.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="Device: cpu, or cuda, which gives each process its own GPU.")
+    ] = "cpu",
     json: Json = False,
 ) -> None:
     """Train a value network.
 
-    It learns from DATA what to add to the source model's logits, whose weights stay as they are. Ctrl-C or
-    SIGTERM saves a checkpoint; the same command goes on from the last one.
+    The value network learns from DATA what to add to the logits of the source model, whose weights do not change.
+    Ctrl-C or SIGTERM saves a checkpoint, from which the same command continues.
     """
     from vocabridge.training.train import train_value_network
 
-    with shared_progress(f"training a value network for {config.source}") as tell:
+    with shared_progress(f"training a value network for {config.source}") as update:
         try:
-            result = train_value_network(config, data, output, validation=validation, device=device, progress=tell)
+            result = train_value_network(config, data, output, validation=validation, device=device, progress=update)
         except KeyboardInterrupt as stop:
             end_stopped(stop, *map(str, stop.args))
     if not is_first_process():
@@ -86,10 +90,10 @@ def train(
         return
     facts: dict[str, object] = {
         "texts": count(result.examples),
-        "steps": count(result.steps) + (f", from step {result.resumed} on" if result.resumed else ""),
-        "loss, nats a token, each epoch": "  ".join(f"{loss:.3f}" for loss in result.losses),
-        "size of the change, each epoch": "  ".join(f"{norm:.3f}" for norm in result.norms),
-        "tokens changed, each epoch": "  ".join(f"{share:.1%}" for share in result.changed),
+        "steps": count(result.steps) + (f", resumed at step {result.resumed}" if result.resumed else ""),
+        "loss by epoch, nats a token": "  ".join(f"{loss:.3f}" for loss in result.losses),
+        "size of the change by epoch": "  ".join(f"{norm:.3f}" for norm in result.norms),
+        "changed tokens by epoch": "  ".join(f"{share:.1%}" for share in result.changed),
     }
     if result.validation_before is not None and result.validation_after is not None:
         facts["validation, bits a token"] = f"{result.validation_before:.3f} -> {result.validation_after:.3f}"

@@ -1,4 +1,4 @@
-"""The real entry point, run as a user runs it."""
+"""Fixtures that run the real entry point as a user runs it."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ import pytest
 from command_server import CommandServer
 
 PROGRESS = re.compile(r"^\d+:\d\d:\d\d .*\n", re.MULTILINE)
-"""A line that says how far some work is."""
+"""A line of progress."""
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,7 +35,7 @@ def command_server(entry_point: Path) -> Iterator[CommandServer]:
 
 @pytest.fixture
 def run(command_server: CommandServer, entry_point: Path, tmp_path: Path) -> Run:
-    """Run a command in a child of the server or, if its environment is not the server's, as a user does."""
+    """Return a function that runs a command in a child of the server or, with another environment, in a process."""
 
     def run(*arguments: object, stdin: bytes = b"", **environment: object) -> subprocess.CompletedProcess[str]:
         words = [str(argument) for argument in arguments]
@@ -46,7 +46,7 @@ def run(command_server: CommandServer, entry_point: Path, tmp_path: Path) -> Run
             done = subprocess.run(
                 [entry_point, *words], cwd=tmp_path, env=env, input=stdin, capture_output=True, timeout=300
             )
-        errors = PROGRESS.sub("", _text(done.stderr))  # there are such lines where the machine is slow
+        errors = PROGRESS.sub("", _text(done.stderr))  # a slow machine prints lines of progress
         return subprocess.CompletedProcess(words, done.returncode, _text(done.stdout), errors)
 
     return run
@@ -65,7 +65,7 @@ def text(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model_pair(model_folders: Any, tmp_path: Path) -> Path:
-    """An alignment of the tiny models' tokenizers."""
+    """Write an alignment of the tiny models' tokenizers."""
     from vocabridge.alignment import Vocabulary, align
 
     path = tmp_path / "models.safetensors"

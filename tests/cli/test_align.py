@@ -1,4 +1,4 @@
-"""align, inspect and cache, through the real entry point on small tokenizers."""
+"""`vocabridge align`, `inspect` and `cache` through the real entry point, on small tokenizers."""
 
 import importlib
 import json
@@ -42,13 +42,13 @@ def test_align_json_is_one_document_and_nothing_else(run, tokenizer_folders, tex
 
 @pytest.fixture
 def tables(tmp_path):
-    """Embeddings of both tokenizers, as options."""
+    """Write embeddings of both tokenizers, and return the options that name them."""
     for name, size in (("source.npy", 416), ("target.npy", 704)):
         np.save(tmp_path / name, np.random.default_rng(size).normal(size=(size, 8)).astype(np.float32))
     return ("--source-embeddings", "source.npy", "--target-embeddings", "target.npy")
 
 
-def test_a_chain_fills_what_the_methods_before_left_open(run, tokenizer_folders, text, tables):
+def test_a_chain_fills_the_rows_that_the_methods_before_left_empty(run, tokenizer_folders, text, tables):
     pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--json")
     alone = run("align", *pair, "--method", "cooccurrence")
     chained = run("align", *pair, "--method", "cooccurrence,embedding", *tables)
@@ -59,7 +59,7 @@ def test_a_chain_fills_what_the_methods_before_left_open(run, tokenizer_folders,
     assert document["summary"]["target_coverage"] == 1 > json.loads(alone.stdout)["summary"]["target_coverage"]
 
 
-def test_a_class_that_is_left_open_is_named(run, tokenizer_folders, text):
+def test_a_class_without_pairs_is_named(run, tokenizer_folders, text):
     pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--json")
     assert "warning: words: only " in run("align", *pair, "--method", "cooccurrence").stderr
     assert "warning: " not in run("align", *pair).stderr
@@ -67,7 +67,7 @@ def test_a_class_that_is_left_open_is_named(run, tokenizer_folders, text):
 
 @pytest.fixture
 def as_in_the_examples(tokenizer_folders, text, tmp_path):
-    """The folders and files that the examples speak of."""
+    """Make the folders and files that the examples name."""
     names = {"source": ("small", "a", "c", "smollm2"), "target": ("big", "b", "gemma")}
     for side, folders in names.items():
         for folder in folders:
@@ -83,7 +83,7 @@ def as_in_the_examples(tokenizer_folders, text, tmp_path):
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("command", ["align", "merge", "pairs"])
 def test_the_examples_of_the_help_run(command_server, as_in_the_examples, tmp_path, command):
-    """As they stand there, with small tokenizers in the place of those that are not at hand."""
+    """Run each example, with small tokenizers in place of those that are not installed."""
     module = importlib.import_module(f"vocabridge.cli.{command}")
     examples = module.EXAMPLES.replace("\\\n", " ")
     for there, here in (
@@ -112,7 +112,7 @@ def test_the_examples_of_the_help_run(command_server, as_in_the_examples, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
-def test_align_without_a_corpus_counts_on_the_text_that_ships(run, tokenizer_folders):
+def test_align_without_a_corpus_counts_on_the_corpus_that_ships(run, tokenizer_folders):
     done = run("align", tokenizer_folders.source, tokenizer_folders.target, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["corpus"]["files"] == 4
@@ -158,7 +158,7 @@ def test_the_cache_lists_verifies_and_prunes(run, tokenizer_folders, text):
     assert "is empty" in run("cache", "list").stdout
 
 
-def test_a_damaged_cache_entry_is_built_again_and_said(run, tokenizer_folders):
+def test_a_damaged_cache_entry_is_built_again_with_a_warning(run, tokenizer_folders):
     arguments = ("align", tokenizer_folders.source, tokenizer_folders.target, "--method", "identical-bytes", "--json")
     before = json.loads(run(*arguments).stdout)
     entry = json.loads(run("cache", "list", "--json").stdout)["entries"][0]

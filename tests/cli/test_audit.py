@@ -1,4 +1,4 @@
-"""`vocabridge audit` through the real entry point: tables, JSON, the page, and what a user can get wrong."""
+"""`vocabridge audit` through the real entry point: tables, JSON, the HTML page, and errors of users."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ def pair(run, tokenizer_folders, text, tmp_path):
 
 
 def error_of(done):
-    """The one sentence on stderr, after the line that says what was going on."""
+    """Return the only sentence on stderr after the lines of progress."""
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("auditing ")]
@@ -33,7 +33,7 @@ def test_audit_prints_tables_of_classes_worst_tokens_and_digits(run, pair, text)
     assert "saved" not in done.stdout
 
 
-def test_audit_judges_by_the_text_that_ships_when_none_is_named(run, pair):
+def test_audit_reads_the_corpus_that_ships_by_default(run, pair):
     done = run("audit", pair, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"]["files"] == 4
@@ -60,7 +60,7 @@ def test_audit_writes_a_page(run, pair, text, tmp_path):
     assert (tmp_path / "audit.html").read_text(encoding="utf-8").count("<svg") == 4
 
 
-def test_tokenizers_that_moved_are_named_and_can_be_named_anew(run, tokenizer_folders, text, tmp_path):
+def test_tokenizers_that_moved_are_named_and_can_be_given(run, tokenizer_folders, text, tmp_path):
     moved = {}
     for side in ("source", "target"):
         shutil.copytree(getattr(tokenizer_folders, side), tmp_path / side)
@@ -78,7 +78,7 @@ def test_tokenizers_that_moved_are_named_and_can_be_named_anew(run, tokenizer_fo
     assert run("audit", "pair.safetensors", "--text", text, *named).returncode == 0
 
 
-def test_a_vocabulary_the_alignment_was_not_made_for_is_refused(run, pair, tokenizer_folders, text, tmp_path):
+def test_a_vocabulary_that_the_alignment_was_not_made_for_is_refused(run, pair, tokenizer_folders, text, tmp_path):
     wrong = run("audit", pair, "--text", text, "--source", tokenizer_folders.target, "-o", "audit.html")
     assert "made for the source tokenizer" in error_of(wrong)
     wrong = run("audit", pair, "--text", text, "--target", tokenizer_folders.source)
@@ -86,21 +86,21 @@ def test_a_vocabulary_the_alignment_was_not_made_for_is_refused(run, pair, token
     assert not (tmp_path / "audit.html").exists()
 
 
-@pytest.mark.parametrize(("content", "says"), [(b"", "corpus is empty"), (b"\xff\xfe", "not UTF-8")])
-def test_a_text_that_is_none_is_refused(run, pair, tmp_path, content, says):
+@pytest.mark.parametrize(("content", "message"), [(b"", "corpus is empty"), (b"\xff\xfe", "not UTF-8")])
+def test_an_empty_or_binary_text_is_refused(run, pair, tmp_path, content, message):
     (tmp_path / "bad.txt").write_bytes(content)
     error = error_of(run("audit", pair, "--text", "bad.txt", "-o", "audit.html"))
-    assert says in error
+    assert message in error
     assert "bad.txt" in error
     assert not (tmp_path / "audit.html").exists()
 
 
-def test_a_file_that_is_no_alignment_is_refused(run, text):
+def test_a_file_that_is_not_an_alignment_is_refused(run, text):
     assert str(text) in error_of(run("audit", text))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ("nowhere.safetensors", "'nowhere.safetensors' does not exist"),
         ("text.txt --text nowhere.txt", "'nowhere.txt' does not exist"),
@@ -108,8 +108,8 @@ def test_a_file_that_is_no_alignment_is_refused(run, text):
         ("", "Missing argument 'ALIGNMENT'"),
     ],
 )
-def test_wrong_usage_is_status_2_with_a_sentence(run, text, arguments, says):
+def test_wrong_usage_is_status_2_with_a_sentence(run, text, arguments, message):
     done = run("audit", *arguments.split())
     assert done.returncode == 2
     assert done.stdout == ""
-    assert says in done.stderr
+    assert message in done.stderr

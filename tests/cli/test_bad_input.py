@@ -1,4 +1,4 @@
-"""What a user can get wrong ends in one sentence, status 1, and nothing half-written."""
+"""An error of a user ends in one sentence and status 1, and leaves nothing half-written."""
 
 import json
 import os
@@ -15,11 +15,21 @@ import pytest
 
 from vocabridge.data import corpus_files
 
-BEGUN = ("aligning ", "counting ", "evaluating ", "loading ", "merging ", "reading ", "scoring ", "training ")
+BEGUN = (
+    "aligning ",
+    "counting ",
+    "evaluating ",
+    "loading ",
+    "merging ",
+    "predicting ",
+    "reading ",
+    "scoring ",
+    "training ",
+)
 
 
 def one_sentence(done):
-    """The one line `error: ...` on stderr, after lines that say what was going on."""
+    """Return the only line `error: ...` on stderr, after lines of progress."""
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
@@ -45,23 +55,23 @@ def test_an_altered_matrix_is_refused(run, pair, place):
     assert str(pair) in one_sentence(run("inspect", pair))
 
 
-def test_a_cut_off_matrix_is_refused(run, pair):
+def test_a_truncated_matrix_is_refused(run, pair):
     pair.write_bytes(pair.read_bytes()[:-100])
     assert str(pair) in one_sentence(run("inspect", pair, "--json"))
 
 
-def test_a_file_that_is_no_alignment_is_refused(run, text):
+def test_a_file_that_is_not_an_alignment_is_refused(run, text):
     assert str(text) in one_sentence(run("inspect", text))
 
 
 @pytest.mark.parametrize("name", ["nowhere/tokenizer.json", "nowhere.gguf", "empty"])
-def test_a_tokenizer_that_is_not_there_is_named(run, tokenizer_folders, tmp_path, name):
+def test_a_missing_tokenizer_is_named(run, tokenizer_folders, tmp_path, name):
     (tmp_path / "empty").mkdir()
     done = run("align", tmp_path / name, tokenizer_folders.target, HF_HUB_OFFLINE=1)
     assert name in one_sentence(done)
 
 
-NOSUCH = ["align nosuch nosuch", "predict nosuch -o said.safetensors", "bridge --base nosuch --value v -o b"]
+NOSUCH = ["align nosuch nosuch", "predict nosuch -o predictions.safetensors", "bridge --base nosuch --value v -o b"]
 
 
 @pytest.mark.quick(1)
@@ -73,7 +83,7 @@ def test_without_a_network_a_mistyped_name_is_one_sentence(run, tmp_path, comman
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("command", NOSUCH)
-def test_a_hub_that_does_not_work_is_asked_once_by_a_command(run, hub, tmp_path, command):
+def test_a_command_asks_a_failing_hub_only_once(run, hub, tmp_path, command):
     endpoint, requests = hub(503)
     done = run(*command.split(), HF_ENDPOINT=endpoint, HF_HOME=tmp_path / "hub")
     assert "nosuch: no local file or folder has this name, and the hub cannot be reached" in one_sentence(done)
@@ -115,7 +125,7 @@ def test_an_empty_folder_as_corpus_is_refused(run, tokenizer_folders, tmp_path):
     assert "corpus is empty" in one_sentence(done)
 
 
-def test_a_corpus_for_a_method_that_reads_none_is_refused(run, tokenizer_folders, text):
+def test_a_corpus_for_a_method_that_reads_no_text_is_refused(run, tokenizer_folders, text):
     done = run(
         "align", tokenizer_folders.source, tokenizer_folders.target, "--corpus", text, "--method", "identical-bytes"
     )
@@ -140,12 +150,12 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Runs a command that heeds SIGINT even where the tests run in the background of a shell, which ignores it."""
+"""Runs a command with SIGINT enabled, because a shell in whose background the tests run has it ignored."""
 
 
 @pytest.fixture
 def slow(tmp_path):
-    """Arguments of a count that takes some seconds."""
+    """Return the arguments of a count that takes some seconds."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for number, path in enumerate(corpus_files() * 4):
@@ -204,7 +214,7 @@ def test_a_stopped_command_leaves_nothing_half_written(
 
 
 def test_sigterm_to_a_command_alone_ends_its_worker_processes_too(entry_point, tokenizer_folders, slow):
-    """As `docker stop` sends it."""
+    """Send SIGTERM as `docker stop` does."""
     pair = (tokenizer_folders.source, tokenizer_folders.target)
     command = [entry_point, "align", *map(str, (*pair, *slow)), "--jobs", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -218,7 +228,7 @@ def test_sigterm_to_a_command_alone_ends_its_worker_processes_too(entry_point, t
 
 
 def _ends(group: int) -> bool:
-    """Whether all processes of a group are gone before long: they see that the first one is."""
+    """Return whether all processes of a group soon end, because they notice that the first one has ended."""
     deadline = time.monotonic() + 30
     while _lives(group) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -226,7 +236,7 @@ def _ends(group: int) -> bool:
 
 
 def _lives(group: int) -> bool:
-    """Whether any process of the group is left."""
+    """Return whether any process of the group still runs."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -258,7 +268,7 @@ def test_after_a_killed_build_the_cache_is_usable(run, command_server, tokenizer
 
 @pytest.fixture
 def shards(run, tokenizer_folders, text):
-    """Both halves of a count, s1 and s2, and a half of another one, t2."""
+    """Count both shards of an alignment, s1 and s2, and one shard of another alignment, t2."""
     source, target = tokenizer_folders.source, tokenizer_folders.target
     for name, shard, pair in (
         ("s1", "1/2", (source, target)),
@@ -269,7 +279,7 @@ def shards(run, tokenizer_folders, text):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ("s1", "Of 2 shards these are missing: 2/2"),
         ("s1 s1", "shard 1/2 is there twice"),
@@ -279,15 +289,15 @@ def shards(run, tokenizer_folders, text):
         ("s1 s2 --source nowhere/x.json", "nowhere/x.json: no such file or folder"),
     ],
 )
-def test_shards_that_do_not_make_a_whole_are_refused(run, shards, tmp_path, arguments, says):
+def test_shards_that_are_missing_or_do_not_fit_are_refused(run, shards, tmp_path, arguments, message):
     (tmp_path / "cut").write_bytes((tmp_path / "s2").read_bytes()[:-9])
     done = run("merge", *arguments.split(), "-o", "merged.safetensors")
-    assert says in one_sentence(done)
+    assert message in one_sentence(done)
     assert not (tmp_path / "merged.safetensors").exists()
 
 
 @pytest.mark.parametrize("method", ["identical-bytes", "cooccurrence,retokenize"])
-def test_what_cannot_be_counted_in_shards_is_refused(run, tokenizer_folders, text, tmp_path, method):
+def test_a_method_that_cannot_count_in_shards_is_refused(run, tokenizer_folders, text, tmp_path, method):
     pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text)
     done = run("align", *pair, "--method", method, "--shard", "1/2", "-o", "shard")
     assert f"The method {method} cannot be counted in shards" in one_sentence(done)
@@ -343,14 +353,14 @@ def values(run, model_folders, examples, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [("{", "line 4, is not valid JSON"), ('{"prompt": "a"}', 'line 4, has no string "response"')],
 )
-def test_a_line_of_training_data_that_is_wrong_is_named(run, model_folders, examples, tmp_path, line, says):
+def test_a_line_of_training_data_that_is_wrong_is_named(run, model_folders, examples, tmp_path, line, message):
     with examples.open("a") as file:
         file.write(line + "\n")
     done = run("train", examples, "-o", "values", "--source", model_folders.source)
-    assert f"{examples}, {says}" in one_sentence(done)
+    assert f"{examples}, {message}" in one_sentence(done)
     assert not (tmp_path / "values").exists()
 
 
@@ -367,7 +377,7 @@ def test_an_example_that_is_too_long_is_named(run, model_folders, examples):
     assert f"{examples}, line 1, has " in one_sentence(done)
 
 
-def test_a_base_that_is_not_there_is_named(run, examples, tmp_path):
+def test_a_missing_base_is_named(run, examples, tmp_path):
     done = run("train", examples, "-o", "values", "--source", tmp_path / "nowhere")
     assert "nowhere" in one_sentence(done)
 
@@ -375,7 +385,7 @@ def test_a_base_that_is_not_there_is_named(run, examples, tmp_path):
 def test_a_value_network_that_does_not_fit_or_is_damaged_is_refused(
     run, model_folders, values, model_pair, examples, tmp_path
 ):
-    """Each in one sentence, from bridge or eval: they load the same way."""
+    """Try some with `bridge` and others with `eval`, because both load a value network in the same way."""
     base = ("bridge", "-o", "out", "--base", model_folders.target)
     assert "nowhere" in one_sentence(run(*base, "--value", "nowhere"))
 
@@ -405,7 +415,7 @@ def test_a_value_network_for_another_tokenizer_is_refused(run, model_folders, va
 
 
 @pytest.mark.parametrize(("rows", "fits"), [(720, True), (690, True), (500, False)])
-def test_a_base_may_have_other_rows_than_the_alignment_if_they_stand_for_no_text(
+def test_a_base_may_have_rows_without_text_that_the_alignment_lacks(
     run, model_folders, model_pair, tmp_path, rows, fits
 ):
     from transformers import AutoModelForCausalLM
@@ -423,24 +433,26 @@ def test_a_base_may_have_other_rows_than_the_alignment_if_they_stand_for_no_text
         assert "made for the target tokenizer" in one_sentence(done)
 
 
-def test_models_of_two_families_are_no_expert_pair(run, model_folders):
+def test_an_expert_pair_of_two_families_is_refused(run, model_folders):
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.target)
     assert "different tokenizers" in one_sentence(run("bridge", "-o", "out", *models))
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "says"),
+    ("options", "status", "message"),
     [
         (("--combination", "data.jsonl"), 1, "data.jsonl is not a combination"),
         (("--strength", "much"), 2, "'much' is no strength"),
         (("--plausibility-threshold", 2), 2, "Invalid value for '--plausibility-threshold': 2.0"),
     ],
 )
-def test_how_to_steer_is_checked(run, model_folders, examples, model_pair, tmp_path, options, status, says):
+def test_the_options_of_a_steering_are_checked(
+    run, model_folders, examples, model_pair, tmp_path, options, status, message
+):
     models = ("--base", model_folders.target, "--value", model_folders.tuned, "--untuned", model_folders.source)
     done = run("bridge", "-o", "out", *models, "--alignment", model_pair, *options)
     assert done.returncode == status
-    assert says in (one_sentence(done) if status == 1 else done.stderr)
+    assert message in (one_sentence(done) if status == 1 else done.stderr)
     assert not (tmp_path / "out").exists()
 
 
@@ -451,7 +463,7 @@ def test_test_items_among_the_validation_items_are_refused(run, model_folders, e
     assert "are also in validation.jsonl" in one_sentence(done)
 
 
-def test_a_score_of_another_model_or_for_another_target_is_refused(run, model_folders, model_pair, text):
+def test_a_score_with_another_model_or_target_is_refused(run, model_folders, model_pair, text):
     command = ("score", model_pair, "--text", text, "--model")
     other = one_sentence(run(*command, model_folders.target))
     assert "made for the source tokenizer" in other
@@ -460,7 +472,7 @@ def test_a_score_of_another_model_or_for_another_target_is_refused(run, model_fo
     assert "made for the target tokenizer" in one_sentence(wrong)
 
 
-def test_a_target_that_has_moved_is_to_be_named(run, model_folders, text, tmp_path):
+def test_an_error_asks_to_name_a_target_that_has_moved(run, model_folders, text, tmp_path):
     from vocabridge.alignment import align
 
     shutil.copytree(model_folders.target, tmp_path / "moving")
@@ -468,35 +480,39 @@ def test_a_target_that_has_moved_is_to_be_named(run, model_folders, text, tmp_pa
     align(model_folders.source, tmp_path / "moving", method="retokenize", cache=False).save(pair)
     (tmp_path / "moving").rename(tmp_path / "moved")
     command = ("score", pair, "--model", model_folders.source, "--text", text)
-    said = one_sentence(run(*command))
-    assert str(tmp_path / "moving") in said
-    assert "name it with --target" in said
+    error = one_sentence(run(*command))
+    assert str(tmp_path / "moving") in error
+    assert "name it with --target" in error
     assert run(*command, "--target", "moved").returncode == 0
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [(b"", "corpus is empty"), (b"a", "too short to score")],
 )
-def test_a_text_that_cannot_be_scored_is_refused(run, model_folders, model_pair, tmp_path, content, says):
+def test_a_text_that_cannot_be_scored_is_refused(run, model_folders, model_pair, tmp_path, content, message):
     (tmp_path / "bad.txt").write_bytes(content)
     done = run("score", model_pair, "--model", model_folders.source, "--text", "bad.txt")
-    assert says in one_sentence(done)
+    assert message in one_sentence(done)
 
 
-def test_a_model_that_is_not_there_predicts_nothing(run, text, tmp_path):
-    done = run("predict", tmp_path / "nowhere", "--corpus", text, "-o", "said.safetensors")
+def test_predict_with_a_missing_model_writes_nothing(run, text, tmp_path):
+    done = run("predict", tmp_path / "nowhere", "--corpus", text, "-o", "predictions.safetensors")
     assert "nowhere" in one_sentence(done)
-    assert not (tmp_path / "said.safetensors").exists()
+    assert not (tmp_path / "predictions.safetensors").exists()
 
 
-def test_what_another_model_says_is_refused(run, model_folders, tmp_path):
+def test_predictions_of_another_model_are_refused(run, model_folders, tmp_path):
     from vocabridge.alignment import Distributions, Vocabulary
 
     at, ids, p = np.zeros(1, np.int64), np.zeros((1, 1), np.int32), np.ones((1, 1), np.float32)
-    said = Distributions.of(["The"], [at], [ids], [p], source=Vocabulary.load(model_folders.target), model="other")
-    said.save(tmp_path / "said.safetensors")
+    predictions = Distributions.of(
+        ["The"], [at], [ids], [p], source=Vocabulary.load(model_folders.target), model="other"
+    )
+    predictions.save(tmp_path / "predictions.safetensors")
     pair = (model_folders.source, model_folders.target)
-    done = run("align", *pair, "--method", "expected", "--distributions", "said.safetensors", "-o", "pair.safetensors")
+    done = run(
+        "align", *pair, "--method", "expected", "--distributions", "predictions.safetensors", "-o", "pair.safetensors"
+    )
     assert "are over another vocabulary" in one_sentence(done)
     assert not (tmp_path / "pair.safetensors").exists()

@@ -1,4 +1,4 @@
-"""A bridge from the command line: made, used in every way, and refused in one sentence where it is not as it was."""
+"""`vocabridge bridge` and `generate`: a bridge is written and used in every way, and a changed one is refused."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ TEMPLATE = "{% for m in messages %}<|begin|>{{ m.role }}: {{ m.content }}\n{% en
 
 @pytest.fixture
 def make(run, own, model_pair):
-    """Makes a bridge of an expert pair with more options; by default `bridge`."""
+    """Return a function that makes a bridge of an expert pair with some options, by default in the folder `bridge`."""
 
     def make(*options, output="bridge"):
         models = ("--base", "target", "--value", "tuned", "--untuned", "source", "--alignment", model_pair)
@@ -39,18 +39,18 @@ def error_of(done):
     return lines[0]
 
 
-def test_strength_decides_how_much_is_changed(run, make):
-    make("--strength", 0, output="silent")
-    make("--strength", 2, output="loud")
-    silent, loud = run("generate", "silent", "The fox", "--max-new-tokens", 8), answer(run, "loud", "The fox")
-    assert silent.stderr.endswith("tokens/s, nothing steers\n")
-    assert loud["changed_rate"] > 0
-    assert silent.stdout != loud["text"] + "\n"
+def test_the_strength_sets_how_much_is_changed(run, make):
+    make("--strength", 0, output="off")
+    make("--strength", 2, output="strong")
+    off, strong = run("generate", "off", "The fox", "--max-new-tokens", 8), answer(run, "strong", "The fox")
+    assert off.stderr.endswith("tokens/s, nothing steers\n")
+    assert strong["changed_rate"] > 0
+    assert off.stdout != strong["text"] + "\n"
 
 
-def test_all_that_can_be_set_is_in_the_folder(run, make, own):
-    said = make("--strength", "1:0.2:64", "--policy", "heal", "--plausibility-threshold", 0.01)
-    assert "informed product of weights 0.45, 0.75, 0.1, strength 1:0.2:64" in said.stdout
+def test_all_settings_are_in_the_folder(run, make, own):
+    done = make("--strength", "1:0.2:64", "--policy", "heal", "--plausibility-threshold", 0.01)
+    assert "informed product, weights 0.45, 0.75, 0.1, strength 1:0.2:64" in done.stdout
     written = json.loads((own / "bridge" / "bridge.json").read_text())
     assert written["limits"] == {"plausibility_threshold": 0.01}
     (steering,) = written["steerings"]
@@ -60,7 +60,7 @@ def test_all_that_can_be_set_is_in_the_folder(run, make, own):
     answer(run, "bridge", "The fox")
 
 
-def test_a_bridge_whose_weights_nobody_fitted_says_so_in_a_line_and_how_to_fit_them(run, make, own):
+def test_a_note_tells_how_to_fit_weights_that_are_not_fitted(run, make, own):
     (own / "report.json").write_text(
         '{"combination": {"method": "informed", "form": "product", "base_weight": 0.4, '
         '"tuned_weight": 0.7, "untuned_weight": 0}}'
@@ -71,9 +71,9 @@ def test_a_bridge_whose_weights_nobody_fitted_says_so_in_a_line_and_how_to_fit_t
         assert steering["combination"]["fitted"] is fitted
         for more in ((), ("--json",), ("--byte-level",)):
             done = run("generate", name, "The fox", "--max-new-tokens", 2, *more)
-            for said in (made, done):
-                notes = [line for line in said.stderr.splitlines() if line.startswith("note: ")]
-                assert len(notes) == (not fitted), said.stderr
+            for command in (made, done):
+                notes = [line for line in command.stderr.splitlines() if line.startswith("note: ")]
+                assert len(notes) == (not fitted), command.stderr
                 assert all("no weights were fitted; to fit them: vocabridge eval" in note for note in notes)
 
 
@@ -94,13 +94,13 @@ def test_the_nth_option_belongs_to_the_nth_source(run, own, model_pair):
     second = ("--value", "values", "--untuned", "-", "--strength", "-", "--alignment", "-")
     done = run("bridge", "-o", "bridge", "--base", "target", *first, *second, "--json")
     assert done.returncode == 0, done.stderr
-    said = [(one["source"], one["strength"]) for one in json.loads(done.stdout)["steerings"]]
-    assert said == [("tuned - source", 0.7), ("values", 1.0)]
+    steerings = [(steering["source"], steering["strength"]) for steering in json.loads(done.stdout)["steerings"]]
+    assert steerings == [("tuned - source", 0.7), ("values", 1.0)]
     shutil.rmtree(own / "values")
     answer(run, "bridge", "The fox")
 
 
-def test_a_prompt_comes_from_stdin_as_it_is(entry_point, run, make, own):
+def test_every_character_of_a_prompt_on_stdin_is_read(entry_point, run, make, own):
     make()
     texts = []
     for arguments in (["bridge"], ["bridge", "-"], ["bridge", "The fox\n"]):
@@ -132,7 +132,7 @@ def test_generate_stops_draws_and_searches(run, make, own):
     assert answer(run, "bridge", "The fox", "--beams", 3)["tokens"] > 0
 
 
-def test_a_chat_is_written_in_each_models_own_template(run, make, own):
+def test_each_model_reads_a_chat_in_its_own_template(run, make, own):
     make()
     assert "chat template" in error_of(run("generate", "bridge", "The fox", "--chat"))
     for name in ("target", "tuned", "source"):
@@ -163,7 +163,7 @@ def test_a_setting_out_of_range_is_named(run, make):
     assert "Invalid value for '--top-p': 0.0" in done.stderr
 
 
-def test_what_is_not_as_it_was_is_named(run, make, own):
+def test_a_changed_or_missing_part_of_a_bridge_is_named(run, make, own):
     make()
     config = own / "tuned" / "tokenizer_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": "a"}))
@@ -175,12 +175,12 @@ def test_what_is_not_as_it_was_is_named(run, make, own):
     assert "target is no bridge" in error_of(run("generate", "target", "The"))
 
 
-def test_a_folder_in_the_way_is_left_alone(run, own, model_pair):
+def test_an_existing_folder_is_not_overwritten(run, own, model_pair):
     models = ("--base", "target", "--value", "tuned", "--untuned", "source", "--alignment", model_pair)
     assert "target is not empty and is no bridge" in error_of(run("bridge", "-o", "target", *models))
 
 
-def test_what_was_written_stays_when_the_user_interrupts(command_server, make, own):
+def test_an_interrupt_keeps_the_text_that_is_printed(command_server, make, own):
     (own / "sum.json").write_text(
         '{"method": "informed", "form": "product", "base_weight": 1, "tuned_weight": 1, "untuned_weight": 1}'
     )
@@ -205,14 +205,14 @@ def test_what_was_written_stays_when_the_user_interrupts(command_server, make, o
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert (begun + out).endswith(b"\n")
-    assert err.decode().splitlines() == ["loading bridge", "error: interrupted; the text ends where it had come to"]
+    assert err.decode().splitlines() == ["loading bridge", "error: interrupted; the text is incomplete"]
 
 
-def test_an_exact_bridge_writes_and_says_how_exact_it_is(run, make):
+def test_a_byte_level_bridge_generates_and_reports_the_lost_probability(run, make):
     make()
-    found = answer(run, "bridge", "The qui", "--byte-level", "--tolerance", 0.01)
-    assert found["bytes"] > 0
-    assert 0 <= found["lost"] < 0.05
+    result = answer(run, "bridge", "The qui", "--byte-level", "--tolerance", 0.01)
+    assert result["bytes"] > 0
+    assert 0 <= result["lost"] < 0.05
     wrong = run("generate", "bridge", "The", "--tolerance", 0.01)
     assert wrong.returncode == 2
     assert "only --byte-level has a tolerance" in wrong.stderr
@@ -221,21 +221,21 @@ def test_an_exact_bridge_writes_and_says_how_exact_it_is(run, make):
     assert "give a number from 0 to below 1" in " ".join(wrong.stderr.split())
 
 
-def test_what_is_small_is_looked_at_before_a_model_is_loaded(run, own, model_pair):
-    """Of a base without weights, only loading it can tell."""
+def test_small_files_are_checked_before_a_model_is_loaded(run, own, model_pair):
+    """Use a base without weights, which only loading it notices."""
     (own / "target" / "model.safetensors").unlink()
     (own / "taken").mkdir()
     (own / "taken" / "mine.txt").write_text("mine")
     (own / "broken.json").write_text("{")
     base = ("--base", "target", "--alignment", model_pair)
     pair = (*base, "--value", "tuned", "--untuned", "source")
-    for arguments, says in (
+    for arguments, message in (
         (("-o", "bridge", *base, "--value", "nowhere"), "value_network.json"),
         (("-o", "bridge", *pair[:-1], "./nowhere"), "nowhere: no"),
         (("-o", "bridge", *pair, "--combination", "broken.json"), "broken.json"),
         (("-o", "taken", *pair), "taken is not empty and is no bridge"),
     ):
-        assert says in error_of(run("bridge", *arguments))
+        assert message in error_of(run("bridge", *arguments))
     assert "alignment was made for the target tokenizer" in error_of(
         run("score", model_pair, "--model", "target", "--target", "source", "--text", "broken.json")
     )

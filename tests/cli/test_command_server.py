@@ -1,4 +1,4 @@
-"""A command in a child of the server does what it does in a process of its own."""
+"""A command in a child of the server behaves like a command in a process of its own."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
     ("arguments", "status"),
     [("--help", 0), ("align --help", 0), ("cache list --json", 0), ("frobnicate", 2), ("inspect text.txt", 1)],
 )
-def test_a_child_prints_and_ends_as_a_process_does(run, entry_point, text, arguments, status):
+def test_a_child_prints_and_ends_like_a_process(run, entry_point, text, arguments, status):
     child = run(*arguments.split())
     process = subprocess.run([entry_point, *arguments.split()], cwd=text.parent, capture_output=True, text=True)
     assert (child.returncode, child.stdout, child.stderr) == (process.returncode, process.stdout, process.stderr)
@@ -28,7 +28,7 @@ def test_a_command_with_another_environment_runs_in_a_process_of_its_own(command
 
 @pytest.fixture
 def waiting(command_server, tmp_path):
-    """`vocabridge generate` that waits for its prompt on stdin, and the file that its stderr goes to."""
+    """Start `vocabridge generate`, which waits for its prompt on stdin, and return it with the file of its stderr."""
     reading, writing = os.pipe()
     with open(reading, "rb") as stdin, open(writing, "wb"), (tmp_path / "err").open("w+b") as err:
         arguments = ["generate", str(tmp_path)]
@@ -44,13 +44,13 @@ def test_the_signal_that_ends_a_child_is_its_status(waiting, which):
     assert child.wait(60) == -which
 
 
-def test_a_child_that_takes_too_long_is_not_waited_for(waiting):
+def test_waiting_for_a_child_ends_at_its_timeout(waiting):
     child, _ = waiting
     with pytest.raises(subprocess.TimeoutExpired):
         child.wait(0.1)
 
 
-def test_children_run_beside_each_other(run, waiting):
+def test_children_run_at_the_same_time(run, waiting):
     assert run("--help").returncode == 0
     child, _ = waiting
     assert child.returncode is None

@@ -1,4 +1,4 @@
-"""Options are made of the fields of a config: each has the field's description and default, and makes the config."""
+"""Options made from a config have the descriptions, defaults and ranges of its fields, and make the config."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Config:
 
 @pytest.fixture
 def command():
-    """Runs a command that prints its config and what else it is given."""
+    """Return a function that runs a command, which prints its config and its other option."""
     app = typer.Typer()
 
     @app.command()
@@ -65,21 +65,21 @@ def command():
         Config,
         name={"metavar": "NAME"},
         counts={"name": "one", "show_default": "7"},
-        colors={"name": "color", "more": "Bright ones."},
+        colors={"name": "color", "suffix": "Bright ones."},
     )
-    def show(config: Config, more: Annotated[int, typer.Option(help="More.")] = 1) -> None:
+    def show(config: Config, other: Annotated[int, typer.Option(help="Other.")] = 1) -> None:
         """Show a config."""
-        typer.echo(json.dumps(asdict(config) | {"place": str(config.place), "more": more}))
+        typer.echo(json.dumps(asdict(config) | {"place": str(config.place), "other": other}))
 
     return lambda *arguments: CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200"})
 
 
-def test_what_is_not_given_has_the_defaults_of_the_config(command):
+def test_an_option_that_is_not_given_has_the_default_of_the_config(command):
     shown = json.loads(command("--name", "a").stdout)
-    assert shown == asdict(Config("a")) | {"place": "None", "colors": ["red"], "more": 1}
+    assert shown == asdict(Config("a")) | {"place": "None", "colors": ["red"], "other": 1}
 
 
-def test_what_is_given_is_in_the_config_and_an_option_of_several_values_is_repeated(command):
+def test_given_values_are_in_the_config_and_an_option_with_several_values_is_repeated(command):
     given = (
         "--name",
         "a",
@@ -94,15 +94,15 @@ def test_what_is_given_is_in_the_config_and_an_option_of_several_values_is_repea
         "--quick",
         "--place",
         "x",
-        "--more",
+        "--other",
         2,
     )
-    expected = {"name": "a", "count": 4, "counts": [5, 6], "colors": ["blue"], "quick": True, "place": "x", "more": 2}
-    assert json.loads(command(*given, "--more", 2).stdout) == expected
+    expected = {"name": "a", "count": 4, "counts": [5, 6], "colors": ["blue"], "quick": True, "place": "x", "other": 2}
+    assert json.loads(command(*given).stdout) == expected
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ((), "--name"),
         (("--name", "a", "--count", 0), "0 is out of range"),
@@ -110,15 +110,15 @@ def test_what_is_given_is_in_the_config_and_an_option_of_several_values_is_repea
         (("--name", "a", "--color", "green"), "green"),
     ],
 )
-def test_a_required_option_and_the_ranges_are_those_of_the_config(command, arguments, says):
+def test_required_options_and_ranges_are_those_of_the_config(command, arguments, message):
     done = command(*arguments)
     assert done.exit_code == 2
-    assert says in done.output
+    assert message in done.output
     with pytest.raises(VocabridgeError, match="counts cannot be 0; give a whole number"):
         Config("a", counts=(1, 0))
 
 
-def test_the_help_has_the_descriptions_and_what_is_added_to_them(command):
+def test_the_help_has_the_descriptions_with_their_suffixes(command):
     text = " ".join(command("--help").stdout.split())
     for part in ("A count of things. [default: 3]", "Counts. May be repeated. [default: (7)]"):
         assert part in text

@@ -1,4 +1,4 @@
-"""Every kind of error has its sentence, and what the command line repeats of the library agrees with it."""
+"""Every kind of error has a sentence, and names that the command line repeats agree with the library."""
 
 import dataclasses
 import errno
@@ -17,10 +17,11 @@ from vocabridge.cli import _vocabularies as vocabularies
 from vocabridge.cli import train
 from vocabridge.cli._errors import Commands, sentence
 from vocabridge.cli._output import plain
+from vocabridge.options import TrainingMethod
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (VocabridgeError("The corpus is empty."), "The corpus is empty."),
         (OSError(errno.ENOSPC, "No space left on device", "out.bin"), "out.bin: no space left on the device"),
@@ -28,7 +29,7 @@ from vocabridge.cli._output import plain
         (OSError(errno.EROFS, "Read-only file system", "out.bin"), "out.bin: permission denied"),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), "out: Is a directory"),
         (ModuleNotFoundError("no peft", name="peft.tuners"), "pip install 'vocabridge[train]'"),
-        (MemoryError(), "not enough memory; close other programs, do less at once (--batch-size"),
+        (MemoryError(), "not enough memory; close other programs, lower --batch-size"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory;"),
         (RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried"), "not enough memory;"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"), "another --device"),
@@ -36,13 +37,13 @@ from vocabridge.cli._output import plain
         (KeyError("x"), "unexpected KeyError: 'x'; this is a defect of vocabridge"),
     ],
 )
-def test_an_error_is_one_sentence(error, says):
-    assert says in sentence(error)
+def test_an_error_is_one_sentence(error, message):
+    assert message in sentence(error)
     assert "\n" not in sentence(error)
 
 
 PanicException = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
-"""As pyo3 makes it, which gives no other way to it."""
+"""A class like that of pyo3, which cannot be imported."""
 
 
 def failing(error):
@@ -60,7 +61,7 @@ def failing(error):
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "says"),
+    ("error", "status", "message"),
     [
         (VocabridgeError("The corpus is empty."), 1, "error: The corpus is empty.\n"),
         (KeyboardInterrupt(), 130, "error: interrupted; nothing is left half-written\n"),
@@ -69,13 +70,13 @@ def failing(error):
         (PanicException("out of range"), 1, "error: unexpected PanicException: out of range"),
     ],
 )
-def test_a_command_that_fails_ends_with_its_sentence_and_its_status(capsys, error, status, says):
+def test_a_failing_command_ends_with_its_sentence_and_status(capsys, error, status, message):
     with pytest.raises(SystemExit) as end:
         failing(error)(["fail"])
     assert end.value.code == status
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(says)
+    assert err.startswith(message)
     assert err.count("\n") == 1
 
 
@@ -90,27 +91,27 @@ def test_the_packaged_models_are_those_of_the_library():
 
 
 def test_the_defaults_of_training_are_those_of_the_library():
-    from vocabridge.training.config import LEARNING_RATES, TrainingConfig
+    from vocabridge.training.config import TrainingConfig
 
-    defaults = {name: one.default for name, one in inspect.signature(train.train).parameters.items()}
-    assert (defaults.pop("other_base"), defaults.pop("learning_rate")) == (None, None)
-    defaults |= {"other_bases": (), "learning_rate": LEARNING_RATES[defaults["method"].value]}
+    defaults = {name: option.default for name, option in inspect.signature(train.train).parameters.items()}
+    assert defaults.pop("other_base") is None
+    defaults["other_bases"] = ()
     for field in dataclasses.fields(TrainingConfig):
         if field.default is not dataclasses.MISSING:
             default = defaults[field.name]
             assert getattr(default, "value", default) == field.default
 
 
-def test_json_knows_paths_arrays_enums_and_what_is_not_a_number():
+def test_paths_arrays_enums_and_nan_have_a_json_form():
     @dataclasses.dataclass(frozen=True)
     class Result:
         path: Path
         values: np.ndarray
         mean: np.float32
         loss: float
-        method: train.Method
+        method: TrainingMethod
 
-    result = Result(Path("a/b"), np.array([1, 2]), np.float32(0.5), math.nan, train.Method.lora)
+    result = Result(Path("a/b"), np.array([1, 2]), np.float32(0.5), math.nan, TrainingMethod.LORA)
     assert plain({"r": (result,)}) == {
         "r": [{"path": "a/b", "values": [1, 2], "mean": 0.5, "loss": None, "method": "lora"}]
     }

@@ -1,4 +1,4 @@
-"""eval through the real entry point: templates, runs that go on, several processes, wrong arguments."""
+"""`vocabridge eval` through the real entry point: templates, resumed runs, several processes, wrong arguments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def models(model_folders, model_pair):
 
 @pytest.fixture
 def raw(tmp_path) -> Path:
-    """Items as a benchmark publishes them."""
+    """Write items in the format in which a benchmark publishes them."""
     path = tmp_path / "raw.jsonl"
     items = [{"question": f"{n} foxes?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in (3, 12, 24, 345)]
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
@@ -32,7 +32,7 @@ def raw(tmp_path) -> Path:
 TEMPLATE = ("--prompt", r"Question: {question}\nAnswer:", "--response", " {answer}", "--extract", "#### (.*)")
 
 
-def test_a_raw_file_is_evaluated_by_templates_and_a_run_goes_on(run, models, raw, tmp_path):
+def test_a_raw_file_is_evaluated_by_templates_and_a_run_continues(run, models, raw, tmp_path):
     command = ("eval", *models, "--data", raw, *TEMPLATE, "--contenders", "bridge,base", "--records", "run", "--json")
     done = run(*command)
     assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def test_a_raw_file_is_evaluated_by_templates_and_a_run_goes_on(run, models, raw
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_stopped_evaluation_keeps_its_records_and_the_same_command_goes_on(
+def test_a_stopped_evaluation_keeps_its_records_and_the_same_command_continues(
     run, command_server, models, raw, tmp_path, how
 ):
     raw.write_text(raw.read_text() * 10)
@@ -71,7 +71,7 @@ def test_a_stopped_evaluation_keeps_its_records_and_the_same_command_goes_on(
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + how, "")
     word = "interrupted" if how is signal.SIGINT else "terminated"
-    assert err.splitlines()[-1] == f"error: {word}; the same command goes on from here"
+    assert err.splitlines()[-1] == f"error: {word}; the same command continues from here"
     kept = records.read_bytes()
     again = run(*command, "--json")
     assert again.returncode == 0, again.stderr
@@ -104,7 +104,7 @@ def test_several_processes_share_the_items_and_report_the_same(run, models, raw,
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "says"),
+    ("options", "status", "message"),
     [
         (("--contenders", "base,best"), 2, "There is no contender 'best'; choose among base, donor, bridge"),
         (("--contenders", "mixture"), 1, "the contender mixture needs --validation"),
@@ -123,14 +123,14 @@ def test_several_processes_share_the_items_and_report_the_same(run, models, raw,
         (("--tolerance", "0.001"), 2, "here: only the contender byte-level has a tolerance; add --byte-level"),
     ],
 )
-def test_what_is_refused_is_said_in_a_sentence(run, models, raw, options, status, says):
+def test_wrong_options_are_refused_with_a_sentence(run, models, raw, options, status, message):
     done = run("eval", *models, "--data", raw, *TEMPLATE, *options, COLUMNS=200)
     assert done.returncode == status
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_saved_bridge_stands_for_base_and_source(run, models, raw):
+def test_a_saved_bridge_replaces_base_and_value_source(run, models, raw):
     base, value = models[:6], models[6:8]
     made = run("bridge", "-o", "saved", *base, *value, "--strength", "0.5")
     assert made.returncode == 0, made.stderr
@@ -146,7 +146,7 @@ def test_a_saved_bridge_stands_for_base_and_source(run, models, raw):
     assert (nothing.returncode, "--bridge" in nothing.stderr) == (2, True)
 
 
-def test_the_best_of_several_strengths_is_taken_and_the_loss_at_others_shown(run, models, raw, tmp_path):
+def test_the_best_of_several_strengths_is_used_and_the_loss_at_all_is_shown(run, models, raw, tmp_path):
     lines = raw.read_text().splitlines(keepends=True)
     (tmp_path / "validation.jsonl").write_text("".join(lines[2:]))
     raw.write_text("".join(lines[:2]))
@@ -158,7 +158,7 @@ def test_the_best_of_several_strengths_is_taken_and_the_loss_at_others_shown(run
     assert re.search(r"alpha +0 +0.25 +0.4 +0.5 +0.6", done.stdout)
 
 
-def test_the_dtype_of_all_models_can_be_named(run, models, raw):
+def test_the_dtype_of_all_models_can_be_set(run, models, raw):
     command = ("eval", *models, "--data", raw, *TEMPLATE, "--limit", 1, "--answers", 0, "--records", "run", "--json")
     done = run(*command, "--contenders", "base,donor,bridge", "--dtype", "float32")
     assert done.returncode == 0, done.stderr

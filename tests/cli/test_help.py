@@ -1,4 +1,4 @@
-"""`--help` answers at once, and a wrong command line is status 2 with a sentence."""
+"""`--help` imports nothing heavy, and a wrong command line ends with a sentence and status 2."""
 
 import importlib.metadata
 import re
@@ -70,7 +70,7 @@ def test_help_imports_nothing_heavy(arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ("frobnicate", "No such command 'frobnicate'"),
         ("align onlyone", "Missing argument"),
@@ -96,9 +96,9 @@ def test_help_imports_nothing_heavy(arguments):
         ("score --model x --text .", "Missing argument 'ALIGNMENT'"),
         ("predict", "Missing argument 'MODEL'"),
         ("predict x", "Missing option '--output'"),
-        ("predict x -o nowhere/said.safetensors", "There is no folder"),
-        ("predict x -o said.safetensors --top 0", "Invalid value for '--top'"),
-        ("predict x -o said.safetensors --corpus nowhere.txt", "'nowhere.txt' does not exist"),
+        ("predict x -o nowhere/predictions.safetensors", "There is no folder"),
+        ("predict x -o predictions.safetensors --top 0", "Invalid value for '--top'"),
+        ("predict x -o predictions.safetensors --corpus nowhere.txt", "'nowhere.txt' does not exist"),
         ("train nowhere.jsonl -o out --source x", "'nowhere.jsonl' does not exist"),
         ("bridge -o b --base x --value y --alignment nowhere", "'nowhere' does not exist"),
         ("bridge -o b --base x --value y --combination nowhere", "'nowhere' does not exist"),
@@ -118,9 +118,9 @@ def test_help_imports_nothing_heavy(arguments):
         ("demo --limit 0", "Invalid value for '--limit'"),
     ],
 )
-def test_wrong_usage_is_status_2_with_a_sentence(run, arguments, says):
+def test_wrong_usage_ends_with_a_sentence_and_status_2(run, arguments, message):
     done = run(*arguments.split())
     assert done.returncode == 2
     assert done.stdout == ""
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""A setting that is given and has no effect is refused by its option, or warned of; with an effect it is taken."""
+"""A setting without effect is refused by its option or causes a warning; a setting with an effect is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vocabridge.training.train import train_value_network
 
 
 def weights_file(folder: Path, value_weight: int) -> Path:
-    """Write a combination with this weight of both value models and weight 1 of the base."""
+    """Write a combination with the given weight for tuned and untuned, and weight 1 for the base."""
     combination = {
         "method": "informed",
         "form": "product",
@@ -37,7 +37,7 @@ def weights_file(folder: Path, value_weight: int) -> Path:
     return path
 
 
-def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(caplog):
+def test_only_the_first_setting_without_effect_is_refused(caplog):
     idle = Effect("b", given=True, effective=False, advice="a is 0; raise a")
     sound = [Effect("a", given=True, effective=True, advice=""), Effect("c", given=False, effective=False, advice="")]
     refuse_idle(*sound)
@@ -54,7 +54,7 @@ def test_the_first_setting_that_is_given_without_effect_is_refused_and_no_other(
 
 @pytest.fixture
 def items(tmp_path) -> Path:
-    """Items without an answer."""
+    """Write items without an answer."""
     path = tmp_path / "items.jsonl"
     lines = [{"prompt": f"{n} foxes?", "response": f" It is {2 * n}."} for n in (3, 12)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -82,7 +82,7 @@ def names(model_folders, model_pair):
         ("control", [Contender.BASE], {"control": "values"}),
     ],
 )
-def test_an_evaluation_warns_of_what_no_contender_has(
+def test_an_evaluation_warns_of_settings_that_no_contender_uses(
     names, items, model_pair, model_folders, tmp_path, caplog, setting, contenders, given
 ):
     weights = weights_file(tmp_path, value_weight=1)
@@ -91,12 +91,12 @@ def test_an_evaluation_warns_of_what_no_contender_has(
     values, target = tmp_path / "values", str(model_folders.target)
     save_value_network(new_value_network(target, method="lora", rank=1), values, {})
     files = {"weights": weights, "pair": model_pair, "validation": held_out, "target": target, "values": str(values)}
-    given = {name: files.get(one, one) if isinstance(one, str) else one for name, one in given.items()}
+    given = {name: files.get(value, value) if isinstance(value, str) else value for name, value in given.items()}
     with caplog.at_level(logging.WARNING, "vocabridge"):
         evaluate(EvaluationConfig(items, **names, contenders=contenders, answers=0, **given))
-    said = [record.getMessage() for record in caplog.records]
-    assert [one.partition(" has no effect here: ")[0] for one in said] == [setting]
-    assert "no contender that is measured uses it; add one that does" in said[0]
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.partition(" has no effect here: ")[0] == setting
+    assert "no contender that is measured uses it; add one that does" in warning
 
 
 @pytest.mark.parametrize(
@@ -107,24 +107,24 @@ def test_an_evaluation_warns_of_what_no_contender_has(
         ("extract", {"response": " {response}", "extract": "was (.*)"}),
     ],
 )
-def test_an_evaluation_refuses_a_tolerance_and_a_pattern_that_nothing_has(names, items, setting, given):
+def test_an_evaluation_refuses_a_tolerance_and_a_pattern_that_nothing_uses(names, items, setting, given):
     with pytest.raises(UsageError, match=rf"^{setting} has no effect here: "):
         evaluate(EvaluationConfig(items, **names, **given))
 
 
-def test_a_pattern_is_taken_where_items_have_an_answer_or_their_responses_do(names, items):
+def test_a_pattern_is_used_if_items_or_their_responses_have_an_answer(names, items):
     template = {"response": " {response}", "extract": "is (.*)\\."}
-    found = evaluate(EvaluationConfig(items, **names, **template, contenders=(Contender.BASE,), max_new_tokens=2))
-    assert found.answered == 2
+    report = evaluate(EvaluationConfig(items, **names, **template, contenders=(Contender.BASE,), max_new_tokens=2))
+    assert report.answered == 2
 
 
-def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, caplog):
+def test_an_evaluation_without_answers_warns_of_settings_of_answers(names, items, caplog):
     template = {"response": " {response}", "extract": "is (.*)\\."}
     with caplog.at_level(logging.WARNING, "vocabridge"):
-        unwritten = {"contenders": (Contender.BASE,), "answers": 0, "max_new_tokens": 2}
-        evaluate(EvaluationConfig(items, **names, **template, **unwritten))
-    said = [record.getMessage().partition(" has no effect here: ")[0] for record in caplog.records]
-    assert said == ["extract", "max_new_tokens"]
+        without_answers = {"contenders": (Contender.BASE,), "answers": 0, "max_new_tokens": 2}
+        evaluate(EvaluationConfig(items, **names, **template, **without_answers))
+    settings = [record.getMessage().partition(" has no effect here: ")[0] for record in caplog.records]
+    assert settings == ["extract", "max_new_tokens"]
 
 
 @pytest.mark.parametrize(
@@ -135,20 +135,20 @@ def test_settings_of_answers_that_nobody_writes_are_warned_of(names, items, capl
         ("regularizer_weight", {"regularizer": Regularizer.RELEASED, "regularizer_weight": 0.5}),
     ],
 )
-def test_training_refuses_what_changes_nothing(items, model_folders, tmp_path, setting, given):
+def test_training_refuses_settings_without_effect(items, model_folders, tmp_path, setting, given):
     with pytest.raises(UsageError, match=rf"^{setting} has no effect here: "):
         train_value_network(TrainingConfig(str(model_folders.source), **given), items, tmp_path / "values")
     assert not (tmp_path / "values").exists()
 
 
-def test_a_stream_refuses_a_top_p_where_nothing_is_drawn(model_folders, names):
+def test_a_stream_refuses_top_p_at_temperature_0(model_folders, names):
     bridge = build_bridge(**names, dtype=torch.float32)
     with pytest.raises(UsageError, match=r"^top_p has no effect here: nothing is drawn at temperature 0"):
         stream(bridge, "a", max_new_tokens=1, top_p=0.5)
     assert isinstance("".join(stream(bridge, "a", max_new_tokens=1, top_p=0.5, temperature=1.0)), str)
 
 
-def test_an_exact_bridge_refuses_an_alignment(names, model_pair):
+def test_a_byte_level_bridge_refuses_an_alignment(names, model_pair):
     with pytest.raises(UsageError, match=r"^alignment has no effect here: a byte-level bridge projects nothing"):
         build_bridge(**names, byte_level=True, alignment=model_pair)
 
@@ -166,7 +166,7 @@ def test_a_local_model_refuses_a_revision(names):
         load_weights(names["base"], revision="main")
 
 
-def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
+def test_jobs_are_refused_if_the_method_shares_no_work(model_folders, text):
     source, target = model_folders.source, model_folders.target
     for method, corpus in (("identical-bytes", None), ("edit-distance", [text]), ("default", None)):
         with pytest.raises(UsageError, match=rf"^jobs has no effect here: the method {method} shares no counting"):
@@ -181,7 +181,7 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
 
 
 @pytest.mark.parametrize(
-    ("command", "option", "says"),
+    ("command", "option", "message"),
     [
         (("generate", ".", "a", "--top-p", 0.5), "--top-p", "nothing is drawn at temperature 0; give --temperature"),
         (("generate", ".", "a", "--seed", 1), "--seed", "nothing is drawn at temperature 0; give --temperature"),
@@ -216,10 +216,10 @@ def test_jobs_are_refused_where_processes_share_nothing(model_folders, text):
             "only --against-exact",
         ),
     ],
-    ids=lambda one: " ".join(map(str, one)) if isinstance(one, tuple) else None,
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
 )
 def test_the_command_line_names_the_option_and_exits_with_2(
-    run, names, items, model_pair, model_folders, tmp_path, command, option, says
+    run, names, items, model_pair, model_folders, tmp_path, command, option, message
 ):
     if "EMPTY" in command:
         save_bridge(Bridge(load_model(names["base"]), []), tmp_path / "empty")
@@ -229,23 +229,23 @@ def test_the_command_line_names_the_option_and_exits_with_2(
         "TARGET": [model_folders.target],
         "PAIR": [model_pair],
         "DATA": [items],
-        "MODELS": [*(word for name, one in names.items() for word in (f"--{name}", one)), "--data", items],
+        "MODELS": [*(word for name, model in names.items() for word in (f"--{name}", model)), "--data", items],
     }
-    done = run(*(word for one in command for word in words.get(str(one), [one])), COLUMNS=200)
+    done = run(*(word for argument in command for word in words.get(str(argument), [argument])), COLUMNS=200)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert f"Invalid value for {option}: It has no effect here: " in done.stderr
-    assert says in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_stop_string_that_is_empty_is_refused_before_anything_is_loaded(run):
+def test_an_empty_stop_string_is_refused_before_anything_is_loaded(run):
     done = run("generate", ".", "a", "--stop", "", "--stop", "b")
     assert done.returncode == 2
     assert "Invalid value for --stop: It is empty" in done.stderr
 
 
-def test_limits_of_a_bridge_in_which_nothing_steers_are_warned_of(run, names, model_pair, tmp_path):
+def test_a_bridge_of_strength_0_warns_of_its_limits(run, names, model_pair, tmp_path):
     pair = ["--base", names["base"], "--value", names["value"], "--untuned", names["untuned"]]
     limits = ["--plausibility-threshold", 0.1, "--policy", "heal"]
     done = run("bridge", "-o", tmp_path / "b", *pair, "--alignment", model_pair, *limits, "--strength", 0, COLUMNS=200)

@@ -1,4 +1,4 @@
-"""A killed command destroys nothing: the same command goes on, whichever file-system call was the last."""
+"""A killed command destroys nothing: the same command continues, whichever file-system call was the last."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from effort import sample
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """The folder in which the command works, its cache in it."""
+    """Return the folder in which commands work; the cache is inside."""
     folder = tmp_path / "place"
     folder.mkdir()
     return folder
@@ -24,7 +24,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def execute(command_server: CommandServer, place: Path) -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Runs a command there, and says how it ended."""
+    """Return a function that runs a command in this folder and returns the ended process."""
 
     def execute(*command: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
         env = command_server.environment(VOCABRIDGE_CACHE=str(place / "cache"), **environment)
@@ -35,7 +35,7 @@ def execute(command_server: CommandServer, place: Path) -> Callable[..., subproc
 
 @pytest.fixture
 def done(execute: Callable[..., subprocess.CompletedProcess[bytes]]) -> Callable[..., None]:
-    """Runs a command there that has to succeed."""
+    """Return a function that runs a command in this folder, which has to succeed."""
 
     def done(*command: object, **environment: str) -> None:
         ended = execute(*command, **environment)
@@ -52,7 +52,7 @@ def _no_progress_bars() -> None:
 
 
 def leftovers(place: Path) -> list[Path]:
-    """What of a killed command is still there after the same command has run."""
+    """Return the leftovers of a killed command that are still there after the same command has run."""
     names = ("unfinished", "scratch", ".lock")
     return [path for path in place.rglob("*") if path.suffix in (".part", ".partial") or path.name in names]
 
@@ -61,9 +61,10 @@ def leftovers(place: Path) -> list[Path]:
 def try_every_kill(
     done: Callable[..., None], place: Path, tmp_path: Path
 ) -> Callable[[tuple[object, ...], Callable[[], object], Callable[[], object]], None]:
-    """Looks at the states that a kill leaves: each is sound, and the same command then leaves what it would have.
+    """Return a function that checks the states that a kill leaves, one for each file-system call.
 
-    There is one state for each file-system call; the quick run looks at 5 of them.
+    Each state is sound, and the same command then leaves what it would have left without the kill. The quick run checks
+    5 of the states.
 
     The function takes the command, what fails if what is there in some state does not load, and what gives what a
     command that has ended leaves, to be compared.
@@ -90,7 +91,7 @@ def try_every_kill(
 
 
 def loads(path: Path, *, methods: set[str] | None = None) -> None:
-    """An alignment that is there, or has to be, is sound."""
+    """Assert that an alignment is sound, if it exists or has to exist."""
     from vocabridge.alignment import Alignment
 
     if methods is not None or path.exists():
@@ -148,7 +149,7 @@ def test_audit_over_an_old_page(try_every_kill, place, done, tokenizer_folders):
 
 @pytest.fixture
 def adapters(model_folders, tmp_path):
-    """Two small adapters, old and new."""
+    """Write two small adapters, `old` and `new`."""
     import torch
 
     from vocabridge.models.value_network import new_value_network, save_value_network
@@ -242,7 +243,7 @@ def test_eval_with_records_report_and_page(try_every_kill, place, model_folders,
 
 
 def write_gguf(path: Path) -> None:
-    """Writes a Llama of one layer, with a token for each byte and one more."""
+    """Write a Llama of one layer, with a token for each byte and one more."""
     from gguf import GGUFWriter
 
     from vocabridge.alignment.tokenizers.byteview import byte_level_alphabet
@@ -285,10 +286,10 @@ def test_the_conversion_of_a_gguf_file(try_every_kill, place):
     (place / "text.txt").write_text("The dogs.\n")
 
     def sound():
-        if (place / "said.safetensors").exists():
-            Distributions.open(place / "said.safetensors")
+        if (place / "predictions.safetensors").exists():
+            Distributions.open(place / "predictions.safetensors")
 
-    command = ("predict", "tiny.gguf", "--corpus", "text.txt", "--top", 2, "-o", "said.safetensors")
+    command = ("predict", "tiny.gguf", "--corpus", "text.txt", "--top", 2, "-o", "predictions.safetensors")
     try_every_kill(command, sound, lambda: crash_states.contents(place))
 
 
@@ -301,8 +302,8 @@ def test_a_second_run_in_a_folder_where_one_is_at_work_is_refused(execute, done,
     for folder, command in ((place / "values", train), (place / "bridge", bridge)):
         with locked_folder(folder):
             ended = execute(*command)
-            said = ended.stderr.decode().splitlines()[-1]
+            error = ended.stderr.decode().splitlines()[-1]
             assert ended.returncode == 1
-            assert said == f"error: another process is at work in {folder.name}; wait for it, or name another folder"
+            assert error == f"error: another process is at work in {folder.name}; wait for it, or name another folder"
         assert not folder.exists()
         done(*command)

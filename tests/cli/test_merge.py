@@ -1,4 +1,4 @@
-"""align --shard and merge, through the real entry point: shards add up to the very file that one build writes."""
+"""`vocabridge align --shard` and `merge` through the real entry point: merged shards are the file of one build."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from vocabridge.data import corpus_files
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Enough text for a piece in each of three shards."""
+    """Write enough text for a piece in each of three shards."""
     folder = tmp_path / "big"
     folder.mkdir()
     for number, path in enumerate(corpus_files()):

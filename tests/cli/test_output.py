@@ -1,4 +1,4 @@
-"""Output that is piped: tables have a bounded width, and long work says every few seconds how far it is."""
+"""Piped output: tables have a bounded width, and long work prints its progress every few seconds."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ LONG = "word " * 60
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Progress lines ten times a second, on a console of this test's stderr."""
+    """Print progress 10 times a second, on a console of this test's stderr."""
     monkeypatch.setattr(output, "PROGRESS_SECONDS", 0.1)
     output.stderr.cache_clear()
     yield
@@ -33,18 +33,18 @@ def test_a_piped_table_is_at_most_as_wide_as_columns_or_120(capsys, monkeypatch,
     assert max(map(len, lines)) > width * 0.9
 
 
-def test_a_path_in_a_piped_title_is_left_whole(capsys):
+def test_a_path_in_a_piped_title_is_not_broken(capsys):
     path = "/folder" * 40
     output.print_facts(f"value network in {path}", {"a": "b"})
     assert path in capsys.readouterr().out
 
 
 def test_long_work_without_a_terminal_prints_a_line_every_few_seconds(capsys, quick):
-    with output.progress("loading a model") as tell:
+    with output.progress("loading a model") as update:
         time.sleep(0.35)
-        tell(1, 1_200, "reading")
+        update(1, 1_200, "reading")
         time.sleep(0.35)
-        tell(1_200, 1_200, "reading")
+        update(1_200, 1_200, "reading")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "loading a model"
     assert lines[1] == "0:00:00 loading a model"
@@ -52,7 +52,7 @@ def test_long_work_without_a_terminal_prints_a_line_every_few_seconds(capsys, qu
     assert len(lines) >= 4
 
 
-def test_what_ends_with_an_error_prints_no_more_lines(capsys, quick):
+def test_work_that_ends_with_an_error_prints_no_more_progress(capsys, quick):
     with pytest.raises(RuntimeError), output.progress("loading a model"):
         raise RuntimeError
     capsys.readouterr()
@@ -60,7 +60,7 @@ def test_what_ends_with_an_error_prints_no_more_lines(capsys, quick):
     assert capsys.readouterr().err == ""
 
 
-def test_a_command_whose_output_is_piped_says_how_far_it_is(tokenizer_folders, tmp_path):
+def test_a_command_with_piped_output_prints_its_progress(tokenizer_folders, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("The dogs watch 12 lazy foxes; cafés über 東京 🙂.\n" * 160_000, encoding="utf-8")
     script = "from vocabridge.cli import _output as output, main\noutput.PROGRESS_SECONDS = 0.02\nmain()"

@@ -1,4 +1,4 @@
-"""pairs, through the real entry point: a file for each ordered pair, the very one that align writes."""
+"""`vocabridge pairs` through the real entry point: each ordered pair gets the file that `align` writes."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def names(tokenizer_folders, tmp_path):
-    """Three tokenizers: two, and the first of them with a wider model."""
+    """Return three tokenizers: two, and the first one again with a wider model."""
     for name in ("a", "b", "c"):
         shutil.copytree(tokenizer_folders.target if name == "b" else tokenizer_folders.source, tmp_path / name)
     (tmp_path / "c" / "config.json").write_text(json.dumps({"vocab_size": 500}))
@@ -23,12 +23,12 @@ def test_every_ordered_pair_is_the_file_that_align_writes(run, names, text, tmp_
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     pairs = list(itertools.permutations("abc", 2))
-    assert [one["output"] for one in document["pairs"]] == [f"pairs/{s}--{t}.safetensors" for s, t in pairs]
+    assert [pair["output"] for pair in document["pairs"]] == [f"pairs/{s}--{t}.safetensors" for s, t in pairs]
     assert len(list((tmp_path / "pairs").iterdir())) == len(pairs)
-    for (s, t), one in zip(itertools.permutations(names, 2), document["pairs"], strict=True):
+    for (s, t), pair in zip(itertools.permutations(names, 2), document["pairs"], strict=True):
         run("align", s, t, "--method", method, *corpus, "-o", "own.safetensors")
-        assert (tmp_path / one["output"]).read_bytes() == (tmp_path / "own.safetensors").read_bytes()
-        assert one["seconds"] > 0
+        assert (tmp_path / pair["output"]).read_bytes() == (tmp_path / "own.safetensors").read_bytes()
+        assert pair["seconds"] > 0
 
 
 def test_the_table_has_a_line_for_each_pair(run, names, text):

@@ -1,4 +1,4 @@
-"""Pipes, links, gzip and byte order marks, through the real entry point: as users of a shell expect."""
+"""Pipes, links, gzip and byte order marks work as users of a shell expect, through the real entry point."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vocabridge.alignment import Alignment, VocabridgeError, write_atomically
 
 @pytest.fixture
 def shell(command_server: CommandServer, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[bytes]]:
-    """Runs a line of bash, in which the command is on the path."""
+    """Return a function that runs a line of bash, with the command on the path."""
 
     def shell(line: str) -> subprocess.CompletedProcess[bytes]:
         env = command_server.environment(PATH=f"{command_server.command.parent}{os.pathsep}{os.environ['PATH']}")
@@ -34,7 +34,7 @@ def pair(tokenizer_folders, tmp_path):
 
 
 def test_an_alignment_goes_through_pipes(shell, pair, tmp_path):
-    """To one command, to another, into a file, and nothing else is among it."""
+    """Pipe an alignment to commands and into a file; nothing else is in the pipe."""
     done = shell(
         f"vocabridge align {pair} --method identical-bytes -o /dev/stdout | vocabridge inspect /dev/stdin --json"
     )

@@ -1,34 +1,36 @@
-"""predict through the real entry point, on tiny models: what it writes is what `align --method expected` reads."""
+"""`vocabridge predict` through the real entry point, on tiny models: `align --method expected` reads its file."""
 
 import json
 
 
-def test_align_counts_on_what_a_model_says(run, model_folders, text, tmp_path):
-    done = run("predict", model_folders.source, "--corpus", text, "--top", 8, "-o", "said.safetensors", "--json")
+def test_align_counts_with_the_predictions_of_a_model(run, model_folders, text, tmp_path):
+    done = run("predict", model_folders.source, "--corpus", text, "--top", 8, "-o", "predictions.safetensors", "--json")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == f"reading with {model_folders.source}\n"
+    assert done.stderr == f"predicting with {model_folders.source}\n"
     document = json.loads(done.stdout)
     assert document["model"] == str(model_folders.source)
     assert document["bytes"] == text.stat().st_size
-    assert document["saved to"] == "said.safetensors"
+    assert document["saved to"] == "predictions.safetensors"
 
     from vocabridge.alignment import Alignment, Distributions, Vocabulary
 
-    said = Distributions.open(tmp_path / "said.safetensors")
-    said.check(Vocabulary.load(model_folders.source))
-    assert said.ids.shape == (document["positions"], 8)
-    assert said.text.tobytes() == text.read_bytes()
+    predictions = Distributions.open(tmp_path / "predictions.safetensors")
+    predictions.check(Vocabulary.load(model_folders.source))
+    assert predictions.ids.shape == (document["positions"], 8)
+    assert predictions.text.tobytes() == text.read_bytes()
 
     pair = (model_folders.source, model_folders.target)
-    done = run("align", *pair, "--method", "expected", "--distributions", "said.safetensors", "-o", "pair.safetensors")
+    done = run(
+        "align", *pair, "--method", "expected", "--distributions", "predictions.safetensors", "-o", "pair.safetensors"
+    )
     assert done.returncode == 0, done.stderr
     alignment = Alignment.load(tmp_path / "pair.safetensors")
     assert alignment.method == "expected"
-    assert alignment.parameters["distributions"] == said.digest
+    assert alignment.parameters["distributions"] == predictions.digest
 
 
-def test_it_prints_a_table_for_people(run, model_folders, text):
-    done = run("predict", model_folders.source, "--corpus", text, "-o", "said.safetensors")
+def test_predict_prints_a_table(run, model_folders, text):
+    done = run("predict", model_folders.source, "--corpus", text, "-o", "predictions.safetensors")
     assert done.returncode == 0, done.stderr
-    for word in (f"what {model_folders.source} says", "positions", "said.safetensors"):
+    for word in (f"predictions of {model_folders.source}", "positions", "predictions.safetensors"):
         assert word in done.stdout

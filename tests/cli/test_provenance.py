@@ -1,4 +1,4 @@
-"""What align and inspect say of the two tokenizers: what they change in a text, and their roles."""
+"""`vocabridge align` and `inspect` report what both tokenizers change in a text, and their roles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lower_casing(tokenizer_folders, tmp_path):
     return folder
 
 
-def test_what_a_tokenizer_changes_and_its_roles_are_named(run, lower_casing, tokenizer_folders):
+def test_the_changes_and_roles_of_a_tokenizer_are_named(run, lower_casing, tokenizer_folders):
     changes = ["lower-cases", "NFC: composes characters"]
     done = run(
         "align", lower_casing, tokenizer_folders.target, "--method", "identical-bytes", "-o", "p.safetensors", "--json"
@@ -44,4 +44,4 @@ def test_what_a_tokenizer_changes_and_its_roles_are_named(run, lower_casing, tok
         "q.safetensors",
     )
     assert done.returncode == 0, done.stderr
-    assert "spelled as it is" in " ".join(run("inspect", "q.safetensors").stdout.split())
+    assert "changes to text none" in " ".join(run("inspect", "q.safetensors").stdout.split())

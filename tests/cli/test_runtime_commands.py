@@ -1,4 +1,4 @@
-"""train, eval, bridge and generate through the real entry point, on tiny models: what is on stdout and on stderr."""
+"""Stdout and stderr of `train`, `eval`, `bridge` and `generate` through the real entry point, on tiny models."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def write(path, numbers):
 
 
 def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pair, tmp_path):
-    """The commands one after the other, each with what the one before it wrote."""
+    """Run the commands in this order, each with the output of the one before."""
     training = write(tmp_path / "train.jsonl", [3, 12, 24, 345, 7])
     validation = write(tmp_path / "validation.jsonl", [5, 14])
     test = write(tmp_path / "test.jsonl", [8, 21])
@@ -57,7 +57,7 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
     assert done.stderr == f"evaluating {model_folders.target}\n"
     report = json.loads(done.stdout)
     kinds = ["base", "donor alone", "bridge", "mixture", "nudging", "proxy-tuning"]
-    assert [one["name"] for one in report["measured"]] == kinds
+    assert [contender["name"] for contender in report["measured"]] == kinds
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert {file.name for file in (tmp_path / "run").iterdir()} >= {"run.json", "records-0.jsonl"}
     assert (report["items"], report["answered"]) == (2, 1)
@@ -89,12 +89,12 @@ def test_train_then_eval_then_bridge_then_generate(run, model_folders, model_pai
     assert re.fullmatch(rf"{document['tokens']} tokens, [\d.]+ tokens/s, {share} changed by steering", end)
 
 
-def test_tables_for_people(run, model_folders, model_pair, tmp_path):
+def test_train_and_eval_print_tables(run, model_folders, model_pair, tmp_path):
     data = write(tmp_path / "data.jsonl", [3, 12])
     done = run("train", data, "-o", "values", "--source", model_folders.source, "--epochs", 1)
     assert done.returncode == 0, done.stderr
     assert "value network in values" in done.stdout
-    assert "size of the change, each epoch" in done.stdout
+    assert "size of the change by epoch" in done.stdout
     models = ("--base", model_folders.target, "--value", "values", "--alignment", model_pair)
     done = run("eval", *models, "--data", data, "--limit", 1)
     assert done.returncode == 0, done.stderr
@@ -107,6 +107,6 @@ def test_an_expert_pair_steers_without_training(run, model_folders, model_pair, 
     data = write(tmp_path / "data.jsonl", [3])
     done = run("eval", "--base", model_folders.target, *models, "--data", data, "--answers", 0, "--json")
     assert done.returncode == 0, done.stderr
-    assert [one["accuracy"] for one in json.loads(done.stdout)["measured"]] == [
+    assert [contender["accuracy"] for contender in json.loads(done.stdout)["measured"]] == [
         None
     ] * 4  # with the expert pair as it is

@@ -1,4 +1,4 @@
-"""`vocabridge train` as a user starts it: alone, stopped and started again, in several processes."""
+"""`vocabridge train` through the real entry point: in one or several processes, and stopped and resumed."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def test_the_choices_are_those_of_the_library(run, choices):
 @pytest.mark.parametrize(
     ("how", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")], ids=["SIGINT", "SIGTERM"]
 )
-def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
-    command_server, run, model_folders, data, tmp_path, how, word
-):
+def test_the_same_command_resumes_a_stopped_training(command_server, run, model_folders, data, tmp_path, how, word):
     arguments = ("train", data, "-o", tmp_path / "values", "--source", model_folders.source, "--epochs", 60)
     process = subprocess.Popen(
         [command_server.command, *map(str, arguments)],
@@ -107,7 +105,7 @@ def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ("--validation nowhere.jsonl", "Path 'nowhere.jsonl' does not exist"),
         ("--regularizer l3", "Invalid value for '--regularizer'"),
@@ -115,10 +113,10 @@ def test_a_stopped_run_says_how_to_go_on_and_the_same_command_does(
         ("--patience 0", "Invalid value for '--patience'"),
     ],
 )
-def test_a_wrong_command_line_is_status_2(run, data, arguments, says):
+def test_a_wrong_command_line_ends_with_status_2(run, data, arguments, message):
     done = run("train", data, "-o", "values", "--source", "x", *arguments.split())
     assert done.returncode == 2
-    assert says in done.stderr
+    assert message in done.stderr
 
 
 def test_patience_without_validation_is_one_sentence(run, model_folders, data):

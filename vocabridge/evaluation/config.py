@@ -22,8 +22,8 @@ class EvaluationConfig:
     Attributes:
         data: Test items: a JSONL file, or a task `reasoning-gym:NAME[:SEED[:SIZE]]`.
         base: The base model: a packaged model, hub id, folder or .gguf file.
-        value: The value source: a value network's folder, or the short name of a value network that ships with
-            vocabridge. With an untuned model, the tuned small model, or a PEFT adapter of the untuned one.
+        value: The value source: a value network's folder, or the short name of a packaged one. With an untuned model,
+            the tuned small model, or a PEFT adapter of the untuned one.
         untuned: The small model before tuning. The difference that tuning made steers the base model.
         alignment: An alignment of the two vocabularies. By default it comes from the cache, or is built.
         bridge: A bridge that `vocabridge bridge` wrote. It is measured with its own models and settings, in place of a
