@@ -129,7 +129,7 @@ tokenizer has one, too.</p>
 
 
 def _fits(evaluation: Evaluation) -> str:
-    """What was tried on the validation items for each contender, the best first."""
+    """Show every combination that was tried on the validation items, by contender, the best first."""
     header = (
         "",
         "policy",

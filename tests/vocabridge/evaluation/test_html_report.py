@@ -1,4 +1,4 @@
-"""The report's page: whole in itself, safe with any text, and with all its parts."""
+"""The HTML report is self-contained, escapes any text, and has all its parts."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def evaluation() -> Evaluation:
 
 
 class Page(HTMLParser):
-    """Reads a page: its text, what is not closed, its ids and what refers to them, and whatever it would load."""
+    """Parses a page: its text, its unclosed tags, its ids and references to them, and the resources that it loads."""
 
     VOID = ("meta", "br")
 
@@ -122,7 +122,7 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_is_well_formed_whole_in_itself_and_safe(evaluation, tmp_path):
+def test_the_page_is_well_formed_self_contained_and_escaped(evaluation, tmp_path):
     write_report(evaluation, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert NASTY not in page
