@@ -1,8 +1,8 @@
 """Value networks: made from a pretrained small model, saved as the weights that training changed, and loaded again.
 
 A folder holds `value_network.safetensors` (the LoRA adapter or all weights, and the matrix P, in bf16) and
-`value_network.json` (the source model's name, its tokenizer's fingerprint, scheme and depth, the training config, and
-the SHA-256 of the first file). `value_network_files` reads both.
+`value_network.json` (the source model's name and identity, its tokenizer's fingerprint, scheme and depth, the training
+config, the SHA-256 of the first file, and a checksum of the settings). `value_network_files` reads both.
 """
 
 from __future__ import annotations
@@ -23,12 +23,23 @@ from vocabridge.models.adapters import Adapted
 from vocabridge.models.checkpoint_files import ADAPTERS
 from vocabridge.models.delta_model import DeltaModel
 from vocabridge.models.expert_pair import ExpertPair
-from vocabridge.models.loading import LoadedModel, adapted_by, check_model, commit_of, load_model, load_weights
+from vocabridge.models.loading import (
+    LoadedModel,
+    adapted_by,
+    check_model,
+    commit_of,
+    is_local,
+    load_model,
+    load_weights,
+)
+from vocabridge.models.reference import Reference
 from vocabridge.models.truncation import keep_layers
 from vocabridge.models.value_network_files import (
     CONFIG,
+    DIGESTS,
     FORMAT,
     WEIGHTS,
+    Digests,
     ValueNetworkConfig,
     check_network_files,
     is_value_network,
@@ -97,15 +108,23 @@ def save_value_network(network: ValueNetwork, folder: Path, training: Mapping[st
         training: The training config and the losses, to be recorded for people.
 
     Raises:
-        VocabridgeError: The folder cannot be written.
+        VocabridgeError: The folder cannot be written, or the source model has no name by which it can be loaded again.
     """
-    value = network.value
+    value, settings = network.value, network.config
     tensors = {f"projection.{name}": tensor for name, tensor in value.projection.state_dict().items()}
     trained = network.adapter or _trained_state(value.model, network.config)
     tensors |= {f"model.{name}": tensor for name, tensor in trained.items()}
     tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in tensors.items()}
     content = save(tensors)
-    config = {"format": FORMAT, "sha256": digest(content), **asdict(network.config), "training": dict(training)}
+    source = Reference.of(network.source_model, settings.fingerprint)
+    digests = Digests(digest(content), source.identity, source.revision)
+    config = {
+        "format": FORMAT,
+        "checksum": digests.checksum(settings),
+        **{key: getattr(digests, name) for name, key in DIGESTS.items()},
+        **asdict(settings),
+        "training": dict(training),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS, content)
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -127,25 +146,32 @@ def load_value_network(
     Args:
         folder: The folder, or the short name of a value network that ships with vocabridge: one of `VALUE_NETWORKS`.
         source: The source model by name, if it is not the one that the folder names.
-        revision: The revision of the source model, if it is on the hub.
+        revision: The revision of the source model, if it is on the hub; by default the one that was trained on.
         adapted: The model that the source model adapts, if that is an adapter; see `load_model`.
         device: The device of both models.
         dtype: The dtype of both models' weights.
 
     Raises:
-        VocabridgeError: A file is missing, damaged or altered, or the source model's tokenizer is not the one that the
-            value network was trained with.
+        VocabridgeError: A file is missing, damaged or altered, or the source model is not the one that the value
+            network was trained on.
     """
     name, folder = str(folder), network_folder(folder)
-    config, sha256 = read_config(folder / CONFIG)
+    config, digests = read_config(folder / CONFIG)
     if source is not None:
         config = replace(config, source=source)
-    tensors = read_weights(folder / WEIGHTS, sha256)
+    tensors = read_weights(folder / WEIGHTS, digests.weights)
+    if revision is None and not is_local(config.source):
+        revision = digests.revision
     loaded = load_model(config.source, device=device, dtype=dtype, revision=revision, adapted=adapted)
     if loaded.vocabulary.fingerprint != config.fingerprint:
         raise VocabridgeError(
             f"{folder} was trained on a tokenizer with fingerprint {config.fingerprint[:12]}, but {config.source} has "
             f"{loaded.vocabulary.fingerprint[:12]}; use the source model that it was trained on"
+        )
+    if Reference.of(loaded.model, config.fingerprint).identity != digests.source:
+        raise VocabridgeError(
+            f"{folder} was trained on another model than {config.source} is now: its weights or its configuration "
+            "differ; use the source model that it was trained on"
         )
     value = _initial_delta_model(loaded, config)
     trained_state = _load_state(value, config, folder / WEIGHTS, tensors)

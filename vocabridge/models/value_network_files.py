@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from vocabridge.data import VALUE_NETWORKS
 from vocabridge.models.loading_checks import check_finite
 from vocabridge.options import Initialization, Scheme
 from vocabridge.utils.digest_cache import cached_file_digest
-from vocabridge.utils.hashing import file_digest
+from vocabridge.utils.hashing import file_digest, json_digest
 
 WEIGHTS = "value_network.safetensors"
 CONFIG = "value_network.json"
-FORMAT = 5
+FORMAT = 6
+
+DIGESTS = {"weights": "sha256", "source": "source_identity", "revision": "source_revision"}
+"""The keys of `value_network.json` that hold `Digests`, by attribute."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,30 @@ class ValueNetworkConfig:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Digests:
+    """What identifies the weights and the source model that a value network was saved with.
+
+    Attributes:
+        weights: The SHA-256 of `value_network.safetensors`.
+        source: The `Reference.identity` of the source model.
+        revision: The commit of the source model, if it is on the hub.
+    """
+
+    weights: str
+    source: str
+    revision: str | None
+
+    def checksum(self, config: ValueNetworkConfig) -> str:
+        """Return the SHA-256 of all that decides what the network computes; the source model may move, so not its name.
+
+        Args:
+            config: The configuration that is saved with the weights.
+        """
+        settings = {name: value for name, value in asdict(config).items() if name not in ("source", "training")}
+        return json_digest([settings, asdict(self)])
+
+
 def network_folder(name: str | Path) -> Path:
     """Return the folder of a value network: that of a shipped one by its short name, else the name as a path."""
     return VALUE_NETWORKS.get(str(name), Path(name))
@@ -65,13 +92,13 @@ def check_network_files(folder: Path) -> str:
         The name of its source model, which is not checked.
 
     Raises:
-        VocabridgeError: A file is missing or damaged, or the weights have changed.
+        VocabridgeError: A file is missing or damaged, or the weights or settings have changed.
     """
-    config, sha256 = read_config(folder / CONFIG)
+    config, digests = read_config(folder / CONFIG)
     path = folder / WEIGHTS
     if not path.is_file():
         raise _missing_error(path)
-    if cached_file_digest(path) != sha256:
+    if cached_file_digest(path) != digests.weights:
         raise _altered_error(path)
     return config.source
 
@@ -110,11 +137,12 @@ def _missing_error(path: Path) -> VocabridgeError:
     return VocabridgeError(f"there is no file {path}; a value network's folder holds {WEIGHTS} and {CONFIG}")
 
 
-def read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
-    """Read `value_network.json`; return the configuration and the SHA-256 of the weights' file.
+def read_config(path: Path) -> tuple[ValueNetworkConfig, Digests]:
+    """Read `value_network.json`.
 
     Raises:
-        VocabridgeError: The file is missing or is not a value network's configuration.
+        VocabridgeError: The file is missing, is not a value network's configuration, or has other settings than were
+            saved.
     """
     try:
         fields = read_json(path)
@@ -122,7 +150,8 @@ def read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
             raise TypeError("it holds no JSON object")
         if (format_number := fields.pop("format", 1)) != FORMAT:
             raise ValueError(f"it has format {format_number}, and this version reads format {FORMAT}")
-        sha256 = fields.pop("sha256")
+        checksum = fields.pop("checksum")
+        digests = Digests(**{name: fields.pop(key) for name, key in DIGESTS.items()})
         if not all(isinstance(fields[name], str) for name in ("source", "fingerprint", "method")):
             raise TypeError("source, fingerprint and method are strings")
         if not isinstance(fields.get("layers"), int | None):
@@ -132,7 +161,7 @@ def read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
             for name, choice in (("scheme", Scheme), ("initialization", Initialization))
             if name in fields
         }
-        return ValueNetworkConfig(**fields | choices), sha256
+        config = ValueNetworkConfig(**fields | choices)
     except FileNotFoundError:
         raise VocabridgeError(
             f"there is no file {path}; give the folder of a trained value network, or the short name of one that ships "
@@ -142,3 +171,9 @@ def read_config(path: Path) -> tuple[ValueNetworkConfig, str]:
         raise VocabridgeError(
             f"{path} is not a value network's configuration ({error}); copy or train it again"
         ) from error
+    if digests.checksum(config) != checksum:
+        raise VocabridgeError(
+            f"{path} has other settings now than when the value network was saved: only source and training may be "
+            "edited; copy or train it again"
+        )
+    return config, digests

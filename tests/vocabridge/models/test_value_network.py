@@ -226,7 +226,7 @@ def test_a_configuration_of_an_earlier_format_is_refused_in_one_sentence(folder)
     config["base"] = config.pop("source")
     (folder / CONFIG).write_text(json.dumps(config | {"format": 2}))
     message = refused(folder)
-    assert "it has format 2, and this version reads format 5" in message
+    assert "it has format 2, and this version reads format 6" in message
     assert message.endswith("copy or train it again")
 
 
@@ -239,6 +239,31 @@ def test_a_source_model_with_another_tokenizer_is_refused(folder, model_folders)
     shutil.rmtree(folder.parent / "base")
     shutil.copytree(model_folders.target, folder.parent / "base")
     assert "fingerprint" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("scheme", "cascade"), ("layers", 1), ("method", "full"), ("rank", 4), ("sha256", "0" * 64)]
+)
+def test_an_edited_setting_that_changes_what_the_network_computes_is_refused(folder, setting, value):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {setting: value}))
+    assert "has other settings now than when the value network was saved" in refused(folder)
+
+
+def test_a_source_model_with_the_same_tokenizer_and_other_weights_is_refused(folder, model_folders):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"source": str(model_folders.tuned)}))
+    message = refused(folder)
+    assert f"trained on another model than {model_folders.tuned} is now" in message
+    assert message.endswith("use the source model that it was trained on")
+
+
+def test_a_source_model_may_move_if_its_new_name_is_in_the_configuration(folder):
+    expected = logits(load_value_network(folder))
+    (folder.parent / "base").rename(folder.parent / "moved")
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"source": str(folder.parent / "moved")}))
+    assert torch.equal(logits(load_value_network(folder)), expected)
 
 
 def test_a_source_model_of_another_shape_is_refused(folder, tmp_path):
