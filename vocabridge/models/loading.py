@@ -5,7 +5,8 @@ tokenizer, as wide as the model's logits. A GGUF file is dequantized once to bf1
 by the file's content, because reading GGUF takes 20 times as long. A PEFT adapter is loaded as the model that it
 adapts, with the adapter merged into the weights.
 
-Every loaded model is checked, so that no weight is left random, unread, NaN or infinite (`loading_checks`).
+Every loaded model is checked, so that no weight is left random, unread, NaN or infinite, and it is run on one token
+(`loading_checks`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
 from vocabridge.models.checkpoint_files import cached_commit, config_files, file_of, model_weight_files, weight_files
 from vocabridge.models.gguf_conversion import convert_once, from_pretrained
-from vocabridge.models.loading_checks import check_configs, check_finite, check_loaded, check_logits, weights_of
+from vocabridge.models.loading_checks import check_configs, check_finite, check_forward, check_loaded, weights_of
 from vocabridge.models.loading_errors import loading_error
 from vocabridge.models.native_tokenizer import with_transformers_tokenizer
 from vocabridge.models.packaged import PACKAGED, PackagedModel, package_folder
@@ -146,8 +147,8 @@ def load_weights(
     model.adapted = adapted if named_in_folder else None  # type: ignore[assignment]
     # transformers kept the commit here up to version 5.20; it never saves this attribute.
     model.config._commit_hash = None if is_local(name) else cached_commit(name, revision)
-    model.register_forward_hook(check_logits)
-    return model.eval()
+    check_forward(model.eval())
+    return model
 
 
 def _checked_folder(name: str) -> str:

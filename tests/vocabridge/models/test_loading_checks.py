@@ -210,3 +210,16 @@ def test_logits_that_are_minus_infinity_at_some_tokens_raise_no_error(own):
     check_logits(model, None, torch.tensor([[[0.0, -torch.inf]]]))
     with pytest.raises(VocabridgeError):
         check_logits(model, None, torch.tensor([[[0.0, torch.inf]]]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("sliding_window", None), ("sliding_window", -1), ("query_pre_attn_scalar", -1)]
+)
+def test_a_value_of_the_configuration_that_makes_the_forward_fail_is_named_when_the_model_is_loaded(
+    own, setting, value
+):
+    path = own / "target" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
+    message = refused(lambda: load_model(str(own / "target")))
+    assert message.startswith(f"{own / 'target'} cannot compute a token as torch.bfloat16 on cpu (")
+    assert f"correct its config.json, where {setting}: {json.dumps(value)} may be wrong" in message
