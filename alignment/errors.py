@@ -56,6 +56,20 @@ def refuse_idle(*effects: Effect) -> None:
             raise UsageError(effect.setting, f"has no effect here: {effect.advice}")
 
 
+def refuse_empty(name: object, what: str) -> None:
+    """Refuse an empty name, which as a path would be the working folder.
+
+    Args:
+        name: The name.
+        what: What it names, for the error.
+
+    Raises:
+        VocabridgeError: The name is empty.
+    """
+    if name == "":
+        raise VocabridgeError(f"the name of the {what} is empty; give one, and check that its variable is set")
+
+
 def warn_idle(*effects: Effect) -> None:
     """Warn of settings that are given but have no effect, for example because a feature is switched off."""
     for effect in effects:

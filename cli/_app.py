@@ -22,6 +22,7 @@ from vocabridge.cli import (
     train,
 )
 from vocabridge.cli._errors import Commands, end_stopped, handle_sigterm
+from vocabridge.cli._options import Command
 from vocabridge.cli._output import check_standard_files, log_to_stderr, silence_libraries
 
 SUMMARY = "Steer a big language model with a small fine-tuned model that has another tokenizer, at inference."
@@ -58,19 +59,19 @@ def prepare(
     silence_libraries()
 
 
-app.command(epilog=align.EXAMPLES)(align.align)
-app.command(epilog=merge.EXAMPLES)(merge.merge)
-app.command(epilog=pairs.EXAMPLES)(pairs.pairs)
-app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
-app.command(epilog=audit.EXAMPLES)(audit.audit)
-app.command(epilog=score.EXAMPLES)(score.score)
-app.command(epilog=predict.EXAMPLES)(predict.predict)
+app.command(cls=Command, epilog=align.EXAMPLES)(align.align)
+app.command(cls=Command, epilog=merge.EXAMPLES)(merge.merge)
+app.command(cls=Command, epilog=pairs.EXAMPLES)(pairs.pairs)
+app.command(cls=Command, epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command(cls=Command, epilog=audit.EXAMPLES)(audit.audit)
+app.command(cls=Command, epilog=score.EXAMPLES)(score.score)
+app.command(cls=Command, epilog=predict.EXAMPLES)(predict.predict)
 app.add_typer(cache.app)
-app.command(epilog=train.EXAMPLES)(train.train)
-app.command(epilog=bridge.EXAMPLES)(bridge.bridge)
-app.command(epilog=generate.EXAMPLES)(generate.generate)
-app.command(name="eval", epilog=eval.EXAMPLES)(eval.evaluate)
-app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(cls=Command, epilog=train.EXAMPLES)(train.train)
+app.command(cls=Command, epilog=bridge.EXAMPLES)(bridge.bridge)
+app.command(cls=Command, epilog=generate.EXAMPLES)(generate.generate)
+app.command(name="eval", cls=Command, epilog=eval.EXAMPLES)(eval.evaluate)
+app.command(cls=Command, epilog=demo.EXAMPLES)(demo.demo)
 
 
 def main() -> None:

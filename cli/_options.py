@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 from typer.models import OptionInfo
 
 from vocabridge.data import VALUE_NETWORKS
@@ -28,6 +29,26 @@ Device = Annotated[
 ValueDevice = Annotated[
     str | None, typer.Option(metavar="NAME", help="Device of the value sources. By default that of the base.")
 ]
+
+
+_NO_NAMES = {"method", "prompt", "shard", "stop", "strength"}
+"""The parameters with text that names nothing."""
+
+
+class Command(TyperCommand):
+    """A command that refuses empty names, which a shell makes of unset variables."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse empty names before they are parsed, because an empty path would become the working folder."""
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.params:
+            values = given.get(parameter.name or "")
+            if "" in (values if isinstance(values, list | tuple) else [values]) and parameter.name not in _NO_NAMES:
+                hint = (parameter.param_type_name == "argument" and parameter.metavar) or parameter.opts[0]
+                what = hint.strip("-.").replace("-", " ").lower()
+                reason = f"The name of the {what} is empty; give one, and check that its variable is set."
+                raise typer.BadParameter(reason, param_hint=hint)
+        return super().parse_args(ctx, args)
 
 
 @contextmanager

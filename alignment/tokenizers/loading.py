@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from vocabridge.alignment.errors import VocabridgeError
+from vocabridge.alignment.errors import VocabridgeError, refuse_empty
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.inputs import plain_file, refuse_gzip
 from vocabridge.alignment.tokenizers.downloads import check_downloads
@@ -67,6 +67,7 @@ class LoadedTokenizer:
 
 def load_tokenizer(source: str | Path, size: int | None) -> LoadedTokenizer:
     """Load a tokenizer for its byte view; arguments and errors are those of `Vocabulary.load`."""
+    refuse_empty(source, "tokenizer")
     path = Path(source)
     if path.is_dir():
         return _from_folder({n: path / n for n in _FOLDER_FILES if (path / n).is_file()}, str(path), size)

@@ -40,6 +40,25 @@ def one_sentence(done):
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (("align", "", "target", "-o", "x"), "source"),
+        (("bridge", "-o", "b", "--base", "", "--value", "v"), "base"),
+        (("bridge", "-o", "b", "--base", "b", "--value", ""), "value"),
+        (("bridge", "--output=", "--base", "b", "--value", "v"), "output"),
+        (("pairs", "a", "", "-o", "x"), "tokenizer"),
+        (("audit", ""), "alignment"),
+        (("train", "", "-o", "x", "--source", "s"), "data"),
+        (("align", "a", "b", "--corpus", ""), "corpus"),
+    ],
+)
+def test_an_empty_name_is_wrong_usage(run, command, what):
+    done = run(*command)
+    assert done.returncode == 2
+    assert f"The name of the {what} is empty; give one" in " ".join(done.stderr.split())
+
+
 @pytest.fixture
 def pair(run, tokenizer_folders, text, tmp_path):
     path = tmp_path / "pair.safetensors"

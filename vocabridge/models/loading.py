@@ -21,12 +21,8 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel
 
-from vocabridge.alignment import (
-    Effect,
-    VocabridgeError,
-    Vocabulary,
-    refuse_idle,
-)
+from vocabridge.alignment import Effect, VocabridgeError, Vocabulary, refuse_idle
+from vocabridge.alignment.errors import refuse_empty
 from vocabridge.alignment.hub import reach_repository
 from vocabridge.alignment.tokenizers.downloads import check_downloads
 from vocabridge.models.adapters import Adapted, add_adapter, find_adapted
@@ -126,6 +122,7 @@ def load_weights(
     The `name_or_path` of the model is `name`.
     """
     check_transformers()
+    refuse_empty(name, "model")
     advice = f"{name} is local and has no revisions; leave the revision out"
     refuse_idle(Effect("revision", revision is not None, not is_local(name), advice))
     if device is not None and device_map is not None:
@@ -208,6 +205,7 @@ def check_model(name: str) -> None:
     Raises:
         VocabridgeError: There is no such model.
     """
+    refuse_empty(name, "model")
     if name in PACKAGED:
         package_folder(name)
     elif name.endswith(".gguf"):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vocabridge.alignment import VocabridgeError
+from vocabridge.alignment.errors import refuse_empty
 from vocabridge.alignment.inputs import refuse_gzip
 from vocabridge.alignment.jsonio import read_json
 from vocabridge.data import VALUE_NETWORKS
@@ -76,7 +77,12 @@ class Digests:
 
 
 def network_folder(name: str | Path) -> Path:
-    """Return the folder of a value network: that of a shipped one by its short name, else the name as a path."""
+    """Return the folder of a value network: that of a shipped one by its short name, else the name as a path.
+
+    Raises:
+        VocabridgeError: The name is empty.
+    """
+    refuse_empty(name, "value network")
     return VALUE_NETWORKS.get(str(name), Path(name))
 
 

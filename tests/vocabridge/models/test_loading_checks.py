@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vocabridge.alignment import VocabridgeError, align
+from vocabridge.alignment import VocabridgeError, Vocabulary, align
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.streaming import stream
 from vocabridge.models import gguf_conversion
 from vocabridge.models.expert_pair import ExpertPair
-from vocabridge.models.loading import load_model
+from vocabridge.models.loading import check_model, load_model, resolve_vocabulary
 from vocabridge.models.loading_checks import check_logits
 from vocabridge.models.value_network import load_value_network, new_value_network, save_value_network
 from vocabridge.models.value_network_files import WEIGHTS
@@ -223,3 +223,10 @@ def test_a_value_of_the_configuration_that_makes_the_forward_fail_is_named_when_
     message = refused(lambda: load_model(str(own / "target")))
     assert message.startswith(f"{own / 'target'} cannot compute a token as torch.bfloat16 on cpu (")
     assert f"correct its config.json, where {setting}: {json.dumps(value)} may be wrong" in message
+
+
+@pytest.mark.parametrize("load", [load_model, check_model, resolve_vocabulary, load_value_network, Vocabulary.load])
+def test_an_empty_name_is_refused_and_is_not_the_working_folder(load):
+    assert re.fullmatch(
+        "the name of the (model|tokenizer|value network) is empty; give one, .*", refused(lambda: load(""))
+    )
