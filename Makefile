@@ -33,7 +33,7 @@ demo: $(VENV)/ready-to-run
 
 # Plain pytest, not python -m pytest: the latter puts ./vocabridge before the installed package. A process for each core,
 # and a thread for each process: models this small gain nothing from a second one.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadscope
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 test: $(VENV)/ready-to-develop
 	@echo "==> pytest: all tests, with the real models; 8 minutes or so on 2 cores"

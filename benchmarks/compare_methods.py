@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vocabridge.bridge.build import build_bridge
-from vocabridge.bridge.fitting import Fit, fit_combination, projected_features, required_scores
+from vocabridge.bridge.fitting import FittedCombination, fit_combination, projected_features, required_scores
 from vocabridge.bridge.model import Bridge
 from vocabridge.evaluation.intervals import Interval, ratio
 from vocabridge.evaluation.measuring import response_bits
@@ -89,7 +89,9 @@ def bits_by_combination(
 
 
 def measure(
-    bridge: Bridge, examples: list[Example], fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[Fit]]
+    bridge: Bridge,
+    examples: list[Example],
+    fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[FittedCombination]],
 ) -> dict[tuple[BoundaryPolicy, ProjectionMethod], dict[str, np.ndarray]]:
     """Bits of every response, by policy and method and what was made of it."""
     bits: dict[tuple[BoundaryPolicy, ProjectionMethod], dict[str, np.ndarray]] = {}
@@ -125,7 +127,7 @@ def main() -> None:
         (BoundaryPolicy(policy), ProjectionMethod(method))
         for policy, method in (way.split(":") for way in arguments.ways)
     ]
-    fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[Fit]] = {}
+    fits: dict[tuple[BoundaryPolicy, ProjectionMethod], list[FittedCombination]] = {}
     for steering.policy, method in ways:
         fits[steering.policy, method] = fit_combination(bridge, held_out, methods=[method])
     base = response_bits(evaluated_model("base", bridge.base, bridge.vocabulary), examples, no_progress)

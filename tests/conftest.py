@@ -68,6 +68,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    for name in ("COLUMNS", "LINES"):  # a worker process of xdist has them
+        os.environ.pop(name, None)
     if folder := os.environ.get("VOCABRIDGE_TEST_CACHE"):
         os.environ["VOCABRIDGE_CACHE"] = folder
 

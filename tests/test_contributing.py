@@ -120,6 +120,7 @@ def test_the_schema_of_a_report_knows_every_contender():
     assert [*map(label_of, Contender)] == schema["$defs"]["measured"]["properties"]["name"]["enum"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("title", "folder", "enum", "script"),
     [

@@ -19,7 +19,7 @@
 `test_a_distance_is_one_of_characters_and_not_of_lists_of_tokens` |
 | O(V^2) `list.index` | `test_building_does_not_search_a_list_for_each_token` |
 | bos token added at each re-tokenization | `test_encoding_again_adds_no_bos_token`; test_incremental_tokenizer \
-`test_ids_are_those_from_scratch_after_every_piece` |
+`test_after_every_piece_the_ids_equal_the_encoding_of_the_complete_text` |
 | position ids stale after a rollback | test_source_stream \
 `test_after_taking_tokens_back_others_are_read` |
 | `.item()` and `.cpu()` on every token | `test_no_step_of_the_runtime_waits_for_single_numbers` |

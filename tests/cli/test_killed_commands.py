@@ -194,6 +194,7 @@ def test_bridge(try_every_kill, place, done, model_folders, model_pair, adapters
     assert final() == ((0.75, "retokenize", 1), 3)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_train(try_every_kill, place, model_folders, method):
     from vocabridge.models.value_network import load_value_network

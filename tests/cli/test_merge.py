@@ -18,6 +18,7 @@ def corpus(tmp_path):
     return folder
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("method", ["default", "cooccurrence"])
 def test_merged_shards_are_the_file_that_one_build_writes(run, tokenizer_folders, corpus, tmp_path, method):
     pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", corpus, "--method", method)

@@ -16,6 +16,7 @@ def names(tokenizer_folders, tmp_path):
     return ("./a", "b/tokenizer.json", "./c")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("method", ["default", "identical-bytes"])
 def test_every_ordered_pair_is_the_file_that_align_writes(run, names, text, tmp_path, method):
     corpus = () if method == "identical-bytes" else ("--corpus", text)

@@ -442,7 +442,7 @@ def test_only_the_named_models_run(parts, target, forwards):
     assert not untuned
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("sentence", ["The quick foxes, 12 in all, sleep. ", "東京は、日本の首都です。"])
 def test_what_a_token_costs_does_not_grow_with_the_text(parts, target, policy, sentence, forwards, encoded, judge):

@@ -97,6 +97,7 @@ def test_across_tokenizers_loss_and_gradient_equal_those_of_the_dense_matrix(par
             torch.testing.assert_close(gradient, plain, rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("base", [0, 1])
 def test_logits_in_chunks_give_the_same_loss_and_gradient(parts, monkeypatch, base):
     network = parts.residual(0.2)

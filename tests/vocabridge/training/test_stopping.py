@@ -161,7 +161,7 @@ def launched(processes, *arguments):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.quick(1)
+@pytest.mark.quick(0)
 @pytest.mark.parametrize("others", [(), ("tuned", "target")])
 def test_two_processes_give_the_numbers_of_one(model_folders, config, data, tmp_path, others):
     """With five texts, a process sometimes gets only a text without learned tokens."""
