@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from vocabridge.alignment import Alignment, VocabridgeError
 from vocabridge.bridge.cache import BridgeCache
 from vocabridge.bridge.limits import SteeringLimits
-from vocabridge.bridge.pretrained_methods import PretrainedMethods, check_is_text
+from vocabridge.bridge.pretrained_methods import PretrainedMethods, check_ids, check_is_text
 from vocabridge.bridge.source_streams import NO_TEXT, SourceStreams
 from vocabridge.bridge.steering import Steering, SteeringSettings, steer
 from vocabridge.models.end_tokens import end_tokens
@@ -160,8 +160,8 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
             hidden states and attentions. Rows that `generate` has finished are 0 everywhere.
 
         Raises:
-            VocabridgeError: There are no `input_ids`; the cache is not a `BridgeCache`, or has not read this text from
-                its start; or there are two caches.
+            VocabridgeError: There are no `input_ids`, or not a batch of ids of the base; the cache is not a
+                `BridgeCache`, or has not read this text from its start; or there are two caches.
         """
         if (name := cache_name(kwargs)) is not None:
             if past_key_values is not None:
@@ -170,6 +170,7 @@ class Bridge(PretrainedMethods, PreTrainedModel, GenerationMixin):  # type: igno
         check_is_text(kwargs)
         if input_ids is None:
             raise VocabridgeError("a bridge reads text; give its tokens as input_ids")
+        check_ids(input_ids, self.vocabulary.size)
         if use_cache is None:
             use_cache = self.config.get_text_config(decoder=True).use_cache
         if past_key_values is None and use_cache:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.models.loading import find_device
@@ -85,13 +85,16 @@ class PretrainedMethods(nn.Module):
             raise VocabridgeError(f"a bridge is loaded without {', '.join(unknown)}; it takes {', '.join(_LOADING)}")
         return load(folder, **place)
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self: Bridge, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
         """Generate as transformers' `generate` does, from prompts that are ids.
 
         Raises:
             VocabridgeError: A prompt is given as embeddings, which no value source can read; or as for `forward`.
         """
         check_is_text(kwargs)
+        ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+        if isinstance(ids, Tensor):
+            check_ids(ids, self.vocabulary.size)
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
     def to(self: Bridge, *args: Any, **kwargs: Any) -> Bridge:  # type: ignore[misc]
@@ -200,3 +203,28 @@ def check_is_text(inputs: dict[str, Any]) -> None:
     """
     if inputs.get("inputs_embeds") is not None:
         raise VocabridgeError("a bridge reads text, which inputs_embeds is not; give its tokens as input_ids")
+
+
+def check_ids(ids: Tensor, size: int) -> None:
+    """Check the ids that a forward reads.
+
+    On another device than the CPU their values are not looked at, because that would make each step wait for it.
+
+    Args:
+        ids: The ids, (batch, n).
+        size: The size of the vocabulary.
+
+    Raises:
+        VocabridgeError: There are no ids, they are not a batch, or one is not of the vocabulary.
+    """
+    if ids.dim() != 2 or ids.is_floating_point():
+        raise VocabridgeError(
+            f"input_ids is a {ids.dtype} of shape {tuple(ids.shape)}; give integers of shape (batch, number of tokens)"
+        )
+    if ids.numel() == 0:
+        raise VocabridgeError("the prompt is empty; give at least one token as input_ids")
+    if ids.device.type == "cpu":
+        lowest, highest = (int(value) for value in ids.aminmax())
+        if lowest < 0 or highest >= size:
+            wrong = lowest if lowest < 0 else highest
+            raise VocabridgeError(f"input_ids holds {wrong}, which is no id of the base; its ids are 0 to {size - 1}")

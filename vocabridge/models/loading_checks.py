@@ -136,7 +136,7 @@ def check_forward(model: PreTrainedModel) -> None:
     Raises:
         VocabridgeError: The forward fails; the message names values of the configuration that may be the cause.
     """
-    token = torch.zeros(1, 1, dtype=torch.long, device=model.get_input_embeddings().weight.device)
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         model(input_ids=token, use_cache=True)
     except Exception as error:  # a wrong value can raise any exception

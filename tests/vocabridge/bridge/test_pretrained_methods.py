@@ -190,6 +190,22 @@ def test_embeddings_for_text_are_refused(parts):
         bridge()
 
 
+@pytest.mark.parametrize(
+    ("ids", "reason"),
+    [
+        (torch.tensor([[5, 99999]]), "input_ids holds 99999, which is no id of the base; its ids are 0 to 703"),
+        (torch.tensor([[-1, 5]]), "input_ids holds -1, which is no id of the base; its ids are 0 to 703"),
+        (torch.empty(1, 0, dtype=torch.long), "the prompt is empty; give at least one token as input_ids"),
+        (torch.tensor([5, 6]), r"input_ids is a torch.int64 of shape \(2,\); give integers of shape \(batch, number"),
+    ],
+)
+def test_ids_that_the_base_cannot_read_are_refused(parts, ids, reason):
+    bridge = parts.bridge()
+    for call in (bridge, lambda ids: bridge.generate(ids, max_new_tokens=2)):
+        with pytest.raises(VocabridgeError, match=reason):
+            call(ids)
+
+
 def test_the_attention_of_the_base_is_set_and_no_source_s(parts):
     bridge = parts.bridge()
     before = parts.small.model.config._attn_implementation
