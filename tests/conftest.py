@@ -16,6 +16,9 @@ import pytest
 from effort import THOROUGH, sample
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+for name in ("COLUMNS", "LINES"):  # a worker process of xdist inherits them, whatever the terminal
+    os.environ.pop(name, None)
+
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and 12 other foxes watch the 345 dogs sleep.",
     "Question: A baker sells 24 loaves a day. How many in 7 days?\nAnswer: 24*7=168 loaves.\n#### 168",
@@ -68,8 +71,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for name in ("COLUMNS", "LINES"):  # a worker process of xdist has them
-        os.environ.pop(name, None)
     if folder := os.environ.get("VOCABRIDGE_TEST_CACHE"):
         os.environ["VOCABRIDGE_CACHE"] = folder
 

@@ -21,10 +21,10 @@
 | bos token added at each re-tokenization | `test_encoding_again_adds_no_bos_token`; test_incremental_tokenizer \
 `test_after_every_piece_the_ids_equal_the_encoding_of_the_complete_text` |
 | position ids stale after a rollback | test_source_stream \
-`test_after_taking_tokens_back_others_are_read` |
+`test_after_a_crop_other_tokens_are_read` |
 | `.item()` and `.cpu()` on every token | `test_no_step_of_the_runtime_waits_for_single_numbers` |
 | the whole prompt encoded at every token | test_incremental_tokenizer \
-`test_only_the_text_behind_the_last_safe_cut_is_encoded_again` |
+`test_only_the_text_after_the_last_safe_cut_is_encoded_again` |
 """
 
 from __future__ import annotations
