@@ -180,7 +180,7 @@ def test_a_flipped_bit_of_a_bridges_value_network_is_noticed(own, values, parts,
 
 def test_a_value_network_without_a_checksum_or_format_is_refused(values):
     config = json.loads((values / CONFIG).read_text())
-    for name, says in (("sha256", "sha256"), ("format", "it has format 1, and this version reads format 5")):
+    for name, says in (("sha256", "sha256"), ("format", "it has format 1, and this version reads format 6")):
         config.pop(name)
         (values / CONFIG).write_text(json.dumps(config))
         with pytest.raises(VocabridgeError, match=rf"value_network\.json is not .* \(.*{says}"):
