@@ -1,7 +1,7 @@
 """An alignment: a sparse matrix of counts of pairs of tokens, with its provenance.
 
 In the matrix N, |T| x |S|, N[y, w] counts how often target token y and source token w correspond; by the method
-`cooccurrence`, how often they start at the same byte of the same text. Scaling rows to sum to 1 gives W and R, the
+`cooccurrence`, how often they start at the same byte of the same text. Scaling rows to sum to 1 gives R, the
 weights of the source tokens aligned with a target token. Scaling columns gives C, the distribution over target tokens
 for a source token. The file is a safetensors file with the three arrays of a CSR matrix; its header holds the
 provenance as JSON and a hash over everything.
@@ -135,7 +135,7 @@ class Alignment:
 
     @functools.cached_property
     def row_weights(self) -> sp.csr_array:
-        """W and R: (|target|, |source|) float32 CSR. Each row sums to 1 (within 1e-7) or is empty."""
+        """R: (|target|, |source|) float32 CSR. Each row sums to 1 (within 1e-7) or is empty."""
         return _scaled(self.counts, sums(self.counts, axis=1), rows=True)
 
     @functools.cached_property

@@ -42,7 +42,7 @@ METHODS: dict[str, type[Builder]] = {
         Prefix,
     )
 }
-"""Builders by the names that `align` and the command line take."""
+"""Builders by the names that `align` and the command line take. `cli/_options.py` repeats the names, for `--help`."""
 
 
 def make_builder(

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_generate.py [--value my-values] [--base gemma-3-270m] [--batch 1 8] [--json FILE]
 
-Generating: greedy steps behind a context of so many tokens. The parts are the base model by itself and the models of
-the value source by themselves, each writing its own text behind the same context; the figure is the bridge's time a
+Generating: greedy steps after a context of so many tokens. The parts are the base model by itself and the models of
+the value source by themselves, each writing its own text after the same context; the figure is the bridge's time a
 step over the sum of theirs, medians of steps that are taken in turn, and beside it the share of the method (the
 projection) in it. A bridge's step may take no forward of the source or two, so its mean is there, too. Scoring: the
 cross-entropy of the context in one forward, against the parts' own, in turn, too. Memory: the most that the

@@ -1,4 +1,4 @@
-"""What a step of incremental re-tokenization costs: time a step behind texts of 3, 12 and 48 KB, for real tokenizers.
+"""What a step of incremental re-tokenization costs: time a step after texts of 3, 12 and 48 KB, for real tokenizers.
 
 A value source encodes from the last safe cut only, so the time of a step must not grow with the text. The text is
 English and code of the shipped corpus, read in pieces of a few characters, with all ways in which the tokenizer may
@@ -51,7 +51,7 @@ def main() -> None:
         check(vocabulary)
         times = [step_time(vocabulary, text, size * 1000) for size in SIZES]
         cuts = safe_cuts(vocabulary)
-        samples = {"space": "a b", "newline": "a\nb", "before a stop": "日。", "behind a stop": "。日"}
+        samples = {"space": "a b", "newline": "a\nb", "before a stop": "日。", "after a stop": "。日"}
         found = [label for label, sample in samples.items() if cuts and cuts.search(sample)]
         print(f"{name:<10} " + " ".join(f"{1000 * t:>11.3f}" for t in times) + f"  {', '.join(found) or 'nowhere'}")
         if found and times[-1] > LIMIT * times[0]:
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def step_time(vocabulary: Vocabulary, text: str, size: int) -> float:
-    """Return the median of the seconds that a step takes behind `size` characters."""
+    """Return the median of the seconds that a step takes after `size` characters."""
     tokenizer = IncrementalTokenizer(vocabulary)
     tokenizer.append(text[:size].encode())
     tokenizer.cover_candidates(CONFIG.tokens_taken_back, tuple(CONFIG.word_continuations))
@@ -82,7 +82,7 @@ def check(vocabulary: Vocabulary) -> None:
         tokenizer.cover_candidates()
         begin = [vocabulary.roles["bos"]] if vocabulary.add_bos_token else []
         if tokenizer.ids != begin + vocabulary.encode(data[:at].decode(errors="ignore")).ids.tolist():
-            sys.exit(f"error: {vocabulary.name}: wrong ids behind {data[:at].decode(errors='ignore')!r}")
+            sys.exit(f"error: {vocabulary.name}: wrong ids after {data[:at].decode(errors='ignore')!r}")
 
 
 if __name__ == "__main__":

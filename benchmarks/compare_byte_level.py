@@ -74,12 +74,12 @@ def passages(size: int) -> dict[str, str]:
 
 
 def beginning(vocabulary: Vocabulary) -> list[int]:
-    """What a text has to begin with to stand behind the bos token: nothing, where that is added by itself."""
+    """What a text has to begin with to stand after the bos token: nothing, where that is added by itself."""
     return [] if vocabulary.bos_ids else [vocabulary.roles["bos"]]
 
 
 def bits(name: str, kind: str, text: str, tolerances: list[float]) -> list[dict[str, Any]]:
-    """Bits of a text behind the bos token, but for its last token: what ends there may go on."""
+    """Bits of a text after the bos token, but for its last token: what ends there may go on."""
     loaded = load_model(name, dtype=torch.float32)
     encoding, added = loaded.vocabulary.encode(text), beginning(loaded.vocabulary)
     tokens = float(own_bits(loaded, added + encoding.ids.tolist())[len(added) : -1].sum())

@@ -4,7 +4,7 @@
                                       [--policy NAME] [--weights BASE TUNED UNTUNED] [--limit N] [--write N]
                                       [--json FILE]
 
-Responses are read with the end token behind them, teacher-forced, in the base's tokens: by the base, by the projected
+Responses are read with the end token after them, teacher-forced, in the base's tokens: by the base, by the projected
 donor (0, 1, 0) with each method of distributions, and by the bridge with the weights that are given; and by
 the donor in its own tokens. With --write so many prompts are continued, and it is counted how many responses end as
 the item's does: with the same white space. It is not run by `make bench`.
@@ -38,7 +38,7 @@ Figures = dict[str, float]
 
 @torch.no_grad()
 def bits(example: Example, vocabulary: Vocabulary, end: int, logits: Callable[[Tensor, int], Tensor]) -> Figures:
-    """Bits of a response: of all tokens but the last, of the last, and of the end token behind it."""
+    """Bits of a response: of all tokens but the last, of the last, and of the end token after it."""
     tokens = tokenize(example, vocabulary)
     ids = torch.tensor([[*tokens.ids, end]])
     truth = ids[0, tokens.first :]

@@ -4,7 +4,7 @@
                                          [--limit N] [--fit N]
 
 Teacher-forced on the responses, by the informed method with lookahead. The weights (a, b, c) are those of the base, the
-tuned and the untuned donor. What `combination.UNFITTED` is, was chosen by this.
+tuned and the untuned model. What `combination.UNFITTED` is, was chosen by this.
 """
 
 from __future__ import annotations

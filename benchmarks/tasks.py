@@ -25,7 +25,7 @@ Item = dict[str, str]
 
 
 def gsm8k(folder: Path) -> dict[str, list[Item]]:
-    """Problems and their solutions; `answer` is the number behind `####`."""
+    """Problems and their solutions; `answer` is the number after `####`."""
 
     def items(name: str) -> list[Item]:
         found = []

@@ -20,7 +20,9 @@ from vocabridge.utils.ranges import PROCESSES, Range
 A_VALUE_NETWORK = f"a value network's folder, or the short name of a packaged one: {', '.join(VALUE_NETWORKS)}"
 """How to name a value network, for help texts."""
 
-Base = Annotated[str, typer.Option(help="The base model: a packaged model, hub id, folder or .gguf file.")]
+Base = Annotated[
+    str, typer.Option(help="The base model: a packaged model, hub id, folder, .gguf file or PEFT adapter.")
+]
 
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="Device of the base model: cpu, cuda:0, ... By default cpu.")

@@ -71,7 +71,8 @@ def generate(  # Long because each option is a parameter, with its help
     byte_level: Annotated[
         bool,
         typer.Option(
-            "--byte-level", help="Combine the models over bytes, without projection, which is exact and slow."
+            "--byte-level",
+            help="Combine the models over bytes, without projection. This is exact up to --tolerance, and slow.",
         ),
     ] = False,
     tolerance: Annotated[

@@ -51,7 +51,7 @@ def train(
             metavar="DATA",
             callback=texts,
             help='JSONL file with "prompt" and "response", "messages" or "text" in each line; a folder of such files; '
-            "or hf:OWNER/NAME/SPLIT.",
+            "or hf:OWNER/NAME[:CONFIG]/SPLIT.",
             show_default=False,
         ),
     ],

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 USE_A_METHOD = """
+import json
 import sys
 from pathlib import Path
 import torch
@@ -31,7 +32,7 @@ ids = torch.tensor([[0, 300, 301, 302, 303, 304]])
 def change(bridge):
     return bridge(ids).logits - bridge.base(ids).logits
 
-Combination(ProjectionMethod("half-linear"), 1.0, 1.0, 0.0).save(combination)
+combination.write_text(json.dumps(Combination(ProjectionMethod("half-linear"), 1.0, 1.0, 0.0).as_dict()))
 bridge = build_bridge(str(base), str(tuned), untuned=str(untuned), combination=combination, dtype=torch.float32)
 half = change(bridge)
 save_bridge(bridge, folder)
@@ -67,7 +68,7 @@ assert "static mixture, 0.50, 0.50; as-is" in report.costs()[-1]
 assert report.differences[-1].against == "half and half"
 
 halves = Combination(ProjectionMethod.STATIC, 0.5, 0.5, 0.0, Form.MIXTURE)
-halves.save(combination)
+combination.write_text(json.dumps(halves.as_dict()))
 bridge = build_bridge(str(base), str(tuned), untuned=str(untuned), combination=combination)
 bridge.steering.policy = BoundaryPolicy.AS_IS
 tokens = tokenize(Example(item["prompt"], item["response"], None, "", ""), bridge.vocabulary)

@@ -97,7 +97,7 @@ class ProjectionMethod(enum.Enum):
     """How scores on the source vocabulary become scores on the target vocabulary; see `vocabridge.projection`.
 
     Attributes:
-        LINEAR: W @ z_delta.
+        LINEAR: R @ z_delta.
         EXPONENTIAL: log(R @ exp(z_delta)).
         STATIC: C @ p, for the donor's distributions with and without the delta. At weights (1, 1, 1) the change of
             logits is the log-ratio of the two results.

@@ -1,4 +1,4 @@
-"""Helpers for the figures of an audit: ratios of fields, sums of dataclasses, and their JSON form."""
+"""The figures of an audit: ratios of fields, sums of dataclasses, and their JSON form."""
 
 from __future__ import annotations
 

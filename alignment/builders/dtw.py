@@ -2,7 +2,7 @@
 
     N[y, w] = #{bytes b: y covers b in the target's encoding, and w covers b in the source's}
 
-A row of W holds the shares of the target token's bytes that each source token covers. This method corrects
+A row of R holds the shares of the target token's bytes that each source token covers. This method corrects
 `dtw-counts`: the cost of a pair of tokens is minus the number of bytes that they share, and not the edit distance of
 their strings. In the order of the text, all overlapping pairs form a chain in which neither position moves back.
 A warping path can therefore pass through all of them. The least cost is minus the number of bytes that both encodings

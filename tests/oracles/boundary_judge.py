@@ -114,7 +114,7 @@ class Judge:
         return b"".join(tokens[max([0, len(tokens) - 6, *word_starts[-1:]]) :])
 
     def decide(
-        self, source: Vocabulary, text_end: bytes, w: int, weight: float, p_behind: torch.Tensor
+        self, source: Vocabulary, text_end: bytes, w: int, weight: float, p_after: torch.Tensor
     ) -> tuple[float, torch.Tensor]:
         """Decide the boundary weight of an uncertain token by what follows it.
 
@@ -123,16 +123,16 @@ class Judge:
             text_end: The end of the text.
             w: The token.
             weight: Its boundary weight so far.
-            p_behind: The source's distribution behind it, (|S|,).
+            p_after: The source's distribution after it, (|S|,).
 
         Returns:
-            The factor for the token's mass; and the distribution behind it, given the boundary.
+            The factor for the token's mass; and the distribution after it, given the boundary.
         """
-        weighted = torch.zeros_like(p_behind)
-        likely = p_behind.argsort(descending=True)[:16].tolist()
-        for v in range(len(p_behind)):
+        weighted = torch.zeros_like(p_after)
+        likely = p_after.argsort(descending=True)[:16].tolist()
+        for v in range(len(p_after)):
             joint = self.weight(text_end, source.token_bytes[w] + (source.token_bytes[v] or b" "))
             if source.kinds[v] == TokenKind.CONTROL:
                 joint = self.weight_at_end(text_end, source.token_bytes[w])
-            weighted[v] = p_behind[v] * (joint if v in likely else weight)
+            weighted[v] = p_after[v] * (joint if v in likely else weight)
         return float(weighted.sum()) / weight, weighted / weighted.sum()

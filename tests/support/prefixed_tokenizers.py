@@ -29,7 +29,7 @@ def _mistral() -> Tokenizer:
 
 
 def _llama_2(normalized: bool) -> Tokenizer:
-    """`normalized`: special tokens are looked for behind the normalizer, as in older conversions."""
+    """`normalized`: special tokens are looked for after the normalizer, as in older conversions."""
     tokenizer = train("sentencepiece_bpe")
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.pre_tokenizer = None

@@ -100,7 +100,7 @@ def _special_with_spaces(tokenizer: Tokenizer) -> Tokenizer:
 def tiny() -> dict[str, Vocabulary]:
     """Byte-level vocabularies so small that an equation over all of their tokens can be written out in loops.
 
-    All bytes, each with its value as id, and behind them some words, each merged of one before it and a byte.
+    All bytes, each with its value as id, and after them some words, each merged of one before it and a byte.
     """
     words = {
         "bytes": (),

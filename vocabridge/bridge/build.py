@@ -112,7 +112,8 @@ def build_steering(
 
     Args:
         target: The base model's vocabulary.
-        value: A value network's folder; with `untuned`, the tuned model of an expert pair.
+        value: A value network's folder, or the short name of a packaged one; with `untuned`, the tuned model of an
+            expert pair.
         untuned: The untuned model of the pair.
         alignment: A saved alignment; by default the default method's on the shipped corpus, from the cache if it is
             there.

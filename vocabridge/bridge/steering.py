@@ -138,7 +138,10 @@ class Steering(nn.Module):
 
     @property
     def strength(self) -> Strength:
-        """The strength; setting anything but a number from -1000 to 1000 or a schedule raises `VocabridgeError`."""
+        """The strength: a number from -1000 to 1000, or a schedule, also as the JSON object that `bridge.json` has.
+
+        Setting anything else raises `VocabridgeError`.
+        """
         return self._strength
 
     @strength.setter

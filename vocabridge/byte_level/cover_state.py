@@ -34,7 +34,7 @@ class CoverState:
     Attributes:
         tokens: The cover's tokens after the committed ones.
         parent: The node of the token tree that the last token follows.
-        last: The last token; None for the empty cover behind `parent`.
+        last: The last token; None for the empty cover after `parent`.
         log_p: log P(tokens) in each of k distributions, (k,), up to a constant that all covers share.
         pending: The bytes of the text after these tokens, with which the next token has to begin.
         continuations: The tokens that may follow; None while the evaluation, which takes a forward, is deferred.

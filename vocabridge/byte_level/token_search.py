@@ -6,7 +6,7 @@ A token of the base is a string s of bytes after the text x, with the base's fir
 
 p is the combined distribution. boundary(b, s) is the share of the base's covers of x s b whose first token boundary
 after x is at the end of s. A source that knows nothing of the base's tokens still influences where they end, by what it
-expects behind them: a digit follows the token ` `, a letter does not.
+expects after them: a digit follows the token ` `, a letter does not.
 
 The most likely byte need not begin the most likely token, because many words with the same beginning may together be
 more probable than any single token. So the search goes from the most likely beginning to the next. No token is more

@@ -179,7 +179,7 @@ class _Prediction:
         return NextTokenDistribution(p / total[:, None], open_share, min(1.0, (lost + unexamined) / total.min()))
 
     def _first_leaves(self) -> tuple[_Leaves, float]:
-        """Return the open leaves behind the text so far, and the share of leaves that were not examined."""
+        """Return the open leaves after the text so far, and the share of leaves that were not examined."""
         masses, branches, indices = [], [], []
         encoding = self._text.encoding()
         p_control = np.zeros((self._model.num_distributions, len(self._model.control_ids)))

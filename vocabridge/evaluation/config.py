@@ -21,14 +21,15 @@ class EvaluationConfig:
 
     Attributes:
         data: Test items: a JSONL file, or a task `reasoning-gym:NAME[:SEED[:SIZE]]`.
-        base: The base model: a packaged model, hub id, folder or .gguf file.
+        base: The base model: a packaged model, hub id, folder, .gguf file or PEFT adapter.
         value: The value source: a value network's folder, or the short name of a packaged one. With an untuned model,
             the tuned small model, or a PEFT adapter of the untuned one.
         untuned: The small model before tuning. The difference that tuning made steers the base model.
         alignment: An alignment of the two vocabularies. By default it comes from the cache, or is built.
         bridge: A bridge that `vocabridge bridge` wrote. It is measured with its own models and settings, in place of a
             base model and a value source.
-        validation: Validation items, on which weights, policy, alpha and threshold are chosen.
+        validation: Validation items, on which weights, method, form, the mixture's share, nudging's threshold and
+            proxy-tuning's alpha are chosen; also the bridge's policy and alpha, if several are given.
         combination: A report of `eval -o`, whose fitted weights are used.
         policies: The bridge's policy at token boundaries, by default lookahead. If several are given, the best one on
             the validation items is used.

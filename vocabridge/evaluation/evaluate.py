@@ -21,7 +21,7 @@ from vocabridge.evaluation.answers import Extractor
 from vocabridge.evaluation.config import EvaluationConfig
 from vocabridge.evaluation.contenders import CONTENDERS, measuring_order
 from vocabridge.evaluation.contenders.definition import Inputs
-from vocabridge.evaluation.fingerprint import fingerprint
+from vocabridge.evaluation.description import describe
 from vocabridge.evaluation.measuring import batches, cost, score_choices
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.results import SHOWN, Evaluation, summarize
@@ -60,7 +60,7 @@ def evaluate(
     _check_used(config, contenders, chosen=bool(held_out) and config.bridge is None)
     _check_answer_settings(config, task)
     tolerance = TOLERANCE if config.tolerance is None else config.tolerance
-    identity = fingerprint(
+    description = describe(
         config, pool.saved, **({"tolerance": tolerance} if Contender.BYTE_LEVEL in contenders else {})
     )
     with ExitStack() as stack:
@@ -68,14 +68,14 @@ def evaluate(
             if workers.count > 1:
                 raise VocabridgeError("several processes need a folder that they share; name one with --records")
             records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        run = RunStore(records, identity, workers)
+        run = RunStore(records, description, workers)
         stack.callback(run.close)
         inputs = Inputs(config, pool, held_out, run, progress)
         for contender in measuring_order():
             if contender in contenders:
                 _measure(contender, inputs, task)
         base = pool.saved.base.name if pool.saved else str(config.base)
-        return summarize(base, config.source, Path(config.data).name, task, run, contenders, identity)
+        return summarize(base, config.source, Path(config.data).name, task, run, contenders, description)
 
 
 def _held_out(config: EvaluationConfig, template: Template, task: Task) -> list[Example]:

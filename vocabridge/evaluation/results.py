@@ -113,7 +113,7 @@ class Evaluation:
         differences: The differences between the bridge and each other contender, for every metric.
         classes: Bits by class of token.
         samples: A few items with the texts of all contenders.
-        config: The fingerprint of the evaluation: models and data by digest, and settings.
+        config: The description of the evaluation: models and data by digest, and settings.
     """
 
     base: str
@@ -237,7 +237,7 @@ def summarize(
         task: The test items.
         run: The records, none of which is missing.
         contenders: The contenders, in the order of the tables.
-        config: The fingerprint of the evaluation.
+        config: The description of the evaluation.
     """
     labels, bridge = [*map(label_of, contenders)], label_of(Contender.BRIDGE)
     others = [label for label in labels if label != bridge] if bridge in labels else []

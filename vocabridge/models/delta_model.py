@@ -18,8 +18,8 @@ class DeltaModel(nn.Module):
     """A causal language model that outputs a change of logits: z_delta = U P h.
 
     h is the last hidden state of the model's trunk, and U the model's own unembedding, (|S|, d). P is a square matrix
-    that starts at zero, so training starts from z_post = z_base exactly. P has d^2 weights; a second unembedding would
-    have |S| x d.
+    that starts at zero, so training starts from z_post = z_source exactly. P has d^2 weights; a second unembedding
+    would have |S| x d.
     """
 
     def __init__(self, model: PreTrainedModel, scheme: Scheme = Scheme.RESIDUAL) -> None:

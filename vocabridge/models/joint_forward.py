@@ -1,11 +1,11 @@
 """Running a value network beside its source model: what the first layer of the value network reads at position t.
 
     residual    E(x_t)                              the token, which the source model reads, too
-    cascade+    E(x_t) + sum_w p_base,t(w) E(w)     the token and the source model's prediction after it
-    cascade     sum_w p_base,t(w) E(w)              the source model's prediction alone
+    cascade+    E(x_t) + sum_w p_source,t(w) E(w)   the token and the source model's prediction after it
+    cascade     sum_w p_source,t(w) E(w)            the source model's prediction alone
 
-E is the value network's own embedding, and p_base,t = softmax(z_base,t) the source model's prediction after reading
-x_t; the paper calls the source model the base. In all three, z_post = z_base + z_delta. Source: Lu et al., arXiv
+E is the value network's own embedding, and p_source,t = softmax(z_source,t) the source model's prediction after reading
+x_t; the paper calls the source model the base. In all three, z_post = z_source + z_delta. Source: Lu et al., arXiv
 2410.21027, as in its released code.
 """
 

@@ -1,4 +1,4 @@
-"""Models by name: a hub id, a folder, a GGUF file, or one of the packaged models by its short name.
+"""Models by name: a hub id, a folder, a GGUF file, a PEFT adapter, or a packaged model by its short name.
 
 The result is always a `LoadedModel`: a causal language model of transformers, and the byte-exact `Vocabulary` of its
 tokenizer, as wide as the model's logits. A GGUF file is dequantized once to bf16 safetensors in the cache folder, keyed

@@ -299,7 +299,7 @@ def _load_state(
 
 
 class ValueNetwork(ValueSource):
-    """A frozen source model and the value network trained on it: z_post = z_base + z_delta.
+    """A frozen source model and the value network trained on it: z_post = z_source + z_delta.
 
     Attributes:
         config: The configuration that is saved with the value network.

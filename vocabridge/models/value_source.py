@@ -1,4 +1,4 @@
-"""Value sources: pairs of small models that predict a change of logits, z_post = z_base + z_delta.
+"""Value sources: pairs of small models that predict a change of logits, z_post = z_source + z_delta.
 
 There are two kinds with one interface, `ValueSource`. In both, two small models of one family read the same tokens:
 

@@ -1,9 +1,10 @@
 """The settings of token healing and lookahead, in one place.
 
 The source's and the target's tokenizer cut a text at different bytes. The settings below control how a prediction of
-the source is obtained where they do. They were chosen on real text (docs/concepts/token-boundaries.md) and seldom need
-a change. Most of them trade forwards of the source for accuracy. A `Steering` holds the settings, a saved bridge
-records them, and the fingerprint of an evaluation covers them.
+the source is obtained where they do. Most of them trade forwards of the source for accuracy. For `tokens_taken_back`,
+`word_continuations`, `cover_threshold`, `unlikely_boundary` and `min_expected_bits`, the figures are in
+notes/2026-11-26-boundaries-and-projection.md; the others were not tuned. A `Steering` holds the settings, a saved
+bridge records them, and the description of an evaluation contains them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The sparse matrices of an alignment on the model's device, which project scores from the source to the target.
 
-R (also called W) is the alignment's count matrix with its rows normalized to sum 1; C has its columns normalized. p_T
+R is the alignment's count matrix with its rows normalized to sum 1; C has its columns normalized. p_T
 is the base model's distribution. Each file of `methods` applies these matrices in one way. All methods treat tokens
 without a partner alike:
 

@@ -162,7 +162,10 @@ class SourceStream:
         return positions
 
     def crop(self, row: int, tokens: int) -> None:
-        """Keep the first `tokens` of the base's tokens of a row. The models do not read the kept text again."""
+        """Keep the first `tokens` of the base's tokens of a row. The models do not read the kept text again.
+
+        The kept text is found again in the row's token tree, whose slots hold the KV cache (`TreeDecoder`).
+        """
         text = self._texts[row]
         kept = self._texts[row] = self._begin(text.prompt, text.places[0])
         for piece, place in zip(text.pieces[:tokens], text.places[1:], strict=False):

@@ -1,7 +1,7 @@
 """The base models that a value network is trained on: its source model, and others that keep it from overfitting to it.
 
     source model, or a base of the same tokenizer    z = z_base + z_delta              at every learned token
-    base of another tokenizer                        z = z_base + (W @ z_delta - k)    at common token boundaries
+    base of another tokenizer                        z = z_base + (R @ z_delta - k)    at common token boundaries
 
 The bases take turns, one per step. With a base of another tokenizer, the gradient passes through the projection, so the
 value network is trained for its use in a bridge. Tokens of such a base are learned only where a token of the value

@@ -20,7 +20,7 @@ class TrainingConfig:
     """The settings of a training.
 
     Attributes:
-        source: The small model, which stays unchanged: packaged, hub id, folder or .gguf file.
+        source: The small model, which stays unchanged: packaged, hub id, folder, .gguf file or PEFT adapter.
         method: Train all weights, or an adapter of a few MB on every linear layer.
         other_bases: More base models, of any tokenizer, that take turns with the source model.
         scheme: Input: the tokens, the source model's expected next token, or both (cascade+).

@@ -1,6 +1,6 @@
 """The training objective of a value network: the sums over a batch that make up the loss of a step.
 
-    z = z_base + z_delta        (for a base of another tokenizer z_base + (W @ z_delta - k), see `bases`)
+    z = z_base + z_delta        (for a base of another tokenizer z_base + (R @ z_delta - k), see `bases`)
     nats = sum over learned tokens of -log softmax(z)[token]
 
 A regularizer limits the change of the logits:

@@ -1,4 +1,4 @@
-"""Training of a value network: z_post = z_base + z_delta with the source model frozen (Lu et al., arXiv 2410.21027).
+"""Training of a value network: z_post = z_source + z_delta with the source model frozen (Lu et al., arXiv 2410.21027).
 
     loss = mean over learned tokens of  -log softmax(z_base + z_delta)[token]  +  weight * regularizer
 

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of models: hashing, JSON lines, HTML pages, number ranges, progress, memory errors."""
+"""What knows nothing of models: hashes, JSON lines, HTML, windows of ids, settings, ranges, progress, memory errors."""

@@ -88,10 +88,10 @@ def test_starts_are_bytes_of_the_text_without_the_spaces_in_front(ours, kind, te
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_the_rules_of_the_prepended_space_are_found(ours, kind):
-    beginning, behind = PREFIXED.get(kind, (False, False))
+    beginning, after_control = PREFIXED.get(kind, (False, False))
     space = ours[kind].prefix_space
     assert space.prefix("word", Place.BEGINNING) == " " * beginning
-    assert space.prefix("word", Place.AFTER_CONTROL) == " " * behind
+    assert space.prefix("word", Place.AFTER_CONTROL) == " " * after_control
     assert space.prefix("word", Place.INSIDE) == ""
     assert space.prefix("", Place.BEGINNING) == ""
 

@@ -98,17 +98,17 @@ def scratch(vocabulary: Vocabulary, text: str, *, after_control: bool) -> list[i
 def check(vocabulary: Vocabulary, parts: list[Piece]) -> None:
     tokenizer = IncrementalTokenizer(vocabulary)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    committed, text, behind = vocabulary.bos_ids, "", False
+    committed, text, after = vocabulary.bos_ids, "", False
     for number, piece in enumerate(parts):
         tokenizer.append(piece)
         if isinstance(piece, int):
             text += decoder.decode(b"", final=True)
-            committed, text = [*committed, *scratch(vocabulary, text, after_control=behind), piece], ""
-            behind = True
+            committed, text = [*committed, *scratch(vocabulary, text, after_control=after), piece], ""
+            after = True
             decoder.reset()
         else:
             text += decoder.decode(piece)
-        expected = committed + scratch(vocabulary, text, after_control=behind)
+        expected = committed + scratch(vocabulary, text, after_control=after)
         assert tokenizer.ids == expected
         assert tokenizer.partial_utf8 == decoder.getstate()[0]
         if number % 3:  # this commits the tokens in front of the last safe cut
@@ -161,8 +161,8 @@ def test_a_control_token_ends_the_text_in_front_of_it(vocabularies):
     tokenizer = IncrementalTokenizer(vocabulary)
     for piece in (b"The fo", b"\xf0\x9f", 1, b"x"):
         tokenizer.append(piece)
-    before, behind = (vocabulary.encode(text).ids.tolist() for text in ("The fo\ufffd", "x"))
-    assert tokenizer.ids == [*before, 1, *behind]
+    before, after = (vocabulary.encode(text).ids.tolist() for text in ("The fo\ufffd", "x"))
+    assert tokenizer.ids == [*before, 1, *after]
     assert tokenizer.ids != [*vocabulary.encode("The fox").ids.tolist(), 1]
 
 

@@ -263,11 +263,11 @@ class Loops:
 
     @torch.no_grad()
     def look_ahead(self, lookahead: Lookahead, chosen: list[int], text: bytes, text_end: bytes):
-        """Read behind some tokens.
+        """Read after some tokens.
 
         Returns:
             The distribution, in which the weights of uncertain tokens are decided by what follows them; and how the
-            mass of the chosen tokens is split, by the distribution behind each, averaged over the covers that it can
+            mass of the chosen tokens is split, by the distribution after each, averaged over the covers that it can
             follow.
         """
         tokens, p_behind, covers = [], [], self.covers(text, text_end, healing=True)

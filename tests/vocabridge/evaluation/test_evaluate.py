@@ -217,7 +217,7 @@ def test_a_report_has_all_contenders_with_all_their_figures(files, model_folders
 
 
 def test_an_untrained_value_network_changes_nothing(files, model_folders, measure):
-    Combination(ProjectionMethod.LINEAR).save(files / "weights.json")
+    (files / "weights.json").write_text(json.dumps(Combination(ProjectionMethod.LINEAR).as_dict()))
     report = measure(
         combination=files / "weights.json",
         ceiling=str(model_folders.target),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -124,7 +126,7 @@ def test_a_setting_made_without_validation_items_is_not_used_with_some(made):
 
 def test_given_weights_get_the_best_of_several_strengths(made, tmp_path):
     given = Combination(ProjectionMethod.INFORMED, 0.5, 0.6, 0.1)
-    given.save(tmp_path / "weights.json")
+    (tmp_path / "weights.json").write_text(json.dumps(given.as_dict()))
     contender, setting = made(Contender.BRIDGE, combination=tmp_path / "weights.json", alphas=(0.3, 0.6, 2.0))
     assert setting["combination"] == given.as_dict()
     assert contender.model.steering.strength == setting["strength"]

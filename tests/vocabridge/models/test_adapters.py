@@ -18,7 +18,7 @@ from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.build import build_steering
 from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
-from vocabridge.evaluation import fingerprint
+from vocabridge.evaluation import description
 from vocabridge.models.loading import load_model, resolve_vocabulary
 from vocabridge.models.value_network import (
     load_value_network,
@@ -246,14 +246,14 @@ def test_an_adapter_without_the_untuned_model_is_refused_as_a_value_source(adapt
 
 def test_pickled_adapters_can_be_read_and_referred_to(own, adapter):
     expected = logits_of(load_model(str(adapter), dtype=F32).model)
-    before = fingerprint._model(str(adapter))
+    before = description._model(str(adapter))
     torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
     (adapter / "adapter_model.safetensors").unlink()
     assert torch.equal(logits_of(load_model(str(adapter), dtype=F32).model), expected)
-    assert fingerprint._model(str(adapter)) != before
-    then = fingerprint._model(str(adapter))
+    assert description._model(str(adapter)) != before
+    then = description._model(str(adapter))
     flip_weights(own / "source", "model.safetensors")
-    assert fingerprint._model(str(adapter)) != then
+    assert description._model(str(adapter)) != then
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

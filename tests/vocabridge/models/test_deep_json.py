@@ -6,7 +6,7 @@ import pytest
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.manifest import SavedBridge
-from vocabridge.evaluation.fingerprint import _model
+from vocabridge.evaluation.description import _model
 from vocabridge.evaluation.run_store import RunStore, Workers
 from vocabridge.models.loading import load_model
 from vocabridge.models.value_network import load_value_network

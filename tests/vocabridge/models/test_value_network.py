@@ -15,7 +15,7 @@ from vocabridge.bridge.model import Bridge
 from vocabridge.bridge.saving import load, save_bridge
 from vocabridge.data import VALUE_NETWORKS
 from vocabridge.evaluation.config import EvaluationConfig
-from vocabridge.evaluation.fingerprint import fingerprint
+from vocabridge.evaluation.description import describe
 from vocabridge.models.expert_pair import ExpertPair
 from vocabridge.models.joint_forward import run
 from vocabridge.models.loading import LoadedModel, load_model
@@ -170,7 +170,7 @@ def test_a_shipped_value_network_has_a_short_name_wherever_a_folder_is_taken(fol
         assert loaded.name == "short-name"
     base, data = str(folder.parent / "base"), folder / CONFIG
     by_name, by_folder = (
-        fingerprint(EvaluationConfig(data, base=base, value=name), None) for name in ("short-name", str(folder))
+        describe(EvaluationConfig(data, base=base, value=name), None) for name in ("short-name", str(folder))
     )
     assert by_name["value source"] == by_folder["value source"]
 

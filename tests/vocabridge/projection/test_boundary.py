@@ -108,7 +108,7 @@ def test_weights_are_above_0_and_at_most_1(boundary, written, rests):
         (b"f", b"o", 0.001),
         (b"f", b"x", 1.0),
         (b"x", b"f", 1.0),  # "xf" and what follows: the end of "x" stays one
-        # Inside characters, with letters behind them and without.
+        # Inside characters, with letters after them and without.
         (b"\xc3", b"\xa9", 0.001),
         (b"\xc3", b"\xa9l", 0.001),
         ("é".encode(), b"l", 0.001),

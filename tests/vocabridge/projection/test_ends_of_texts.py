@@ -110,7 +110,7 @@ LONGER = {b"x": {b"ab": 1.0}, b"ab": {END: 0.5, b"c": 0.5}, b"c": {END: 1.0}}
         (LINES, (), (b"\n\n",)),
         (WORDS, (), (b"ab",)),
         (SPACES, (), (b" a",)),
-        (LONGER, (b"ab",), (b"bc",)),  # the target cuts "ab" in two, and behind "a" takes "bc"
+        (LONGER, (b"ab",), (b"bc",)),  # the target cuts "ab" in two, and after "a" takes "bc"
     ],
 )
 def test_the_mass_of_a_token_that_ends_the_text_is_the_targets_token_that_ends_there(

@@ -405,9 +405,9 @@ def test_predictions_after_a_token_are_those_of_plain_forwards_after_every_cover
         ws = list(dict.fromkeys([*ws, *list(counts["tuned"])[:2], *list(counts["untuned"])[:2]]))
         first = stream.predictor.predict([position], tuple(models), torch.device("cpu"))
         before = {name: getattr(first.scores, name)[0].clone() for name in models}
-        behind = stream.predictor.extend([position], [ws])
+        extended = stream.predictor.extend([position], [ws])
         seen.clear()
-        now, _ = stream.predictor.resolve(first, behind, capture)
+        now, _ = stream.predictor.resolve(first, extended, capture)
         for k, (name, model) in enumerate(models.items()):
             expected, changes = {}, torch.zeros(source.size)
             for w in ws:
@@ -463,13 +463,13 @@ def test_by_hand_an_uncertain_boundary_is_decided_by_what_follows_the_token(tiny
     expected = {"tuned": before, "untuned": as_it_is}
     assert shares(first.scores) == [pytest.approx(expected[name], rel=1e-3) for name in names]
     assert first.uncertain_tokens == {0: [of[half]]}
-    behind = stream.predictor.extend([position], [first.uncertain_tokens[0]])
+    extended = stream.predictor.extend([position], [first.uncertain_tokens[0]])
     # The half and the other one count 1 together, the half and a space 0.001 still.
     weight = 0.6 * 1 + 0.4 * 0.001
     after = [mass / (0.55 + 0.2 * weight) for mass in (0.2 * weight, 0.3, 0.25)]
     expected = {"tuned": after, "untuned": as_it_is}
     for _ in range(2):  # also the second time
-        assert shares(stream.predictor.resolve(first, behind, capture)[0]) == [
+        assert shares(stream.predictor.resolve(first, extended, capture)[0]) == [
             pytest.approx(expected[name], rel=1e-3) for name in names
         ]
         position, tokens, follows = seen[-1]

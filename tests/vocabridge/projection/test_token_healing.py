@@ -275,8 +275,8 @@ def test_the_weight_of_a_token_with_a_follower_is_that_of_both_together(tiny, vo
     assert source.token_bytes[0] is None
     for written in TEXT_ENDS:
         for w in followed:
-            behind = [source.token_bytes[w] + source.token_bytes[v] for v in following[1:]]
-            expected = [judge(target).weight(written, data) for data in behind]
+            continuations = [source.token_bytes[w] + source.token_bytes[v] for v in following[1:]]
+            expected = [judge(target).weight(written, data) for data in continuations]
             expected.insert(0, judge(target).weight_at_end(written, source.token_bytes[w]))
             assert healer.weights_behind(written, w, following) == pytest.approx(expected)
             cases += len(set(expected)) > 1
@@ -293,7 +293,7 @@ def test_a_token_can_cross_where_the_target_may_end_before_a_token_of_its_class(
             )
             assert healer.can_cross(pending, written) == expected
             found.add(expected)
-    assert healer.can_cross(b"t", b"t")  # letters behind letters are never excluded
+    assert healer.can_cross(b"t", b"t")  # letters after letters are never excluded
     assert not healer.can_cross(b" ", b" ")  # the target has " a" and "  "
     assert not healer.can_cross(b"z", b"z")  # no token of the source begins with it
     assert found == {True, False}

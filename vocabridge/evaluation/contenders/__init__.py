@@ -7,11 +7,12 @@
     mixture       (1 - s) p_base + s C p_donor
     nudging       q_donor where max p_base < t, else p_base; q_donor is projected as for the bridge
     proxy-tuning  log p_base + alpha log(C p_tuned / C p_untuned)
-    control       the bridge's combination, with a value network that has the base's vocabulary
+    control       the base with a value network of its own vocabulary; weights of its own, linear or static, as-is
     ceiling       the fine-tuned base, or the base with a value network trained on it
 
 To add a contender, write `vocabridge/evaluation/contenders/NAME.py` with a class `Definition`, and add NAME to the enum
-`Contender` in `vocabridge/options.py`.
+`Contender` in `vocabridge/options.py`. It derives from `SteeredDefinition` (`bridge_setting`) if the contender is a
+bridge, else from `Definition` (`definition`).
 """
 
 from __future__ import annotations

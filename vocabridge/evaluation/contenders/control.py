@@ -13,7 +13,7 @@ from vocabridge.projection.combination import Combination
 
 
 class Definition(contenders.SteeredDefinition):
-    """The bridge's combination, with a value network that has the base's vocabulary."""
+    """The base with a value network of its vocabulary, with weights of its own, linear or static, and policy as-is."""
 
     label = "same-vocabulary control"
     required_models = frozenset({"base", "control"})

@@ -1,4 +1,4 @@
-"""The base class of projection methods, and numerical helpers that they share."""
+"""The base class of projection methods, the base's distribution, and functions for finite logits and their sums."""
 
 from __future__ import annotations
 

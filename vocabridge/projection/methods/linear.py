@@ -1,4 +1,4 @@
-"""Linear: delta_T = W @ z_delta - k.
+"""Linear: delta_T = R @ z_delta - k.
 
 After Lu et al. (arXiv 2410.21027). The paper does not state how its matrix is applied; this form fits the matrix's
 shape.

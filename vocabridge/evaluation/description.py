@@ -1,4 +1,4 @@
-"""The fingerprint of an evaluation: values that are equal exactly when two evaluations measure the same.
+"""The description of an evaluation: values that are equal exactly when two evaluations measure the same.
 
 Models are identified as in a saved bridge (`models.reference`), data by their SHA-256.
 """
@@ -28,10 +28,10 @@ from vocabridge.projection.config import BoundaryConfig
 from vocabridge.utils.hashing import file_digest, json_digest
 
 
-def fingerprint(config: EvaluationConfig, saved: SavedBridge | None, **settings: Any) -> dict[str, Any]:
+def describe(config: EvaluationConfig, saved: SavedBridge | None, **settings: Any) -> dict[str, Any]:
     """Describe what is evaluated, and how, by values that JSON can represent.
 
-    Models and files that the config does not name have no entry.
+    A model or file that the config does not name has no entry. A bridge or combination that it does not name is None.
 
     Args:
         config: The settings of the evaluation.
