@@ -169,9 +169,9 @@ class Alignment:
         for side, card, given in (("source", self.source, source), ("target", self.target, target)):
             if given is not None and given.fingerprint != card.fingerprint:
                 raise VocabridgeError(
-                    f"The alignment was made for the {side} tokenizer {card.name} ({card.size} ids, "
+                    f"the alignment was made for the {side} tokenizer {card.name} ({card.size} ids, "
                     f"{card.fingerprint[:12]}), not {given.name} ({given.size} ids, {given.fingerprint[:12]}); build "
-                    "it again for this pair."
+                    "it again for this pair"
                 )
         before = self.source, self.target
         after = [
@@ -225,7 +225,7 @@ class Alignment:
                 version=metadata["version"],
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.remedy}.") from error
+            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.remedy}") from error
         return loaded.fitted(source, target)
 
 

@@ -106,7 +106,7 @@ def short_names(names: Sequence[str]) -> list[str]:
     short_forms, full_forms = [_safe(_last_part(name)) for name in names], [_safe(name) for name in names]
     file_names = full_forms if len(set(short_forms)) < len(short_forms) else short_forms
     if duplicates := [name for name, times in Counter(file_names).items() if times > 1]:
-        raise VocabridgeError(f"Two tokenizers would both be called {duplicates[0]}; name each tokenizer once.")
+        raise VocabridgeError(f"two tokenizers would both be called {duplicates[0]}; name each tokenizer once")
     return file_names
 
 

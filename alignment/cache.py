@@ -90,7 +90,7 @@ def cached_alignment(
     except OSError as error:
         raise VocabridgeError(
             f"{path.parent}: the cache cannot be used ({error.strerror or error}); "
-            "set VOCABRIDGE_CACHE to a folder that can be written."
+            "set VOCABRIDGE_CACHE to a folder that can be written"
         ) from error
     try:
         if path.exists():

@@ -46,7 +46,7 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.of:
-            raise VocabridgeError(f"There is no shard {self}; count from 1, as in 1/8 to 8/8.")
+            raise VocabridgeError(f"there is no shard {self}; count from 1, as in 1/8 to 8/8")
 
     @classmethod
     def parse(cls, text: str) -> Shard:
@@ -56,7 +56,7 @@ class Shard:
             VocabridgeError: The text is not two numbers with 1 <= i <= n.
         """
         if not (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)):
-            raise VocabridgeError(f"{text!r} is not a shard; write it as i/n, for instance 1/8.")
+            raise VocabridgeError(f"{text!r} is not a shard; write it as i/n, for instance 1/8")
         return cls(int(match[1]), int(match[2]))
 
     def part(self, index: int, of: int) -> Shard:
@@ -114,11 +114,11 @@ class Corpus:
             elif (file := _plain_file(path)).is_file():
                 files.append(file)
             else:
-                raise VocabridgeError(f"{path}: no such corpus file; give the path of a UTF-8 text file or folder.")
+                raise VocabridgeError(f"{path}: no such corpus file; give the path of a UTF-8 text file or folder")
         corpus = cls(tuple(files))
         if corpus.bytes == 0:
             listed = ", ".join(map(str, files)) or "no file"
-            raise VocabridgeError(f"The corpus is empty ({listed}); give at least one file with text in it.")
+            raise VocabridgeError(f"the corpus is empty ({listed}); give at least one file with text in it")
         return corpus
 
     def in_processes(self, jobs: int) -> Corpus:
@@ -128,7 +128,7 @@ class Corpus:
             VocabridgeError: The number is less than 1.
         """
         if jobs < 1:
-            raise VocabridgeError(f"The number of jobs is {jobs}; take 1 or more.")
+            raise VocabridgeError(f"the number of jobs is {jobs}; take 1 or more")
         return dataclasses.replace(self, jobs=jobs)
 
     @functools.cached_property
@@ -178,13 +178,13 @@ class Corpus:
                     # the decoder's offset also counts bytes that it held back from earlier blocks
                     at = bytes_read + error.start - (len(error.object) - len(block))
                     raise VocabridgeError(
-                        f"{file}: not UTF-8 text at byte {at}; convert the file to UTF-8 or leave it out."
+                        f"{file}: not UTF-8 text at byte {at}; convert the file to UTF-8 or leave it out"
                     ) from error
                 bytes_read += len(block)
             if decoder.getstate()[0]:
                 at = bytes_read - len(decoder.getstate()[0])
                 raise VocabridgeError(
-                    f"{file}: ends in the middle of a character at byte {at}; the file is cut off, get it again."
+                    f"{file}: ends in the middle of a character at byte {at}; the file is cut off, get it again"
                 )
             if pending:
                 yield pending
@@ -211,7 +211,7 @@ def _named_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise VocabridgeError(f"{file}: cannot be read ({error.strerror or error}).") from error
+        raise VocabridgeError(f"{file}: cannot be read ({error.strerror or error})") from error
 
 
 def _cut(text: str) -> int:

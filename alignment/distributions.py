@@ -59,7 +59,7 @@ class Distributions:
 
     def __post_init__(self) -> None:
         if problem := self._problem():
-            raise VocabridgeError(f"The distributions of {self.model} are invalid ({problem}); {_SEAL.remedy}.")
+            raise VocabridgeError(f"the distributions of {self.model} are invalid ({problem}); {_SEAL.remedy}")
 
     @classmethod
     def of(
@@ -88,21 +88,21 @@ class Distributions:
         """
         if not len(texts) == len(offsets) == len(ids) == len(probabilities):
             raise VocabridgeError(
-                f"There are {len(texts)} texts, {len(offsets)} arrays of offsets, {len(ids)} of ids and "
-                f"{len(probabilities)} of probabilities; give one of each for every text."
+                f"there are {len(texts)} texts, {len(offsets)} arrays of offsets, {len(ids)} of ids and "
+                f"{len(probabilities)} of probabilities; give one of each for every text"
             )
         data = [text.encode() for text in texts]
         starts = np.concatenate(([0], np.cumsum([len(d) for d in data], dtype=np.int64))).astype(np.int64)
         for i, (text_bytes, text_offsets) in enumerate(zip(data, offsets, strict=True)):
             if len(text_offsets) and not 0 <= text_offsets[0] <= text_offsets[-1] < len(text_bytes):
                 raise VocabridgeError(
-                    f"Text {i} has {len(text_bytes)} bytes, and an offset lies outside of it; give offsets from 0 to "
-                    "the number of bytes less 1."
+                    f"text {i} has {len(text_bytes)} bytes, and an offset lies outside of it; give offsets from 0 to "
+                    "the number of bytes less 1"
                 )
         widths = {array.shape[1:] for array in (*ids, *probabilities)}
         if len(widths) != 1:
             raise VocabridgeError(
-                f"The ids and probabilities of all texts need one shape (positions, k), not {widths}; keep the same k."
+                f"the ids and probabilities of all texts need one shape (positions, k), not {widths}; keep the same k"
             )
         distributions = cls(
             text=np.frombuffer(b"".join(data), np.uint8),
@@ -136,13 +136,13 @@ class Distributions:
         """
         if source.fingerprint != self.source:
             raise VocabridgeError(
-                f"The distributions of {self.model} are over another vocabulary ({self.source[:12]}) than "
-                f"{source.name} ({source.fingerprint[:12]}); write them again with the model of {source.name}."
+                f"the distributions of {self.model} are over another vocabulary ({self.source[:12]}) than "
+                f"{source.name} ({source.fingerprint[:12]}); write them again with the model of {source.name}"
             )
         if self.ids.max(initial=0) >= source.size:
             raise VocabridgeError(
-                f"The distributions of {self.model} hold the id {self.ids.max()}, but {source.name} has only "
-                f"{source.size} ids; {_SEAL.remedy}."
+                f"the distributions of {self.model} hold the id {self.ids.max()}, but {source.name} has only "
+                f"{source.size} ids; {_SEAL.remedy}"
             )
 
     def save(self, path: str | Path) -> None:
@@ -164,7 +164,7 @@ class Distributions:
         try:
             return cls(**tensors, source=metadata["source"], model=metadata["model"])
         except (TypeError, KeyError) as error:
-            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.remedy}.") from error
+            raise VocabridgeError(f"{path}: not readable as {_SEAL.what} ({error}); {_SEAL.remedy}") from error
 
     @property
     def _tensors(self) -> Tensors:

@@ -58,7 +58,7 @@ class EmbeddingTable:
         if array.ndim != 2 or array.dtype.kind != "f":
             raise VocabridgeError(
                 f"{name}: {array.dtype} of shape {array.shape}; "
-                "give embeddings as floating point numbers of shape (rows, dimension)."
+                "give embeddings as floating point numbers of shape (rows, dimension)"
             )
         return cls(array, name)
 
@@ -78,11 +78,11 @@ class EmbeddingTable:
             if not files:
                 raise VocabridgeError(
                     f"{path}: there is none of {', '.join(_FOLDER_FILES)} in this folder; name the file with the "
-                    "embeddings."
+                    "embeddings"
                 )
             path = files[0]
         if not path.is_file():
-            raise VocabridgeError(f"{path}: no such file; give a .npy or .safetensors file with embeddings.")
+            raise VocabridgeError(f"{path}: no such file; give a .npy or .safetensors file with embeddings")
         refuse_gzip(path)
         try:
             if path.suffix == ".npy":
@@ -93,8 +93,8 @@ class EmbeddingTable:
             if path.suffix == ".safetensors":
                 return cls(_map_safetensors(path), str(path))
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise VocabridgeError(f"{path}: not readable as embeddings ({error}); get the file again.") from error
-        raise VocabridgeError(f"{path}: embeddings are read from .npy and .safetensors files; give such a file.")
+            raise VocabridgeError(f"{path}: not readable as embeddings ({error}); get the file again") from error
+        raise VocabridgeError(f"{path}: embeddings are read from .npy and .safetensors files; give such a file")
 
     @property
     def dimension(self) -> int:
@@ -117,7 +117,7 @@ class EmbeddingTable:
         if len(self.values) < vocabulary.size:
             raise VocabridgeError(
                 f"{self.name}: {len(self.values)} rows for the {vocabulary.size} ids of {vocabulary.name}; "
-                "give the embeddings of the model that this tokenizer belongs to."
+                "give the embeddings of the model that this tokenizer belongs to"
             )
 
     @functools.cached_property
@@ -141,7 +141,7 @@ def _embedding_name(tensors: Mapping[str, Any], path: Path) -> str:
         listed = ", ".join(candidates or sorted(tensors)[:3])
         raise VocabridgeError(
             f"{path}: {len(candidates) or 'no'} tensors have a usual name of input embeddings ({listed}); "
-            "save the embeddings alone, as a .npy file."
+            "save the embeddings alone, as a .npy file"
         )
     return candidates[0]
 
@@ -161,7 +161,7 @@ def _map_safetensors(path: Path) -> np.ndarray[Any, Any]:
     chosen = tensors[next(iter(tensors)) if len(tensors) == 1 else _embedding_name(tensors, path)]
     if chosen["dtype"] not in _DTYPES:
         raise VocabridgeError(
-            f"{path}: embeddings of type {chosen['dtype']} cannot be read; save them as one of {', '.join(_DTYPES)}."
+            f"{path}: embeddings of type {chosen['dtype']} cannot be read; save them as one of {', '.join(_DTYPES)}"
         )
     start = 8 + length + chosen["data_offsets"][0]
     dtype = _DTYPES[chosen["dtype"]]

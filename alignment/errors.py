@@ -7,7 +7,11 @@ from typing import NamedTuple
 
 
 class VocabridgeError(Exception):
-    """A request that cannot be met. The message is one sentence that names the cause and says what to do."""
+    """A request that cannot be met.
+
+    The message is one sentence that names the cause and says what to do, without a capital at its start and a period at
+    its end, because it stands after "error: " and within other sentences.
+    """
 
 
 class Terminated(KeyboardInterrupt):

@@ -53,9 +53,9 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             _replace(Path(os.path.realpath(path)), content)
     except OSError as error:
         if is_link_loop(Path(path)):
-            raise VocabridgeError(f"{path}: {LINK_LOOP}.") from error
+            raise VocabridgeError(f"{path}: {LINK_LOOP}") from error
         raise VocabridgeError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or name another place."
+            f"{path}: cannot be written ({error.strerror or error}); free some space or name another place"
         ) from error
 
 

@@ -68,12 +68,12 @@ def reach_repository(name: str) -> bool:
         if isinstance(error, GatedRepoError) or status == _FORBIDDEN:
             raise VocabridgeError(
                 f"{name}: the hub refuses access to this repository (status {status}); ask for access on its page, "
-                "and log in with `hf auth login`."
+                "and log in with `hf auth login`"
             ) from error
         if status in _NOT_FOUND:
             raise VocabridgeError(
                 f"{name}: neither a local file or folder nor a repository of the hub; correct the name, or log in with "
-                "`hf auth login` if the repository is private."
+                "`hf auth login` if the repository is private"
             ) from error
         reason = f"it answers with status {status}"
     except OfflineModeIsEnabled:
@@ -86,7 +86,7 @@ def reach_repository(name: str) -> bool:
         return False
     raise VocabridgeError(
         f"{name}: no local file or folder has this name, and the hub cannot be reached ({reason}); correct the name "
-        "or connect to the network."
+        "or connect to the network"
     )
 
 
@@ -99,5 +99,5 @@ def _is_cached(name: str) -> bool:
 
 def _missing_path(name: str) -> VocabridgeError:
     return VocabridgeError(
-        f"{name}: no such file or folder; give a model's folder, a tokenizer.json, a .gguf file or a hub id."
+        f"{name}: no such file or folder; give a model's folder, a tokenizer.json, a .gguf file or a hub id"
     )

@@ -89,7 +89,7 @@ def refuse_gzip(path: Path) -> None:
     """
     with contextlib.suppress(OSError):  # the caller reports why the file cannot be read
         if path.is_file() and is_gzip(path):
-            raise VocabridgeError(f"{path}: compressed with gzip; decompress it (gunzip) and name the result.")
+            raise VocabridgeError(f"{path}: compressed with gzip; decompress it (gunzip) and name the result")
 
 
 def is_gzip(file: Path) -> bool:

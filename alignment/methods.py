@@ -67,16 +67,16 @@ def make_builder(
     builders = [_single_builder(name.strip(), given) for name in method.split(",")]
     required = {name for builder in builders for name in _required_inputs(type(builder))}
     if unused := given.keys() - required:
-        raise VocabridgeError(f"The method {method} takes no {min(unused)}; leave them out.")
+        raise VocabridgeError(f"the method {method} takes no {min(unused)}; leave them out")
     return builders[0] if len(builders) == 1 else Chain(tuple(builders))
 
 
 def _single_builder(method: str, given: Mapping[str, Any]) -> Builder:
     if method not in METHODS:
-        raise VocabridgeError(f"There is no method {method!r}; choose one of {', '.join(METHODS)}.")
+        raise VocabridgeError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
     required = _required_inputs(METHODS[method])
     if missing := [name for name in required if name not in given]:
-        raise VocabridgeError(f"The method {method} needs {missing[0]}; give them.")
+        raise VocabridgeError(f"the method {method} needs {missing[0]}; give them")
     return METHODS[method](**{name: given[name] for name in required})
 
 
@@ -122,7 +122,7 @@ def align(
     if isinstance(method, Builder):
         if embeddings is not None or distributions is not None:
             raise VocabridgeError(
-                f"The builder {method.method} already holds its inputs; give them to the builder and not to `align`."
+                f"the builder {method.method} already holds its inputs; give them to the builder and not to `align`"
             )
         builder = method
     else:

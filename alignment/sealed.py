@@ -68,22 +68,22 @@ class Seal:
         """
         path = Path(path)
         if not path.exists() or path.is_dir():
-            raise VocabridgeError(f"{path}: no such file; {self.what} is expected there, so {self.remedy}.")
+            raise VocabridgeError(f"{path}: no such file; {self.what} is expected there, so {self.remedy}")
         refuse_gzip(path)
         try:
             with safe_open(plain_file(path), framework="numpy") as file:
                 header = file.metadata() or {}
                 if self.key not in header:
-                    raise VocabridgeError(f"{path}: a safetensors file, but not {self.what}; {self.remedy}.")
+                    raise VocabridgeError(f"{path}: a safetensors file, but not {self.what}; {self.remedy}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             metadata = parse_json(header[self.key])
             file_format = metadata.pop("format", None)
             if file_format != self.format:
                 raise VocabridgeError(
-                    f"{path}: of format {file_format}, and this version reads {self.format}; {self.remedy}."
+                    f"{path}: of format {file_format}, and this version reads {self.format}; {self.remedy}"
                 )
             if metadata.pop("sha256", None) != self.hash(tensors, metadata):
-                raise VocabridgeError(f"{path}: altered or damaged (its content hash differs); {self.remedy}.")
+                raise VocabridgeError(f"{path}: altered or damaged (its content hash differs); {self.remedy}")
         except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise VocabridgeError(f"{path}: not readable as {self.what} ({error}); {self.remedy}.") from error
+            raise VocabridgeError(f"{path}: not readable as {self.what} ({error}); {self.remedy}") from error
         return tensors, metadata

@@ -97,9 +97,9 @@ class Builder(abc.ABC):
             VocabridgeError: A corpus is missing, or is given to a method that reads none.
         """
         if self.reads is Reads.ALWAYS and corpus is None:
-            raise VocabridgeError(f"The method {self.method} counts on text; give it a corpus.")
+            raise VocabridgeError(f"the method {self.method} counts on text; give it a corpus")
         if self.reads is Reads.NOTHING and corpus is not None:
-            raise VocabridgeError(f"The method {self.method} reads no text; leave the corpus out.")
+            raise VocabridgeError(f"the method {self.method} reads no text; leave the corpus out")
 
     def check_jobs(self, jobs: int, corpus: object) -> None:
         """Check that there is one job, or text whose counting several jobs can share.

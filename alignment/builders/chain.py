@@ -44,9 +44,7 @@ class Chain(Builder):
     def __post_init__(self) -> None:
         names = [builder.method for builder in self.builders]
         if duplicates := {name for name in names if names.count(name) > 1}:
-            raise VocabridgeError(
-                f"The method {min(duplicates)} is in the chain {','.join(names)} twice; name it once."
-            )
+            raise VocabridgeError(f"the method {min(duplicates)} is in the chain {','.join(names)} twice; name it once")
 
     @property
     def method(self) -> str:  # type: ignore[override]  # an instance's property; other builders have a class variable

@@ -97,7 +97,7 @@ class Embedding(Builder):
 
     def __post_init__(self) -> None:
         if self.neighbors < 1:
-            raise VocabridgeError(f"A token cannot have {self.neighbors} neighbors; give 1 or more.")
+            raise VocabridgeError(f"a token cannot have {self.neighbors} neighbors; give 1 or more")
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:
         no_counts = sp.csr_array((target.size, source.size), dtype=np.float64)
@@ -198,7 +198,7 @@ def shared_space(source: EmbeddingTable, target: EmbeddingTable, w: Int64, y: In
     if n < 2:
         raise VocabridgeError(
             f"{source.name} and {target.name} share {n} tokens, but the method embedding needs 2 or more; take another "
-            "method."
+            "method"
         )
     a, b = source.dimension, target.dimension
     sum_s, sum_t, ss, tt, ts = np.zeros(a), np.zeros(b), np.zeros((a, a)), np.zeros((b, b)), np.zeros((b, a))
@@ -225,7 +225,7 @@ def _inverse_root(covariance: Float64, n: int, table: EmbeddingTable) -> Float64
     ridge = float(np.trace(covariance)) / n
     if not 0 < ridge < np.inf:
         raise VocabridgeError(
-            f"{table.name}: the shared tokens' rows are all the same or not finite numbers; get the embeddings again."
+            f"{table.name}: the shared tokens' rows are all the same or not finite numbers; get the embeddings again"
         )
     values, vectors = np.linalg.eigh(covariance)
     return (vectors / np.sqrt(np.maximum(values, 0) + ridge)) @ vectors.T

@@ -75,8 +75,8 @@ class Expected(Builder):
     def __post_init__(self) -> None:
         if not 0 < self.strength < math.inf:
             raise VocabridgeError(
-                f"The strength of the prior is {self.strength}, which leaves columns undetermined; give a finite "
-                "number above 0."
+                f"the strength of the prior is {self.strength}, which leaves columns undetermined; give a finite "
+                "number above 0"
             )
 
     def _count(self, source: Vocabulary, target: Vocabulary, corpus: Corpus | None, progress: Progress) -> sp.csr_array:

@@ -108,7 +108,7 @@ def count_shard(
     """
     if not isinstance(builder, CountingBuilder):
         countable = ", ".join(name for name, method in METHODS.items() if issubclass(method, CountingBuilder))
-        raise VocabridgeError(f"The method {builder.method} cannot be counted in shards; these can: {countable}.")
+        raise VocabridgeError(f"the method {builder.method} cannot be counted in shards; these can: {countable}")
     work = Work(builder, (source, target))
     (counts,) = count_corpus(work, corpus, progress, shard)
     cards = VocabularyCard.of(source), VocabularyCard.of(target)
@@ -154,7 +154,7 @@ def _add_shards(paths: list[Path]) -> tuple[PartialCounts, PairCounts]:
         The first shard; the sum of all counts.
     """
     if not paths:
-        raise VocabridgeError("There is no shard to merge; name the files that `vocabridge align --shard` wrote.")
+        raise VocabridgeError("there is no shard to merge; name the files that `vocabridge align --shard` wrote")
     first, total = PartialCounts.load(paths[0]), PairCounts()
     path_of: dict[int, Path] = {}
     for path in paths:
@@ -162,17 +162,17 @@ def _add_shards(paths: list[Path]) -> tuple[PartialCounts, PairCounts]:
         for what, value in partial.build.items():
             if value != first.build[what]:
                 raise VocabridgeError(
-                    f"{path}: of another build than {paths[0]} (the {what} differs); merge the shards of one build."
+                    f"{path}: of another build than {paths[0]} (the {what} differs); merge the shards of one build"
                 )
         if partial.shard.index in path_of:
             raise VocabridgeError(
-                f"{path}: shard {partial.shard} is there twice, also as {path_of[partial.shard.index]}; name it once."
+                f"{path}: shard {partial.shard} is there twice, also as {path_of[partial.shard.index]}; name it once"
             )
         path_of[partial.shard.index] = path
         total += partial.counts
     missing = [str(Shard(i, first.shard.of)) for i in range(1, first.shard.of + 1) if i not in path_of]
     if missing:
-        raise VocabridgeError(f"Of {first.shard.of} shards these are missing: {', '.join(missing)}; count them too.")
+        raise VocabridgeError(f"of {first.shard.of} shards these are missing: {', '.join(missing)}; count them too")
     return first, total
 
 
@@ -183,12 +183,11 @@ def _vocabulary(side: str, card: VocabularyCard, given: Vocabulary | None) -> Vo
             given = Vocabulary.load(card.name, size=card.size)
         except VocabridgeError as error:
             raise VocabridgeError(
-                f"The shards' {side} tokenizer, {card.name}, cannot be loaded ({str(error).rstrip('.')}); "
-                f"name it with --{side}."
+                f"the shards' {side} tokenizer, {card.name}, cannot be loaded ({error}); name it with --{side}"
             ) from error
     if given.fingerprint != card.fingerprint:
         raise VocabridgeError(
-            f"The shards were counted with the {side} tokenizer {card.name} ({card.fingerprint[:12]}), "
-            f"not {given.name} ({given.fingerprint[:12]}); name the right one with --{side}."
+            f"the shards were counted with the {side} tokenizer {card.name} ({card.fingerprint[:12]}), "
+            f"not {given.name} ({given.fingerprint[:12]}); name the right one with --{side}"
         )
     return given

@@ -196,8 +196,8 @@ def _ended_early(process: BaseProcess) -> VocabridgeError | Terminated:
     if process.exitcode == -signal.SIGTERM:  # the whole process group gets SIGTERM, and this worker ended first
         return Terminated()
     return VocabridgeError(
-        f"A counting process ended before it was done (exit status {process.exitcode}); with too little memory, "
-        "take fewer jobs, and in a script, align under `if __name__ == '__main__':`."
+        f"a counting process ended before it was done (exit status {process.exitcode}); with too little memory, "
+        "take fewer jobs, and in a script, align under `if __name__ == '__main__':`"
     )
 
 

@@ -35,13 +35,13 @@ def _check(path: Path) -> None:
         size = path.stat().st_size
         announced = _announced_size(path)
     except OSError as error:
-        raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+        raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     if start == _POINTER:
         raise VocabridgeError(
-            f"{path}: a Git LFS pointer and not the file itself; download the file again (in a clone, `git lfs pull`)."
+            f"{path}: a Git LFS pointer and not the file itself; download the file again (in a clone, `git lfs pull`)"
         )
     if announced is not None and size < announced:
-        raise VocabridgeError(f"{path}: cut off at {size} of {announced} bytes; download it again.")
+        raise VocabridgeError(f"{path}: cut off at {size} of {announced} bytes; download it again")
 
 
 def _announced_size(path: Path) -> int | None:

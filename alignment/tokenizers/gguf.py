@@ -79,7 +79,7 @@ def read_gguf_tokenizer(path: str | Path) -> GGUFTokenizer:
         raise VocabridgeError(f"{path}: {error}") from None
     except Exception as error:  # tokenizers raises bare Exception, for example for a merge of unknown tokens
         raise VocabridgeError(
-            f"{path}: its tokenizer cannot be built ({error}); use the model's tokenizer.json."
+            f"{path}: its tokenizer cannot be built ({error}); use the model's tokenizer.json"
         ) from error
     roles = _roles(fields)
     return GGUFTokenizer(
@@ -97,7 +97,7 @@ def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, Types, dict[int, Added
     """Build the tokenizer that the fields describe, and return it with the type of every id and the added tokens."""
     kind, tokens = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.tokens")
     if kind is None or tokens is None:
-        raise VocabridgeError("this GGUF file holds no tokenizer; name one that does.")
+        raise VocabridgeError("this GGUF file holds no tokenizer; name one that does")
     types = np.ones(len(tokens), np.int32)
     if "tokenizer.ggml.token_type" in fields:
         types[:] = _per_token(fields, "token_type", len(tokens))
@@ -113,7 +113,7 @@ def _build(fields: Mapping[str, Any]) -> tuple[Tokenizer, Types, dict[int, Added
         tokenizer = _sentencepiece(tokens, fields)
     else:
         raise VocabridgeError(
-            f"a GGUF tokenizer of model {kind!r} cannot be read (gpt2 and llama can); use its tokenizer.json."
+            f"a GGUF tokenizer of model {kind!r} cannot be read (gpt2 and llama can); use its tokenizer.json"
         )
     added = {i: AddedToken(tokens[i], special=bool(types[i] == CONTROL), normalized=False) for i in marked}
     tokenizer.add_tokens(list(added.values()))
@@ -155,7 +155,7 @@ def _per_token(fields: Mapping[str, Any], name: str, size: int) -> Sequence[Any]
     if len(values) < size:
         raise VocabridgeError(
             f"it has {size} tokens but {len(values)} entries in tokenizer.ggml.{name}; download it again or convert "
-            "the model again."
+            "the model again"
         )
     return values[:size]
 
@@ -224,10 +224,10 @@ def _read_tokenizer_fields(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Header(data).fields()
     except OSError as error:
-        raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+        raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     except (struct.error, ValueError, KeyError) as error:
         raise VocabridgeError(
-            f"{path}: not a readable GGUF file ({error}); download it again or name another file."
+            f"{path}: not a readable GGUF file ({error}); download it again or name another file"
         ) from error
 
 

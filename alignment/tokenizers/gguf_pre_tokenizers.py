@@ -113,6 +113,6 @@ def word_cutting(name: str) -> WordCutting:
     """
     if name not in _BY_NAME:
         raise VocabridgeError(
-            f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use its tokenizer.json."
+            f"the pre-tokenizer {name!r} is not known, so text would be cut wrongly; use its tokenizer.json"
         )
     return _BY_NAME[name]

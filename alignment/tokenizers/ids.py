@@ -28,7 +28,7 @@ def check_ids(name: str, ids: Iterable[int]) -> None:
     if (largest := max(ids, default=-1)) >= WIDEST:
         raise VocabridgeError(
             f"{name}: it has a token with the id {largest}, and the ids of a model are below "
-            f"{WIDEST}; download it again."
+            f"{WIDEST}; download it again"
         )
 
 
@@ -55,7 +55,7 @@ def check_distinct_ids(name: str, tokenizer: Tokenizer) -> None:
             if i in owners:
                 raise VocabridgeError(
                     f"{name}: the tokens {owners[i]!r} and {token!r} have the same id, {i}; give each its own, or "
-                    "download the file again."
+                    "download the file again"
                 )
             owners[i] = token
 

@@ -91,7 +91,7 @@ def load_tokenizer(source: str | Path, size: int | None) -> LoadedTokenizer:
         refuse_sentencepiece(path)
         raise VocabridgeError(
             f"{path}: such a file does not say how text is cut into words; name the model's tokenizer.json, or make a "
-            "tokenizer of it and a pattern with `alignment.tiktoken_tokenizer` for `Vocabulary.from_tokenizer`."
+            "tokenizer of it and a pattern with `alignment.tiktoken_tokenizer` for `Vocabulary.from_tokenizer`"
         )
     if path.is_file() and "tekken" in path.name:
         return _from_tekken(path, str(path), size)
@@ -121,7 +121,7 @@ def _from_folder(files: Mapping[str, Path], name: str, size: int | None) -> Load
         refuse_sentencepiece(files["tokenizer.model"])
     raise VocabridgeError(
         f"{Path(name) / 'tokenizer.json'}: no such file; save the fast tokenizer there, with transformers' "
-        "save_pretrained."
+        "save_pretrained"
     )
 
 
@@ -151,7 +151,7 @@ def _from_files(files: Mapping[str, Path], name: str, size: int | None) -> Loade
     except VocabridgeError:
         raise
     except Exception as error:  # tokenizers raises bare Exception for every malformed file
-        raise VocabridgeError(f"{path}: not a tokenizer.json ({error}); download it again.") from error
+        raise VocabridgeError(f"{path}: not a tokenizer.json ({error}); download it again") from error
     return _with_settings(tokenizer, TokenizerSettings.read(files), name, size)
 
 
@@ -185,8 +185,8 @@ def _fetch(hub_id: str) -> dict[str, Path]:
             continue
         except Exception as error:  # the hub raises many kinds, for missing permissions, broken connections and so on
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise VocabridgeError(f"{hub_id}: cannot download {name} from the hub ({reason}); try again.") from error
+            raise VocabridgeError(f"{hub_id}: cannot download {name} from the hub ({reason}); try again") from error
     if not any(name in files for name in _TOKENIZERS):
         problem = "has no tokenizer.json" if reached else "cannot be reached now, and its tokenizer.json is not cached"
-        raise VocabridgeError(f"{hub_id}: this repository {problem}.")
+        raise VocabridgeError(f"{hub_id}: this repository {problem}")
     return files

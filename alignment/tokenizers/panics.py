@@ -52,7 +52,7 @@ def panics_as_errors(name: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise VocabridgeError(
             f"{name}: its tokenizer fails ({reason}) because of a regular expression or a setting in its files; "
-            "download the files again or use another conversion of the model."
+            "download the files again or use another conversion of the model"
         ) from error
 
 

@@ -86,9 +86,9 @@ class _Object:
         try:
             value = read_json(path)
         except (OSError, ValueError) as error:
-            raise VocabridgeError(f"{path}: not readable as JSON ({error}); download it again.") from error
+            raise VocabridgeError(f"{path}: not readable as JSON ({error}); download it again") from error
         if not isinstance(value, dict):
-            raise VocabridgeError(f"{path}: it holds {json_type(value)}; it must be an object, so download it again.")
+            raise VocabridgeError(f"{path}: it holds {json_type(value)}; it must be an object, so download it again")
         return cls(path, value)
 
     def object(self, key: str) -> _Object:
@@ -162,7 +162,7 @@ class _Object:
         shown = repr(self.values[key])
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
         raise VocabridgeError(
-            f"{self.path}: {key} is {shown} where {expected} is expected; correct it or download the file again."
+            f"{self.path}: {key} is {shown} where {expected} is expected; correct it or download the file again"
         )
 
 
@@ -188,4 +188,4 @@ def _read_text(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        raise VocabridgeError(f"{path}: not readable as UTF-8 text ({error}); download it again.") from error
+        raise VocabridgeError(f"{path}: not readable as UTF-8 text ({error}); download it again") from error

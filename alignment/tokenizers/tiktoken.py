@@ -73,7 +73,7 @@ def tiktoken_tokenizer(ranks: Mapping[bytes, int], pattern: str, special_tokens:
     check_ids("The ranks or special tokens", (*ranks.values(), *special_tokens.values()))
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
-        raise VocabridgeError(f"The byte 0x{missing[0]:02X} has no rank; give the ranks of a complete tiktoken file.")
+        raise VocabridgeError(f"the byte 0x{missing[0]:02X} has no rank; give the ranks of a complete tiktoken file")
     ordered = sorted(ranks, key=ranks.__getitem__)
     spelled = {data: _spell(data) for data in ordered}
     vocab = {spelled[data]: ranks[data] for data in ordered}
@@ -81,7 +81,7 @@ def tiktoken_tokenizer(ranks: Mapping[bytes, int], pattern: str, special_tokens:
     for content, i in special_tokens.items():
         if content in vocab or i in taken:
             raise VocabridgeError(
-                f"The special token {content!r} (id {i}) has the spelling or id of another token; give it its own."
+                f"the special token {content!r} (id {i}) has the spelling or id of another token; give it its own"
             )
         vocab[content] = i
         taken.add(i)
@@ -91,7 +91,7 @@ def tiktoken_tokenizer(ranks: Mapping[bytes, int], pattern: str, special_tokens:
     try:
         split = pre_tokenizers.Split(Regex(translated(pattern)), "isolated")
     except Exception as error:  # tokenizers raises bare Exception
-        raise VocabridgeError(f"The pattern {pattern!r} cannot be used ({error}); check it.") from error
+        raise VocabridgeError(f"the pattern {pattern!r} cannot be used ({error}); check it") from error
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
@@ -114,7 +114,7 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+        raise VocabridgeError(f"{path}: cannot be read ({error.strerror or error}); check the path") from error
     pairs = []
     for number, line in enumerate(lines, 1):
         if line:
@@ -123,12 +123,12 @@ def read_tiktoken(path: str | Path) -> dict[bytes, int]:
                 pairs.append((base64.b64decode(data, validate=True), int(rank)))
             except ValueError as error:  # includes binascii.Error
                 raise VocabridgeError(
-                    f"{path}: line {number} is no base64 string with a rank; name a file in tiktoken's format."
+                    f"{path}: line {number} is no base64 string with a rank; name a file in tiktoken's format"
                 ) from error
     try:
         return _one_to_one(pairs)
     except ValueError as error:
-        raise VocabridgeError(f"{path}: {error}; download it again.") from error
+        raise VocabridgeError(f"{path}: {error}; download it again") from error
 
 
 def refuse_sentencepiece(path: Path) -> None:
@@ -146,7 +146,7 @@ def refuse_sentencepiece(path: Path) -> None:
     if start[:1] == b"\n" and start[2:] == b"\n":
         raise VocabridgeError(
             f"{path}: a SentencePiece model; give a tokenizer.json, which transformers converts it to with "
-            f"AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained({str(path.parent)!r})."
+            f"AutoTokenizer.from_pretrained({str(path.parent)!r}).save_pretrained({str(path.parent)!r})"
         )
 
 
@@ -160,7 +160,7 @@ def read_tekken(path: str | Path) -> TekkenTokenizer:
     try:
         return _tekken(read_json(path))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-        raise VocabridgeError(f"{path}: not a readable tekken.json ({error!r}); download it again.") from error
+        raise VocabridgeError(f"{path}: not a readable tekken.json ({error!r}); download it again") from error
     except VocabridgeError as error:
         raise VocabridgeError(f"{path}: {error}") from error
 
@@ -238,7 +238,7 @@ def translated(pattern: str) -> str:
             return match["kept"]
         if match["atom"] is None:
             raise VocabridgeError(
-                f"The pattern {pattern!r} has a possessive interval after a group; write it as (?>...)."
+                f"the pattern {pattern!r} has a possessive interval after a group; write it as (?>...)"
             )
         return f"(?>{match['atom']}{match['interval']})"
 

@@ -47,7 +47,7 @@ def read_tiktoken_folder(path: Path, settings: TokenizerSettings) -> Tokenizer:
         raise VocabridgeError(
             f"{path}: it does not say how text is cut into words, and no tokenizer_config.json beside it names a "
             "tokenizer whose pattern is known (Kimi's is); make a tokenizer of it and of the model's pattern with "
-            "`alignment.tiktoken_tokenizer` for `Vocabulary.from_tokenizer`."
+            "`alignment.tiktoken_tokenizer` for `Vocabulary.from_tokenizer`"
         )
     ranks = read_tiktoken(path)
     first = max(ranks.values()) + 1

@@ -81,7 +81,7 @@ class Vocabulary(Segmentation):
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
         if not isinstance(backend, Tokenizer):
             raise VocabridgeError(
-                f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json."
+                f"{type(tokenizer).__name__} is not a fast tokenizer; load one that has a tokenizer.json"
             )
         _check_size(size)
         template = chosen_template(getattr(tokenizer, "chat_template", None))
@@ -128,7 +128,7 @@ class Vocabulary(Segmentation):
             remedy = (
                 "load a tokenizer that has tokens" if loaded.size is None else "correct vocab_size in its config.json"
             )
-            raise VocabridgeError(f"{name}: a vocabulary of {size} ids cannot be; {remedy}.")
+            raise VocabridgeError(f"{name}: a vocabulary of {size} ids cannot be; {remedy}")
         encoding = with_unk(spec, size)
         if encoding is not spec:
             tokenizer = Tokenizer.from_str(json.dumps(encoding))
@@ -181,7 +181,7 @@ class Vocabulary(Segmentation):
         if size == self.size:
             return self
         if size <= (last := int(self.usable.max(initial=-1))):
-            raise VocabridgeError(f"{self.name} cannot be cut to {size} ids, as id {last} stands for text.")
+            raise VocabridgeError(f"{self.name} cannot be cut to {size} ids, as id {last} stands for text")
         new_rows = max(0, size - self.size)
         kinds = np.concatenate((self.kinds[:size], np.full(new_rows, TokenKind.UNUSED, np.int8)))
         lengths = np.concatenate((self.lengths[:size], np.zeros(new_rows, np.int32)))
@@ -287,7 +287,7 @@ def _possible_roles(given: Mapping[str, int], unknown: int | None, size: int, na
             raise VocabridgeError(
                 f"{name}: the {role} token has id {i}, but the vocabulary has {size} ids; correct "
                 f"{role}_token_id or vocab_size in its config.json, or use the config.json "
-                "of the model that the tokenizer belongs to."
+                "of the model that the tokenizer belongs to"
             )
     return roles
 

@@ -108,9 +108,9 @@ def test_invalid_arrays_are_refused(distributions, changed, problem):
 
 def test_lists_and_shapes_that_do_not_match_are_refused(source):
     zeros = np.zeros((1, 2), np.int32)
-    with pytest.raises(VocabridgeError, match="There are 2 texts, 1 arrays of offsets"):
+    with pytest.raises(VocabridgeError, match="there are 2 texts, 1 arrays of offsets"):
         Distributions.of(["a", "b"], [np.array([0])], [zeros], [zeros], source=source, model="m")
-    with pytest.raises(VocabridgeError, match="Text 0 has 1 bytes"):
+    with pytest.raises(VocabridgeError, match="text 0 has 1 bytes"):
         Distributions.of(["a"], [np.array([1])], [zeros], [zeros], source=source, model="m")
     with pytest.raises(VocabridgeError, match="one shape"):
         Distributions.of(["a"], [np.array([0])], [zeros], [np.zeros((1, 3))], source=source, model="m")

@@ -87,7 +87,7 @@ def test_a_missing_path_is_never_requested_from_the_hub(tmp_path, monkeypatch, n
 def test_without_a_network_the_error_comes_at_once(load):
     output, seconds = load("nosuch", CLOSED)
     assert output.startswith("nosuch: no local file or folder has this name, and the hub cannot be reached (")
-    assert output.endswith("correct the name or connect to the network.")
+    assert output.endswith("correct the name or connect to the network")
     assert seconds < SLOW
 
 
@@ -127,7 +127,7 @@ def test_a_failing_hub_gets_one_request(load, hub):
 def test_a_repository_without_a_tokenizer_is_named(load, hub):
     endpoint, _ = hub(404, X_Error_Code="EntryNotFound")
     output, _ = load("owner/images", endpoint)
-    assert output == "owner/images: this repository has no tokenizer.json."
+    assert output == "owner/images: this repository has no tokenizer.json"
 
 
 def test_without_a_network_the_local_hub_cache_is_used_at_once(load, tokenizer_folders, tmp_path):

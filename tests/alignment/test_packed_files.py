@@ -29,7 +29,7 @@ def compress(path: Path) -> Path:
 def refused(load: Callable[[Path], object], path: Path, named: Path | None = None) -> None:
     with pytest.raises(VocabridgeError) as error:
         load(path)
-    assert str(error.value) == f"{named or path}: compressed with gzip; decompress it (gunzip) and name the result."
+    assert str(error.value) == f"{named or path}: compressed with gzip; decompress it (gunzip) and name the result"
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja"])

@@ -300,7 +300,7 @@ def shards(run, tokenizer_folders, text):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("s1", "Of 2 shards these are missing: 2/2"),
+        ("s1", "of 2 shards these are missing: 2/2"),
         ("s1 s1", "shard 1/2 is there twice"),
         ("s1 t2", "t2: of another build than s1 (the source tokenizer differs)"),
         ("s1 text.txt", "text.txt: not readable as partial counts"),
@@ -319,7 +319,7 @@ def test_shards_that_are_missing_or_do_not_fit_are_refused(run, shards, tmp_path
 def test_a_method_that_cannot_count_in_shards_is_refused(run, tokenizer_folders, text, tmp_path, method):
     pair = (tokenizer_folders.source, tokenizer_folders.target, "--corpus", text)
     done = run("align", *pair, "--method", method, "--shard", "1/2", "-o", "shard")
-    assert f"The method {method} cannot be counted in shards" in one_sentence(done)
+    assert f"the method {method} cannot be counted in shards" in one_sentence(done)
     assert not (tmp_path / "shard").exists()
 
 

@@ -1,9 +1,11 @@
 """Every kind of error has a sentence, and names that the command line repeats agree with the library."""
 
+import ast
 import dataclasses
 import errno
 import inspect
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from vocabridge.options import TrainingMethod
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (VocabridgeError("The corpus is empty."), "The corpus is empty."),
+        (VocabridgeError("the corpus is empty"), "the corpus is empty"),
         (OSError(errno.ENOSPC, "No space left on device", "out.bin"), "out.bin: no space left on the device"),
         (PermissionError(errno.EACCES, "Permission denied", "out.bin"), "out.bin: permission denied"),
         (OSError(errno.EROFS, "Read-only file system", "out.bin"), "out.bin: permission denied"),
@@ -63,7 +65,7 @@ def failing(error):
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (VocabridgeError("The corpus is empty."), 1, "error: The corpus is empty.\n"),
+        (VocabridgeError("the corpus is empty"), 1, "error: the corpus is empty\n"),
         (KeyboardInterrupt(), 130, "error: interrupted; nothing is left half-written\n"),
         (Terminated(), 143, "error: terminated; nothing is left half-written\n"),
         (ZeroDivisionError("division by zero"), 1, "error: unexpected ZeroDivisionError: division by zero"),
@@ -115,3 +117,21 @@ def test_paths_arrays_enums_and_nan_have_a_json_form():
     assert plain({"r": (result,)}) == {
         "r": [{"path": "a/b", "values": [1, 2], "mean": 0.5, "loss": None, "method": "lora"}]
     }
+
+
+def written_messages(path):
+    """The first and the last literal text of every message of a `VocabridgeError` in a file, with its line."""
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "VocabridgeError":
+            parts = [part for message in call.args for part in getattr(message, "values", [message])]
+            yield call.lineno, *(getattr(part, "value", None) for part in (parts[0], parts[-1]))
+
+
+def test_a_message_begins_without_a_capital_article_and_ends_without_a_period():
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("alignment", "vocabridge", "cli", "data") for path in (root / folder).rglob("*.py")]
+    messages = [(path, *message) for path in files for message in written_messages(path)]
+    assert len(messages) > 200
+    for path, line, first, last in messages:
+        assert not (isinstance(first, str) and re.match(r"[A-Z][a-z]* ", first)), f"{path}:{line}: {first}"
+        assert not (isinstance(last, str) and last.endswith(".")), f"{path}:{line}: {last}"

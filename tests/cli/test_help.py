@@ -79,7 +79,7 @@ def test_help_imports_nothing_heavy(arguments):
         ("align a b --source-embeddings .", "give both --source-embeddings and --target-embeddings"),
         ("align a b --distributions nowhere", "'nowhere' does not exist"),
         ("align a b --jobs 0", "Invalid value for '--jobs'"),
-        ("align a b --shard 9/8 -o s", "There is no shard 9/8; count from 1"),
+        ("align a b --shard 9/8 -o s", "there is no shard 9/8; count from 1"),
         ("align a b --shard half -o s", "'half' is not a shard"),
         ("align a b --shard 1/8", "name a file for the partial counts"),
         ("merge nowhere.safetensors -o pair.safetensors", "'nowhere.safetensors' does not exist"),

@@ -87,7 +87,7 @@ def test_a_corpus_may_be_packed_or_piped_or_begin_with_a_byte_order_mark(shell, 
     (tmp_path / "packed").write_bytes((tmp_path / "packed").read_bytes()[:-9])
     done = run("align", *pair.split(), "--corpus", "packed")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("error: packed: cannot be read (its gzip data is damaged or cut off).\n")
+    assert done.stderr.endswith("error: packed: cannot be read (its gzip data is damaged or cut off)\n")
 
 
 def test_a_tokenizer_may_be_piped_or_begin_with_a_byte_order_mark(shell, pair, tmp_path):

@@ -207,12 +207,12 @@ def test_builders_are_made_by_name(inputs):
         (
             "identical-bytes,identical-bytes",
             (),
-            "The method identical-bytes is in the chain identical-bytes,identical-bytes twice",
+            "the method identical-bytes is in the chain identical-bytes,identical-bytes twice",
         ),
-        ("embedding", (), "The method embedding needs embeddings; give"),
-        ("default,expected", (), "The method expected needs distributions; give"),
-        ("identical-bytes", ("embeddings",), "The method identical-bytes takes no embeddings; leave them out"),
-        ("embedding", ("embeddings", "distributions"), "The method embedding takes no distributions"),
+        ("embedding", (), "the method embedding needs embeddings; give"),
+        ("default,expected", (), "the method expected needs distributions; give"),
+        ("identical-bytes", ("embeddings",), "the method identical-bytes takes no embeddings; leave them out"),
+        ("embedding", ("embeddings", "distributions"), "the method embedding takes no distributions"),
     ],
 )
 def test_a_wrong_name_and_unsuitable_inputs_are_errors(vocabularies, inputs, method, given_inputs, expected):
@@ -223,5 +223,5 @@ def test_a_wrong_name_and_unsuitable_inputs_are_errors(vocabularies, inputs, met
 
 def test_a_builder_object_takes_no_further_inputs(vocabularies, inputs):
     pair = vocabularies["unigram"], vocabularies["byte_level_bpe"]
-    with pytest.raises(VocabridgeError, match="The builder identical-bytes already holds its inputs; give them"):
+    with pytest.raises(VocabridgeError, match="the builder identical-bytes already holds its inputs; give them"):
         align(*pair, method=IdenticalBytes(), embeddings=inputs["embeddings"])

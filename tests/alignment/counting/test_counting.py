@@ -188,7 +188,7 @@ def shards(pair, corpus, tmp_path):
 
 
 def test_a_shard_that_is_missing_or_given_twice_is_named(shards):
-    with pytest.raises(VocabridgeError, match=r"Of 4 shards these are missing: 1/4, 3/4; count them too"):
+    with pytest.raises(VocabridgeError, match=r"of 4 shards these are missing: 1/4, 3/4; count them too"):
         merge_shards(shards("2/4", "4/4"))
     with pytest.raises(VocabridgeError, match=r"shard4: shard 1/2 is there twice, also as .*shard3"):
         merge_shards(shards("2/2", "1/2", "1/2"))

@@ -39,7 +39,7 @@ def test_a_tokenizer_with_an_absurd_id_is_refused_without_delay(tmp_path, docume
     path.write_text(json.dumps(document, indent=indent))
     message = refused(Vocabulary.load, tmp_path)
     assert message.startswith(f"{path}: it has a token with the id ")
-    assert message.endswith("and the ids of a model are below 16777216; download it again.")
+    assert message.endswith("and the ids of a model are below 16777216; download it again")
 
 
 def test_long_numbers_in_tokens_and_scores_are_no_ids(tmp_path):
