@@ -177,7 +177,7 @@ def distances(  # Long because each setting is a parameter, documented
     COUNT.check("positions", positions)
     TOLERANCES.check("tolerance", tolerance)
     subject = _subject(model, target, alignments, base)
-    predictor = ExactPredictor(subject.bytes, target, tolerance=tolerance, rounds=rounds)
+    predictor = ExactPredictor(subject.byte_lm, target, tolerance=tolerance, rounds=rounds)
     errors = {
         name: {(method, policy): Approximation(method, policy) for method in subject.methods for policy in policies}
         for name in alignments

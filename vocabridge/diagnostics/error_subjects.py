@@ -61,13 +61,13 @@ class Subject(ABC):
     """What is compared.
 
     Attributes:
-        bytes: The source as a `ByteLM`, for the exact distributions.
+        byte_lm: The source as a `ByteLM`, for the exact distributions.
         methods: The projection methods to compare.
         steerings: For each alignment, the steering that reads and projects the source's predictions.
         required_scores: The fields of `Scores` that the methods need.
     """
 
-    bytes: ByteLM
+    byte_lm: ByteLM
     methods: Sequence[ProjectionMethod]
     steerings: Mapping[str, Steering]
     required_scores: Sequence[str]
@@ -107,7 +107,7 @@ class Distribution(Subject):
         Raises:
             VocabridgeError: An alignment is for other tokenizers; or the model's tokenizer has no byte-exact view.
         """
-        self.bytes = ByteLM.of(model, tolerance=_TOLERANCE)
+        self.byte_lm = ByteLM.of(model, tolerance=_TOLERANCE)
         self.methods = [ProjectionMethod.STATIC, ProjectionMethod.INFORMED] if informed else [ProjectionMethod.STATIC]
         self.required_scores = ("tuned",)
         self._projectors = {
@@ -138,7 +138,7 @@ class Change(Subject):
             VocabridgeError: An alignment is for other tokenizers; or the source's tokenizer has no byte-exact view.
         """
         self.required_scores = ("tuned", "untuned")
-        self.bytes = ByteLM.of_value_source(source, self.required_scores, tolerance=_TOLERANCE)
+        self.byte_lm = ByteLM.of_value_source(source, self.required_scores, tolerance=_TOLERANCE)
         self.methods = list(ProjectionMethod)
         self.steerings = {
             name: Steering.over(target, source, alignment, Combination()) for name, alignment in alignments.items()

@@ -53,13 +53,13 @@ class Candidates:
 
     Attributes:
         targets: The ids of these tokens.
-        rows: R[y, w] of each, above 0; 1 for the token that the target's tokenizer cuts.
-        columns: C[y, w] of each, above 0; 1 for the token that the target's tokenizer cuts.
+        row_weights: R[y, w] of each, above 0; 1 for the token that the target's tokenizer cuts.
+        column_weights: C[y, w] of each, above 0; 1 for the token that the target's tokenizer cuts.
     """
 
     targets: tuple[int, ...]
-    rows: tuple[float, ...]
-    columns: tuple[float, ...]
+    row_weights: tuple[float, ...]
+    column_weights: tuple[float, ...]
 
 
 class Lookahead(nn.Module):
@@ -136,8 +136,8 @@ class Lookahead(nn.Module):
             p_follower=p_behind[:, of, _integers([v for _, v, _ in pairs], device)],
             of=of,
             candidates=_integers([y for _, _, candidates in pairs for y in candidates.targets], device),
-            rows=_floats([r for _, _, candidates in pairs for r in candidates.rows], device),
-            columns=_floats([c for _, _, candidates in pairs for c in candidates.columns], device),
+            row_weights=_floats([r for _, _, candidates in pairs for r in candidates.row_weights], device),
+            column_weights=_floats([c for _, _, candidates in pairs for c in candidates.column_weights], device),
             group=torch.from_numpy(np.repeat(np.arange(len(pairs)), sizes)).to(device),
         )
 
@@ -201,8 +201,8 @@ class Lookahead(nn.Module):
         weights[first] = (1.0, 1.0)
         return Candidates(
             targets=tuple(weights),
-            rows=tuple(row for row, _ in weights.values()),
-            columns=tuple(column for _, column in weights.values()),
+            row_weights=tuple(row for row, _ in weights.values()),
+            column_weights=tuple(column for _, column in weights.values()),
         )
 
     def _first_token(self, text: bytes) -> int:

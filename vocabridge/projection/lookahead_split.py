@@ -28,8 +28,8 @@ class LookaheadSplit:
         p_follower: The m models' probabilities of the G pairs of a token w and a likely follower v, float32 (m, G).
         of: For each pair, the index of its token among the K, int64 (G,).
         candidates: The candidates of all pairs, ids of target tokens, int64 (M,).
-        rows: R[y, w] of each candidate, float32 (M,).
-        columns: C[y, w] of each candidate, float32 (M,).
+        row_weights: R[y, w] of each candidate, float32 (M,).
+        column_weights: C[y, w] of each candidate, float32 (M,).
         group: For each candidate, the index of its pair among the G, int64 (M,).
     """
 
@@ -38,8 +38,8 @@ class LookaheadSplit:
     p_follower: Tensor
     of: Tensor
     candidates: Tensor
-    rows: Tensor
-    columns: Tensor
+    row_weights: Tensor
+    column_weights: Tensor
     group: Tensor
 
     def split(self, p: Tensor, on_source: Tensor, p_target: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,7 +56,7 @@ class LookaheadSplit:
             position, (M,).
         """
         at = self.position[self.of[self.group]]
-        u = self.columns if p_target is None else self.rows * p_target[at, self.candidates]
+        u = self.column_weights if p_target is None else self.row_weights * p_target[at, self.candidates]
         total = u.new_zeros(self.of.shape).index_add_(0, self.group, u).clamp_min_(_TINY)
         p_w = p[:, self.position, self.token]
         likely = torch.zeros_like(p_w).index_add_(1, self.of, self.p_follower).clamp_max_(1.0)

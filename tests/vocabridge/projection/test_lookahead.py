@@ -108,9 +108,9 @@ def projected_by_loops(lookahead, alignment, method, p, p_target, looked) -> np.
         if w in looked:
             for v in np.argsort(-looked[w]["first"], kind="stable")[: CONFIG.lookahead_followers]:
                 found = lookahead.candidates(w, int(v))
-                known = dict(zip(found.targets, found.columns, strict=True))
+                known = dict(zip(found.targets, found.column_weights, strict=True))
                 if method is ProjectionMethod.INFORMED:
-                    known = {y: row * p_target[y] for y, row in zip(found.targets, found.rows, strict=True)}
+                    known = {y: row * p_target[y] for y, row in zip(found.targets, found.row_weights, strict=True)}
                 for y, weight in known.items():
                     q[y] += p[w] * looked[w]["own"][v] * weight / sum(known.values())
                 left -= p[w] * looked[w]["own"][v]
@@ -154,7 +154,7 @@ def test_the_candidates_are_the_tokens_that_a_text_of_both_tokens_may_begin_with
         assert first in found.targets
         assert all(data.startswith(text) or text.startswith(data) for data in spelled)
         assert len(set(spelled)) == len(spelled)
-        assert min(*found.rows, *found.columns) > 0
+        assert min(*found.row_weights, *found.column_weights) > 0
         if len(target.token_bytes[first]) == len(text):
             assert {data for data in target.token_bytes if data.startswith(text)} <= set(spelled)
         if not text.isalpha() and len(w) < len(target.token_bytes[first]) < len(text):
@@ -487,6 +487,6 @@ def test_white_space_is_cut_as_in_front_of_a_word_which_takes_the_last_space():
     source, target = resolve_vocabulary("gemma-3-270m"), resolve_vocabulary("smollm2-135m-instruct")
     lookahead = Lookahead(align(source, target, method="identical-bytes", cache=False), source, target, CONFIG)
     found = lookahead.candidates(source.canonical[b"\n"], source.canonical[b"    "])
-    rows = {target.token_bytes[y]: row for y, row in zip(found.targets, found.rows, strict=True)}
+    rows = {target.token_bytes[y]: row for y, row in zip(found.targets, found.row_weights, strict=True)}
     assert rows[b"\n   "] == 1
     assert rows[b"\n    "] < 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from vocabridge.bridge.steering import Steering
-from vocabridge.evaluation.contenders import bridge_setting as contenders
+from vocabridge.evaluation.contenders import bridge_setting
 from vocabridge.evaluation.contenders.definition import Inputs
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.projection.combination import UNFITTED, Combination
 
 
-class Definition(contenders.SteeredDefinition):
+class Definition(bridge_setting.SteeredDefinition):
     """The bridge: its setting is the best one on the validation items; a saved bridge keeps its own."""
 
     label = "bridge"
@@ -24,13 +24,13 @@ class Definition(contenders.SteeredDefinition):
         """Return the steering of the value source, or all steerings of the saved bridge."""
         return super().steerings(inputs) if inputs.pool.saved is None else inputs.pool.steerings()
 
-    def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
+    def choose(self, inputs: Inputs) -> bridge_setting.BridgeSetting:
         """Fit the weights if none are given and there are validation items; see `Definition.choose`."""
         config, saved = inputs.config, inputs.pool.saved
         if saved is not None:
-            return contenders.BridgeSetting.of_saved(saved)
+            return bridge_setting.BridgeSetting.of_saved(saved)
         given = None if config.combination is None else Combination.load(config.combination)
         if not inputs.held_out:
             given = given or UNFITTED
         policies, alphas = config.tried_policies, config.tried_alphas
-        return contenders.choose_setting(inputs, self.bridge(inputs), given=given, policies=policies, alphas=alphas)
+        return bridge_setting.choose_setting(inputs, self.bridge(inputs), given=given, policies=policies, alphas=alphas)

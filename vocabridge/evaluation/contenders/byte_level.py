@@ -8,15 +8,14 @@ from typing import Any
 
 from vocabridge.byte_level.byte_bridge import ByteLevelBridge, ByteLevelSteering
 from vocabridge.byte_level.byte_lm import TOLERANCE
-from vocabridge.evaluation.contenders import bridge, bridge_setting
-from vocabridge.evaluation.contenders import definition as contenders
+from vocabridge.evaluation.contenders import bridge, bridge_setting, definition
 from vocabridge.evaluation.contenders.bridge_setting import SteeringSetting
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.scoring import ByteLevelModel, EvaluatedModel
 
 
 @dataclass(frozen=True)
-class ByteLevelSetting(contenders.Setting):
+class ByteLevelSetting(definition.Setting):
     """The setting of a byte-level bridge.
 
     Attributes:
@@ -42,7 +41,7 @@ class ByteLevelSetting(contenders.Setting):
         return "; ".join([*(steering.summary for steering in self.steerings), f"tolerance {self.tolerance:g}"])
 
 
-class Definition(contenders.Definition[ByteLevelSetting]):
+class Definition(definition.Definition[ByteLevelSetting]):
     """The same models as the bridge's, with the same combination and strength, over bytes."""
 
     label = "byte-level bridge"
@@ -58,13 +57,13 @@ class Definition(contenders.Definition[ByteLevelSetting]):
         has_limits = pool.saved is not None and pool.saved.has_limits
         return "a bridge without limits, because these apply to the probabilities of tokens" if has_limits else None
 
-    def choose(self, inputs: contenders.Inputs) -> ByteLevelSetting:
+    def choose(self, inputs: definition.Inputs) -> ByteLevelSetting:
         """Use the setting of the bridge; see `Definition.choose`."""
         bridge_steerings = bridge.Definition().setting(inputs).steerings
         tolerance = TOLERANCE if inputs.config.tolerance is None else inputs.config.tolerance
         return ByteLevelSetting(tuple(replace(steering, policy=None) for steering in bridge_steerings), tolerance)
 
-    def make(self, inputs: contenders.Inputs, setting: ByteLevelSetting) -> EvaluatedModel:
+    def make(self, inputs: definition.Inputs, setting: ByteLevelSetting) -> EvaluatedModel:
         """Combine the models over bytes; see `Definition.make`."""
         steerings = [
             ByteLevelSteering(source, chosen.combination, chosen.strength)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vocabridge.alignment import VocabridgeError
 from vocabridge.bridge.steering import Steering
-from vocabridge.evaluation.contenders import bridge_setting as contenders
+from vocabridge.evaluation.contenders import bridge_setting
 from vocabridge.evaluation.contenders.definition import Inputs
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.scoring import same_vocabulary_steering
@@ -12,7 +12,7 @@ from vocabridge.options import ProjectionMethod
 from vocabridge.projection.combination import Combination
 
 
-class Definition(contenders.SteeredDefinition):
+class Definition(bridge_setting.SteeredDefinition):
     """The base with a value network of its vocabulary, with weights of its own, linear or static, and policy as-is."""
 
     label = "same-vocabulary control"
@@ -37,8 +37,8 @@ class Definition(contenders.SteeredDefinition):
             )
         return [same_vocabulary_steering(source)]
 
-    def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
+    def choose(self, inputs: Inputs) -> bridge_setting.BridgeSetting:
         """Fit the weights if there are validation items; see `Definition.choose`."""
         given = None if inputs.held_out else Combination(ProjectionMethod.LINEAR)
         methods = (ProjectionMethod.LINEAR, ProjectionMethod.STATIC)
-        return contenders.choose_setting(inputs, self.bridge(inputs), given=given, methods=methods)
+        return bridge_setting.choose_setting(inputs, self.bridge(inputs), given=given, methods=methods)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from vocabridge.evaluation.contenders import bridge_setting as contenders
+from vocabridge.evaluation.contenders import bridge_setting
 from vocabridge.evaluation.contenders.definition import Inputs
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.options import Form, ProjectionMethod
 
 
-class Definition(contenders.SteeredDefinition):
+class Definition(bridge_setting.SteeredDefinition):
     """A plain ensemble of the base and the donor, without vocabridge's methods at token boundaries."""
 
     label = "mixture"
@@ -18,8 +18,8 @@ class Definition(contenders.SteeredDefinition):
         """Require one value source and validation items; see `Definition.missing`."""
         return super().missing(pool, validation=validation) or (None if validation else "--validation")
 
-    def choose(self, inputs: Inputs) -> contenders.BridgeSetting:
+    def choose(self, inputs: Inputs) -> bridge_setting.BridgeSetting:
         """Fit the donor's share s; see `Definition.choose`."""
-        return contenders.choose_setting(
+        return bridge_setting.choose_setting(
             inputs, self.bridge(inputs), methods=[ProjectionMethod.STATIC], form=Form.MIXTURE
         )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vocabridge.bridge.limits import SteeringLimits
 from vocabridge.bridge.model import Bridge
-from vocabridge.evaluation.contenders import definition as contenders
+from vocabridge.evaluation.contenders import definition
 from vocabridge.evaluation.model_pool import ModelPool
 from vocabridge.evaluation.scoring import EvaluatedModel, evaluated_model
 from vocabridge.models.examples import Example, tokenize_scored
@@ -48,7 +48,7 @@ class Nudging(SteeringLimits):
 
 
 @dataclass(frozen=True)
-class NudgingSetting(contenders.Setting):
+class NudgingSetting(definition.Setting):
     """The setting of nudging.
 
     Attributes:
@@ -72,7 +72,7 @@ class NudgingSetting(contenders.Setting):
         return f"threshold {self.threshold:.2f}"
 
 
-class Definition(contenders.Definition[NudgingSetting]):
+class Definition(definition.Definition[NudgingSetting]):
     """The donor's prediction where the base is unsure, projected as for the bridge."""
 
     label = "nudging"
@@ -82,19 +82,19 @@ class Definition(contenders.Definition[NudgingSetting]):
 
     def missing(self, pool: ModelPool, *, validation: bool) -> str | None:
         """Require one value source and validation items; see `Definition.missing`."""
-        return contenders.needs_one_source(pool) or (None if validation else "--validation")
+        return definition.needs_one_source(pool) or (None if validation else "--validation")
 
-    def bridge(self, inputs: contenders.Inputs) -> Bridge:
+    def bridge(self, inputs: definition.Inputs) -> Bridge:
         """Return the projected donor as a bridge."""
         bridge = Bridge(inputs.pool.base(), [inputs.pool.steering()])
         bridge.steering.combination = PROJECTED_DONOR
         return bridge
 
-    def choose(self, inputs: contenders.Inputs) -> NudgingSetting:
+    def choose(self, inputs: definition.Inputs) -> NudgingSetting:
         """Choose the threshold; see `Definition.choose`."""
         return NudgingSetting(fit_threshold(self.bridge(inputs), inputs.held_out, progress=inputs.progress))
 
-    def make(self, inputs: contenders.Inputs, setting: NudgingSetting) -> EvaluatedModel:
+    def make(self, inputs: definition.Inputs, setting: NudgingSetting) -> EvaluatedModel:
         """Gate the projected donor by the threshold; see `Definition.make`."""
         bridge = self.bridge(inputs)
         bridge.limits = Nudging(sure=setting.threshold)
