@@ -63,7 +63,7 @@ class Writer:
     """Writes greedily, step by step, with models whose logits are added; one that takes another's goes after it."""
 
     def __init__(self, models: Mapping[str, Any], ids: torch.Tensor) -> None:
-        """Reads the context."""
+        """Read the context."""
         self._models = models
         self._caches = {
             name: BridgeCache(DynamicCache(config=model.config)) if isinstance(model, Bridge) else DynamicCache()
@@ -88,7 +88,7 @@ class ProjectedCosts:
     """Sums up the time spent in a projection."""
 
     def __init__(self, steering: Steering) -> None:
-        """Times its informed method and the image that it shares with lookahead."""
+        """Time its informed method and the image that it shares with lookahead."""
         self.seconds = 0.0
         for name in ("informed", "image"):
             setattr(steering.projection, name, self._timed(getattr(steering.projection, name)))

@@ -39,7 +39,7 @@ Candidate = tuple[Callable[[Tensor], Tensor], list[Tensor]]
 
 
 def csr(matrix: sp.csr_array, index: str, device: str) -> Tensor:
-    """A torch CSR matrix with indices of this type."""
+    """Return a torch CSR matrix with indices of this type."""
     arrays = (matrix.indptr.astype(index), matrix.indices.astype(index), matrix.data)
     tensors = (torch.from_numpy(array) for array in arrays)
     return torch.sparse_csr_tensor(*tensors, size=matrix.shape, check_invariants=True).to(device)

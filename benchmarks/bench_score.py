@@ -50,7 +50,7 @@ SAID_BYTES = 150_000
 
 
 def documentation() -> Iterable[str]:
-    """The pages of Python's language reference."""
+    """Return the pages of Python's language reference."""
     return (topics[name] for name in sorted(topics))
 
 
@@ -73,7 +73,7 @@ TEXTS: dict[str, Callable[[], Iterable[str]]] = {"prose": prose, "documentation"
 
 
 def sample(kind: str, size: int, folder: Path) -> Corpus:
-    """A seeded sample of about `size` bytes, in passages of at most 3,000 characters."""
+    """Return a seeded sample of about `size` bytes, in passages of at most 3,000 characters."""
     pieces = [text for text in TEXTS[kind]() if text.isascii()]
     random.Random(0).shuffle(pieces)
     path, written = folder / f"{kind}.txt", 0
@@ -89,7 +89,7 @@ def sample(kind: str, size: int, folder: Path) -> Corpus:
 
 
 def part_of_corpus(folder: Path) -> Corpus:
-    """The first bytes of the shipped prose and code."""
+    """Return the first bytes of the shipped prose and code."""
     for file in corpus_files():
         if file.stem in ("prose", "code"):
             text = file.read_text(encoding="utf-8")[:SAID_BYTES]

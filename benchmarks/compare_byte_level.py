@@ -65,7 +65,7 @@ PROMPTS = (
 
 
 def passages(size: int) -> dict[str, str]:
-    """A piece of this project's documentation, of its code, and of the problems that it ships."""
+    """Return a piece of this project's documentation, of its code, and of the problems that it ships."""
     prose = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     code = (ROOT / "vocabridge" / "tree.py").read_text(encoding="utf-8")
     sums = load_examples(task_file("test"), 1)[0]
@@ -74,7 +74,7 @@ def passages(size: int) -> dict[str, str]:
 
 
 def beginning(vocabulary: Vocabulary) -> list[int]:
-    """What a text has to begin with to stand after the bos token: nothing, where that is added by itself."""
+    """Return what a text has to begin with to stand after the bos token: nothing, where that is added by itself."""
     return [] if vocabulary.bos_ids else [vocabulary.roles["bos"]]
 
 
@@ -115,7 +115,7 @@ def bits(name: str, kind: str, text: str, tolerances: list[float]) -> list[dict[
 
 
 def cost(tolerance: float, tokens: int) -> list[dict[str, Any]]:
-    """An exact and a projected bridge on one prompt."""
+    """Return an exact and a projected bridge on one prompt."""
     rows = []
     for exact in (False, True):
         bridge: Any = build_bridge(MODELS[1], VALUE, byte_level=exact)  # type: ignore[call-overload]

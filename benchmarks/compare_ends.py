@@ -48,7 +48,7 @@ def bits(example: Example, vocabulary: Vocabulary, end: int, logits: Callable[[T
 
 
 def white_space(text: str) -> str:
-    """The white space at the end of a text."""
+    """Return the white space at the end of a text."""
     return text[len(text.rstrip()) :]
 
 

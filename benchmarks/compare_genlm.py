@@ -33,7 +33,7 @@ TEXT = " The value network reads the text that the base model writes, cut anew i
 
 
 def ours(loaded: LoadedModel, text: bytes, tolerance: float) -> tuple[np.ndarray, float]:
-    """The distributions of the next byte in front of each of a text, (n, 256), and seconds a byte."""
+    """Return the distributions of the next byte in front of each of a text, (n, 256), and seconds a byte."""
     model = ByteLM.of(loaded, tolerance=tolerance)
     here = model.text(beginning(loaded.vocabulary))
     here.next()  # what is cached at first use
@@ -45,7 +45,7 @@ def ours(loaded: LoadedModel, text: bytes, tolerance: float) -> tuple[np.ndarray
 
 
 def theirs(loaded: LoadedModel, tokenizer: Any, text: bytes, limits: BeamParams) -> tuple[np.ndarray, float]:
-    """The same of genlm-bytes."""
+    """Return the same of genlm-bytes."""
 
     async def along() -> tuple[np.ndarray, float]:
         model = AsyncTransformer(loaded.model, tokenizer)
@@ -61,7 +61,7 @@ def theirs(loaded: LoadedModel, tokenizer: Any, text: bytes, limits: BeamParams)
 
 
 def main() -> None:
-    """Compares, prints, and writes the figures as JSON."""
+    """Compare, print, and write the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--bytes", type=int, default=16)
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def bits(p: np.ndarray, text: bytes) -> float:
-    """What a text costs by distributions of the next byte."""
+    """Return what a text costs by distributions of the next byte."""
     return -float(np.log2(p[np.arange(len(text)), list(text)]).sum())
 
 

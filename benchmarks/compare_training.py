@@ -68,7 +68,7 @@ def across(bridge: Bridge, examples: list[Example], held_out: list[Example]) -> 
 
 
 def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The figures of one network."""
+    """Return the figures of one network."""
     test = load_examples(arguments.task / "test.jsonl")
     some, few = test[: arguments.items], test[: arguments.across]
     network = load_value_network(folder)
@@ -102,7 +102,7 @@ def measured(folder: Path, other: LoadedModel | None, arguments: argparse.Namesp
 
 
 def show(path: Path) -> None:
-    """Prints all figures that are kept."""
+    """Print all figures that are kept."""
     table = Table("config", "s", "nats", "size", "changed", "own", "other", "across: sum", "change", "donor", "bridge")
     for line in path.read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

@@ -86,7 +86,7 @@ def extraction(folder: Path) -> dict[str, list[Item]]:
 
 
 def write(splits: dict[str, list[Item]], output: Path) -> None:
-    """Writes one JSONL file a split."""
+    """Write one JSONL file a split."""
     output.mkdir(parents=True, exist_ok=True)
     for name, items in splits.items():
         lines = [json.dumps(item | {"id": f"{name}-{i}"}, ensure_ascii=False) for i, item in enumerate(items)]
@@ -103,7 +103,7 @@ def _shuffled(items: Iterable[Any]) -> list[Any]:
 
 
 def main() -> None:
-    """Reads the arguments and writes the files."""
+    """Read the arguments and write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tasks = {"gsm8k": gsm8k, "e2e": e2e, "extraction": extraction}
     parser.add_argument("task", choices=tasks)
