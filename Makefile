@@ -36,7 +36,7 @@ demo: $(VENV)/ready-to-run
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 
 test: $(VENV)/ready-to-develop
-	@echo "==> pytest: all tests, with the real models; 8 minutes or so on 2 cores"
+	@echo "==> pytest: all tests, with the real models; 7 minutes or so on 2 cores"
 	$(PYTEST) $(ARGS)
 
 test-thorough: export VOCABRIDGE_TESTS = thorough

@@ -116,7 +116,7 @@ def test_a_vocabulary_of_absurd_width_is_refused_before_it_takes_memory(model, s
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])
 def test_a_model_with_a_file_compressed_with_gzip_raises_one_sentence_that_says_to_decompress_it(model, name):
     (model / name).write_bytes(gzip.compress((model / name).read_bytes()))
-    assert refused(model) == f"{model / name}: compressed with gzip; decompress it (gunzip) and name the result."
+    assert refused(model) == f"{model / name}: compressed with gzip; decompress it (gunzip) and name the result"
 
 
 def test_a_configuration_that_is_null_raises_one_sentence_that_says_so(model):
