@@ -49,7 +49,7 @@ GENERATION_TESTS = $(patsubst %,tests/vocabridge/bridge/test_%.py,transformers_v
 
 test-transformers: $(VENV)/transformers-oldest/ready $(VENV)/transformers-newest/ready
 	@for which in oldest newest; do \
-		echo "==> pytest: the tests of generation with the $$which transformers; two minutes or so"; \
+		echo "==> pytest: the tests of generation with the $$which transformers; half a minute or so"; \
 		PYTHONPATH=$(abspath $(VENV))/transformers-$$which $(BIN)/pytest -m 'not real' $(GENERATION_TESTS) || exit 1; \
 	done
 

@@ -95,7 +95,7 @@ class PretrainedMethods(nn.Module):
         ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
         if isinstance(ids, Tensor):
             check_ids(ids, self.vocabulary.size)
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        return super().generate(*args, **kwargs)
 
     def to(self: Bridge, *args: Any, **kwargs: Any) -> Bridge:  # type: ignore[misc]
         """Move every model to a device; arguments as for `torch.nn.Module.to`.
